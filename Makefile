@@ -1,0 +1,47 @@
+# `make demo` and `make test` do everything from a bare clone; a second call reuses what is there.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BUILD := build
+
+.PHONY: demo demo-single-frame smoke test check format lock clean
+
+# The paper's recipe on a small model and the embedded corpus: results.json and report.html in build/demo.
+demo: $(INSTALLED)
+	$(BIN)/python -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=$(BUILD)/demo --config.data.data_dir=$(BUILD)/datasets
+
+# The same on single frames, the control that must fail to tell the twins apart.
+demo-single-frame: $(INSTALLED)
+	$(BIN)/python -m clipvip_jax.main --config=configs/post_pretrain.py:demo,single_frame --workdir=$(BUILD)/demo_single_frame --config.data.data_dir=$(BUILD)/datasets
+
+# A few steps of everything: half a minute.
+smoke: $(INSTALLED)
+	$(BIN)/python -m clipvip_jax.main --config=configs/post_pretrain.py:smoke --workdir=$(BUILD)/smoke --config.data.data_dir=$(BUILD)/datasets_smoke
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or 3.12, or run make PYTHON=/path/to/python"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+# Resolve requirements.txt again, for every supported Python and platform.
+lock: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade --no-header --no-annotate --no-emit-find-links --no-emit-index-url requirements-dev.txt -o requirements.lock
+
+clean:
+	rm -rf $(BUILD) $(VENV)

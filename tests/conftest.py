@@ -1,0 +1,35 @@
+"""Shared fixtures: reference numbers and what "equal to the reference" means."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def assert_close(actual, expected, relative=1e-5, name=""):
+  """Fails where `actual` departs from `expected` by more than `relative` of its largest magnitude."""
+  actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+  assert actual.shape == expected.shape, f"{name}: shape {actual.shape}, expected {expected.shape}"
+  error = np.abs(actual - expected).max(initial=0.0)
+  bound = relative * np.abs(expected).max(initial=0.0)
+  assert error <= bound, f"{name}: off by {error:.3g}, allowed {bound:.3g}"
+
+
+@pytest.fixture(scope="session")
+def golden():
+  """golden("name.npz" | "name.json" | "name.safetensors") -> its content."""
+
+  def load(name):
+    path = GOLDEN / name
+    if path.suffix == ".npz":
+      with np.load(path) as file:
+        return dict(file)
+    if path.suffix == ".json":
+      return json.loads(path.read_text(encoding="utf-8"))
+    return load_file(path)
+
+  return load
