@@ -1,0 +1,192 @@
+import html.parser
+import json
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from clipvip_jax import retrieval
+from clipvip_jax.report import write_report
+
+VOID = {"meta", "img", "link", "br", "hr", "input"}
+
+
+class Page(html.parser.HTMLParser):
+  """Fails on a tag that is not closed in order; collects texts, attributes and ids."""
+
+  def __init__(self, source):
+    super().__init__()
+    self.open, self.attributes, self.texts = [], [], []
+    self.feed(source)
+    self.close()
+    assert not self.open, f"never closed: {self.open}"
+
+  def handle_starttag(self, tag, attrs):
+    self.attributes += [(tag, name, value) for name, value in attrs]
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.attributes += [(tag, name, value) for name, value in attrs]
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    if data.strip():
+      self.texts.append(data.strip())
+
+  def values(self, wanted):
+    return [value for _, name, value in self.attributes if name == wanted]
+
+
+def split_results(seed, size):
+  similarity = np.random.default_rng(seed).normal(size=(size, size)) + 2 * np.eye(size)
+  twins = np.arange(size) ^ 1
+  return {
+    "size": size,
+    "missing_captions": seed,
+    **retrieval.evaluate(similarity),
+    "twins": retrieval.twin_accuracy(similarity, twins),
+  }
+
+
+@pytest.fixture(scope="module")
+def results():
+  return {
+    "splits": {"test": split_results(12, 64), "test_unseen": split_results(0, 32)},
+    "step": 1000,
+    "best_step": 900,
+    "num_params": 151_300_000,
+    "config": {"optimizer": {"learning_rate": 1e-6}, "name": "demo", "sizes": [1, 2]},
+    "versions": {"jax": "0.10.2"},
+  }
+
+
+@pytest.fixture(scope="module")
+def history():
+  train = [{"kind": "train", "step": s, "loss": 5 / s, "learning_rate": 1e-5} for s in range(1, 2001)]
+  train[50]["loss"] = float("nan")
+  metrics = [split_results(seed, 16) for seed in range(4)]
+  evaluations = [
+    {"kind": "eval", "step": 250 * (i + 1), "split": "validation", "metrics": metrics[i]} for i in range(4)
+  ]
+  return train + evaluations[::-1]
+
+
+@pytest.fixture(scope="module")
+def examples():
+  frame = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))
+  top = [{"id": f"clip-{i}", "score": 0.5 - i / 10, "right": i == 2, "frames": [frame] * 3} for i in range(5)]
+  lost = [{**video, "right": False} for video in top]
+  return [
+    {"split": "test", "query": "<script>alert('x')</script> & \"quotes\"", "rank": 3, "top": top},
+    {"split": "test", "query": "a cat", "rank": 17, "top": lost},
+  ]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, results, history, examples):
+  path = tmp_path_factory.mktemp("report") / "report.html"
+  write_report(path, results, history, examples)
+  assert [file.name for file in path.parent.iterdir()] == ["report.html"], "left a temporary file"
+  return path.read_text(encoding="utf-8")
+
+
+def test_parses_and_holds_every_metric(source, results):
+  page = Page(source)
+  for split in results["splits"].values():
+    for kind in ("plain", "dsl"):
+      for metrics in split[kind].values():
+        shown = [retrieval.percent(metrics[f"R@{k}"]) for k in (1, 5, 10)]
+        shown += [f"{metrics[name]:,.1f}" for name in ("median_rank", "mean_rank")]
+        starts = range(len(page.texts) - len(shown) + 1)
+        assert any(page.texts[i : i + len(shown)] == shown for i in starts), (kind, shown)
+    assert f"Twins: {retrieval.percent(split['twins']['accuracy'])}%" in page.texts
+  for text in (
+    "12 without a caption",
+    "151.3 M",
+    "900",
+    "optimizer.learning_rate",
+    "1e-06",
+    "[1, 2]",
+    "0.10.2",
+  ):
+    assert text in page.texts
+  chance = ["Chance", "1.6", "7.8", "15.6", "32.5", "32.5"]
+  at = page.texts.index("Chance")
+  assert page.texts[at : at + 6] == chance
+
+
+def test_queries_are_escaped(source):
+  assert "<script" not in source
+  assert any("<script>alert('x')</script> & \"quotes\"" in text for text in Page(source).texts)
+
+
+def test_refers_to_nothing_outside(source):
+  page = Page(source)
+  assert all(value.startswith("data:image/jpeg;base64,") for value in page.values("src"))
+  links = page.values("href") + page.values("xlink:href")
+  assert all(link.startswith("#") for link in links)
+  ids = page.values("id")
+  assert len(set(ids)) == len(ids)
+  assert {link[1:] for link in links} <= set(ids)
+  assert "url(http" not in source and "@import" not in source
+  assert "default-src 'none'" in source
+
+
+def test_examples_say_the_rank_and_mark_the_right_video_in_words(source):
+  page = Page(source)
+  assert "Right video: rank 3 of 64" in page.texts
+  assert "Right video: rank 17 of 64" in page.texts
+  assert page.texts.count("✓ right video") == 1
+  assert "below the 5 shown" in page.texts
+  assert page.values("alt").count("Video clip-2, frame 3 of 3") == 2
+  assert page.values("tabindex").count("0") == 10, "strips that scroll can be reached from the keyboard"
+
+
+def test_curves(source):
+  page = Page(source)
+  labels = [label for label in page.values("aria-label") if label.startswith(("Training", "Text-to"))]
+  assert "raw from 5 at step 1 to 0.0025 at step 2000" in labels[0]
+  assert "validation" in labels[1] and "twins accuracy from" in labels[1] and "at step 1000" in labels[1]
+  assert "#0102" not in source, "a stand-in colour was left"
+  assert len(source) < 200_000, "long curves are thinned"
+
+
+def test_same_input_same_bytes(source, tmp_path, results, history, examples):
+  matplotlib = pytest.importorskip("matplotlib")
+  with matplotlib.rc_context({"lines.linewidth": 9, "font.size": 20}):
+    write_report(tmp_path / "again.html", results, history, examples)
+  assert (tmp_path / "again.html").read_bytes() == source.encode()
+
+
+@pytest.mark.parametrize("from_json", [False, True])
+def test_results_as_json_holds_them(tmp_path, results, from_json):
+  results = json.loads(json.dumps(results)) if from_json else results
+  write_report(tmp_path / "report.html", results, [], [])
+  page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+  assert "Training" not in page.texts and "Examples" not in page.texts
+
+
+def test_what_is_absent_is_left_out(tmp_path):
+  write_report(tmp_path / "empty.html", {}, [], [])
+  assert "No split has been evaluated." in Page((tmp_path / "empty.html").read_text(encoding="utf-8")).texts
+  bare = {"splits": {"test": {"size": 2, "twins": {"accuracy": None, "count": 0}}}}
+  history = [
+    {"kind": "train", "step": 1, "loss": 2.0},
+    {"kind": "eval", "step": 1, "split": "a", "metrics": {}},
+  ]
+  write_report(tmp_path / "bare.html", bare, history, [])
+  page = Page((tmp_path / "bare.html").read_text(encoding="utf-8"))
+  assert "\N{EN DASH}" in page.texts and "Training loss" in page.texts
+  assert "Text-to-video recall" not in page.texts
+
+
+def test_a_failure_leaves_the_old_report(tmp_path, results):
+  path = tmp_path / "report.html"
+  path.write_text("old")
+  with pytest.raises(KeyError):
+    write_report(path, results, [], [{"query": "no split"}])
+  assert path.read_text() == "old"
+  assert list(tmp_path.iterdir()) == [path]
