@@ -1,0 +1,169 @@
+"""Video files to frames, and back: the one decoder that every corpus is built with."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from clipvip_jax.errors import UserError
+
+# A file is called cut when fewer than this share of the promised frames can be decoded. Not all of them: containers
+# count frames that an edit list hides, and round their durations.
+_WHOLE_SHARE = 0.9
+
+
+class VideoError(UserError):
+  """A video file that cannot be used. The message is "PATH: reason"; `reason` holds the second half alone."""
+
+  def __init__(self, path: str | os.PathLike[str], reason: str):
+    super().__init__(f"{os.fspath(path)}: {reason}")
+    self.path, self.reason = os.fspath(path), reason
+
+  def __reduce__(self):
+    # An exception is unpickled from its message alone, and this one is raised in worker processes.
+    return type(self), (self.path, self.reason)
+
+
+def decode_video(path: str | os.PathLike[str]) -> np.ndarray:
+  """Every frame of the file's first video stream: uint8 RGB [T, H, W, 3], turned upright, T >= 1.
+
+  Raises VideoError for a file that is missing, empty, cut or damaged, or holds no video stream.
+  """
+  return np.stack(list(iterate_frames(path)))
+
+
+def iterate_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
+  """`decode_video` one uint8 [H, W, 3] frame at a time, for videos too long to hold.
+
+  A cut file raises only after its last frame, so nothing drawn is good before the iterator has ended.
+  """
+  import av  # here, so that training processes, which read stored frames, start without FFmpeg
+
+  _check_readable(path)
+  try:
+    container = av.open(os.fspath(path))
+  except (av.error.FFmpegError, OSError) as error:
+    raise VideoError(path, f"not a video, or cut before its index ({_words(error)})") from None
+  with container:
+    if not container.streams.video:
+      raise VideoError(path, "has no video stream")
+    stream = container.streams.video[0]
+    promised = _promised_frames(container, stream)
+    count, damage, size = 0, "", {}
+    for frame, problem in _decoded(container, stream):
+      damage = damage or problem
+      if frame is None:
+        continue
+      size = size or {"width": frame.width, "height": frame.height}  # a stream may change its size midway
+      yield _upright(frame.to_ndarray(format="rgb24", **size), frame.rotation)
+      count += 1
+  _check_whole(path, count, promised, damage)
+
+
+def _check_readable(path: str | os.PathLike[str]) -> None:
+  file = pathlib.Path(path)
+  if not file.exists():
+    raise VideoError(path, "no such file")
+  if not file.is_file():
+    raise VideoError(path, "not a file")
+  if not file.stat().st_size:
+    raise VideoError(path, "the file is empty (0 bytes)")
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, str]]:
+  """(frame, "") for each frame, (None, reason) for what could not be read.
+
+  One damaged packet in a long video is passed over, as players do; whether enough is left is the caller's to judge.
+  """
+  import av
+
+  stream.thread_count = 1  # clips are decoded side by side in worker processes; and the result is repeatable
+  packets = container.demux(stream)
+  while True:
+    try:
+      packet = next(packets, None)
+    except (av.error.FFmpegError, OSError) as error:  # the container itself ends here
+      yield None, _words(error)
+      return
+    if packet is None:
+      return
+    try:
+      for frame in packet.decode():
+        yield frame, ""
+    except av.error.FFmpegError as error:
+      yield None, _words(error)
+
+
+def _promised_frames(container: Any, stream: Any) -> int:
+  """Frames that the container says it holds; 0 where it does not say."""
+  promises = [stream.frames] if stream.frames else []
+  rate = stream.average_rate
+  if rate and stream.duration and stream.time_base:
+    promises.append(int(stream.duration * stream.time_base * rate))
+  elif rate and container.duration and len(container.streams) == 1:  # sound may outlast the pictures
+    promises.append(int(Fraction(container.duration, 1_000_000) * rate))
+  # The smaller one: a clip cut out without encoding again counts frames that it never shows.
+  return min(promises, default=0)
+
+
+def _check_whole(path: str | os.PathLike[str], count: int, promised: int, damage: str) -> None:
+  because = f" ({damage})" if damage else ""
+  if not count:
+    raise VideoError(path, f"no frame can be decoded{because}")
+  if count < _WHOLE_SHARE * promised - 1:
+    raise VideoError(path, f"cut or damaged: {count} of {promised} frames can be decoded{because}")
+  if damage and not promised:
+    raise VideoError(path, f"damaged after {count} frames{because}")
+
+
+def _upright(frame: np.ndarray, degrees: int) -> np.ndarray:
+  """Phones store a turned picture and the angle (counter-clockwise) that puts it right."""
+  return np.rot90(frame, round(degrees / 90) % 4) if degrees else frame
+
+
+def _words(error: Exception) -> str:
+  return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def encode_h264(
+  path: str | os.PathLike[str], frames: np.ndarray, fps: int, *, quantiser: int = 18, keyframe_every: int = 12
+) -> None:
+  """Writes uint8 RGB [T, H, W, 3] as an H.264 mp4: the same frames give the same bytes (with one build of x264).
+
+  quantiser: x264's constant quantiser, 0 (lossless) to 51. keyframe_every: 1 codes each frame by itself.
+  The file appears under its name only when it is whole. Raises ValueError unless T >= 1 and H, W are even.
+  """
+  import av
+
+  if (
+    frames.ndim != 4 or frames.shape[3] != 3 or not len(frames) or frames.shape[1] % 2 or frames.shape[2] % 2
+  ):
+    raise ValueError(f"frames {frames.shape}: expected [T, H, W, 3] with T >= 1 and even H and W")
+  target = pathlib.Path(path)
+  temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+  try:
+    # bitexact leaves the library's version out of the file.
+    with av.open(
+      os.fspath(temporary), "w", format="mp4", container_options={"fflags": "+bitexact"}
+    ) as container:
+      stream = container.add_stream("libx264", rate=fps)
+      stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+      stream.thread_count = 1  # several threads split a frame differently on each machine
+      stream.options = {
+        "preset": "veryfast",
+        "qp": str(quantiser),
+        "g": str(keyframe_every),
+        "x264-params": "threads=1",
+        "flags": "+bitexact",
+      }
+      for frame in frames:
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+      container.mux(stream.encode())
+    temporary.replace(target)
+  finally:
+    with contextlib.suppress(FileNotFoundError):
+      temporary.unlink()
