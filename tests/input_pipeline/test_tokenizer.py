@@ -1,0 +1,261 @@
+"""Tokens: the reference's ids, the rules of a row, and files that cannot serve."""
+
+import json
+import multiprocessing
+import pickle
+import sys
+
+import numpy as np
+import pytest
+
+from clipvip_jax.errors import UserError
+from clipvip_jax.input_pipeline.tokenizer import ClipTokenizer, JsonTokenizer, WordTokenizer, load_tokenizer
+
+TEXTS = ["A man plays the guitar", "a dog runs; a man laughs", "the café at night"]
+AWKWARD = [
+  "",
+  " \n\t ",
+  "<|endoftext|>",
+  "a <|startoftext|> b <|endoftext|>",
+  "<|unused9|> <|pad|> <|unknown|>",
+  "日本語 😀 \x00 \u200b ½",
+  "cafe\u0301",
+  "word " * 500,
+  "x" * 5000,
+]
+
+
+def bpe_json(**changes):
+  """The content of a tokenizer.json built as HuggingFace's CLIP file is, of a few ids."""
+  from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+  characters = pre_tokenizers.ByteLevel.alphabet()
+  pieces = [*sorted(characters), *(f"{character}</w>" for character in sorted(characters)), "ca", "cat</w>"]
+  vocabulary = {piece: index for index, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
+  vocabulary.update(changes)
+  merges = [("c", "a"), ("ca", "t</w>")]
+  tokenizer = Tokenizer(
+    models.BPE(
+      vocabulary, merges, unk_token="<|endoftext|>", end_of_word_suffix="</w>", continuing_subword_prefix=""
+    )
+  )
+  tokenizer.normalizer = normalizers.Sequence(
+    [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+  )
+  words = Regex(r"<\|startoftext\|>|<\|endoftext\|>|'s|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    [pre_tokenizers.Split(words, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+  )
+  start, end = (vocabulary[token] for token in ("<|startoftext|>", "<|endoftext|>"))
+  tokenizer.post_processor = processors.RobertaProcessing(("<|endoftext|>", end), ("<|startoftext|>", start))
+  tokenizer.add_special_tokens(
+    [AddedToken("<|startoftext|>", special=True), AddedToken("<|endoftext|>", special=True)]
+  )
+  tokenizer.enable_truncation(5)
+  tokenizer.enable_padding(length=5, pad_id=3)
+  return tokenizer.to_str()
+
+
+def word_json(vocab_size):
+  """The parsed tokenizer.json of a word tokeniser."""
+  _, (content,) = WordTokenizer.train(TEXTS, vocab_size).__reduce__()
+  return json.loads(content)
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+  return {
+    "clip": ClipTokenizer(),
+    "word": WordTokenizer.train(TEXTS, 64),
+    "json": JsonTokenizer(bpe_json()),
+  }
+
+
+@pytest.fixture(params=["clip", "word", "json"])
+def tokenizer(request, tokenizers):
+  return tokenizers[request.param]
+
+
+def test_clip_ids_equal_the_reference(golden):
+  records = [record for record in golden("tokens.json") if "<|" not in record["text"]]
+  assert len(records) == 109
+  expected = np.zeros((len(records), 70), np.int32)
+  for row, record in zip(expected, records, strict=True):
+    row[: len(record["ids"])] = record["ids"]
+  tokens = ClipTokenizer()([record["text"] for record in records], 70)
+  wrong = [
+    record["text"] for record, good in zip(records, (tokens == expected).all(axis=1), strict=True) if not good
+  ]
+  assert not wrong and tokens.dtype == np.int32
+
+
+def test_clip_ids():
+  clip = ClipTokenizer()
+  assert (clip.vocab_size, clip.start_id, clip.end_id) == (49408, 49406, 49407)
+  np.testing.assert_array_equal(clip(["A  photo\nof a Cat"], 5), [[49406, 320, 1125, 539, 49407]])
+  np.testing.assert_array_equal(*(clip([text], 9) for text in ("caf\u00e9", "CAFE\u0301")))
+
+
+@pytest.mark.parametrize("length", [2, 3, 8, 70])
+def test_every_row_is_start_text_end_zeros(tokenizer, length):
+  """Above all the end id, the largest, stands in each row once: there the text tower pools."""
+  tokens = tokenizer(TEXTS + AWKWARD, length)
+  assert tokens.shape == (len(TEXTS + AWKWARD), length) and tokens.dtype == np.int32
+  assert tokenizer.end_id == tokenizer.vocab_size - 1
+  for row in tokens:
+    end = row.argmax()
+    assert row[0] == tokenizer.start_id and row[end] == tokenizer.end_id
+    assert (row == tokenizer.start_id).sum() == 1 and (row == tokenizer.end_id).sum() == 1
+    assert (row[end:] == tokenizer.end_id).sum() == 1 and not row[end + 1 :].any()
+  assert (tokens[len(TEXTS), 1] == tokenizer.end_id) and tokens[-2, -1] == tokenizer.end_id
+
+
+def test_cutting_keeps_the_first_tokens(tokenizer):
+  whole, cut = tokenizer(TEXTS, 40), tokenizer(TEXTS, 5)
+  np.testing.assert_array_equal(cut[:, :4], whole[:, :4])
+  assert (cut[:, 4] == tokenizer.end_id).all()
+
+
+def test_special_spellings_are_text(tokenizer):
+  start, spelled = tokenizer(["", "a <|endoftext|> b"], 40)
+  assert start.argmax() == 1 and spelled.argmax() > 3
+  assert spelled[spelled.argmax() - 1] == tokenizer(["b"], 3)[0, 1]  # what follows the spelling is read too
+
+
+def test_a_special_token_kept_whole_by_the_splitter_never_counts():
+  content = word_json(32)
+  content["pre_tokenizer"] = {"type": "WhitespaceSplit"}
+  tokenizer = JsonTokenizer(json.dumps(content))
+  np.testing.assert_array_equal(
+    *(tokenizer([text], 8) for text in ("a <|endoftext|> man <|startoftext|>", "a man"))
+  )
+
+
+def test_no_texts_give_no_rows(tokenizer):
+  assert tokenizer([], 8).shape == (0, 8)
+
+
+def test_pickles(tokenizer):
+  copy = pickle.loads(pickle.dumps(tokenizer))
+  assert type(copy) is type(tokenizer)
+  np.testing.assert_array_equal(copy(TEXTS + AWKWARD, 20), tokenizer(TEXTS + AWKWARD, 20))
+
+
+def test_reaches_a_spawned_process(tokenizers):
+  with multiprocessing.get_context("spawn").Pool(1) as pool:
+    for tokenizer in tokenizers.values():
+      np.testing.assert_array_equal(pool.apply(tokenizer, (TEXTS, 12)), tokenizer(TEXTS, 12))
+
+
+def test_what_is_no_text_is_refused(tokenizer):
+  with pytest.raises(UserError, match="need 2"):
+    tokenizer(["a"], 1)
+  with pytest.raises(UserError, match="into a list"):
+    tokenizer("a cat", 8)
+  with pytest.raises(UserError, match="text 1 is NoneType"):
+    tokenizer(["a", None], 8)
+  with pytest.raises(UserError, match=r"text 1 is no valid Unicode: 'b \\ud83d'"):
+    tokenizer(["a", "b \ud83d"], 8)
+
+
+def test_words_are_ordered_by_count_then_alphabet():
+  words = WordTokenizer.train(["b a, c", "C a  B", "d"], 20)
+  assert (words.vocab_size, words.start_id, words.end_id) == (20, 18, 19)
+  np.testing.assert_array_equal(words(["A b c , d other"], 8), [[18, 2, 3, 4, 5, 6, 1, 19]])
+
+
+def test_vocabulary_size_alone_fixes_the_end():
+  many = [" ".join(f"word{i}" for i in range(500))]
+  for size in (4, 10, 100):
+    for texts in ([], TEXTS, many):
+      words = WordTokenizer.train(texts, size)
+      assert (words.vocab_size, words.end_id) == (size, size - 1)
+      assert words(many + TEXTS, 600).max() == size - 1
+  with pytest.raises(UserError, match="need 4"):
+    WordTokenizer.train(TEXTS, 3)
+  with pytest.raises(UserError, match="text 1 is no valid Unicode"):
+    WordTokenizer.train(["a", "\ud83d"], 9)
+
+
+def test_training_is_deterministic_and_reads_once():
+  texts = [
+    " ".join(np.random.default_rng(i).choice(["red", "blue", "dog", "man", "cat"], 7)) for i in range(40)
+  ]
+  trained = [WordTokenizer.train(source, 16) for source in (texts, iter(texts), reversed(texts))]
+  assert len({pickle.dumps(tokenizer) for tokenizer in trained}) == 1
+
+
+def test_saved_words_load_again(tmp_path, capfd):
+  words, path = WordTokenizer.train(TEXTS, 64), tmp_path / "new" / "tokenizer.json"
+  words.save(path)
+  words.save(path)
+  assert [file.name for file in path.parent.iterdir()] == ["tokenizer.json"]
+  for source in (path, str(path)):
+    loaded = load_tokenizer(source)
+    assert (loaded.vocab_size, loaded.start_id, loaded.end_id) == (64, 62, 63)
+    np.testing.assert_array_equal(loaded(TEXTS + AWKWARD, 20), words(TEXTS + AWKWARD, 20))
+  assert capfd.readouterr().err == ""  # the package warns of vocabularies with holes
+
+
+def test_saving_fails_whole(tmp_path):
+  (tmp_path / "file").write_text("x")
+  (tmp_path / "folder").mkdir()
+  for path in (tmp_path / "file" / "tokenizer.json", tmp_path / "folder"):
+    with pytest.raises(UserError, match="cannot write the tokenizer to"):
+      WordTokenizer.train(TEXTS, 16).save(path)
+  assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_clip_by_name():
+  assert isinstance(load_tokenizer("clip"), ClipTokenizer)
+
+
+def test_clip_without_its_package_says_what_to_do(monkeypatch):
+  monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
+  with pytest.raises(UserError, match=r"install it, or give the path of the tokenizer\.json"):
+    load_tokenizer("clip")
+
+
+def test_json_of_clip_loads(tmp_path):
+  """Its own cutting and padding to 5, and the tokens it adds itself, are left aside."""
+  path = tmp_path / "tokenizer.json"
+  path.write_text(bpe_json(), encoding="utf-8")
+  loaded = load_tokenizer(path)
+  content = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+  cat, s = content["cat</w>"], content["s</w>"]
+  row = [loaded.start_id, cat, *[cat] * 5, s, loaded.end_id, 0]
+  np.testing.assert_array_equal(loaded(["Cat  cat cat cat cat cat s"], 10), [row])
+
+
+def unsuitable():
+  words = word_json(32)
+  no_end, not_last, no_unknown = (json.loads(json.dumps(words)) for _ in range(3))
+  del no_end["model"]["vocab"]["<|endoftext|>"]
+  not_last["model"]["vocab"]["more"] = 32
+  del no_unknown["model"]["vocab"]["<|unknown|>"]
+  return {
+    "empty": (b"", "no usable tokenizer.json"),
+    "no json": (b"model: 3", "no usable tokenizer.json"),
+    "no tokenizer": (b'{"clip_id": "video7"}', "no usable tokenizer.json"),
+    "binary": (b"\x89PNG\xff\xfe", "is not text"),
+    "no end": (json.dumps(no_end).encode(), r"has no token <\|endoftext\|>"),
+    "end not last": (json.dumps(not_last).encode(), "has id 31 but ids go up to 32"),
+    "no unknown": (json.dumps(no_unknown).encode(), "no usable tokenizer.json"),
+  }
+
+
+@pytest.mark.parametrize(
+  "case", ["empty", "no json", "no tokenizer", "binary", "no end", "end not last", "no unknown"]
+)
+def test_an_unsuitable_file_is_refused_by_name(tmp_path, case):
+  content, message = unsuitable()[case]
+  path = tmp_path / "chosen.json"
+  path.write_bytes(content)
+  with pytest.raises(UserError, match=rf"chosen\.json.*{message}"):
+    load_tokenizer(path)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path):
+  for name in ("clipp", tmp_path / "tokenizer.json", tmp_path):
+    with pytest.raises(UserError, match=r"no tokenizer .*; give 'clip' or the path of a tokenizer\.json"):
+      load_tokenizer(name)
