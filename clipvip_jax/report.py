@@ -61,12 +61,17 @@ def write_report(
       results}, in any order. Of two entries for one step the later one counts.
     examples: {"split", "query", "rank", "top": [{"id", "score", "right", "frames": [JPEG bytes]}]}, best
       video first. They are shown as they come: the caller chooses the queries.
+
+  Raises:
+    OSError: the folder is absent or cannot be written; KeyError: an entry of history or examples lacks a key
+      named above. A report that stood at `path` before stays as it was.
   """
   path = pathlib.Path(path)
   page = _template().render(_view(results, list(history), examples))
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
-    temporary.write_text(page, encoding="utf-8", newline="\n")
+    # "replace": half a surrogate pair in one caption must not cost the report
+    temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
     temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)
@@ -264,7 +269,7 @@ def _svg(curves: list[Curve], top: float | None, best_step: int | None, salt: st
 
   with matplotlib.rc_context():
     matplotlib.rcdefaults()  # a user's matplotlibrc must not change the bytes
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 8})
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 9})
     figure = Figure(figsize=(4.8, 2.5), layout="constrained")
     figure.patch.set_visible(False)
     axes = figure.add_subplot()

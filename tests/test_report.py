@@ -81,7 +81,7 @@ def examples():
   lost = [{**video, "right": False} for video in top]
   return [
     {"split": "test", "query": "<script>alert('x')</script> & \"quotes\"", "rank": 3, "top": top},
-    {"split": "test", "query": "a cat", "rank": 17, "top": lost},
+    {"split": "test", "query": "a cat \ud83d", "rank": 17, "top": lost},
   ]
 
 
