@@ -75,13 +75,8 @@ class Tokenizer(abc.ABC):
       raise UserError(f"text {index} is {type(text).__name__}, not a string: {_shown(text)}")
     try:
       return self._encode(text)
-    except (
-      UnicodeEncodeError,
-      TypeError,
-    ) as error:  # half of a surrogate pair, as a broken JSON escape leaves it
-      raise UserError(
-        f"text {index} is no valid Unicode: {_shown(text)}; mend it in the annotations"
-      ) from error
+    except (UnicodeEncodeError, TypeError) as error:
+      raise _not_unicode(text, index) from error
 
 
 class ClipTokenizer(Tokenizer):
@@ -207,9 +202,7 @@ class WordTokenizer(JsonTokenizer):
       try:
         counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
       except (UnicodeEncodeError, TypeError) as error:
-        raise UserError(
-          f"text {index} is no valid Unicode: {_shown(text)}; mend it in the annotations"
-        ) from error
+        raise _not_unicode(text, index) from error
     words = sorted(counts, key=lambda word: (-counts[word], word))[: vocab_size - 4]
     # Named, as the package warns of ids without a name; the splitter cuts at "<|", so no text spells them.
     unused = [f"<|unused{index}|>" for index in range(2 + len(words), vocab_size - 2)]
@@ -250,6 +243,11 @@ def _special_id(vocabulary: dict[str, int], token: str, source: str) -> int:
       f"{source} has no token {token}; use a CLIP tokenizer.json or one written by WordTokenizer.save"
     )
   return vocabulary[token]
+
+
+def _not_unicode(text: str, index: int) -> UserError:
+  # Half of a surrogate pair, as a broken JSON escape leaves it; `tokenizers` calls that a TypeError.
+  return UserError(f"text {index} is no valid Unicode: {_shown(text)}; mend it in the annotations")
 
 
 def _shown(text: object) -> str:
