@@ -1,0 +1,78 @@
+"""CLIP-ViP: a video tower and a text tower that share one embedding space.
+
+Letters: B batch, T frames, S side in pixels or tokens of a text, E embedding size.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from clipvip_jax.errors import UserError
+from clipvip_jax.models.temporal import mean_pooling, unit
+from clipvip_jax.models.text import TextTower
+from clipvip_jax.models.transformer import ACTIVATIONS
+from clipvip_jax.models.vision import VisionTower
+
+# What CLIP-ViP sets when it starts from CLIP, whatever the checkpoint says; similarities are multiplied by its exp.
+INITIAL_LOGIT_SCALE = 4.60
+
+# How frames become one video: the paper's method, or the average of the features of single frames.
+TEMPORAL = {
+  "proxies": lambda vision, video: unit(vision(video)),
+  "mean": lambda vision, video: unit(mean_pooling(vision, video)),
+}
+# What the towers compute in; parameters, norms' statistics, softmax and features are float32 in any case.
+DTYPES = ("float32", "bfloat16")
+
+
+class ClipVip(nn.Module):
+  """Both towers and the temperature. Features are float32 and of unit length."""
+
+  vision: VisionTower
+  text: TextTower
+  temporal: str = "proxies"
+
+  def setup(self):
+    self.logit_scale = self.param("logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), ())
+
+  def embed_video(self, video: Float[Array, "b t s s 3"]) -> Float[Array, "b e"]:
+    """Normalised pixels -> unit features. An image is a clip with T = 1."""
+    return TEMPORAL[self.temporal](self.vision, video)
+
+  def embed_text(self, ids: Int[Array, "b s"]) -> Float[Array, "b e"]:
+    """Token ids, start and end included -> unit features."""
+    return unit(self.text(ids))
+
+  def __call__(self, video, ids):
+    """(video features, text features, logit scale): what initialises every parameter."""
+    return self.embed_video(video), self.embed_text(ids), self.logit_scale
+
+
+def from_config(config: Any) -> ClipVip:
+  """The model of `config.model`; `configs/common.py` documents each field.
+
+  Raises:
+    UserError: sizes that do not fit together, or a name that is none of those allowed.
+  """
+  if config.image_size % config.patch_size:
+    raise UserError(
+      f"model.image_size={config.image_size} is no multiple of model.patch_size={config.patch_size}"
+    )
+  for tower in ("vision", "text"):
+    width, heads = config[tower].width, config[tower].heads
+    if width % heads:
+      raise UserError(f"model.{tower}.width={width} is no multiple of model.{tower}.heads={heads}")
+  for field, allowed in (("temporal", TEMPORAL), ("activation", ACTIVATIONS), ("dtype", DTYPES)):
+    if config[field] not in allowed:
+      raise UserError(f"model.{field}={config[field]!r} is unknown; allowed: {', '.join(allowed)}")
+  shared = {
+    "embed_dim": config.embed_dim,
+    "activation": config.activation,
+    "dtype": jnp.dtype(config.dtype),
+  }
+  vision = VisionTower(
+    image_size=config.image_size, patch_size=config.patch_size, **config.vision.to_dict(), **shared
+  )
+  return ClipVip(vision, TextTower(**config.text.to_dict(), **shared), config.temporal)

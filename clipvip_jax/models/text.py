@@ -1,0 +1,46 @@
+"""CLIP's text tower. Letters: B batch, S tokens, D width, E embedding size."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from clipvip_jax.models.proxy_attention import causal
+from clipvip_jax.models.transformer import TokenDense, Transformer, layer_norm
+
+
+class TextTower(nn.Module):
+  """Token ids [B, S] -> features [B, E], not yet of unit length.
+
+  Pooled at the first position of the largest id, which is the end of the text. Attention is causal, so whatever
+  stands behind the end cannot reach the features: padding needs no mask.
+  """
+
+  vocab_size: int
+  positions: int
+  width: int
+  layers: int
+  heads: int
+  mlp: int
+  embed_dim: int
+  activation: str
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, ids: Int[Array, "b s"]) -> Float[Array, "b e"]:
+    if ids.shape[1] > self.positions:
+      raise ValueError(f"texts of {ids.shape[1]} tokens, but the text tower has {self.positions} positions")
+    normal = nn.initializers.normal
+    embedding = self.param("token_embedding", normal(0.02), (self.vocab_size, self.width))
+    position = self.param("position_embedding", normal(0.01), (self.positions, self.width))
+    tokens = (embedding[ids] + position[: ids.shape[1]]).astype(self.dtype)
+    transformer = Transformer(
+      self.layers, self.heads, self.mlp, self.activation, self.dtype, name="transformer"
+    )
+    tokens = layer_norm(self.dtype, "final_norm")(transformer(tokens, causal))
+    pooled = jnp.take_along_axis(tokens, jnp.argmax(ids, axis=1)[:, None, None], axis=1)[:, 0]
+    projection = TokenDense(
+      self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection"
+    )
+    return projection(pooled)

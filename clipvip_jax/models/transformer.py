@@ -1,0 +1,125 @@
+"""CLIP's pre-norm transformer block, given an attention pattern.
+
+Letters: B batch, N tokens, D width, H heads, d = D / H.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+LAYER_NORM_EPSILON = 1e-5
+
+ACTIVATIONS: dict[str, Callable] = {
+  # OpenAI's CLIP and CLIP-ViP.
+  "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+  # LAION's OpenCLIP weights. Flax's default is the tanh approximation.
+  "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+
+# (query, key, value) [B, H, N, d] -> [B, H, N, d]; see proxy_attention.py.
+AttentionPattern = Callable[..., Array]
+
+
+def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
+  """LayerNorm as PyTorch computes it: epsilon 1e-5, and the variance from centred values (Flax's fast one cancels)."""
+  return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
+
+
+class TokenDense(nn.Module):
+  """A dense layer over [..., D], computed over the flattened [tokens, D].
+
+  XLA's CPU gradients of a product over [B, N, D] are about twice as slow as those over [B N, D].
+  """
+
+  features: int
+  std: float
+  use_bias: bool = True
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
+    kernel = self.param("kernel", nn.initializers.normal(self.std), (x.shape[-1], self.features))
+    y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype)
+    if self.use_bias:
+      y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+    return y.reshape(*x.shape[:-1], self.features)
+
+
+class Attention(nn.Module):
+  """Multi-head attention with biases; `pattern` decides which token attends to which."""
+
+  heads: int
+  layers: int
+  pattern: AttentionPattern
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    width = x.shape[-1]
+
+    def heads(name: str) -> Array:
+      y = TokenDense(width, std=width**-0.5, dtype=self.dtype, name=name)(x)
+      return einops.rearrange(y, "b n (h d) -> b h n d", h=self.heads)
+
+    query = heads("query") * (width // self.heads) ** -0.5
+    y = self.pattern(query, heads("key"), heads("value"))
+    y = einops.rearrange(y, "b h n d -> b n (h d)")
+    return TokenDense(width, std=(2 * self.layers * width) ** -0.5, dtype=self.dtype, name="out")(y)
+
+
+class Mlp(nn.Module):
+  """The feed-forward half of a block."""
+
+  hidden: int
+  layers: int
+  activation: str
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    width = x.shape[-1]
+    y = TokenDense(self.hidden, std=(2 * width) ** -0.5, dtype=self.dtype, name="up")(x)
+    y = ACTIVATIONS[self.activation](y)
+    return TokenDense(width, std=(2 * self.layers * width) ** -0.5, dtype=self.dtype, name="down")(y)
+
+
+class Block(nn.Module):
+  """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+  heads: int
+  mlp: int
+  layers: int  # of the whole tower: CLIP starts deeper towers from smaller residual branches
+  activation: str
+  pattern: AttentionPattern
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    attention = Attention(self.heads, self.layers, self.pattern, self.dtype, name="attention")
+    x = x + attention(layer_norm(self.dtype, "attention_norm")(x))
+    mlp = Mlp(self.mlp, self.layers, self.activation, self.dtype, name="mlp")
+    return x + mlp(layer_norm(self.dtype, "mlp_norm")(x))
+
+
+class Transformer(nn.Module):
+  """`layers` blocks that share one attention pattern."""
+
+  layers: int
+  heads: int
+  mlp: int
+  activation: str
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b n d"], pattern: AttentionPattern) -> Float[Array, "b n d"]:
+    for i in range(self.layers):
+      block = Block(
+        self.heads, self.mlp, self.layers, self.activation, pattern, self.dtype, name=f"block_{i}"
+      )
+      x = block(x)
+    return x

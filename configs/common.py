@@ -1,0 +1,133 @@
+"""The configuration that every recipe starts from, with each field's meaning.
+
+A recipe is a file here with `get_config(arg)`: it takes `base()`, sets its numbers, and applies the variants named in
+`arg`, as in `--config=configs/post_pretrain.py:b16,smoke`. Any field can be overridden: `--config.optimizer.b1=0.95`.
+"""
+
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+
+def base() -> ConfigDict:
+  """CLIP-ViP B/32 on nothing in particular: sizes of CLIP, data and optimiser as post-pretraining uses them."""
+  config = ConfigDict()
+  config.seed = 0
+  config.model = model_b32()
+  config.loss = "vsc_fc"  # a key of clipvip_jax.losses.LOSSES
+  config.init_from = ""  # weights to start from (.safetensors); empty: random parameters
+  config.data = data()
+  config.optimizer = optimizer()
+  config.train = train()
+  config.evaluate = evaluate()
+  config.host = host()
+  return config
+
+
+def model_b32() -> ConfigDict:
+  """CLIP ViT-B/32 with three added proxies and a time embedding of twelve rows."""
+  return ConfigDict(
+    {
+      "image_size": 224,  # pixels, both sides
+      "patch_size": 32,
+      "embed_dim": 512,
+      "activation": "quick_gelu",  # OpenAI's weights; "gelu" for LAION's
+      "dtype": "bfloat16",  # compute; parameters are float32
+      "temporal": "proxies",  # or "mean": the mean-pooling baseline
+      "vision": {
+        "width": 768,
+        "layers": 12,
+        "heads": 12,
+        "mlp": 3072,
+        "added_proxies": 3,  # besides CLIP's class token
+        "time_positions": 12,  # rows of the time embedding; 0: none
+        "time_init_std": 0.0,  # 0 keeps CLIP's features at the start; from random weights it must not be 0
+      },
+      "text": {"vocab_size": 49408, "positions": 77, "width": 512, "layers": 12, "heads": 8, "mlp": 2048},
+    }
+  )
+
+
+def data() -> ConfigDict:
+  """Which corpus, and how its records become batches."""
+  return ConfigDict(
+    {
+      "name": "hdvila",  # a folder of data/
+      "config": "",  # the builder's configuration; empty: its default
+      "data_dir": "",  # where TFDS keeps its corpora; empty: TFDS' own default
+      "prepare": False,  # build the corpus if it is missing (only for corpora that generate themselves)
+      "train_split": "train",
+      "num_frames": 12,  # T, in training and evaluation
+      "text_length": 70,  # tokens, start and end included
+      "tokenizer": "clip",  # "clip", "words" (from the corpus' training texts), or a tokenizer.json
+      "subtitle": "subtitle",  # the record's field that is the noisy text of a clip
+      "caption": "caption",  # the record's field that describes the middle frame
+    }
+  )
+
+
+def optimizer() -> ConfigDict:
+  """AdamW and its schedule; method: section 4.1 and the appendix of the paper."""
+  return ConfigDict(
+    {
+      "learning_rate": 5e-6,
+      "schedule": "cosine",  # a key of clipvip_jax.optimizer.SCHEDULES
+      "warmup_ratio": 0.01,  # of all steps
+      "weight_decay": 0.05,
+      "clip_norm": 5.0,
+      "b1": 0.9,
+      "b2": 0.98,
+      "eps": 1e-6,
+      "rate_multipliers": {"logit_scale": 1.0},  # part of a parameter's name -> factor on its rate
+    }
+  )
+
+
+def train() -> ConfigDict:
+  """How long, and how often what."""
+  return ConfigDict(
+    {
+      "batch_size": 256,  # global: over all devices and processes
+      "epochs": 5,
+      "num_steps": 0,  # updates; 0: what `epochs` of the training split take
+      "eval_every": 1000,  # steps; also at the end
+      "checkpoint_every": 500,  # steps; also at every evaluation and at the end
+    }
+  )
+
+
+def evaluate() -> ConfigDict:
+  """What is measured. The best checkpoint is chosen by plain text-to-video R@1 on `during_split`."""
+  return ConfigDict(
+    {
+      "during_split": "validation",
+      "final_splits": ("test",),
+      "query": "description",  # the record's field that is searched with
+      "batch_size": 256,  # global
+      "num_examples": 12,  # queries whose top five videos the report shows
+    }
+  )
+
+
+def host() -> ConfigDict:
+  """What cannot change a result; a run may be continued with other values."""
+  return ConfigDict(
+    {
+      "num_workers": 8,  # processes that load data; 0: threads of this one
+      "log_every": 50,  # steps
+      "keep_checkpoints": 3,  # the newest; the best is kept besides
+    }
+  )
+
+
+def apply_variants(config: ConfigDict, arg: str | None, variants: Mapping[str, Callable]) -> ConfigDict:
+  """Applies the comma-separated variants of `arg` in order, and locks the config.
+
+  Raises:
+    ValueError: a variant that the recipe does not have.
+  """
+  for name in filter(None, (arg or "").split(",")):
+    if name not in variants:
+      raise ValueError(f"unknown variant {name!r}; this recipe has: {', '.join(variants)}")
+    variants[name](config)
+  return config.lock()

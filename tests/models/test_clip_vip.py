@@ -1,0 +1,136 @@
+"""The model against the public implementation's numbers, and its variants against each other."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from conftest import assert_close
+from flax import linen as nn
+
+from clipvip_jax.errors import UserError
+from clipvip_jax.models import clip_vip, proxy_attention
+from clipvip_jax.models.transformer import Block
+
+
+@pytest.mark.parametrize("frames", [1, 2, 4, 6, 12])
+def test_features_equal_the_reference(golden, frames):
+  data = golden("forward.npz")
+  video = tiny.channels_last(data[f"T{frames}/video"])
+  apply = jax.jit(tiny.model().apply)
+  video_features, text_features, _ = apply(
+    {"params": tiny.params(golden)}, video, data[f"T{frames}/input_ids"]
+  )
+  assert_close(video_features, data[f"T{frames}/video_features"])
+  assert_close(text_features, data[f"T{frames}/text_features"])
+
+
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_hidden_states_equal_the_reference(golden, tower):
+  data = golden("forward.npz")
+  hidden = []  # what enters each block, and what leaves the last
+
+  def record(call, args, kwargs, context):
+    result = call(*args, **kwargs)
+    if isinstance(context.module, Block) and tower in context.module.path:
+      hidden[-1:] = [args[0], result]
+    return result
+
+  with nn.intercept_methods(record):
+    tiny.model().apply(
+      {"params": tiny.params(golden)}, tiny.channels_last(data["T4/video"]), data["T4/input_ids"]
+    )
+  # The reference masks padding; ours lets it compute what nothing reads.
+  kept = data["T4/attention_mask"].astype(bool) if tower == "text" else np.s_[:]
+  assert len(hidden) == 3
+  for i, states in enumerate(hidden):
+    assert_close(states[kept], data[f"T4/{tower}_hidden_{i}"][kept], name=f"hidden states {i}")
+
+
+def test_plain_clip_with_mean_pooling_equals_the_reference(golden):
+  data = golden("meanpool.npz")
+  model = tiny.model(added_proxies=0, time_positions=0, temporal="mean")
+  params = tiny.params(golden, "clip_tiny.safetensors")
+  video, text, _ = model.apply({"params": params}, tiny.channels_last(data["video"]), data["input_ids"])
+  assert_close(video, data["video_features"])
+  assert_close(text, data["text_features"])
+
+
+def test_a_clip_of_one_frame_through_plain_clip_is_mean_pooling_of_it(golden):
+  video = tiny.channels_last(golden("meanpool.npz")["video"])[:, :1]
+  params = {"params": tiny.params(golden, "clip_tiny.safetensors")}
+  features = [
+    tiny.model(added_proxies=0, time_positions=0, temporal=temporal).apply(
+      params, video, method="embed_video"
+    )
+    for temporal in ("proxies", "mean")
+  ]
+  assert_close(*features)
+
+
+@pytest.mark.parametrize("added_proxies", [0, 1, 7])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_proxy_guided_attention_equals_full_attention_under_its_mask(added_proxies, frames):
+  proxies, patches = 1 + added_proxies, 5
+  tokens = proxies + frames * patches
+  frame = np.concatenate([np.full(proxies, -1), np.repeat(np.arange(frames), patches)])
+  allowed = (frame[:, None] == frame) | (frame[:, None] == -1) | (frame == -1)
+  query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 4, tokens, 8))
+  masked = proxy_attention.attend(query, key, value, jnp.asarray(allowed))
+  ours = proxy_attention.proxy_guided(query, key, value, num_proxies=proxies, num_frames=frames)
+  assert_close(ours, masked, 1e-6)
+
+
+def test_patches_of_other_frames_reach_a_patch_only_through_proxies(golden):
+  video = tiny.channels_last(golden("forward.npz")["T4/video"])
+  changed = video.copy()
+  changed[:, 3] += 1.0
+  pattern = functools.partial(proxy_attention.proxy_guided, num_proxies=4, num_frames=4)
+  query = jax.random.normal(jax.random.key(0), (1, 2, 4 + 4 * 3, 8))
+  before = pattern(query, query, query)
+  after = pattern(query.at[:, :, -1].add(1.0), query.at[:, :, -1].add(1.0), query.at[:, :, -1].add(1.0))
+  np.testing.assert_array_equal(before[:, :, 4:-3], after[:, :, 4:-3])
+  assert not np.allclose(before[:, :, :4], after[:, :, :4])
+
+
+def test_ids_behind_the_end_never_reach_the_features(golden):
+  ids = golden("forward.npz")["T1/input_ids"]
+  padded = np.concatenate([ids, np.full((len(ids), 4), 7)], axis=1)
+  apply = functools.partial(tiny.model().apply, {"params": tiny.params(golden)}, method="embed_text")
+  assert_close(apply(padded), apply(ids), 1e-6)
+
+
+def test_bfloat16_computes_near_float32_and_keeps_float32_parameters_and_features(golden):
+  data = golden("forward.npz")
+  net = tiny.model(dtype="bfloat16")
+  assert {str(x.dtype) for x in jax.tree.leaves(tiny.random_params(net))} == {"float32"}
+  params, video = {"params": tiny.params(golden)}, tiny.channels_last(data["T4/video"])
+  features = net.apply(params, video, method="embed_video")
+  assert features.dtype == jnp.float32
+  assert_close(features, data["T4/video_features"], 0.05)
+  exact = tiny.model().apply(params, video, method="embed_video")
+  assert np.abs(features - exact).max() > 1e-6, "bfloat16 was not used"
+
+
+def test_exact_gelu_differs_from_quick_gelu(golden):
+  data = golden("forward.npz")
+  params, video = {"params": tiny.params(golden)}, tiny.channels_last(data["T4/video"])
+  exact = tiny.model(activation="gelu").apply(params, video, method="embed_video")
+  assert np.abs(exact - data["T4/video_features"]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"patch_size": 7}, "patch_size"),
+    ({"temporal": "maen"}, "proxies, mean"),
+    ({"activation": "relu"}, "quick_gelu"),
+    ({"dtype": "float16"}, "bfloat16"),
+    ({"text": {"width": 50, "heads": 4}}, "text.heads"),
+  ],
+)
+def test_sizes_and_names_that_cannot_be_are_refused(overrides, message):
+  with pytest.raises(UserError, match=message):
+    clip_vip.from_config(tiny.config(**overrides))

@@ -1,0 +1,97 @@
+"""Eight training steps of the public implementation, repeated."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from conftest import assert_close
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from clipvip_jax import optimizer
+from clipvip_jax.losses import LOSSES
+from clipvip_jax.train_step import TrainState, embed_batch, make_train_step
+
+STEPS = 8
+
+
+def batch(data, step):
+  video = tiny.channels_last(data[f"{step}/video"])
+  everything = np.ones(len(video), bool)
+  return {
+    "video": video,
+    "frame": video[:, int(data["frame_index"])],
+    "subtitle": data[f"{step}/subtitle_ids"].astype(np.int32),
+    "caption": data[f"{step}/caption_ids"].astype(np.int32),
+    "subtitle_mask": everything,
+    "caption_mask": everything,
+  }
+
+
+@pytest.fixture(scope="module")
+def recipe():
+  """The optimiser of train.npz."""
+  return optimizer.from_config(
+    ConfigDict(
+      {
+        "learning_rate": 1e-3,
+        "schedule": "cosine",
+        "warmup_ratio": 0.25,
+        "weight_decay": 0.05,
+        "clip_norm": 5.0,
+        "b1": 0.9,
+        "b2": 0.98,
+        "eps": 1e-6,
+        "rate_multipliers": {},
+      }
+    ),
+    STEPS,
+  )
+
+
+def test_eight_steps_equal_the_reference(golden, recipe):
+  data, model = golden("train.npz"), tiny.model()
+  chain, rate = recipe
+  params = tiny.params(golden)
+  params["logit_scale"] = np.float32(4.60)
+  state = TrainState(np.int32(0), params, chain.init(params))
+  step = jax.jit(make_train_step(model, LOSSES["vsc_fc"], chain, rate))
+  for n in range(STEPS):
+    state, metrics = step(state, batch(data, n))
+    assert_close(metrics["loss"], data[f"{n}/loss"], 2e-5, f"loss of step {n}")
+    assert_close(metrics["grad_norm"], data[f"{n}/grad_norm"], 2e-5, f"gradient norm of step {n}")
+    assert_close(metrics["learning_rate"], data[f"{n}/lr"], 2e-5, f"learning rate of step {n}")
+    assert_close(metrics["logit_scale"], data[f"{n}/logit_scale"], 2e-5, f"logit scale after step {n}")
+  ours = traverse_util.flatten_dict(state.params, sep="/")
+  final = traverse_util.flatten_dict(tiny.params(golden, "train_final.safetensors"), sep="/")
+  assert set(ours) == set(final)
+  for name, expected in final.items():
+    error = np.abs(np.asarray(ours[name], np.float64) - expected).max()
+    assert error <= 1e-5, f"{name}: off by {error:.3g}"
+
+
+def test_gradients_of_the_first_step_equal_the_reference_name_by_name(golden):
+  data, model, loss = golden("train.npz"), tiny.model(), LOSSES["vsc_fc"]
+  params = tiny.params(golden)
+  params["logit_scale"] = np.float32(4.60)
+
+  @jax.jit
+  @jax.grad
+  def gradient(params):
+    return loss(embed_batch(model, loss, params, batch(data, 0)), params["logit_scale"])
+
+  clip = optimizer.clip_by_global_norm(5.0)
+  grads, _ = clip.update(
+    gradient(params), clip.init(params), params
+  )  # the reference's are those after clipping
+  ours = traverse_util.flatten_dict(grads, sep="/")
+  expected = tiny.params(golden, "train_step0_grads.safetensors")
+  expected = traverse_util.flatten_dict(expected, sep="/")
+  assert set(ours) == set(expected)
+  for name, value in expected.items():
+    if name.endswith("key/bias"):
+      # Exactly zero, since softmax ignores a shift; what both have is rounding.
+      largest = np.abs(expected[name.replace("/bias", "/kernel")]).max()
+      assert max(np.abs(ours[name]).max(), np.abs(value).max()) <= 1e-5 * largest, name
+    else:
+      assert_close(ours[name], value, 2e-5, name)

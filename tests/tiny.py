@@ -1,0 +1,54 @@
+"""The tiny model of the reference numbers."""
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from clipvip_jax.models import clip_vip
+from clipvip_jax.weights import published
+
+
+def config(added_proxies=3, time_positions=4, **overrides) -> ConfigDict:
+  """Sizes as in tests/golden/README.md."""
+  return ConfigDict(
+    {
+      "image_size": 32,
+      "patch_size": 8,
+      "embed_dim": 32,
+      "activation": "quick_gelu",
+      "dtype": "float32",
+      "temporal": "proxies",
+      "vision": {
+        "width": 64,
+        "layers": 2,
+        "heads": 4,
+        "mlp": 128,
+        "added_proxies": added_proxies,
+        "time_positions": time_positions,
+        "time_init_std": 0.0,
+      },
+      "text": {"vocab_size": 100, "positions": 16, "width": 48, "layers": 2, "heads": 4, "mlp": 96},
+      **overrides,
+    }
+  )
+
+
+def model(**overrides):
+  """The reference's tiny model, or a variant of it."""
+  return clip_vip.from_config(config(**overrides))
+
+
+def random_params(net, frames=2, seed=0):
+  """Freshly initialised parameters."""
+  video, ids = np.zeros((1, frames, 32, 32, 3), np.float32), np.zeros((1, 4), np.int32)
+  return jax.jit(net.init)(jax.random.key(seed), video, ids)["params"]
+
+
+def params(golden, name="vip_tiny.safetensors"):
+  """The reference's weights in our tree."""
+  return published.to_params(golden(name), name)
+
+
+def channels_last(video):
+  """[..., 3, H, W] -> [..., H, W, 3]."""
+  return np.moveaxis(video.astype(np.float32), -3, -1)
