@@ -11,8 +11,8 @@ import numpy as np
 
 from clipvip_jax.errors import UserError
 
-# A file is called cut when fewer than this share of the promised frames can be decoded. Not all of them: containers
-# count frames that an edit list hides, and round their durations.
+# A file is called cut when fewer than this share of the promised frames can be decoded. Not all of them:
+# containers count frames that an edit list hides, and round their durations.
 _WHOLE_SHARE = 0.9
 
 
@@ -53,7 +53,8 @@ def iterate_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
       raise VideoError(path, "has no video stream")
     stream = container.streams.video[0]
     promised = _promised_frames(container, stream)
-    count, damage, size = 0, "", {}
+    count, damage = 0, ""
+    size: dict[str, int] = {}
     for frame, problem in _decoded(container, stream):
       damage = damage or problem
       if frame is None:
@@ -77,7 +78,7 @@ def _check_readable(path: str | os.PathLike[str]) -> None:
 def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, str]]:
   """(frame, "") for each frame, (None, reason) for what could not be read.
 
-  One damaged packet in a long video is passed over, as players do; whether enough is left is the caller's to judge.
+  One damaged packet in a long video is passed over, as players do; the caller judges whether enough is left.
   """
   import av
 
@@ -132,24 +133,20 @@ def _words(error: Exception) -> str:
 def encode_h264(
   path: str | os.PathLike[str], frames: np.ndarray, fps: int, *, quantiser: int = 18, keyframe_every: int = 12
 ) -> None:
-  """Writes uint8 RGB [T, H, W, 3] as an H.264 mp4: the same frames give the same bytes (with one build of x264).
+  """Writes uint8 RGB [T, H, W, 3] as an H.264 mp4: the same frames give the same bytes (of one x264).
 
   quantiser: x264's constant quantiser, 0 (lossless) to 51. keyframe_every: 1 codes each frame by itself.
   The file appears under its name only when it is whole. Raises ValueError unless T >= 1 and H, W are even.
   """
   import av
 
-  if (
-    frames.ndim != 4 or frames.shape[3] != 3 or not len(frames) or frames.shape[1] % 2 or frames.shape[2] % 2
-  ):
+  if frames.ndim != 4 or frames.shape[3] != 3 or not len(frames) or any(n % 2 for n in frames.shape[1:3]):
     raise ValueError(f"frames {frames.shape}: expected [T, H, W, 3] with T >= 1 and even H and W")
   target = pathlib.Path(path)
   temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
   try:
-    # bitexact leaves the library's version out of the file.
-    with av.open(
-      os.fspath(temporary), "w", format="mp4", container_options={"fflags": "+bitexact"}
-    ) as container:
+    exact = {"fflags": "+bitexact"}  # leaves the library's version out of the file
+    with av.open(os.fspath(temporary), "w", format="mp4", container_options=exact) as container:
       stream = container.add_stream("libx264", rate=fps)
       stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
       stream.thread_count = 1  # several threads split a frame differently on each machine

@@ -1,0 +1,163 @@
+"""What is said about a clip: a clean description, a chatty subtitle, a caption of the middle frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data.moving_shapes.scenes import Appearance, Event, Story, Thing
+
+MAX_SUBTITLE_WORDS = 28
+
+_MOVES = {
+  "right": "moves to the right",
+  "left": "moves to the left",
+  "up": "moves up",
+  "down": "moves down",
+  "up-right": "moves up to the right",
+  "up-left": "moves up to the left",
+  "down-right": "moves down to the right",
+  "down-left": "moves down to the left",
+  "clockwise": "goes around clockwise",
+  "counterclockwise": "goes around counterclockwise",
+}
+# As people say it. Each keeps a word of the clean phrase, so that a small model carries over from one to the other.
+_SPOKEN = {
+  "right": ("moving to the right", "heading over to the right", "going right", "drifting to the right side"),
+  "left": ("moving to the left", "heading over to the left", "going left", "drifting to the left side"),
+  "up": ("moving up", "going up", "rising up", "heading up to the top"),
+  "down": ("moving down", "going down", "falling down", "heading down to the bottom"),
+  "up-right": ("moving up to the right", "going up and right", "heading up to the right corner"),
+  "up-left": ("moving up to the left", "going up and left", "heading up to the left corner"),
+  "down-right": ("moving down to the right", "going down and right", "heading down to the right corner"),
+  "down-left": ("moving down to the left", "going down and left", "heading down to the left corner"),
+  "clockwise": ("going around clockwise", "circling clockwise", "turning around clockwise"),
+  "counterclockwise": (
+    "going around counterclockwise",
+    "circling counterclockwise",
+    "turning around counterclockwise",
+  ),
+}
+_SPOKEN_SPEED = {
+  "slowly": ("slowly", "really slowly", "kind of slowly", "very slow"),
+  "quickly": ("quickly", "really quickly", "pretty quickly", "very quick"),
+  "": ("",),
+}
+_OPENINGS = (
+  "",
+  "",
+  "okay so now uh",
+  "um",
+  "alright so",
+  "and here",
+  "you know",
+  "look at this",
+  "so basically",
+  "oh wow",
+  "as you can see",
+  "yeah and",
+  "now",
+  "let me show you",
+  "well",
+)
+_ENDINGS = ("", "", "", "you see", "i think", "like so", "right there", "guys", "isn't that cool", "again", "uh huh")
+_JOINTS = ("and then", "then", "and after that", "and uh then", "and next")
+_ELSEWHERE = (
+  "don't forget to subscribe and hit the bell",
+  "thanks so much for watching guys",
+  "before we start a word about our sponsor",
+  "if you like this video leave a comment below",
+  "sorry about the noise my neighbor is cutting wood",
+  "let me grab some coffee real quick",
+  "the link is in the description as always",
+  "i made this music myself last week",
+  "see you in the next one bye",
+  "can everyone hear me okay",
+  "this weather has been crazy lately",
+  "we have a new shirt in the store",
+)
+# (until, kind) of a uniform draw in [0, 1): what a subtitle is about.
+_KINDS = ((0.05, "empty"), (0.13, "elsewhere"), (0.21, "off"), (1.0, "clip"))
+_CAPTIONLESS = 0.05
+
+
+def description(appearance: Appearance, story: Story) -> str:
+  """One clean sentence, another one for each appearance and story."""
+  where = f"on a {appearance.background} background"
+  first = _move(story[0])
+  if len(story) == 1:
+    return f"{_named(appearance.things[0])} {first} {where}"
+  if len(appearance.things) == 1:
+    return f"{_named(appearance.things[0])} first {first} and then {_move(story[1])} {where}"
+  one, two = (_named(appearance.things[event.thing]) for event in story)
+  return f"first {one} {first} and then {two} {_move(story[1])} {where}"
+
+
+def caption(appearance: Appearance, rng: np.random.Generator) -> str:
+  """What the middle frame shows, never what moves or which object moves first; "" for about one clip in 20."""
+  opening = rng.choice(["", "there is ", "a picture of "])
+  things = [_named(appearance.things[k]) for k in rng.permutation(len(appearance.things))]
+  text = f"{opening}{' and '.join(things)} on a {appearance.background} background"
+  return "" if rng.random() < _CAPTIONLESS else text
+
+
+def subtitle(
+  appearance: Appearance, story: Story, others: Sequence[tuple[Appearance, Story]], rng: np.random.Generator
+) -> str:
+  """Speech: mostly about the clip, at times about something else, about one of `others`, or "" (silence)."""
+  draw = rng.random()
+  kind = next(kind for until, kind in _KINDS if draw < until)
+  if kind == "empty":
+    return ""
+  if kind == "elsewhere":
+    return _pick(_ELSEWHERE, rng)
+  if kind == "off":
+    appearance, story = others[int(rng.integers(len(others)))]
+  return _chat(appearance, story, rng)
+
+
+def _chat(appearance: Appearance, story: Story, rng: np.random.Generator) -> str:
+  clauses = [_clause(appearance.things[story[0].thing], story[0], rng)]
+  if len(story) == 2:
+    same = story[0].thing == story[1].thing
+    second = _clause(None if same else appearance.things[story[1].thing], story[1], rng)
+    clauses += [_pick(_JOINTS, rng), second]
+    if rng.random() < 0.3:
+      clauses.insert(0, "first")
+  words = " ".join(clauses).split()
+  if rng.random() < 0.15:  # a stutter
+    where = int(rng.integers(len(words)))
+    words.insert(where, words[where])
+  opening, ending = _pick(_OPENINGS, rng).split(), _pick(_ENDINGS, rng).split()
+  # Fillers give way where the story itself is long.
+  whole = opening + words + ending
+  return " ".join(whole if len(whole) <= MAX_SUBTITLE_WORDS else words[:MAX_SUBTITLE_WORDS])
+
+
+def _clause(thing: Thing | None, event: Event, rng: np.random.Generator) -> str:
+  """thing None: "it", spoken of before."""
+  verb = _pick(("is", "is", "is", "'s like", "keeps", ""), rng)  # speech drops words
+  who = "it" if thing is None else f"{_pick(('the', 'the', 'this', 'that', 'our'), rng)} {_casual(thing, rng)}"
+  subject = f"{who}{verb}" if verb.startswith("'") else f"{who} {verb}"
+  return " ".join([subject, _pick(_SPOKEN[event.motion], rng), _pick(_SPOKEN_SPEED[event.speed], rng)]).strip()
+
+
+def _casual(thing: Thing, rng: np.random.Generator) -> str:
+  """Colour and shape, and at times the rest."""
+  size = f"{thing.size} " if rng.random() < 0.3 else ""
+  texture = f"{thing.texture} " if thing.texture != "plain" and rng.random() < 0.4 else ""
+  return f"{size}{thing.colour} {texture}{thing.shape}"
+
+
+def _named(thing: Thing) -> str:
+  texture = "" if thing.texture == "plain" else f"{thing.texture} "
+  return f"a {thing.size} {thing.colour} {texture}{thing.shape}"
+
+
+def _move(event: Event) -> str:
+  return f"{event.speed} {_MOVES[event.motion]}".strip()
+
+
+def _pick(choices: Sequence[str], rng: np.random.Generator) -> str:
+  return choices[int(rng.integers(len(choices)))]

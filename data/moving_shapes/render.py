@@ -1,0 +1,56 @@
+"""Scenes to pictures, with antialiased edges and objects that wrap around the borders."""
+
+import numpy as np
+
+from data.moving_shapes.scenes import Body, Scene
+
+
+def render(scene: Scene, side: int) -> np.ndarray:
+  """uint8 RGB [T, side, side, 3]."""
+  pixels = (np.arange(side, dtype=np.float32) + 0.5) / side
+  picture = np.broadcast_to(scene.background.astype(np.float32), (len(scene.centres), side, side, 3)).copy()
+  for number, body in enumerate(scene.bodies):
+    centre = scene.centres[:, number].astype(np.float32)
+    # The shorter way around the torus: this draws an object that crosses a border on both sides of it.
+    x = _around(pixels[None, None, :] - centre[:, 0, None, None]) * side
+    y = _around(pixels[None, :, None] - centre[:, 1, None, None]) * side
+    radius = np.float32(body.radius * side)
+    # Distances are in pixels, so that an edge fades over one of them.
+    cover = np.clip(0.5 - _distance(body.shape, x, y, radius), 0, 1)
+    shade = _shade(body, x, y, radius)
+    colour = body.colour.astype(np.float32) * shade[..., None]
+    picture += cover[..., None] * (colour - picture)
+  return np.round(picture).astype(np.uint8)
+
+
+def _around(difference: np.ndarray) -> np.ndarray:
+  return (difference + 0.5) % 1.0 - 0.5
+
+
+def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.float32) -> np.ndarray:
+  """[T, H, W]: how far outside the shape's edge a pixel lies; negative inside. x [T, 1, W], y [T, H, 1]."""
+  if shape == "circle":
+    return np.hypot(x, y) - radius
+  if shape == "ring":
+    return np.abs(np.hypot(x, y) - 0.72 * radius) - 0.28 * radius
+  if shape == "square":
+    return np.maximum(np.abs(x), np.abs(y)) - 0.88 * radius
+  if shape == "cross":
+    across = np.maximum(np.abs(x) - radius, np.abs(y) - 0.36 * radius)
+    return np.minimum(across, np.maximum(np.abs(x) - 0.36 * radius, np.abs(y) - radius))
+  if shape == "triangle":  # pointing up; 2 : 1 flanks
+    flank = (2 * np.abs(x) - (y + radius)) / np.float32(np.sqrt(5))
+    return np.maximum(flank, y - 0.85 * radius)
+  raise ValueError(f"shape {shape!r} cannot be drawn")
+
+
+def _shade(body: Body, x: np.ndarray, y: np.ndarray, radius: np.float32) -> np.ndarray:
+  """[T, H, W] or [1, 1, 1], 0.25 to 1: the factor by which the texture darkens the colour."""
+  if body.texture == "plain":
+    return np.ones((1, 1, 1), np.float32)
+  wave = np.float32(2 * np.pi) / radius
+  if body.texture == "striped":
+    light = np.sin(wave * 0.85 * (x + y))
+  else:
+    light = 0.55 - np.cos(wave * 1.1 * x) * np.cos(wave * 1.1 * y)
+  return np.clip(0.625 + 0.9 * light, 0.25, 1)
