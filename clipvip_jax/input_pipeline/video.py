@@ -53,6 +53,7 @@ def iterate_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
       raise VideoError(path, "has no video stream")
     stream = container.streams.video[0]
     promised = _promised_frames(container, stream)
+    converter = av.video.reformatter.VideoReformatter()
     count, damage = 0, ""
     size: dict[str, int] = {}
     for frame, problem in _decoded(container, stream):
@@ -60,7 +61,9 @@ def iterate_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
       if frame is None:
         continue
       size = size or {"width": frame.width, "height": frame.height}  # a stream may change its size midway
-      yield _upright(frame.to_ndarray(format="rgb24", **size), frame.rotation)
+      # One converter for all frames: to_ndarray(format=...) would build one, with its threads, for each.
+      picture = converter.reformat(frame, format="rgb24", threads=1, **size).to_ndarray()
+      yield _upright(picture, frame.rotation)
       count += 1
   _check_whole(path, count, promised, damage)
 
@@ -157,8 +160,10 @@ def encode_h264(
         "x264-params": "threads=1",
         "flags": "+bitexact",
       }
+      converter = av.video.reformatter.VideoReformatter()
       for frame in frames:
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        container.mux(stream.encode(converter.reformat(picture, format="yuv420p", threads=1)))
       container.mux(stream.encode())
     temporary.replace(target)
   finally:

@@ -91,7 +91,7 @@ def description(appearance: Appearance, story: Story) -> str:
   if len(appearance.things) == 1:
     return f"{_named(appearance.things[0])} first {first} and then {_move(story[1])} {where}"
   one, two = (_named(appearance.things[event.thing]) for event in story)
-  return f"first {one} {first} and then {two} {_move(story[1])} {where}"
+  return f"first {one} {first} then {two} {_move(story[1])} {where}"
 
 
 def caption(appearance: Appearance, rng: np.random.Generator) -> str:

@@ -1,0 +1,233 @@
+"""The embedded corpus: what it promises about twins, splits, texts, bad files and repeatability."""
+
+import collections
+import itertools
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from clipvip_jax.errors import UserError
+from data import records
+from data.moving_shapes import language, render, scenes, videos
+from data.moving_shapes.moving_shapes_dataset_builder import Builder, MovingShapesConfig
+from data.moving_shapes.plan import SPLITS, Plan
+
+DEMO = next(config for config in Builder.BUILDER_CONFIGS if config.name == "demo")
+
+
+def tiny(**changes):
+  """16 training clips, 8 of each other split."""
+  counts = {"appearances": 4, "story_pairs": 4, "seen_pairs": 2, "renderings": 1}
+  counts |= {"validation": 8, "test": 8, "test_unseen": 8}
+  return MovingShapesConfig(name="tiny", **{**counts, "num_workers": 0, "frames": 6, "short_side": 32, **changes})
+
+
+def build(folder, **changes):
+  builder = Builder(config=tiny(**changes), data_dir=str(folder), file_format="array_record")
+  builder.download_and_prepare()
+  return builder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("corpus")
+  return folder, build(folder)
+
+
+@pytest.fixture(scope="module")
+def demo():
+  """{split: clips} of the demo, texts and all, without a pixel."""
+  plan = DEMO.plan()
+  return {split: plan.split(split) for split in SPLITS}
+
+
+def test_splits_hold_what_they_promise(demo):
+  trained = collections.Counter(clip.description for clip in demo["train"])
+  assert len(trained) == 768 and set(trained.values()) == {DEMO.renderings}
+  for split in ("validation", "test", "test_unseen"):
+    assert len(demo[split]) == len({clip.description for clip in demo[split]}) == 256
+  known = {clip.description for clip in demo["validation"]}, {clip.description for clip in demo["test"]}
+  assert not known[0] & known[1] and known[0] | known[1] < set(trained)
+  unseen = demo["test_unseen"]
+  assert not {clip.description for clip in unseen} & set(trained)
+  # Unseen together, but each of the two was seen in another company.
+  assert {clip.appearance for clip in unseen} <= {clip.appearance for clip in demo["train"]}
+  assert {clip.story for clip in unseen} <= {clip.story for clip in demo["train"]}
+  assert len({clip.appearance for clip in demo["train"]}) == 48
+  per_appearance = collections.Counter(clip.appearance for clip in demo["train"]).values()
+  assert set(per_appearance) == {16 * DEMO.renderings}
+  keys = [clip.key for clip in itertools.chain(*demo.values())]
+  assert len(set(keys)) == len(keys)
+
+
+def test_twins_differ_in_motion_or_order_alone(demo):
+  assert not any(clip.twin for clip in demo["train"])
+  for split in ("validation", "test", "test_unseen"):
+    clips = {clip.id: clip for clip in demo[split]}
+    for clip in demo[split]:
+      twin = clips[clip.twin]
+      assert twin.twin == clip.id != twin.id and twin.appearance == clip.appearance
+      assert twin.story != clip.story and len(twin.story) == len(clip.story)
+      if len(clip.story) == 2:
+        assert twin.story == clip.story[::-1]
+      else:
+        assert twin.story[0].speed == clip.story[0].speed
+
+
+@pytest.mark.parametrize(
+  "pair", [*scenes.ONE_THING[:1], scenes.ONE_THING[4], scenes.ONE_THING[10], *scenes.TWO_THINGS[8:9]]
+)
+def test_no_single_frame_tells_twins_apart(pair):
+  """At every index, the places of the objects are distributed alike in both stories (two-sample tests, 2,000 clips)."""
+  appearance = scenes.appearances(2, np.random.default_rng(3))[len({event.thing for event in pair[0]}) - 1]
+  count, frames = 2000, 7
+  places = np.stack(
+    [
+      [scenes.stage(appearance, story, frames, np.random.default_rng((k, clip))).centres for clip in range(count)]
+      for k, story in enumerate(pair)
+    ]
+  )  # [2, clips, T, bodies, 2]
+  places = places.reshape(2, count, frames, -1)
+  if places.shape[-1] == 4:  # and how the two objects lie to each other
+    places = np.concatenate([places, (places[..., :2] - places[..., 2:]) % 1.0], -1)
+  # The first Fourier coefficients on the torus; each has standard error 1 / sqrt(2 count) for a uniform place.
+  waves = np.exp(2j * np.pi * np.array([1, 2, 3])[:, None, None, None, None] * places).mean(2)  # [3, 2, T, D]
+  assert np.abs(waves).max() < 4.2 / np.sqrt(count)
+  assert np.abs(waves[:, 0] - waves[:, 1]).max() < 4.2 * np.sqrt(2 / count)
+
+
+def test_motion_survives_six_frames():
+  """Between two of six sampled frames nothing moves 0.3 widths; only one object moves at a time."""
+  rng = np.random.default_rng(0)
+  one, two = scenes.appearances(2, rng)
+  drawn = np.linspace(0, 19, 6).astype(int)
+  for appearance, pairs in ((one, scenes.ONE_THING), (two, scenes.TWO_THINGS)):
+    for story in itertools.chain(*pairs):
+      for _ in range(20):
+        centres = scenes.stage(appearance, story, 20, rng).centres
+        steps = (np.diff(centres[drawn], axis=0) + 0.5) % 1.0 - 0.5
+        lengths = np.linalg.norm(steps, axis=-1)
+        assert lengths.max() < 0.3 and lengths.max() > 0.08
+        moving = np.linalg.norm((np.diff(centres, axis=0) + 0.5) % 1.0 - 0.5, axis=-1) > 1e-6
+        assert (moving.sum(1) <= 1).sum() >= 18  # the frame in which one hands over to the other may show both
+
+
+@pytest.mark.parametrize("shape", scenes.SHAPES)
+def test_objects_wrap_around(shape):
+  """Moving the scene by whole pixels around the torus rolls the picture."""
+  body = scenes.Body(shape, "striped", np.array([200.0, 30.0, 40.0]), 0.18)
+  centres = np.array([[[0.5, 0.5]], [[0.0, 0.5]], [[0.5, 0.0]]])
+  inside, across, above = render.render(scenes.Scene((body,), np.array([9.0, 9.0, 9.0]), centres), 32)
+  assert 20 < (inside[..., 0] > 40).sum() < 300
+  np.testing.assert_allclose(np.roll(inside, 16, 1).astype(int), across, atol=1)
+  np.testing.assert_allclose(np.roll(inside, 16, 0).astype(int), above, atol=1)
+
+
+def test_texts_are_short_few_and_of_the_promised_kinds(demo):
+  clips = demo["train"]
+  words = set()
+  for clip in itertools.chain(*demo.values()):
+    assert len(clip.description.split()) <= 24 and len(clip.subtitle.split()) <= language.MAX_SUBTITLE_WORDS
+    words.update(f"{clip.description} {clip.subtitle} {clip.caption}".split())
+  assert len(words) < 500
+  share = lambda kind: sum(map(kind, clips)) / len(clips)  # noqa: E731
+  motions = {motion.split("-")[0] for motion in (*scenes.STRAIGHT, *scenes.ROUND)}
+  told = lambda clip: bool(motions & set(clip.subtitle.split()))  # noqa: E731
+  assert 0.82 < share(told) < 0.92  # a tenth of these of another clip
+  assert 0.03 < share(lambda clip: not clip.subtitle) < 0.07
+  assert 0.03 < share(lambda clip: not clip.caption) < 0.07
+  assert 0.06 < share(lambda clip: clip.subtitle in language._ELSEWHERE) < 0.10
+  assert not any(motions & set(clip.caption.split()) for clip in clips)
+
+
+def test_records_without_tensorflow(built):
+  _, builder = built
+  code = (
+    "import sys, json, tensorflow_datasets as tfds\n"
+    f"source = tfds.builder_from_directory({str(builder.data_path)!r}).as_data_source('test')\n"
+    "record = source[0]\n"
+    "print(json.dumps([len(source), record['twin'].decode(), len(record['frames']), int(record['num_frames']),"
+    " 'tensorflow' in sys.modules, record['frames'][0][:2] == bytes([255, 216])]))"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  count, twin, frames, num_frames, tensorflow, jpeg = json.loads(done.stdout.splitlines()[-1])
+  assert (count, frames, num_frames, tensorflow, jpeg) == (8, 6, 6, False, True)
+  assert twin.startswith("test_")
+
+
+def test_workers_import_neither_jax_nor_tensorflow():
+  heavy = "'jax', 'tensorflow', 'tensorflow_datasets'"
+  code = f"import sys, data.moving_shapes.videos; print([m for m in ({heavy}) if m in sys.modules])"
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert done.stdout.strip() == "[]"
+
+
+def test_metadata_says_what_was_done_and_what_is_missing(built):
+  _, builder = built
+  assert "JPEG of quality 92" in builder.info.metadata["pixels"]
+  assert builder.info.metadata["coverage"]["test"] == {"expected": 8, "found": 8, "bad": {}}
+  assert "# test: 8 of 8 clips, 0 bad" in (builder.data_path / records.BAD_VIDEOS_FILE).read_text()
+
+
+def everything(builder):
+  sources = builder.as_data_source()
+  return {split: [{**r, "frames": list(r["frames"])} for r in sources[split]] for split in sources}
+
+
+def test_same_seed_same_bytes_whatever_the_workers(built, tmp_path):
+  folder, builder = built
+  again = build(tmp_path, num_workers=2)
+  assert everything(again) == everything(builder)
+  files = sorted(path.relative_to(folder) for path in (folder / "moving_shapes_videos").rglob("*.mp4"))
+  assert len(files) == 40
+  assert all((folder / path).read_bytes() == (tmp_path / path).read_bytes() for path in files)
+  other = everything(build(tmp_path / "other", seed=1))
+  assert other["test"][0]["frames"] != everything(builder)["test"][0]["frames"]
+
+
+def test_bad_files_are_named_counted_and_too_many_refused(tmp_path):
+  build(tmp_path)
+  bad = tmp_path / "moving_shapes_videos" / "tiny" / "test" / "test_00002.mp4"
+  bad.write_bytes(b"")
+  untouched = bad.with_name("test_00000.mp4")
+  before = untouched.stat().st_mtime_ns
+  (tmp_path / "moving_shapes").rename(tmp_path / "first")
+  with pytest.raises(
+    UserError, match=r"1 of 8 clips are bad(.|\n)*test_00002.mp4: the file is empty(.|\n)*max_bad_share"
+  ):
+    build(tmp_path)
+  assert "test_00002.mp4" in (tmp_path / "moving_shapes_videos" / "tiny" / records.BAD_VIDEOS_FILE).read_text()
+  builder = build(tmp_path, max_bad_share=0.2)
+  coverage = builder.info.metadata["coverage"]["test"]
+  assert (coverage["found"], coverage["bad"]) == (7, {str(bad): "the file is empty (0 bytes)"})
+  assert str(bad) in (builder.data_path / records.BAD_VIDEOS_FILE).read_text()
+  twins = {record["id"]: record["twin"] for record in builder.as_data_source("test")}
+  assert b"test_00002" not in twins and twins[b"test_00003"] == b"" and twins[b"test_00000"] == b"test_00001"
+  assert untouched.stat().st_mtime_ns == before  # used as it is
+
+
+def test_videos_of_other_settings_are_refused(built):
+  folder, _ = built
+  with pytest.raises(UserError, match=r"other settings \(seed\)"):
+    videos.claim(
+      folder / "moving_shapes_videos" / "tiny",
+      {**json.loads((folder / "moving_shapes_videos" / "tiny" / "settings.json").read_text()), "seed": 5},
+    )
+
+
+@pytest.mark.parametrize(
+  "changes", [{"seen_pairs": 4}, {"appearances": 1}, {"test": 7}, {"test_unseen": 100}, {"short_side": 33}, {"fps": 0}]
+)
+def test_impossible_configs_are_refused(changes):
+  with pytest.raises(UserError):
+    config = tiny(**changes)
+    config.format()
+    config.plan().split("train")
+
+
+def test_plan_is_refused_by_number():
+  with pytest.raises(UserError, match="even number from 2 to 16"):
+    Plan(0, 4, 4, 2, 1, {"validation": 8, "test": 18, "test_unseen": 8})
