@@ -89,6 +89,18 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ),
   ]
 
+  def __init__(self, **kwargs: Any):
+    """Takes what TFDS builders take. Raises UserError where other records stand under this config's name."""
+    super().__init__(**kwargs)
+    stored = self.info.metadata["settings"]  # read from disk where the records exist
+    wanted = _settings(self.builder_config)
+    if stored != wanted:
+      changed = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
+      raise UserError(
+        f"{self.data_path}: these records were built with other settings ({', '.join(changed)})."
+        " Delete this folder, or build under another config name or data_dir."
+      )
+
   def _info(self) -> tfds.core.DatasetInfo:
     config = self.builder_config
     return self.dataset_info_from_configs(
@@ -134,7 +146,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   @property
   def _workers(self) -> int:
     asked = self.builder_config.num_workers
-    return len(os.sched_getaffinity(0)) if asked is None else asked
+    if asked is not None:
+      return asked
+    # The cores that this process may use, where the system can say so.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _record(stored: videos.Stored, good: set[str]) -> dict[str, Any]:

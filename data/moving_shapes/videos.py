@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import itertools
 import json
@@ -70,6 +71,12 @@ def store(clips: Iterable[Clip], folder: pathlib.Path, form: Format, workers: in
           yield running.popleft().result()
       while running:
         yield running.popleft().result()
+    except concurrent.futures.process.BrokenProcessPool:
+      raise UserError(
+        "a worker process ended before its work. Start the build from a module or from under"
+        " `if __name__ == '__main__':`, as Python's multiprocessing asks, or set num_workers=0."
+        " Videos that are finished are kept."
+      ) from None
     finally:
       pool.shutdown(wait=False, cancel_futures=True)  # where the reader stops early
 

@@ -209,13 +209,16 @@ def test_bad_files_are_named_counted_and_too_many_refused(tmp_path):
   assert untouched.stat().st_mtime_ns == before  # used as it is
 
 
-def test_videos_of_other_settings_are_refused(built):
+def test_other_settings_under_the_same_name_are_refused(built):
   folder, _ = built
-  with pytest.raises(UserError, match=r"other settings \(seed\)"):
-    videos.claim(
-      folder / "moving_shapes_videos" / "tiny",
-      {**json.loads((folder / "moving_shapes_videos" / "tiny" / "settings.json").read_text()), "seed": 5},
-    )
+  assert build(folder, num_workers=1).info.metadata["settings"]["seed"] == 0  # not a setting of the content
+  with pytest.raises(UserError, match=r"records were built with other settings \(seed\)"):
+    build(folder, seed=5)
+  name = "moving_shapes_videos/tiny"
+  settings = json.loads((folder / name / "settings.json").read_text())
+  videos.claim(folder / name, settings)
+  with pytest.raises(UserError, match=r"videos here were made with other settings \(seed\)"):
+    videos.claim(folder / name, {**settings, "seed": 5})
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Decoding refuses what cannot be trained on, by path and reason; encoding is exact to the byte."""
 
 import pickle
+import struct
 import wave
 
 import numpy as np
@@ -46,6 +47,19 @@ def test_intra_frames_do_not_depend_on_their_neighbours(tmp_path):
     encode_h264(tmp_path / f"{name}.mp4", content, fps=12, keyframe_every=1)
   one, two = decode_video(tmp_path / "a.mp4"), decode_video(tmp_path / "b.mp4")
   np.testing.assert_array_equal(one[:5], two[:5])
+
+
+def test_turned_pictures_are_put_upright(clip):
+  """As phones store them: the track's matrix turns the picture by 90 degrees clockwise."""
+  plain = decode_video(clip)
+  content = clip.read_bytes()
+  one, last = 1 << 16, 1 << 30
+  identity, quarter = (
+    struct.pack(">9i", *m, last) for m in ((one, 0, 0, 0, one, 0, 0, 0), (0, one, 0, -one, 0, 0, 0, 0))
+  )
+  place = content.index(identity, content.index(b"tkhd"))
+  clip.write_bytes(content[:place] + quarter + content[place + len(quarter) :])
+  np.testing.assert_array_equal(decode_video(clip), np.rot90(plain, -1, axes=(1, 2)))
 
 
 def test_failed_encoding_leaves_nothing(tmp_path):
