@@ -3,9 +3,14 @@
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+
+# Before the first array: several devices on one CPU, for whatever is sharded.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tiny
 from conftest import assert_close
-from ml_collections import ConfigDict
 
 from clipvip_jax import optimizer
 from clipvip_jax.errors import UserError
@@ -66,18 +65,8 @@ def test_the_undecayed_names_are_the_biases_and_the_logit_scale():
 
 
 def config(**overrides):
-  fields = {
-    "learning_rate": 1e-2,
-    "schedule": "constant",
-    "warmup_ratio": 0.0,
-    "weight_decay": 0.1,
-    "clip_norm": 2.0,
-    "b1": 0.9,
-    "b2": 0.98,
-    "eps": 1e-6,
-    "rate_multipliers": {},
-  }
-  return ConfigDict({**fields, **overrides})
+  fields = {"learning_rate": 1e-2, "schedule": "constant", "weight_decay": 0.1, "clip_norm": 2.0}
+  return tiny.optimizer_config(**{**fields, **overrides})
 
 
 def run(chain, params, grads):

@@ -2,11 +2,9 @@
 
 import jax
 import numpy as np
-import pytest
 import tiny
 from conftest import assert_close
 from flax import traverse_util
-from ml_collections import ConfigDict
 
 from clipvip_jax import optimizer
 from clipvip_jax.losses import LOSSES
@@ -28,30 +26,9 @@ def batch(data, step):
   }
 
 
-@pytest.fixture(scope="module")
-def recipe():
-  """The optimiser of train.npz."""
-  return optimizer.from_config(
-    ConfigDict(
-      {
-        "learning_rate": 1e-3,
-        "schedule": "cosine",
-        "warmup_ratio": 0.25,
-        "weight_decay": 0.05,
-        "clip_norm": 5.0,
-        "b1": 0.9,
-        "b2": 0.98,
-        "eps": 1e-6,
-        "rate_multipliers": {},
-      }
-    ),
-    STEPS,
-  )
-
-
-def test_eight_steps_equal_the_reference(golden, recipe):
+def test_eight_steps_equal_the_reference(golden):
   data, model = golden("train.npz"), tiny.model()
-  chain, rate = recipe
+  chain, rate = optimizer.from_config(tiny.optimizer_config(), STEPS)
   params = tiny.params(golden)
   params["logit_scale"] = np.float32(4.60)
   state = TrainState(np.int32(0), params, chain.init(params))

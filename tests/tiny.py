@@ -52,3 +52,19 @@ def params(golden, name="vip_tiny.safetensors"):
 def channels_last(video):
   """[..., 3, H, W] -> [..., H, W, 3]."""
   return np.moveaxis(video.astype(np.float32), -3, -1)
+
+
+def optimizer_config(**overrides) -> ConfigDict:
+  """The optimiser of train.npz."""
+  fields = {
+    "learning_rate": 1e-3,
+    "schedule": "cosine",
+    "warmup_ratio": 0.25,
+    "weight_decay": 0.05,
+    "clip_norm": 5.0,
+    "b1": 0.9,
+    "b2": 0.98,
+    "eps": 1e-6,
+    "rate_multipliers": {},
+  }
+  return ConfigDict({**fields, **overrides})

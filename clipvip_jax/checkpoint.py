@@ -1,0 +1,146 @@
+"""Checkpoints of a run: state and data position, through Orbax.
+
+Kept are the newest few and the best by plain text-to-video R@1. A checkpoint is written beside its final name and
+renamed when whole; one that is damaged later is put aside, and the run goes on from the one before it.
+"""
+
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from clipvip_jax.errors import UserError
+from clipvip_jax.log import log
+from clipvip_jax.train_step import TrainState
+
+# Under this name the score that decides which checkpoint is the best is kept; below every recall where none was measured.
+SCORE = "text_to_video_R@1"
+_NOT_MEASURED = -1.0
+
+
+def abstract(state: TrainState) -> TrainState:
+  """Shapes, types and shardings of a state: what a checkpoint is restored onto."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def _score(metrics: dict[str, float] | None) -> float:
+  return metrics[SCORE] if metrics else _NOT_MEASURED
+
+
+class Checkpoints:
+  """The checkpoints in `directory`."""
+
+  def __init__(self, directory: pathlib.Path, keep: int):
+    """`keep`: how many of the newest; the best is kept besides."""
+    self._directory = directory
+    policy = policies.AnyPreservationPolicy(
+      [policies.LatestN(n=max(keep, 1)), policies.BestN(get_metric_fn=_score, n=1)]
+    )
+    self._options = ocp.CheckpointManagerOptions(
+      preservation_policy=policy,
+      best_fn=_score,  # without it Orbax writes no metrics
+      cleanup_tmp_directories=True,
+    )
+    self._manager = self._open()
+
+  def _open(self) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+      self._directory,
+      options=self._options,
+      item_names=("state", "data"),
+    )
+
+  def steps(self) -> list[int]:
+    """Steps that have a checkpoint, oldest first."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, state: TrainState, position: dict[str, int], score: float | None) -> None:
+    """Writes the state of its step in the background, once the write before it is known to have succeeded.
+
+    Args:
+      state: on the devices; copied before this returns, so it may be donated.
+      position: where the data stands.
+      score: plain text-to-video R@1, where it was measured at this step.
+    """
+    self._manager.wait_until_finished()
+    self._manager.check_for_errors()
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position)),
+      metrics={SCORE: _NOT_MEASURED if score is None else score},
+      force=True,
+    )
+
+  def best_step(self) -> int | None:
+    """The step with the highest score, the latest of equals; None: none has one."""
+    self._manager.wait_until_finished()
+    self._manager.check_for_errors()
+    scores = {step: _score(self._manager.metrics(step)) for step in self.steps()}
+    measured = [step for step, score in scores.items() if score != _NOT_MEASURED]
+    return max(measured, key=lambda step: (scores[step], step), default=None)
+
+  def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, int]]:
+    """(state, data position) of a step, placed as `like` (see `abstract`)."""
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()),
+    )
+    return restored["state"], restored["data"]
+
+  def restore_latest(self, like: TrainState) -> tuple[TrainState, dict[str, int]] | None:
+    """The newest checkpoint that can be read; those that cannot are put aside with a warning. None: there is none.
+
+    Raises:
+      UserError: there are checkpoints, and none can be read.
+    """
+    damaged = []
+    for step in reversed(self.steps()):
+      try:
+        restored = self.restore(step, like)
+      except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+        reason = str(error).strip().splitlines()[0][:300]
+        log.warning("checkpoint %d in %s cannot be read (%s)", step, self._directory, reason)
+        damaged.append(step)
+        continue
+      self._put_aside(damaged)
+      if damaged:
+        log.warning("falling back to the checkpoint of step %d", step)
+      return restored
+    if damaged:
+      raise UserError(
+        f"none of the checkpoints in {self._directory} can be read (steps {', '.join(map(str, damaged))}); "
+        "name another --workdir to start over"
+      )
+    return None
+
+  def _put_aside(self, steps: list[int]) -> None:
+    """Moves damaged checkpoints out of the way of new ones, without deleting them."""
+    if not steps:
+      return
+    self._manager.close()
+    aside = self._directory.with_name("damaged_checkpoints")
+    if jax.process_index() == 0:
+      aside.mkdir(exist_ok=True)
+      for step in steps:
+        target = aside / str(step)
+        if target.exists():
+          shutil.rmtree(target)
+        (self._directory / str(step)).rename(target)
+        log.warning("moved the damaged checkpoint of step %d to %s", step, target)
+    self._manager = self._open()
+
+  def close(self) -> None:
+    """Waits for the last write.
+
+    Raises:
+      Exception: that write failed.
+    """
+    self._manager.wait_until_finished()
+    self._manager.check_for_errors()
+    self._manager.close()

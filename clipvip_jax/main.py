@@ -1,0 +1,76 @@
+"""Trains CLIP-ViP and measures retrieval.
+
+  python -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=DIR [--config.SECTION.FIELD=VALUE ...]
+
+Exit codes: 0 done; 2 bad input, said in one line; 143 ended by SIGTERM after saving, to be started again.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from clipvip_jax.errors import UserError
+from clipvip_jax.log import log, show
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, with variants behind a colon.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that it holds is continued.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the processes of a launch (SLURM, Cloud TPU, MPI).")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the launch does not tell.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the launch, where it does not tell.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process, where the launch does not tell.")
+
+BAD_INPUT = 2
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """absl's parser, with every way in which a recipe or an override can be wrong as one kind of error.
+
+  Raises:
+    UserError: a flag, a variant, a field or a value that does not exist.
+  """
+  try:
+    rest = flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, ImportError, SyntaxError) as error:
+    raise UserError(str(error).strip().strip('"')) from error
+  if len(rest) > 1:
+    raise UserError(f"unexpected argument {rest[1]!r}; see --help")
+  for flag in (_CONFIG, _WORKDIR):
+    if not flag.value:
+      raise UserError(
+        f"--{flag.name} is missing, as in: python -m clipvip_jax.main --config=configs/post_pretrain.py:demo "
+        "--workdir=build/demo"
+      )
+  return rest
+
+
+def main(argv: list[str]) -> None:
+  """Reads flags, then one call."""
+  del argv
+  # Late, so that --help and a wrong flag answer at once.
+  import jax
+
+  from clipvip_jax import sharding, train
+
+  if _DISTRIBUTED.value or _COORDINATOR.value:
+    sharding.initialize_distributed(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  show(speak=jax.process_index() == 0)
+  try:
+    train.run(_CONFIG.value, pathlib.Path(_WORKDIR.value).resolve())
+  except train.Terminated as stop:
+    log.info("%s", stop)
+    sys.exit(train.TERMINATED)
+
+
+def entry_point() -> None:
+  """Runs `main`; bad input ends with one line and exit code 2."""
+  try:
+    app.run(main, flags_parser=parse_flags)
+  except UserError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
+
+
+if __name__ == "__main__":
+  entry_point()

@@ -1,0 +1,123 @@
+"""What a run keeps in its folder besides checkpoints, and whose folder it is.
+
+| file | holds |
+|---|---|
+| config.json | the configuration that the run was started with |
+| tokenizer.json | the vocabulary, where it was built from the corpus |
+| metrics.jsonl | losses and evaluations by step: what the report's curves are drawn from |
+| checkpoints/ | see checkpoint.py |
+| results.json, report.html | the outcome |
+| events.out.tfevents.* | the same curves for TensorBoard |
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from clipvip_jax.errors import UserError
+
+# Sections and fields that cannot change a result: a run may be continued with other values.
+_FREE = ("host", "data.data_dir", "data.prepare")
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes a file that is either whole or not there."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+  os.replace(temporary, path)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+  for key, value in config.items():
+    name = f"{prefix}{key}"
+    if name in _FREE:
+      continue
+    if isinstance(value, Mapping):
+      yield from _flat(value, f"{name}.")
+    else:
+      yield name, value
+
+
+def plain(config: Any) -> dict[str, Any]:
+  """A ConfigDict as JSON holds it: tuples become lists."""
+  return json.loads(config.to_json())
+
+
+def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+  """Refuses to go on with a run of another configuration.
+
+  Args:
+    workdir: the run's folder, which need not exist.
+    config: as `plain` gives it.
+
+  Raises:
+    UserError: the folder holds a run with other values; each is named with both. Or it is no folder, or its config.json
+      cannot be read.
+  """
+  path = workdir / "config.json"
+  if workdir.exists() and not workdir.is_dir():
+    raise UserError(f"--workdir={workdir} is a file, not a folder")
+  if not path.exists():
+    return
+  try:
+    before = dict(_flat(json.loads(path.read_text(encoding="utf-8"))))
+  except (ValueError, AttributeError) as error:
+    raise UserError(f"{path} cannot be read ({error}): name another --workdir") from error
+  now = dict(_flat(config))
+  absent = "absent"
+  changed = [
+    f"{name}: {before.get(name, absent)!r} there, {now.get(name, absent)!r} now"
+    for name in sorted(before.keys() | now.keys())
+    if before.get(name, absent) != now.get(name, absent)
+  ]
+  if changed:
+    raise UserError(
+      f"{workdir} holds a run with another config ({'; '.join(changed)}). Name another --workdir, or give the same values"
+    )
+
+
+class History:
+  """metrics.jsonl: one line per logged step or evaluation, without times, so that equal runs write equal files."""
+
+  def __init__(self, path: pathlib.Path, step: int, *, write: bool = True):
+    """Goes on after `step`: what was written of later steps will be done again, so it is dropped.
+
+    Args:
+      path: the file, which need not exist.
+      step: updates done.
+      write: whether this process writes.
+    """
+    self.rows = [row for row in _read_rows(path) if row["step"] <= step]
+    self._file = None
+    if write:
+      temporary = path.with_name(path.name + ".tmp")
+      temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+      os.replace(temporary, path)
+      self._file = path.open("a", encoding="utf-8")
+
+  def append(self, row: dict[str, Any]) -> None:
+    """Adds {"kind": "train" | "eval", "step": ..., ...}."""
+    self.rows.append(row)
+    if self._file:
+      self._file.write(json.dumps(row) + "\n")
+      self._file.flush()
+
+  def close(self) -> None:
+    """Closes the file."""
+    if self._file:
+      self._file.close()
+
+
+def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The file's rows; a last line that was cut off by a kill is left out, since its step is done again."""
+  if not path.exists():
+    return []
+  rows = []
+  for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+      rows.append(json.loads(line))
+    except ValueError:
+      break
+  return rows

@@ -1,0 +1,122 @@
+"""Every recipe and variant, without allocating or compiling anything: shapes, sizes, names."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import traverse_util
+
+from clipvip_jax import optimizer
+from clipvip_jax.losses import LOSSES
+from clipvip_jax.models import clip_vip
+from clipvip_jax.train_step import init_state, make_train_step
+from configs import common, post_pretrain
+
+RECIPES = sorted(
+  path.stem for path in pathlib.Path(common.__file__).parent.glob("*.py") if path.stem not in ("__init__", "common")
+)
+VARIANTS = ["", "b16", "demo", "smoke", "demo,single_frame", "b16,single_frame"]
+
+
+@functools.cache
+def recipe_shapes(variant):
+  return shapes(post_pretrain.get_config(variant))
+
+
+def shapes(config, batch_size=4):
+  """The shapes of a state, and of state and metrics after one step."""
+  model = clip_vip.from_config(config.model)
+  chain, rate = optimizer.from_config(config.optimizer, 100)
+  size, frames, length = config.model.image_size, config.data.num_frames, config.data.text_length
+  spec = jax.ShapeDtypeStruct
+  batch = {
+    "video": spec((batch_size, frames, size, size, 3), jnp.float32),
+    "frame": spec((batch_size, size, size, 3), jnp.float32),
+    "subtitle": spec((batch_size, length), jnp.int32),
+    "caption": spec((batch_size, length), jnp.int32),
+    "subtitle_mask": spec((batch_size,), jnp.bool_),
+    "caption_mask": spec((batch_size,), jnp.bool_),
+  }
+  state = jax.eval_shape(lambda: init_state(model, chain, config.model, config.seed))
+  return state, jax.eval_shape(make_train_step(model, LOSSES[config.loss], chain, rate), state, batch)
+
+
+def test_there_is_no_recipe_that_this_file_forgets():
+  assert RECIPES == ["post_pretrain"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_keeps_the_shapes_of_the_state(variant):
+  before, (after, metrics) = recipe_shapes(variant)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
+  assert {name: x.shape for name, x in metrics.items()} == dict.fromkeys(
+    ("loss", "grad_norm", "learning_rate", "logit_scale"), ()
+  )
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_fits_the_step(loss):
+  config = post_pretrain.get_config("smoke")
+  config.loss = loss
+  shapes(config)
+
+
+# CLIP's published sizes, 151,277,313 and 149,620,737, and 15 rows of 768: three proxies and twelve frames.
+@pytest.mark.parametrize(
+  ("variant", "count"), [("", 151_277_313 + 15 * 768), ("b16", 149_620_737 + 15 * 768), ("demo", 1_122_561)]
+)
+def test_parameter_counts(variant, count):
+  state, _ = recipe_shapes(variant)
+  assert sum(x.size for x in jax.tree.leaves(state.params)) == count
+
+
+def test_undecayed_names_of_b32():
+  state, _ = recipe_shapes("")
+  names = list(traverse_util.flatten_dict(state.params, sep="/"))
+  undecayed = [name for name in names if not optimizer.decays(name)]
+  # 8 biases a block, text/final_norm, vision/pre_norm and vision/post_norm, and logit_scale.
+  assert len(undecayed) == 2 * 12 * 8 + 3 + 1
+  assert all(name.endswith("/bias") or name == "logit_scale" for name in undecayed)
+  decayed = set(names) - set(undecayed)
+  assert {"vision/pre_norm/scale", "vision/time_embedding", "text/token_embedding", "vision/added_proxies"} <= decayed
+
+
+def test_the_plain_recipe_holds_the_papers_numbers():
+  config = post_pretrain.get_config()
+  found = {
+    "lr": config.optimizer.learning_rate,
+    "decay": config.optimizer.weight_decay,
+    "clip": config.optimizer.clip_norm,
+    "epochs": config.train.epochs,
+    "batch": config.train.batch_size,
+    "batch of b16": post_pretrain.get_config("b16").train.batch_size,
+    "frames": config.data.num_frames,
+    "text": config.data.text_length,
+    "warm-up": config.optimizer.warmup_ratio,
+    "loss": config.loss,
+  }
+  assert found == {
+    "lr": 5e-6,
+    "decay": 0.05,
+    "clip": 5,
+    "epochs": 5,
+    "batch": 8 * 32,
+    "batch of b16": 8 * 16,
+    "frames": 12,
+    "text": 70,
+    "warm-up": 0.01,
+    "loss": "vsc_fc",
+  }
+
+
+def test_an_unknown_variant_is_refused_with_those_that_there_are():
+  with pytest.raises(ValueError, match=r"'b64'.*b32, b16, demo"):
+    post_pretrain.get_config("b64")
+
+
+def test_a_misspelt_field_is_refused():
+  config = post_pretrain.get_config()
+  with pytest.raises(AttributeError, match="learning_rate"):
+    config.optimizer.learning_rat = 1.0

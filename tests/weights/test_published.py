@@ -1,0 +1,80 @@
+"""Published names and layouts, and starting a model from them."""
+
+import numpy as np
+import pytest
+import tiny
+from conftest import GOLDEN
+from flax import traverse_util
+from safetensors.numpy import load_file, save_file
+
+from clipvip_jax.errors import UserError
+from clipvip_jax.weights import initialize, published
+
+
+def flat(tree):
+  return traverse_util.flatten_dict(tree, sep="/")
+
+
+@pytest.mark.parametrize(
+  ("name", "overrides"),
+  [("vip_tiny.safetensors", {}), ("clip_tiny.safetensors", {"added_proxies": 0, "time_positions": 0})],
+)
+def test_every_parameter_is_filled_with_its_own_shape(golden, name, overrides):
+  expected = flat(tiny.random_params(tiny.model(**overrides)))
+  found = flat(tiny.params(golden, name))
+  assert {key: x.shape for key, x in found.items()} == {key: x.shape for key, x in expected.items()}
+
+
+def test_an_unknown_tensor_is_refused_by_name():
+  with pytest.raises(UserError, match=r"x\.pt: 1 tensors.*visual\.layer4\.weight \(2, 2\)"):
+    published.to_params({"visual.layer4.weight": np.zeros((2, 2))}, "x.pt")
+
+
+def test_clip_starts_clip_vip_with_its_own_scale_and_keeps_what_clip_lacks():
+  random = tiny.random_params(tiny.model())
+  source = str(GOLDEN / "clip_tiny.safetensors")
+  params = flat(initialize.load(source, random))
+  assert params["logit_scale"] == np.float32(4.60)
+  for name, value in flat(random).items():
+    same = np.array_equal(params[name], value)
+    constant = name == "logit_scale" or value.ndim == 1 and not np.any(value != value[0])
+    assert same == (name in initialize.ADDED) or constant, name
+
+
+def test_a_clip_vip_checkpoint_keeps_its_own_scale(golden):
+  params = initialize.load(str(GOLDEN / "vip_tiny.safetensors"), tiny.random_params(tiny.model()))
+  assert params["logit_scale"] == golden("vip_tiny.safetensors")["clipmodel.logit_scale"]
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda t: t.pop("text_projection.weight"), "text/projection/kernel is missing"),
+    (lambda t: t.update({"text_projection.weight": np.zeros((3, 4), np.float32)}), r"is \(4, 3\), the model's is \(48, 32\)"),
+    (lambda t: t.update({"vision_model.embeddings.added_cls": np.zeros((5, 64), np.float32)}), r"\(5, 64\)"),
+    (
+      lambda t: t.update({"text_model.encoder.layers.7.layer_norm1.bias": np.zeros(48, np.float32)}),
+      "text/transformer/block_7/attention_norm/bias has no place",
+    ),
+  ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, change, message):
+  tensors = load_file(GOLDEN / "clip_tiny.safetensors")
+  change(tensors)
+  path = tmp_path / "weights.safetensors"
+  save_file(tensors, path)
+  with pytest.raises(UserError, match=message):
+    initialize.load(str(path), tiny.random_params(tiny.model()))
+
+
+@pytest.mark.parametrize(("name", "message"), [("weights.bin", "safetensors"), ("none.safetensors", "no such file")])
+def test_weights_that_are_not_there_are_refused(tmp_path, name, message):
+  with pytest.raises(UserError, match=message):
+    initialize.check_source(str(tmp_path / name))
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+  path = tmp_path / "cut.safetensors"
+  path.write_bytes((GOLDEN / "clip_tiny.safetensors").read_bytes()[:5000])
+  with pytest.raises(UserError, match="cannot be read"):
+    initialize.load(str(path), tiny.random_params(tiny.model()))
