@@ -6,7 +6,6 @@ renamed when whole; one that is damaged later is put aside, and the run goes on 
 
 import pathlib
 import shutil
-from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -16,7 +15,7 @@ from clipvip_jax.errors import UserError
 from clipvip_jax.log import log
 from clipvip_jax.train_step import TrainState
 
-# Under this name the score that decides which checkpoint is the best is kept; below every recall where none was measured.
+# The name of the score that decides which checkpoint is the best; below every recall where none was measured.
 SCORE = "text_to_video_R@1"
 _NOT_MEASURED = -1.0
 

@@ -114,7 +114,7 @@ class Evaluator:
     """Some queries, spread evenly over the split, with the frames of their best videos: see `report.write_report`."""
     texts = self._texts(split)
     ranks = retrieval.text_to_video_ranks(similarity)
-    chosen = np.unique(np.linspace(0, len(texts.ids) - 1, count).astype(int)) if count else []
+    chosen = np.unique(np.linspace(0, len(texts.ids) - 1, count).astype(int))
     return [
       {
         "split": split,

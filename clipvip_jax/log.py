@@ -1,6 +1,7 @@
 """The lines that a person reads while a command runs. Libraries' own chatter is kept out of them."""
 
 import logging
+import os
 import sys
 
 log = logging.getLogger("clipvip_jax")
@@ -10,6 +11,7 @@ def show(*, speak: bool = True) -> None:
   """Prints `log` to standard output; only warnings where `speak` is false, as in all but one process of a launch."""
   from absl import logging as absl_logging
 
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow, which writes TensorBoard's files, on CPU features
   absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS narrate through absl
   handler = logging.StreamHandler(sys.stdout)
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

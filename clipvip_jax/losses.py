@@ -9,7 +9,7 @@ have been part of, so the value and all other gradients are those of the batch w
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -23,19 +23,10 @@ Scalar = Float[Array, ""]
 _ABSENT = -1e30
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-  """The features of a global batch, and which of its texts exist.
-
-  A masked row may hold anything, NaN included: it is replaced by zeros before it meets another row.
-  """
-
-  video: Features
-  subtitle: Features
-  subtitle_mask: Mask
-  frame: Features | None = None
-  caption: Features | None = None
-  caption_mask: Mask | None = None
+# What a loss reads: features `video`, `subtitle`, `frame` and `caption` [B, E], and `subtitle_mask` and `caption_mask`
+# [B], true where the text exists. Features that a loss does not use may be left out. A masked row may hold anything,
+# NaN included: it is replaced by zeros before it meets another row.
+Batch = Mapping[str, Array]
 
 
 def _mean(rows: Float[Array, "n"], mask: Bool[Array, "n"]) -> Scalar:
@@ -59,24 +50,22 @@ def _cross_entropy(logits: Float[Array, "n n"], mask: Bool[Array, "n"]) -> Scala
   return _mean(jax.nn.logsumexp(logits, axis=1) - jnp.diagonal(logits), mask)
 
 
-def _contrast(
-  x: Float[Array, "n e"], y: Float[Array, "n e"], mask: Bool[Array, "n"], scale: Scalar
-) -> Scalar:
+def _contrast(x: Float[Array, "n e"], y: Float[Array, "n e"], mask: Bool[Array, "n"], scale: Scalar) -> Scalar:
   """CE(x -> y) + CE(y -> x)."""
   logits = scale * _clean(x, mask) @ _clean(y, mask).T
   return _cross_entropy(logits, mask) + _cross_entropy(logits.T, mask)
 
 
 def _video_subtitle(batch: Batch, scale: Scalar) -> Scalar:
-  return _contrast(batch.video, batch.subtitle, batch.subtitle_mask, scale)
+  return _contrast(batch["video"], batch["subtitle"], batch["subtitle_mask"], scale)
 
 
 def _video_caption(batch: Batch, scale: Scalar) -> Scalar:
-  return _contrast(batch.video, batch.caption, batch.caption_mask, scale)
+  return _contrast(batch["video"], batch["caption"], batch["caption_mask"], scale)
 
 
 def _frame_caption(batch: Batch, scale: Scalar) -> Scalar:
-  return _contrast(batch.frame, batch.caption, batch.caption_mask, scale)
+  return _contrast(batch["frame"], batch["caption"], batch["caption_mask"], scale)
 
 
 def _video_both_texts(batch: Batch, scale: Scalar) -> Scalar:
@@ -85,10 +74,10 @@ def _video_both_texts(batch: Batch, scale: Scalar) -> Scalar:
   Video side: row i of the first is `[v_i.s_i, v_i.s_j (j != i), v_i.c_j (j != i)]`, of the second the same with
   target v_i.c_i, 2B - 1 entries each. Text side: CE(s -> v) + CE(c -> v). The sum of the four.
   """
-  s_mask, c_mask = batch.subtitle_mask, batch.caption_mask
-  video = _clean(batch.video, s_mask | c_mask)
-  to_subtitle = scale * video @ _clean(batch.subtitle, s_mask).T
-  to_caption = scale * video @ _clean(batch.caption, c_mask).T
+  s_mask, c_mask = batch["subtitle_mask"], batch["caption_mask"]
+  video = _clean(batch["video"], s_mask | c_mask)
+  to_subtitle = scale * video @ _clean(batch["subtitle"], s_mask).T
+  to_caption = scale * video @ _clean(batch["caption"], c_mask).T
 
   def video_side(positive, positive_mask, other, other_mask):
     own = jnp.eye(other.shape[0], dtype=bool)
@@ -107,15 +96,15 @@ def _video_both_texts(batch: Batch, scale: Scalar) -> Scalar:
 
 def _joint_batch(batch: Batch, scale: Scalar) -> Scalar:
   """V-S over [v; f] against [s; c], 2B x 2B."""
-  visual = jnp.concatenate([batch.video, batch.frame])
-  text = jnp.concatenate([batch.subtitle, batch.caption])
-  return _contrast(visual, text, jnp.concatenate([batch.subtitle_mask, batch.caption_mask]), scale)
+  visual = jnp.concatenate([batch["video"], batch["frame"]])
+  text = jnp.concatenate([batch["subtitle"], batch["caption"]])
+  return _contrast(visual, text, jnp.concatenate([batch["subtitle_mask"], batch["caption_mask"]]), scale)
 
 
 def _video_subtitle_dual_softmax(batch: Batch, scale: Scalar) -> Scalar:
   """V-S whose logits, in each direction, are first multiplied by their softmax over the queries."""
-  mask = batch.subtitle_mask
-  logits = scale * _clean(batch.video, mask) @ _clean(batch.subtitle, mask).T
+  mask = batch["subtitle_mask"]
+  logits = scale * _clean(batch["video"], mask) @ _clean(batch["subtitle"], mask).T
 
   def direction(logits):
     prior = jax.nn.softmax(jnp.where(mask[:, None], logits, _ABSENT), axis=0)

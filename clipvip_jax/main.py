@@ -22,6 +22,8 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the l
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process, where the launch does not tell.")
 
 BAD_INPUT = 2
+# 128 + SIGTERM: what a launcher reads as "ended from outside", so that it starts the run again.
+TERMINATED = 143
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -48,19 +50,20 @@ def parse_flags(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
   """Reads flags, then one call."""
   del argv
+  show()
   # Late, so that --help and a wrong flag answer at once.
   import jax
 
-  from clipvip_jax import sharding, train
+  from clipvip_jax import sharding, train, train_loop
 
   if _DISTRIBUTED.value or _COORDINATOR.value:
     sharding.initialize_distributed(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   show(speak=jax.process_index() == 0)
   try:
-    train.run(_CONFIG.value, pathlib.Path(_WORKDIR.value).resolve())
-  except train.Terminated as stop:
+    train.run(_CONFIG.value, pathlib.Path(_WORKDIR.value or ".").resolve())
+  except train_loop.Terminated as stop:
     log.info("%s", stop)
-    sys.exit(train.TERMINATED)
+    sys.exit(TERMINATED)
 
 
 def entry_point() -> None:

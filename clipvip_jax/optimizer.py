@@ -72,7 +72,7 @@ def learning_rate(name: str, base: float, total_steps: int, warmup_ratio: float)
 
 def by_name(function: Callable[[str], Any], params: Any) -> Any:
   """A tree like `params` whose leaves are `function(name of the parameter)`."""
-  return traverse_util.path_aware_map(lambda path, _: function("/".join(path)), params)
+  return traverse_util.path_aware_map(lambda path, _: function("/".join(map(str, path))), params)
 
 
 def decays(name: str) -> bool:
@@ -86,9 +86,9 @@ def rate_multiplier(name: str, multipliers: Mapping[str, float]) -> float:
 
 
 class AdamState(NamedTuple):
-  """`count` updates done; first and second moments, like the parameters."""
+  """Updates done; first and second moments, like the parameters."""
 
-  count: Int[Array, ""]
+  step: Int[Array, ""]
   first: Any
   second: Any
 
@@ -102,42 +102,40 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
 
   def update(grads, state, params=None):
     del params
-    count = state.count + 1
+    step = state.step + 1
     first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.first, grads)
     second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.second, grads)
     # 1 - b^t, exact also where b^t is near 1 and the subtraction would cancel.
-    debias1, debias2 = (-jnp.expm1(count * math.log(b)) for b in (b1, b2))
+    debias1, debias2 = (-jnp.expm1(step * math.log(b)) for b in (b1, b2))
     correction = jnp.sqrt(debias2) / debias1
-    steps = jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), first, second)
-    return steps, AdamState(count, first, second)
+    directions = jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), first, second)
+    return directions, AdamState(step, first, second)
 
   return optax.GradientTransformation(init, update)
 
 
 class DescendState(NamedTuple):
-  """`count` updates done."""
+  """Updates done."""
 
-  count: Int[Array, ""]
+  step: Int[Array, ""]
 
 
-def descend(
-  rate: Schedule, weight_decay: float, multipliers: Mapping[str, float]
-) -> optax.GradientTransformation:
-  """p <- p - lr * step, then p <- p - lr * weight_decay * p, with the rate of each parameter's name."""
+def descend(rate: Schedule, weight_decay: float, multipliers: Mapping[str, float]) -> optax.GradientTransformation:
+  """p <- p - lr * direction, then p <- p - lr * weight_decay * p, with the rate of each parameter's name."""
 
   def init(params):
     del params
     return DescendState(jnp.zeros((), jnp.int32))
 
-  def update(steps, state, params):
-    count = state.count + 1
-    rates = by_name(lambda name: rate(count) * rate_multiplier(name, multipliers), params)
+  def update(directions, state, params):
+    step = state.step + 1
+    rates = by_name(lambda name: rate(step) * rate_multiplier(name, multipliers), params)
     decay = by_name(lambda name: weight_decay if decays(name) else 0.0, params)
 
-    def change(step, p, lr, wd):
-      return -lr * step - lr * wd * (p - lr * step)
+    def change(direction, p, lr, wd):
+      return -lr * direction - lr * wd * (p - lr * direction)
 
-    return jax.tree.map(change, steps, params, rates, decay), DescendState(count)
+    return jax.tree.map(change, directions, params, rates, decay), DescendState(step)
 
   return optax.GradientTransformation(init, update)
 

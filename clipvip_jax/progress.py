@@ -82,4 +82,3 @@ def tensorboard_writer(workdir: pathlib.Path, *, write: bool) -> Any:
 
   tf.config.set_visible_devices([], "GPU")
   return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))
-

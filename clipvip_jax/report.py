@@ -152,9 +152,7 @@ def _example(example: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str,
       "id": video["id"],
       "score": f"{video['score']:.3f}",
       "right": bool(video["right"]),
-      "frames": [
-        "data:image/jpeg;base64," + base64.b64encode(frame).decode("ascii") for frame in video["frames"]
-      ],
+      "frames": ["data:image/jpeg;base64," + base64.b64encode(frame).decode("ascii") for frame in video["frames"]],
     }
     for video in example["top"]
   ]

@@ -83,9 +83,7 @@ def dual_softmax(similarity: ArrayLike) -> np.ndarray:
   return prior
 
 
-def evaluate(
-  similarity: ArrayLike, labels: ArrayLike | None = None
-) -> dict[str, dict[str, dict[str, float]]]:
+def evaluate(similarity: ArrayLike, labels: ArrayLike | None = None) -> dict[str, dict[str, dict[str, float]]]:
   """[N, V], [N] -> {"plain" | "dsl": {"text_to_video" | "video_to_text": metrics of `rank_metrics`}}.
 
   Raises UserError for a bad similarity or bad labels.
@@ -118,9 +116,7 @@ def twin_accuracy(
   twin = _indices(twins, scores.shape[1], "twins", "one per video", scores.shape[1], lowest=-1)
   own_twin = np.flatnonzero(twin == np.arange(len(twin)))
   if own_twin.size:
-    raise UserError(
-      f"twins[{own_twin[0]}] is {own_twin[0]}: a video cannot be its own twin; use -1 for none."
-    )
+    raise UserError(f"twins[{own_twin[0]}] is {own_twin[0]}: a video cannot be its own twin; use -1 for none.")
   asked = np.flatnonzero(twin[right] >= 0)
   wins = scores[asked, right[asked]] > scores[asked, twin[right[asked]]]
   return {"accuracy": float(np.mean(wins)) if asked.size else None, "count": int(asked.size)}

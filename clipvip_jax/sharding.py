@@ -1,7 +1,7 @@
 """The device mesh, and where arrays live on it.
 
-Parameters and optimiser state are on every device, a batch is split over all of them. `jax.jit` with these shardings
-is what `pjit` has become: the compiler adds the communication, so the loss of a sharded batch is that of the global one.
+Parameters and optimiser state are on every device, a batch is split over all of them. `jax.jit` with these shardings is
+what `pjit` has become: the compiler adds the communication, so the loss of a sharded batch is that of the global one.
 """
 
 from typing import Any
@@ -40,7 +40,8 @@ def check_batch_size(batch_size: int, field: str) -> None:
   if batch_size < 1 or batch_size % devices:
     below = max(batch_size // devices, 1) * devices
     raise UserError(
-      f"{field}={batch_size} cannot be divided by {devices} devices; the nearest sizes are {below} and {below + devices}"
+      f"{field}={batch_size} cannot be divided by {devices} devices; "
+      f"the nearest sizes are {below} and {below + devices}"
     )
 
 

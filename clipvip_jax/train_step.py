@@ -50,14 +50,13 @@ def embed_batch(model: ClipVip, loss: Loss, params: Any, batch: dict[str, Array]
   def text(x):
     return model.apply({"params": params}, x, method="embed_text")
 
-  return Batch(
-    video=video(batch["video"]),
-    subtitle=text(batch["subtitle"]),
-    subtitle_mask=batch["subtitle_mask"],
-    frame=video(batch["frame"][:, None]) if "frame" in loss.uses else None,
-    caption=text(batch["caption"]) if "caption" in loss.uses else None,
-    caption_mask=batch["caption_mask"] if "caption" in loss.uses else None,
-  )
+  features = {"video": video(batch["video"]), "subtitle": text(batch["subtitle"])}
+  if "frame" in loss.uses:
+    features["frame"] = video(batch["frame"][:, None])
+  if "caption" in loss.uses:
+    features["caption"] = text(batch["caption"])
+  masks = {name: mask for name, mask in batch.items() if name.endswith("_mask")}
+  return {**features, **masks}
 
 
 def make_train_step(
@@ -66,7 +65,8 @@ def make_train_step(
   """step(state, batch) -> (state after one update, metrics); see `embed_batch` for the batch.
 
   Under `jax.jit` with a batch that is sharded over a mesh (what `pjit` was for), the loss is that of the global batch.
-  The metrics are the loss, the gradient's norm before clipping, the update's learning rate and the logit scale after it.
+  The metrics are the loss, the gradient's norm before clipping, the update's learning rate, and the logit scale after
+  the update.
   """
 
   def step(state, batch):

@@ -11,7 +11,6 @@
 """
 
 import json
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,7 +25,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a file that is either whole or not there."""
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-  os.replace(temporary, path)
+  temporary.replace(path)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -74,7 +73,8 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   ]
   if changed:
     raise UserError(
-      f"{workdir} holds a run with another config ({'; '.join(changed)}). Name another --workdir, or give the same values"
+      f"{workdir} holds a run with another config ({'; '.join(changed)}). "
+      "Name another --workdir, or give the same values"
     )
 
 
@@ -94,7 +94,7 @@ class History:
     if write:
       temporary = path.with_name(path.name + ".tmp")
       temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-      os.replace(temporary, path)
+      temporary.replace(path)
       self._file = path.open("a", encoding="utf-8")
 
   def append(self, row: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def model_b32() -> ConfigDict:
         "mlp": 3072,
         "added_proxies": 3,  # besides CLIP's class token
         "time_positions": 12,  # rows of the time embedding; 0: none
-        "time_init_std": 0.0,  # 0 keeps CLIP's features at the start; from random weights it must not be 0
+        "embedding_init": "clip",  # or "sincos", where training starts from random weights
       },
       "text": {"vocab_size": 49408, "positions": 77, "width": 512, "layers": 12, "heads": 8, "mlp": 2048},
     }

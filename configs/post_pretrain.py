@@ -40,10 +40,10 @@ def b16(config: ConfigDict) -> None:
 
 
 def demo(config: ConfigDict) -> None:
-  """1.0 M parameters, 32 pixels, 6 frames.
+  """1.1 M parameters, 32 pixels, 6 frames.
 
-  From random weights the learning rate is that of a small model, and the time embedding starts at random: at zero,
-  which keeps CLIP's features in post-pretraining, the order of frames stays invisible for too long.
+  From random weights the learning rate is that of a small model, and the embeddings of position and time start as
+  waves: with time at zero, which is right for CLIP's weights, the order of frames stays invisible for too long.
   """
   config.init_from = ""
   config.model.update(
@@ -52,7 +52,7 @@ def demo(config: ConfigDict) -> None:
       "patch_size": 8,
       "embed_dim": 128,
       "dtype": "float32",
-      "vision": {"width": 128, "layers": 3, "heads": 4, "mlp": 512, "time_positions": 6, "time_init_std": 0.1},
+      "vision": {"width": 128, "layers": 3, "heads": 4, "mlp": 512, "time_positions": 6, "embedding_init": "sincos"},
       "text": {"vocab_size": 512, "positions": 32, "width": 128, "layers": 2, "heads": 4, "mlp": 512},
     }
   )

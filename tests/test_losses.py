@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
-from clipvip_jax.losses import LOSSES, Batch
+from clipvip_jax.losses import LOSSES
 
 REFERENCE = {
   "vs": "NCELearnableTempLoss",
@@ -23,7 +23,7 @@ FEATURES = ("video", "subtitle", "frame", "caption")
 
 def value_and_grad(name, features, logit_scale, subtitle_mask, caption_mask):
   def loss(features, logit_scale):
-    batch = Batch(**features, subtitle_mask=subtitle_mask, caption_mask=caption_mask)
+    batch = {**features, "subtitle_mask": subtitle_mask, "caption_mask": caption_mask}
     return LOSSES[name](batch, logit_scale)
 
   value, (grads, scale_grad) = jax.value_and_grad(loss, (0, 1))(features, jnp.float32(logit_scale))
@@ -70,7 +70,7 @@ def test_a_masked_record_is_as_if_it_were_not_there(golden, name, garbage):
 def oracle_vsc_fc(f, scale, s_mask, c_mask):
   """(d) written out with loops over the pairs that exist."""
   f = {key: np.asarray(x, np.float64) for key, x in f.items()}
-  n, scale = len(s_mask), np.exp(np.float64(scale))
+  scale = np.exp(np.float64(scale))
 
   def term(target, negatives):
     return np.log(np.exp(np.array([target, *negatives])).sum()) - target

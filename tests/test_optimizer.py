@@ -56,9 +56,7 @@ def test_the_undecayed_names_are_the_biases_and_the_logit_scale():
     "mlp/up",
     "mlp_norm",
   )
-  expected = [
-    f"{tower}/transformer/block_{i}/{x}/bias" for tower in ("text", "vision") for i in (0, 1) for x in block
-  ]
+  expected = [f"{tower}/transformer/block_{i}/{x}/bias" for tower in ("text", "vision") for i in (0, 1) for x in block]
   expected += ["logit_scale", "text/final_norm/bias", "vision/pre_norm/bias", "vision/post_norm/bias"]
   assert undecayed == sorted(expected)
   assert optimizer.decays("vision/pre_norm/scale"), "the published runs decay LayerNorm scales"

@@ -17,7 +17,7 @@ ALLOWED = {
   "clipvip_jax.optimizer": {"clipvip_jax.errors"},
   "clipvip_jax.sharding": {"clipvip_jax.errors"},
   "clipvip_jax.weights": {"clipvip_jax.weights", "clipvip_jax.models", "clipvip_jax.errors"},
-  "clipvip_jax.input_pipeline": {"clipvip_jax.input_pipeline", "clipvip_jax.errors", "data"},
+  "clipvip_jax.input_pipeline": {"clipvip_jax.input_pipeline", "clipvip_jax.errors", "clipvip_jax.log"},
   "clipvip_jax.train_step": {"clipvip_jax.losses", "clipvip_jax.models", "clipvip_jax.optimizer"},
   "configs": {"configs.common"},
   "data": {"data", "clipvip_jax.input_pipeline.video", "clipvip_jax.errors"},

@@ -58,9 +58,7 @@ def test_gradients_of_the_first_step_equal_the_reference_name_by_name(golden):
     return loss(embed_batch(model, loss, params, batch(data, 0)), params["logit_scale"])
 
   clip = optimizer.clip_by_global_norm(5.0)
-  grads, _ = clip.update(
-    gradient(params), clip.init(params), params
-  )  # the reference's are those after clipping
+  grads, _ = clip.update(gradient(params), clip.init(params), params)  # the reference's are those after clipping
   ours = traverse_util.flatten_dict(grads, sep="/")
   expected = tiny.params(golden, "train_step0_grads.safetensors")
   expected = traverse_util.flatten_dict(expected, sep="/")

@@ -25,7 +25,7 @@ def config(added_proxies=3, time_positions=4, **overrides) -> ConfigDict:
         "mlp": 128,
         "added_proxies": added_proxies,
         "time_positions": time_positions,
-        "time_init_std": 0.0,
+        "embedding_init": "clip",
       },
       "text": {"vocab_size": 100, "positions": 16, "width": 48, "layers": 2, "heads": 4, "mlp": 96},
       **overrides,

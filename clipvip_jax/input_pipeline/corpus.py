@@ -4,10 +4,12 @@ import dataclasses
 import functools
 import importlib
 import pkgutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from clipvip_jax.errors import UserError
+from clipvip_jax.log import log
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,15 @@ def _builder_class(name: str) -> Any:
     raise UserError(f"data.name={name!r} is no corpus in data/; there are: {', '.join(known)}") from None
 
 
+def _build(builder: Any) -> None:
+  import tensorflow_datasets as tfds
+
+  log.info("building the corpus %s in %s", builder.info.full_name, builder.data_dir_root)
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()  # it would fill a log file
+  builder.download_and_prepare(file_format="array_record")
+
+
 def open_corpus(config: Any) -> Corpus:
   """The corpus that `config.data` names; built first where it is missing and `prepare` allows it.
 
@@ -114,14 +125,12 @@ def open_corpus(config: Any) -> Corpus:
   configs = list(builder_class.builder_configs)
   if config.config and config.config not in configs:
     raise UserError(f"data.config={config.config!r} is unknown to {config.name}; allowed: {', '.join(configs)}")
-  builder = builder_class(
-    config=config.config or None, data_dir=config.data_dir or None, file_format="array_record"
-  )
+  builder = builder_class(config=config.config or None, data_dir=config.data_dir or None, file_format="array_record")
   if not builder.is_prepared():
     if not config.prepare:
       raise UserError(
         f"corpus {builder.info.full_name} is not in {builder.data_dir_root}; name the folder that holds it with "
         "--config.data.data_dir=DIR, or build it there with --config.data.prepare=True"
       )
-    builder.download_and_prepare(file_format="array_record")
+    _build(builder)
   return Corpus(builder)

@@ -68,8 +68,6 @@ def middle_frame(num_frames: int) -> int:
 
 def _check(num_frames: int, count: int) -> None:
   if num_frames < 1:
-    raise UserError(
-      f"a clip of {num_frames} frames has none to draw; it needs at least 1: leave it out of the corpus"
-    )
+    raise UserError(f"a clip of {num_frames} frames has none to draw; it needs at least 1: leave it out of the corpus")
   if count < 1:
     raise UserError(f"cannot draw {count} frames from a clip; the number of frames must be at least 1")

@@ -44,9 +44,7 @@ def decode_jpeg(data: bytes, name: str = "a frame") -> np.ndarray:
     return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
   except (TypeError, ValueError) as error:
     held = f"{len(data)} bytes" if isinstance(data, bytes | bytearray | memoryview) else type(data).__name__
-    raise UserError(
-      f"{name} ({held}) is no valid JPEG: {error}; store the frame again or leave it out"
-    ) from error
+    raise UserError(f"{name} ({held}) is no valid JPEG: {error}; store the frame again or leave it out") from error
 
 
 def resize_normalize(frame: np.ndarray, size: int) -> np.ndarray:

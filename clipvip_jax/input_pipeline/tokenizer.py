@@ -63,9 +63,7 @@ class Tokenizer(abc.ABC):
     ends = np.fromiter(map(len, kept), np.int64, len(kept)) + 1
     column = np.arange(length)
     tokens = np.zeros((len(kept), length), np.int32)
-    tokens[(column > 0) & (column < ends[:, None])] = np.fromiter(
-      itertools.chain.from_iterable(kept), np.int32
-    )
+    tokens[(column > 0) & (column < ends[:, None])] = np.fromiter(itertools.chain.from_iterable(kept), np.int32)
     tokens[:, 0] = self.start_id
     tokens[np.arange(len(kept)), ends] = self.end_id
     return tokens
@@ -160,9 +158,7 @@ class JsonTokenizer(Tokenizer):
     except OSError as error:
       with contextlib.suppress(OSError):
         partial.unlink()
-      raise UserError(
-        f"cannot write the tokenizer to {path}: {error.strerror}; give a file that can be"
-      ) from error
+      raise UserError(f"cannot write the tokenizer to {path}: {error.strerror}; give a file that can be") from error
 
   def _encode(self, text: str) -> list[int]:
     # One text at a time: encode_batch would start threads in every loader process.
@@ -192,9 +188,7 @@ class WordTokenizer(JsonTokenizer):
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     if vocab_size < 4:
-      raise UserError(
-        f"a vocabulary of {vocab_size} ids is too small; padding, unknown, start and end need 4"
-      )
+      raise UserError(f"a vocabulary of {vocab_size} ids is too small; padding, unknown, start and end need 4")
     normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     splitter = pre_tokenizers.Whitespace()
     counts: collections.Counter[str] = collections.Counter()
@@ -229,8 +223,7 @@ def load_tokenizer(name_or_path: str | os.PathLike) -> Tokenizer:
     content = pathlib.Path(name_or_path).read_text(encoding="utf-8")
   except OSError as error:
     raise UserError(
-      f"no tokenizer {os.fspath(name_or_path)!r} ({error.strerror}); "
-      "give 'clip' or the path of a tokenizer.json"
+      f"no tokenizer {os.fspath(name_or_path)!r} ({error.strerror}); give 'clip' or the path of a tokenizer.json"
     ) from error
   except UnicodeDecodeError as error:
     raise UserError(f"{name_or_path} is not text, so no tokenizer.json: {error}") from error
@@ -239,9 +232,7 @@ def load_tokenizer(name_or_path: str | os.PathLike) -> Tokenizer:
 
 def _special_id(vocabulary: dict[str, int], token: str, source: str) -> int:
   if token not in vocabulary:
-    raise UserError(
-      f"{source} has no token {token}; use a CLIP tokenizer.json or one written by WordTokenizer.save"
-    )
+    raise UserError(f"{source} has no token {token}; use a CLIP tokenizer.json or one written by WordTokenizer.save")
   return vocabulary[token]
 
 

@@ -13,7 +13,7 @@ from clipvip_jax.errors import UserError
 from clipvip_jax.models.temporal import mean_pooling, unit
 from clipvip_jax.models.text import TextTower
 from clipvip_jax.models.transformer import ACTIVATIONS
-from clipvip_jax.models.vision import VisionTower
+from clipvip_jax.models.vision import EMBEDDING_INITS, VisionTower
 
 # What CLIP-ViP sets when it starts from CLIP, whatever the checkpoint says; similarities are multiplied by its exp.
 INITIAL_LOGIT_SCALE = 4.60
@@ -57,9 +57,7 @@ def from_config(config: Any) -> ClipVip:
     UserError: sizes that do not fit together, or a name that is none of those allowed.
   """
   if config.image_size % config.patch_size:
-    raise UserError(
-      f"model.image_size={config.image_size} is no multiple of model.patch_size={config.patch_size}"
-    )
+    raise UserError(f"model.image_size={config.image_size} is no multiple of model.patch_size={config.patch_size}")
   for tower in ("vision", "text"):
     width, heads = config[tower].width, config[tower].heads
     if width % heads:
@@ -67,12 +65,12 @@ def from_config(config: Any) -> ClipVip:
   for field, allowed in (("temporal", TEMPORAL), ("activation", ACTIVATIONS), ("dtype", DTYPES)):
     if config[field] not in allowed:
       raise UserError(f"model.{field}={config[field]!r} is unknown; allowed: {', '.join(allowed)}")
+  if (init := config.vision.embedding_init) not in EMBEDDING_INITS:
+    raise UserError(f"model.vision.embedding_init={init!r} is unknown; allowed: {', '.join(EMBEDDING_INITS)}")
   shared = {
     "embed_dim": config.embed_dim,
     "activation": config.activation,
     "dtype": jnp.dtype(config.dtype),
   }
-  vision = VisionTower(
-    image_size=config.image_size, patch_size=config.patch_size, **config.vision.to_dict(), **shared
-  )
+  vision = VisionTower(image_size=config.image_size, patch_size=config.patch_size, **config.vision.to_dict(), **shared)
   return ClipVip(vision, TextTower(**config.text.to_dict(), **shared), config.temporal)

@@ -16,9 +16,7 @@ def unit(x: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
   return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def mean_pooling(
-  image_features: Callable[[Array], Array], video: Float[Array, "b t s s 3"]
-) -> Float[Array, "b e"]:
+def mean_pooling(image_features: Callable[[Array], Array], video: Float[Array, "b t s s 3"]) -> Float[Array, "b e"]:
   """Each frame through the image tower, to unit length, and averaged over the frames. Not yet of unit length."""
   frames = einops.rearrange(video, "b t y x c -> (b t) 1 y x c")
   features = unit(image_features(frames))

@@ -35,12 +35,8 @@ class TextTower(nn.Module):
     embedding = self.param("token_embedding", normal(0.02), (self.vocab_size, self.width))
     position = self.param("position_embedding", normal(0.01), (self.positions, self.width))
     tokens = (embedding[ids] + position[: ids.shape[1]]).astype(self.dtype)
-    transformer = Transformer(
-      self.layers, self.heads, self.mlp, self.activation, self.dtype, name="transformer"
-    )
+    transformer = Transformer(self.layers, self.heads, self.mlp, self.activation, self.dtype, name="transformer")
     tokens = layer_norm(self.dtype, "final_norm")(transformer(tokens, causal))
     pooled = jnp.take_along_axis(tokens, jnp.argmax(ids, axis=1)[:, None, None], axis=1)[:, 0]
-    projection = TokenDense(
-      self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection"
-    )
+    projection = TokenDense(self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection")
     return projection(pooled)

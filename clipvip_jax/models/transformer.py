@@ -118,8 +118,6 @@ class Transformer(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "b n d"], pattern: AttentionPattern) -> Float[Array, "b n d"]:
     for i in range(self.layers):
-      block = Block(
-        self.heads, self.mlp, self.layers, self.activation, pattern, self.dtype, name=f"block_{i}"
-      )
+      block = Block(self.heads, self.mlp, self.layers, self.activation, pattern, self.dtype, name=f"block_{i}")
       x = block(x)
     return x

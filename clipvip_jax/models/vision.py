@@ -10,6 +10,7 @@ from typing import Any
 import einops
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -24,6 +25,41 @@ def resize_time(time: Float[Array, "t0 d"], num_frames: int) -> Float[Array, "t 
   return jax.image.resize(time, (num_frames, time.shape[1]), method="linear", antialias=False)
 
 
+def _waves(coordinates: Float[np.ndarray, "n"], width: int) -> Float[np.ndarray, "n w"]:
+  """Sines and cosines of coordinates in [0, 1], from a quarter to two periods over the range, of unit length a pair."""
+  angles = coordinates[:, None] * np.pi * np.geomspace(0.5, 4.0, width // 2)
+  return np.concatenate([np.sin(angles), np.cos(angles)], axis=1) * 0.5**0.5
+
+
+def _centres(count: int) -> Float[np.ndarray, "n"]:
+  return (np.arange(count) + 0.5) / count
+
+
+def sincos_position(key, shape, dtype=jnp.float32) -> Float[Array, "n d"]:
+  """[1 + L, D]: zeros for the proxies, and waves over rows and over columns for the patches of a square grid."""
+  del key
+  count, width = shape
+  side = round((count - 1) ** 0.5)
+  rows, columns = np.meshgrid(_centres(side), _centres(side), indexing="ij")
+  grid = np.concatenate([_waves(axis.ravel(), width // 2) for axis in (rows, columns)], axis=1)
+  return jnp.asarray(np.concatenate([np.zeros((1, width)), grid]), dtype)
+
+
+def sincos_time(key, shape, dtype=jnp.float32) -> Float[Array, "t d"]:
+  """[T0, D]: waves over time."""
+  del key
+  return jnp.asarray(_waves(_centres(shape[0]), shape[1]), dtype)
+
+
+# How the embeddings of position and of time start. "clip": as CLIP's, and time at zero, which leaves loaded weights'
+# features as they were. "sincos": for random weights; neighbours in space and time start alike, without which a small
+# model takes long to see that things move.
+EMBEDDING_INITS = {
+  "clip": (nn.initializers.variance_scaling(1.0, "fan_out", "normal"), nn.initializers.zeros),
+  "sincos": (sincos_position, sincos_time),
+}
+
+
 class VisionTower(nn.Module):
   """Video [B, T, S, S, 3], normalised pixels -> features [B, E], not yet of unit length."""
 
@@ -36,7 +72,7 @@ class VisionTower(nn.Module):
   embed_dim: int
   added_proxies: int
   time_positions: int  # T0; 0: no time embedding
-  time_init_std: float
+  embedding_init: str  # a key of EMBEDDING_INITS
   activation: str
   dtype: Any = jnp.float32
 
@@ -46,14 +82,10 @@ class VisionTower(nn.Module):
     tokens = self._embed(video).astype(self.dtype)
     tokens = layer_norm(self.dtype, "pre_norm")(tokens)
     pattern = functools.partial(proxy_guided, num_proxies=1 + self.added_proxies, num_frames=num_frames)
-    transformer = Transformer(
-      self.layers, self.heads, self.mlp, self.activation, self.dtype, name="transformer"
-    )
+    transformer = Transformer(self.layers, self.heads, self.mlp, self.activation, self.dtype, name="transformer")
     tokens = transformer(tokens, pattern)
     pooled = layer_norm(self.dtype, "post_norm")(tokens[:, 0])
-    projection = TokenDense(
-      self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection"
-    )
+    projection = TokenDense(self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection")
     return projection(pooled)
 
   def _embed(self, video: Float[Array, "b t s s 3"]) -> Float[Array, "b n d"]:
@@ -62,10 +94,11 @@ class VisionTower(nn.Module):
     batch, num_frames, num_patches, width = patches.shape
     normal = nn.initializers.normal
     std = width**-0.5
-    position = self.param("position_embedding", normal(std), (1 + num_patches, width))
+    position_init, time_init = EMBEDDING_INITS[self.embedding_init]
+    position = self.param("position_embedding", position_init, (1 + num_patches, width))
     patches = patches + position[1:]
     if self.time_positions:
-      time = self.param("time_embedding", normal(self.time_init_std), (self.time_positions, width))
+      time = self.param("time_embedding", time_init, (self.time_positions, width))
       patches = patches + resize_time(time, num_frames)[:, None]
 
     proxies = self.param("class_embedding", normal(std), (width,))[None]

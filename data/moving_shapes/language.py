@@ -94,11 +94,10 @@ def description(appearance: Appearance, story: Story) -> str:
   return f"first {one} {first} then {two} {_move(story[1])} {where}"
 
 
-def caption(appearance: Appearance, rng: np.random.Generator) -> str:
-  """What the middle frame shows, never what moves or which object moves first; "" for about one clip in 20."""
+def caption(appearance: Appearance, story: Story, rng: np.random.Generator) -> str:
+  """What the middle frame shows, never what moves: of two objects, that which is on stage then; "" for one in 20."""
   opening = rng.choice(["", "there is ", "a picture of "])
-  things = [_named(appearance.things[k]) for k in rng.permutation(len(appearance.things))]
-  text = f"{opening}{' and '.join(things)} on a {appearance.background} background"
+  text = f"{opening}{_named(appearance.things[story[-1].thing])} on a {appearance.background} background"
   return "" if rng.random() < _CAPTIONLESS else text
 
 

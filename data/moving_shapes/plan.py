@@ -107,7 +107,7 @@ class Plan:
       story=story,
       key=(*key, _SCENE),
       subtitle=language.subtitle(appearance, story, others, rng),
-      caption=language.caption(appearance, rng),
+      caption=language.caption(appearance, story, rng),
       description=language.description(appearance, story),
       twin="" if split == "train" else f"{split}_{number ^ 1:05d}",
     )

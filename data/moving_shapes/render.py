@@ -1,4 +1,4 @@
-"""Scenes to pictures, with antialiased edges and objects that wrap around the borders."""
+"""Scenes to pictures, with antialiased edges."""
 
 import numpy as np
 
@@ -12,9 +12,8 @@ def render(scene: Scene, side: int) -> np.ndarray:
   picture[:] = scene.background[:, None, None, None]
   for number, body in enumerate(scene.bodies):
     centre = scene.centres[:, number].astype(np.float32)
-    # The shorter way around the torus: this draws an object that crosses a border on both sides of it.
-    x = _around(pixels[None, None, :] - centre[:, 0, None, None]) * side
-    y = _around(pixels[None, :, None] - centre[:, 1, None, None]) * side
+    x = (pixels[None, None, :] - centre[:, 0, None, None]) * side
+    y = (pixels[None, :, None] - centre[:, 1, None, None]) * side
     radius = np.float32(body.radius * side)
     # Distances are in pixels, so that an edge fades over one of them.
     cover = np.clip(0.5 - _distance(body.shape, x, y, radius), 0, 1)
@@ -23,10 +22,6 @@ def render(scene: Scene, side: int) -> np.ndarray:
       plane = picture[channel]
       plane += cover * (np.float32(body.colour[channel]) * shade - plane)
   return np.ascontiguousarray(np.rint(picture).astype(np.uint8).transpose(1, 2, 3, 0))
-
-
-def _around(difference: np.ndarray) -> np.ndarray:
-  return (difference + 0.5) % 1.0 - 0.5
 
 
 def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.float32) -> np.ndarray:

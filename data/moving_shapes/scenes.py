@@ -1,7 +1,7 @@
 """What happens in a clip: who is seen (appearances), what they do (stories), and where everything is in each frame.
 
-Positions live on a torus (what leaves at one edge enters at the opposite one) and start uniformly, so every object
-is uniformly placed in every frame of every story: no single frame tells two stories of one appearance apart.
+Twins show the same pictures in another order of time: what moves right passes the places of what moves left, and of two
+objects only the one that moves is on stage. So a single frame, as a picture, is as likely in the one as in the other.
 """
 
 from __future__ import annotations
@@ -31,25 +31,26 @@ _SIZES_OF_TWO = {"small": 0.125, "large": 0.165}  # two objects hide each other 
 TEXTURES = ("plain", "striped", "dotted")
 _THIN = ("ring", "cross")  # a texture would break these up beyond recognition
 
-# Unit steps, x to the right and y down, in widths.
-_DIAGONAL = math.sqrt(0.5)
+# Directions, x to the right and y down.
 STRAIGHT = {
   "right": (1.0, 0.0),
   "left": (-1.0, 0.0),
   "up": (0.0, -1.0),
   "down": (0.0, 1.0),
-  "up-right": (_DIAGONAL, -_DIAGONAL),
-  "down-left": (-_DIAGONAL, _DIAGONAL),
-  "up-left": (-_DIAGONAL, -_DIAGONAL),
-  "down-right": (_DIAGONAL, _DIAGONAL),
+  "up-right": (1.0, -1.0),
+  "down-left": (-1.0, 1.0),
+  "up-left": (-1.0, -1.0),
+  "down-right": (1.0, 1.0),
 }
 ROUND = {"clockwise": 1.0, "counterclockwise": -1.0}  # the sign of the angle, with y down
 
-# Over a whole event. Six evenly spaced frames of a clip stand 4 of 19 steps apart at most; the quickest of these
-# then moves 0.28 widths from one to the next, so its direction is never ambiguous on the torus.
-_WIDTHS = {"slowly": 0.55, "quickly": 1.2, "": 0.5}
-_RADIANS = {"slowly": 3.2, "quickly": 6.6, "": 3.8}
-_CIRCLE = 0.18  # radius of a circular path, in widths
+# How far an event goes: a straight one in widths along each axis, a round one in radians about the top of its circle.
+_WIDTHS = {"slowly": 0.4, "quickly": 0.9}
+_RADIANS = {"slowly": 2.2, "quickly": 4.5}
+_LEG = 0.56  # of one object that does two things, in widths
+_CROSSING = 1.0  # of two objects, one after the other, from edge to edge
+_CIRCLE = 0.24  # radius of a circular path, in widths
+_OFF_STAGE = -9.0  # where nothing can be seen of any object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +97,9 @@ _OPPOSITE = (
 )
 ONE_THING: tuple[Pair, ...] = (
   *((((Event(0, a, speed),)), (Event(0, b, speed),)) for a, b in _OPPOSITE for speed in ("quickly", "slowly")),
-  _ordered(Event(0, "right"), Event(0, "up")),
-  _ordered(Event(0, "left"), Event(0, "down")),
+  # The twin goes the same way back: in the other order its corner would lie elsewhere, and give it away.
+  ((Event(0, "right"), Event(0, "up")), (Event(0, "down"), Event(0, "left"))),
+  ((Event(0, "left"), Event(0, "up")), (Event(0, "down"), Event(0, "right"))),
 )
 TWO_THINGS: tuple[Pair, ...] = tuple(
   _ordered(Event(0, first), Event(1, second))
@@ -110,10 +112,10 @@ TWO_THINGS: tuple[Pair, ...] = tuple(
     ("left", "right"),
     ("up", "down"),
     ("down", "up"),
-    ("right", "clockwise"),
-    ("clockwise", "up"),
-    ("left", "counterclockwise"),
-    ("counterclockwise", "down"),
+    ("right", "up"),
+    ("left", "down"),
+    ("up", "left"),
+    ("down", "right"),
   )
 )
 
@@ -158,7 +160,7 @@ class Body:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """Everything a renderer needs. centres: float [T, bodies, 2], x and y in [0, 1) on the torus."""
+  """Everything a renderer needs. centres: float [T, bodies, 2], x and y in widths; far outside [0, 1]: off stage."""
 
   bodies: tuple[Body, ...]
   background: np.ndarray
@@ -166,10 +168,7 @@ class Scene:
 
 
 def stage(appearance: Appearance, story: Story, frames: int, rng: np.random.Generator) -> Scene:
-  """One rendering: random places and phases, and a little of everything else.
-
-  The draws are the same in number and kind for every story, and the starts are uniform: see the module's first lines.
-  """
+  """One rendering: random places and pace, and a little of everything else; drawn alike for every story."""
   sizes = SIZES if len(appearance.things) == 1 else _SIZES_OF_TWO
   bodies = tuple(
     Body(
@@ -181,22 +180,46 @@ def stage(appearance: Appearance, story: Story, frames: int, rng: np.random.Gene
     for thing in appearance.things
   )
   background = np.clip(np.array(BACKGROUNDS[appearance.background]) + rng.uniform(-8, 8, 3), 0, 255)
-  start = rng.uniform(0, 1, (len(bodies), 2))
-  phase, turn, pace = rng.uniform(0, 2 * math.pi), rng.uniform(0.46, 0.54), rng.uniform(0.9, 1.08)
-  moved = _displacement(story, len(bodies), np.linspace(0, 1, frames), phase, turn, pace)
-  return Scene(bodies, background, (start + moved) % 1.0)
+  time = np.linspace(0, 1, frames)
+  draws = rng.uniform(-1, 1, (2, 3))
+  if len(story) == 1:
+    centres = _alone(story[0], time, draws[0])[:, None]
+  elif story[0].thing == story[1].thing:
+    centres = _two_legs(story, time, draws[0])[:, None]
+  else:
+    centres = _one_after_the_other(story, frames, draws)
+  return Scene(bodies, background, centres)
 
 
-def _displacement(story: Story, bodies: int, time: np.ndarray, phase: float, turn: float, pace: float) -> np.ndarray:
-  """[T, bodies, 2], in widths. turn: when the second event begins, as a share of the clip."""
-  result = np.zeros((len(time), bodies, 2))
-  spans = [(0.0, 1.0)] if len(story) == 1 else [(0.0, turn), (turn, 1.0)]
-  for event, (begin, end) in zip(story, spans, strict=True):
-    done = np.clip((time - begin) / (end - begin), 0, 1) * pace
-    if event.motion in STRAIGHT:
-      result[:, event.thing] += _WIDTHS[event.speed] * done[:, None] * np.array(STRAIGHT[event.motion])
-    else:
-      angle = phase + ROUND[event.motion] * _RADIANS[event.speed] * done
-      path = np.stack([np.cos(angle), np.sin(angle)], 1)
-      result[:, event.thing] += _CIRCLE * (path - [math.cos(phase), math.sin(phase)])
-  return result
+def _alone(event: Event, time: np.ndarray, draws: np.ndarray) -> np.ndarray:
+  """[T, 2]: one event over the whole clip, symmetric about its middle. draws: three of [-1, 1]."""
+  if event.motion in ROUND:
+    angle = -math.pi / 2 + 0.3 * draws[2] + ROUND[event.motion] * _RADIANS[event.speed] * (time - 0.5)
+    return 0.5 + 0.08 * draws[:2] + _CIRCLE * np.stack([np.cos(angle), np.sin(angle)], 1)
+  return _straight(event, time, _WIDTHS[event.speed] * (1 + 0.05 * draws[2]), draws)
+
+
+def _straight(event: Event, done: np.ndarray, widths: float, draws: np.ndarray) -> np.ndarray:
+  """[T, 2]: through the middle of the picture, give or take; further aside where that leaves the path straight."""
+  direction = np.array(STRAIGHT[event.motion])
+  aside = np.where(direction == 0, 0.25, 0.06)
+  return 0.5 + aside * draws[:2] + widths * (done[:, None] - 0.5) * direction
+
+
+def _two_legs(story: Story, time: np.ndarray, draws: np.ndarray) -> np.ndarray:
+  """[T, 2]: one object goes one way and then another, around the middle of the picture."""
+  legs = _LEG * np.array([STRAIGHT[event.motion] for event in story])
+  turn = 0.5 + 0.04 * draws[2]
+  done = np.stack([np.clip(time / turn, 0, 1), np.clip((time - turn) / (1 - turn), 0, 1)], 1)
+  return 0.5 - legs.sum(0) / 2 + 0.08 * draws[:2] + done @ legs
+
+
+def _one_after_the_other(story: Story, frames: int, draws: np.ndarray) -> np.ndarray:
+  """[T, 2, 2]: each object crosses the picture in its own half of the clip, and is off stage in the other."""
+  centres = np.full((frames, 2, 2), _OFF_STAGE)
+  half = frames // 2  # the middle frame, T / 2, is the first of the second event
+  for event, (begin, end) in zip(story, ((0, half), (half, frames)), strict=True):
+    # Half a frame in from both ends, so that an event looks the same in either place.
+    done = (np.arange(end - begin) + 0.5) / (end - begin)
+    centres[begin:end, event.thing] = _straight(event, done, _CROSSING, draws[event.thing])
+  return centres

@@ -35,9 +35,7 @@ def bpe_json(**changes):
   vocabulary.update(changes)
   merges = [("c", "a"), ("ca", "t</w>")]
   tokenizer = Tokenizer(
-    models.BPE(
-      vocabulary, merges, unk_token="<|endoftext|>", end_of_word_suffix="</w>", continuing_subword_prefix=""
-    )
+    models.BPE(vocabulary, merges, unk_token="<|endoftext|>", end_of_word_suffix="</w>", continuing_subword_prefix="")
   )
   tokenizer.normalizer = normalizers.Sequence(
     [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -48,9 +46,7 @@ def bpe_json(**changes):
   )
   start, end = (vocabulary[token] for token in ("<|startoftext|>", "<|endoftext|>"))
   tokenizer.post_processor = processors.RobertaProcessing(("<|endoftext|>", end), ("<|startoftext|>", start))
-  tokenizer.add_special_tokens(
-    [AddedToken("<|startoftext|>", special=True), AddedToken("<|endoftext|>", special=True)]
-  )
+  tokenizer.add_special_tokens([AddedToken("<|startoftext|>", special=True), AddedToken("<|endoftext|>", special=True)])
   tokenizer.enable_truncation(5)
   tokenizer.enable_padding(length=5, pad_id=3)
   return tokenizer.to_str()
@@ -83,9 +79,7 @@ def test_clip_ids_equal_the_reference(golden):
   for row, record in zip(expected, records, strict=True):
     row[: len(record["ids"])] = record["ids"]
   tokens = ClipTokenizer()([record["text"] for record in records], 70)
-  wrong = [
-    record["text"] for record, good in zip(records, (tokens == expected).all(axis=1), strict=True) if not good
-  ]
+  wrong = [record["text"] for record, good in zip(records, (tokens == expected).all(axis=1), strict=True) if not good]
   assert not wrong and tokens.dtype == np.int32
 
 
@@ -126,9 +120,7 @@ def test_a_special_token_kept_whole_by_the_splitter_never_counts():
   content = word_json(32)
   content["pre_tokenizer"] = {"type": "WhitespaceSplit"}
   tokenizer = JsonTokenizer(json.dumps(content))
-  np.testing.assert_array_equal(
-    *(tokenizer([text], 8) for text in ("a <|endoftext|> man <|startoftext|>", "a man"))
-  )
+  np.testing.assert_array_equal(*(tokenizer([text], 8) for text in ("a <|endoftext|> man <|startoftext|>", "a man")))
 
 
 def test_no_texts_give_no_rows(tokenizer):
@@ -178,9 +170,7 @@ def test_vocabulary_size_alone_fixes_the_end():
 
 
 def test_training_is_deterministic_and_reads_once():
-  texts = [
-    " ".join(np.random.default_rng(i).choice(["red", "blue", "dog", "man", "cat"], 7)) for i in range(40)
-  ]
+  texts = [" ".join(np.random.default_rng(i).choice(["red", "blue", "dog", "man", "cat"], 7)) for i in range(40)]
   trained = [WordTokenizer.train(source, 16) for source in (texts, iter(texts), reversed(texts))]
   assert len({pickle.dumps(tokenizer) for tokenizer in trained}) == 1
 
@@ -244,9 +234,7 @@ def unsuitable():
   }
 
 
-@pytest.mark.parametrize(
-  "case", ["empty", "no json", "no tokenizer", "binary", "no end", "end not last", "no unknown"]
-)
+@pytest.mark.parametrize("case", ["empty", "no json", "no tokenizer", "binary", "no end", "end not last", "no unknown"])
 def test_an_unsuitable_file_is_refused_by_name(tmp_path, case):
   content, message = unsuitable()[case]
   path = tmp_path / "chosen.json"

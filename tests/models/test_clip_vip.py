@@ -20,9 +20,7 @@ def test_features_equal_the_reference(golden, frames):
   data = golden("forward.npz")
   video = tiny.channels_last(data[f"T{frames}/video"])
   apply = jax.jit(tiny.model().apply)
-  video_features, text_features, _ = apply(
-    {"params": tiny.params(golden)}, video, data[f"T{frames}/input_ids"]
-  )
+  video_features, text_features, _ = apply({"params": tiny.params(golden)}, video, data[f"T{frames}/input_ids"])
   assert_close(video_features, data[f"T{frames}/video_features"])
   assert_close(text_features, data[f"T{frames}/text_features"])
 
@@ -39,9 +37,7 @@ def test_hidden_states_equal_the_reference(golden, tower):
     return result
 
   with nn.intercept_methods(record):
-    tiny.model().apply(
-      {"params": tiny.params(golden)}, tiny.channels_last(data["T4/video"]), data["T4/input_ids"]
-    )
+    tiny.model().apply({"params": tiny.params(golden)}, tiny.channels_last(data["T4/video"]), data["T4/input_ids"])
   # The reference masks padding; ours lets it compute what nothing reads.
   kept = data["T4/attention_mask"].astype(bool) if tower == "text" else np.s_[:]
   assert len(hidden) == 3
@@ -62,9 +58,7 @@ def test_a_clip_of_one_frame_through_plain_clip_is_mean_pooling_of_it(golden):
   video = tiny.channels_last(golden("meanpool.npz")["video"])[:, :1]
   params = {"params": tiny.params(golden, "clip_tiny.safetensors")}
   features = [
-    tiny.model(added_proxies=0, time_positions=0, temporal=temporal).apply(
-      params, video, method="embed_video"
-    )
+    tiny.model(added_proxies=0, time_positions=0, temporal=temporal).apply(params, video, method="embed_video")
     for temporal in ("proxies", "mean")
   ]
   assert_close(*features)

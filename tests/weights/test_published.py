@@ -37,7 +37,7 @@ def test_clip_starts_clip_vip_with_its_own_scale_and_keeps_what_clip_lacks():
   assert params["logit_scale"] == np.float32(4.60)
   for name, value in flat(random).items():
     same = np.array_equal(params[name], value)
-    constant = name == "logit_scale" or value.ndim == 1 and not np.any(value != value[0])
+    constant = name == "logit_scale" or (value.ndim == 1 and not np.any(value != value[0]))
     assert same == (name in initialize.ADDED) or constant, name
 
 
@@ -50,7 +50,10 @@ def test_a_clip_vip_checkpoint_keeps_its_own_scale(golden):
   ("change", "message"),
   [
     (lambda t: t.pop("text_projection.weight"), "text/projection/kernel is missing"),
-    (lambda t: t.update({"text_projection.weight": np.zeros((3, 4), np.float32)}), r"is \(4, 3\), the model's is \(48, 32\)"),
+    (
+      lambda t: t.update({"text_projection.weight": np.zeros((3, 4), np.float32)}),
+      r"is \(4, 3\), the model's is \(48, 32\)",
+    ),
     (lambda t: t.update({"vision_model.embeddings.added_cls": np.zeros((5, 64), np.float32)}), r"\(5, 64\)"),
     (
       lambda t: t.update({"text_model.encoder.layers.7.layer_norm1.bias": np.zeros(48, np.float32)}),

@@ -1,0 +1,240 @@
+"""Whole runs on a small corpus: results, resumption, and what stops a run."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from clipvip_jax import main, train
+from clipvip_jax.checkpoint import Checkpoints
+from clipvip_jax.errors import UserError
+from configs import post_pretrain
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+  """A folder with moving_shapes/smoke; built by the first run that asks for it."""
+  return tmp_path_factory.mktemp("corpora")
+
+
+def config(corpus, variant="smoke", **changes):
+  value = post_pretrain.get_config(variant)
+  with value.unlocked():
+    value.update_from_flattened_dict({"data.data_dir": str(corpus), **changes})
+  return value
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+  """A run of the smoke recipe."""
+  folder = tmp_path_factory.mktemp("runs") / "finished"
+  return folder, train.run(config(corpus), folder)
+
+
+def test_a_run_writes_results_that_say_what_made_them(finished):
+  folder, results = finished
+  assert json.loads((folder / "results.json").read_text()) == results
+  assert set(results["splits"]) == {"test", "test_unseen"}
+  test = results["splits"]["test"]
+  assert test["size"] == 32 and test["twins"]["count"] == 32
+  assert 0 <= test["missing_captions"] < 8
+  for protocol in ("plain", "dsl"):
+    for direction in ("text_to_video", "video_to_text"):
+      assert set(test[protocol][direction]) == {"R@1", "R@5", "R@10", "median_rank", "mean_rank"}
+  assert results["step"] == 12 and results["best_step"] in (6, 12)
+  assert results["config"]["optimizer"]["learning_rate"] == 1e-3
+  assert results["versions"]["jax"] == jax.__version__
+  assert results["corpus"]["name"] == "moving_shapes/smoke/1.0.0"
+  assert "JPEG" in results["corpus"]["pixels"]
+
+
+def test_a_run_can_be_looked_at(finished):
+  folder, _ = finished
+  page = (folder / "report.html").read_text()
+  assert page.count("data:image/jpeg") >= 4 * 5
+  assert list(folder.glob("events.out.tfevents.*"))
+  rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  assert [row["step"] for row in rows if row["kind"] == "train"] == [3, 6, 9, 12]
+  assert [row["step"] for row in rows if row["kind"] == "eval"] == [6, 12]
+
+
+def test_the_best_checkpoint_is_the_one_of_the_results(finished):
+  folder, results = finished
+  rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  scores = {row["step"]: row["metrics"]["plain"]["text_to_video"]["R@1"] for row in rows if row["kind"] == "eval"}
+  best = max(scores, key=lambda step: (scores[step], step))
+  assert results["best_step"] == best == Checkpoints(folder / "checkpoints", 3).best_step()
+
+
+def test_a_finished_run_run_again_trains_no_more_and_gives_the_same(finished, corpus):
+  folder, results = finished
+  before = (folder / "metrics.jsonl").read_bytes()
+  assert train.run(config(corpus), folder) == results
+  assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_config_in_the_same_folder_is_refused_and_changes_nothing(finished, corpus):
+  folder, _ = finished
+  before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+  with pytest.raises(UserError, match=r"seed: 0 there, 1 now"):
+    train.run(config(corpus, seed=1), folder)
+  assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(corpus, tmp_path):
+  # The first update of the warm-up throws the parameters away, so the second loss is no number.
+  bad = config(corpus, **{"optimizer.learning_rate": 1e38, "train.checkpoint_every": 1})
+  with pytest.raises(UserError, match=r"step 2: loss nan.*step 1\. Records of the batch: train_\d+(, train_\d+){15}\."):
+    train.run(bad, tmp_path / "run")
+  assert Checkpoints(tmp_path / "run" / "checkpoints", 3).steps() == [1]
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"loss": "vsc_cf"}, r"loss='vsc_cf'.*vsc_fc"),
+    ({"train.batch_size": 12}, r"train\.batch_size=12.*8 devices.*8 and 16"),
+    ({"evaluate.batch_size": 4}, r"evaluate\.batch_size=4"),
+    ({"optimizer.schedule": "cosin"}, "cosine"),
+    ({"model.patch_size": 7}, "patch_size"),
+    ({"data.text_length": 40}, r"data\.text_length=40.*positions=32"),
+    ({"data.num_frames": 0}, r"data\.num_frames=0"),
+    ({"train.eval_every": 0}, r"train\.eval_every=0"),
+    ({"host.num_workers": -1}, r"host\.num_workers=-1"),
+    ({"init_from": "nowhere.safetensors"}, r"nowhere\.safetensors.*no such file"),
+    ({"data.name": "moving_shape"}, r"moving_shape.*there are: moving_shapes"),
+    ({"data.config": "huge"}, r"huge.*allowed: demo, smoke"),
+    ({"data.prepare": False, "data.data_dir": "nowhere"}, r"is not in nowhere.*--config\.data\.prepare=True"),
+    ({"data.train_split": "tran"}, r"tran.*train, validation"),
+    ({"evaluate.final_splits": ("tets",)}, r"tets"),
+    ({"evaluate.query": "descripton"}, r"descripton.*description"),
+    ({"data.subtitle": "speech"}, r"speech.*subtitle"),
+    ({"data.tokenizer": "clip"}, r"49408 tokens.*vocab_size is 512"),
+    ({"data.tokenizer": "none.json"}, r"none\.json"),
+  ],
+  ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_bad_input_is_refused_before_anything_is_compiled(corpus, finished, tmp_path, changes, message, monkeypatch):
+  monkeypatch.setattr(train, "init_state", lambda *_: pytest.fail("came as far as the model"))
+  with pytest.raises(UserError, match=message):
+    train.run(config(corpus, **changes), tmp_path / "run")
+
+
+# Below: processes of their own, as a user starts them.
+
+
+def command(corpus, folder, *overrides):
+  return [
+    sys.executable,
+    "-m",
+    "clipvip_jax.main",
+    "--config=configs/post_pretrain.py:smoke",
+    f"--workdir={folder}",
+    f"--config.data.data_dir={corpus}",
+    "--config.train.num_steps=40",
+    "--config.train.eval_every=20",
+    "--config.train.checkpoint_every=4",
+    "--config.host.log_every=1",
+    *overrides,
+  ]
+
+
+def run_until(text, arguments):
+  """Starts a run, and returns it once its output holds `text`."""
+  process = subprocess.Popen(
+    arguments,
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env={**os.environ, "PYTHONUNBUFFERED": "1"},
+  )
+  seen = []
+  for line in process.stdout:
+    seen.append(line)
+    if text in line:
+      return process, seen
+  raise AssertionError(f"{text!r} never came:\n{''.join(seen)}")
+
+
+def finish(process):
+  output = process.stdout.read()
+  return process.wait(timeout=300), output
+
+
+def final_state(folder):
+  """Every array of the last checkpoint."""
+  checkpoints = Checkpoints(folder / "checkpoints", 3)
+  manager = checkpoints._manager
+  restored = manager.restore(40, args=train_args())
+  return jax.tree.leaves(restored["state"])
+
+
+def train_args():
+  import orbax.checkpoint as ocp
+
+  return ocp.args.Composite(state=ocp.args.StandardRestore())
+
+
+def test_terminated_and_killed_and_cut_the_run_ends_as_an_unbroken_one_bit_for_bit(finished, corpus, tmp_path):
+  unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+  done = subprocess.run(command(corpus, unbroken), cwd=ROOT, capture_output=True, text=True, timeout=300)
+  assert done.returncode == 0, done.stderr
+
+  process, _ = run_until("step 7/40", command(corpus, broken))
+  process.send_signal(signal.SIGTERM)
+  code, output = finish(process)
+  assert code == main.TERMINATED and "SIGTERM: saved step" in output and "Traceback" not in output, output
+
+  process, seen = run_until("step 22/40", command(corpus, broken))
+  assert any("going on from the checkpoint of step" in line for line in seen)
+  process.kill()
+  finish(process)
+
+  newest = max((broken / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+  for file in newest.rglob("*"):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[:10])
+  done = subprocess.run(command(corpus, broken), cwd=ROOT, capture_output=True, text=True, timeout=300)
+  assert done.returncode == 0, done.stderr
+  assert f"checkpoint {newest.name} in" in done.stdout and "falling back" in done.stdout, done.stdout
+
+  for name in ("results.json", "report.html", "metrics.jsonl", "tokenizer.json"):
+    assert (broken / name).read_bytes() == (unbroken / name).read_bytes(), name
+  for a, b in zip(final_state(unbroken), final_state(broken), strict=True):
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--config=configs/post_pretrain.py:smok"], r"unknown variant 'smok'; this recipe has: b32, b16"),
+    (["--config=configs/post_pretrane.py"], "post_pretrane.py"),
+    (["--config=configs/post_pretrain.py", "--config.optimizer.learning_rat=1"], "learning_rat"),
+    (["--config=configs/post_pretrain.py", "--config.train.batch_size=many"], "many"),
+    (["--config=configs/post_pretrain.py", "--wrokdir=x"], "workdir"),
+    (["--config=configs/post_pretrain.py", "stray"], "stray"),
+    (["--config=configs/post_pretrain.py"], "--workdir is missing"),
+    ([], "--config is missing"),
+    (["--config=configs/post_pretrain.py", "--workdir=build/never"], "clip-vit-base-patch32"),
+    (["--config=configs/post_pretrain.py:demo", "--workdir=README.md"], "is a file"),
+  ],
+  ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_a_wrong_command_ends_with_one_plain_line(arguments, message):
+  done = subprocess.run(
+    [sys.executable, "-m", "clipvip_jax.main", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
+  )
+  assert done.returncode == 2, done.stderr
+  assert "Traceback" not in done.stderr, done.stderr
+  (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+  assert message in line
+  assert not (ROOT / "build" / "never").exists()
