@@ -11,7 +11,9 @@ def show(*, speak: bool = True) -> None:
   """Prints `log` to standard output; only warnings where `speak` is false, as in all but one process of a launch."""
   from absl import logging as absl_logging
 
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow, which writes TensorBoard's files, on CPU features
+  # TensorFlow, which writes TensorBoard's files, speaks of the CPU.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS narrate through absl
   handler = logging.StreamHandler(sys.stdout)
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

@@ -33,6 +33,7 @@ def model_b32() -> ConfigDict:
       "embed_dim": 512,
       "activation": "quick_gelu",  # OpenAI's weights; "gelu" for LAION's
       "dtype": "bfloat16",  # compute; parameters are float32
+      "embedding_init": "clip",  # or "scratch", where training starts from random weights
       "temporal": "proxies",  # or "mean": the mean-pooling baseline
       "vision": {
         "width": 768,
@@ -41,7 +42,6 @@ def model_b32() -> ConfigDict:
         "mlp": 3072,
         "added_proxies": 3,  # besides CLIP's class token
         "time_positions": 12,  # rows of the time embedding; 0: none
-        "embedding_init": "clip",  # or "sincos", where training starts from random weights
       },
       "text": {"vocab_size": 49408, "positions": 77, "width": 512, "layers": 12, "heads": 8, "mlp": 2048},
     }

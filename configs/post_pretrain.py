@@ -52,7 +52,8 @@ def demo(config: ConfigDict) -> None:
       "patch_size": 8,
       "embed_dim": 128,
       "dtype": "float32",
-      "vision": {"width": 128, "layers": 3, "heads": 4, "mlp": 512, "time_positions": 6, "embedding_init": "sincos"},
+      "embedding_init": "scratch",
+      "vision": {"width": 128, "layers": 3, "heads": 4, "mlp": 512, "time_positions": 6},
       "text": {"vocab_size": 512, "positions": 32, "width": 128, "layers": 2, "heads": 4, "mlp": 512},
     }
   )
@@ -66,7 +67,7 @@ def demo(config: ConfigDict) -> None:
       "tokenizer": "words",
     }
   )
-  config.optimizer.learning_rate = 1e-3
+  config.optimizer.update({"learning_rate": 2e-3, "warmup_ratio": 0.1})
   config.train.update({"batch_size": 64, "num_steps": 1000, "eval_every": 200, "checkpoint_every": 200})
   config.evaluate.update({"final_splits": ("test", "test_unseen"), "batch_size": 64})
   config.host.update({"num_workers": 0, "log_every": 20})

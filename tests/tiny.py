@@ -1,5 +1,7 @@
 """The tiny model of the reference numbers."""
 
+import functools
+
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -17,6 +19,7 @@ def config(added_proxies=3, time_positions=4, **overrides) -> ConfigDict:
       "embed_dim": 32,
       "activation": "quick_gelu",
       "dtype": "float32",
+      "embedding_init": "clip",
       "temporal": "proxies",
       "vision": {
         "width": 64,
@@ -25,7 +28,6 @@ def config(added_proxies=3, time_positions=4, **overrides) -> ConfigDict:
         "mlp": 128,
         "added_proxies": added_proxies,
         "time_positions": time_positions,
-        "embedding_init": "clip",
       },
       "text": {"vocab_size": 100, "positions": 16, "width": 48, "layers": 2, "heads": 4, "mlp": 96},
       **overrides,
@@ -38,6 +40,7 @@ def model(**overrides):
   return clip_vip.from_config(config(**overrides))
 
 
+@functools.cache  # compiling the initialisers takes seconds
 def random_params(net, frames=2, seed=0):
   """Freshly initialised parameters."""
   video, ids = np.zeros((1, frames, 32, 32, 3), np.float32), np.zeros((1, 4), np.int32)

@@ -62,14 +62,18 @@ def from_config(config: Any) -> ClipVip:
     width, heads = config[tower].width, config[tower].heads
     if width % heads:
       raise UserError(f"model.{tower}.width={width} is no multiple of model.{tower}.heads={heads}")
-  for field, allowed in (("temporal", TEMPORAL), ("activation", ACTIVATIONS), ("dtype", DTYPES)):
+  for field, allowed in (
+    ("temporal", TEMPORAL),
+    ("activation", ACTIVATIONS),
+    ("dtype", DTYPES),
+    ("embedding_init", EMBEDDING_INITS),
+  ):
     if config[field] not in allowed:
       raise UserError(f"model.{field}={config[field]!r} is unknown; allowed: {', '.join(allowed)}")
-  if (init := config.vision.embedding_init) not in EMBEDDING_INITS:
-    raise UserError(f"model.vision.embedding_init={init!r} is unknown; allowed: {', '.join(EMBEDDING_INITS)}")
   shared = {
     "embed_dim": config.embed_dim,
     "activation": config.activation,
+    "embedding_init": config.embedding_init,
     "dtype": jnp.dtype(config.dtype),
   }
   vision = VisionTower(image_size=config.image_size, patch_size=config.patch_size, **config.vision.to_dict(), **shared)

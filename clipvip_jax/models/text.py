@@ -9,6 +9,13 @@ from jaxtyping import Array, Float, Int
 from clipvip_jax.models.proxy_attention import causal
 from clipvip_jax.models.transformer import TokenDense, Transformer, layer_norm
 
+# How the embeddings of tokens and positions start. "clip": as CLIP's. "scratch": large, for random weights; a single
+# word that tells two texts apart is then heard from the start, also by a small model.
+EMBEDDING_INITS = {
+  "clip": (nn.initializers.normal(0.02), nn.initializers.normal(0.01)),
+  "scratch": (nn.initializers.normal(1.0), nn.initializers.normal(0.2)),
+}
+
 
 class TextTower(nn.Module):
   """Token ids [B, S] -> features [B, E], not yet of unit length.
@@ -25,15 +32,16 @@ class TextTower(nn.Module):
   mlp: int
   embed_dim: int
   activation: str
+  embedding_init: str  # a key of EMBEDDING_INITS
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, ids: Int[Array, "b s"]) -> Float[Array, "b e"]:
     if ids.shape[1] > self.positions:
       raise ValueError(f"texts of {ids.shape[1]} tokens, but the text tower has {self.positions} positions")
-    normal = nn.initializers.normal
-    embedding = self.param("token_embedding", normal(0.02), (self.vocab_size, self.width))
-    position = self.param("position_embedding", normal(0.01), (self.positions, self.width))
+    token_init, position_init = EMBEDDING_INITS[self.embedding_init]
+    embedding = self.param("token_embedding", token_init, (self.vocab_size, self.width))
+    position = self.param("position_embedding", position_init, (self.positions, self.width))
     tokens = (embedding[ids] + position[: ids.shape[1]]).astype(self.dtype)
     transformer = Transformer(self.layers, self.heads, self.mlp, self.activation, self.dtype, name="transformer")
     tokens = layer_norm(self.dtype, "final_norm")(transformer(tokens, causal))

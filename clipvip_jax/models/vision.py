@@ -52,11 +52,11 @@ def sincos_time(key, shape, dtype=jnp.float32) -> Float[Array, "t d"]:
 
 
 # How the embeddings of position and of time start. "clip": as CLIP's, and time at zero, which leaves loaded weights'
-# features as they were. "sincos": for random weights; neighbours in space and time start alike, without which a small
-# model takes long to see that things move.
+# features as they were. "scratch": waves, for random weights; neighbours in space and time start alike, without which
+# a small model takes long to see that things move.
 EMBEDDING_INITS = {
   "clip": (nn.initializers.variance_scaling(1.0, "fan_out", "normal"), nn.initializers.zeros),
-  "sincos": (sincos_position, sincos_time),
+  "scratch": (sincos_position, sincos_time),
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.moving_shapes.scenes import Appearance, Event, Story, Thing
+from data.moving_shapes.scenes import Appearance, Event, Mark, Story, Thing
 
 MAX_SUBTITLE_WORDS = 28
 
@@ -24,32 +24,21 @@ _MOVES = {
 }
 # As people say it. Each keeps a word of the clean phrase, so that a small model carries over from one to the other.
 _SPOKEN = {
-  "right": ("moving to the right", "heading over to the right", "going right", "drifting to the right side"),
-  "left": ("moving to the left", "heading over to the left", "going left", "drifting to the left side"),
-  "up": ("moving up", "going up", "rising up", "heading up to the top"),
-  "down": ("moving down", "going down", "falling down", "heading down to the bottom"),
-  "up-right": ("moving up to the right", "going up and right", "heading up to the right corner"),
-  "up-left": ("moving up to the left", "going up and left", "heading up to the left corner"),
-  "down-right": ("moving down to the right", "going down and right", "heading down to the right corner"),
-  "down-left": ("moving down to the left", "going down and left", "heading down to the left corner"),
-  "clockwise": ("going around clockwise", "circling clockwise", "turning around clockwise"),
-  "counterclockwise": (
-    "going around counterclockwise",
-    "circling counterclockwise",
-    "turning around counterclockwise",
-  ),
+  "right": ("moving to the right", "going to the right"),
+  "left": ("moving to the left", "going to the left"),
+  "up": ("moving up", "going up"),
+  "down": ("moving down", "going down"),
+  "up-right": ("moving up to the right", "going up to the right"),
+  "up-left": ("moving up to the left", "going up to the left"),
+  "down-right": ("moving down to the right", "going down to the right"),
+  "down-left": ("moving down to the left", "going down to the left"),
+  "clockwise": ("going around clockwise", "circling clockwise"),
+  "counterclockwise": ("going around counterclockwise", "circling counterclockwise"),
 }
-_SPOKEN_SPEED = {
-  "slowly": ("slowly", "really slowly", "kind of slowly", "very slow"),
-  "quickly": ("quickly", "really quickly", "pretty quickly", "very quick"),
-  "": ("",),
-}
+_SPOKEN_SPEED = {"slowly": ("slowly", "really slowly"), "quickly": ("quickly", "really quickly"), "": ("",)}
 _OPENINGS = (
-  "",
-  "",
   "okay so now uh",
   "um",
-  "alright so",
   "and here",
   "you know",
   "look at this",
@@ -61,7 +50,7 @@ _OPENINGS = (
   "let me show you",
   "well",
 )
-_ENDINGS = ("", "", "", "you see", "i think", "like so", "right there", "guys", "isn't that cool", "again", "uh huh")
+_ENDINGS = ("you see", "i think", "like so", "guys", "isn't that cool", "again", "uh huh")
 _JOINTS = ("and then", "then", "and after that", "and uh then", "and next")
 _ELSEWHERE = (
   "don't forget to subscribe and hit the bell",
@@ -94,11 +83,25 @@ def description(appearance: Appearance, story: Story) -> str:
   return f"first {one} {first} then {two} {_move(story[1])} {where}"
 
 
-def caption(appearance: Appearance, story: Story, rng: np.random.Generator) -> str:
-  """What the middle frame shows, never what moves: of two objects, that which is on stage then; "" for one in 20."""
+def caption(
+  appearance: Appearance, story: Story, place: tuple[float, float], mark: Mark, rng: np.random.Generator
+) -> str:
+  """What the middle frame shows and where, never what moves: of two objects, that which is on stage then.
+
+  place: x and y of its centre, in widths. "" for about one clip in 20.
+  """
   opening = rng.choice(["", "there is ", "a picture of "])
-  text = f"{opening}{_named(appearance.things[story[-1].thing])} on a {appearance.background} background"
+  thing = _named(appearance.things[story[-1].thing])
+  dot = f"with a {mark.colour} dot at the {mark.column} {mark.row}"
+  text = f"{opening}{thing} {_where(*place)} on a {appearance.background} background {dot}"
   return "" if rng.random() < _CAPTIONLESS else text
+
+
+def _where(x: float, y: float) -> str:
+  """Without "left" and "right", which in all other texts are directions."""
+  row = "near the top" if y < 0.42 else "near the bottom" if y > 0.58 else ""
+  side = "at the side" if abs(x - 0.5) > 0.1 else ""
+  return f"{row} {side}".strip() or "in the centre"
 
 
 def subtitle(
@@ -125,10 +128,11 @@ def _chat(appearance: Appearance, story: Story, rng: np.random.Generator) -> str
     if rng.random() < 0.3:
       clauses.insert(0, "first")
   words = " ".join(clauses).split()
-  if rng.random() < 0.15:  # a stutter
+  if rng.random() < 0.05:  # a stutter
     where = int(rng.integers(len(words)))
     words.insert(where, words[where])
-  opening, ending = _pick(_OPENINGS, rng).split(), _pick(_ENDINGS, rng).split()
+  opening = _pick(_OPENINGS, rng).split() if rng.random() < 0.4 else []
+  ending = _pick(_ENDINGS, rng).split() if rng.random() < 0.2 else []
   # Fillers give way where the story itself is long.
   whole = opening + words + ending
   return " ".join(whole if len(whole) <= MAX_SUBTITLE_WORDS else words[:MAX_SUBTITLE_WORDS])
@@ -136,16 +140,17 @@ def _chat(appearance: Appearance, story: Story, rng: np.random.Generator) -> str
 
 def _clause(thing: Thing | None, event: Event, rng: np.random.Generator) -> str:
   """thing None: "it", spoken of before."""
-  verb = _pick(("is", "is", "is", "'s like", "keeps", ""), rng)  # speech drops words
-  who = "it" if thing is None else f"{_pick(('the', 'the', 'this', 'that', 'our'), rng)} {_casual(thing, rng)}"
-  subject = f"{who}{verb}" if verb.startswith("'") else f"{who} {verb}"
-  return " ".join([subject, _pick(_SPOKEN[event.motion], rng), _pick(_SPOKEN_SPEED[event.speed], rng)]).strip()
+  verb = _pick(("is", "is", "is", "is", ""), rng)  # speech drops words
+  who = "it" if thing is None else f"{_pick(('the', 'the', 'the', 'this'), rng)} {_casual(thing, rng)}"
+  return " ".join(
+    [f"{who} {verb}".strip(), _pick(_SPOKEN[event.motion], rng), _pick(_SPOKEN_SPEED[event.speed], rng)]
+  ).strip()
 
 
 def _casual(thing: Thing, rng: np.random.Generator) -> str:
   """Colour and shape, and at times the rest."""
-  size = f"{thing.size} " if rng.random() < 0.3 else ""
-  texture = f"{thing.texture} " if thing.texture != "plain" and rng.random() < 0.4 else ""
+  size = f"{thing.size} " if rng.random() < 0.5 else ""
+  texture = f"{thing.texture} " if thing.texture != "plain" and rng.random() < 0.5 else ""
   return f"{size}{thing.colour} {texture}{thing.shape}"
 
 

@@ -31,7 +31,7 @@ class MovingShapesConfig(tfds.core.BuilderConfig):
   short_side: int = 64
   quantiser: int = 18
   jpeg_quality: int = 92
-  appearances: int = 48
+  appearances: int = 32
   story_pairs: int = 12
   seen_pairs: int = 8
   renderings: int = 8
@@ -44,7 +44,7 @@ class MovingShapesConfig(tfds.core.BuilderConfig):
   def plan(self) -> Plan:
     """Raises UserError for numbers that fit no corpus."""
     clips = {"validation": self.validation, "test": self.test, "test_unseen": self.test_unseen}
-    return Plan(self.seed, self.appearances, self.story_pairs, self.seen_pairs, self.renderings, clips)
+    return Plan(self.seed, self.appearances, self.story_pairs, self.seen_pairs, self.renderings, clips, self.frames)
 
   def format(self) -> videos.Format:
     """Raises UserError for what H.264 or JPEG cannot do."""

@@ -37,6 +37,7 @@ class Plan:
 
   appearances, half of them of one object and half of two, each meet `story_pairs` twin pairs of stories, of which
   `seen_pairs` are trained on, `renderings` times each direction. clips: of each split but train, twins in pairs.
+  frames: of a clip.
   """
 
   seed: int
@@ -45,6 +46,7 @@ class Plan:
   seen_pairs: int
   renderings: int
   clips: dict[str, int]
+  frames: int = 20
 
   def __post_init__(self):
     most = min(len(scenes.ONE_THING), len(scenes.TWO_THINGS))
@@ -99,15 +101,22 @@ class Plan:
     story: scenes.Story,
     others: list[tuple[scenes.Appearance, scenes.Story]],
   ) -> Clip:
-    key = (self.seed, SPLITS.index(split), number)
-    rng = np.random.default_rng((*key, _TEXT))
+    place = (self.seed, SPLITS.index(split), number)
+    key, rng = (*place, _SCENE), np.random.default_rng((*place, _TEXT))
     return Clip(
       id=f"{split}_{number:05d}",
       appearance=appearance,
       story=story,
-      key=(*key, _SCENE),
+      key=key,
       subtitle=language.subtitle(appearance, story, others, rng),
-      caption=language.caption(appearance, story, rng),
+      caption=self._caption(appearance, story, key, rng),
       description=language.description(appearance, story),
       twin="" if split == "train" else f"{split}_{number ^ 1:05d}",
     )
+
+  def _caption(
+    self, appearance: scenes.Appearance, story: scenes.Story, key: tuple[int, ...], rng: np.random.Generator
+  ) -> str:
+    scene = scenes.stage(appearance, story, self.frames, np.random.default_rng(key))
+    x, y = scene.centres[self.frames // 2, story[-1].thing]
+    return language.caption(appearance, story, (float(x), float(y)), scene.mark, rng)

@@ -50,6 +50,9 @@ _RADIANS = {"slowly": 2.2, "quickly": 4.5}
 _LEG = 0.56  # of one object that does two things, in widths
 _CROSSING = 1.0  # of two objects, one after the other, from edge to edge
 _CIRCLE = 0.24  # radius of a circular path, in widths
+MARK_ROWS = {"top": 0.07, "bottom": 0.93}
+MARK_COLUMNS = {"near": 0.07, "central": 0.5, "far": 0.93}
+MARK_RADIUS = 0.055
 _OFF_STAGE = -9.0  # where nothing can be seen of any object
 
 
@@ -159,12 +162,22 @@ class Body:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mark:
+  """A small dot that stays where it is: what only captions speak of, as they do of all that is seen and not meant."""
+
+  colour: str
+  row: str  # a key of MARK_ROWS
+  column: str  # a key of MARK_COLUMNS
+
+
+@dataclasses.dataclass(frozen=True)
 class Scene:
   """Everything a renderer needs. centres: float [T, bodies, 2], x and y in widths; far outside [0, 1]: off stage."""
 
   bodies: tuple[Body, ...]
   background: np.ndarray
   centres: np.ndarray
+  mark: Mark
 
 
 def stage(appearance: Appearance, story: Story, frames: int, rng: np.random.Generator) -> Scene:
@@ -188,7 +201,12 @@ def stage(appearance: Appearance, story: Story, frames: int, rng: np.random.Gene
     centres = _two_legs(story, time, draws[0])[:, None]
   else:
     centres = _one_after_the_other(story, frames, draws)
-  return Scene(bodies, background, centres)
+  return Scene(bodies, background, centres, _mark(rng))
+
+
+def _mark(rng: np.random.Generator) -> Mark:
+  colour, row, column = (str(rng.choice(list(names))) for names in (COLOURS, MARK_ROWS, MARK_COLUMNS))
+  return Mark(colour, row, column)
 
 
 def _alone(event: Event, time: np.ndarray, draws: np.ndarray) -> np.ndarray:
