@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.moving_shapes.scenes import Appearance, Event, Mark, Story, Thing
+from data.moving_shapes.scenes import Appearance, Bars, Event, Story, Thing
 
 MAX_SUBTITLE_WORDS = 28
 
@@ -84,7 +84,7 @@ def description(appearance: Appearance, story: Story) -> str:
 
 
 def caption(
-  appearance: Appearance, story: Story, place: tuple[float, float], mark: Mark, rng: np.random.Generator
+  appearance: Appearance, story: Story, place: tuple[float, float], bars: Bars, rng: np.random.Generator
 ) -> str:
   """What the middle frame shows and where, never what moves: of two objects, that which is on stage then.
 
@@ -92,8 +92,8 @@ def caption(
   """
   opening = rng.choice(["", "there is ", "a picture of "])
   thing = _named(appearance.things[story[-1].thing])
-  dot = f"with a {mark.colour} dot at the {mark.column} {mark.row}"
-  text = f"{opening}{thing} {_where(*place)} on a {appearance.background} background {dot}"
+  ends = f"with a {bars.top} bar above and a {bars.bottom} bar below"
+  text = f"{opening}{thing} {_where(*place)} on a {appearance.background} background {ends}"
   return "" if rng.random() < _CAPTIONLESS else text
 
 

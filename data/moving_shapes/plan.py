@@ -119,4 +119,4 @@ class Plan:
   ) -> str:
     scene = scenes.stage(appearance, story, self.frames, np.random.default_rng(key))
     x, y = scene.centres[self.frames // 2, story[-1].thing]
-    return language.caption(appearance, story, (float(x), float(y)), scene.mark, rng)
+    return language.caption(appearance, story, (float(x), float(y)), scene.bars, rng)

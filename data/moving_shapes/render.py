@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.moving_shapes.scenes import COLOURS, MARK_COLUMNS, MARK_RADIUS, MARK_ROWS, Body, Mark, Scene
+from data.moving_shapes.scenes import BAR, COLOURS, Body, Scene
 
 
 def render(scene: Scene, side: int) -> np.ndarray:
@@ -21,17 +21,10 @@ def render(scene: Scene, side: int) -> np.ndarray:
     for channel in range(3):  # one at a time is quicker than [T, H, W, 3]
       plane = picture[channel]
       plane += cover * (np.float32(body.colour[channel]) * shade - plane)
-  _dot(picture, scene.mark, pixels)
+  bar = round(BAR * side)
+  for rows, colour in ((np.s_[:bar], scene.bars.top), (np.s_[-bar:], scene.bars.bottom)):
+    picture[:, :, rows] = np.array(COLOURS[colour], np.float32)[:, None, None, None]
   return np.ascontiguousarray(np.rint(picture).astype(np.uint8).transpose(1, 2, 3, 0))
-
-
-def _dot(picture: np.ndarray, mark: Mark, pixels: np.ndarray) -> None:
-  """Draws the mark into [3, T, side, side]. pixels: their centres along one axis, in widths."""
-  side = len(pixels)
-  x = (pixels[None, None, :] - np.float32(MARK_COLUMNS[mark.column])) * side
-  y = (pixels[None, :, None] - np.float32(MARK_ROWS[mark.row])) * side
-  cover = np.clip(0.5 - _distance("circle", x, y, np.float32(MARK_RADIUS * side)), 0, 1)
-  picture += cover[None] * (np.array(COLOURS[mark.colour], np.float32)[:, None, None, None] - picture)
 
 
 def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.float32) -> np.ndarray:

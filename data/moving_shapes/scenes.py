@@ -50,9 +50,7 @@ _RADIANS = {"slowly": 2.2, "quickly": 4.5}
 _LEG = 0.56  # of one object that does two things, in widths
 _CROSSING = 1.0  # of two objects, one after the other, from edge to edge
 _CIRCLE = 0.24  # radius of a circular path, in widths
-MARK_ROWS = {"top": 0.07, "bottom": 0.93}
-MARK_COLUMNS = {"near": 0.07, "central": 0.5, "far": 0.93}
-MARK_RADIUS = 0.055
+BAR = 0.09  # height of the bars along the top and the bottom, in widths
 _OFF_STAGE = -9.0  # where nothing can be seen of any object
 
 
@@ -162,12 +160,11 @@ class Body:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mark:
-  """A small dot that stays where it is: what only captions speak of, as they do of all that is seen and not meant."""
+class Bars:
+  """Colours of the bars along the top and the bottom: what only captions speak of, as they do of much that is seen."""
 
-  colour: str
-  row: str  # a key of MARK_ROWS
-  column: str  # a key of MARK_COLUMNS
+  top: str
+  bottom: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +174,7 @@ class Scene:
   bodies: tuple[Body, ...]
   background: np.ndarray
   centres: np.ndarray
-  mark: Mark
+  bars: Bars
 
 
 def stage(appearance: Appearance, story: Story, frames: int, rng: np.random.Generator) -> Scene:
@@ -201,12 +198,8 @@ def stage(appearance: Appearance, story: Story, frames: int, rng: np.random.Gene
     centres = _two_legs(story, time, draws[0])[:, None]
   else:
     centres = _one_after_the_other(story, frames, draws)
-  return Scene(bodies, background, centres, _mark(rng))
-
-
-def _mark(rng: np.random.Generator) -> Mark:
-  colour, row, column = (str(rng.choice(list(names))) for names in (COLOURS, MARK_ROWS, MARK_COLUMNS))
-  return Mark(colour, row, column)
+  top, bottom = (str(colour) for colour in rng.choice(list(COLOURS), 2))
+  return Scene(bodies, background, centres, Bars(top, bottom))
 
 
 def _alone(event: Event, time: np.ndarray, draws: np.ndarray) -> np.ndarray:
