@@ -4,6 +4,7 @@ Kept are the newest few and the best by plain text-to-video R@1. A checkpoint is
 renamed when whole; one that is damaged later is put aside, and the run goes on from the one before it.
 """
 
+import json
 import pathlib
 import shutil
 
@@ -46,11 +47,24 @@ class Checkpoints:
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
+    """A manager of the folder's checkpoints, without those whose score is damaged, which it could not even list."""
+    self._move_aside([step for step in self._on_disk() if not self._has_whole_score(step)])
     return ocp.CheckpointManager(
       self._directory,
       options=self._options,
       item_names=("state", "data"),
     )
+
+  def _on_disk(self) -> list[int]:
+    folders = self._directory.glob("[0-9]*") if self._directory.exists() else []
+    return [int(folder.name) for folder in folders if folder.name.isdigit()]
+
+  def _has_whole_score(self, step: int) -> bool:
+    path = self._directory / str(step) / "metrics" / "metrics"
+    try:
+      return SCORE in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+      return False
 
   def steps(self) -> list[int]:
     """Steps that have a checkpoint, oldest first."""
@@ -119,12 +133,16 @@ class Checkpoints:
     return None
 
   def _put_aside(self, steps: list[int]) -> None:
+    """Opens the folder anew without the damaged checkpoints."""
+    if steps:
+      self._manager.close()
+      self._move_aside(steps)
+      self._manager = self._open()
+
+  def _move_aside(self, steps: list[int]) -> None:
     """Moves damaged checkpoints out of the way of new ones, without deleting them."""
-    if not steps:
-      return
-    self._manager.close()
     aside = self._directory.with_name("damaged_checkpoints")
-    if jax.process_index() == 0:
+    if steps and jax.process_index() == 0:
       aside.mkdir(exist_ok=True)
       for step in steps:
         target = aside / str(step)
@@ -132,7 +150,6 @@ class Checkpoints:
           shutil.rmtree(target)
         (self._directory / str(step)).rename(target)
         log.warning("moved the damaged checkpoint of step %d to %s", step, target)
-    self._manager = self._open()
 
   def close(self) -> None:
     """Waits for the last write.

@@ -32,7 +32,7 @@ def test_what_cannot_change_a_result_may_change(tmp_path):
 
 
 def test_another_config_is_refused_with_both_values(tmp_path):
-  with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.001 there, 0\.1 now.*--workdir"):
+  with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.002 there, 0\.1 now.*--workdir"):
     workdir.check_config(claimed(tmp_path), config(**{"optimizer.learning_rate": 0.1}))
 
 
