@@ -34,8 +34,10 @@ def parse_flags(argv: list[str]) -> list[str]:
   """
   try:
     rest = flags.FLAGS(argv)
+    getattr(_CONFIG.value, "seed", None)  # a recipe that cannot be read says so on its first use
   except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, ImportError, SyntaxError) as error:
-    raise UserError(str(error).strip().strip('"')) from error
+    # An error within a recipe comes with its traceback; the last line says what is wrong.
+    raise UserError(str(error).strip().splitlines()[-1].strip('"')) from error
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}; see --help")
   for flag in (_CONFIG, _WORKDIR):

@@ -199,7 +199,8 @@ def test_terminated_and_killed_and_cut_the_run_ends_as_an_unbroken_one_bit_for_b
   process.kill()
   finish(process)
 
-  newest = max((broken / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+  whole = [path for path in (broken / "checkpoints").iterdir() if path.name.isdigit()]
+  newest = max(whole, key=lambda path: int(path.name))
   for file in newest.rglob("*"):
     if file.is_file():
       file.write_bytes(file.read_bytes()[:10])
