@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.moving_shapes.scenes import Appearance, Bars, Event, Story, Thing
+from data.moving_shapes.scenes import Appearance, Event, Scene, Story, Thing
 
 MAX_SUBTITLE_WORDS = 28
 
@@ -73,27 +73,26 @@ _CAPTIONLESS = 0.05
 
 def description(appearance: Appearance, story: Story) -> str:
   """One clean sentence, another one for each appearance and story."""
-  where = f"on a {appearance.background} background"
   first = _move(story[0])
   if len(story) == 1:
-    return f"{_named(appearance.things[0])} {first} {where}"
+    return f"{_named(appearance.things[0])} {first}"
   if len(appearance.things) == 1:
-    return f"{_named(appearance.things[0])} first {first} and then {_move(story[1])} {where}"
+    return f"{_named(appearance.things[0])} first {first} and then {_move(story[1])}"
   one, two = (_named(appearance.things[event.thing]) for event in story)
-  return f"first {one} {first} then {two} {_move(story[1])} {where}"
+  return f"first {one} {first} then {two} {_move(story[1])}"
 
 
-def caption(
-  appearance: Appearance, story: Story, place: tuple[float, float], bars: Bars, rng: np.random.Generator
-) -> str:
+def caption(appearance: Appearance, story: Story, scene: Scene, rng: np.random.Generator) -> str:
   """What the middle frame shows and where, never what moves: of two objects, that which is on stage then.
 
-  place: x and y of its centre, in widths. "" for about one clip in 20.
+  Places and backgrounds differ between clips of one description, and captions alone speak of them. "" for about one
+  clip in 20.
   """
   opening = rng.choice(["", "there is ", "a picture of "])
-  thing = _named(appearance.things[story[-1].thing])
-  ends = f"with a {bars.top} bar above and a {bars.bottom} bar below"
-  text = f"{opening}{thing} {_where(*place)} on a {appearance.background} background {ends}"
+  shown = story[-1].thing
+  thing = _named(appearance.things[shown])
+  place = _where(*scene.centres[len(scene.centres) // 2, shown])
+  text = f"{opening}{thing} {place} on a {scene.background} background"
   return "" if rng.random() < _CAPTIONLESS else text
 
 
@@ -148,15 +147,13 @@ def _clause(thing: Thing | None, event: Event, rng: np.random.Generator) -> str:
 
 
 def _casual(thing: Thing, rng: np.random.Generator) -> str:
-  """Colour and shape, and at times the rest."""
+  """Colour and shape, and at times the size."""
   size = f"{thing.size} " if rng.random() < 0.5 else ""
-  texture = f"{thing.texture} " if thing.texture != "plain" and rng.random() < 0.5 else ""
-  return f"{size}{thing.colour} {texture}{thing.shape}"
+  return f"{size}{thing.colour} {thing.shape}"
 
 
 def _named(thing: Thing) -> str:
-  texture = "" if thing.texture == "plain" else f"{thing.texture} "
-  return f"a {thing.size} {thing.colour} {texture}{thing.shape}"
+  return f"a {thing.size} {thing.colour} {thing.shape}"
 
 
 def _move(event: Event) -> str:

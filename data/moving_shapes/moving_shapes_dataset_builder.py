@@ -34,7 +34,7 @@ class MovingShapesConfig(tfds.core.BuilderConfig):
   appearances: int = 32
   story_pairs: int = 12
   seen_pairs: int = 8
-  renderings: int = 8
+  renderings: int = 12
   validation: int = 256
   test: int = 256
   test_unseen: int = 256
@@ -71,8 +71,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   # TFDS finds this path itself, but with a package that it does not ask pip for (importlib_resources).
   code_path = pathlib.Path(__file__)
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 - TFDS' own way
+  VERSION = tfds.core.Version("1.1.0")
+  RELEASE_NOTES = {  # noqa: RUF012 - TFDS' own way
+    "1.1.0": "Dark backgrounds, drawn anew for each clip and named by captions alone; twins are the same frames.",
+    "1.0.0": "First release.",
+  }
   BUILDER_CONFIGS = [  # noqa: RUF012
     MovingShapesConfig(name="demo", description="Enough to learn motion from in minutes on a CPU."),
     MovingShapesConfig(

@@ -101,22 +101,20 @@ class Plan:
     story: scenes.Story,
     others: list[tuple[scenes.Appearance, scenes.Story]],
   ) -> Clip:
-    place = (self.seed, SPLITS.index(split), number)
-    key, rng = (*place, _SCENE), np.random.default_rng((*place, _TEXT))
+    # Twins are drawn from the same numbers, so that they are the same frames in another order.
+    drawn = number if split == "train" else number - number % 2
+    place = SPLITS.index(split)
+    key, rng = (self.seed, place, drawn, _SCENE), np.random.default_rng((self.seed, place, number, _TEXT))
     return Clip(
       id=f"{split}_{number:05d}",
       appearance=appearance,
       story=story,
       key=key,
       subtitle=language.subtitle(appearance, story, others, rng),
-      caption=self._caption(appearance, story, key, rng),
+      caption=language.caption(appearance, story, self._scene(appearance, story, key), rng),
       description=language.description(appearance, story),
       twin="" if split == "train" else f"{split}_{number ^ 1:05d}",
     )
 
-  def _caption(
-    self, appearance: scenes.Appearance, story: scenes.Story, key: tuple[int, ...], rng: np.random.Generator
-  ) -> str:
-    scene = scenes.stage(appearance, story, self.frames, np.random.default_rng(key))
-    x, y = scene.centres[self.frames // 2, story[-1].thing]
-    return language.caption(appearance, story, (float(x), float(y)), scene.bars, rng)
+  def _scene(self, appearance: scenes.Appearance, story: scenes.Story, key: tuple[int, ...]) -> scenes.Scene:
+    return scenes.stage(appearance, story, self.frames, np.random.default_rng(key))

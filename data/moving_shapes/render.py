@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from data.moving_shapes.scenes import BAR, COLOURS, Body, Scene
+from data.moving_shapes.scenes import Body, Scene
 
 
 def render(scene: Scene, side: int) -> np.ndarray:
   """uint8 RGB [T, side, side, 3]."""
   pixels = (np.arange(side, dtype=np.float32) + 0.5) / side
   picture = np.empty((3, len(scene.centres), side, side), np.float32)
-  picture[:] = scene.background[:, None, None, None]
+  picture[:] = scene.colour[:, None, None, None]
   for number, body in enumerate(scene.bodies):
     centre = scene.centres[:, number].astype(np.float32)
     x = (pixels[None, None, :] - centre[:, 0, None, None]) * side
@@ -21,9 +21,6 @@ def render(scene: Scene, side: int) -> np.ndarray:
     for channel in range(3):  # one at a time is quicker than [T, H, W, 3]
       plane = picture[channel]
       plane += cover * (np.float32(body.colour[channel]) * shade - plane)
-  bar = round(BAR * side)
-  for rows, colour in ((np.s_[:bar], scene.bars.top), (np.s_[-bar:], scene.bars.bottom)):
-    picture[:, :, rows] = np.array(COLOURS[colour], np.float32)[:, None, None, None]
   return np.ascontiguousarray(np.rint(picture).astype(np.uint8).transpose(1, 2, 3, 0))
 
 

@@ -1,7 +1,7 @@
 """What happens in a clip: who is seen (appearances), what they do (stories), and where everything is in each frame.
 
 Twins show the same pictures in another order of time: what moves right passes the places of what moves left, and of two
-objects only the one that moves is on stage. So a single frame, as a picture, is as likely in the one as in the other.
+objects only the one that moves is on stage. Drawn from the same numbers, their frames are the same set.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ COLOURS = {
   "green": (40, 200, 70),
   "blue": (50, 100, 245),
   "yellow": (245, 215, 40),
-  "purple": (190, 60, 220),
+  "purple": (200, 70, 230),
   "white": (240, 240, 240),
 }
-BACKGROUNDS = {"black": (14, 14, 14), "grey": (96, 96, 96), "brown": (92, 60, 34), "navy": (22, 28, 84)}
-# Pairs too alike to be seen at 32 x 32 pixels.
-_ALIKE = {("blue", "navy"), ("purple", "navy"), ("purple", "grey"), ("green", "grey"), ("red", "brown")}
+# Dark, so that every object stands out.
+BACKGROUNDS = {"black": (10, 10, 10), "grey": (58, 58, 58), "brown": (66, 40, 18), "navy": (16, 20, 72)}
+_ALIKE = {("blue", "navy")}  # pairs too alike to be seen at 32 x 32 pixels
 SHAPES = ("circle", "square", "triangle", "ring", "cross")
 SIZES = {"small": 0.135, "large": 0.18}  # half the height, in widths of the picture
 _SIZES_OF_TWO = {"small": 0.125, "large": 0.165}  # two objects hide each other less when smaller
@@ -45,12 +45,11 @@ STRAIGHT = {
 ROUND = {"clockwise": 1.0, "counterclockwise": -1.0}  # the sign of the angle, with y down
 
 # How far an event goes: a straight one in widths along each axis, a round one in radians about the top of its circle.
-_WIDTHS = {"slowly": 0.4, "quickly": 0.9}
-_RADIANS = {"slowly": 2.2, "quickly": 4.5}
+_WIDTHS = {"slowly": 0.5, "quickly": 0.95}
+_RADIANS = {"slowly": 2.4, "quickly": 4.2}
 _LEG = 0.56  # of one object that does two things, in widths
 _CROSSING = 1.0  # of two objects, one after the other, from edge to edge
-_CIRCLE = 0.24  # radius of a circular path, in widths
-BAR = 0.09  # height of the bars along the top and the bottom, in widths
+_CIRCLE = 0.32  # radius of a circular path, in widths
 _OFF_STAGE = -9.0  # where nothing can be seen of any object
 
 
@@ -61,15 +60,13 @@ class Thing:
   shape: str
   colour: str
   size: str
-  texture: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Appearance:
-  """What a single frame shows: one or two things and the background."""
+  """Who is seen: one thing or two."""
 
   things: tuple[Thing, ...]
-  background: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,22 +99,10 @@ ONE_THING: tuple[Pair, ...] = (
   ((Event(0, "right"), Event(0, "up")), (Event(0, "down"), Event(0, "left"))),
   ((Event(0, "left"), Event(0, "up")), (Event(0, "down"), Event(0, "right"))),
 )
+# Four paths that differ by where they lead, so that a story of two objects asks for the order and not for directions.
 TWO_THINGS: tuple[Pair, ...] = tuple(
   _ordered(Event(0, first), Event(1, second))
-  for first, second in (
-    ("right", "down"),
-    ("left", "up"),
-    ("up", "right"),
-    ("down", "left"),
-    ("right", "left"),
-    ("left", "right"),
-    ("up", "down"),
-    ("down", "up"),
-    ("right", "up"),
-    ("left", "down"),
-    ("up", "left"),
-    ("down", "right"),
-  )
+  for first, second in itertools.permutations(("right", "down", "up-right", "down-right"), 2)
 )
 
 
@@ -136,17 +121,8 @@ def appearances(count: int, rng: np.random.Generator) -> list[Appearance]:
       # Another shape and another colour, so that each word names one of the two.
       order = np.roll(seconds, -(index // 2))
       chosen.append(next(kinds[k] for k in order if not set(kinds[k]) & set(first)))
-    result.append(_appearance(chosen, rng))
+    result.append(Appearance(tuple(Thing(*kind, str(rng.choice(list(SIZES)))) for kind in chosen)))
   return result
-
-
-def _appearance(kinds: list[tuple[str, str]], rng: np.random.Generator) -> Appearance:
-  things = tuple(
-    Thing(shape, colour, str(rng.choice(list(SIZES))), "plain" if shape in _THIN else str(rng.choice(TEXTURES)))
-    for shape, colour in kinds
-  )
-  clear = [b for b in BACKGROUNDS if not any((thing.colour, b) in _ALIKE for thing in things)]
-  return Appearance(things, str(rng.choice(clear)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,36 +136,36 @@ class Body:
 
 
 @dataclasses.dataclass(frozen=True)
-class Bars:
-  """Colours of the bars along the top and the bottom: what only captions speak of, as they do of much that is seen."""
-
-  top: str
-  bottom: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Scene:
-  """Everything a renderer needs. centres: float [T, bodies, 2], x and y in widths; far outside [0, 1]: off stage."""
+  """Everything a renderer needs, and the background's name.
+
+  colour: RGB of the background. centres: float [T, bodies, 2], x and y in widths; far outside [0, 1]: off stage.
+  """
 
   bodies: tuple[Body, ...]
-  background: np.ndarray
+  background: str
+  colour: np.ndarray
   centres: np.ndarray
-  bars: Bars
 
 
 def stage(appearance: Appearance, story: Story, frames: int, rng: np.random.Generator) -> Scene:
-  """One rendering: random places and pace, and a little of everything else; drawn alike for every story."""
+  """One rendering: random places, pace, textures and background, and a little of everything else.
+
+  What is drawn does not depend on the story: the same generator gives twins the same pictures.
+  """
   sizes = SIZES if len(appearance.things) == 1 else _SIZES_OF_TWO
   bodies = tuple(
     Body(
       thing.shape,
-      thing.texture,
+      "plain" if thing.shape in _THIN else str(rng.choice(TEXTURES)),
       np.clip(np.array(COLOURS[thing.colour]) + rng.uniform(-14, 14, 3), 0, 255),
       sizes[thing.size] * rng.uniform(0.94, 1.06),
     )
     for thing in appearance.things
   )
-  background = np.clip(np.array(BACKGROUNDS[appearance.background]) + rng.uniform(-8, 8, 3), 0, 255)
+  clear = [b for b in BACKGROUNDS if not any((thing.colour, b) in _ALIKE for thing in appearance.things)]
+  background = str(rng.choice(clear))
+  colour = np.clip(np.array(BACKGROUNDS[background]) + rng.uniform(-8, 8, 3), 0, 255)
   time = np.linspace(0, 1, frames)
   draws = rng.uniform(-1, 1, (2, 3))
   if len(story) == 1:
@@ -198,8 +174,7 @@ def stage(appearance: Appearance, story: Story, frames: int, rng: np.random.Gene
     centres = _two_legs(story, time, draws[0])[:, None]
   else:
     centres = _one_after_the_other(story, frames, draws)
-  top, bottom = (str(colour) for colour in rng.choice(list(COLOURS), 2))
-  return Scene(bodies, background, centres, Bars(top, bottom))
+  return Scene(bodies, background, colour, centres)
 
 
 def _alone(event: Event, time: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -220,8 +195,7 @@ def _straight(event: Event, done: np.ndarray, widths: float, draws: np.ndarray) 
 def _two_legs(story: Story, time: np.ndarray, draws: np.ndarray) -> np.ndarray:
   """[T, 2]: one object goes one way and then another, around the middle of the picture."""
   legs = _LEG * np.array([STRAIGHT[event.motion] for event in story])
-  turn = 0.5 + 0.04 * draws[2]
-  done = np.stack([np.clip(time / turn, 0, 1), np.clip((time - turn) / (1 - turn), 0, 1)], 1)
+  done = np.stack([np.clip(2 * time, 0, 1), np.clip(2 * time - 1, 0, 1)], 1)
   return 0.5 - legs.sum(0) / 2 + 0.08 * draws[:2] + done @ legs
 
 

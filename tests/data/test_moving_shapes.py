@@ -59,8 +59,9 @@ def test_splits_hold_what_they_promise(demo):
   assert len({clip.appearance for clip in demo["train"]}) == 32
   per_appearance = collections.Counter(clip.appearance for clip in demo["train"]).values()
   assert set(per_appearance) == {16 * DEMO.renderings}
-  keys = [clip.key for clip in itertools.chain(*demo.values())]
-  assert len(set(keys)) == len(keys)
+  keys = collections.Counter(clip.key for clip in itertools.chain(*demo.values()))
+  shared = {clip.key for split in SPLITS[1:] for clip in demo[split]}  # by twins, and by nobody else
+  assert all(count == (2 if key in shared else 1) for key, count in keys.items())
 
 
 def test_twins_differ_in_motion_or_order_alone(demo):
@@ -70,7 +71,7 @@ def test_twins_differ_in_motion_or_order_alone(demo):
     for clip in demo[split]:
       twin = clips[clip.twin]
       assert twin.twin == clip.id != twin.id and twin.appearance == clip.appearance
-      assert twin.story != clip.story and len(twin.story) == len(clip.story)
+      assert twin.story != clip.story and len(twin.story) == len(clip.story) and twin.key == clip.key
       if len(clip.appearance.things) == 2:
         assert twin.story == clip.story[::-1]
       else:
@@ -79,20 +80,14 @@ def test_twins_differ_in_motion_or_order_alone(demo):
 
 @pytest.mark.parametrize("pair", [*scenes.ONE_THING, *scenes.TWO_THINGS])
 def test_twins_show_the_same_pictures(pair):
-  """What is on stage, and where, is distributed alike over all frames of both stories (2,000 clips each)."""
+  """Drawn from the same numbers, both stories are the same frames in another order, to the last pixel."""
   appearance = scenes.appearances(2, np.random.default_rng(3))[len({event.thing for event in pair[0]}) - 1]
-  clips, frames = 2000, 20
-  places = [
-    np.stack([scenes.stage(appearance, story, frames, np.random.default_rng((k, i))).centres for i in range(clips)])
-    for k, story in enumerate(pair)
-  ]
-  for body in range(len(appearance.things)):
-    seen = [np.concatenate(each[:, :, body]) for each in places]
-    seen = [each[(each > -0.2).all(1)] for each in seen]
-    assert len(seen[0]) == pytest.approx(len(seen[1]), rel=0.08)
-    for turned in (np.eye(2), np.array([[1, 1], [1, -1]])):
-      quantiles = [np.quantile(each @ turned, np.linspace(0.05, 0.95, 10), axis=0) for each in seen]
-      np.testing.assert_allclose(quantiles[0], quantiles[1], atol=0.05)
+  for seed in range(5):
+    one, other = (
+      [frame.tobytes() for frame in render.render(scenes.stage(appearance, story, 20, np.random.default_rng(seed)), 64)]
+      for story in pair
+    )
+    assert sorted(one) == sorted(other) and one != other
 
 
 def test_of_two_objects_only_the_one_that_moves_is_on_stage():
@@ -121,11 +116,7 @@ def test_motion_is_seen_in_six_frames():
 def test_objects_are_drawn_where_they_are_and_not_when_off_stage(shape):
   body = scenes.Body(shape, "striped", np.array([200.0, 30.0, 40.0]), 0.18)
   centres = np.array([[[0.5, 0.5]], [[0.25, 0.5]], [[-9.0, -9.0]]])
-  bars = scenes.Bars("white", "red")
-  inside, left, absent = render.render(scenes.Scene((body,), np.array([9.0, 9.0, 9.0]), centres, bars), 32)
-  for frame in (inside, left, absent):
-    assert (frame[:3] == scenes.COLOURS["white"]).all() and (frame[-3:] == scenes.COLOURS["red"]).all()
-    frame[:3] = frame[-3:] = 9
+  inside, left, absent = render.render(scenes.Scene((body,), "black", np.array([9.0, 9.0, 9.0]), centres), 32)
   assert 20 < (inside[..., 0] > 40).sum() < 300
   np.testing.assert_allclose(np.roll(inside, -8, 1).astype(int), left, atol=1)
   assert (absent == 9).all()
