@@ -7,7 +7,7 @@ BUILD := build
 
 .PHONY: demo demo-single-frame smoke test check format lock clean
 
-# The paper's recipe on a small model and the embedded corpus: results.json and report.html in build/demo.
+# The recipe on a small model and the embedded corpus: results.json and report.html in build/demo.
 demo: $(INSTALLED)
 	$(BIN)/python -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=$(BUILD)/demo --config.data.data_dir=$(BUILD)/datasets
 

@@ -10,6 +10,7 @@ import shutil
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from clipvip_jax.errors import UserError
@@ -24,6 +25,11 @@ _NOT_MEASURED = -1.0
 def abstract(state: TrainState) -> TrainState:
   """Shapes, types and shardings of a state: what a checkpoint is restored onto."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+
+
+def _words(error: Exception) -> str:
+  """An error's first line."""
+  return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def _score(metrics: dict[str, float] | None) -> float:
@@ -44,6 +50,7 @@ class Checkpoints:
       best_fn=_score,  # without it Orbax writes no metrics
       cleanup_tmp_directories=True,
     )
+    self._moved: list[int] = []  # damaged steps
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
@@ -98,6 +105,16 @@ class Checkpoints:
     measured = [step for step, score in scores.items() if score != _NOT_MEASURED]
     return max(measured, key=lambda step: (scores[step], step), default=None)
 
+  def restore_best(self, like: TrainState) -> TrainState | None:
+    """The state of the highest score that can be read; others are put aside with a warning. None: there is none."""
+    while (step := self.best_step()) is not None:
+      try:
+        return self.restore(step, like)[0]
+      except Exception as error:  # see restore_latest
+        log.warning("the best checkpoint, %d, cannot be read (%s)", step, _words(error))
+        self._put_aside([step])
+    return None
+
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, int]]:
     """(state, data position) of a step, placed as `like` (see `abstract`)."""
     restored = self._manager.restore(
@@ -112,12 +129,12 @@ class Checkpoints:
     Raises:
       UserError: there are checkpoints, and none can be read.
     """
-    damaged = []
+    damaged, reason = [], "score file"
     for step in reversed(self.steps()):
       try:
         restored = self.restore(step, like)
       except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-        reason = str(error).strip().splitlines()[0][:300]
+        reason = _words(error)
         log.warning("checkpoint %d in %s cannot be read (%s)", step, self._directory, reason)
         damaged.append(step)
         continue
@@ -125,10 +142,10 @@ class Checkpoints:
       if damaged:
         log.warning("falling back to the checkpoint of step %d", step)
       return restored
-    if damaged:
+    if damaged or self._moved:
       raise UserError(
-        f"none of the checkpoints in {self._directory} can be read (steps {', '.join(map(str, damaged))}); "
-        "name another --workdir to start over"
+        f"none of the checkpoints in {self._directory} can be read (steps {', '.join(map(str, damaged + self._moved))};"
+        f" {reason}); name another --workdir to start over"
       )
     return None
 
@@ -141,8 +158,11 @@ class Checkpoints:
 
   def _move_aside(self, steps: list[int]) -> None:
     """Moves damaged checkpoints out of the way of new ones, without deleting them."""
+    if not steps:
+      return
+    self._moved += steps
     aside = self._directory.with_name("damaged_checkpoints")
-    if steps and jax.process_index() == 0:
+    if jax.process_index() == 0:
       aside.mkdir(exist_ok=True)
       for step in steps:
         target = aside / str(step)
@@ -150,6 +170,8 @@ class Checkpoints:
           shutil.rmtree(target)
         (self._directory / str(step)).rename(target)
         log.warning("moved the damaged checkpoint of step %d to %s", step, target)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("damaged checkpoints moved")
 
   def close(self) -> None:
     """Waits for the last write.

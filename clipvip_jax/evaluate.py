@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from clipvip_jax import retrieval, sharding
-from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline.corpus import Corpus, Texts
 from clipvip_jax.input_pipeline.frames import uniform_frames
 from clipvip_jax.input_pipeline.pipeline import Clips, Order, batches
@@ -46,20 +45,6 @@ class Evaluator:
 
     # Every process gets the whole result, so that each can rank.
     self._embed = jax.jit(embed, out_shardings=everywhere)
-
-  def check(self, split: str) -> None:
-    """Refuses a split that cannot be evaluated, before any work.
-
-    Raises:
-      UserError: no such split, fields missing, or a clip without a query.
-    """
-    texts = self._texts(split)
-    silent = [name for name, query in zip(texts.ids, texts.queries, strict=True) if not query.strip()]
-    if silent:
-      field = self._config.evaluate.query
-      raise UserError(
-        f"{self._corpus.name}, split {split}: {len(silent)} clips have no {field!r} to search with: {silent[:5]}"
-      )
 
   def _texts(self, split: str) -> Texts:
     return self._corpus.texts(split, self._config.evaluate.query, self._config.data.caption)

@@ -39,6 +39,11 @@ def _clean(x: Float[Array, "n e"], mask: Bool[Array, "n"]) -> Float[Array, "n e"
   return jnp.where(mask[:, None], x, 0.0)
 
 
+def _logits(x: Float[Array, "n e"], y: Float[Array, "m e"], scale: Scalar) -> Float[Array, "n m"]:
+  """Scaled similarities in full float32: accelerators round a product's inputs otherwise, and scale is up to 200."""
+  return scale * jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
+
+
 def _columns(logits: Float[Array, "n n"], mask: Bool[Array, "n"]) -> Float[Array, "n n"]:
   """The logits without the masked columns."""
   return jnp.where(mask[None, :], logits, _ABSENT)
@@ -52,7 +57,7 @@ def _cross_entropy(logits: Float[Array, "n n"], mask: Bool[Array, "n"]) -> Scala
 
 def _contrast(x: Float[Array, "n e"], y: Float[Array, "n e"], mask: Bool[Array, "n"], scale: Scalar) -> Scalar:
   """CE(x -> y) + CE(y -> x)."""
-  logits = scale * _clean(x, mask) @ _clean(y, mask).T
+  logits = _logits(_clean(x, mask), _clean(y, mask), scale)
   return _cross_entropy(logits, mask) + _cross_entropy(logits.T, mask)
 
 
@@ -76,8 +81,8 @@ def _video_both_texts(batch: Batch, scale: Scalar) -> Scalar:
   """
   s_mask, c_mask = batch["subtitle_mask"], batch["caption_mask"]
   video = _clean(batch["video"], s_mask | c_mask)
-  to_subtitle = scale * video @ _clean(batch["subtitle"], s_mask).T
-  to_caption = scale * video @ _clean(batch["caption"], c_mask).T
+  to_subtitle = _logits(video, _clean(batch["subtitle"], s_mask), scale)
+  to_caption = _logits(video, _clean(batch["caption"], c_mask), scale)
 
   def video_side(positive, positive_mask, other, other_mask):
     own = jnp.eye(other.shape[0], dtype=bool)
@@ -104,7 +109,7 @@ def _joint_batch(batch: Batch, scale: Scalar) -> Scalar:
 def _video_subtitle_dual_softmax(batch: Batch, scale: Scalar) -> Scalar:
   """V-S whose logits, in each direction, are first multiplied by their softmax over the queries."""
   mask = batch["subtitle_mask"]
-  logits = scale * _clean(batch["video"], mask) @ _clean(batch["subtitle"], mask).T
+  logits = _logits(_clean(batch["video"], mask), _clean(batch["subtitle"], mask), scale)
 
   def direction(logits):
     prior = jax.nn.softmax(jnp.where(mask[:, None], logits, _ABSENT), axis=0)

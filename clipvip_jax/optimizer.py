@@ -151,12 +151,39 @@ def keep_logit_scale() -> optax.GradientTransformation:
   return optax.stateless(update)
 
 
+# Outside of these a run goes on without an error and without learning.
+_RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
+  ("learning_rate", "0 or more", lambda x: 0 <= x < math.inf),
+  ("warmup_ratio", "0 to 1", lambda x: 0 <= x <= 1),
+  ("weight_decay", "0 or more", lambda x: 0 <= x < math.inf),
+  ("clip_norm", "above 0; inf for none", lambda x: x > 0),
+  ("b1", "above 0, below 1", lambda x: 0 < x < 1),
+  ("b2", "above 0, below 1", lambda x: 0 < x < 1),
+  ("eps", "above 0", lambda x: 0 < x < math.inf),
+)
+
+
+def check_multipliers(multipliers: Mapping[str, float], params: Any) -> None:
+  """Refuses a multiplier that no parameter of the model would ever meet.
+
+  Raises:
+    UserError: names it.
+  """
+  names = ["/".join(path) for path in traverse_util.flatten_dict(params)]
+  for part in multipliers:
+    if not any(part in name for name in names):
+      raise UserError(f"optimizer.rate_multipliers: no parameter's name contains {part!r}; one is {names[0]!r}")
+
+
 def from_config(config: Any, total_steps: int) -> tuple[optax.GradientTransformation, Schedule]:
   """The optimiser of `config.optimizer` over `total_steps` updates, and its learning rate by update number.
 
   Raises:
-    UserError: no such schedule.
+    UserError: no such schedule, or a number out of its range.
   """
+  for field, allowed, ok in _RANGES:
+    if not ok(config[field]):
+      raise UserError(f"optimizer.{field}={config[field]} is out of range; allowed: {allowed}")
   rate = learning_rate(config.schedule, config.learning_rate, total_steps, config.warmup_ratio)
   chain = optax.chain(
     clip_by_global_norm(config.clip_norm),

@@ -11,10 +11,25 @@ from clipvip_jax import optimizer, sharding, workdir
 from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline.corpus import Corpus, open_corpus
 from clipvip_jax.input_pipeline.pipeline import Order
-from clipvip_jax.input_pipeline.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
+from clipvip_jax.input_pipeline.tokenizer import JsonTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from clipvip_jax.losses import LOSSES, Loss
 from clipvip_jax.models import clip_vip
 from clipvip_jax.weights import initialize
+
+_LEAST = {
+  "seed": 0,
+  "data.num_frames": 1,
+  "data.text_length": 2,
+  "train.epochs": 0,
+  "train.num_steps": 0,
+  "train.eval_every": 1,
+  "train.checkpoint_every": 1,
+  "evaluate.num_examples": 0,
+  "host.num_workers": 0,
+  "host.log_every": 1,
+  "host.keep_checkpoints": 1,
+}
+_FROM_CORPUS = "words"  # data.tokenizer of a vocabulary that is built from the corpus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +60,13 @@ def check(config: Any, folder: pathlib.Path) -> None:
     raise UserError(
       f"data.text_length={config.data.text_length} is more than model.text.positions={config.model.text.positions}"
     )
-  for section, field in (("train", "epochs"), ("train", "num_steps"), ("host", "num_workers")):
-    if config[section][field] < 0:
-      raise UserError(f"{section}.{field}={config[section][field]} is negative")
+  for name, least in _LEAST.items():
+    section, _, field = name.rpartition(".")
+    value = config[section][field] if section else config[field]
+    if value < least:
+      raise UserError(f"{name}={value} must be at least {least}")
   if not config.train.epochs and not config.train.num_steps:
     raise UserError("train.epochs and train.num_steps are both 0: set one of them")
-  for section, field in (
-    ("data", "num_frames"),
-    ("train", "eval_every"),
-    ("train", "checkpoint_every"),
-    ("host", "log_every"),
-  ):
-    if config[section][field] < 1:
-      raise UserError(f"{section}.{field}={config[section][field]} must be at least 1")
   sharding.check_batch_size(config.train.batch_size, "train.batch_size")
   sharding.check_batch_size(config.evaluate.batch_size, "evaluate.batch_size")
   if config.init_from:
@@ -66,7 +75,7 @@ def check(config: Any, folder: pathlib.Path) -> None:
 
 
 def prepare(config: Any, folder: pathlib.Path) -> Parts:
-  """Checks the configuration, opens the corpus, and takes the folder for this run.
+  """Checks the configuration and opens the corpus. Writes nothing but a corpus that was to be built.
 
   Raises:
     UserError: anything that would stop the run later.
@@ -75,14 +84,11 @@ def prepare(config: Any, folder: pathlib.Path) -> Parts:
   corpus = _open_corpus(config.data)
   corpus.check_fields(config.data.train_split, (config.data.subtitle, config.data.caption))
   num_records = len(corpus.source(config.data.train_split))
-  for split in (config.evaluate.during_split, *config.evaluate.final_splits):
-    corpus.check_fields(split, (config.evaluate.query,))
   if not num_records:
     raise UserError(f"{corpus.name}, split {config.data.train_split}, holds no records")
-
-  if jax.process_index() == 0:
-    folder.mkdir(parents=True, exist_ok=True)
-    workdir.write_json(folder / "config.json", workdir.plain(config))
+  for split in (config.evaluate.during_split, *config.evaluate.final_splits):
+    corpus.check_queries(split, config.evaluate.query, config.data.caption)
+  workdir.check_corpus(folder, corpus.identity())
   order = Order(num_records, config.train.batch_size, config.seed)
   return Parts(
     config=config,
@@ -96,26 +102,39 @@ def prepare(config: Any, folder: pathlib.Path) -> Parts:
   )
 
 
+def claim(parts: Parts) -> None:
+  """Takes the folder for this run, once nothing is left that could refuse it."""
+  if jax.process_index() == 0:
+    workdir.claim(parts.workdir, workdir.plain(parts.config), parts.corpus.identity())
+    if parts.config.data.tokenizer == _FROM_CORPUS and isinstance(parts.tokenizer, JsonTokenizer):
+      parts.tokenizer.save(parts.workdir / "tokenizer.json")
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("folder")
+
+
 def _open_corpus(config: Any) -> Corpus:
   """The corpus; where it is still to be built, by one process, for which the others wait."""
-  if jax.process_index() == 0:
-    corpus = open_corpus(config)
-  if jax.process_count() > 1:
+  if jax.process_count() == 1:
+    return open_corpus(config)
+  try:
+    if jax.process_index() == 0:
+      return open_corpus(config)
+  finally:  # also where it is refused: the others would wait for ever
     multihost_utils.sync_global_devices("corpus")
-  return corpus if jax.process_index() == 0 else open_corpus(config)
+  config = config.copy_and_resolve_references()
+  config.prepare = False  # what process 0 could not build is not there for the others either
+  return open_corpus(config)
 
 
 def _tokenizer(config: Any, corpus: Corpus, folder: pathlib.Path) -> Tokenizer:
-  """CLIP's vocabulary, that of a tokenizer.json, or one built from the training texts and kept in the folder."""
-  if config.data.tokenizer != "words":
+  """CLIP's vocabulary, that of a tokenizer.json, or one built from the training texts, which `claim` keeps."""
+  if config.data.tokenizer != _FROM_CORPUS:
     tokenizer = load_tokenizer(config.data.tokenizer)
   elif (path := folder / "tokenizer.json").exists():
     tokenizer = load_tokenizer(str(path))
   else:
     fields = corpus.texts(config.data.train_split, config.data.subtitle, config.data.caption)
     tokenizer = WordTokenizer.train([*fields.queries, *fields.captions], config.model.text.vocab_size)
-    if jax.process_index() == 0:
-      tokenizer.save(path)
   if tokenizer.vocab_size != config.model.text.vocab_size:
     raise UserError(
       f"data.tokenizer={config.data.tokenizer!r} has {tokenizer.vocab_size} tokens, "

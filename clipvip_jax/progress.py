@@ -23,12 +23,10 @@ class Progress:
 
   def __init__(self, first_step: int, total_steps: int, batch_size: int):
     self._total, self._batch_size = total_steps, batch_size
-    self._first_step = first_step
     self._started: float | None = None
     self._start_step = first_step
     self._last_time, self._last_step = 0.0, first_step
     self._waited = 0.0
-    self._paused = 0.0
 
   def waited(self, seconds: float) -> None:
     """Time that a step waited for its batch."""
@@ -36,7 +34,6 @@ class Progress:
 
   def paused(self, seconds: float) -> None:
     """Time of an evaluation or a checkpoint: no part of the training speed, but of the time left."""
-    self._paused += seconds
     self._last_time += seconds
 
   def step_done(self, step: int) -> None:
@@ -62,9 +59,11 @@ class Progress:
 
   def line(self, step: int, loss: float, numbers: Mapping[str, float]) -> str:
     """`step 120/1000 | loss 3.214 | 171.2 clips/s | waiting for data 2% | 5m12s left`."""
-    speed = f"{numbers['clips_per_second']:.1f} clips/s" if numbers["clips_per_second"] else "compiled"
+    start = f"step {step}/{self._total} | loss {loss:.4f} | "
+    if not numbers["clips_per_second"]:
+      return f"{start}compiled"
     return (
-      f"step {step}/{self._total} | loss {loss:.4f} | {speed} | waiting for data {numbers['data_wait']:.0%} | "
+      f"{start}{numbers['clips_per_second']:.1f} clips/s | waiting for data {numbers['data_wait']:.0%} | "
       f"{duration(numbers['seconds_left'])} left"
     )
 

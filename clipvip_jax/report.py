@@ -19,6 +19,7 @@ import jinja2
 import markupsafe
 import numpy as np
 
+from clipvip_jax import files, workdir
 from clipvip_jax.retrieval import RECALLS, percent
 
 DIRECTIONS = {"text_to_video": "Text → video", "video_to_text": "Video → text"}
@@ -68,13 +69,9 @@ def write_report(
   """
   path = pathlib.Path(path)
   page = _template().render(_view(results, list(history), examples))
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
+  with files.whole(path) as temporary:
     # "replace": half a surrogate pair in one caption must not cost the report
     temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def _template() -> jinja2.Template:
@@ -98,7 +95,7 @@ def _view(results: Mapping[str, Any], history: list[Mapping[str, Any]], examples
     "charts": list(_charts(history, results.get("best_step"))),
     "examples": [_example(example, splits) for example in examples],
     "details": [
-      {"title": title, "rows": list(_flat(results[key]))}
+      {"title": title, "rows": [(name, _shown(value)) for name, value in workdir.flat(results[key])]}
       for key, title in (("config", "Configuration"), ("versions", "Versions"))
       if results.get(key)
     ],
@@ -166,13 +163,8 @@ def _example(example: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str,
   }
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-  """{"a": {"b": 1}} -> ("a.b", "1")."""
-  for key, value in tree.items():
-    if isinstance(value, Mapping) and value:
-      yield from _flat(value, f"{prefix}{key}.")
-    else:
-      yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, default=str)
+def _shown(value: Any) -> str:
+  return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _charts(history: list[Mapping[str, Any]], best_step: int | None) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ from clipvip_jax import optimizer, report, sharding, workdir
 from clipvip_jax.checkpoint import Checkpoints, abstract
 from clipvip_jax.evaluate import Evaluator
 from clipvip_jax.log import log
-from clipvip_jax.parts import Parts, prepare
+from clipvip_jax.parts import Parts, claim, prepare
 from clipvip_jax.train_loop import Loop
 from clipvip_jax.train_step import TrainState, init_state, make_train_step
 from clipvip_jax.weights import initialize
@@ -37,12 +37,14 @@ def run(config: Any, folder: pathlib.Path) -> dict[str, Any]:
   parts = prepare(config, folder)
   mesh = sharding.make_mesh()
   chain, rate = optimizer.from_config(config.optimizer, parts.total_steps)
+  shapes = jax.eval_shape(lambda: _first_state(parts, chain))
+  optimizer.check_multipliers(config.optimizer.rate_multipliers, shapes.params)
+  weights = initialize.load(config.init_from, shapes.params) if config.init_from else None
+  claim(parts)
+
   checkpoints = Checkpoints(folder / "checkpoints", config.host.keep_checkpoints)
   evaluator = Evaluator(parts.model, mesh, parts.corpus, parts.tokenizer, config)
-  for split in (config.evaluate.during_split, *config.evaluate.final_splits):
-    evaluator.check(split)
-
-  state, first_step = _start(parts, chain, mesh, checkpoints)
+  state, first_step = _start(parts, chain, mesh, checkpoints, shapes, weights)
   replicated = sharding.on_every_device(mesh)
   step = jax.jit(
     make_train_step(parts.model, parts.loss, chain, rate),
@@ -61,15 +63,15 @@ def run(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     checkpoints.close()
 
 
-def _start(parts: Parts, chain: Any, mesh: Any, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-  """(state on the mesh, steps done): the newest checkpoint, or the first state."""
-  config = parts.config
+def _first_state(parts: Parts, chain: Any) -> TrainState:
+  return init_state(parts.model, chain, parts.config.model, parts.config.seed)
+
+
+def _start(
+  parts: Parts, chain: Any, mesh: Any, checkpoints: Checkpoints, shapes: TrainState, weights: Any
+) -> tuple[TrainState, int]:
+  """(state on the mesh, steps done): the newest checkpoint, or the first state, with `weights` where there are any."""
   replicated = sharding.on_every_device(mesh)
-
-  def first():
-    return init_state(parts.model, chain, config.model, config.seed)
-
-  shapes = jax.eval_shape(first)
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
   restored = checkpoints.restore_latest(like)
   if restored is not None:
@@ -77,11 +79,11 @@ def _start(parts: Parts, chain: Any, mesh: Any, checkpoints: Checkpoints) -> tup
     done = position["next_record"] // parts.order.batch_size
     log.info("going on from the checkpoint of step %d in %s", done, parts.workdir)
     return state, done
-  state = jax.jit(first, out_shardings=replicated)()
-  if config.init_from:
-    params = initialize.load(config.init_from, state.params)
+  state = jax.jit(lambda: _first_state(parts, chain), out_shardings=replicated)()
+  if weights is not None:
+    params = initialize.place(weights, state.params)
     state = state.replace(params=jax.device_put(params, replicated))
-    log.info("weights from %s", config.init_from)
+    log.info("weights from %s", parts.config.init_from)
   return state, 0
 
 
@@ -89,10 +91,9 @@ def _finish(
   parts: Parts, state: TrainState, like: TrainState, evaluator: Evaluator, checkpoints: Checkpoints, history: Any
 ) -> dict[str, Any]:
   """Evaluates the best checkpoint on the final splits and writes results and report."""
-  best = checkpoints.best_step()
   last = int(state.step)
-  if best is not None and best != last:
-    state, _ = checkpoints.restore(best, like)
+  if checkpoints.best_step() not in (None, last):
+    state = checkpoints.restore_best(like) or state
   config = parts.config
   splits: dict[str, Any] = {}
   examples: list[dict[str, Any]] = []

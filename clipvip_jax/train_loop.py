@@ -9,12 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from clipvip_jax import sharding
 from clipvip_jax.checkpoint import Checkpoints
 from clipvip_jax.errors import UserError
 from clipvip_jax.evaluate import Evaluator
+from clipvip_jax.input_pipeline.corpus import text
 from clipvip_jax.input_pipeline.pipeline import Clips, batches
 from clipvip_jax.log import log
 from clipvip_jax.parts import Parts
@@ -49,18 +51,20 @@ class Loop:
     parts = self._parts
     total = parts.total_steps
     progress = Progress(first_step, total, parts.order.batch_size)
+    done = first_step
     with _sigterm() as asked_to_stop:
       for batch in self._batches(first_step, progress):
         records = batch.pop("record")
         state, metrics = self._step(state, sharding.shard_batch(self._mesh, batch))
-        done = first_step = first_step + 1
+        done += 1
         self._check_finite()  # of the step before, while this one computes
         self._unchecked = (done, metrics, records)
         progress.step_done(done)
         if done % parts.config.host.log_every == 0 or done == total:
           self._log(done, metrics, progress)
-        self._evaluate_and_save(state, done, bool(asked_to_stop), progress)
-        if asked_to_stop:
+        stopping = asked_to_stop(done)
+        self._evaluate_and_save(state, done, stopping, progress)
+        if stopping:
           raise Terminated(f"SIGTERM: saved step {done} of {total} in {parts.workdir}; the same command goes on there")
     self._writer.flush()
     return state
@@ -151,7 +155,7 @@ class Loop:
     if np.isfinite(loss) and np.isfinite(norm):
       return
     source = self._parts.corpus.source(self._parts.config.data.train_split)
-    names = [source[int(i)]["id"].decode("utf-8") for i in records if i >= 0]
+    names = [text(source[int(i)], "id") for i in records if i >= 0]
     steps = self._checkpoints.steps()
     kept = f"the newest checkpoint is that of step {steps[-1]}" if steps else "there is no checkpoint yet"
     raise UserError(
@@ -161,14 +165,20 @@ class Loop:
 
 
 @contextlib.contextmanager
-def _sigterm() -> Iterator[list[int]]:
-  """A list that is empty until SIGTERM comes."""
+def _sigterm() -> Iterator[Callable[[int], bool]]:
+  """A function of the steps done: whether to stop there, because SIGTERM came.
+
+  Several processes must stop at the same step: there JAX, which listens to the signal itself, agrees on one.
+  """
+  if jax.process_count() > 1:
+    yield multihost_utils.reached_preemption_sync_point
+    return
   received: list[int] = []
   if threading.current_thread() is not threading.main_thread():
-    yield received  # only the main thread may handle signals
+    yield lambda done: False  # only the main thread may handle signals
     return
   before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
   try:
-    yield received
+    yield lambda done: bool(received)
   finally:
     signal.signal(signal.SIGTERM, before)

@@ -3,6 +3,7 @@
 | file | holds |
 |---|---|
 | config.json | the configuration that the run was started with |
+| corpus.json | name, settings and number of records of the corpus that it was started on |
 | tokenizer.json | the vocabulary, where it was built from the corpus |
 | metrics.jsonl | losses and evaluations by step: what the report's curves are drawn from |
 | checkpoints/ | see checkpoint.py |
@@ -15,28 +16,26 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from clipvip_jax import files
 from clipvip_jax.errors import UserError
 
 # Sections and fields that cannot change a result: a run may be continued with other values.
-_FREE = ("host", "data.data_dir", "data.prepare")
+_FREE = ("host.", "data.data_dir", "data.prepare")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a file that is either whole or not there."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-  temporary.replace(path)
+  with files.whole(path) as temporary:
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-  for key, value in config.items():
-    name = f"{prefix}{key}"
-    if name in _FREE:
-      continue
-    if isinstance(value, Mapping):
-      yield from _flat(value, f"{name}.")
+def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """{"a": {"b": 1}} -> ("a.b", 1)."""
+  for key, value in tree.items():
+    if isinstance(value, Mapping) and value:
+      yield from flat(value, f"{prefix}{key}.")
     else:
-      yield name, value
+      yield f"{prefix}{key}", value
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -55,25 +54,48 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     UserError: the folder holds a run with other values; each is named with both. Or it is no folder, or its config.json
       cannot be read.
   """
-  path = workdir / "config.json"
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file, not a folder")
+  _check_same(workdir, "config", config)
+
+
+def check_corpus(workdir: pathlib.Path, corpus: Mapping[str, Any]) -> None:
+  """Refuses to go on with a run on other records than it was started on, with the same errors as `check_config`."""
+  _check_same(workdir, "corpus", corpus)
+
+
+def claim(workdir: pathlib.Path, config: Mapping[str, Any], corpus: Mapping[str, Any]) -> None:
+  """Makes the folder and notes whose it is. The last step of preparing a run: what was refused before left no trace.
+
+  Raises:
+    UserError: the folder cannot be made or written.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "corpus.json", corpus)
+    write_json(workdir / "config.json", config)
+  except OSError as error:
+    raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}): name another") from error
+
+
+def _check_same(workdir: pathlib.Path, what: str, wanted: Mapping[str, Any]) -> None:
+  path = workdir / f"{what}.json"
   if not path.exists():
     return
   try:
-    before = dict(_flat(json.loads(path.read_text(encoding="utf-8"))))
+    before = dict(flat(json.loads(path.read_text(encoding="utf-8"))))
   except (ValueError, AttributeError) as error:
     raise UserError(f"{path} cannot be read ({error}): name another --workdir") from error
-  now = dict(_flat(config))
+  now = dict(flat(wanted))
   absent = "absent"
   changed = [
     f"{name}: {before.get(name, absent)!r} there, {now.get(name, absent)!r} now"
     for name in sorted(before.keys() | now.keys())
-    if before.get(name, absent) != now.get(name, absent)
+    if before.get(name, absent) != now.get(name, absent) and not name.startswith(_FREE)
   ]
   if changed:
     raise UserError(
-      f"{workdir} holds a run with another config ({'; '.join(changed)}). "
+      f"{workdir} holds a run with another {what} ({'; '.join(changed)}). "
       "Name another --workdir, or give the same values"
     )
 
@@ -92,9 +114,8 @@ class History:
     self.rows = [row for row in _read_rows(path) if row["step"] <= step]
     self._file = None
     if write:
-      temporary = path.with_name(path.name + ".tmp")
-      temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-      temporary.replace(path)
+      with files.whole(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
       self._file = path.open("a", encoding="utf-8")
 
   def append(self, row: dict[str, Any]) -> None:

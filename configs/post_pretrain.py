@@ -44,8 +44,8 @@ def demo(config: ConfigDict) -> None:
 
   From random weights the learning rate is that of a small model, and the embeddings of position and time start as
   waves: with time at zero, which is right for CLIP's weights, the order of frames stays invisible for too long. The
-  loss is variant (a) of section 3.4 instead of the paper's choice (d): V-S,C pulls a video to the caption of one frame as
-  well, and a model that knows nothing yet follows that, and finds no direction of motion within the demo's steps.
+  loss is variant (a) of section 3.4 instead of the paper's choice (d): V-S,C also pulls a video to the caption of one
+  frame, and a model that knows nothing yet follows that and finds no direction of motion within the demo's steps.
   """
   config.init_from = ""
   config.loss = "vs_fc"
@@ -57,7 +57,7 @@ def demo(config: ConfigDict) -> None:
       "dtype": "float32",
       "embedding_init": "scratch",
       "vision": {"width": 128, "layers": 3, "heads": 4, "mlp": 512, "time_positions": 6},
-      "text": {"vocab_size": 512, "positions": 32, "width": 128, "layers": 2, "heads": 4, "mlp": 512},
+      "text": {"vocab_size": 512, "positions": 28, "width": 128, "layers": 2, "heads": 4, "mlp": 512},
     }
   )
   config.data.update(
@@ -66,12 +66,12 @@ def demo(config: ConfigDict) -> None:
       "config": "demo",
       "prepare": True,
       "num_frames": 6,
-      "text_length": 32,
+      "text_length": 28,
       "tokenizer": "words",
     }
   )
   config.optimizer.update({"learning_rate": 2e-3, "warmup_ratio": 0.1})
-  config.train.update({"batch_size": 64, "num_steps": 1000, "eval_every": 200, "checkpoint_every": 200})
+  config.train.update({"batch_size": 64, "num_steps": 1100, "eval_every": 220, "checkpoint_every": 220})
   config.evaluate.update({"final_splits": ("test", "test_unseen"), "batch_size": 64})
   config.host.update({"num_workers": 0, "log_every": 20})
 

@@ -88,12 +88,11 @@ class Coverage:
     if len(count.bad) <= self.max_bad_share * count.expected:
       return
     where = self.write(folder)
-    named = "\n".join(f"  {name}: {reason}" for name, reason in list(count.bad.items())[:_NAMED])
-    more = f"\n  and {len(count.bad) - _NAMED} more" if len(count.bad) > _NAMED else ""
+    named = "; ".join(f"{name}: {' '.join(reason.split())}" for name, reason in list(count.bad.items())[:_NAMED])
     raise UserError(
-      f"split {split!r}: {len(count.bad)} of {count.expected} clips are bad, and at most"
-      f" {self.max_bad_share:.1%} may be:\n{named}{more}\nAll of them: {where}\n"
-      "Mend or delete these files and build again, or build with a larger max_bad_share (1.0 accepts any number)."
+      f"split {split!r}: {len(count.bad)} of {count.expected} clips are bad, at most {self.max_bad_share:.1%} may be."
+      f" {where} names all of them, first {named}. Mend or delete these files and build again, or build with a larger"
+      " max_bad_share in the builder's config (1.0 accepts any number)"
     )
 
   def write(self, folder: pathlib.Path) -> pathlib.Path:

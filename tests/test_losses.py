@@ -112,6 +112,18 @@ def test_missing_captions_drop_only_their_pairs(golden, missing):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_what_stands_in_place_of_a_missing_text_changes_nothing(golden, name):
+  features, scale = inputs(golden)
+  masks = {"subtitle": np.arange(8) != 5, "caption": ~np.isin(np.arange(8), [0, 3])}
+  results = []
+  for garbage in (0.0, 7.0, np.nan):
+    spoiled = {key: np.where(mask[:, None], features[key], np.float32(garbage)) for key, mask in masks.items()}
+    results.append(value_and_grad(name, {**features, **spoiled}, scale, masks["subtitle"], masks["caption"]))
+  for other in results[1:]:
+    jax.tree.map(np.testing.assert_array_equal, results[0], other)
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_batch_without_any_text_gives_zero_and_no_gradient(golden, name):
   features, scale = inputs(golden)
   nothing = np.zeros(8, bool)

@@ -1,7 +1,9 @@
 """The project's own promises: the lock, and dependencies that each have a reason."""
 
+import ast
 import pathlib
 import re
+import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -24,3 +26,29 @@ def test_every_direct_dependency_has_a_reason_and_is_locked():
 
 def test_the_lock_pins_exact_versions():
   assert all(re.match(r"[A-Za-z0-9_.-]+==[^ ]+", line) for line in requirements("requirements.lock"))
+
+
+# Packages whose import has another name; an extra in brackets is one of ours.
+IMPORTED_AS = {
+  "absl-py": "absl",
+  "array-record": "array_record",
+  "opencv-python-headless": "cv2",
+  "orbax-checkpoint": "orbax",
+}
+# Needed without an import: clu writes TensorBoard files through it, TFDS reads records with it.
+USED_BY_OTHERS = {"tensorboard", "array-record", "tensorflow-cpu"}
+
+
+def test_what_is_imported_is_what_is_declared():
+  imported = set()
+  for top in ("clipvip_jax", "configs", "data"):
+    for path in (ROOT / top).rglob("*.py"):
+      for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+          imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+          imported.add(node.module.split(".")[0])
+  imported -= {*sys.stdlib_module_names, "clipvip_jax", "configs", "data"}
+  declared = {package(line) for line in requirements("requirements.txt")}
+  names = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in declared - USED_BY_OTHERS}
+  assert names == imported

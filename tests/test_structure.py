@@ -9,7 +9,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # What the modules under a prefix may import of the project; the longest prefix counts.
 ALLOWED = {
+  "clipvip_jax": {"clipvip_jax"},  # what is not named below puts the parts together
   "clipvip_jax.errors": set(),
+  "clipvip_jax.files": set(),
   "clipvip_jax.log": set(),
   "clipvip_jax.models": {"clipvip_jax.models", "clipvip_jax.errors"},
   "clipvip_jax.losses": set(),
@@ -17,10 +19,16 @@ ALLOWED = {
   "clipvip_jax.optimizer": {"clipvip_jax.errors"},
   "clipvip_jax.sharding": {"clipvip_jax.errors"},
   "clipvip_jax.weights": {"clipvip_jax.weights", "clipvip_jax.models", "clipvip_jax.errors"},
-  "clipvip_jax.input_pipeline": {"clipvip_jax.input_pipeline", "clipvip_jax.errors", "clipvip_jax.log"},
+  "clipvip_jax.input_pipeline": {
+    "clipvip_jax.input_pipeline",
+    "clipvip_jax.errors",
+    "clipvip_jax.files",
+    "clipvip_jax.log",
+  },
   "clipvip_jax.train_step": {"clipvip_jax.losses", "clipvip_jax.models", "clipvip_jax.optimizer"},
   "configs": {"configs.common"},
-  "data": {"data", "clipvip_jax.input_pipeline.video", "clipvip_jax.errors"},
+  # A corpus needs no model; the pipeline opens it by the name that a recipe gives, without an import.
+  "data": {"data", "clipvip_jax.input_pipeline.video", "clipvip_jax.errors", "clipvip_jax.files"},
 }
 
 
@@ -37,6 +45,7 @@ def imports(path):
     if isinstance(node, ast.Import):
       names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
+      assert not node.level, f"{path}: relative imports are not used here"
       names = [f"{node.module}.{alias.name}" for alias in node.names]
     yield from (name for name in names if name.split(".")[0] in ("clipvip_jax", "configs", "data"))
 
@@ -48,8 +57,6 @@ def within(name, prefix):
 @pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda x: x if isinstance(x, str) else "")
 def test_imports_point_down(module, path):
   rules = [prefix for prefix in ALLOWED if within(module, prefix)]
-  if not rules:
-    return
   allowed = ALLOWED[max(rules, key=len)]
   wrong = [name for name in imports(path) if not any(within(name, prefix) for prefix in allowed)]
   assert not wrong, f"{module} imports {wrong}"

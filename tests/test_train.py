@@ -15,6 +15,7 @@ from clipvip_jax import main, train
 from clipvip_jax.checkpoint import Checkpoints
 from clipvip_jax.errors import UserError
 from configs import post_pretrain
+from data.moving_shapes.moving_shapes_dataset_builder import Builder
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -52,7 +53,7 @@ def test_a_run_writes_results_that_say_what_made_them(finished):
   assert results["step"] == 12 and results["best_step"] in (6, 12)
   assert results["config"]["optimizer"]["learning_rate"] == 2e-3
   assert results["versions"]["jax"] == jax.__version__
-  assert results["corpus"]["name"] == "moving_shapes/smoke/1.0.0"
+  assert results["corpus"]["name"] == f"moving_shapes/smoke/{Builder.VERSION}"
   assert "JPEG" in results["corpus"]["pixels"]
 
 
@@ -105,11 +106,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(corpus, t
     ({"evaluate.batch_size": 4}, r"evaluate\.batch_size=4"),
     ({"optimizer.schedule": "cosin"}, "cosine"),
     ({"model.patch_size": 7}, "patch_size"),
-    ({"data.text_length": 40}, r"data\.text_length=40.*positions=32"),
+    ({"data.text_length": 40}, r"data\.text_length=40.*positions=28"),
+    ({"data.text_length": 1}, r"data\.text_length=1 must be at least 2"),
+    ({"seed": -1}, r"seed=-1"),
+    ({"evaluate.num_examples": -1}, r"evaluate\.num_examples=-1"),
+    ({"optimizer.clip_norm": 0.0}, r"optimizer\.clip_norm=0\.0.*above 0"),
+    ({"optimizer.b1": 0.0}, r"optimizer\.b1=0\.0"),
+    ({"optimizer.rate_multipliers": {"visoin": 0.1}}, r"rate_multipliers.*'visoin'"),
+    ({"model.vision.heads": 0}, r"model\.vision\.heads=0"),
+    ({"model.vision.added_proxies": -1}, r"added_proxies=-1 must be at least 0"),
+    ({"model.vision.width": 34, "model.vision.heads": 1}, r"model\.vision\.width=34.*multiple of 4"),
     ({"data.num_frames": 0}, r"data\.num_frames=0"),
     ({"train.eval_every": 0}, r"train\.eval_every=0"),
     ({"host.num_workers": -1}, r"host\.num_workers=-1"),
     ({"init_from": "nowhere.safetensors"}, r"nowhere\.safetensors.*no such file"),
+    ({"init_from": str(ROOT / "tests/golden/vip_tiny.safetensors")}, r"does not fit config\.model: .*the model's is"),
     ({"data.name": "moving_shape"}, r"moving_shape.*there are: moving_shapes"),
     ({"data.config": "huge"}, r"huge.*allowed: demo, smoke"),
     ({"data.prepare": False, "data.data_dir": "nowhere"}, r"is not in nowhere.*--config\.data\.prepare=True"),
@@ -123,9 +134,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(corpus, t
   ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
 )
 def test_bad_input_is_refused_before_anything_is_compiled(corpus, finished, tmp_path, changes, message, monkeypatch):
-  monkeypatch.setattr(train, "init_state", lambda *_: pytest.fail("came as far as the model"))
+  monkeypatch.setattr(train, "Checkpoints", lambda *_: pytest.fail("came as far as the first state"))
   with pytest.raises(UserError, match=message):
     train.run(config(corpus, **changes), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 # Below: processes of their own, as a user starts them.
@@ -219,24 +231,38 @@ def test_terminated_and_killed_and_cut_the_run_ends_as_an_unbroken_one_bit_for_b
   ("arguments", "message"),
   [
     (["--config=configs/post_pretrain.py:smok"], r"unknown variant 'smok'; this recipe has: b32, b16"),
-    (["--config=configs/post_pretrane.py"], "post_pretrane.py"),
-    (["--config=configs/post_pretrain.py", "--config.optimizer.learning_rat=1"], "learning_rat"),
+    (
+      ["--config=configs/post_pretrane.py"],
+      "'configs/post_pretrane.py'; there are: configs/post_pretrain.py",
+    ),
+    (
+      ["--config=configs/post_pretrain.py", "--config.optimizer.lr=1"],
+      "--config.optimizer.lr: config.optimizer has no field 'lr'; it has: b1, b2, clip_norm",
+    ),
+    (
+      ["--config=configs/post_pretrain.py", "--config.seed.x=1"],
+      "--config.seed.x: config.seed is a value and has no fields",
+    ),
+    (["--config=configs/post_pretrain.py", "--workdir=gs://bucket/run"], "--workdir=gs://bucket/run"),
+    (["--config=configs/post_pretrain.py", "--workdir=build/never", "--process_id=1"], "--coordinator=HOST:PORT"),
     (["--config=configs/post_pretrain.py", "--config.train.batch_size=many"], "many"),
     (["--config=configs/post_pretrain.py", "--wrokdir=x"], "workdir"),
     (["--config=configs/post_pretrain.py", "stray"], "stray"),
     (["--config=configs/post_pretrain.py"], "--workdir is missing"),
     ([], "--config is missing"),
+    (["--config=configs/post_pretrain.py:smoke", "--workdir=/proc/never", "CORPUS"], "--workdir=/proc/never cannot be"),
     (["--config=configs/post_pretrain.py", "--workdir=build/never"], "clip-vit-base-patch32"),
     (["--config=configs/post_pretrain.py:demo", "--workdir=README.md"], "is a file"),
   ],
   ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_a_wrong_command_ends_with_one_plain_line(arguments, message):
+def test_a_wrong_command_ends_with_one_plain_line(arguments, message, finished, corpus):
+  arguments = [f"--config.data.data_dir={corpus}" if argument == "CORPUS" else argument for argument in arguments]
   done = subprocess.run(
     [sys.executable, "-m", "clipvip_jax.main", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
   )
   assert done.returncode == 2, done.stderr
   assert "Traceback" not in done.stderr, done.stderr
-  (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-  assert message in line
+  (line,) = done.stderr.splitlines()
+  assert line.startswith("error: ") and message in line
   assert not (ROOT / "build" / "never").exists()

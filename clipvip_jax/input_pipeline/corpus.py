@@ -31,7 +31,7 @@ class Corpus:
 
   @property
   def name(self) -> str:
-    """`moving_shapes/demo:1.0.0`."""
+    """`moving_shapes/demo/1.1.0`: corpus, configuration, version."""
     return self._builder.info.full_name
 
   @property
@@ -65,15 +65,32 @@ class Corpus:
     """
     source = self.source(split)
     self.check_fields(split, (query, caption))
-    records = [source[i] for i in range(len(source))]
-    ids = [text(record, "id") for record in records]
+    rows = []
+    for i in range(len(source)):  # one record at a time, since each brings its frames along
+      record = source[i]
+      twin = text(record, "twin") if "twin" in record else ""
+      rows.append((text(record, "id"), text(record, query), text(record, caption), twin))
+    ids, queries, captions, twins = (list(column) for column in zip(*rows, strict=True)) if rows else ([],) * 4
     position = {name: i for i, name in enumerate(ids)}
-    return Texts(
-      ids=ids,
-      queries=[text(record, query) for record in records],
-      captions=[text(record, caption) for record in records],
-      twins=[position.get(text(record, "twin"), -1) if "twin" in record else -1 for record in records],
-    )
+    return Texts(ids, queries, captions, [position.get(twin, -1) for twin in twins])
+
+  def check_queries(self, split: str, query: str, caption: str) -> None:
+    """Refuses a split that cannot be searched.
+
+    Raises:
+      UserError: no such split or field, no records, or records without a query; the first of them are named.
+    """
+    texts = self.texts(split, query, caption)
+    if not texts.ids:
+      raise UserError(f"{self.name}, split {split}, holds no records")
+    silent = [name for name, words in zip(texts.ids, texts.queries, strict=True) if not words.strip()]
+    if silent:
+      raise UserError(f"{self.name}, split {split}: {len(silent)} clips have no {query!r} to search with: {silent[:5]}")
+
+  def identity(self) -> dict[str, Any]:
+    """What a run must find unchanged when it goes on: name, settings of the build, and records of each split."""
+    records = {name: split.num_examples for name, split in self._builder.info.splits.items()}
+    return {"name": self.name, "settings": self.metadata.get("settings", {}), "records": records}
 
   def check_fields(self, split: str, fields: Sequence[str]) -> None:
     """Refuses a split whose records lack a field.
@@ -103,7 +120,9 @@ def _builder_class(name: str) -> Any:
       raise
     package = importlib.import_module("data")
     known = [info.name for info in pkgutil.iter_modules(package.__path__) if info.ispkg]
-    raise UserError(f"data.name={name!r} is no corpus in data/; there are: {', '.join(known)}") from None
+    raise UserError(
+      f"data.name={name!r} is no corpus in data/; there are: {', '.join(known)}. CONTRIBUTING.md says how to add one"
+    ) from None
 
 
 def _build(builder: Any) -> None:
@@ -113,6 +132,10 @@ def _build(builder: Any) -> None:
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()  # it would fill a log file
   builder.download_and_prepare(file_format="array_record")
+  coverage = (builder.info.metadata or {}).get("coverage", {})
+  bad = {split: len(count["bad"]) for split, count in coverage.items() if count["bad"]}
+  if bad:
+    log.warning("bad clips were left out (%s); %s names each with its reason", bad, builder.data_path)
 
 
 def open_corpus(config: Any) -> Corpus:

@@ -5,7 +5,6 @@ NumPy only: tokenisers run in loader processes and are pickled into them.
 
 import abc
 import collections
-import contextlib
 import itertools
 import os
 import pathlib
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from clipvip_jax import files
 from clipvip_jax.errors import UserError
 
 # The names under which a tokenizer.json holds CLIP's two special tokens, and ours the first two ids.
@@ -150,14 +150,11 @@ class JsonTokenizer(Tokenizer):
       UserError: `path` cannot be written.
     """
     path = pathlib.Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
-      partial.write_text(self._json.to_str(pretty=True), encoding="utf-8")
-      partial.replace(path)
+      with files.whole(path) as partial:
+        partial.write_text(self._json.to_str(pretty=True), encoding="utf-8")
     except OSError as error:
-      with contextlib.suppress(OSError):
-        partial.unlink()
       raise UserError(f"cannot write the tokenizer to {path}: {error.strerror}; give a file that can be") from error
 
   def _encode(self, text: str) -> list[int]:

@@ -1,6 +1,5 @@
 """Video files to frames, and back: the one decoder that every corpus is built with."""
 
-import contextlib
 import os
 import pathlib
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from clipvip_jax import files
 from clipvip_jax.errors import UserError
 
 # A file is called cut when fewer than this share of the promised frames can be decoded. Not all of them:
@@ -145,27 +145,23 @@ def encode_h264(
 
   if frames.ndim != 4 or frames.shape[3] != 3 or not len(frames) or any(n % 2 for n in frames.shape[1:3]):
     raise ValueError(f"frames {frames.shape}: expected [T, H, W, 3] with T >= 1 and even H and W")
-  target = pathlib.Path(path)
-  temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-  try:
-    exact = {"fflags": "+bitexact"}  # leaves the library's version out of the file
-    with av.open(os.fspath(temporary), "w", format="mp4", container_options=exact) as container:
-      stream = container.add_stream("libx264", rate=fps)
-      stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-      stream.thread_count = 1  # several threads split a frame differently on each machine
-      stream.options = {
-        "preset": "veryfast",
-        "qp": str(quantiser),
-        "g": str(keyframe_every),
-        "x264-params": "threads=1",
-        "flags": "+bitexact",
-      }
-      converter = av.video.reformatter.VideoReformatter()
-      for frame in frames:
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        container.mux(stream.encode(converter.reformat(picture, format="yuv420p", threads=1)))
-      container.mux(stream.encode())
-    temporary.replace(target)
-  finally:
-    with contextlib.suppress(FileNotFoundError):
-      temporary.unlink()
+  exact = {"fflags": "+bitexact"}  # leaves the library's version out of the file
+  with (
+    files.whole(pathlib.Path(path)) as temporary,
+    av.open(os.fspath(temporary), "w", format="mp4", container_options=exact) as container,
+  ):
+    stream = container.add_stream("libx264", rate=fps)
+    stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+    stream.thread_count = 1  # several threads split a frame differently on each machine
+    stream.options = {
+      "preset": "veryfast",
+      "qp": str(quantiser),
+      "g": str(keyframe_every),
+      "x264-params": "threads=1",
+      "flags": "+bitexact",
+    }
+    converter = av.video.reformatter.VideoReformatter()
+    for frame in frames:
+      picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+      container.mux(stream.encode(converter.reformat(picture, format="yuv420p", threads=1)))
+    container.mux(stream.encode())

@@ -50,12 +50,27 @@ class ClipVip(nn.Module):
     return self.embed_video(video), self.embed_text(ids), self.logit_scale
 
 
+def _check_sizes(config: Any) -> None:
+  """Raises UserError for a size that is no size."""
+  least = {"added_proxies": 0, "time_positions": 0, "vocab_size": 4, "positions": 2}
+  sections = {"": ("image_size", "patch_size", "embed_dim"), "vision": config.vision, "text": config.text}
+  for section, fields in sections.items():
+    for field in fields:
+      value = config[section][field] if section else config[field]
+      if value < least.get(field, 1):
+        name = f"model.{section}.{field}" if section else f"model.{field}"
+        raise UserError(f"{name}={value} must be at least {least.get(field, 1)}")
+  if config.embedding_init == "scratch" and config.vision.width % 4:
+    raise UserError(f"model.vision.width={config.vision.width} must be a multiple of 4 for embedding_init=scratch")
+
+
 def from_config(config: Any) -> ClipVip:
   """The model of `config.model`; `configs/common.py` documents each field.
 
   Raises:
     UserError: sizes that do not fit together, or a name that is none of those allowed.
   """
+  _check_sizes(config)
   if config.image_size % config.patch_size:
     raise UserError(f"model.image_size={config.image_size} is no multiple of model.patch_size={config.patch_size}")
   for tower in ("vision", "text"):

@@ -31,10 +31,14 @@ def check_source(source: str) -> None:
     )
 
 
-def load(source: str, params: Any) -> Any:
-  """`params` with every value that the file has; proxies and time embedding stay as they are where it has none.
+def load(source: str, params: Any) -> dict[str, np.ndarray]:
+  """What the file holds, {our name: float32 array}, all of it checked against the model.
 
-  The logit scale starts at 4.60 when the weights are CLIP's, whatever they say.
+  The logit scale is 4.60 when the weights are CLIP's, whatever they say.
+
+  Args:
+    source: a .safetensors file.
+    params: the model's parameters, or their shapes (`jax.eval_shape`).
 
   Raises:
     UserError: the file cannot be read, or a name or a shape does not fit; all of them are named.
@@ -45,19 +49,24 @@ def load(source: str, params: Any) -> Any:
   check_source(source)
   try:
     tensors = load_file(source)
-  except (SafetensorError, OSError, ValueError) as error:
+  except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: bfloat16, which NumPy lacks
     raise UserError(f"init_from={source!r} cannot be read: {error}") from error
   loaded = traverse_util.flatten_dict(published.to_params(tensors, source), sep="/")
-  flat = traverse_util.flatten_dict(params, sep="/")
+  shapes = {name: x.shape for name, x in traverse_util.flatten_dict(params, sep="/").items()}
   if not any(name in loaded for name in ADDED):
     loaded["logit_scale"] = np.float32(INITIAL_LOGIT_SCALE)
-  problems = [f"{name} is missing" for name in flat if name not in loaded and name not in ADDED]
-  problems += [f"{name} has no place in this model" for name in loaded if name not in flat]
+  problems = [f"{name} is missing" for name in shapes if name not in loaded and name not in ADDED]
+  problems += [f"{name} has no place in this model" for name in loaded if name not in shapes]
   problems += [
-    f"{name} is {np.shape(loaded[name])}, the model's is {np.shape(flat[name])}"
-    for name in flat.keys() & loaded.keys()
-    if np.shape(loaded[name]) != np.shape(flat[name])
+    f"{name} is {np.shape(loaded[name])}, the model's is {shapes[name]}"
+    for name in shapes.keys() & loaded.keys()
+    if np.shape(loaded[name]) != shapes[name]
   ]
   if problems:
     raise UserError(f"init_from={source!r} does not fit config.model: {'; '.join(sorted(problems))}")
-  return traverse_util.unflatten_dict({**flat, **loaded}, sep="/")
+  return loaded
+
+
+def place(loaded: dict[str, np.ndarray], params: Any) -> Any:
+  """`params` with every value that was loaded; proxies and time embedding stay as they are where CLIP has none."""
+  return traverse_util.unflatten_dict({**traverse_util.flatten_dict(params, sep="/"), **loaded}, sep="/")

@@ -69,13 +69,13 @@ def our_name(name: str) -> str | None:
 
 
 def our_layout(name: str, tensor: np.ndarray) -> np.ndarray:
-  """A published tensor in the layout of our parameter `name`."""
+  """A published tensor in the layout of our parameter `name`; one of another rank as it is, for a check to refuse."""
   if name.endswith("/kernel"):
     return tensor.T
-  if name == "vision/patch_embedding":
+  if name == "vision/patch_embedding" and tensor.ndim == 4:
     return tensor.transpose(2, 3, 1, 0)
-  if name == "vision/time_embedding":
-    return tensor.reshape(tensor.shape[-2:])  # published as [1, T0, D]
+  if name == "vision/time_embedding" and tensor.ndim == 3 and len(tensor) == 1:  # published as [1, T0, D]
+    return tensor[0]
   return tensor
 
 

@@ -8,34 +8,21 @@ import numpy as np
 
 from data.moving_shapes.scenes import Appearance, Event, Scene, Story, Thing
 
-MAX_SUBTITLE_WORDS = 28
+MAX_SUBTITLE_WORDS = 26
 
-_MOVES = {
-  "right": "moves to the right",
-  "left": "moves to the left",
-  "up": "moves up",
-  "down": "moves down",
-  "up-right": "moves up to the right",
-  "up-left": "moves up to the left",
-  "down-right": "moves down to the right",
-  "down-left": "moves down to the left",
-  "clockwise": "goes around clockwise",
-  "counterclockwise": "goes around counterclockwise",
+_WAYS = {
+  "right": "to the right",
+  "left": "to the left",
+  "up": "up",
+  "down": "down",
+  "up-right": "up to the right",
+  "up-left": "up to the left",
+  "down-right": "down to the right",
+  "down-left": "down to the left",
+  "clockwise": "around clockwise",
+  "counterclockwise": "around counterclockwise",
 }
-# As people say it. Each keeps a word of the clean phrase, so that a small model carries over from one to the other.
-_SPOKEN = {
-  "right": ("moving to the right", "going to the right"),
-  "left": ("moving to the left", "going to the left"),
-  "up": ("moving up", "going up"),
-  "down": ("moving down", "going down"),
-  "up-right": ("moving up to the right", "going up to the right"),
-  "up-left": ("moving up to the left", "going up to the left"),
-  "down-right": ("moving down to the right", "going down to the right"),
-  "down-left": ("moving down to the left", "going down to the left"),
-  "clockwise": ("going around clockwise", "circling clockwise"),
-  "counterclockwise": ("going around counterclockwise", "circling counterclockwise"),
-}
-_SPOKEN_SPEED = {"slowly": ("slowly", "really slowly"), "quickly": ("quickly", "really quickly"), "": ("",)}
+_VERBS = ("is moving", "is going", "moving", "going", "moves", "goes")  # speech drops words
 _OPENINGS = (
   "okay so now uh",
   "um",
@@ -51,7 +38,7 @@ _OPENINGS = (
   "well",
 )
 _ENDINGS = ("you see", "i think", "like so", "guys", "isn't that cool", "again", "uh huh")
-_JOINTS = ("and then", "then", "and after that", "and uh then", "and next")
+_JOINTS = ("and then", "then", "and uh then", "and next")
 _ELSEWHERE = (
   "don't forget to subscribe and hit the bell",
   "thanks so much for watching guys",
@@ -73,13 +60,11 @@ _CAPTIONLESS = 0.05
 
 def description(appearance: Appearance, story: Story) -> str:
   """One clean sentence, another one for each appearance and story."""
-  first = _move(story[0])
+  who = _named(appearance.things[story[0].thing])
   if len(story) == 1:
-    return f"{_named(appearance.things[0])} {first}"
-  if len(appearance.things) == 1:
-    return f"{_named(appearance.things[0])} first {first} and then {_move(story[1])}"
-  one, two = (_named(appearance.things[event.thing]) for event in story)
-  return f"first {one} {first} then {two} {_move(story[1])}"
+    return f"{who} {_moves(story[0])}"
+  then = "it" if story[1].thing == story[0].thing else _named(appearance.things[story[1].thing])
+  return f"first {who} {_moves(story[0])} and then {then} {_moves(story[1])}"
 
 
 def caption(appearance: Appearance, story: Story, scene: Scene, rng: np.random.Generator) -> str:
@@ -106,14 +91,19 @@ def _where(x: float, y: float) -> str:
 def subtitle(
   appearance: Appearance, story: Story, others: Sequence[tuple[Appearance, Story]], rng: np.random.Generator
 ) -> str:
-  """Speech: mostly about the clip, at times about something else, about one of `others`, or "" (silence)."""
+  """Speech: mostly about the clip, at times about something else, a moment off, or "" (silence).
+
+  A moment off, it tells one of two events, or a clip that is one of `others`.
+  """
   draw = rng.random()
   kind = next(kind for until, kind in _KINDS if draw < until)
   if kind == "empty":
     return ""
   if kind == "elsewhere":
     return _pick(_ELSEWHERE, rng)
-  if kind == "off":
+  if kind == "off" and len(story) == 2:
+    story = (story[int(rng.integers(2))],)
+  elif kind == "off":
     appearance, story = others[int(rng.integers(len(others)))]
   return _chat(appearance, story, rng)
 
@@ -124,7 +114,7 @@ def _chat(appearance: Appearance, story: Story, rng: np.random.Generator) -> str
     same = story[0].thing == story[1].thing
     second = _clause(None if same else appearance.things[story[1].thing], story[1], rng)
     clauses += [_pick(_JOINTS, rng), second]
-    if rng.random() < 0.3:
+    if rng.random() < 0.5:
       clauses.insert(0, "first")
   words = " ".join(clauses).split()
   if rng.random() < 0.05:  # a stutter
@@ -139,16 +129,14 @@ def _chat(appearance: Appearance, story: Story, rng: np.random.Generator) -> str
 
 def _clause(thing: Thing | None, event: Event, rng: np.random.Generator) -> str:
   """thing None: "it", spoken of before."""
-  verb = _pick(("is", "is", "is", "is", ""), rng)  # speech drops words
   who = "it" if thing is None else f"{_pick(('the', 'the', 'the', 'this'), rng)} {_casual(thing, rng)}"
-  return " ".join(
-    [f"{who} {verb}".strip(), _pick(_SPOKEN[event.motion], rng), _pick(_SPOKEN_SPEED[event.speed], rng)]
-  ).strip()
+  really = "really " if event.speed and rng.random() < 0.3 else ""
+  return f"{who} {_pick(_VERBS, rng)} {_WAYS[event.motion]} {really}{event.speed}".strip()
 
 
 def _casual(thing: Thing, rng: np.random.Generator) -> str:
-  """Colour and shape, and at times the size."""
-  size = f"{thing.size} " if rng.random() < 0.5 else ""
+  """Colour and shape, and mostly the size."""
+  size = f"{thing.size} " if rng.random() < 0.7 else ""
   return f"{size}{thing.colour} {thing.shape}"
 
 
@@ -156,8 +144,8 @@ def _named(thing: Thing) -> str:
   return f"a {thing.size} {thing.colour} {thing.shape}"
 
 
-def _move(event: Event) -> str:
-  return f"{event.speed} {_MOVES[event.motion]}".strip()
+def _moves(event: Event) -> str:
+  return f"moves {_WAYS[event.motion]} {event.speed}".strip()
 
 
 def _pick(choices: Sequence[str], rng: np.random.Generator) -> str:

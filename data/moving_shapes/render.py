@@ -42,7 +42,7 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.float32) -> n
 
 
 def _shade(body: Body, x: np.ndarray, y: np.ndarray, radius: np.float32) -> np.ndarray:
-  """[T, H, W] or [1, 1, 1], 0.25 to 1: the factor by which the texture darkens the colour."""
+  """[T, H, W] or [1, 1, 1], 0.5 to 1: the factor by which the texture darkens the colour."""
   if body.texture == "plain":
     return np.ones((1, 1, 1), np.float32)
   wave = np.float32(2 * np.pi) / radius
@@ -50,4 +50,4 @@ def _shade(body: Body, x: np.ndarray, y: np.ndarray, radius: np.float32) -> np.n
     light = np.sin(wave * 0.85 * (x + y))
   else:
     light = 0.55 - np.cos(wave * 1.1 * x) * np.cos(wave * 1.1 * y)
-  return np.clip(0.625 + 0.9 * light, 0.25, 1)
+  return np.clip(0.75 + 0.6 * light, 0.5, 1)

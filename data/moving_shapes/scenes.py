@@ -16,9 +16,11 @@ from clipvip_jax.errors import UserError
 
 COLOURS = {
   "red": (228, 40, 40),
-  "green": (40, 200, 70),
-  "blue": (50, 100, 245),
-  "yellow": (245, 215, 40),
+  "orange": (250, 140, 20),
+  "yellow": (240, 225, 50),
+  "green": (40, 190, 60),
+  "cyan": (50, 215, 225),
+  "blue": (50, 90, 245),
   "purple": (200, 70, 230),
   "white": (240, 240, 240),
 }
@@ -26,8 +28,7 @@ COLOURS = {
 BACKGROUNDS = {"black": (10, 10, 10), "grey": (58, 58, 58), "brown": (66, 40, 18), "navy": (16, 20, 72)}
 _ALIKE = {("blue", "navy")}  # pairs too alike to be seen at 32 x 32 pixels
 SHAPES = ("circle", "square", "triangle", "ring", "cross")
-SIZES = {"small": 0.135, "large": 0.18}  # half the height, in widths of the picture
-_SIZES_OF_TWO = {"small": 0.125, "large": 0.165}  # two objects hide each other less when smaller
+SIZES = {"small": 0.15, "large": 0.21}  # half the height, in widths of the picture
 TEXTURES = ("plain", "striped", "dotted")
 _THIN = ("ring", "cross")  # a texture would break these up beyond recognition
 
@@ -107,22 +108,29 @@ TWO_THINGS: tuple[Pair, ...] = tuple(
 
 
 def appearances(count: int, rng: np.random.Generator) -> list[Appearance]:
-  """`count` distinct appearances, even ones with one thing and odd ones with two. Raises UserError over 60."""
-  kinds = list(itertools.product(SHAPES, COLOURS))
-  if not 2 <= count <= 2 * len(kinds):
-    raise UserError(f"appearances is {count}: 2 to {2 * len(kinds)} can be told apart")
-  ones = rng.permutation(len(kinds))
-  firsts, seconds = rng.permutation(len(kinds)), rng.permutation(len(kinds))
+  """`count` distinct appearances, even ones with one thing and odd ones with two. Raises UserError over 80."""
+  most = 2 * len(SHAPES) * len(COLOURS)
+  if not 2 <= count <= most:
+    raise UserError(f"appearances is {count}: 2 to {most} can be told apart")
+  ones, firsts, seconds = (_kinds(rng) for _ in range(3))
   result = []
   for index in range(count):
-    first = kinds[(firsts if index % 2 else ones)[index // 2]]
-    chosen = [first]
+    number = index // 2
+    chosen = [(firsts if index % 2 else ones)[number]]
     if index % 2:
       # Another shape and another colour, so that each word names one of the two.
-      order = np.roll(seconds, -(index // 2))
-      chosen.append(next(kinds[k] for k in order if not set(kinds[k]) & set(first)))
+      chosen.append(next(kind for kind in seconds[number:] + seconds if not set(kind) & set(chosen[0])))
     result.append(Appearance(tuple(Thing(*kind, str(rng.choice(list(SIZES)))) for kind in chosen)))
   return result
+
+
+def _kinds(rng: np.random.Generator) -> list[tuple[str, str]]:
+  """Every (shape, colour) once; each shape and each colour comes back as late as possible.
+
+  Both go round, and their numbers have no common factor.
+  """
+  shapes, colours = (list(map(str, rng.permutation(names))) for names in (SHAPES, list(COLOURS)))
+  return [(shapes[k % len(shapes)], colours[k % len(colours)]) for k in range(len(shapes) * len(colours))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,13 +161,12 @@ def stage(appearance: Appearance, story: Story, frames: int, rng: np.random.Gene
 
   What is drawn does not depend on the story: the same generator gives twins the same pictures.
   """
-  sizes = SIZES if len(appearance.things) == 1 else _SIZES_OF_TWO
   bodies = tuple(
     Body(
       thing.shape,
       "plain" if thing.shape in _THIN else str(rng.choice(TEXTURES)),
       np.clip(np.array(COLOURS[thing.colour]) + rng.uniform(-14, 14, 3), 0, 255),
-      sizes[thing.size] * rng.uniform(0.94, 1.06),
+      SIZES[thing.size] * rng.uniform(0.94, 1.06),
     )
     for thing in appearance.things
   )
@@ -188,7 +195,7 @@ def _alone(event: Event, time: np.ndarray, draws: np.ndarray) -> np.ndarray:
 def _straight(event: Event, done: np.ndarray, widths: float, draws: np.ndarray) -> np.ndarray:
   """[T, 2]: through the middle of the picture, give or take; further aside where that leaves the path straight."""
   direction = np.array(STRAIGHT[event.motion])
-  aside = np.where(direction == 0, 0.25, 0.06)
+  aside = np.where(direction == 0, 0.18, 0.06)
   return 0.5 + aside * draws[:2] + widths * (done[:, None] - 0.5) * direction
 
 

@@ -12,12 +12,12 @@ import dataclasses
 import itertools
 import json
 import multiprocessing
-import os
 import pathlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from clipvip_jax import files
 from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline.video import VideoError, decode_video, encode_h264
 from data.moving_shapes import render, scenes
@@ -106,9 +106,8 @@ def claim(folder: pathlib.Path, settings: dict[str, object]) -> None:
   text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
   if not path.exists():
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with files.whole(path) as temporary:
+      temporary.write_text(text, encoding="utf-8")
     return
   try:
     old = json.loads(path.read_text(encoding="utf-8"))

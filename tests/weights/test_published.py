@@ -33,7 +33,7 @@ def test_an_unknown_tensor_is_refused_by_name():
 def test_clip_starts_clip_vip_with_its_own_scale_and_keeps_what_clip_lacks():
   random = tiny.random_params(tiny.model())
   source = str(GOLDEN / "clip_tiny.safetensors")
-  params = flat(initialize.load(source, random))
+  params = flat(initialize.place(initialize.load(source, random), random))
   assert params["logit_scale"] == np.float32(4.60)
   for name, value in flat(random).items():
     same = np.array_equal(params[name], value)
@@ -42,7 +42,8 @@ def test_clip_starts_clip_vip_with_its_own_scale_and_keeps_what_clip_lacks():
 
 
 def test_a_clip_vip_checkpoint_keeps_its_own_scale(golden):
-  params = initialize.load(str(GOLDEN / "vip_tiny.safetensors"), tiny.random_params(tiny.model()))
+  random = tiny.random_params(tiny.model())
+  params = initialize.place(initialize.load(str(GOLDEN / "vip_tiny.safetensors"), random), random)
   assert params["logit_scale"] == golden("vip_tiny.safetensors")["clipmodel.logit_scale"]
 
 
