@@ -10,6 +10,7 @@ import pytest
 
 from clipvip_jax.checkpoint import Checkpoints, abstract
 from clipvip_jax.errors import UserError
+from clipvip_jax.log import log
 from clipvip_jax.train_step import TrainState
 
 
@@ -52,6 +53,13 @@ def test_an_empty_folder_has_nothing_to_restore(tmp_path):
   assert Checkpoints(tmp_path / "c", 2).restore_latest(abstract(state(0))) is None
 
 
+@pytest.fixture
+def said(caplog, monkeypatch):
+  """What the project told the user."""
+  monkeypatch.setattr(log, "propagate", True)
+  return caplog
+
+
 def files(folder):
   return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
 
@@ -63,7 +71,7 @@ def two_checkpoints(tmp_path_factory):
   return folder
 
 
-def test_whatever_file_is_cut_the_run_goes_on_from_a_whole_checkpoint(two_checkpoints, tmp_path, capsys):
+def test_whatever_file_is_cut_the_run_goes_on_from_a_whole_checkpoint(two_checkpoints, tmp_path, said):
   names = [path.relative_to(two_checkpoints) for path in files(two_checkpoints / "2")]
   assert len(names) > 5
   outcomes = {}
@@ -79,6 +87,8 @@ def test_whatever_file_is_cut_the_run_goes_on_from_a_whole_checkpoint(two_checkp
     outcomes[str(name)] = step
     if step == 1:
       assert checkpoints.steps() == [1] and (folder.parent / "damaged_checkpoints" / "2").is_dir()
+      assert "moved the damaged checkpoint of step 2" in said.text
+      said.clear()
       checkpoints.save(state(2), {"next_record": 20}, None)
     checkpoints.close()
     assert_is(Checkpoints(folder, 2).restore_latest(abstract(state(0))), 2)
@@ -90,6 +100,24 @@ def test_a_missing_folder_of_state_falls_back(two_checkpoints, tmp_path):
   shutil.copytree(two_checkpoints, folder)
   shutil.rmtree(folder / "2" / "state")
   assert_is(Checkpoints(folder, 2).restore_latest(abstract(state(0))), 1)
+
+
+def test_a_single_checkpoint_whose_score_is_damaged_is_not_forgotten(tmp_path):
+  folder = tmp_path / "c"
+  save(folder, {3: 0.5}).close()
+  (folder / "3" / "metrics" / "metrics").write_text("{")
+  with pytest.raises(UserError, match=r"none of the checkpoints.*steps 3; score file.*--workdir"):
+    Checkpoints(folder, 2).restore_latest(abstract(state(0)))
+
+
+def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(tmp_path, said):
+  folder = tmp_path / "c"
+  save(folder, {1: 0.9, 2: 0.2, 3: 0.5, 4: None}, keep=4).close()
+  shutil.rmtree(folder / "1" / "state")
+  checkpoints = Checkpoints(folder, 4)
+  assert int(checkpoints.restore_best(abstract(state(0))).step) == 3
+  assert "the best checkpoint, 1, cannot be read" in said.text
+  assert checkpoints.steps() == [2, 3, 4]
 
 
 def test_when_none_can_be_read_the_run_does_not_start_over_in_silence(two_checkpoints, tmp_path):

@@ -82,6 +82,15 @@ def test_a_finished_run_run_again_trains_no_more_and_gives_the_same(finished, co
   assert (folder / "metrics.jsonl").read_bytes() == before
 
 
+def test_batch_size_of_the_evaluation_and_worker_processes_change_no_number(finished, corpus, tmp_path):
+  """32 clips in batches of 24: the last one is padded."""
+  changes = {"evaluate.batch_size": 24, "host.num_workers": 2}
+  folder, results = finished
+  again = train.run(config(corpus, **changes), tmp_path / "run")
+  assert again["splits"] == results["splits"]
+  assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
+
+
 def test_another_config_in_the_same_folder_is_refused_and_changes_nothing(finished, corpus):
   folder, _ = finished
   before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

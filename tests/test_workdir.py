@@ -36,6 +36,14 @@ def test_another_config_is_refused_with_both_values(tmp_path):
     workdir.check_config(claimed(tmp_path), config(**{"optimizer.learning_rate": 0.1}))
 
 
+def test_another_corpus_is_refused(tmp_path):
+  corpus = {"name": "shapes/1.0.0", "settings": {"seed": 0}, "records": {"train": 10}}
+  workdir.claim(tmp_path / "run", config(), corpus)
+  workdir.check_corpus(tmp_path / "run", corpus)
+  with pytest.raises(UserError, match=r"another corpus \(records\.train: 10 there, 11 now\)"):
+    workdir.check_corpus(tmp_path / "run", {**corpus, "records": {"train": 11}})
+
+
 def test_a_file_in_place_of_the_folder_and_an_unreadable_config_are_refused(tmp_path):
   (tmp_path / "file").write_text("x")
   with pytest.raises(UserError, match="is a file"):

@@ -77,10 +77,7 @@ def test_proxy_guided_attention_equals_full_attention_under_its_mask(added_proxi
   assert_close(ours, masked, 1e-6)
 
 
-def test_patches_of_other_frames_reach_a_patch_only_through_proxies(golden):
-  video = tiny.channels_last(golden("forward.npz")["T4/video"])
-  changed = video.copy()
-  changed[:, 3] += 1.0
+def test_patches_of_other_frames_reach_a_patch_only_through_proxies():
   pattern = functools.partial(proxy_attention.proxy_guided, num_proxies=4, num_frames=4)
   query = jax.random.normal(jax.random.key(0), (1, 2, 4 + 4 * 3, 8))
   before = pattern(query, query, query)
