@@ -1,6 +1,6 @@
 """Post-pretraining: CLIP to CLIP-ViP on video with subtitles and captions of middle frames (section 4.1 of the paper).
 
-Plain, this is the paper's B/32 on HD-VILA-100M. Variants, separated by commas:
+Plain, this is the paper's B/32 on HD-VILA-100M, which needs CLIP's weights and a builder of that corpus. Variants, separated by commas:
 
 | variant | is |
 |---|---|
@@ -20,9 +20,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   """The recipe with the variants of `arg` applied in order."""
   config = common.base()
   b32(config)
-  return common.apply_variants(
-    config, arg, {"b32": b32, "b16": b16, "demo": demo, "smoke": smoke, "single_frame": single_frame}
-  )
+  return common.apply_variants(config, arg, VARIANTS)
 
 
 def b32(config: ConfigDict) -> None:
@@ -77,8 +75,9 @@ def demo(config: ConfigDict) -> None:
 
 
 def smoke(config: ConfigDict) -> None:
-  """Twelve steps."""
+  """Twelve steps, with the paper's loss."""
   demo(config)
+  config.loss = "vsc_fc"
   config.data.config = "smoke"
   config.model.vision.update({"width": 32, "layers": 1, "heads": 2, "mlp": 64})
   config.model.text.update({"width": 32, "layers": 1, "heads": 2, "mlp": 64})
@@ -91,3 +90,6 @@ def smoke(config: ConfigDict) -> None:
 def single_frame(config: ConfigDict) -> None:
   """One frame a clip, in training and evaluation."""
   config.data.num_frames = 1
+
+
+VARIANTS = {"b32": b32, "b16": b16, "demo": demo, "smoke": smoke, "single_frame": single_frame}

@@ -17,7 +17,19 @@ from configs import common, post_pretrain
 RECIPES = sorted(
   path.stem for path in pathlib.Path(common.__file__).parent.glob("*.py") if path.stem not in ("__init__", "common")
 )
-VARIANTS = ["", "b16", "demo", "smoke", "demo,single_frame", "b16,single_frame"]
+# Plain, every variant, and those that change another: all of them with their number of parameters. CLIP's published
+# sizes are 151,277,313 and 149,620,737; three proxies and twelve frames add 15 rows of 768.
+B32, B16, DEMO, SMOKE = 151_277_313 + 15 * 768, 149_620_737 + 15 * 768, 1_122_049, 43_617
+VARIANTS = {
+  "": B32,
+  "b32": B32,
+  "b16": B16,
+  "demo": DEMO,
+  "smoke": SMOKE,
+  "single_frame": B32,
+  "demo,single_frame": DEMO,
+  "b16,single_frame": B16,
+}
 
 
 @functools.cache
@@ -43,8 +55,9 @@ def shapes(config, batch_size=4):
   return state, jax.eval_shape(make_train_step(model, LOSSES[config.loss], chain, rate), state, batch)
 
 
-def test_there_is_no_recipe_that_this_file_forgets():
+def test_there_is_no_recipe_or_variant_that_this_file_forgets():
   assert RECIPES == ["post_pretrain"]
+  assert set(post_pretrain.VARIANTS) <= VARIANTS.keys()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -63,10 +76,7 @@ def test_every_loss_fits_the_step(loss):
   shapes(config)
 
 
-# CLIP's published sizes, 151,277,313 and 149,620,737, and 15 rows of 768: three proxies and twelve frames.
-@pytest.mark.parametrize(
-  ("variant", "count"), [("", 151_277_313 + 15 * 768), ("b16", 149_620_737 + 15 * 768), ("demo", 1_122_049)]
-)
+@pytest.mark.parametrize(("variant", "count"), VARIANTS.items())
 def test_parameter_counts(variant, count):
   state, _ = recipe_shapes(variant)
   assert sum(x.size for x in jax.tree.leaves(state.params)) == count
