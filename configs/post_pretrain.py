@@ -1,6 +1,7 @@
 """Post-pretraining: CLIP to CLIP-ViP on video with subtitles and captions of middle frames (section 4.1 of the paper).
 
-Plain, this is the paper's B/32 on HD-VILA-100M, which needs CLIP's weights and a builder of that corpus. Variants, separated by commas:
+Plain, this is the paper's B/32 on HD-VILA-100M; it needs CLIP's weights and a builder of that corpus. Variants,
+separated by commas:
 
 | variant | is |
 |---|---|
