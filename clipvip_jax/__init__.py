@@ -1,3 +1,15 @@
 """CLIP-ViP in JAX and Flax: adapting image-text models to video (Xue et al., ICLR 2023, arXiv 2209.06430)."""
 
+from typing import Any
+
 __version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+  # Late: loader processes and --help must not wait for JAX.
+  if name == "load":
+    from clipvip_jax.interface import load
+
+    return load
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

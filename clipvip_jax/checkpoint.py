@@ -7,8 +7,10 @@ renamed when whole; one that is damaged later is put aside, and the run goes on 
 import json
 import pathlib
 import shutil
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
@@ -55,23 +57,14 @@ class Checkpoints:
 
   def _open(self) -> ocp.CheckpointManager:
     """A manager of the folder's checkpoints, without those whose score is damaged, which it could not even list."""
-    self._move_aside([step for step in self._on_disk() if not self._has_whole_score(step)])
+    self._move_aside(
+      [step for step in _steps_on_disk(self._directory) if np.isnan(_read_score(self._directory / str(step)))]
+    )
     return ocp.CheckpointManager(
       self._directory,
       options=self._options,
       item_names=("state", "data"),
     )
-
-  def _on_disk(self) -> list[int]:
-    folders = self._directory.glob("[0-9]*") if self._directory.exists() else []
-    return [int(folder.name) for folder in folders if folder.name.isdigit()]
-
-  def _has_whole_score(self, step: int) -> bool:
-    path = self._directory / str(step) / "metrics" / "metrics"
-    try:
-      return SCORE in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-      return False
 
   def steps(self) -> list[int]:
     """Steps that have a checkpoint, oldest first."""
@@ -182,3 +175,47 @@ class Checkpoints:
     self._manager.wait_until_finished()
     self._manager.check_for_errors()
     self._manager.close()
+
+
+def read_params(directory: pathlib.Path, step: int | None = None) -> tuple[Any, int]:
+  """(parameters as nested NumPy arrays, their step), without the optimiser's state and without touching the folder.
+
+  Args:
+    directory: a run's checkpoints.
+    step: which; None: the best, or the newest where no score was measured.
+
+  Raises:
+    UserError: there is no such checkpoint, or it cannot be read.
+  """
+  steps = sorted(_steps_on_disk(directory))
+  if not steps:
+    raise UserError(f"{directory} holds no checkpoint yet")
+  if step is None:
+    scores = {found: np.nan_to_num(_read_score(directory / str(found)), nan=_NOT_MEASURED) for found in steps}
+    step = max(steps, key=lambda found: (scores[found], found))
+  if step not in steps:
+    raise UserError(f"{directory} holds no checkpoint of step {step}; there are: {', '.join(map(str, steps))}")
+  path = directory.resolve() / str(step) / "state"
+  handler = ocp.PyTreeCheckpointHandler()
+  try:
+    wanted = {"params": handler.metadata(path).tree["params"]}
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
+    return handler.restore(path, args=args)["params"], step
+  except Exception as error:  # see Checkpoints.restore_latest
+    raise UserError(f"the checkpoint of step {step} in {directory} cannot be read ({_words(error)})") from error
+  finally:
+    handler.close()
+
+
+def _steps_on_disk(directory: pathlib.Path) -> list[int]:
+  folders = directory.glob("[0-9]*") if directory.exists() else []
+  return [int(folder.name) for folder in folders if folder.name.isdigit()]
+
+
+def _read_score(folder: pathlib.Path) -> float:
+  """The score of a checkpoint's folder, NaN where its file is damaged."""
+  try:
+    return float(json.loads((folder / "metrics" / "metrics").read_text(encoding="utf-8"))[SCORE])
+  except (OSError, ValueError, TypeError, KeyError):
+    return float("nan")

@@ -10,9 +10,10 @@ import runpy
 import sys
 from typing import Any
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
+from clipvip_jax.command import run
 from clipvip_jax.errors import UserError
 from clipvip_jax.log import log, show
 
@@ -23,7 +24,6 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0,
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the launch, where it does not tell.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process, where the launch does not tell.")
 
-BAD_INPUT = 2
 # 128 + SIGTERM: what a launcher reads as "ended from outside", so that it starts the run again.
 TERMINATED = 143
 
@@ -89,7 +89,6 @@ def _check_field(config: Any, name: str) -> None:
 def main(argv: list[str]) -> None:
   """Reads flags, then one call."""
   del argv
-  show()
   # Late, so that --help and a wrong flag answer at once.
   import jax
 
@@ -105,14 +104,5 @@ def main(argv: list[str]) -> None:
     sys.exit(TERMINATED)
 
 
-def entry_point() -> None:
-  """Runs `main`; bad input ends with one line and exit code 2."""
-  try:
-    app.run(main, flags_parser=parse_flags)
-  except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
-
-
 if __name__ == "__main__":
-  entry_point()
+  run(main, parse_flags)

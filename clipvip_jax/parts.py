@@ -14,7 +14,7 @@ from clipvip_jax.input_pipeline.pipeline import Order
 from clipvip_jax.input_pipeline.tokenizer import JsonTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from clipvip_jax.losses import LOSSES, Loss
 from clipvip_jax.models import clip_vip
-from clipvip_jax.weights import initialize
+from clipvip_jax.weights import sources
 
 _LEAST = {
   "seed": 0,
@@ -70,7 +70,7 @@ def check(config: Any, folder: pathlib.Path) -> None:
   sharding.check_batch_size(config.train.batch_size, "train.batch_size")
   sharding.check_batch_size(config.evaluate.batch_size, "evaluate.batch_size")
   if config.init_from:
-    initialize.check_source(config.init_from)
+    sources.check(config.init_from)
   workdir.check_config(folder, workdir.plain(config))
 
 

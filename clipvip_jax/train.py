@@ -39,7 +39,7 @@ def run(config: Any, folder: pathlib.Path) -> dict[str, Any]:
   chain, rate = optimizer.from_config(config.optimizer, parts.total_steps)
   shapes = jax.eval_shape(lambda: _first_state(parts, chain))
   optimizer.check_multipliers(config.optimizer.rate_multipliers, shapes.params)
-  weights = initialize.load(config.init_from, shapes.params) if config.init_from else None
+  weights = initialize.load(config.init_from, shapes.params) if config.init_from else {}
   claim(parts)
 
   checkpoints = Checkpoints(folder / "checkpoints", config.host.keep_checkpoints)
@@ -79,10 +79,14 @@ def _start(
     done = position["next_record"] // parts.order.batch_size
     log.info("going on from the checkpoint of step %d in %s", done, parts.workdir)
     return state, done
-  state = jax.jit(lambda: _first_state(parts, chain), out_shardings=replicated)()
-  if weights is not None:
-    params = initialize.place(weights, state.params)
-    state = state.replace(params=jax.device_put(params, replicated))
+
+  def first(weights):
+    state = _first_state(parts, chain)
+    return state.replace(params=initialize.place(weights, state.params))
+
+  # Donated, and what they replace is never computed: no device holds the parameters twice.
+  state = jax.jit(first, out_shardings=replicated, donate_argnums=0)(jax.device_put(weights, replicated))
+  if weights:
     log.info("weights from %s", parts.config.init_from)
   return state, 0
 

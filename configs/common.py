@@ -15,7 +15,7 @@ def base() -> ConfigDict:
   config.seed = 0
   config.model = model_b32()
   config.loss = "vsc_fc"  # a key of clipvip_jax.losses.LOSSES
-  config.init_from = ""  # weights to start from (.safetensors); empty: random parameters
+  config.init_from = ""  # weights to start from: a SOURCE of clipvip_jax/weights/sources.py; empty: random parameters
   config.data = data()
   config.optimizer = optimizer()
   config.train = train()

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from clipvip_jax import main
+from clipvip_jax import command, main
 from clipvip_jax.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -87,6 +87,6 @@ def test_two_processes_are_one_run_and_stop_and_go_on_together(tmp_path):
 
 def test_what_one_process_refuses_ends_both(tmp_path):
   codes, outputs = finish(start(tmp_path / "run", tmp_path / "none", 12, "--config.data.prepare=False"))
-  assert codes == [main.BAD_INPUT] * 2, outputs
+  assert codes == [command.BAD_INPUT] * 2, outputs
   assert all("error: corpus moving_shapes/smoke" in output for output in outputs)
   assert not (tmp_path / "run").exists()

@@ -18,7 +18,14 @@ ALLOWED = {
   "clipvip_jax.retrieval": {"clipvip_jax.errors"},
   "clipvip_jax.optimizer": {"clipvip_jax.errors"},
   "clipvip_jax.sharding": {"clipvip_jax.errors"},
-  "clipvip_jax.weights": {"clipvip_jax.weights", "clipvip_jax.models", "clipvip_jax.errors"},
+  "clipvip_jax.weights": {
+    "clipvip_jax.weights",
+    "clipvip_jax.models",
+    "clipvip_jax.checkpoint",  # a run is a source of weights
+    "clipvip_jax.errors",
+    "clipvip_jax.files",
+    "clipvip_jax.log",
+  },
   "clipvip_jax.input_pipeline": {
     "clipvip_jax.input_pipeline",
     "clipvip_jax.errors",

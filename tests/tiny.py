@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from clipvip_jax.models import clip_vip
@@ -50,6 +51,11 @@ def random_params(net, frames=2, seed=0):
 def params(golden, name="vip_tiny.safetensors"):
   """The reference's weights in our tree."""
   return published.to_params(golden(name), name)
+
+
+def nested(params):
+  """{name: array} as a tree."""
+  return traverse_util.unflatten_dict(params, sep="/")
 
 
 def channels_last(video):

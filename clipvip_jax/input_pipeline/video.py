@@ -1,8 +1,10 @@
 """Video files to frames, and back: the one decoder that every corpus is built with."""
 
+import contextlib
+import functools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -41,17 +43,18 @@ def iterate_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
 
   A cut file raises only after its last frame, so nothing drawn is good before the iterator has ended.
   """
+  for picture in iterate_pictures(path):
+    yield picture()
+
+
+def iterate_pictures(path: str | os.PathLike[str]) -> Iterator[Callable[[], np.ndarray]]:
+  """`iterate_frames` with each frame as a function that gives it, to be called before the next one is taken.
+
+  Turning a picture into RGB costs as much as decoding it, and who wants few frames of many need not pay for all.
+  """
   import av  # here, so that training processes, which read stored frames, start without FFmpeg
 
-  _check_readable(path)
-  try:
-    container = av.open(os.fspath(path))
-  except (av.error.FFmpegError, OSError) as error:
-    raise VideoError(path, f"not a video, or cut before its index ({_words(error)})") from None
-  with container:
-    if not container.streams.video:
-      raise VideoError(path, "has no video stream")
-    stream = container.streams.video[0]
+  with _opened(path) as (container, stream):
     promised = _promised_frames(container, stream)
     converter = av.video.reformatter.VideoReformatter()
     count, damage = 0, ""
@@ -61,11 +64,45 @@ def iterate_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
       if frame is None:
         continue
       size = size or {"width": frame.width, "height": frame.height}  # a stream may change its size midway
-      # One converter for all frames: to_ndarray(format=...) would build one, with its threads, for each.
-      picture = converter.reformat(frame, format="rgb24", threads=1, **size).to_ndarray()
-      yield _upright(picture, frame.rotation)
+      yield functools.partial(_rgb, converter, frame, size)
       count += 1
   _check_whole(path, count, promised, damage)
+
+
+def count_packets(path: str | os.PathLike[str]) -> int:
+  """Coded pictures of the file's first video stream, read without decoding: nearly always the number of its frames.
+
+  It is another number where pictures are damaged, or coded in halves. Raises VideoError as `iterate_frames` does at
+  its start.
+  """
+  import av
+
+  count = 0
+  with _opened(path) as (container, stream), contextlib.suppress(av.error.FFmpegError, OSError):
+    for packet in container.demux(stream):
+      count += bool(packet.size) and not packet.is_discard  # an edit list hides pictures
+  return count
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
+  """(container, first video stream) of a file."""
+  import av
+
+  _check_readable(path)
+  try:
+    container = av.open(os.fspath(path))
+  except (av.error.FFmpegError, OSError) as error:
+    raise VideoError(path, f"not a video, or cut before its index ({_words(error)})") from None
+  with container:
+    if not container.streams.video:
+      raise VideoError(path, "has no video stream")
+    yield container, container.streams.video[0]
+
+
+def _rgb(converter: Any, frame: Any, size: dict[str, int]) -> np.ndarray:
+  # One converter for all frames: to_ndarray(format=...) would build one, with its threads, for each.
+  return _upright(converter.reformat(frame, format="rgb24", threads=1, **size).to_ndarray(), frame.rotation)
 
 
 def _check_readable(path: str | os.PathLike[str]) -> None:

@@ -1,6 +1,6 @@
-"""Starts a model from published weights: every parameter is loaded, or is one that CLIP lacks."""
+"""Starts a model from weights of any source: every parameter is loaded, or is one that CLIP lacks."""
 
-import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,54 +8,55 @@ from flax import traverse_util
 
 from clipvip_jax.errors import UserError
 from clipvip_jax.models.clip_vip import INITIAL_LOGIT_SCALE
-from clipvip_jax.weights import published
-
-# What CLIP-ViP adds to CLIP, and what may therefore be missing from a checkpoint.
-ADDED = ("vision/added_proxies", "vision/time_embedding")
-
-
-def check_source(source: str) -> None:
-  """Refuses weights that are not there or in no format that can be read.
-
-  Raises:
-    UserError: says what is allowed.
-  """
-  path = pathlib.Path(source)
-  if path.suffix != ".safetensors":
-    raise UserError(f"init_from={source!r}: weights are read from a .safetensors file")
-  if not path.is_file():
-    raise UserError(
-      f"init_from={source!r}: no such file. Put the weights there (CLIP's are published on HuggingFace as "
-      "openai/clip-vit-base-patch32 and openai/clip-vit-base-patch16, file model.safetensors), or start from random "
-      "parameters with --config.init_from="
-    )
+from clipvip_jax.weights import resize
+from clipvip_jax.weights.sources import ADDED, Weights, read
 
 
 def load(source: str, params: Any) -> dict[str, np.ndarray]:
-  """What the file holds, {our name: float32 array}, all of it checked against the model.
+  """What a source holds, {our name: float32 array}, all of it fitted to the model and checked against it.
 
-  The logit scale is 4.60 when the weights are CLIP's, whatever they say.
+  The logit scale is 4.60 when the weights are CLIP's, whatever they say (the published runs' start). Embeddings of
+  position are resized where the model has another image size or text length.
 
   Args:
-    source: a .safetensors file.
+    source: see sources.py.
     params: the model's parameters, or their shapes (`jax.eval_shape`).
 
   Raises:
-    UserError: the file cannot be read, or a name or a shape does not fit; all of them are named.
+    UserError: the source cannot be read, or a name or a shape does not fit; all of them are named.
   """
-  from safetensors import SafetensorError
-  from safetensors.numpy import load_file
+  weights = read(source)
+  loaded = fit(weights, shapes_by_name(params))
+  if weights.is_clip:
+    loaded["logit_scale"] = np.array(INITIAL_LOGIT_SCALE, np.float32)
+  check_fit(loaded, params, source, may_lack=ADDED)
+  return loaded
 
-  check_source(source)
-  try:
-    tensors = load_file(source)
-  except (SafetensorError, OSError, ValueError, TypeError) as error:  # TypeError: bfloat16, which NumPy lacks
-    raise UserError(f"init_from={source!r} cannot be read: {error}") from error
-  loaded = traverse_util.flatten_dict(published.to_params(tensors, source), sep="/")
-  shapes = {name: x.shape for name, x in traverse_util.flatten_dict(params, sep="/").items()}
-  if not any(name in loaded for name in ADDED):
-    loaded["logit_scale"] = np.float32(INITIAL_LOGIT_SCALE)
-  problems = [f"{name} is missing" for name in shapes if name not in loaded and name not in ADDED]
+
+def shapes_by_name(params: Any) -> dict[str, tuple[int, ...]]:
+  """{our name: shape} of nested parameters."""
+  return {name: tuple(x.shape) for name, x in traverse_util.flatten_dict(params, sep="/").items()}
+
+
+def fit(weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+  """The parameters, with the embeddings of position resized to the model's; what cannot be resized stays as it is."""
+  params = dict(weights.params)
+  vision, text = "vision/position_embedding", "text/position_embedding"
+  if vision in params and vision in shapes:
+    params[vision] = resize.resize_grid(params[vision], round((shapes[vision][0] - 1) ** 0.5))
+  if text in params and text in shapes:
+    params[text] = resize.resize_text(params[text], shapes[text][0])
+  return params
+
+
+def check_fit(loaded: Mapping[str, np.ndarray], params: Any, source: str, may_lack: Sequence[str] = ()) -> None:
+  """Refuses parameters that are not exactly the model's; `may_lack` names those that may be missing.
+
+  Raises:
+    UserError: names every one that is missing, too many or of another shape.
+  """
+  shapes = shapes_by_name(params)
+  problems = [f"{name} is missing" for name in shapes if name not in loaded and name not in may_lack]
   problems += [f"{name} has no place in this model" for name in loaded if name not in shapes]
   problems += [
     f"{name} is {np.shape(loaded[name])}, the model's is {shapes[name]}"
@@ -63,10 +64,9 @@ def load(source: str, params: Any) -> dict[str, np.ndarray]:
     if np.shape(loaded[name]) != shapes[name]
   ]
   if problems:
-    raise UserError(f"init_from={source!r} does not fit config.model: {'; '.join(sorted(problems))}")
-  return loaded
+    raise UserError(f"{source!r} does not fit config.model: {'; '.join(sorted(problems))}")
 
 
-def place(loaded: dict[str, np.ndarray], params: Any) -> Any:
+def place(loaded: Mapping[str, np.ndarray], params: Any) -> Any:
   """`params` with every value that was loaded; proxies and time embedding stay as they are where CLIP has none."""
   return traverse_util.unflatten_dict({**traverse_util.flatten_dict(params, sep="/"), **loaded}, sep="/")

@@ -1,8 +1,10 @@
-"""The published checkpoints' names and layouts <-> our parameter tree.
+"""The published checkpoints' names and layouts <-> our parameters.
 
 CLIP-ViP's checkpoints carry HuggingFace CLIP's names behind the prefix `clipmodel.`, and two tensors of their own:
 `added_cls` and `temporal_embedding`. A plain CLIP has neither. PyTorch keeps dense kernels as [out, in] and the
 patch convolution as [out, 3, P, P]; ours are [in, out] and [P, P, 3, out].
+
+Parameters are addressed by name here: {"vision/transformer/block_0/mlp/up/kernel": array}.
 """
 
 import re
@@ -14,6 +16,7 @@ from flax import traverse_util
 from clipvip_jax.errors import UserError
 
 PREFIX = "clipmodel."
+WRAPPER = "module."  # what PyTorch's data-parallel training puts before every name
 
 # Buffers that hold 0, 1, 2, ...: nothing to load.
 UNUSED = re.compile(r"(text|vision)_model\.embeddings\.position_ids$")
@@ -46,6 +49,16 @@ _TENSORS = {
   "vision_model.embeddings.temporal_embedding": "vision/time_embedding",
 }
 _LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)")
+_OUR_LAYER = re.compile(r"(text|vision)/transformer/block_(\d+)/(.+)/(\w+)")
+_BLOCK_BACK, _MODULES_BACK, _TENSORS_BACK = ({v: k for k, v in t.items()} for t in (_BLOCK, _MODULES, _TENSORS))
+
+# Tensors by which checkpoints of other architectures are known.
+_FOREIGN = {
+  "visual.layer1.0.conv1.weight": "a ResNet CLIP",
+  "logit_bias": "SigLIP",
+  "vision_model.head.probe": "SigLIP",
+  "text_encoder.embeddings.word_embeddings.weight": "a model with a BERT text tower",
+}
 
 
 def our_name(name: str) -> str | None:
@@ -79,8 +92,32 @@ def our_layout(name: str, tensor: np.ndarray) -> np.ndarray:
   return tensor
 
 
-def to_params(tensors: Mapping[str, np.ndarray], source: str) -> dict:
-  """Published tensors -> our nested parameter tree, float32.
+def published_name(name: str) -> str:
+  """The published name, without a prefix, of our parameter `name`; the inverse of `our_name`."""
+  if name in _TENSORS_BACK:
+    return _TENSORS_BACK[name]
+  layer = _OUR_LAYER.fullmatch(name)
+  if layer:
+    module, kind = f"{layer[1]}_model.encoder.layers.{layer[2]}.{_BLOCK_BACK[layer[3]]}", layer[4]
+  else:
+    ours, _, kind = name.rpartition("/")
+    module = _MODULES_BACK[ours]
+  return f"{module}.bias" if kind == "bias" else f"{module}.weight"
+
+
+def published_layout(name: str, value: np.ndarray) -> np.ndarray:
+  """The inverse of `our_layout`."""
+  if name.endswith("/kernel"):
+    return value.T
+  if name == "vision/patch_embedding":
+    return value.transpose(3, 2, 0, 1)
+  if name == "vision/time_embedding":
+    return value[None]
+  return value
+
+
+def to_flat(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+  """Published tensors -> {our name: array}, as views in the tensors' own types.
 
   Args:
     tensors: by published name, with or without the prefix `clipmodel.`.
@@ -97,7 +134,32 @@ def to_params(tensors: Mapping[str, np.ndarray], source: str) -> dict:
     if ours is None:
       unknown.append(f"{name} {tuple(tensor.shape)}")
     else:
-      params[ours] = np.asarray(our_layout(ours, np.asarray(tensor, np.float32)), order="C")
+      params[ours] = our_layout(ours, tensor)
   if unknown:
-    raise UserError(f"{source}: {len(unknown)} tensors are no part of CLIP or CLIP-ViP: {', '.join(unknown)}")
-  return traverse_util.unflatten_dict(params, sep="/")
+    kind = next((kind for name, kind in _FOREIGN.items() if name in tensors), "")
+    looks = f" (it looks like {kind}; only CLIP with a vision transformer can be read)" if kind else ""
+    raise UserError(f"{source}: {len(unknown)} tensors are no part of CLIP or CLIP-ViP{looks}: {', '.join(unknown)}")
+  return params
+
+
+def to_params(tensors: Mapping[str, np.ndarray], source: str) -> dict:
+  """`to_flat` as a nested tree of float32 arrays."""
+  flat = {name: np.asarray(x, np.float32, order="C") for name, x in to_flat(tensors, source).items()}
+  return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def from_flat(params: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, np.ndarray]:
+  """{our name: array} -> published tensors, with the buffers of position numbers that PyTorch's load_state_dict wants.
+
+  Args:
+    params: all parameters of a model.
+    prefix: PREFIX for CLIP-ViP's checkpoints, "" for CLIP's.
+  """
+  tensors = {}
+  for name, value in params.items():
+    published = published_layout(name, np.asarray(value))
+    tensors[prefix + published_name(name)] = np.ascontiguousarray(published).reshape(published.shape)
+  for tower in ("text", "vision"):
+    count = len(params[f"{tower}/position_embedding"])
+    tensors[f"{prefix}{tower}_model.embeddings.position_ids"] = np.arange(count, dtype=np.int64)[None]
+  return tensors

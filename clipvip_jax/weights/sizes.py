@@ -1,0 +1,169 @@
+"""What the weights and the file beside them say about a model: the sizes of `config.model`.
+
+Shapes tell all but two things: how many heads a tower has, and which activation. A config.json of HuggingFace or an
+open_clip_config.json beside the weights tells these; without one, CLIP's convention of 64 a head holds, and the
+activation that the layout's publishers use.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from clipvip_jax.errors import UserError
+from clipvip_jax.models.transformer import ACTIVATIONS
+
+_HEAD_WIDTH = 64
+_MLP_UP = re.compile(r"(text|vision)/transformer/block_(\d+)/mlp/up/kernel")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hints:
+  """What a file beside the weights says; None where it does not. `sizes`: by name in `config.model`, to be checked."""
+
+  activation: str | None = None
+  vision_heads: int | None = None
+  text_heads: int | None = None
+  sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def read_hints(folder: pathlib.Path) -> Hints:
+  """Hints from config.json or open_clip_config.json in a folder; none where there is neither.
+
+  Raises:
+    UserError: a file that cannot be read, or an activation that CLIP does not have.
+  """
+  for name, parse in (("config.json", _huggingface), ("open_clip_config.json", _openclip)):
+    path = folder / name
+    if path.is_file():
+      try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+      except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{path} is no configuration of CLIP: {type(error).__name__} {error}") from error
+      except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+  return Hints()
+
+
+def _huggingface(config: dict[str, Any]) -> Hints:
+  if "text_config" not in config or "vision_config" not in config:
+    return Hints()  # of something else, such as a run's own
+  text, vision = config["text_config"], config["vision_config"]
+  sizes = {
+    "embed_dim": config.get("projection_dim"),
+    "image_size": vision.get("image_size"),
+    "patch_size": vision.get("patch_size"),
+    "vision.width": vision.get("hidden_size"),
+    "vision.layers": vision.get("num_hidden_layers"),
+    "text.width": text.get("hidden_size"),
+    "text.layers": text.get("num_hidden_layers"),
+    "text.vocab_size": text.get("vocab_size"),
+  }
+  # HuggingFace leaves out what equals its class' default: the sizes of B/32.
+  return Hints(
+    activation=_activation(vision.get("hidden_act", "quick_gelu")),
+    vision_heads=vision.get("num_attention_heads", 12),
+    text_heads=text.get("num_attention_heads", 8),
+    sizes={name: value for name, value in sizes.items() if value is not None},
+  )
+
+
+def _openclip(config: dict[str, Any]) -> Hints:
+  model = config["model_cfg"]
+  text, vision = model["text_cfg"], model["vision_cfg"]
+  sizes = {
+    "embed_dim": model["embed_dim"],
+    "patch_size": vision["patch_size"],
+    "vision.width": vision["width"],
+    "vision.layers": vision["layers"],
+    "text.width": text["width"],
+    "text.layers": text["layers"],
+  }
+  return Hints(
+    activation="quick_gelu" if model.get("quick_gelu") else "gelu",
+    vision_heads=vision["width"] // vision.get("head_width", _HEAD_WIDTH),
+    text_heads=text["heads"],
+    sizes=sizes,
+  )
+
+
+def _activation(name: str) -> str:
+  if name not in ACTIVATIONS:
+    raise UserError(f"hidden_act is {name!r}; allowed: {', '.join(ACTIVATIONS)}")
+  return name
+
+
+def from_weights(params: Mapping[str, np.ndarray], hints: Hints, default_activation: str, source: str) -> ConfigDict:
+  """`config.model` of the weights, float32 compute.
+
+  Args:
+    params: {our name: array}.
+    hints: what a file beside the weights, or the caller, says.
+    default_activation: where nothing says which.
+    source: for messages.
+
+  Raises:
+    UserError: a tensor that tells a size is missing or has another rank, or hints contradict the weights.
+  """
+
+  def shape(name: str, rank: int) -> tuple[int, ...]:
+    if name not in params:
+      raise UserError(f"{source}: {name} is missing: these are no weights of CLIP with a vision transformer")
+    if params[name].ndim != rank:
+      raise UserError(f"{source}: {name} is {params[name].shape}, expected {rank} axes")
+    return params[name].shape
+
+  patch, _, _, width = shape("vision/patch_embedding", 4)
+  positions = shape("vision/position_embedding", 2)[0] - 1
+  grid = round(positions**0.5)
+  if grid * grid != positions:
+    raise UserError(f"{source}: vision/position_embedding has {positions} patches, which are no square grid")
+  added = shape("vision/added_proxies", 2)[0] if "vision/added_proxies" in params else 0
+  time = shape("vision/time_embedding", 2)[0] if "vision/time_embedding" in params else 0
+  vocab_size, text_width = shape("text/token_embedding", 2)
+  towers = {tower: _layers_and_mlp(params, tower, source) for tower in ("vision", "text")}
+  heads = {"vision": (width, hints.vision_heads), "text": (text_width, hints.text_heads)}
+  sizes = ConfigDict(
+    {
+      "image_size": grid * patch,
+      "patch_size": patch,
+      "embed_dim": shape("vision/projection/kernel", 2)[1],
+      "activation": hints.activation or default_activation,
+      "dtype": "float32",
+      "embedding_init": "clip",
+      "temporal": "proxies",
+      "vision": {"width": width, **towers["vision"], "added_proxies": added, "time_positions": time},
+      "text": {
+        "vocab_size": vocab_size,
+        "positions": shape("text/position_embedding", 2)[0],
+        "width": text_width,
+        **towers["text"],
+      },
+    }
+  )
+  for tower, (tower_width, said) in heads.items():
+    sizes[tower].heads = said or max(tower_width // _HEAD_WIDTH, 1)
+    if tower_width % sizes[tower].heads:
+      raise UserError(f"{source}: {tower}_heads={sizes[tower].heads} do not divide the tower's width of {tower_width}")
+  _check_hints(sizes, hints, source)
+  return sizes
+
+
+def _layers_and_mlp(params: Mapping[str, np.ndarray], tower: str, source: str) -> dict[str, int]:
+  found = {int(m[2]): params[m[0]].shape for m in map(_MLP_UP.fullmatch, params) if m and m[1] == tower}
+  if not found or len(found) != max(found) + 1:
+    raise UserError(f"{source}: the {tower} tower has blocks {sorted(found)}, expected 0, 1, 2, ... without a gap")
+  return {"layers": len(found), "mlp": found[0][-1]}
+
+
+def _check_hints(sizes: ConfigDict, hints: Hints, source: str) -> None:
+  for name, said in hints.sizes.items():
+    section, _, field = name.rpartition(".")
+    there = sizes[section][field] if section else sizes[field]
+    if there != said:
+      raise UserError(f"{source}: the configuration beside the weights says {name}={said}, the weights say {there}")

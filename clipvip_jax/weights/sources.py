@@ -1,0 +1,217 @@
+"""SOURCE: whatever weights are named by, on a command line or in a recipe.
+
+| SOURCE | is |
+|---|---|
+| FILE.safetensors, FILE.pt (.pth, .bin) | one file of weights |
+| a folder | HuggingFace's or OpenCLIP's layout: weights with their config.json |
+| hf://OWNER/NAME, hf://OWNER/NAME@REVISION | such a folder on the HuggingFace hub |
+| a workdir, or WORKDIR@STEP | a run of ours: its best checkpoint, or that of a step |
+
+Names are HuggingFace CLIP's, CLIP-ViP's or OpenCLIP's; which ones, the tensors tell.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from clipvip_jax.errors import UserError
+from clipvip_jax.log import log
+from clipvip_jax.weights import openclip, published, safetensors_file, torch_file
+from clipvip_jax.weights.sizes import Hints, from_weights, read_hints
+
+HUB = "hf://"
+_READERS = {
+  ".safetensors": safetensors_file.read,
+  ".pt": torch_file.read,
+  ".pth": torch_file.read,
+  ".bin": torch_file.read,
+}
+# In a folder, the first that is there.
+_NAMES = (
+  "model.safetensors",
+  "open_clip_model.safetensors",
+  "open_clip_pytorch_model.bin",
+  "pytorch_model.bin",
+)
+_HUB_FILES = [*_NAMES, "config.json", "open_clip_config.json", "tokenizer.json"]
+# What CLIP-ViP adds to CLIP, and what may therefore be missing from a checkpoint.
+ADDED = ("vision/added_proxies", "vision/time_embedding")
+_STEP = re.compile(r"(.+)@(\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """Weights as they were found.
+
+  Attributes:
+    source: as it was named.
+    params: {our name: array}, float32; views of the file where its own layout allows.
+    config: `config.model`, as the weights and what lies beside them say.
+    is_clip: whether they are a plain CLIP's, without proxies and time embedding.
+    run: the whole configuration, where the source is a run of ours.
+    tokenizer: a tokenizer.json beside the weights; "": none.
+  """
+
+  source: str
+  params: dict[str, np.ndarray]
+  config: ConfigDict
+  is_clip: bool
+  run: ConfigDict | None = None
+  tokenizer: str = ""
+
+
+def check(source: str) -> None:
+  """Refuses a source that is not there or of no known kind, without reading it.
+
+  Raises:
+    UserError: says what is allowed.
+  """
+  if not source.startswith(HUB) and not _is_run(source):
+    _file(source)
+
+
+def read(source: str, hints: Hints | None = None) -> Weights:
+  """The weights of any SOURCE.
+
+  Args:
+    source: see the table at the top.
+    hints: what the caller knows better than the files.
+
+  Raises:
+    UserError: nothing is there, it cannot be read, or a tensor is neither loaded nor known to be unused.
+  """
+  if source.startswith(HUB):
+    return dataclasses.replace(read(str(_from_hub(source)), hints), source=source)
+  if _is_run(source):
+    return _from_run(source)
+  return _from_file(source, _file(source), hints or Hints())
+
+
+def _from_run(source: str) -> Weights:
+  from clipvip_jax.checkpoint import read_params  # Orbax takes seconds to import, and runs alone need it
+
+  folder, step = _run_and_step(source)
+  params, _ = read_params(folder / "checkpoints", step)
+  flat = traverse_util.flatten_dict(params, sep="/")
+  config = ConfigDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+  tokenizer = folder / "tokenizer.json"
+  return Weights(source, flat, config.model, _is_clip(flat), config, str(tokenizer) if tokenizer.is_file() else "")
+
+
+def _from_file(source: str, path: pathlib.Path, given: Hints) -> Weights:
+  tensors: Mapping[str, np.ndarray] = _READERS[path.suffix](path)
+  if all(name.startswith(published.WRAPPER) for name in tensors):
+    tensors = {name.removeprefix(published.WRAPPER): x for name, x in tensors.items()}
+  activation = "quick_gelu"
+  if openclip.recognises(tensors):
+    tensors, activation = openclip.to_published(tensors, source), "gelu"
+  flat = {name: _float32(name, x, source) for name, x in published.to_flat(tensors, source).items()}
+  if "logit_scale" in flat and flat["logit_scale"].size == 1:
+    flat["logit_scale"] = flat["logit_scale"].reshape(())  # some publishers keep one number as [1]
+  _warn_of_nan(flat, source)
+  beside = read_hints(path.parent)
+  hints = Hints(
+    given.activation or beside.activation,
+    given.vision_heads or beside.vision_heads,
+    given.text_heads or beside.text_heads,
+    beside.sizes,
+  )
+  tokenizer = path.parent / "tokenizer.json"
+  return Weights(
+    source=source,
+    params=flat,
+    config=from_weights(flat, hints, activation, source),
+    is_clip=_is_clip(flat),
+    tokenizer=str(tokenizer) if tokenizer.is_file() else "",
+  )
+
+
+def _is_clip(params: Mapping[str, np.ndarray]) -> bool:
+  return not any(name in params for name in ADDED)
+
+
+def _float32(name: str, tensor: np.ndarray, source: str) -> np.ndarray:
+  if tensor.dtype == np.float32:
+    return tensor
+  if not (np.issubdtype(tensor.dtype, np.floating) or tensor.dtype.name == "bfloat16"):
+    raise UserError(f"{source}: {name} holds {tensor.dtype}, expected floating point numbers")
+  return tensor.astype(np.float32)
+
+
+def _warn_of_nan(params: Mapping[str, np.ndarray], source: str) -> None:
+  # The sum of an array is finite only where all of it is, and needs no second array; it may overflow without harm.
+  with np.errstate(over="ignore", invalid="ignore"):
+    suspects = [name for name, x in params.items() if not np.isfinite(np.sum(x, dtype=np.float64))]
+  bad = {name: int(np.count_nonzero(~np.isfinite(params[name]))) for name in suspects}
+  bad = {name: count for name, count in bad.items() if count}
+  if bad:
+    named = ", ".join(f"{name} ({count} of {params[name].size})" for name, count in bad.items())
+    log.warning("%s: %d numbers are NaN or infinite, in %s", source, sum(bad.values()), named)
+
+
+def _file(source: str) -> pathlib.Path:
+  """The file of weights that a path names, itself or as a folder."""
+  path = pathlib.Path(source)
+  if path.is_dir():
+    for name in _NAMES:
+      if (path / name).is_file():
+        return path / name
+    split = next(path.glob("*.index.json"), None)
+    why = f"; {split.name} tells of weights in several files, which cannot be read" if split else ""
+    raise UserError(f"{source!r} holds no weights{why}: neither a run's checkpoints nor one of {', '.join(_NAMES)}")
+  if path.suffix not in _READERS:
+    raise UserError(
+      f"{source!r} is no source of weights: allowed are files ({', '.join(_READERS)}), folders in HuggingFace's layout,"
+      f" {HUB}OWNER/NAME, and workdirs of runs (WORKDIR or WORKDIR@STEP)"
+    )
+  if not path.is_file():
+    raise UserError(
+      f"{source!r}: no such file. CLIP's weights are published on HuggingFace: download model.safetensors of"
+      f" openai/clip-vit-base-patch32 or -patch16, or name them {HUB}openai/clip-vit-base-patch32"
+    )
+  return path
+
+
+def _run_and_step(source: str) -> tuple[pathlib.Path, int | None]:
+  match = _STEP.fullmatch(source)
+  if match and not pathlib.Path(source).exists():
+    return pathlib.Path(match[1]), int(match[2])
+  return pathlib.Path(source), None
+
+
+def _is_run(source: str) -> bool:
+  folder, _ = _run_and_step(source)
+  config = folder / "config.json"
+  if not (config.is_file() and (folder / "checkpoints").is_dir()):
+    return False
+  try:
+    content: Any = json.loads(config.read_text(encoding="utf-8"))
+  except (ValueError, OSError):
+    return False
+  return isinstance(content, dict) and {"model", "data", "train"} <= content.keys()
+
+
+def _from_hub(source: str) -> pathlib.Path:
+  """Downloads what is needed into the hub's own cache."""
+  name, _, revision = source.removeprefix(HUB).partition("@")
+  if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    raise UserError(
+      f"{source!r} is no name on the HuggingFace hub: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION"
+    )
+  try:
+    import huggingface_hub
+  except ImportError as error:
+    raise UserError(f"{source!r} needs the package huggingface_hub: pip install huggingface_hub") from error
+  try:
+    folder = huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES)
+  except Exception as error:  # network, authentication, no such repository: the package raises many kinds
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise UserError(f"{source!r} cannot be downloaded: {reason}") from error
+  return pathlib.Path(folder)

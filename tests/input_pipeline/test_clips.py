@@ -1,0 +1,155 @@
+"""From whatever a video is to the frames that evaluation shows."""
+
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from clipvip_jax.errors import UserError
+from clipvip_jax.input_pipeline import clips, frames, pixels
+from clipvip_jax.input_pipeline.video import decode_video, encode_h264
+
+
+def noise(count=20, height=48, width=64, seed=0):
+  picture = np.random.default_rng(seed).integers(0, 256, (count, height // 8, width // 8, 3), dtype=np.uint8)
+  return picture.repeat(8, 1).repeat(8, 2)
+
+
+@pytest.fixture
+def video(tmp_path):
+  path = tmp_path / "clip.mp4"
+  encode_h264(path, noise(), fps=12)
+  return path
+
+
+@pytest.mark.parametrize("count", [1, 6, 12, 33])
+def test_a_file_gives_the_frames_of_evaluation(video, count):
+  expected = decode_video(video)[frames.uniform_frames(20, count)]
+  np.testing.assert_array_equal(np.stack(clips.read_frames(video, count)), expected)
+  np.testing.assert_array_equal(np.stack(clips.read_frames(str(video), count)), expected)
+
+
+def test_pixels_are_those_of_the_corpus(video):
+  array = noise(3)
+  expected = np.stack([pixels.resize_normalize(frame, 32) for frame in array])
+  np.testing.assert_array_equal(clips.read_clip(array, 3, 32), expected)
+  assert clips.read_clip(array[0], 4, 32).shape == (4, 32, 32, 3)
+
+
+def test_a_wrong_count_of_packets_is_mended(video, monkeypatch):
+  expected = clips.read_frames(video, 6)
+  for wrong in (0, 7, 90):
+    monkeypatch.setattr(clips, "count_packets", lambda path, wrong=wrong: wrong)
+    np.testing.assert_array_equal(clips.read_frames(video, 6), expected)
+
+
+def test_a_folder_of_frames_is_in_natural_order(tmp_path):
+  for index in range(12):
+    cv2.imwrite(str(tmp_path / f"frame_{index}.png"), np.full((8, 8, 3), 10 * index, np.uint8))
+  (tmp_path / "notes.txt").write_text("x")
+  (tmp_path / ".hidden.png").write_bytes(b"x")
+  assert [int(frame[0, 0, 0]) for frame in clips.read_frames(tmp_path, 12)] == [10 * i for i in range(12)]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".JPG"])
+def test_an_image_is_a_clip_of_one_frame(tmp_path, suffix):
+  path = tmp_path / f"image{suffix}"
+  ok, data = cv2.imencode(suffix.lower(), np.full((20, 30, 3), (10, 100, 200), np.uint8))
+  assert ok
+  path.write_bytes(data)
+  (frame,) = clips.read_frames(path, 1)
+  assert frame.shape == (20, 30, 3) and np.abs(frame.astype(int) - (200, 100, 10)).max() < 6, "red comes first"
+  assert len(clips.read_frames(path, 5)) == 5
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "message"),
+  [
+    ("none.mp4", None, "no such file"),
+    ("empty.mp4", b"", "empty"),
+    ("text.mp4", b"<html>", "not a video"),
+    ("text.png", b"<html>", "no image"),
+    ("empty.png", b"", "no image"),
+    ("text.jpg", b"<html>", "no valid JPEG"),
+    ("none.jpg", None, "cannot be read"),
+  ],
+)
+def test_what_cannot_be_read_is_named(tmp_path, name, content, message):
+  if content is not None:
+    (tmp_path / name).write_bytes(content)
+  with pytest.raises(UserError, match=message) as refused:
+    clips.read_frames(tmp_path / name, 4)
+  assert name in str(refused.value)
+
+
+def test_a_cut_video_is_refused(video):
+  video.write_bytes(video.read_bytes()[:-2000])
+  with pytest.raises(UserError, match=r"clip\.mp4"):
+    clips.read_frames(video, 4)
+
+
+@pytest.mark.parametrize(
+  "array", [np.zeros((4, 8, 8, 3)), np.zeros((4, 8, 8), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)]
+)
+def test_other_arrays_are_refused(array):
+  with pytest.raises(UserError, match=r"uint8 \[T, H, W, 3\]"):
+    clips.read_frames(array, 4)
+
+
+def test_an_empty_folder_and_a_number_are_refused(tmp_path):
+  with pytest.raises(UserError, match="holds no frames"):
+    clips.read_frames(tmp_path, 4)
+  with pytest.raises(UserError, match="got int"):
+    clips.read_frames(3, 4)
+
+
+def test_videos_and_folders_of_frames_below_a_folder_are_listed(tmp_path):
+  for name in ("b.mp4", "a/z.AVI", "a/poster.jpg", "frames/1.jpg", "frames/2.jpg", ".hidden/x.mp4", ".x.mp4", "n.txt"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+  found = [str(path.relative_to(tmp_path)) for path in clips.list_videos(tmp_path)]
+  assert found == ["a/z.AVI", "b.mp4", "frames"]
+
+
+def test_a_list_is_relative_to_itself(tmp_path):
+  (tmp_path / "list.txt").write_text("# two\na.mp4\n\n  b c.mp4  \n/abs/d.mp4\n")
+  assert [str(p) for p in clips.list_videos(tmp_path / "list.txt")] == [
+    str(tmp_path / "a.mp4"),
+    str(tmp_path / "b c.mp4"),
+    "/abs/d.mp4",
+  ]
+
+
+@pytest.mark.parametrize(("content", "message"), [("# nothing\n", "names no videos"), (b"\xff\xfe\x00", "can be read")])
+def test_lists_of_nothing_are_refused(tmp_path, content, message):
+  path = tmp_path / "list.txt"
+  path.write_bytes(content.encode() if isinstance(content, str) else content)
+  with pytest.raises(UserError, match=message):
+    clips.list_videos(path)
+  with pytest.raises(UserError, match="neither a folder nor a list"):
+    clips.list_videos(tmp_path / "none")
+  with pytest.raises(UserError, match="no videos"):
+    (tmp_path / "folder").mkdir()
+    clips.list_videos(tmp_path / "folder")
+
+
+def test_everything_is_read_in_order_a_little_ahead_and_errors_are_kept():
+  started = []
+
+  def read(item):
+    started.append(item)
+    time.sleep(0.02 if item == 0 else 0)
+    if item == 3:
+      raise UserError("three")
+    return 10 * item
+
+  found = clips.read_all(range(100), read, threads=2)
+  assert next(found) == (0, 0)
+  assert len(started) < 20, "no more than a few ahead"
+  values = [value for _, value in [next(found) for _ in range(4)]]
+  assert values[:2] == [10, 20] and str(values[2]) == "three" and values[3] == 40
+  found.close()
+  time.sleep(0.05)
+  assert len(started) < 20 and threading.active_count() < 50

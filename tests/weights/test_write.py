@@ -1,0 +1,88 @@
+"""Round trips through every layout, bit for bit."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import GOLDEN
+from safetensors.numpy import load_file
+
+from clipvip_jax.errors import UserError
+from clipvip_jax.weights import sources, write
+from clipvip_jax.weights.sizes import Hints
+
+HEADS = Hints(activation="quick_gelu", vision_heads=4, text_heads=4)
+
+
+def read(source):
+  return sources.read(str(source), HEADS)
+
+
+def assert_equal(a, b):
+  assert a.keys() == b.keys()
+  for name, x in a.items():
+    np.testing.assert_array_equal(x, b[name], name)
+
+
+@pytest.mark.parametrize("layout", write.LAYOUTS)
+@pytest.mark.parametrize("name", ["clip_tiny.safetensors", "openclip_tiny.safetensors"])
+def test_a_clip_goes_through_every_layout_and_back(tmp_path, name, layout):
+  first = read(GOLDEN / name)
+  (path,) = write.write(first, tmp_path / "there.safetensors", layout)
+  there = read(path)
+  assert_equal(there.params, first.params)
+  own = "openclip" if name.startswith("open") else "clip"
+  (back,) = write.write(there, tmp_path / "back.safetensors", own)
+  original, found = load_file(GOLDEN / name), load_file(back)
+  assert original.keys() == found.keys()
+  for key, value in original.items():
+    # One number stands as [1] in some files and as [] in others.
+    np.testing.assert_array_equal(found[key].reshape(value.shape), value, key)
+
+
+@pytest.mark.parametrize("name", ["vip_tiny.safetensors", "vip_tiny.pt"])
+def test_clip_vip_keeps_every_published_tensor(tmp_path, name):
+  (path,) = write.write(read(GOLDEN / name), tmp_path / "out.safetensors", "clip_vip")
+  assert_equal(load_file(path), load_file(GOLDEN / "vip_tiny.safetensors"))
+
+
+@pytest.mark.parametrize("layout", ["clip", "openclip"])
+def test_a_layout_without_proxies_refuses_clip_vip(tmp_path, layout):
+  with pytest.raises(UserError, match=r"cannot hold vision/added_proxies and vision/time_embedding; allowed: clip_vip"):
+    write.write(read(GOLDEN / "vip_tiny.pt"), tmp_path / "out.safetensors", layout)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layout", write.LAYOUTS)
+def test_a_folder_says_everything_that_the_weights_do_not(tmp_path, layout):
+  weights = read(GOLDEN / "clip_tiny.safetensors")
+  write.write(weights, tmp_path / "out", layout)
+  again = sources.read(str(tmp_path / "out"))
+  assert again.config.to_dict() == weights.config.to_dict()
+  assert_equal(again.params, weights.params)
+
+
+def test_huggingface_finds_what_it_needs(tmp_path):
+  weights = read(GOLDEN / "clip_tiny.safetensors")
+  write.write(weights, tmp_path / "out", "clip")
+  config = json.loads((tmp_path / "out" / "config.json").read_text())
+  assert config["model_type"] == "clip" and config["vision_config"]["image_size"] == 32
+  assert config["text_config"]["eos_token_id"] == 99
+  header = (tmp_path / "out" / "model.safetensors").read_bytes()[:4000]
+  assert b'"__metadata__":{"format":"pt"}' in header
+
+
+@pytest.mark.parametrize(
+  ("target", "layout", "message"),
+  [
+    ("out.bin", "clip", r"FILE\.safetensors or to a folder"),
+    ("out.safetensors", "torch", "'torch' is unknown; allowed: clip_vip, clip, openclip"),
+    ("there.safetensors", "clip", "is there already: name another target, or add --overwrite"),
+    ("there.safetensors/x", "clip", "cannot be written"),
+  ],
+)
+def test_a_target_that_cannot_be_is_refused(tmp_path, target, layout, message):
+  (tmp_path / "there.safetensors").write_text("x")
+  with pytest.raises(UserError, match=message):
+    write.write(read(GOLDEN / "clip_tiny.safetensors"), tmp_path / target, layout)
+  assert (tmp_path / "there.safetensors").read_text() == "x"
