@@ -1,9 +1,9 @@
-"""What the command lines share: flags, one line for bad input, exit codes."""
+"""What the command lines share: options, one line for bad input, exit codes."""
 
+import argparse
 import sys
 from collections.abc import Callable
-
-from absl import app, flags
+from typing import Any, NoReturn
 
 from clipvip_jax.errors import UserError
 from clipvip_jax.log import show
@@ -11,23 +11,22 @@ from clipvip_jax.log import show
 BAD_INPUT = 2
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-  """absl's parser, whose errors become ours.
+class Parser(argparse.ArgumentParser):
+  """argparse's, whose errors are ours. `description` is the module's docstring, shown by --help as it is."""
 
-  Raises:
-    UserError: a flag that does not exist, or a value that it cannot have.
-  """
-  try:
-    return flags.FLAGS(argv)
-  except flags.Error as error:
-    raise UserError((str(error).strip() or repr(error)).splitlines()[-1]) from error
+  def __init__(self, description: str | None):
+    super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+  def error(self, message: str) -> NoReturn:
+    """Raises UserError in place of printing the usage."""
+    raise UserError(f"{message}; see --help")
 
 
-def run(main: Callable[[list[str]], None], parser: Callable[[list[str]], list[str]] = parse_flags) -> None:
+def run(main: Callable[[], Any]) -> None:
   """Runs a command; bad input ends with one line and exit code 2."""
   show()
   try:
-    app.run(main, flags_parser=parser)
+    main()
   except UserError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(BAD_INPUT)

@@ -212,17 +212,14 @@ def load(
 
 def _place(weights: sources.Weights, config: ConfigDict) -> Any:
   """The parameters, fitted to the sizes, on every device."""
-  net = clip_vip.from_config(config.model)
   for name in ("num_frames", "text_length"):
     if config.data[name] < (1 if name == "num_frames" else 2):
       raise UserError(f"{name}={config.data[name]} is too small")
-  video = jax.ShapeDtypeStruct((1, 1, config.model.image_size, config.model.image_size, 3), np.float32)
-  ids = jax.ShapeDtypeStruct((1, 2), np.int32)
-  shapes = jax.eval_shape(net.init, jax.random.key(0), video, ids)["params"]
+  shapes = clip_vip.parameter_shapes(config.model)
   fitted = initialize.fit(weights, initialize.shapes_by_name(shapes))
   initialize.check_fit(fitted, shapes, weights.source)
   everywhere = sharding.on_every_device(sharding.make_mesh())
-  return traverse_util.unflatten_dict(jax.device_put(fitted, everywhere), sep="/")
+  return traverse_util.unflatten_dict(initialize.to_devices(fitted, everywhere), sep="/")
 
 
 def _tokenizer(weights: sources.Weights, config: ConfigDict, asked: str | None) -> Tokenizer | None:

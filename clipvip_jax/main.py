@@ -10,7 +10,7 @@ import runpy
 import sys
 from typing import Any
 
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
 from clipvip_jax.command import run
@@ -105,4 +105,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  run(main, parse_flags)
+  run(lambda: app.run(main, flags_parser=parse_flags))

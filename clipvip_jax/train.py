@@ -85,7 +85,7 @@ def _start(
     return state.replace(params=initialize.place(weights, state.params))
 
   # Donated, and what they replace is never computed: no device holds the parameters twice.
-  state = jax.jit(first, out_shardings=replicated, donate_argnums=0)(jax.device_put(weights, replicated))
+  state = jax.jit(first, out_shardings=replicated, donate_argnums=0)(initialize.to_devices(weights, replicated))
   if weights:
     log.info("weights from %s", parts.config.init_from)
   return state, 0

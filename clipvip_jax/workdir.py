@@ -56,12 +56,12 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   """
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file, not a folder")
-  _check_same(workdir, "config", config)
+  check_same(workdir, "config", config)
 
 
 def check_corpus(workdir: pathlib.Path, corpus: Mapping[str, Any]) -> None:
   """Refuses to go on with a run on other records than it was started on, with the same errors as `check_config`."""
-  _check_same(workdir, "corpus", corpus)
+  check_same(workdir, "corpus", corpus)
 
 
 def claim(workdir: pathlib.Path, config: Mapping[str, Any], corpus: Mapping[str, Any]) -> None:
@@ -78,7 +78,12 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any], corpus: Mapping[str,
     raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}): name another") from error
 
 
-def _check_same(workdir: pathlib.Path, what: str, wanted: Mapping[str, Any]) -> None:
+def check_same(workdir: pathlib.Path, what: str, wanted: Mapping[str, Any], flag: str = "--workdir") -> None:
+  """Refuses a folder whose WHAT.json holds other values, each of which is named; one without that file passes.
+
+  Raises:
+    UserError: other values, or the file cannot be read.
+  """
   path = workdir / f"{what}.json"
   if not path.exists():
     return
@@ -95,8 +100,7 @@ def _check_same(workdir: pathlib.Path, what: str, wanted: Mapping[str, Any]) -> 
   ]
   if changed:
     raise UserError(
-      f"{workdir} holds a run with another {what} ({'; '.join(changed)}). "
-      "Name another --workdir, or give the same values"
+      f"{workdir} holds a run with another {what} ({'; '.join(changed)}). Name another {flag}, or give the same values"
     )
 
 

@@ -11,9 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from clipvip_jax import main, train
+import clipvip_jax
+from clipvip_jax import checkpoint, convert, embed, main, parts, sharding, train
 from clipvip_jax.checkpoint import Checkpoints
 from clipvip_jax.errors import UserError
+from clipvip_jax.evaluate import Evaluator
+from clipvip_jax.input_pipeline import clips
 from configs import post_pretrain
 from data.moving_shapes.moving_shapes_dataset_builder import Builder
 
@@ -80,6 +83,48 @@ def test_a_finished_run_run_again_trains_no_more_and_gives_the_same(finished, co
   before = (folder / "metrics.jsonl").read_bytes()
   assert train.run(config(corpus), folder) == results
   assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_embeds_through_every_door_what_its_evaluation_embeds(finished, corpus, tmp_path):
+  folder, results = finished
+  parts_ = parts.prepare(config(corpus), folder)
+  params, step = checkpoint.read_params(folder / "checkpoints")
+  assert step == results["best_step"]
+  evaluator = Evaluator(parts_.model, sharding.make_mesh(), parts_.corpus, parts_.tokenizer, config(corpus))
+  videos, queries = evaluator.features(params, "test")
+
+  model = clipvip_jax.load(folder)
+  records = [parts_.corpus.source("test")[i] for i in range(len(videos))]
+  for number, record in enumerate(records):
+    clip = tmp_path / "frames" / f"{number:03d}"
+    clip.mkdir(parents=True)
+    for place, jpeg in enumerate(record["frames"]):
+      (clip / f"{place}.jpg").write_bytes(jpeg)
+  paths = clips.list_videos(tmp_path / "frames")
+  np.testing.assert_allclose(model.embed_videos(paths), videos, atol=1e-6)
+  found = embed.embed_files(model, paths, tmp_path / "index.npz")
+  np.testing.assert_allclose(found.features, videos, atol=1e-6)
+  texts = [record["description"].decode() for record in records]
+  np.testing.assert_allclose(model.embed_texts(texts), queries, atol=1e-6)
+
+
+def test_a_run_is_a_source_by_step_for_conversion_and_for_another_run(finished, corpus, tmp_path):
+  folder, results = finished
+  best, first = clipvip_jax.load(folder), clipvip_jax.load(f"{folder}@6")
+  assert (best.identity == first.identity) == (results["best_step"] == 6)
+  with pytest.raises(UserError, match=r"no checkpoint of step 5; there are: .*12"):
+    clipvip_jax.load(f"{folder}@5")
+  convert.main([str(folder), str(tmp_path / "run.safetensors"), "--vision_heads=2"])
+  options = {"vision_heads": 2, "text_heads": 2, "tokenizer": str(folder / "tokenizer.json")}
+  again = clipvip_jax.load(tmp_path / "run.safetensors", **options)
+  clip = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+  np.testing.assert_array_equal(again.embed_videos([clip]), best.embed_videos([clip]))
+  changes = {"init_from": str(folder), "train.num_steps": 1, "optimizer.learning_rate": 0.0}
+  train.run(config(corpus, **changes), tmp_path / "second")
+  second, _ = checkpoint.read_params(tmp_path / "second" / "checkpoints")
+  expected, _ = checkpoint.read_params(folder / "checkpoints")
+  # A schedule's zero is 1e-8, so that no update is lost.
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), second, expected)
 
 
 def test_batch_size_of_the_evaluation_and_worker_processes_change_no_number(finished, corpus, tmp_path):

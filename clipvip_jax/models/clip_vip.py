@@ -5,6 +5,7 @@ Letters: B batch, T frames, S side in pixels or tokens of a text, E embedding si
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -62,6 +63,27 @@ def _check_sizes(config: Any) -> None:
         raise UserError(f"{name}={value} must be at least {least.get(field, 1)}")
   if config.embedding_init == "scratch" and config.vision.width % 4:
     raise UserError(f"model.vision.width={config.vision.width} must be a multiple of 4 for embedding_init=scratch")
+
+
+def parameter_shapes(config: Any) -> dict[str, Any]:
+  """The parameters' shapes and types of `config.model`, as a nested tree.
+
+  Blocks of a tower are alike, so one of them is traced: twelve take half a second.
+
+  Raises:
+    UserError: as `from_config`.
+  """
+  one = config.copy_and_resolve_references()
+  one.unlock()
+  one.vision.layers = one.text.layers = 1
+  video = jax.ShapeDtypeStruct((1, 1, config.image_size, config.image_size, 3), jnp.float32)
+  ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+  key = jax.eval_shape(jax.random.key, 0)
+  params = jax.eval_shape(from_config(one).init, key, video, ids)["params"]
+  for tower in ("vision", "text"):
+    blocks = params[tower]["transformer"]
+    blocks |= {f"block_{i}": blocks["block_0"] for i in range(1, config[tower].layers)}
+  return params
 
 
 def from_config(config: Any) -> ClipVip:

@@ -10,6 +10,7 @@
 Names are HuggingFace CLIP's, CLIP-ViP's or OpenCLIP's; which ones, the tensors tell.
 """
 
+import concurrent.futures
 import dataclasses
 import json
 import pathlib
@@ -147,8 +148,12 @@ def _float32(name: str, tensor: np.ndarray, source: str) -> np.ndarray:
 
 def _warn_of_nan(params: Mapping[str, np.ndarray], source: str) -> None:
   # The sum of an array is finite only where all of it is, and needs no second array; it may overflow without harm.
-  with np.errstate(over="ignore", invalid="ignore"):
-    suspects = [name for name, x in params.items() if not np.isfinite(np.sum(x, dtype=np.float64))]
+  def finite(x: np.ndarray) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+      return bool(np.isfinite(np.sum(x)))
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:  # reading the pages of the file is most of the work
+    suspects = [name for name, fine in zip(params, pool.map(finite, params.values()), strict=True) if not fine]
   bad = {name: int(np.count_nonzero(~np.isfinite(params[name]))) for name in suspects}
   bad = {name: count for name, count in bad.items() if count}
   if bad:

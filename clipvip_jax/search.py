@@ -1,0 +1,121 @@
+"""Searches an index of videos by text.
+
+  python -m clipvip_jax.search --index=FILE.npz "a dog catches a frisbee" [MORE QUERIES] [--top=10] [--html=OUT.html]
+
+The model is the one that made the index. Exit codes: 0 done; 2 bad input.
+"""
+
+import base64
+import dataclasses
+import importlib.resources
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from clipvip_jax import files
+from clipvip_jax import index as index_file
+from clipvip_jax.command import Parser, run
+from clipvip_jax.errors import UserError
+from clipvip_jax.index import Index
+from clipvip_jax.input_pipeline import clips
+from clipvip_jax.log import log
+
+_STRIP, _WIDTH = 6, 160  # on the page: frames of a video, and their width in pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+  """A video and its cosine similarity to the query."""
+
+  video: str
+  score: float
+
+
+def search(model: Any, index: Index, queries: Sequence[str], top: int) -> list[list[Hit]]:
+  """The best videos of each query, best first; of equal ones the first in the index.
+
+  Raises:
+    UserError: the index was made with other weights, or `top` is below 1.
+  """
+  if model.identity != index.identity:
+    raise UserError(
+      f"the index was made with other weights or frames than {model.source!r} holds now: name its model with --model,"
+      " or embed the videos again"
+    )
+  if top < 1:
+    raise UserError(f"--top={top} must be at least 1")
+  scores = model.embed_texts(queries) @ index.features.T
+  order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+  return [[Hit(index.videos[i], float(row[i])) for i in best] for row, best in zip(scores, order, strict=True)]
+
+
+def write_page(path: pathlib.Path, queries: Sequence[str], hits: Sequence[Sequence[Hit]]) -> None:
+  """Writes one self-contained page: each query with frames of its videos. A video that is gone is shown as such.
+
+  Raises:
+    UserError: the page cannot be written.
+  """
+  source = importlib.resources.files("clipvip_jax").joinpath("search.html.jinja").read_text(encoding="utf-8")
+  environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+  results = [
+    {
+      "query": query,
+      "hits": [{"video": hit.video, "score": f"{hit.score:.3f}", "frames": _frames(hit.video)} for hit in found],
+    }
+    for query, found in zip(queries, hits, strict=True)
+  ]
+  try:
+    with files.whole(path) as temporary:
+      page = environment.from_string(source).render(results=results)
+      temporary.write_text(page, encoding="utf-8", errors="replace")
+  except OSError as error:
+    raise UserError(f"--html={path} cannot be written: {error.strerror}") from error
+
+
+def _frames(video: str) -> list[str]:
+  """A few frames as data: URIs; none where the video cannot be read any more."""
+  import cv2
+
+  try:
+    frames = clips.read_frames(video, _STRIP)
+  except UserError:
+    return []
+  small = [cv2.resize(f, (_WIDTH, max(1, round(f.shape[0] * _WIDTH / f.shape[1])))) for f in frames]
+  jpegs = [cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1].tobytes() for frame in small]
+  return ["data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii") for jpeg in jpegs]
+
+
+def table(query: str, hits: Sequence[Hit]) -> str:
+  """The lines that a person reads."""
+  lines = [f"{place:4d}  {hit.score:6.3f}  {hit.video}" for place, hit in enumerate(hits, 1)]
+  return "\n".join([query, *lines])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Reads options, searches, prints."""
+  parser = Parser(__doc__)
+  parser.add_argument("queries", metavar="QUERY", nargs="+")
+  parser.add_argument("--index", metavar="FILE.npz", required=True, type=pathlib.Path, help="what embed wrote")
+  parser.add_argument("--model", metavar="SOURCE", help="where the index' model lies now, if elsewhere")
+  parser.add_argument("--top", type=int, default=10, help="videos to show for each query (default 10)")
+  parser.add_argument("--html", type=pathlib.Path, help="a page to write, with frames of the videos")
+  options = parser.parse_args(argv)
+  if not all(query.strip() for query in options.queries):
+    raise UserError("a query is empty: name what to search for")
+  index = index_file.read(options.index)
+  import clipvip_jax  # late: a wrong option answers before JAX is there
+
+  model = clipvip_jax.load(options.model or index.source)
+  hits = search(model, index, options.queries, options.top)
+  for query, found in zip(options.queries, hits, strict=True):
+    print(table(query, found))
+  if options.html:
+    write_page(options.html, options.queries, hits)
+    log.info("wrote %s", options.html)
+
+
+if __name__ == "__main__":
+  run(main)

@@ -1,0 +1,108 @@
+"""Many videos to an index: resumption, bad files, and what is refused."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from fake_model import FakeModel
+
+from clipvip_jax import embed, index
+from clipvip_jax.errors import UserError
+from clipvip_jax.input_pipeline import clips
+from clipvip_jax.input_pipeline.video import encode_h264
+
+
+def make_videos(folder, count=10, bad=()):
+  folder.mkdir(exist_ok=True)
+  for number in range(count):
+    path = folder / f"{number:03d}.mp4"
+    if number in bad:
+      path.write_bytes(b"<html>")
+      continue
+    frames = np.full((4, 16, 16, 3), 20, np.uint8)
+    frames[..., number % 3] = 200
+    frames[..., (number + 1) % 3] = 10 * number
+    encode_h264(path, frames, fps=4)
+  return clips.list_videos(folder)
+
+
+@pytest.fixture(autouse=True)
+def short_parts(monkeypatch):
+  monkeypatch.setattr(embed, "PART", 4)
+
+
+def test_every_video_has_its_row_and_the_file_reads_back(tmp_path):
+  videos = make_videos(tmp_path / "v")
+  whole = embed.embed_files(FakeModel(), videos, tmp_path / "i.npz", threads=2)
+  assert whole.videos == [str(v) for v in videos] and whole.features.shape == (10, 3)
+  again = index.read(tmp_path / "i.npz")
+  np.testing.assert_array_equal(again.features, whole.features)
+  assert (again.videos, again.source, again.identity) == (whole.videos, "fake", "fake-1")
+  assert (whole.features.argmax(1) == np.arange(10) % 3).all()
+  assert not (tmp_path / "i.npz.parts").exists()
+
+
+def test_a_stopped_job_goes_on_and_ends_with_the_same_bytes(tmp_path):
+  videos = make_videos(tmp_path / "v", bad=(6,))
+  embed.embed_files(FakeModel(), videos, tmp_path / "whole.npz", max_bad_share=0.2)
+  with pytest.raises(KeyboardInterrupt):
+    embed.embed_files(FakeModel(stop_after=6), videos, tmp_path / "broken.npz", max_bad_share=0.2)
+  assert not (tmp_path / "broken.npz").exists()
+  second = FakeModel()
+  embed.embed_files(second, videos, tmp_path / "broken.npz", max_bad_share=0.2)
+  assert second.embedded == 5, "the first part of four was kept"
+  assert (tmp_path / "broken.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_a_finished_index_is_not_made_again(tmp_path):
+  videos = make_videos(tmp_path / "v", 3)
+  embed.embed_files(FakeModel(), videos, tmp_path / "i.npz")
+  second = FakeModel()
+  embed.embed_files(second, videos, tmp_path / "i.npz")
+  assert second.embedded == 0
+
+
+def test_bad_videos_are_named_counted_and_too_many_refused(tmp_path):
+  videos = make_videos(tmp_path / "v", bad=(2, 5))
+  with pytest.raises(UserError, match=r"2 of 10 videos cannot be read.*002\.mp4: not a video.*--max_bad_share=1"):
+    embed.embed_files(FakeModel(), videos, tmp_path / "i.npz")
+  assert not (tmp_path / "i.npz").exists()
+  second = FakeModel()
+  whole = embed.embed_files(second, videos, tmp_path / "i.npz", max_bad_share=1)
+  assert second.embedded == 0, "what was finished is kept"
+  assert [pathlib.Path(name).name for name in whole.bad] == ["002.mp4", "005.mp4"] and len(whole.videos) == 8
+  assert all("not a video" in reason for reason in whole.reasons)
+
+
+def test_another_model_or_other_videos_are_refused(tmp_path):
+  videos = make_videos(tmp_path / "v")
+  other = FakeModel()
+  other.identity = "fake-2"
+  with pytest.raises(KeyboardInterrupt):
+    embed.embed_files(FakeModel(stop_after=6), videos, tmp_path / "i.npz")
+  with pytest.raises(UserError, match=r"another job \(identity: 'fake-1' there, 'fake-2' now\).*--out"):
+    embed.embed_files(other, videos, tmp_path / "i.npz")
+  embed.embed_files(FakeModel(), videos, tmp_path / "i.npz")
+  for model, some in ((other, videos), (FakeModel(), videos[:3])):
+    with pytest.raises(UserError, match="another model or of other videos"):
+      embed.embed_files(model, some, tmp_path / "i.npz")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ([], "the following arguments are required: --model, --videos, --out"),
+    (["--model=x.safetensors", "--videos=none", "--out=i.npz"], "none: neither a folder nor a list"),
+    (["--model=x.safetensors", "--videos=none", "--out=i.json"], "must end with .npz"),
+    (["--model=x.safetensors", "--videos=none", "--out=i.npz", "--max_bad_share=2"], "--max_bad_share=2"),
+    (["--model=x.safetensors", "--videos=tests", "--out=i.npz"], "tests: no videos"),
+    (["--model=x", "--videos=y", "--out=z", "--thread=3"], "--thread=3"),
+    (["--model=x", "--videos=y", "--out=z.npz", "stray"], "stray"),
+  ],
+)
+def test_a_wrong_command_ends_with_one_plain_line(arguments, message):
+  done = subprocess.run([sys.executable, "-m", "clipvip_jax.embed", *arguments], capture_output=True, text=True)
+  (line,) = done.stderr.splitlines()
+  assert done.returncode == 2 and line.startswith("error: ") and message in line
