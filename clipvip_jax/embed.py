@@ -13,7 +13,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,10 @@ from clipvip_jax import index, workdir
 from clipvip_jax.command import Parser, run
 from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline import clips
-from clipvip_jax.log import log
+from clipvip_jax.log import log, printable
 from clipvip_jax.progress import duration
 
-PART = 128  # videos in a part; a stop costs at most that many
+PART = 64  # videos in a part; a stop costs at most that many
 _NAMED = 3  # bad videos that the last message names
 
 
@@ -46,14 +46,15 @@ def embed_files(
   """
   parts = out.with_name(out.name + ".parts")
   names = [os.fspath(video) for video in videos]
+  threads = threads or os.cpu_count() or 1
   if out.exists():
     return _finished(out, model, names)
-  job = {"identity": model.identity, "videos": hashlib.blake2b("\n".join(names).encode()).hexdigest(), "part": PART}
-  _claim(out, parts, job)
+  listed = hashlib.blake2b(os.fsencode("\0".join(names)), digest_size=4).hexdigest()
+  _claim(out, parts, {"identity": model.identity, "videos": f"{len(names)}, digest {listed}", "part": PART})
   count = -(-len(videos) // PART)
-  missing = [number for number in range(count) if not (parts / f"{number}.npz").exists()]
+  missing = [number for number in range(count) if not _is_done(parts / f"{number}.npz", model.read, threads)]
   waiting = (video for number in missing for video in videos[number * PART : (number + 1) * PART])
-  found = clips.read_all(waiting, model.read, threads or os.cpu_count() or 1)
+  found = clips.read_all(waiting, model.read, threads)
   started = time.monotonic()
   for done, number in enumerate(missing, 1):
     size = len(videos[number * PART : (number + 1) * PART])
@@ -70,6 +71,8 @@ def embed_files(
 
 def _finished(out: pathlib.Path, model: Any, names: list[str]) -> index.Index:
   """The index that is there, where it is that of the same job."""
+  if out.is_dir():
+    raise UserError(f"--out={out} is a folder; name a file")
   before = index.read(out)
   if before.identity != model.identity or sorted([*before.videos, *before.bad]) != sorted(names):
     raise UserError(f"{out} is an index of another model or of other videos: name another --out, or delete it")
@@ -87,6 +90,15 @@ def _claim(out: pathlib.Path, parts: pathlib.Path, job: dict[str, Any]) -> None:
     raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
 
 
+def _is_done(part: pathlib.Path, read: Callable[[Any], Any], threads: int) -> bool:
+  """Whether a part can be kept: not if a crash of the machine cut it, or a bad video of it has been mended."""
+  try:
+    bad = index.read(part).bad
+  except UserError:
+    return False
+  return all(isinstance(result, UserError) for _, result in clips.read_all(bad, read, threads))
+
+
 def _part(model: Any, found: Iterator[tuple[Any, Any]]) -> index.Index:
   good: list[str] = []
   bad: list[str] = []
@@ -96,7 +108,7 @@ def _part(model: Any, found: Iterator[tuple[Any, Any]]) -> index.Index:
     for video, result in found:
       if isinstance(result, UserError):
         reason = " ".join(str(result).removeprefix(f"{video}: ").split())
-        log.warning("left out %s: %s", video, reason)
+        log.warning("left out %s: %s", printable(os.fspath(video)), printable(reason))
         bad.append(os.fspath(video))
         reasons.append(reason)
       else:
@@ -105,6 +117,9 @@ def _part(model: Any, found: Iterator[tuple[Any, Any]]) -> index.Index:
 
   rows = list(model.embed_pixels(pixels()))
   features = np.array(rows, np.float32).reshape(-1, model.config.model.embed_dim)
+  finite = np.isfinite(features).all(axis=1)
+  if not finite.all():
+    raise UserError(f"{good[int(finite.argmin())]}: its features are not finite; the model {model.source!r} is damaged")
   return index.Index(features, good, model.source, model.identity, bad, reasons)
 
 
@@ -121,12 +136,14 @@ def _joined(parts: list[index.Index], model: Any) -> index.Index:
 
 
 def _check_bad(whole: index.Index, count: int, max_bad_share: float) -> None:
-  if len(whole.bad) <= max_bad_share * count:
+  if whole.videos and len(whole.bad) <= max_bad_share * count:
     return
   named = "; ".join(f"{name}: {reason}" for name, reason in list(zip(whole.bad, whole.reasons, strict=True))[:_NAMED])
+  if not whole.videos:
+    raise UserError(f"none of {count} videos can be read; first {printable(named)}")
   raise UserError(
-    f"{len(whole.bad)} of {count} videos cannot be read, and at most {max_bad_share:.1%} may be; first {named}."
-    " Mend the list, or run again with --max_bad_share=1: what is finished is kept"
+    f"{len(whole.bad)} of {count} videos cannot be read, and at most {max_bad_share:.1%} may be; first"
+    f" {printable(named)}. Mend them, or allow more with --max_bad_share, and run again: what is finished is kept"
   )
 
 

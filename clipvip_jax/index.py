@@ -4,7 +4,6 @@ Untrusted like any file: nothing in it is unpickled, and shapes and types are ch
 """
 
 import dataclasses
-import io
 import pathlib
 import zipfile
 
@@ -39,7 +38,11 @@ class Index:
 
 
 def write(path: pathlib.Path, index: Index) -> None:
-  """Writes the file, whole or not at all; the same index gives the same bytes."""
+  """Writes the file, whole or not at all; the same index gives the same bytes.
+
+  Raises:
+    UserError: it cannot be written.
+  """
   arrays = {
     "features": np.asarray(index.features, np.float32),
     "videos": _texts(index.videos),
@@ -48,11 +51,13 @@ def write(path: pathlib.Path, index: Index) -> None:
     "bad": _texts(index.bad),
     "reasons": _texts(index.reasons),
   }
-  with files.whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-    for name, array in arrays.items():
-      buffer = io.BytesIO()
-      np.lib.format.write_array(buffer, array, allow_pickle=False)
-      archive.writestr(zipfile.ZipInfo(f"{name}.npy", _EPOCH), buffer.getvalue())
+  try:
+    with files.whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+      for name, array in arrays.items():
+        with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:
+          np.lib.format.write_array(member, array, allow_pickle=False)
+  except OSError as error:
+    raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def read(path: pathlib.Path) -> Index:
@@ -64,6 +69,7 @@ def read(path: pathlib.Path) -> Index:
   if not path.is_file():
     raise UserError(f"index {str(path)!r}: no such file; python -m clipvip_jax.embed makes one")
   try:
+    _check_stored(path)
     with np.load(path, allow_pickle=False) as file:
       arrays = {name: file[name] for name in ("features", "videos", "source", "identity", "bad", "reasons")}
   except Exception as error:  # a damaged zip provokes many kinds
@@ -85,8 +91,18 @@ def read(path: pathlib.Path) -> Index:
     counts["reasons"],
   ):
     raise UserError(f"{path} is no index of videos: {len(features)} features, and {counts}")
-  lists = {name: [str(text) for text in array] for name, array in texts.items()}
+  try:
+    lists = {name: [str(text) for text in array] for name, array in texts.items()}
+  except (SystemError, ValueError) as error:  # numbers that are no characters
+    raise UserError(f"{path} is no index of videos: names are no texts") from error
   return Index(features, lists["videos"], lists["source"][0], lists["identity"][0], lists["bad"], lists["reasons"])
+
+
+def _check_stored(path: pathlib.Path) -> None:
+  """Refuses a small file that unpacks to a large one."""
+  with zipfile.ZipFile(path) as archive:
+    if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+      raise ValueError("its arrays are compressed")
 
 
 def _texts(texts: list[str]) -> np.ndarray:

@@ -2,9 +2,18 @@
 
 import logging
 import os
+import re
 import sys
 
 log = logging.getLogger("clipvip_jax")
+
+# What moves a terminal's cursor, colours it, turns text round or cannot be encoded. File names may hold all of it.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+  """A text as one line that does nothing to a terminal: `a\\nb`."""
+  return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def show(*, speak: bool = True) -> None:
@@ -14,6 +23,7 @@ def show(*, speak: bool = True) -> None:
   # TensorFlow, which writes TensorBoard's files, speaks of the CPU.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+  os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # of broken images we speak ourselves
   absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS narrate through absl
   handler = logging.StreamHandler(sys.stdout)
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

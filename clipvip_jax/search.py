@@ -8,12 +8,14 @@ The model is the one that made the index. Exit codes: 0 done; 2 bad input.
 import base64
 import dataclasses
 import importlib.resources
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import jinja2
 import numpy as np
+import simplejpeg
 
 from clipvip_jax import files
 from clipvip_jax import index as index_file
@@ -21,9 +23,9 @@ from clipvip_jax.command import Parser, run
 from clipvip_jax.errors import UserError
 from clipvip_jax.index import Index
 from clipvip_jax.input_pipeline import clips
-from clipvip_jax.log import log
+from clipvip_jax.log import log, printable
 
-_STRIP, _WIDTH = 6, 160  # on the page: frames of a video, and their width in pixels
+_STRIP, _WIDTH, _HEIGHT = 6, 160, 320  # on the page: frames of a video, and the most that they may measure in pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,11 @@ def search(model: Any, index: Index, queries: Sequence[str], top: int) -> list[l
     )
   if top < 1:
     raise UserError(f"--top={top} must be at least 1")
+  if index.features.shape[1] != model.config.model.embed_dim:
+    raise UserError(
+      f"the index holds features of {index.features.shape[1]} numbers, the model gives"
+      f" {model.config.model.embed_dim}: embed the videos again"
+    )
   scores = model.embed_texts(queries) @ index.features.T
   order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
   return [[Hit(index.videos[i], float(row[i])) for i in best] for row, best in zip(scores, order, strict=True)]
@@ -60,10 +67,14 @@ def write_page(path: pathlib.Path, queries: Sequence[str], hits: Sequence[Sequen
   """
   source = importlib.resources.files("clipvip_jax").joinpath("search.html.jinja").read_text(encoding="utf-8")
   environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+  videos = dict.fromkeys(hit.video for found in hits for hit in found)
+  strips = dict(clips.read_all(videos, _frames, os.cpu_count() or 1))
   results = [
     {
       "query": query,
-      "hits": [{"video": hit.video, "score": f"{hit.score:.3f}", "frames": _frames(hit.video)} for hit in found],
+      "hits": [
+        {"video": printable(hit.video), "score": f"{hit.score:.3f}", "frames": strips[hit.video]} for hit in found
+      ],
     }
     for query, found in zip(queries, hits, strict=True)
   ]
@@ -77,21 +88,29 @@ def write_page(path: pathlib.Path, queries: Sequence[str], hits: Sequence[Sequen
 
 def _frames(video: str) -> list[str]:
   """A few frames as data: URIs; none where the video cannot be read any more."""
-  import cv2
-
   try:
     frames = clips.read_frames(video, _STRIP)
   except UserError:
     return []
-  small = [cv2.resize(f, (_WIDTH, max(1, round(f.shape[0] * _WIDTH / f.shape[1])))) for f in frames]
-  jpegs = [cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1].tobytes() for frame in small]
+  distinct = {id(frame): frame for frame in frames}  # a short video repeats its own
+  jpegs = [simplejpeg.encode_jpeg(_small(frame)) for frame in distinct.values()]
   return ["data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii") for jpeg in jpegs]
+
+
+def _small(frame: np.ndarray) -> np.ndarray:
+  """[H, W, 3] scaled down, never up, into the strip."""
+  import cv2
+
+  height, width = frame.shape[:2]
+  scale = min(1, _WIDTH / width, _HEIGHT / height)
+  size = max(1, round(width * scale)), max(1, round(height * scale))
+  return cv2.resize(np.ascontiguousarray(frame), size, interpolation=cv2.INTER_AREA)
 
 
 def table(query: str, hits: Sequence[Hit]) -> str:
   """The lines that a person reads."""
-  lines = [f"{place:4d}  {hit.score:6.3f}  {hit.video}" for place, hit in enumerate(hits, 1)]
-  return "\n".join([query, *lines])
+  lines = [f"{place:4d}  {hit.score:6.3f}  {printable(hit.video)}" for place, hit in enumerate(hits, 1)]
+  return "\n".join([printable(query), *lines])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -105,6 +124,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   options = parser.parse_args(argv)
   if not all(query.strip() for query in options.queries):
     raise UserError("a query is empty: name what to search for")
+  if options.top < 1:
+    raise UserError(f"--top={options.top} must be at least 1")
+  if options.html and not options.html.resolve().parent.is_dir():
+    raise UserError(f"--html={options.html}: its folder does not exist")
   index = index_file.read(options.index)
   import clipvip_jax  # late: a wrong option answers before JAX is there
 

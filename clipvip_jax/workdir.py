@@ -90,7 +90,7 @@ def check_same(workdir: pathlib.Path, what: str, wanted: Mapping[str, Any], flag
   try:
     before = dict(flat(json.loads(path.read_text(encoding="utf-8"))))
   except (ValueError, AttributeError) as error:
-    raise UserError(f"{path} cannot be read ({error}): name another --workdir") from error
+    raise UserError(f"{path} cannot be read ({error}): name another {flag}") from error
   now = dict(flat(wanted))
   absent = "absent"
   changed = [

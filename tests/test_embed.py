@@ -1,5 +1,6 @@
 """Many videos to an index: resumption, bad files, and what is refused."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def test_a_finished_index_is_not_made_again(tmp_path):
 
 def test_bad_videos_are_named_counted_and_too_many_refused(tmp_path):
   videos = make_videos(tmp_path / "v", bad=(2, 5))
-  with pytest.raises(UserError, match=r"2 of 10 videos cannot be read.*002\.mp4: not a video.*--max_bad_share=1"):
+  with pytest.raises(UserError, match=r"2 of 10 videos cannot be read.*002\.mp4: not a video.*--max_bad_share"):
     embed.embed_files(FakeModel(), videos, tmp_path / "i.npz")
   assert not (tmp_path / "i.npz").exists()
   second = FakeModel()
@@ -106,3 +107,49 @@ def test_a_wrong_command_ends_with_one_plain_line(arguments, message):
   done = subprocess.run([sys.executable, "-m", "clipvip_jax.embed", *arguments], capture_output=True, text=True)
   (line,) = done.stderr.splitlines()
   assert done.returncode == 2 and line.startswith("error: ") and message in line
+
+
+def test_a_mended_video_is_read_again(tmp_path):
+  videos = make_videos(tmp_path / "v", bad=(2, 5))
+  with pytest.raises(UserError):
+    embed.embed_files(FakeModel(), videos, tmp_path / "i.npz")
+  make_videos(tmp_path / "v")
+  second = FakeModel()
+  assert not embed.embed_files(second, videos, tmp_path / "i.npz").bad
+  assert second.embedded == 8, "the part without a bad video was kept"
+  embed.embed_files(FakeModel(), videos, tmp_path / "whole.npz")
+  assert (tmp_path / "i.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_a_cut_part_is_made_again(tmp_path):
+  videos = make_videos(tmp_path / "v")
+  with pytest.raises(KeyboardInterrupt):
+    embed.embed_files(FakeModel(stop_after=9), videos, tmp_path / "i.npz")
+  (tmp_path / "i.npz.parts" / "0.npz").write_bytes(b"PK")
+  second = FakeModel()
+  assert len(embed.embed_files(second, videos, tmp_path / "i.npz").videos) == 10
+  assert second.embedded == 6
+
+
+def test_nothing_to_index_and_features_that_are_no_numbers_are_refused(tmp_path):
+  with pytest.raises(UserError, match=r"none of 1 videos can be read; first .*none\.mp4: no such file"):
+    embed.embed_files(FakeModel(), [tmp_path / "none.mp4"], tmp_path / "i.npz", max_bad_share=1)
+  model = FakeModel()
+  model.embed_pixels = lambda clips: (np.full(3, np.nan, np.float32) for _ in clips)
+  videos = make_videos(tmp_path / "v", 2)
+  with pytest.raises(UserError, match=r"000\.mp4: its features are not finite"):
+    embed.embed_files(model, videos, tmp_path / "j.npz")
+  assert len(embed.embed_files(FakeModel(), videos, tmp_path / "j.npz").videos) == 2
+  with pytest.raises(UserError, match="is a folder"):
+    embed.embed_files(FakeModel(), videos, tmp_path / "v")
+
+
+def test_names_that_would_move_the_cursor_or_cannot_be_encoded(tmp_path, caplog):
+  (video, bad) = make_videos(tmp_path / "v", 2, bad=(1,))
+  video = video.rename(tmp_path / os.fsdecode(b"caf\xe9.mp4"))
+  bad = bad.rename(tmp_path / "x\n\x1b[31m.mp4")
+  with caplog.at_level("WARNING", logger="clipvip_jax"):
+    whole = embed.embed_files(FakeModel(), [video, bad], tmp_path / "i.npz", max_bad_share=0.5)
+  assert whole.videos == [str(video)] and whole.bad == [str(bad)]
+  assert index.read(tmp_path / "i.npz").videos == [str(video)]
+  assert r"x\n\x1b[31m.mp4" in caplog.text and "\x1b" not in caplog.text

@@ -36,7 +36,7 @@ def test_the_page_shows_frames_and_escapes_names(tmp_path):
   hits = [[search.Hit(str(video), 0.5), search.Hit("gone<script>.mp4", 0.25)]]
   search.write_page(tmp_path / "page.html", ["<script>alert(1)</script>"], hits)
   page = (tmp_path / "page.html").read_text()
-  assert page.count("data:image/jpeg;base64,") == 6
+  assert page.count("data:image/jpeg;base64,") == 4, "all that it has"
   assert "cannot be read any more" in page and "<script" not in page and "a&lt;b&gt;&amp;.mp4" in page
   assert "default-src 'none'" in page
   with pytest.raises(UserError, match="--html="):
@@ -79,3 +79,32 @@ def test_other_files_are_refused(tmp_path, content):
     index.read(tmp_path / "i.npz")
   with pytest.raises(UserError, match="no such file; python"):
     index.read(tmp_path / "none.npz")
+
+
+def test_an_index_of_other_width_is_refused():
+  wide = an_index(["r.mp4"], np.zeros((1, 5), np.float32))
+  with pytest.raises(UserError, match="features of 5 numbers, the model gives 3"):
+    search.search(FakeModel(), wide, ["red"], top=1)
+
+
+def test_numbers_that_are_no_characters_are_refused(tmp_path):
+  saved(tmp_path / "i.npz", videos=np.array([2**31 - 1], np.uint32).view("<U1"))
+  with pytest.raises(UserError, match="names are no texts"):
+    index.read(tmp_path / "i.npz")
+
+
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path):
+  np.savez_compressed(tmp_path / "i.npz", features=np.zeros((1, 2**20), np.float32))
+  with pytest.raises(UserError, match="compressed"):
+    index.read(tmp_path / "i.npz")
+
+
+def test_names_and_queries_stay_on_their_line():
+  table = search.table("q\n1", [search.Hit("a\n\x1b]0;x\x07\u202eb\udce9.mp4", 0.5)])
+  assert table == "q\\n1\n   1   0.500  a\\n\\x1b]0;x\\x07\\u202eb\\udce9.mp4"
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1, 3000), (3000, 1), (1080, 1920)])
+def test_frames_of_any_shape_fit_the_page(shape):
+  height, width = search._small(np.zeros((*shape, 3), np.uint8)).shape[:2]
+  assert 1 <= height <= min(320, shape[0]) and 1 <= width <= min(160, shape[1])

@@ -36,52 +36,71 @@ def read_clip(video: Any, num_frames: int, image_size: int) -> Float[np.ndarray,
   Raises:
     UserError: it cannot be read, or is none of these.
   """
-  return np.stack([pixels.resize_normalize(frame, image_size) for frame in read_frames(video, num_frames)])
+  return np.stack(_spread(video, num_frames, lambda frame: pixels.resize_normalize(frame, image_size)))
 
 
 def read_frames(video: Any, num_frames: int) -> list[np.ndarray]:
-  """`num_frames` evenly spread frames, uint8 [H, W, 3] each. Arguments and errors as for `read_clip`."""
+  """`num_frames` evenly spread frames, uint8 [H, W, 3] each; one that stands for several is the same object.
+
+  Arguments and errors as for `read_clip`.
+  """
+  return _spread(video, num_frames, lambda frame: frame)
+
+
+def _spread(video: Any, num_frames: int, use: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
+  """`use` of evenly spread frames, each as soon as it is decoded: twelve pictures of 8K are 1.2 GB."""
   if isinstance(video, np.ndarray):
-    return _of_array(video, num_frames)
+    return _drawn(_checked(video), num_frames, use)
   if not isinstance(video, str | os.PathLike):
     raise UserError(f"a video is a path or a uint8 array [T, H, W, 3], got {type(video).__name__}")
   path = pathlib.Path(video)
-  if path.is_dir():
-    files = _images_in(path)
-    if not files:
-      raise VideoError(path, f"the folder holds no frames ({', '.join(IMAGES)})")
-    chosen = uniform_frames(len(files), num_frames)
-    return [_read_image(files[i]) for i in chosen]
-  if path.suffix.lower() in IMAGES:
-    return [_read_image(path)] * num_frames
-  return _of_file(path, num_frames)
+  try:
+    if path.is_dir():
+      files = _images_in(path)
+    elif path.suffix.lower() in IMAGES:
+      files = [path]
+    else:
+      return _of_file(path, num_frames, use)
+    return _drawn(files, num_frames, lambda file: use(_read_image(file)))
+  except (OSError, ValueError) as error:  # a name that no file can have, a folder that is closed to us
+    raise VideoError(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _of_array(video: np.ndarray, num_frames: int) -> list[np.ndarray]:
+def _drawn(items: Any, num_frames: int, use: Callable[[Any], np.ndarray]) -> list[np.ndarray]:
+  chosen = uniform_frames(len(items), num_frames).tolist()
+  used = {index: use(items[index]) for index in dict.fromkeys(chosen)}
+  return [used[index] for index in chosen]
+
+
+def _checked(video: np.ndarray) -> np.ndarray:
   video = video[None] if video.ndim == 3 else video
   if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or not video.size:
     raise UserError(f"a video as an array must be uint8 [T, H, W, 3], got {video.dtype} {list(video.shape)}")
-  return [video[i] for i in uniform_frames(len(video), num_frames)]
+  return video
 
 
-def _of_file(path: pathlib.Path, num_frames: int) -> list[np.ndarray]:
-  """Frames of a video of any length: only those wanted are turned into pictures and held."""
-  expected = count_packets(path)
-  frames, found = _decode(path, uniform_frames(max(expected, 1), num_frames))
-  if found != expected:  # damaged pictures, or two packets a picture: now the true number is known
-    frames, _ = _decode(path, uniform_frames(found, num_frames))
-  return frames
+def _of_file(path: pathlib.Path, num_frames: int, use: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
+  """Frames of a video of any length: only those wanted are turned into pictures, and none is held but what is used."""
+  expected = max(count_packets(path), 1)
+  for _ in range(2):  # where pictures are damaged, or two packets make one, the first reading tells the true number
+    chosen = uniform_frames(expected, num_frames).tolist()
+    used, found = _decode(path, set(chosen), use)
+    if found == expected:
+      return [used[index] for index in chosen]
+    expected = found
+  raise VideoError(path, "holds another number of frames at each reading; is it still being written?")
 
 
-def _decode(path: pathlib.Path, chosen: np.ndarray) -> tuple[list[np.ndarray], int]:
-  """(the chosen frames that there are, the number of frames in the file)."""
-  wanted = set(chosen.tolist())
-  kept, count = {}, 0
+def _decode(
+  path: pathlib.Path, wanted: set[int], use: Callable[[np.ndarray], np.ndarray]
+) -> tuple[dict[int, np.ndarray], int]:
+  """({index: `use` of a wanted frame}, the number of frames in the file)."""
+  used, count = {}, 0
   for index, picture in enumerate(iterate_pictures(path)):
     if index in wanted:
-      kept[index] = picture()
+      used[index] = use(picture())
     count = index + 1
-  return [kept[i] for i in chosen.tolist() if i in kept], count
+  return used, count
 
 
 def _read_image(path: pathlib.Path) -> np.ndarray:
@@ -93,19 +112,25 @@ def _read_image(path: pathlib.Path) -> np.ndarray:
     return pixels.decode_jpeg(data, str(path))
   import cv2
 
-  picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+  try:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+  except cv2.error:  # no bytes, or more pixels than OpenCV reads
+    picture = None
   if picture is None:
     raise VideoError(path, "is no image that can be read")
   return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
-def _natural(path: pathlib.Path) -> list[tuple[int, int, str]]:
-  """frame_2 before frame_10."""
-  return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name) if part]
+def _natural(path: pathlib.Path) -> tuple[list[tuple[str, int]], str]:
+  """frame_2 before frame_10; the name itself decides between frame_1 and frame_01."""
+  parts = re.split("([0-9]+)", path.name)  # texts and numbers in turn
+  return [(text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)], path.name
 
 
 def _images_in(folder: pathlib.Path) -> list[pathlib.Path]:
   files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGES and f.is_file() and not f.name.startswith(".")]
+  if not files:
+    raise VideoError(folder, f"the folder holds no frames ({', '.join(IMAGES)})")
   return sorted(files, key=_natural)
 
 
@@ -115,7 +140,7 @@ def list_videos(source: str | os.PathLike[str]) -> list[pathlib.Path]:
   Args:
     source: a folder: every video file below it, and every folder that holds images directly and no video, as one clip
       of frames; hidden ones are left out. Or a text file with a path a line, relative to it; empty lines and
-      those that begin with # are passed over.
+      those that begin with # are passed over. Or a video or image file, as the only one.
 
   Raises:
     UserError: it is not there, or names nothing.
@@ -128,10 +153,16 @@ def list_videos(source: str | os.PathLike[str]) -> list[pathlib.Path]:
         f"{path}: no videos ({', '.join(VIDEOS)}) and no folders of frames ({', '.join(IMAGES)}) below it"
       )
     return found
+  if path.suffix.lower() in VIDEOS + IMAGES and path.is_file():
+    return [path]
   try:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"{path}: neither a folder nor a list of videos that can be read ({error})") from error
+    # As the file system spells names, which need not be UTF-8.
+    text = os.fsdecode(path.read_bytes()).removeprefix("\ufeff")
+  except OSError as error:
+    raise UserError(f"{path}: neither a folder nor a list of videos that can be read ({error.strerror})") from error
+  if "\0" in text:
+    raise UserError(f"{path}: neither a folder nor a list of videos that can be read (it is no text)")
+  lines = [line.strip() for line in text.split("\n")]
   found = [path.parent / line for line in lines if line and not line.startswith("#")]
   if not found:
     raise UserError(f"{path}: the list names no videos; expected one path a line")
@@ -139,8 +170,15 @@ def list_videos(source: str | os.PathLike[str]) -> list[pathlib.Path]:
 
 
 def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  for root, folders, names in os.walk(folder):
-    folders[:] = [name for name in folders if not name.startswith(".")]
+  """Follows links to folders, and goes into each folder once."""
+  seen = set()
+  for root, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+    folders[:] = sorted(name for name in folders if not name.startswith("."))
+    real = pathlib.Path(root).resolve()
+    if real in seen:
+      folders.clear()
+      continue
+    seen.add(real)
     files = [pathlib.Path(root, name) for name in names if not name.startswith(".")]
     videos = [file for file in files if file.suffix.lower() in VIDEOS]
     yield from videos
@@ -148,13 +186,17 @@ def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
       yield pathlib.Path(root)
 
 
+def _refuse(error: OSError) -> None:
+  raise UserError(f"{error.filename}: the folder cannot be listed ({error.strerror})") from error
+
+
 def read_all(items: Iterable[Any], read: Callable[[Any], Any], threads: int) -> Iterator[tuple[Any, Any]]:
   """(item, what `read` gives, or the UserError that it raised), in order, read in threads a little ahead.
 
   Decoding and resizing leave Python to other threads, so that a model computes meanwhile.
   """
-  source = iter(items)
-  pool = concurrent.futures.ThreadPoolExecutor(max(threads, 1))
+  source, threads = iter(items), max(threads, 1)
+  pool = concurrent.futures.ThreadPoolExecutor(threads)
   running: collections.deque[tuple[Any, concurrent.futures.Future]] = collections.deque()
   try:
     while True:

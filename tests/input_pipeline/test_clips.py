@@ -1,7 +1,12 @@
 """From whatever a video is to the frames that evaluation shows."""
 
+import itertools
+import os
+import struct
 import threading
 import time
+import weakref
+import zlib
 
 import cv2
 import numpy as np
@@ -9,7 +14,7 @@ import pytest
 
 from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline import clips, frames, pixels
-from clipvip_jax.input_pipeline.video import decode_video, encode_h264
+from clipvip_jax.input_pipeline.video import VideoError, decode_video, encode_h264
 
 
 def noise(count=20, height=48, width=64, seed=0):
@@ -153,3 +158,89 @@ def test_everything_is_read_in_order_a_little_ahead_and_errors_are_kept():
   found.close()
   time.sleep(0.05)
   assert len(started) < 20 and threading.active_count() < 50
+
+
+def test_pictures_are_used_one_by_one(video, monkeypatch):
+  """A clip of large pictures is never held whole, and one that is shown several times is read once."""
+  alive, most, calls = [0], [0], [0]
+  original = pixels.resize_normalize
+
+  def resize(frame, size):
+    calls[0] += 1
+    return original(frame, size)
+
+  monkeypatch.setattr(clips.pixels, "resize_normalize", resize)
+  pictures = clips.iterate_pictures
+
+  def counted(path):
+    for picture in pictures(path):
+
+      def converted(picture=picture):
+        frame = np.array(picture())
+        alive[0] += 1
+        most[0] = max(most[0], alive[0])
+        weakref.finalize(frame, lambda: alive.__setitem__(0, alive[0] - 1))
+        return frame
+
+      yield converted
+
+  monkeypatch.setattr(clips, "iterate_pictures", counted)
+  assert clips.read_clip(video, 12, 16).shape == (12, 16, 16, 3)
+  assert most[0] <= 2 and calls[0] == 12
+  clips.read_clip(noise(1), 5, 16)
+  assert calls[0] == 13
+  assert len({id(frame) for frame in clips.read_frames(noise(2), 6)}) == 2
+
+
+def test_a_file_that_grows_is_refused(video, monkeypatch):
+  lengths = iter((5, 7))
+  pictures = clips.iterate_pictures
+  monkeypatch.setattr(clips, "iterate_pictures", lambda path: itertools.islice(pictures(path), next(lengths)))
+  with pytest.raises(VideoError, match="still being written"):
+    clips.read_frames(video, 4)
+
+
+def png_header(width, height):
+  """A PNG that claims a size which it does not have."""
+  chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(99))))
+  parts = (
+    struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+  )
+  return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_what_breaks_a_library_costs_one_video_only(tmp_path):
+  (tmp_path / "huge.png").write_bytes(png_header(60000, 60000))
+  for name in (str(tmp_path / "huge.png"), "x" * 300 + ".mp4", "nul\0.png", "nul\0.mp4"):
+    with pytest.raises(VideoError):
+      clips.read_frames(name, 2)
+
+
+def test_names_need_not_be_ascii_nor_utf_8(video, tmp_path):
+  frame = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+  (tmp_path / "frames").mkdir()
+  for name in ("1²2.png", "٣.png", "a.png", "01.png", "1.png"):
+    (tmp_path / "frames" / name).write_bytes(frame)
+  names = [path.name for path in clips._images_in(tmp_path / "frames")]
+  assert names == ["01.png", "1.png", "1²2.png", "a.png", "٣.png"]
+  latin = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+  latin.write_bytes(video.read_bytes())
+  assert len(clips.read_frames(latin, 3)) == 3
+  (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9.mp4\r\n")
+  assert clips.list_videos(tmp_path / "list.txt") == [latin]
+
+
+def test_linked_folders_are_listed_once_and_a_video_alone_is_a_list(video, tmp_path):
+  (tmp_path / "top" / "real").mkdir(parents=True)
+  (tmp_path / "top" / "real" / "x.mp4").write_bytes(b"x")
+  (tmp_path / "top" / "loop").symlink_to(tmp_path / "top")
+  (tmp_path / "other").mkdir()
+  (tmp_path / "other" / "y.mp4").write_bytes(b"y")
+  (tmp_path / "top" / "linked").symlink_to(tmp_path / "other")
+  found = [str(path.relative_to(tmp_path / "top")) for path in clips.list_videos(tmp_path / "top")]
+  assert found == ["linked/y.mp4", "real/x.mp4"]
+  assert clips.list_videos(video) == [video]
+
+
+def test_no_threads_are_one():
+  assert list(clips.read_all([1, 2], lambda item: -item, threads=0)) == [(1, -1), (2, -2)]
