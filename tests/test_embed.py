@@ -4,9 +4,11 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+from conftest import GOLDEN
 from fake_model import FakeModel
 
 from clipvip_jax import embed, index
@@ -89,6 +91,28 @@ def test_another_model_or_other_videos_are_refused(tmp_path):
   for model, some in ((other, videos), (FakeModel(), videos[:3])):
     with pytest.raises(UserError, match="another model or of other videos"):
       embed.embed_files(model, some, tmp_path / "i.npz")
+
+
+def test_killed_and_started_again_a_real_run_ends_with_the_same_bytes(tmp_path):
+  picture = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+  videos = tmp_path / "v"
+  videos.mkdir()
+  for number in range(300):
+    encode_h264(videos / f"{number}.mp4", np.roll(picture, number, 1), fps=4)
+
+  def command(out):
+    model = str(GOLDEN / "vip_tiny.pt")
+    return [sys.executable, "-m", "clipvip_jax.embed", f"--model={model}", f"--videos={videos}", f"--out={out}"]
+
+  subprocess.run(command(tmp_path / "whole.npz"), check=True, capture_output=True)
+  broken = subprocess.Popen([*command(tmp_path / "broken.npz"), "--threads=1"], stdout=subprocess.DEVNULL)
+  while broken.poll() is None and not (tmp_path / "broken.npz.parts" / "0.npz").exists():
+    time.sleep(0.001)
+  broken.kill()
+  broken.wait()
+  assert (tmp_path / "broken.npz.parts" / "0.npz").exists() and not (tmp_path / "broken.npz").exists()
+  subprocess.run(command(tmp_path / "broken.npz"), check=True, capture_output=True)
+  assert (tmp_path / "broken.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
 @pytest.mark.parametrize(
