@@ -1,5 +1,6 @@
 """Reads .safetensors files. The library checks the header; the tensors are views of the file."""
 
+import collections
 import json
 import pathlib
 from typing import Any
@@ -8,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from clipvip_jax.errors import UserError
-from clipvip_jax.weights.mapped import map_file
+from clipvip_jax.weights.mapped import map_file, shown
 
 _DTYPES: dict[str, Any] = {
   "F64": np.float64,
@@ -23,6 +24,7 @@ _DTYPES: dict[str, Any] = {
   "BOOL": np.bool_,
 }
 _LENGTH = 8  # bytes before the header, which say how long it is
+_MOST_HEADER = 16 << 20  # bytes; parsed, they take up to thirty times as many. That of B/32 has 50 kB
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -30,38 +32,51 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
   Raises:
     UserError: the file is not there, damaged (a header that is no JSON, offsets that overlap, leave holes or reach
-      outside, sizes that do not fit the shape), names a tensor twice, or holds a type that is not supported.
+      outside, sizes that do not fit the shape), names a tensor twice, holds a type that is not supported, or no
+      tensor. One line that names file and tensor.
   """
-  from safetensors import SafetensorError, safe_open
-
   data = map_file(path)
   try:
-    with safe_open(path, framework="np"):
-      pass  # opening checks everything about the header
-    length = int.from_bytes(data[:_LENGTH], "little")
-    header = json.loads(data[_LENGTH : _LENGTH + length], object_pairs_hook=_once)
+    return _tensors(data, path)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
-  except (SafetensorError, OSError, ValueError, RecursionError, MemoryError) as error:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+  except Exception as error:  # whatever damage provokes in the library, in JSON or in NumPy
+    reason = shown(str(error).strip() or type(error).__name__)
     raise UserError(f"{path} is no whole .safetensors file: {reason}") from error
-  return {
-    name: _tensor(data, _LENGTH + length, name, entry, path) for name, entry in header.items() if name != "__metadata__"
-  }
+
+
+def _tensors(data: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
+  from safetensors import safe_open
+
+  length = int.from_bytes(data[:_LENGTH], "little")
+  if length > _MOST_HEADER:
+    raise UserError(
+      f"is no whole .safetensors file: it claims a header of {length} bytes; at most {_MOST_HEADER} are read"
+    )
+  with safe_open(path, framework="np"):
+    pass  # opening checks everything about the header
+  header = json.loads(data[_LENGTH : _LENGTH + length], object_pairs_hook=_once)
+  header.pop("__metadata__", None)
+  if not header:
+    raise UserError("holds no tensor")
+  return {name: _tensor(data, _LENGTH + length, name, entry) for name, entry in header.items()}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   """A JSON object; two entries of one name would hide one another."""
   found = dict(pairs)
   if len(found) != len(pairs):
-    names = [name for name, _ in pairs]
-    raise UserError(f"the header names {next(n for n in names if names.count(n) > 1)!r} twice")
+    name, _ = collections.Counter(name for name, _ in pairs).most_common(1)[0]
+    raise UserError(f"the header names '{shown(name)}' twice")
   return found
 
 
-def _tensor(data: Any, start: int, name: str, entry: dict[str, Any], path: pathlib.Path) -> np.ndarray:
+def _tensor(data: Any, start: int, name: str, entry: dict[str, Any]) -> np.ndarray:
   if entry["dtype"] not in _DTYPES:
-    raise UserError(f"{path}: {name} holds {entry['dtype']}; allowed: {', '.join(_DTYPES)}")
+    raise UserError(f"{shown(name)} holds {entry['dtype']}; allowed: {', '.join(_DTYPES)}")
   dtype = np.dtype(_DTYPES[entry["dtype"]])
   begin, end = entry["data_offsets"]
-  return np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, start + begin).reshape(entry["shape"])
+  try:
+    return np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, start + begin).reshape(entry["shape"])
+  except ValueError as error:  # more dimensions, or larger ones around a zero, than NumPy has
+    raise UserError(f"{shown(name)} has shape {shown(entry['shape'])}: {error}") from error

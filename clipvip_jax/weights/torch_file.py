@@ -1,15 +1,17 @@
 """Reads PyTorch's .pt files without PyTorch, and without running what they ask for.
 
 Since PyTorch 1.6 such a file is a zip of `NAME/data.pkl`, a pickle that says how tensors are put together, and
-`NAME/data/KEY`, the bytes of each storage. A pickle may name any function of any module to be called. Here it may name
-those that put tensors together, and gets stand-ins for them; everything else is refused by its name, and nothing is
-ever imported or called that the file chose.
+`NAME/data/KEY`, the bytes of each storage. A pickle is a program that may call any function of any module. Python's
+unpickler is not used here: even without functions, a few bytes make it fill the memory, or overflow its stack while
+it hashes a key. Instead the few instructions that `torch.save` writes are carried out one by one. Nothing is imported,
+called, hashed or given attributes that the file chose.
 """
 
-import io
+import dataclasses
+import itertools
 import math
 import pathlib
-import pickle
+import pickletools
 import struct
 import zipfile
 from typing import Any
@@ -18,27 +20,32 @@ import ml_dtypes
 import numpy as np
 
 from clipvip_jax.errors import UserError
-from clipvip_jax.weights.mapped import map_file
+from clipvip_jax.weights.mapped import map_file, shown
 
 _STORAGES: dict[str, Any] = {
-  "DoubleStorage": np.float64,
-  "FloatStorage": np.float32,
-  "HalfStorage": np.float16,
-  "BFloat16Storage": ml_dtypes.bfloat16,
-  "LongStorage": np.int64,
-  "IntStorage": np.int32,
-  "ShortStorage": np.int16,
-  "CharStorage": np.int8,
-  "ByteStorage": np.uint8,
-  "BoolStorage": np.bool_,
+  "torch.DoubleStorage": np.float64,
+  "torch.FloatStorage": np.float32,
+  "torch.HalfStorage": np.float16,
+  "torch.BFloat16Storage": ml_dtypes.bfloat16,
+  "torch.LongStorage": np.int64,
+  "torch.IntStorage": np.int32,
+  "torch.ShortStorage": np.int16,
+  "torch.CharStorage": np.int8,
+  "torch.ByteStorage": np.uint8,
+  "torch.BoolStorage": np.bool_,
 }
-# Under which of its entries a training checkpoint may keep the state dict.
+_TENSOR, _PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+_ORDERED_DICT = "collections.OrderedDict"
+# Under which of its entries a training checkpoint may keep the state dict; the first that is there.
 _NESTED = ("state_dict", "model_state_dict", "model", "module")
-_MOST_PICKLE = 64 << 20  # bytes; that of B/32 has 40 kB
+_MOST_PICKLE = 4 << 20  # bytes; what they describe takes up to a hundred times as many. That of B/32 has 40 kB
+_MOST_DIRECTORY = 4 << 20  # bytes; the same for the zip's list of entries. That of B/32 has 40 kB
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
-_ENCRYPTED = 1
+_ENCRYPTED = 0x2041  # the flags for it: of content, "strong", of the directory
+_UTF_8 = 0x800
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _INSTEAD = "load it in PyTorch and save model.state_dict() with torch.save, or take the .safetensors edition"
+_REFUSED = f"no tensor needs it; refused, and nothing was run. If you trust the file, {_INSTEAD}"
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -50,193 +57,297 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
   """
   data = map_file(path)
   try:
-    return _state_dict(_load(data))
+    return _load(data)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
   except Exception as error:  # whatever a damaged zip or pickle provokes; nothing of it was run
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = shown(str(error).strip() or type(error).__name__)
     raise UserError(f"{path} is damaged, or no file of PyTorch ({reason})") from error
 
 
-def _load(data: Any) -> Any:
-  """What data.pkl describes."""
+def _load(data: Any) -> dict[str, np.ndarray]:
   if data[: len(_LEGACY)] == _LEGACY:
     raise UserError(f"was written by a PyTorch before 1.6, whose format cannot be read safely: {_INSTEAD}")
-  if data[:2] != b"PK":
-    raise UserError("is no zip file, which PyTorch writes")
+  if data[:4] != b"PK\x03\x04":
+    raise UserError(f"is no zip file, which PyTorch writes since 1.6; if it is an older one, {_INSTEAD}")
   entries = _entries(data)
   if any("/code/" in name or name.endswith("/constants.pkl") for name in entries):
     raise UserError(f"is a TorchScript archive, a program and not weights: {_INSTEAD}")
-  pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
-  if len(pickles) != 1:
-    raise UserError(f"holds {len(pickles)} entries NAME/data.pkl, expected one")
+  pickles = [name for name in entries if name.endswith("/data.pkl")]
+  if len(pickles) != 1 or pickles[0].count("/") != 1:
+    raise UserError(f"holds {len(pickles)} entries NAME/data.pkl, expected one at the top")
   root = pickles[0].removesuffix("data.pkl")
-  if f"{root}byteorder" in entries and bytes(_content(data, entries[f"{root}byteorder"])) != b"little":
-    raise UserError(f"{root}byteorder is not 'little', the only order that can be read")
-  begin, size = entries[pickles[0]]
-  if size > _MOST_PICKLE:
-    raise UserError(f"{pickles[0]} has {size} bytes; at most {_MOST_PICKLE} are read")
-  storages = {name.removeprefix(f"{root}data/"): place for name, place in entries.items() if f"{root}data/" in name}
-  return _Unpickler(data, data[begin : begin + size], storages).load()
+  if bytes(entries.get(f"{root}byteorder", b"little")) != b"little":
+    raise UserError(f"{shown(root)}byteorder is not 'little', the only order that can be read")
+  program = entries[pickles[0]]
+  if len(program) > _MOST_PICKLE:
+    raise UserError(f"{shown(pickles[0])} has {len(program)} bytes; at most {_MOST_PICKLE} are read")
+  storages = {name.removeprefix(f"{root}data/"): x for name, x in entries.items() if name.startswith(f"{root}data/")}
+  return {name: _array(name, tensor, storages) for name, tensor in _state_dict(_run(bytes(program))).items()}
 
 
-def _content(data: Any, place: tuple[int, int]) -> memoryview:
-  begin, size = place
-  return memoryview(data)[begin : begin + size]
+# The zip.
 
 
-def _entries(data: Any) -> dict[str, tuple[int, int]]:
-  """{name: (where its bytes begin, how many)} of a zip whose entries are stored as they are."""
-  found: dict[str, tuple[int, int]] = {}
-  with zipfile.ZipFile(_File(data)) as archive:
+def _entries(data: Any) -> dict[str, memoryview]:
+  """{name: content} of a zip whose entries are stored as they are, each in bytes of its own."""
+  size = _directory_size(data)
+  if size > _MOST_DIRECTORY:
+    raise UserError(f"the zip's directory has {size} bytes; at most {_MOST_DIRECTORY} are read")
+  found: dict[str, memoryview] = {}
+  places = []
+  with zipfile.ZipFile(data) as archive:
     for info in archive.infolist():
-      name = info.filename
-      if name in found:
-        raise UserError(f"entry {name!r} stands twice in the zip")
-      if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-        raise UserError(f"entry {name!r} is no name that PyTorch writes")
-      if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise UserError(f"entry {name!r} is compressed; PyTorch stores entries as they are")
-      if info.flag_bits & _ENCRYPTED:
-        raise UserError(f"entry {name!r} is encrypted")
-      header = _LOCAL_HEADER.unpack_from(data, info.header_offset)
-      if header[0] != b"PK\x03\x04":
-        raise UserError(f"entry {name!r} has no header where the zip's directory says")
-      found[name] = (info.header_offset + _LOCAL_HEADER.size + header[-2] + header[-1], info.file_size)
-  end = 0
-  for name, (begin, size) in sorted(found.items(), key=lambda item: item[1]):
-    if begin < end or begin + size > len(data):
-      raise UserError(f"entry {name!r} overlaps another one or reaches outside of the file")
-    end = begin + size
+      name = shown(info.filename)
+      if info.filename in found:
+        raise UserError(f"entry '{name}' stands twice in the zip")
+      begin = _begin(data, info)
+      end = begin + info.file_size
+      if end > archive.start_dir:
+        raise UserError(f"entry '{name}' reaches into the zip's directory, or outside of the file")
+      places.append((info.header_offset, end, name))
+      found[info.filename] = memoryview(data)[begin:end]
+  places.sort()
+  for (_, end, name), (begin, _, other) in itertools.pairwise(places):
+    if end > begin:
+      raise UserError(f"entry '{other}' overlaps another one, '{name}'")
   return found
 
 
-class _File(io.RawIOBase):
-  """Mapped memory as a file to be read."""
-
-  def __init__(self, data: Any):
-    self._data, self._at = data, 0
-
-  def readable(self) -> bool:
-    return True
-
-  def seekable(self) -> bool:
-    return True
-
-  def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-    self._at = max(offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._data)}[whence], 0)
-    return self._at
-
-  def tell(self) -> int:
-    return self._at
-
-  def read(self, size: int = -1) -> bytes:
-    part = self._data[self._at :] if size < 0 else self._data[self._at : self._at + size]
-    self._at += len(part)
-    return part
+def _directory_size(data: Any) -> int:
+  """How many bytes the zip's directory claims, from the record that ends the file."""
+  if data[-22:-18] != b"PK\x05\x06" or data[-2:] != b"\0\0":
+    raise UserError("is damaged: it does not end as a zip does; it may have been cut off")
+  if data[-42:-38] == b"PK\x06\x07" and data[-98:-94] == b"PK\x06\x06":
+    return int.from_bytes(data[-58:-50], "little")
+  return int.from_bytes(data[-10:-6], "little")
 
 
+def _begin(data: Any, info: zipfile.ZipInfo) -> int:
+  """Where an entry's content begins, once the directory and the entry's own header tell the same about it."""
+  name = shown(info.orig_filename)
+  parts = info.orig_filename.removesuffix("/").split("/")
+  if info.filename != info.orig_filename or "\\" in name or not {"", ".", ".."}.isdisjoint(parts):
+    raise UserError(f"entry '{name}' is no name that PyTorch writes")
+  if info.header_offset < 0 or info.header_offset + _LOCAL_HEADER.size > len(data):
+    raise UserError(f"entry '{name}' reaches outside of the file")
+  magic, _, flags, method, *_, name_size, extra_size = _LOCAL_HEADER.unpack_from(data, info.header_offset)
+  if magic != b"PK\x03\x04":
+    raise UserError(f"entry '{name}' has no header where the zip's directory says")
+  if info.compress_type != zipfile.ZIP_STORED or method != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+    raise UserError(f"entry '{name}' is compressed; PyTorch stores entries as they are")
+  if (info.flag_bits | flags) & _ENCRYPTED:
+    raise UserError(f"entry '{name}' is encrypted")
+  begin = info.header_offset + _LOCAL_HEADER.size
+  if data[begin : begin + name_size] != info.orig_filename.encode("utf-8" if info.flag_bits & _UTF_8 else "cp437"):
+    raise UserError(f"entry '{name}' has another name in its own header")
+  return begin + name_size + extra_size
+
+
+# The pickle.
+
+
+@dataclasses.dataclass(frozen=True)
 class _Named:
-  """Stands for a class or function that the pickle names. Calling it calls ours; nothing can be changed on it."""
+  """A class or function that the pickle names."""
 
-  __slots__ = ("_make", "dtype")
-  _make: Any
-  dtype: Any
-
-  def __init__(self, make: Any = None, dtype: Any = None):
-    object.__setattr__(self, "_make", make)
-    object.__setattr__(self, "dtype", dtype)
-
-  def __call__(self, *args: Any) -> Any:
-    if self._make is None:
-      raise UserError("the pickle calls a type of storage")
-    return self._make(*args)
-
-  def __setattr__(self, name: str, value: Any) -> None:
-    raise UserError(f"the pickle sets {name!r} on what it names")
-
-  def __setstate__(self, state: Any) -> None:
-    raise UserError("the pickle changes what it names")
+  name: str
 
 
-class _Tensors(dict):
-  """Stands for an OrderedDict, whose attributes (PyTorch keeps version numbers there) are not kept."""
-
-  def __setstate__(self, state: Any) -> None:
-    del state
-
-
-def _ordered_dict(*args: Any) -> _Tensors:
-  return _Tensors(*args)
+@dataclasses.dataclass(frozen=True)
+class _Storage:
+  dtype: np.dtype
+  key: str
+  count: int
 
 
-def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *flags: Any) -> np.ndarray:
-  """torch._utils._rebuild_tensor_v2: a strided view of a storage, all of it inside."""
-  del flags  # requires_grad, hooks, metadata
-  numbers = (offset, *size, *stride)
-  if not isinstance(storage, np.ndarray) or storage.ndim != 1 or len(size) != len(stride):
-    raise UserError("a tensor is not put together as PyTorch does it")
-  if any(type(n) is not int or n < 0 for n in numbers) or len(size) > 16:
-    raise UserError(f"a tensor has offset {offset}, size {tuple(size)} and stride {tuple(stride)}")
-  count = math.prod(size)
-  last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if count else 0
-  if count > len(storage) or last >= max(len(storage), 1):
-    raise UserError(f"a tensor of size {tuple(size)} reaches outside of its storage of {len(storage)}")
-  if not count:
-    return np.zeros(size, storage.dtype)
-  strides = [step * storage.itemsize for step in stride]
-  return np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+  """Tells where a tensor lies in its storage, in elements. What is asked for, not yet checked."""
+
+  storage: _Storage
+  offset: int
+  size: tuple[int, ...]
+  stride: tuple[int, ...]
 
 
-def _rebuild_parameter(tensor: Any, *flags: Any) -> Any:
-  del flags
-  return tensor
+class _Pairs(list):
+  """A dict as its (key, value) pairs: no key is hashed, and of two equal ones none is lost."""
 
 
-_ALLOWED = {
-  ("torch._utils", "_rebuild_tensor_v2"): _Named(_rebuild_tensor),
-  ("torch._utils", "_rebuild_parameter"): _Named(_rebuild_parameter),
-  ("collections", "OrderedDict"): _Named(_ordered_dict),
-  **{("torch", name): _Named(dtype=np.dtype(dtype)) for name, dtype in _STORAGES.items()},
-}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_EMPTY = {"EMPTY_LIST": list, "EMPTY_DICT": _Pairs}
+_VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_NO_EFFECT = {"PROTO", "FRAME", "STOP"}
 
 
-class _Unpickler(pickle.Unpickler):
-  """Puts tensors together, and refuses every other global by name."""
+def _run(program: bytes) -> Any:
+  """What a pickle describes, of numbers, texts, containers, storages and tensors."""
+  stack: list[Any] = []
+  marks: list[int] = []
+  memo: dict[int, Any] = {}
+  argument: Any
+  for opcode, argument, _ in pickletools.genops(program):
+    match opcode.name:
+      case name if name in _NO_EFFECT:
+        pass
+      case name if name in _VALUES:
+        stack.append(argument)
+      case name if name in _CONSTANTS:
+        stack.append(_CONSTANTS[name])
+      case name if name in _EMPTY:
+        stack.append(_EMPTY[name]())
+      case "MARK":
+        marks.append(len(stack))
+      case "BINPUT" | "LONG_BINPUT":
+        memo[argument] = stack[-1]
+      case "MEMOIZE":
+        memo[len(memo)] = stack[-1]
+      case "BINGET" | "LONG_BINGET":
+        stack.append(memo[argument])
+      case "TUPLE" | "APPENDS" | "SETITEMS" as name:
+        begin = marks.pop()
+        items = stack[begin:]
+        del stack[begin:]
+        _gather(name, stack, items)
+      case name if name in _TUPLES:
+        stack.append(tuple(_popped(stack, _TUPLES[name])))
+      case "APPEND" | "SETITEM" as name:
+        _gather(f"{name}S", stack, _popped(stack, 1 if name == "APPEND" else 2))
+      case "GLOBAL":
+        stack.append(_named(*argument.split(" ", 1)))
+      case "STACK_GLOBAL":
+        stack.append(_named(*_popped(stack, 2)))
+      case "BINPERSID":
+        stack.append(_storage(stack.pop()))
+      case "REDUCE":
+        stack.append(_call(*_popped(stack, 2)))
+      case "BUILD":  # PyTorch keeps versions of modules as an attribute of the state dict
+        stack.pop()
+        if type(stack[-1]) is not _Pairs:
+          raise UserError("the pickle changes what is no dict")
+      case name:
+        raise UserError(f"data.pkl holds the instruction {name} {shown(argument or '')}: {_REFUSED}")
+  return stack[-1]
 
-  def __init__(self, data: Any, content: bytes, storages: dict[str, tuple[int, int]]):
-    super().__init__(io.BytesIO(content))
-    self._data, self._storages = data, storages
 
-  def find_class(self, module: str, name: str) -> Any:
-    if (module, name) not in _ALLOWED:
-      raise UserError(f"data.pkl asks for {module}.{name}, which no tensor needs; refused, and nothing was run")
-    return _ALLOWED[module, name]
-
-  def persistent_load(self, reference: Any) -> np.ndarray:
-    kind, storage, key, _, count = reference
-    dtype = storage.dtype
-    if kind != "storage" or dtype is None or type(count) is not int:
-      raise UserError("data.pkl refers to something that is no storage")
-    if key not in self._storages:
-      raise UserError(f"storage {key!r} is not in the file")
-    begin, size = self._storages[key]
-    if size != count * dtype.itemsize:
-      raise UserError(f"storage {key!r} has {size} bytes, and {count} x {dtype.itemsize} are promised")
-    return np.frombuffer(self._data, dtype, count, begin)
+def _popped(stack: list[Any], count: int) -> list[Any]:
+  items = stack[-count:]
+  del stack[-count:]
+  if len(items) != count:
+    raise ValueError("the pickle takes more from its stack than it put there")
+  return items
 
 
-def _state_dict(content: Any) -> dict[str, np.ndarray]:
+def _gather(name: str, stack: list[Any], items: list[Any]) -> None:
+  """Makes a tuple of items, or adds them to the list or dict that lies before them."""
+  if name == "TUPLE":
+    stack.append(tuple(items))
+  elif name == "APPENDS" and type(stack[-1]) is list:
+    stack[-1] += items
+  elif name == "SETITEMS" and type(stack[-1]) is _Pairs:
+    stack[-1] += zip(items[::2], items[1::2], strict=True)
+  else:
+    raise UserError("the pickle adds items to what is no list or dict")
+
+
+def _named(module: Any, name: Any) -> _Named:
+  full = f"{module}.{name}" if type(module) is type(name) is str else ""
+  if full not in (_TENSOR, _PARAMETER, _ORDERED_DICT, *_STORAGES):
+    asked = shown(full or "a module that is no text")
+    raise UserError(f"data.pkl asks for {asked}: {_REFUSED}")
+  return _Named(full)
+
+
+def _storage(reference: Any) -> _Storage:
+  match reference:
+    case ("storage", _Named(name), str(key), _, int(count)) if name in _STORAGES and type(count) is int:
+      return _Storage(np.dtype(_STORAGES[name]), key, count)
+  raise UserError("data.pkl refers to something that is no storage")
+
+
+def _call(function: Any, arguments: Any) -> Any:
+  """What a function that the pickle may name would return."""
+  if type(arguments) is not tuple:
+    raise UserError("the pickle calls something without a tuple of arguments")
+  match function, arguments:
+    case _Named(name), () if name == _ORDERED_DICT:
+      return _Pairs()
+    case _Named(name), (_Storage() as storage, offset, tuple(size), tuple(stride), _, _, *metadata) if name == _TENSOR:
+      if any(metadata):  # a list of at most one: None, or what tells conjugate from plain numbers
+        raise UserError("a tensor is marked as conjugate or negative; save a clone() of it in PyTorch")
+      return _Tensor(storage, offset, size, stride)
+    case _Named(name), (_Tensor() as tensor, _, _) if name == _PARAMETER:
+      return tensor
+    case _Named(name), _ if name in _STORAGES:
+      raise UserError(f"the pickle calls a type of storage, {name}")
+    case _Named(name), _:
+      raise UserError(f"a tensor is not put together as PyTorch does it (arguments of {name})")
+  raise UserError("the pickle calls what is no function")
+
+
+# From both to arrays.
+
+
+def _state_dict(content: Any) -> dict[str, _Tensor]:
   """The names and tensors, from the top or from where a training checkpoint keeps them."""
-  if not isinstance(content, dict):
-    raise UserError(f"holds {type(content).__name__}, expected a state dict")
+  if type(content) is not _Pairs:
+    raise UserError(f"holds {_kind(content)}, expected a state dict")
   for key in _NESTED:
-    if isinstance(content.get(key), dict):
-      content = content[key]
+    inner = [value for name, value in content if type(name) is str and name == key and type(value) is _Pairs]
+    if len(inner) > 1:
+      raise UserError(f"names '{key}' twice")
+    if inner:
+      content = inner[0]
       break
-  for name, tensor in content.items():
-    if not isinstance(name, str):
-      raise UserError(f"the state dict has a name that is {type(name).__name__}, expected a text")
-    if not isinstance(tensor, np.ndarray):
-      raise UserError(f"{name} is {type(tensor).__name__}, expected a tensor")
-  return dict(content)
+  tensors: dict[str, _Tensor] = {}
+  for name, tensor in content:
+    if type(name) is not str:
+      raise UserError(f"the state dict has a name that is {_kind(name)}, expected a text")
+    if type(tensor) is not _Tensor:
+      raise UserError(f"{shown(name)} is {_kind(tensor)}, expected a tensor")
+    if name in tensors:
+      raise UserError(f"the state dict names '{shown(name)}' twice")
+    tensors[name] = tensor
+  if not tensors:
+    raise UserError("holds no tensor")
+  return tensors
+
+
+def _kind(value: Any) -> str:
+  ours = {_Pairs: "dict", _Named: "a type or function", _Storage: "storage", _Tensor: "tensor"}
+  return ours.get(type(value), type(value).__name__)
+
+
+def _array(name: str, tensor: _Tensor, storages: dict[str, memoryview]) -> np.ndarray:
+  """A strided view of a storage, all of it inside."""
+  offset, size, stride = tensor.offset, tensor.size, tensor.stride
+  dtype, count = tensor.storage.dtype, tensor.storage.count
+  content = _content(shown(name), tensor.storage, storages)
+  if any(type(n) is not int for n in (offset, *size, *stride)):  # what else they hold may be too deep for a message
+    raise UserError(f"{shown(name)} has an offset, size or stride that is no whole number")
+  told = f"{shown(name)} has offset {shown(offset)}, size {shown(size)} and stride {shown(stride)}"
+  if any(n < 0 for n in (offset, *size, *stride)) or len(size) != len(stride):
+    raise UserError(f"{told}; expected whole numbers from 0, as many strides as sizes")
+  if 0 not in size:
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if math.prod(size) > count or last >= count:
+      raise UserError(f"{told}, and reaches outside of its storage of {count}")
+  steps = [step * dtype.itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
+  try:
+    if 0 in size:
+      return np.broadcast_to(np.zeros((), dtype), size)
+    return np.ndarray(size, dtype, content, offset * dtype.itemsize, steps)
+  except ValueError as error:  # more dimensions, or larger ones around a zero, than NumPy has
+    raise UserError(f"{told}: {error}") from error
+
+
+def _content(name: str, storage: _Storage, storages: dict[str, memoryview]) -> memoryview:
+  key, promised = shown(storage.key), f"{storage.count} x {storage.dtype.itemsize}"
+  if storage.key not in storages:
+    raise UserError(f"{name}: storage '{key}' is not in the file")
+  content = storages[storage.key]
+  if len(content) != storage.count * storage.dtype.itemsize:
+    raise UserError(f"{name}: storage '{key}' has {len(content)} bytes, and {promised} are promised")
+  return content
