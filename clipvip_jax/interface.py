@@ -29,7 +29,7 @@ from clipvip_jax.input_pipeline.tokenizer import Tokenizer, load_tokenizer
 from clipvip_jax.models import clip_vip
 from clipvip_jax.progress import duration
 from clipvip_jax.weights import initialize, sources
-from clipvip_jax.weights.sizes import Hints
+from clipvip_jax.weights.sizes import Hints, checked_size
 
 _CLIP_VOCABULARY = 49408
 _FRAMES = 12  # of the published models, where weights have no time embedding to tell
@@ -191,8 +191,9 @@ def load(
     UserError: the source cannot be read, or an option does not fit its weights.
   """
   source = os.fspath(source)
-  if batch_size < 1:
-    raise UserError(f"batch_size={batch_size} must be at least 1")
+  asked = {"num_frames": num_frames, "image_size": image_size, "text_length": text_length, "batch_size": batch_size}
+  for name, value in {**asked, "vision_heads": vision_heads, "text_heads": text_heads}.items():
+    checked_size(value, name)
   weights = sources.read(source, Hints(activation, vision_heads, text_heads))
   config = ConfigDict({"model": weights.config.to_dict(), "data": {}})
   changes = {"activation": activation, "image_size": image_size, "dtype": dtype or "float32"}
@@ -203,8 +204,9 @@ def load(
   default = "mean" if weights.is_clip and weights.run is None else config.model.temporal
   config.model.temporal = temporal or default
   run = weights.run.data if weights.run is not None else ConfigDict()
-  config.data.num_frames = num_frames or run.get("num_frames") or config.model.vision.time_positions or _FRAMES
-  config.data.text_length = text_length or run.get("text_length") or config.model.text.positions
+  trained = run.get("num_frames") or config.model.vision.time_positions or _FRAMES
+  config.data.num_frames = trained if num_frames is None else num_frames
+  config.data.text_length = run.get("text_length", config.model.text.positions) if text_length is None else text_length
   if text_length is not None:
     config.model.text.positions = max(text_length, config.model.text.positions)
   return Model(source, config, _place(weights, config), _tokenizer(weights, config, tokenizer), batch_size)
@@ -212,9 +214,8 @@ def load(
 
 def _place(weights: sources.Weights, config: ConfigDict) -> Any:
   """The parameters, fitted to the sizes, on every device."""
-  for name in ("num_frames", "text_length"):
-    if config.data[name] < (1 if name == "num_frames" else 2):
-      raise UserError(f"{name}={config.data[name]} is too small")
+  if config.data.text_length < 2:
+    raise UserError(f"text_length={config.data.text_length} must be at least 2, for start and end")
   shapes = clip_vip.parameter_shapes(config.model)
   fitted = initialize.fit(weights, initialize.shapes_by_name(shapes))
   initialize.check_fit(fitted, shapes, weights.source)

@@ -37,7 +37,7 @@ def parse_flags(argv: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
     getattr(_CONFIG.value, "seed", None)  # a recipe that cannot be read says so on its first use
-  except (flags.Error, AttributeError, KeyError, ValueError, TypeError, OSError, ImportError, SyntaxError) as error:
+  except Exception as error:  # a recipe is a program, which may fail in any way
     _explain(argv)
     # An error within a recipe comes with its traceback; the last line says what is wrong.
     raise UserError((str(error).strip() or repr(error)).splitlines()[-1].strip('"')) from error

@@ -114,7 +114,9 @@ def test_a_run_is_a_source_by_step_for_conversion_and_for_another_run(finished, 
   assert (best.identity == first.identity) == (results["best_step"] == 6)
   with pytest.raises(UserError, match=r"no checkpoint of step 5; there are: .*12"):
     clipvip_jax.load(f"{folder}@5")
-  convert.main([str(folder), str(tmp_path / "run.safetensors"), "--vision_heads=2"])
+  convert.main([str(folder), str(tmp_path / "run.safetensors")])
+  with pytest.raises(UserError, match=r"is a run of ours with 2, not 4"):
+    convert.main([str(folder), str(tmp_path / "other.safetensors"), "--vision_heads=4"])
   options = {"vision_heads": 2, "text_heads": 2, "tokenizer": str(folder / "tokenizer.json")}
   again = clipvip_jax.load(tmp_path / "run.safetensors", **options)
   clip = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
@@ -304,14 +306,18 @@ def test_terminated_and_killed_and_cut_the_run_ends_as_an_unbroken_one_bit_for_b
     (["--config=configs/post_pretrain.py", "stray"], "stray"),
     (["--config=configs/post_pretrain.py"], "--workdir is missing"),
     ([], "--config is missing"),
+    (["--config=BROKEN", "--workdir=build/never"], "nonsense"),
     (["--config=configs/post_pretrain.py:smoke", "--workdir=/proc/never", "CORPUS"], "--workdir=/proc/never cannot be"),
     (["--config=configs/post_pretrain.py", "--workdir=build/never"], "clip-vit-base-patch32"),
     (["--config=configs/post_pretrain.py:demo", "--workdir=README.md"], "is a file"),
   ],
   ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_a_wrong_command_ends_with_one_plain_line(arguments, message, finished, corpus):
-  arguments = [f"--config.data.data_dir={corpus}" if argument == "CORPUS" else argument for argument in arguments]
+def test_a_wrong_command_ends_with_one_plain_line(arguments, message, finished, corpus, tmp_path):
+  broken = tmp_path / "broken.py"
+  broken.write_text("def get_config(arg=None):\n  return nonsense\n")
+  filled = {"CORPUS": f"--config.data.data_dir={corpus}", "--config=BROKEN": f"--config={broken}"}
+  arguments = [filled.get(argument, argument) for argument in arguments]
   done = subprocess.run(
     [sys.executable, "-m", "clipvip_jax.main", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
   )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from clipvip_jax.errors import UserError
+from clipvip_jax.weights.mapped import shown
 
 _LAYER = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
 _PUBLISHED_LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)")
@@ -61,22 +62,28 @@ def to_published(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np
     UserError: a fused matrix that three equal parts cannot make.
   """
   found: dict[str, np.ndarray] = {}
+
+  def add(name: str, tensor: np.ndarray) -> None:
+    if name in found:
+      raise UserError(f"{source}: there are two tensors for {shown(name)}")
+    found[name] = tensor
+
   for full_name, tensor in tensors.items():
     name = full_name.removeprefix("text.")  # newer files keep the text tower in a module of its own
     layer = _LAYER.fullmatch(name)
     if name in UNUSED:
       continue
     if name in _TENSORS:
-      found[_TENSORS[name]] = tensor.T if name in _PROJECTIONS else tensor
+      add(_TENSORS[name], tensor.T if name in _PROJECTIONS else tensor)
     elif layer and layer[3] in _BLOCK:
-      found[f"{_tower(layer)}.{_BLOCK[layer[3]]}"] = tensor
+      add(f"{_tower(layer)}.{_BLOCK[layer[3]]}", tensor)
     elif layer and (fused := _IN_PROJECTION.fullmatch(layer[3])):
       if not tensor.ndim or len(tensor) % 3:
         raise UserError(f"{source}: {full_name} {tensor.shape} should hold query, key and value in three equal parts")
       for head, part in zip(_HEADS, np.split(tensor, 3), strict=True):
-        found[f"{_tower(layer)}.self_attn.{head}.{fused[1]}"] = part
+        add(f"{_tower(layer)}.self_attn.{head}.{fused[1]}", part)
     else:
-      found[full_name] = tensor
+      add(full_name, tensor)
   return found
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from clipvip_jax.errors import UserError
+from clipvip_jax.weights.mapped import shown
 
 PREFIX = "clipmodel."
 WRAPPER = "module."  # what PyTorch's data-parallel training puts before every name
@@ -48,7 +49,7 @@ _TENSORS = {
   "vision_model.embeddings.patch_embedding.weight": "vision/patch_embedding",
   "vision_model.embeddings.temporal_embedding": "vision/time_embedding",
 }
-_LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)")
+_LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.([0-9]{1,4})\.(.+)")
 _OUR_LAYER = re.compile(r"(text|vision)/transformer/block_(\d+)/(.+)/(\w+)")
 _BLOCK_BACK, _MODULES_BACK, _TENSORS_BACK = ({v: k for k, v in t.items()} for t in (_BLOCK, _MODULES, _TENSORS))
 
@@ -132,7 +133,9 @@ def to_flat(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndar
       continue
     ours = our_name(name)
     if ours is None:
-      unknown.append(f"{name} {tuple(tensor.shape)}")
+      unknown.append(f"{shown(name)} {tuple(tensor.shape)}")
+    elif ours in params:
+      raise UserError(f"{source}: {shown(name)} is the second tensor for {ours}")
     else:
       params[ours] = our_layout(ours, tensor)
   if unknown:

@@ -7,6 +7,7 @@ activation that the layout's publishers use.
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from clipvip_jax.errors import UserError
 from clipvip_jax.models.transformer import ACTIVATIONS
 
 _HEAD_WIDTH = 64
-_MLP_UP = re.compile(r"(text|vision)/transformer/block_(\d+)/mlp/up/kernel")
+_MLP_UP = re.compile(r"(text|vision)/transformer/block_([0-9]{1,4})/mlp/up/kernel")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,27 +34,51 @@ class Hints:
 
 
 def read_hints(folder: pathlib.Path) -> Hints:
-  """Hints from config.json or open_clip_config.json in a folder; none where there is neither.
+  """Hints from open_clip_config.json or config.json in a folder; none where there is neither, or none of CLIP.
 
   Raises:
-    UserError: a file that cannot be read, or an activation that CLIP does not have.
+    UserError: a file that cannot be read, or that describes a model which computes otherwise than CLIP does.
   """
-  for name, parse in (("config.json", _huggingface), ("open_clip_config.json", _openclip)):
+  for name, parse in (("open_clip_config.json", _openclip), ("config.json", _huggingface)):
     path = folder / name
-    if path.is_file():
-      try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
-      except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{path} is no configuration of CLIP: {type(error).__name__} {error}") from error
-      except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    if not path.is_file():
+      continue
+    try:
+      hints = parse(json.loads(path.read_text(encoding="utf-8")))
+    except UserError as error:
+      raise UserError(f"{path}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+      raise UserError(f"{path} is no configuration of CLIP: {type(error).__name__} {error}") from error
+    if hints is not None:
+      return hints
   return Hints()
 
 
-def _huggingface(config: dict[str, Any]) -> Hints:
-  if "text_config" not in config or "vision_config" not in config:
-    return Hints()  # of something else, such as a run's own
-  text, vision = config["text_config"], config["vision_config"]
+def checked_size(value: Any, name: str) -> int | None:
+  """A size, or None where nothing is said.
+
+  Raises:
+    UserError: it is no whole number from 1.
+  """
+  if value is not None and (type(value) is not int or value < 1):
+    raise UserError(f"{name}={value!r} must be a whole number from 1")
+  return value
+
+
+def _huggingface(config: dict[str, Any]) -> Hints | None:
+  """None: a configuration of something else, such as a run's own."""
+  # Older files repeat a section under another name, which then overrules.
+  text, vision = (
+    {**(config.get(f"{t}_config") or {}), **(config.get(f"{t}_config_dict") or {})} for t in ("text", "vision")
+  )
+  if not text and not vision:
+    return None
+  for section in (text, vision):
+    if section.get("layer_norm_eps", 1e-5) != 1e-5:
+      raise UserError(f"layer_norm_eps is {section['layer_norm_eps']}, CLIP's is 1e-5")
+  activations = {_activation(section.get("hidden_act", "quick_gelu")) for section in (text, vision)}
+  if len(activations) > 1:
+    raise UserError(f"the towers have different activations ({', '.join(sorted(activations))}), which cannot be had")
   sizes = {
     "embed_dim": config.get("projection_dim"),
     "image_size": vision.get("image_size"),
@@ -66,33 +91,48 @@ def _huggingface(config: dict[str, Any]) -> Hints:
   }
   # HuggingFace leaves out what equals its class' default: the sizes of B/32.
   return Hints(
-    activation=_activation(vision.get("hidden_act", "quick_gelu")),
-    vision_heads=vision.get("num_attention_heads", 12),
-    text_heads=text.get("num_attention_heads", 8),
-    sizes={name: value for name, value in sizes.items() if value is not None},
+    activation=activations.pop(),
+    vision_heads=checked_size(vision.get("num_attention_heads", 12), "vision_config.num_attention_heads"),
+    text_heads=checked_size(text.get("num_attention_heads", 8), "text_config.num_attention_heads"),
+    sizes=_said(sizes),
   )
+
+
+# What would make OpenCLIP compute something else than CLIP, and the values with which it does not.
+_PLAIN_VISION = {"global_average_pool": (False,), "pool_type": ("tok",), "timm_model_name": (None,)}
+_PLAIN_TEXT = {"no_causal_mask": (False,), "pool_type": ("argmax",), "hf_model_name": (None,), "act_kwargs": (None, {})}
 
 
 def _openclip(config: dict[str, Any]) -> Hints:
   model = config["model_cfg"]
   text, vision = model["text_cfg"], model["vision_cfg"]
+  for section, plain in ((vision, _PLAIN_VISION), (text, _PLAIN_TEXT)):
+    for name, allowed in plain.items():
+      if name in section and section[name] not in allowed:
+        raise UserError(f"{name} is {section[name]!r}; CLIP's is {allowed[0]!r}, and nothing else can be had")
+  width = checked_size(vision.get("width"), "vision_cfg.width")
+  head_width = checked_size(vision.get("head_width", _HEAD_WIDTH), "vision_cfg.head_width") or _HEAD_WIDTH
   sizes = {
-    "embed_dim": model["embed_dim"],
-    "patch_size": vision["patch_size"],
-    "vision.width": vision["width"],
-    "vision.layers": vision["layers"],
-    "text.width": text["width"],
-    "text.layers": text["layers"],
+    "embed_dim": model.get("embed_dim"),
+    "patch_size": vision.get("patch_size"),
+    "vision.width": width,
+    "vision.layers": vision.get("layers"),
+    "text.width": text.get("width"),
+    "text.layers": text.get("layers"),
   }
   return Hints(
     activation="quick_gelu" if model.get("quick_gelu") else "gelu",
-    vision_heads=vision["width"] // vision.get("head_width", _HEAD_WIDTH),
-    text_heads=text["heads"],
-    sizes=sizes,
+    vision_heads=None if width is None else width // head_width,
+    text_heads=checked_size(text.get("heads"), "text_cfg.heads"),
+    sizes=_said(sizes),
   )
 
 
-def _activation(name: str) -> str:
+def _said(sizes: dict[str, Any]) -> dict[str, int]:
+  return {name: size for name, value in sizes.items() if (size := checked_size(value, name)) is not None}
+
+
+def _activation(name: Any) -> str:
   if name not in ACTIVATIONS:
     raise UserError(f"hidden_act is {name!r}; allowed: {', '.join(ACTIVATIONS)}")
   return name
@@ -120,8 +160,8 @@ def from_weights(params: Mapping[str, np.ndarray], hints: Hints, default_activat
 
   patch, _, _, width = shape("vision/patch_embedding", 4)
   positions = shape("vision/position_embedding", 2)[0] - 1
-  grid = round(positions**0.5)
-  if grid * grid != positions:
+  grid = math.isqrt(max(positions, 0))
+  if grid * grid != positions or not positions or not patch:
     raise UserError(f"{source}: vision/position_embedding has {positions} patches, which are no square grid")
   added = shape("vision/added_proxies", 2)[0] if "vision/added_proxies" in params else 0
   time = shape("vision/time_embedding", 2)[0] if "vision/time_embedding" in params else 0
@@ -156,6 +196,8 @@ def from_weights(params: Mapping[str, np.ndarray], hints: Hints, default_activat
 
 def _layers_and_mlp(params: Mapping[str, np.ndarray], tower: str, source: str) -> dict[str, int]:
   found = {int(m[2]): params[m[0]].shape for m in map(_MLP_UP.fullmatch, params) if m and m[1] == tower}
+  if any(len(shape) != 2 for shape in found.values()):
+    raise UserError(f"{source}: a {tower} block's mlp/up/kernel has not two axes")
   if not found or len(found) != max(found) + 1:
     raise UserError(f"{source}: the {tower} tower has blocks {sorted(found)}, expected 0, 1, 2, ... without a gap")
   return {"layers": len(found), "mlp": found[0][-1]}

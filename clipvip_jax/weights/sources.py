@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from clipvip_jax.errors import UserError
 from clipvip_jax.log import log
 from clipvip_jax.weights import openclip, published, safetensors_file, torch_file
+from clipvip_jax.weights.mapped import shown
 from clipvip_jax.weights.sizes import Hints, from_weights, read_hints
 
 HUB = "hf://"
@@ -44,6 +45,7 @@ _NAMES = (
 _HUB_FILES = [*_NAMES, "config.json", "open_clip_config.json", "tokenizer.json"]
 # What CLIP-ViP adds to CLIP, and what may therefore be missing from a checkpoint.
 ADDED = ("vision/added_proxies", "vision/time_embedding")
+OPENAI = "input_resolution"  # stands in OpenAI's own files alone
 _STEP = re.compile(r"(.+)@(\d+)")
 
 
@@ -91,17 +93,21 @@ def read(source: str, hints: Hints | None = None) -> Weights:
   if source.startswith(HUB):
     return dataclasses.replace(read(str(_from_hub(source)), hints), source=source)
   if _is_run(source):
-    return _from_run(source)
+    return _from_run(source, hints or Hints())
   return _from_file(source, _file(source), hints or Hints())
 
 
-def _from_run(source: str) -> Weights:
+def _from_run(source: str, given: Hints) -> Weights:
   from clipvip_jax.checkpoint import read_params  # Orbax takes seconds to import, and runs alone need it
 
   folder, step = _run_and_step(source)
   params, _ = read_params(folder / "checkpoints", step)
   flat = traverse_util.flatten_dict(params, sep="/")
   config = ConfigDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+  there = (config.model.activation, config.model.vision.heads, config.model.text.heads)
+  for asked, have in zip((given.activation, given.vision_heads, given.text_heads), there, strict=True):
+    if asked is not None and asked != have:
+      raise UserError(f"{source!r} is a run of ours with {have!r}, not {asked!r}: leave the option out")
   tokenizer = folder / "tokenizer.json"
   return Weights(source, flat, config.model, _is_clip(flat), config, str(tokenizer) if tokenizer.is_file() else "")
 
@@ -111,8 +117,11 @@ def _from_file(source: str, path: pathlib.Path, given: Hints) -> Weights:
   if all(name.startswith(published.WRAPPER) for name in tensors):
     tensors = {name.removeprefix(published.WRAPPER): x for name, x in tensors.items()}
   activation = "quick_gelu"
+  guessed = False
   if openclip.recognises(tensors):
-    tensors, activation = openclip.to_published(tensors, source), "gelu"
+    if OPENAI not in tensors:
+      activation, guessed = "gelu", True
+    tensors = openclip.to_published(tensors, source)
   flat = {name: _float32(name, x, source) for name, x in published.to_flat(tensors, source).items()}
   if "logit_scale" in flat and flat["logit_scale"].size == 1:
     flat["logit_scale"] = flat["logit_scale"].reshape(())  # some publishers keep one number as [1]
@@ -124,6 +133,8 @@ def _from_file(source: str, path: pathlib.Path, given: Hints) -> Weights:
     given.text_heads or beside.text_heads,
     beside.sizes,
   )
+  if guessed and hints.activation is None:
+    log.warning("%s: nothing says which activation; gelu is taken, as LAION has it. OpenAI has quick_gelu", source)
   tokenizer = path.parent / "tokenizer.json"
   return Weights(
     source=source,
@@ -164,6 +175,12 @@ def _warn_of_nan(params: Mapping[str, np.ndarray], source: str) -> None:
 def _file(source: str) -> pathlib.Path:
   """The file of weights that a path names, itself or as a folder."""
   path = pathlib.Path(source)
+  try:
+    path.stat()
+  except FileNotFoundError:
+    pass
+  except (OSError, ValueError) as error:  # a name that is too long, or holds what no name may
+    raise UserError(f"{shown(source)} is no path that can be read: {error}") from error
   if path.is_dir():
     for name in _NAMES:
       if (path / name).is_file():
@@ -192,13 +209,13 @@ def _run_and_step(source: str) -> tuple[pathlib.Path, int | None]:
 
 
 def _is_run(source: str) -> bool:
-  folder, _ = _run_and_step(source)
-  config = folder / "config.json"
-  if not (config.is_file() and (folder / "checkpoints").is_dir()):
-    return False
   try:
+    folder, _ = _run_and_step(source)
+    config = folder / "config.json"
+    if not (config.is_file() and (folder / "checkpoints").is_dir()):
+      return False
     content: Any = json.loads(config.read_text(encoding="utf-8"))
-  except (ValueError, OSError):
+  except (ValueError, OSError, RecursionError):
     return False
   return isinstance(content, dict) and {"model", "data", "train"} <= content.keys()
 

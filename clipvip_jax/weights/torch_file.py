@@ -40,6 +40,7 @@ _ORDERED_DICT = "collections.OrderedDict"
 _NESTED = ("state_dict", "model_state_dict", "model", "module")
 _MOST_PICKLE = 4 << 20  # bytes; what they describe takes up to a hundred times as many. That of B/32 has 40 kB
 _MOST_DIRECTORY = 4 << 20  # bytes; the same for the zip's list of entries. That of B/32 has 40 kB
+_MOST_AXES = 64  # as NumPy
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _ENCRYPTED = 0x2041  # the flags for it: of content, "strong", of the directory
 _UTF_8 = 0x800
@@ -327,6 +328,8 @@ def _array(name: str, tensor: _Tensor, storages: dict[str, memoryview]) -> np.nd
   content = _content(shown(name), tensor.storage, storages)
   if any(type(n) is not int for n in (offset, *size, *stride)):  # what else they hold may be too deep for a message
     raise UserError(f"{shown(name)} has an offset, size or stride that is no whole number")
+  if len(size) > _MOST_AXES or len(stride) > _MOST_AXES or any(abs(n) >= 2**63 for n in (offset, *size, *stride)):
+    raise UserError(f"{shown(name)} has more than {_MOST_AXES} axes, or numbers that no file can reach")
   told = f"{shown(name)} has offset {shown(offset)}, size {shown(size)} and stride {shown(stride)}"
   if any(n < 0 for n in (offset, *size, *stride)) or len(size) != len(stride):
     raise UserError(f"{told}; expected whole numbers from 0, as many strides as sizes")

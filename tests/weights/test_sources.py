@@ -117,12 +117,48 @@ def test_a_folder_of_openclip_tells_heads_and_activation(tmp_path):
     ({**HUGGINGFACE, "projection_dim": 512}, "embed_dim=512, the weights say 32"),
     ({**HUGGINGFACE, "vision_config": {"hidden_act": "relu"}}, "hidden_act is 'relu'; allowed: quick_gelu, gelu"),
     ("{", "config.json is no configuration"),
+    ("[" * 100_000, "no configuration of CLIP: RecursionError"),
+    ({**HUGGINGFACE, "text_config": {"hidden_act": "quick_gelu"}}, "different activations"),
+    ({**HUGGINGFACE, "vision_config_dict": {"layer_norm_eps": 1e-6}}, "layer_norm_eps is 1e-06"),
+    ({**HUGGINGFACE, "vision_config_dict": {"num_attention_heads": "4"}}, "num_attention_heads='4' must be a whole"),
     ({**HUGGINGFACE, "vision_config": 3}, "config.json is no configuration"),
   ],
 )
 def test_a_configuration_that_contradicts_the_weights_is_refused(tmp_path, config, message):
   with pytest.raises(UserError, match=message):
     sources.read(folder(tmp_path / "clip", config=config))
+
+
+@pytest.mark.parametrize(
+  ("vision", "message"),
+  [
+    ({"head_width": 0}, "head_width=0 must be a whole number from 1"),
+    ({"global_average_pool": True}, "global_average_pool is True"),
+    ({"timm_model_name": "resnet50"}, "timm_model_name is 'resnet50'"),
+  ],
+)
+def test_an_openclip_that_is_no_clip_is_refused(tmp_path, vision, message):
+  model = OPENCLIP["model_cfg"]
+  config = {"model_cfg": {**model, "vision_cfg": {**model["vision_cfg"], **vision}}}
+  names = {"file": "open_clip_model.safetensors", "config_file": "open_clip_config.json"}
+  with pytest.raises(UserError, match=message):
+    sources.read(folder(tmp_path / "clip", "openclip_tiny.safetensors", config, **names))
+
+
+def test_a_foreign_configuration_hides_no_other(tmp_path):
+  names = {"file": "open_clip_model.safetensors", "config_file": "open_clip_config.json"}
+  source = folder(tmp_path / "clip", "openclip_tiny.safetensors", OPENCLIP, **names)
+  (tmp_path / "clip" / "config.json").write_text('{"architecture": "vit_base"}')
+  assert sources.read(source).config.vision.heads == 4
+
+
+def test_openais_own_names_mean_its_activation_and_others_are_guessed_aloud(tmp_path, caplog, monkeypatch):
+  monkeypatch.setattr(log, "propagate", True)
+  size = {"input_resolution": np.array(32), "context_length": np.array(16), "vocab_size": np.array(100)}
+  source = changed(tmp_path, lambda t: t.update(size), "openclip_tiny.safetensors")
+  assert sources.read(source).config.activation == "quick_gelu" and not caplog.text
+  assert read("openclip_tiny.safetensors", Hints()).config.activation == "gelu"
+  assert "nothing says which activation" in caplog.text
 
 
 def changed(tmp_path, change, name="clip_tiny.safetensors"):
@@ -152,6 +188,15 @@ def rename_all(tensors, names):
     (
       lambda t: t.update({"text_model.embeddings.token_embedding.weight": np.zeros(100, np.float32)}),
       r"text/token_embedding is \(100,\), expected 2 axes",
+    ),
+    (lambda t: t.update({"clipmodel.logit_scale": np.zeros((), np.float32)}), "is the second tensor for logit_scale"),
+    (
+      lambda t: t.update({"vision_model.encoder.layers.0.mlp.fc1.weight": np.zeros((), np.float32)}),
+      "mlp/up/kernel has not two axes",
+    ),
+    (
+      lambda t: t.update({"vision_model.embeddings.position_embedding.weight": np.zeros((0, 64), np.float32)}),
+      "no square grid",
     ),
     (
       lambda t: t.update({"visual_projection.weight": np.zeros((32, 64), np.int32)}),
@@ -192,6 +237,7 @@ def test_nan_is_counted_and_named(tmp_path, caplog, monkeypatch):
     ("hf://onlyname", "expected hf://OWNER/NAME"),
     ("hf://../../etc/passwd", "expected hf://OWNER/NAME"),
     (".", "holds no weights"),
+    ("x" * 5000, "no path that can be read"),
   ],
 )
 def test_what_is_no_source_is_refused(tmp_path, monkeypatch, source, message):

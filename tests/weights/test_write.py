@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from conftest import GOLDEN
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
+from clipvip_jax import convert
 from clipvip_jax.errors import UserError
 from clipvip_jax.weights import sources, write
 from clipvip_jax.weights.sizes import Hints
@@ -86,3 +87,15 @@ def test_a_target_that_cannot_be_is_refused(tmp_path, target, layout, message):
   with pytest.raises(UserError, match=message):
     write.write(read(GOLDEN / "clip_tiny.safetensors"), tmp_path / target, layout)
   assert (tmp_path / "there.safetensors").read_text() == "x"
+
+
+def test_weights_that_lack_a_tensor_are_not_converted(tmp_path):
+  tensors = load_file(GOLDEN / "clip_tiny.safetensors")
+  tensors.pop("vision_model.post_layernorm.bias")
+  save_file(tensors, tmp_path / "in.safetensors")
+  for layout in write.LAYOUTS:
+    with pytest.raises(UserError, match="vision/post_norm/bias is missing"):
+      convert.main([str(tmp_path / "in.safetensors"), str(tmp_path / "out"), f"--layout={layout}"])
+  with pytest.raises(UserError, match=r"activation='relu' is unknown"):
+    convert.main([str(GOLDEN / "clip_tiny.safetensors"), str(tmp_path / "out"), "--activation=relu"])
+  assert not (tmp_path / "out").exists()
