@@ -1,9 +1,10 @@
 """Embeds a split and measures retrieval on it.
 
-Letters: N clips of the split, each with one query; B batch, E embedding size.
+Letters: V clips of the split, N queries, of which a clip has one or several; B batch, E embedding size.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -12,9 +13,10 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from clipvip_jax import retrieval, sharding
+from clipvip_jax.input_pipeline.arrays import Clips
 from clipvip_jax.input_pipeline.corpus import Corpus, Texts
 from clipvip_jax.input_pipeline.frames import uniform_frames
-from clipvip_jax.input_pipeline.pipeline import Clips, Order, batches
+from clipvip_jax.input_pipeline.pipeline import Order, Source, batches
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
 from clipvip_jax.models.clip_vip import ClipVip
 
@@ -24,10 +26,10 @@ _TOP, _STRIP = 5, 6
 
 @dataclasses.dataclass(frozen=True)
 class SplitResult:
-  """`metrics` as results.json holds them, and similarity [N queries, N videos]."""
+  """`metrics` as results.json holds them, and similarity [N queries, V videos]."""
 
   metrics: dict[str, Any]
-  similarity: Float[np.ndarray, "n n"]
+  similarity: Float[np.ndarray, "n v"]
 
 
 class Evaluator:
@@ -38,68 +40,93 @@ class Evaluator:
     self._mesh, self._corpus, self._tokenizer, self._config = mesh, corpus, tokenizer, config
     everywhere = sharding.on_every_device(mesh)
 
-    def embed(params, batch):
-      apply = {"params": params}
-      video = model.apply(apply, batch["video"], method="embed_video")
-      return video, model.apply(apply, batch["query"], method="embed_text"), batch["record"]
+    def embed(method):
+      def apply(params, pixels_or_ids, index):
+        return model.apply({"params": params}, pixels_or_ids, method=method), index
 
-    # Every process gets the whole result, so that each can rank.
-    self._embed = jax.jit(embed, out_shardings=everywhere)
+      # Every process gets the whole result, so that each can rank.
+      return jax.jit(apply, out_shardings=everywhere)
+
+    self._embed_video, self._embed_text = embed("embed_video"), embed("embed_text")
 
   def _texts(self, split: str) -> Texts:
     return self._corpus.texts(split, self._config.evaluate.query, self._config.data.caption)
 
-  def features(self, params: Any, split: str) -> tuple[Float[np.ndarray, "n e"], Float[np.ndarray, "n e"]]:
-    """(videos, queries) of a split in the records' order.
-
-    The last batch's padding carries record -1 and goes nowhere; a record that no batch held would stay NaN, which
-    `retrieval` refuses.
-    """
+  def features(self, params: Any, split: str) -> tuple[Float[np.ndarray, "v e"], Float[np.ndarray, "n e"]]:
+    """(videos in the records' order, queries in that of `Corpus.texts`) of a split."""
     config = self._config
     clips = Clips(
       source=self._corpus.source(split),
       tokenizer=self._tokenizer,
-      texts={"query": config.evaluate.query},
+      texts={},
       num_frames=config.data.num_frames,
       image_size=config.model.image_size,
       text_length=config.data.text_length,
+      fast_decode=config.data.fast_decode,
     )
     order = Order(len(clips.source), config.evaluate.batch_size)
     found = batches(
-      clips,
-      order,
+      [Source(clips, order)],
       num_steps=order.steps_per_epoch,
       num_workers=config.host.num_workers,
       process=(jax.process_index(), jax.process_count()),
     )
-    dim = config.model.embed_dim
-    videos, queries = (np.full((order.num_records, dim), np.nan, np.float32) for _ in range(2))
-    for batch in found:
-      arrays = sharding.shard_batch(self._mesh, {key: batch[key] for key in ("video", "query", "record")})
-      video, query, record = map(np.asarray, self._embed(params, arrays))
-      real = record >= 0
-      videos[record[real]], queries[record[real]] = video[real], query[real]
-    return videos, queries
+    pixels = ((batch["video"], batch["record"]) for batch in found)
+    queries = self._texts(split).queries
+    return (
+      self._collect(self._embed_video, params, pixels, order.num_records),
+      self._collect(self._embed_text, params, self._ids(queries), len(queries)),
+    )
+
+  def _ids(self, queries: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """This process' share of every batch of queries: ids, and which queries they are; -1 is padding."""
+    size = self._config.evaluate.batch_size
+    share = size // jax.process_count()
+    for start in range(0, len(queries), size):
+      index = start + jax.process_index() * share + np.arange(share)
+      texts = [queries[i] if i < len(queries) else "" for i in index]
+      yield self._tokenizer(texts, self._config.data.text_length), np.where(index < len(queries), index, -1)
+
+  def _collect(
+    self, embed: Callable, params: Any, found: Iterable[tuple[np.ndarray, np.ndarray]], count: int
+  ) -> Float[np.ndarray, "n e"]:
+    """The features of batches of (pixels or ids, index), by index.
+
+    Padding carries index -1 and goes nowhere; a row that no batch held would stay NaN, which `retrieval` refuses.
+    """
+    features = np.full((count, self._config.model.embed_dim), np.nan, np.float32)
+    for values, index in found:
+      arrays = sharding.shard_batch(self._mesh, {"values": values, "index": index})
+      rows, places = map(np.asarray, embed(params, arrays["values"], arrays["index"]))
+      real = places >= 0
+      features[places[real]] = rows[real]
+    return features
 
   def split(self, params: Any, split: str) -> SplitResult:
-    """Retrieval metrics of a split: both directions, plain and with dual softmax, and the twins."""
+    """Retrieval metrics of a split: both directions, plain and with dual softmax, and the twins.
+
+    Every query is asked on its own; a video is answered by the best of its own. `size` counts the clips, `expected`
+    those that the split should hold, and `missing` those that it does not.
+    """
     videos, queries = self.features(params, split)
     similarity = queries @ videos.T
     texts = self._texts(split)
     metrics = {
       "size": len(texts.ids),
-      "missing_captions": sum(not caption.strip() for caption in texts.captions),
-      **retrieval.evaluate(similarity),
+      **self._corpus.coverage(split),
+      "queries": len(texts.queries),
+      "missing_captions": sum(not captions for captions in texts.captions) if self._config.data.caption else 0,
+      **retrieval.evaluate(similarity, texts.labels),
     }
     if any(twin >= 0 for twin in texts.twins):
-      metrics["twins"] = retrieval.twin_accuracy(similarity, np.array(texts.twins))
+      metrics["twins"] = retrieval.twin_accuracy(similarity, texts.twins, texts.labels)
     return SplitResult(metrics, similarity)
 
-  def examples(self, split: str, similarity: Float[np.ndarray, "n n"], count: int) -> list[dict[str, Any]]:
+  def examples(self, split: str, similarity: Float[np.ndarray, "n v"], count: int) -> list[dict[str, Any]]:
     """Some queries, spread evenly over the split, with the frames of their best videos: see `report.write_report`."""
     texts = self._texts(split)
-    ranks = retrieval.text_to_video_ranks(similarity)
-    chosen = np.unique(np.linspace(0, len(texts.ids) - 1, count).astype(int))
+    ranks = retrieval.text_to_video_ranks(similarity, texts.labels)
+    chosen = np.unique(np.linspace(0, len(texts.queries) - 1, count).astype(int))
     return [
       {
         "split": split,
@@ -109,7 +136,7 @@ class Evaluator:
           {
             "id": texts.ids[j],
             "score": float(similarity[i, j]),
-            "right": bool(i == j),
+            "right": bool(texts.labels[i] == j),
             "frames": self._strip(split, j),
           }
           for j in np.argsort(-similarity[i], kind="stable")[:_TOP]

@@ -25,6 +25,8 @@ def show(*, speak: bool = True) -> None:
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # of broken images we speak ourselves
   absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS narrate through absl
+  # Apache Beam says at every start which of Google's libraries are absent.
+  logging.getLogger().addFilter(lambda record: "apitools" not in record.getMessage())
   handler = logging.StreamHandler(sys.stdout)
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
   log.handlers[:] = [handler]

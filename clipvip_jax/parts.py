@@ -2,15 +2,18 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from clipvip_jax import optimizer, sharding, workdir
 from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline.corpus import Corpus, open_corpus
-from clipvip_jax.input_pipeline.pipeline import Order
+from clipvip_jax.input_pipeline.mix import steps_until
+from clipvip_jax.input_pipeline.pipeline import Clips, Order, Source
 from clipvip_jax.input_pipeline.tokenizer import JsonTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from clipvip_jax.losses import LOSSES, Loss
 from clipvip_jax.models import clip_vip
@@ -18,7 +21,6 @@ from clipvip_jax.weights import sources
 
 _LEAST = {
   "seed": 0,
-  "data.num_frames": 1,
   "data.text_length": 2,
   "train.epochs": 0,
   "train.num_steps": 0,
@@ -34,15 +36,20 @@ _FROM_CORPUS = "words"  # data.tokenizer of a vocabulary that is built from the 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """Everything that a run is made of, checked and not yet compiled."""
+  """Everything that a run is made of, checked and not yet compiled.
+
+  `corpus` is that of config.data, which is evaluated; `sources` are what is trained on, it first. `identity` is what
+  corpus.json holds.
+  """
 
   config: Any
   workdir: pathlib.Path
   corpus: Corpus
+  identity: dict[str, Any]
   tokenizer: Tokenizer
   model: clip_vip.ClipVip
   loss: Loss
-  order: Order
+  sources: list[Source]
   total_steps: int
 
 
@@ -65,6 +72,8 @@ def check(config: Any, folder: pathlib.Path) -> None:
     value = config[section][field] if section else config[field]
     if value < least:
       raise UserError(f"{name}={value} must be at least {least}")
+  for section, source in _sections(config):
+    _check_source(section, source, config.loss)
   if not config.train.epochs and not config.train.num_steps:
     raise UserError("train.epochs and train.num_steps are both 0: set one of them")
   sharding.check_batch_size(config.train.batch_size, "train.batch_size")
@@ -74,70 +83,143 @@ def check(config: Any, folder: pathlib.Path) -> None:
   workdir.check_config(folder, workdir.plain(config))
 
 
+def _sections(config: Any) -> Iterator[tuple[str, Any]]:
+  """(path in the configuration, section) of every source of training clips, that of config.data first."""
+  yield "data", config.data
+  for name, section in config.mix.items():
+    yield f"mix.{name}", section
+
+
+def _check_source(section: str, source: Any, loss: str) -> None:
+  """Raises UserError for a source that gives the loss nothing, by the configuration alone."""
+  if source.num_frames < 1:
+    raise UserError(f"{section}.num_frames={source.num_frames} must be at least 1")
+  if not 0 < source.weight < float("inf"):
+    raise UserError(f"{section}.weight={source.weight} must be a number above 0; leave out a source that is not wanted")
+  read = {"subtitle", "caption"} & (LOSSES[loss].uses | {"subtitle"})
+  if not any(source[text] for text in read):
+    fields = " or ".join(f"{section}.{text}" for text in sorted(read))
+    raise UserError(f"{section} has no text that loss={loss!r} reads: name a field of the records in {fields}")
+
+
 def prepare(config: Any, folder: pathlib.Path) -> Parts:
-  """Checks the configuration and opens the corpus. Writes nothing but a corpus that was to be built.
+  """Checks the configuration and opens the corpora. Writes nothing but a corpus that was to be built.
 
   Raises:
     UserError: anything that would stop the run later.
   """
   check(config, folder)
-  corpus = _open_corpus(config.data)
-  corpus.check_fields(config.data.train_split, (config.data.subtitle, config.data.caption))
-  num_records = len(corpus.source(config.data.train_split))
-  if not num_records:
-    raise UserError(f"{corpus.name}, split {config.data.train_split}, holds no records")
+  corpora = {section: _open_source(config, section, source) for section, source in _sections(config)}
+  corpus = corpora["data"]
   for split in (config.evaluate.during_split, *config.evaluate.final_splits):
     corpus.check_queries(split, config.evaluate.query, config.data.caption)
-  workdir.check_corpus(folder, corpus.identity())
-  order = Order(num_records, config.train.batch_size, config.seed)
+  identity = corpus.identity()
+  if config.mix:
+    identity["mix"] = {name: corpora[f"mix.{name}"].identity() for name in config.mix}
+  workdir.check_corpus(folder, identity)
+  tokenizer = _tokenizer(config, corpora, folder)
+  sources = [
+    _source(config, number, source, corpora[section], tokenizer)
+    for number, (section, source) in enumerate(_sections(config))
+  ]
+  main_batches = config.train.epochs * sources[0].order.steps_per_epoch
   return Parts(
     config=config,
     workdir=folder,
     corpus=corpus,
-    tokenizer=_tokenizer(config, corpus, folder),
+    identity=identity,
+    tokenizer=tokenizer,
     model=clip_vip.from_config(config.model),
     loss=LOSSES[config.loss],
-    order=order,
-    total_steps=config.train.num_steps or config.train.epochs * order.steps_per_epoch,
+    sources=sources,
+    total_steps=config.train.num_steps or steps_until([source.weight for source in sources], 0, main_batches),
   )
+
+
+def _open_source(config: Any, section: str, source: Any) -> Corpus:
+  """The corpus of a section, whose training split has records with the fields that the section names."""
+  if not source.data_dir:
+    source = source.copy_and_resolve_references()
+    with source.unlocked():
+      source.data_dir = config.data.data_dir
+  corpus = _open_corpus(source, section)
+  try:
+    num_records = len(corpus.source(source.train_split))
+    corpus.check_fields(source.train_split, (source.subtitle, source.caption))
+  except UserError as error:
+    raise UserError(f"{section}: {error}") from error
+  if not num_records:
+    raise UserError(f"{section}: {corpus.name}, split {source.train_split}, holds no records")
+  return corpus
+
+
+def _source(config: Any, number: int, source: Any, corpus: Corpus, tokenizer: Tokenizer) -> Source:
+  """What training reads of a corpus. Source 0, the main one, draws by the seed itself, others by one of their own."""
+  seed = config.seed
+  if number:
+    seed = int(np.random.SeedSequence((config.seed, number)).generate_state(1)[0])
+  uses = LOSSES[config.loss].uses
+  fields = {"subtitle": source.subtitle}
+  if "caption" in uses:
+    fields["caption"] = source.caption
+  clips = Clips(
+    source=corpus.source(source.train_split),
+    tokenizer=tokenizer,
+    texts=fields,
+    num_frames=source.num_frames,
+    image_size=config.model.image_size,
+    text_length=config.data.text_length,
+    jitter_seed=seed,
+    middle_frame="frame" in uses,
+    fast_decode=config.data.fast_decode,
+  )
+  return Source(clips, Order(len(clips.source), config.train.batch_size, seed), source.weight)
 
 
 def claim(parts: Parts) -> None:
   """Takes the folder for this run, once nothing is left that could refuse it."""
   if jax.process_index() == 0:
-    workdir.claim(parts.workdir, workdir.plain(parts.config), parts.corpus.identity())
+    workdir.claim(parts.workdir, workdir.plain(parts.config), parts.identity)
     if parts.config.data.tokenizer == _FROM_CORPUS and isinstance(parts.tokenizer, JsonTokenizer):
       parts.tokenizer.save(parts.workdir / "tokenizer.json")
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("folder")
 
 
-def _open_corpus(config: Any) -> Corpus:
+def _open_corpus(config: Any, section: str) -> Corpus:
   """The corpus; where it is still to be built, by one process, for which the others wait."""
   if jax.process_count() == 1:
-    return open_corpus(config)
+    return open_corpus(config, section)
   try:
     if jax.process_index() == 0:
-      return open_corpus(config)
+      return open_corpus(config, section)
   finally:  # also where it is refused: the others would wait for ever
-    multihost_utils.sync_global_devices("corpus")
+    multihost_utils.sync_global_devices(f"corpus of {section}")
   config = config.copy_and_resolve_references()
-  config.prepare = False  # what process 0 could not build is not there for the others either
-  return open_corpus(config)
+  with config.unlocked():
+    config.prepare = False  # what process 0 could not build is not there for the others either
+  return open_corpus(config, section)
 
 
-def _tokenizer(config: Any, corpus: Corpus, folder: pathlib.Path) -> Tokenizer:
+def _tokenizer(config: Any, corpora: dict[str, Corpus], folder: pathlib.Path) -> Tokenizer:
   """CLIP's vocabulary, that of a tokenizer.json, or one built from the training texts, which `claim` keeps."""
   if config.data.tokenizer != _FROM_CORPUS:
     tokenizer = load_tokenizer(config.data.tokenizer)
   elif (path := folder / "tokenizer.json").exists():
     tokenizer = load_tokenizer(str(path))
   else:
-    fields = corpus.texts(config.data.train_split, config.data.subtitle, config.data.caption)
-    tokenizer = WordTokenizer.train([*fields.queries, *fields.captions], config.model.text.vocab_size)
+    tokenizer = WordTokenizer.train(_training_texts(config, corpora), config.model.text.vocab_size)
   if tokenizer.vocab_size != config.model.text.vocab_size:
     raise UserError(
       f"data.tokenizer={config.data.tokenizer!r} has {tokenizer.vocab_size} tokens, "
       f"model.text.vocab_size is {config.model.text.vocab_size}"
     )
   return tokenizer
+
+
+def _training_texts(config: Any, corpora: dict[str, Corpus]) -> Iterator[str]:
+  for section, source in _sections(config):
+    found = corpora[section].texts(source.train_split, source.subtitle, source.caption)
+    yield from found.queries
+    for captions in found.captions:
+      yield from captions

@@ -55,9 +55,10 @@ def write_report(
 
   Args:
     path: the HTML file; its folder must exist.
-    results: {"splits": {name: {"size", "missing_captions", "plain", "dsl", "twins"}}, "step", "best_step",
-      "num_params", "config", "versions"}: what `retrieval.evaluate` and `retrieval.twin_accuracy` return, as
-      results.json holds them. Whatever is absent is left out of the page or shown as a dash.
+    results: {"splits": {name: {"size", "expected", "missing", "queries", "missing_captions", "plain", "dsl", "twins"}},
+      "step", "best_step", "num_params", "config", "versions"}: what `retrieval.evaluate` and
+      `retrieval.twin_accuracy` return, as results.json holds them. Whatever is absent is left out of the page or shown
+      as a dash.
     history: {"kind": "train", "step", "loss"} and {"kind": "eval", "step", "split", "metrics": one split's
       results}, in any order. Of two entries for one step the later one counts.
     examples: {"split", "query", "rank", "top": [{"id", "score", "right", "frames": [JPEG bytes]}]}, best
@@ -116,12 +117,21 @@ def _split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
   return {
     "name": name,
     "size": size,
+    "coverage": coverage(split) if size else "",
+    "queries": split.get("queries") if split.get("queries") != size else None,
     "missing": split.get("missing_captions") or 0,
     "tables": tables,
     "recall": _meter(recall, chance.get("R@1")),
     "twins": _meter(twins.get("accuracy"), 0.5),
     "twins_count": twins.get("count"),
   }
+
+
+def coverage(split: Mapping[str, Any]) -> str:
+  """`998 of 1,000 clips, 2 missing`, from a split's results; `998 clips` where nobody counted what is missing."""
+  if "expected" not in split:
+    return f"{split['size']:,} clips"
+  return f"{split['size']:,} of {split['expected']:,} clips, {split['missing']:,} missing"
 
 
 def _meter(value: float | None, chance: float | None) -> dict[str, str | None] | None:

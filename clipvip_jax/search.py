@@ -5,20 +5,17 @@
 The model is the one that made the index. Exit codes: 0 done; 2 bad input.
 """
 
-import base64
 import dataclasses
-import importlib.resources
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 import simplejpeg
 
-from clipvip_jax import files
 from clipvip_jax import index as index_file
+from clipvip_jax import pages
 from clipvip_jax.command import Parser, run
 from clipvip_jax.errors import UserError
 from clipvip_jax.index import Index
@@ -65,8 +62,6 @@ def write_page(path: pathlib.Path, queries: Sequence[str], hits: Sequence[Sequen
   Raises:
     UserError: the page cannot be written.
   """
-  source = importlib.resources.files("clipvip_jax").joinpath("search.html.jinja").read_text(encoding="utf-8")
-  environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
   videos = dict.fromkeys(hit.video for found in hits for hit in found)
   strips = dict(clips.read_all(videos, _frames, os.cpu_count() or 1))
   results = [
@@ -78,12 +73,7 @@ def write_page(path: pathlib.Path, queries: Sequence[str], hits: Sequence[Sequen
     }
     for query, found in zip(queries, hits, strict=True)
   ]
-  try:
-    with files.whole(path) as temporary:
-      page = environment.from_string(source).render(results=results)
-      temporary.write_text(page, encoding="utf-8", errors="replace")
-  except OSError as error:
-    raise UserError(f"--html={path} cannot be written: {error.strerror}") from error
+  pages.write(path, pages.render("search.html.jinja", results=results), "--html")
 
 
 def _frames(video: str) -> list[str]:
@@ -94,7 +84,7 @@ def _frames(video: str) -> list[str]:
     return []
   distinct = {id(frame): frame for frame in frames}  # a short video repeats its own
   jpegs = [simplejpeg.encode_jpeg(_small(frame)) for frame in distinct.values()]
-  return ["data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii") for jpeg in jpegs]
+  return [pages.jpeg_uri(jpeg) for jpeg in jpegs]
 
 
 def _small(frame: np.ndarray) -> np.ndarray:

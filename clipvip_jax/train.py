@@ -76,7 +76,7 @@ def _start(
   restored = checkpoints.restore_latest(like)
   if restored is not None:
     state, position = restored
-    done = position["next_record"] // parts.order.batch_size
+    done = position["next_record"] // parts.config.train.batch_size
     log.info("going on from the checkpoint of step %d in %s", done, parts.workdir)
     return state, done
 

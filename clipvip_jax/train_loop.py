@@ -12,12 +12,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from clipvip_jax import sharding
+from clipvip_jax import report, sharding
 from clipvip_jax.checkpoint import Checkpoints
 from clipvip_jax.errors import UserError
 from clipvip_jax.evaluate import Evaluator
 from clipvip_jax.input_pipeline.corpus import text
-from clipvip_jax.input_pipeline.pipeline import Clips, batches
+from clipvip_jax.input_pipeline.pipeline import batches
 from clipvip_jax.log import log
 from clipvip_jax.parts import Parts
 from clipvip_jax.progress import Progress, tensorboard_writer
@@ -50,11 +50,11 @@ class Loop:
     """
     parts = self._parts
     total = parts.total_steps
-    progress = Progress(first_step, total, parts.order.batch_size)
+    progress = Progress(first_step, total, parts.config.train.batch_size)
     done = first_step
     with _sigterm() as asked_to_stop:
       for batch in self._batches(first_step, progress):
-        records = batch.pop("record")
+        records = np.stack([batch.pop("source"), batch.pop("record")], axis=1)
         state, metrics = self._step(state, sharding.shard_batch(self._mesh, batch))
         done += 1
         self._check_finite()  # of the step before, while this one computes
@@ -72,26 +72,11 @@ class Loop:
   def _batches(self, first_step: int, progress: Progress) -> Iterator[dict[str, np.ndarray]]:
     """The run's batches, with the time that each was waited for."""
     parts = self._parts
-    config = parts.config
-    fields = {"subtitle": config.data.subtitle}
-    if "caption" in parts.loss.uses:
-      fields["caption"] = config.data.caption
-    clips = Clips(
-      source=parts.corpus.source(config.data.train_split),
-      tokenizer=parts.tokenizer,
-      texts=fields,
-      num_frames=config.data.num_frames,
-      image_size=config.model.image_size,
-      text_length=config.data.text_length,
-      jitter_seed=config.seed,
-      middle_frame="frame" in parts.loss.uses,
-    )
     found = batches(
-      clips,
-      parts.order,
+      parts.sources,
       num_steps=parts.total_steps,
       first_step=first_step,
-      num_workers=config.host.num_workers,
+      num_workers=parts.config.host.num_workers,
       process=(jax.process_index(), jax.process_count()),
     )
     while True:
@@ -112,7 +97,7 @@ class Loop:
     started = time.monotonic()
     self._check_finite()
     score = self._evaluate(state, done) if evaluate else None
-    self._checkpoints.save(state, {"next_record": done * self._parts.order.batch_size}, score)
+    self._checkpoints.save(state, {"next_record": done * self._parts.config.train.batch_size}, score)
     progress.paused(time.monotonic() - started)
 
   def _evaluate(self, state: TrainState, done: int) -> float:
@@ -128,11 +113,11 @@ class Loop:
       twins = f" | twins {metrics['twins']['accuracy']:.1%}"
     self._writer.write_scalars(done, scalars)
     log.info(
-      "step %d | %s: text-to-video R@1 %.1f%% R@5 %.1f%% R@10 %.1f%% over %d clips%s",
+      "step %d | %s: text-to-video R@1 %.1f%% R@5 %.1f%% R@10 %.1f%% over %s%s",
       done,
       split,
       *(100 * recall[name] for name in ("R@1", "R@5", "R@10")),
-      metrics["size"],
+      report.coverage(metrics),
       twins,
     )
     return recall["R@1"]
@@ -154,8 +139,7 @@ class Loop:
     loss, norm = float(metrics["loss"]), float(metrics["grad_norm"])
     if np.isfinite(loss) and np.isfinite(norm):
       return
-    source = self._parts.corpus.source(self._parts.config.data.train_split)
-    names = [text(source[int(i)], "id") for i in records if i >= 0]
+    names = [text(self._parts.sources[source].clips.source[int(i)], "id") for source, i in records if i >= 0]
     steps = self._checkpoints.steps()
     kept = f"the newest checkpoint is that of step {steps[-1]}" if steps else "there is no checkpoint yet"
     raise UserError(

@@ -1,7 +1,9 @@
 """Shared fixtures: reference numbers and what "equal to the reference" means."""
 
 import json
+import os
 import pathlib
+import tempfile
 
 import jax
 import numpy as np
@@ -11,6 +13,13 @@ from safetensors.numpy import load_file
 # Before the first array: several devices on one CPU, for whatever is sharded.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+
+# What one test has compiled, neither another nor a run that it starts compiles again.
+_COMPILED = tempfile.TemporaryDirectory(prefix="clipvip_jax_compiled_")
+jax.config.update("jax_compilation_cache_dir", _COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

@@ -12,7 +12,7 @@ from clipvip_jax import optimizer
 from clipvip_jax.losses import LOSSES
 from clipvip_jax.models import clip_vip
 from clipvip_jax.train_step import init_state, make_train_step
-from configs import common, post_pretrain
+from configs import common, mixed, post_pretrain
 
 RECIPES = sorted(
   path.stem for path in pathlib.Path(common.__file__).parent.glob("*.py") if path.stem not in ("__init__", "common")
@@ -55,9 +55,40 @@ def shapes(config, batch_size=4):
   return state, jax.eval_shape(make_train_step(model, LOSSES[config.loss], chain, rate), state, batch)
 
 
+MIXED = {"": B32, "b32": B32, "b16": B16, "smoke": SMOKE}
+
+
 def test_there_is_no_recipe_or_variant_that_this_file_forgets():
-  assert RECIPES == ["post_pretrain"]
+  assert RECIPES == ["mixed", "post_pretrain"]
   assert set(post_pretrain.VARIANTS) <= VARIANTS.keys()
+  assert set(mixed.VARIANTS) <= MIXED.keys()
+
+
+@pytest.mark.parametrize(("variant", "count"), MIXED.items())
+def test_every_source_of_a_mix_fits_the_step(variant, count):
+  config = mixed.get_config(variant)
+  for source in (config.data, *config.mix.values()):
+    config.data.num_frames = source.num_frames
+    before, (after, _) = shapes(config)
+    assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)
+    assert sum(x.size for x in jax.tree.leaves(before.params)) == count
+
+
+def test_the_mix_is_video_with_both_texts_video_with_one_and_captioned_images():
+  config = mixed.get_config()
+  sources = {"data": config.data, **config.mix}
+  found = {name: (s.weight, s.num_frames, s.subtitle, s.caption) for name, s in sources.items()}
+  assert found == {
+    "data": (1.0, 12, "subtitle", "caption"),
+    "video_text": (0.5, 12, "description", ""),
+    "image_text": (0.5, 1, "", "caption"),
+  }
+  assert config.optimizer == post_pretrain.get_config().optimizer
+  smoke = mixed.get_config("smoke")
+  assert {source.name for source in (smoke.data, *smoke.mix.values())} == {"moving_shapes"}
+  assert {name: source.num_frames for name, source in smoke.mix.items()} == {"video_text": 6, "image_text": 1}
+  with pytest.raises(ValueError, match="no field 'nam'; it has: name, config"):
+    common.source(nam="webvid")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

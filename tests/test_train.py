@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,12 @@ import numpy as np
 import pytest
 
 import clipvip_jax
-from clipvip_jax import checkpoint, convert, embed, main, parts, sharding, train
+from clipvip_jax import checkpoint, convert, embed, main, parts, sharding, train, train_loop
 from clipvip_jax.checkpoint import Checkpoints
 from clipvip_jax.errors import UserError
 from clipvip_jax.evaluate import Evaluator
 from clipvip_jax.input_pipeline import clips
-from configs import post_pretrain
+from configs import mixed, post_pretrain
 from data.moving_shapes.moving_shapes_dataset_builder import Builder
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -48,7 +49,8 @@ def test_a_run_writes_results_that_say_what_made_them(finished):
   assert json.loads((folder / "results.json").read_text()) == results
   assert set(results["splits"]) == {"test", "test_unseen"}
   test = results["splits"]["test"]
-  assert test["size"] == 32 and test["twins"]["count"] == 32
+  assert test["size"] == test["expected"] == test["queries"] == test["twins"]["count"] == 32
+  assert test["missing"] == 0
   assert 0 <= test["missing_captions"] < 8
   for protocol in ("plain", "dsl"):
     for direction in ("text_to_video", "video_to_text"):
@@ -104,7 +106,7 @@ def test_a_run_embeds_through_every_door_what_its_evaluation_embeds(finished, co
   np.testing.assert_allclose(model.embed_videos(paths), videos, atol=1e-6)
   found = embed.embed_files(model, paths, tmp_path / "index.npz")
   np.testing.assert_allclose(found.features, videos, atol=1e-6)
-  texts = [record["description"].decode() for record in records]
+  texts = parts_.corpus.texts("test").queries
   np.testing.assert_allclose(model.embed_texts(texts), queries, atol=1e-6)
 
 
@@ -177,13 +179,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(corpus, t
     ({"host.num_workers": -1}, r"host\.num_workers=-1"),
     ({"init_from": "nowhere.safetensors"}, r"nowhere\.safetensors.*no such file"),
     ({"init_from": str(ROOT / "tests/golden/vip_tiny.safetensors")}, r"does not fit config\.model: .*the model's is"),
-    ({"data.name": "moving_shape"}, r"moving_shape.*there are: moving_shapes"),
+    ({"data.name": "moving_shape"}, r"moving_shape.*there are: .*moving_shapes"),
     ({"data.config": "huge"}, r"huge.*allowed: demo, smoke"),
     ({"data.prepare": False, "data.data_dir": "nowhere"}, r"is not in nowhere.*--config\.data\.prepare=True"),
     ({"data.train_split": "tran"}, r"tran.*train, validation"),
     ({"evaluate.final_splits": ("tets",)}, r"tets"),
     ({"evaluate.query": "descripton"}, r"descripton.*description"),
     ({"data.subtitle": "speech"}, r"speech.*subtitle"),
+    ({"data.weight": 0.0}, r"data\.weight=0\.0 must be a number above 0"),
+    (
+      {"data.subtitle": "", "data.caption": ""},
+      r"data has no text that loss='vsc_fc' reads.*data\.caption or data\.sub",
+    ),
+    ({"data.subtitle": "", "loss": "vs"}, r"data has no text that loss='vs' reads: .* in data\.subtitle"),
     ({"data.tokenizer": "clip"}, r"49408 tokens.*vocab_size is 512"),
     ({"data.tokenizer": "none.json"}, r"none\.json"),
   ],
@@ -194,6 +202,67 @@ def test_bad_input_is_refused_before_anything_is_compiled(corpus, finished, tmp_
   with pytest.raises(UserError, match=message):
     train.run(config(corpus, **changes), tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+def mixed_config(corpus, **changes):
+  value = mixed.get_config("smoke")
+  with value.unlocked():
+    value.update_from_flattened_dict({"data.data_dir": str(corpus), **changes})
+  return value
+
+
+def test_a_mix_of_sources_is_one_run_that_goes_on_where_it_stopped(corpus, tmp_path):
+  whole = train.run(mixed_config(corpus), tmp_path / "whole")
+  assert whole["step"] == 12
+  identity = json.loads((tmp_path / "whole" / "corpus.json").read_text())
+  assert identity["mix"].keys() == {"video_text", "image_text"}
+  # Half of the steps, and then the others: a new run with the first's checkpoint.
+  folder = tmp_path / "broken"
+  shutil.copytree(tmp_path / "whole", folder)
+  for step in (folder / "checkpoints").iterdir():
+    if step.name.isdigit() and int(step.name) > 6:
+      shutil.rmtree(step)
+  again = train.run(mixed_config(corpus, **{"host.num_workers": 2}), folder)
+  assert again["splits"] == whole["splits"]
+  assert (folder / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+  other = mixed_config(corpus)
+  other.mix.image_text.train_split = "validation"
+  with pytest.raises(UserError, match=r"mix\.image_text\.train_split: 'train' there, 'validation' now"):
+    train.run(other, folder)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"name": "image"}, r"mix\.image_text\.name='image' is no corpus.*moving_shapes"),
+    ({"config": "none"}, r"mix\.image_text\.config='none' of corpus moving_shapes is not in .*; there: smoke; known"),
+    ({"weight": 0.0}, r"mix\.image_text\.weight=0\.0"),
+    ({"weight": float("nan")}, r"mix\.image_text\.weight=nan"),
+    ({"caption": ""}, r"mix\.image_text has no text.*mix\.image_text\.caption or mix\.image_text\.subtitle"),
+    ({"caption": "captoin"}, r"mix\.image_text: .*'captoin'; they have: .*caption"),
+    ({"train_split": "tran"}, r"mix\.image_text: .*'tran'"),
+    ({"num_frames": 0}, r"mix\.image_text\.num_frames=0"),
+  ],
+  ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
+)
+def test_a_source_that_cannot_be_used_is_refused_by_its_path(corpus, finished, tmp_path, changes, message):
+  bad = mixed_config(corpus)
+  bad.mix.image_text.update(changes)
+  with pytest.raises(UserError, match=message):
+    parts.prepare(bad, tmp_path / "run")
+
+
+def test_records_of_a_mix_are_named_where_the_loss_is_not_finite(corpus, finished, tmp_path):
+  mix = mixed_config(corpus)
+  mix.mix.video_text.train_split = "validation"
+  loop = object.__new__(train_loop.Loop)
+  loop._parts = parts.prepare(mix, tmp_path / "run")
+  loop._checkpoints = Checkpoints(tmp_path / "checkpoints", 1)
+  names = [[parts_.clips.source[i]["id"].decode() for i in range(3)] for parts_ in loop._parts.sources]
+  loop._unchecked = (7, {"loss": np.nan, "grad_norm": 0.0}, np.array([[2, 1], [2, 0], [2, -1]]))
+  with pytest.raises(UserError, match=rf"step 7: loss nan.*no checkpoint.* batch: {names[2][1]}, {names[2][0]}\."):
+    loop._check_finite()
+  assert names[2][1].startswith("validation_") and names[1][1].startswith("train_")
 
 
 # Below: processes of their own, as a user starts them.
@@ -289,7 +358,7 @@ def test_terminated_and_killed_and_cut_the_run_ends_as_an_unbroken_one_bit_for_b
     (["--config=configs/post_pretrain.py:smok"], r"unknown variant 'smok'; this recipe has: b32, b16"),
     (
       ["--config=configs/post_pretrane.py"],
-      "'configs/post_pretrane.py'; there are: configs/post_pretrain.py",
+      "'configs/post_pretrane.py'; there are: configs/mixed.py, configs/post_pretrain.py",
     ),
     (
       ["--config=configs/post_pretrain.py", "--config.optimizer.lr=1"],

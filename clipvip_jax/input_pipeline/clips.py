@@ -7,7 +7,6 @@ import collections
 import concurrent.futures
 import os
 import pathlib
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,11 +16,10 @@ from jaxtyping import Float
 from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline import pixels
 from clipvip_jax.input_pipeline.frames import uniform_frames
+from clipvip_jax.input_pipeline.images import IMAGES, images_in, read_image
 from clipvip_jax.input_pipeline.video import VideoError, count_packets, iterate_pictures
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg", ".gif", ".3gp", ".ts")
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_JPEG = (".jpg", ".jpeg")
 _AHEAD = 2  # items in work for each thread
 
 
@@ -56,12 +54,12 @@ def _spread(video: Any, num_frames: int, use: Callable[[np.ndarray], np.ndarray]
   path = pathlib.Path(video)
   try:
     if path.is_dir():
-      files = _images_in(path)
+      files = images_in(path)
     elif path.suffix.lower() in IMAGES:
       files = [path]
     else:
       return _of_file(path, num_frames, use)
-    return _drawn(files, num_frames, lambda file: use(_read_image(file)))
+    return _drawn(files, num_frames, lambda file: use(read_image(file)))
   except (OSError, ValueError) as error:  # a name that no file can have, a folder that is closed to us
     raise VideoError(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
@@ -98,40 +96,9 @@ def _decode(
   used, count = {}, 0
   for index, picture in enumerate(iterate_pictures(path)):
     if index in wanted:
-      used[index] = use(picture())
+      used[index] = use(picture.rgb())
     count = index + 1
   return used, count
-
-
-def _read_image(path: pathlib.Path) -> np.ndarray:
-  try:
-    data = path.read_bytes()
-  except OSError as error:
-    raise VideoError(path, f"cannot be read: {error.strerror}") from error
-  if path.suffix.lower() in _JPEG:
-    return pixels.decode_jpeg(data, str(path))
-  import cv2
-
-  try:
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-  except cv2.error:  # no bytes, or more pixels than OpenCV reads
-    picture = None
-  if picture is None:
-    raise VideoError(path, "is no image that can be read")
-  return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
-
-
-def _natural(path: pathlib.Path) -> tuple[list[tuple[str, int]], str]:
-  """frame_2 before frame_10; the name itself decides between frame_1 and frame_01."""
-  parts = re.split("([0-9]+)", path.name)  # texts and numbers in turn
-  return [(text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)], path.name
-
-
-def _images_in(folder: pathlib.Path) -> list[pathlib.Path]:
-  files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGES and f.is_file() and not f.name.startswith(".")]
-  if not files:
-    raise VideoError(folder, f"the folder holds no frames ({', '.join(IMAGES)})")
-  return sorted(files, key=_natural)
 
 
 def list_videos(source: str | os.PathLike[str]) -> list[pathlib.Path]:

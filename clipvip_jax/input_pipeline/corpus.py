@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import pathlib
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -14,12 +15,21 @@ from clipvip_jax.log import log
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-  """What a split's records say besides their frames, in the records' order; empty strings where nothing is said."""
+  """What a split's clips say besides their frames, in the records' order. Letters: V clips, N queries.
+
+  Attributes:
+    ids: [V].
+    queries: [N], those of the first clip first; a clip has none, one or several.
+    labels: [N], the clip of each query.
+    captions: [V], of the middle frames; a clip without one has an empty list.
+    twins: [V], the clip that differs in motion or order only; -1: none.
+  """
 
   ids: list[str]
   queries: list[str]
-  captions: list[str]
-  twins: list[int]  # index of the clip that differs in motion or order only; -1: none
+  labels: list[int]
+  captions: list[list[str]]
+  twins: list[int]
 
 
 class Corpus:
@@ -36,8 +46,17 @@ class Corpus:
 
   @property
   def metadata(self) -> dict[str, Any]:
-    """What was done to pixels, and how many clips were found and bad."""
+    """What was done to pixels, and how many clips were expected and found."""
     return dict(self._builder.info.metadata or {})
+
+  def coverage(self, split: str) -> dict[str, int]:
+    """{"expected", "missing"}: clips that the split should hold, and those of them that it does not.
+
+    A corpus that keeps no account expects what it has.
+    """
+    count = self.metadata.get("coverage", {}).get(split) or {}
+    expected = int(count.get("expected", self._builder.info.splits[split].num_examples))
+    return {"expected": expected, "missing": expected - int(count.get("found", expected))}
 
   def source(self, split: str) -> Sequence[dict[str, Any]]:
     """The records of a split, read on access.
@@ -57,22 +76,27 @@ class Corpus:
 
     Args:
       split: name of a split.
-      query: the field that is searched with.
-      caption: the field that describes the middle frame.
+      query: the field that is searched with; "" for none.
+      caption: the field that describes the middle frame; "" for none.
 
     Raises:
       UserError: a record without such a field.
     """
     source = self.source(split)
     self.check_fields(split, (query, caption))
-    rows = []
+    found = Texts([], [], [], [], [])
+    twins = []
     for i in range(len(source)):  # one record at a time, since each brings its frames along
       record = source[i]
-      twin = text(record, "twin") if "twin" in record else ""
-      rows.append((text(record, "id"), text(record, query), text(record, caption), twin))
-    ids, queries, captions, twins = (list(column) for column in zip(*rows, strict=True)) if rows else ([],) * 4
-    position = {name: i for i, name in enumerate(ids)}
-    return Texts(ids, queries, captions, [position.get(twin, -1) for twin in twins])
+      queries = texts(record, query)
+      found.ids.append(text(record, "id"))
+      found.queries.extend(queries)
+      found.labels.extend([i] * len(queries))
+      found.captions.append(texts(record, caption))
+      twins.append(text(record, "twin") if "twin" in record else "")
+    position = {name: i for i, name in enumerate(found.ids)}
+    found.twins.extend(position.get(twin, -1) for twin in twins)
+    return found
 
   def check_queries(self, split: str, query: str, caption: str) -> None:
     """Refuses a split that cannot be searched.
@@ -83,7 +107,8 @@ class Corpus:
     texts = self.texts(split, query, caption)
     if not texts.ids:
       raise UserError(f"{self.name}, split {split}, holds no records")
-    silent = [name for name, words in zip(texts.ids, texts.queries, strict=True) if not words.strip()]
+    asked = set(texts.labels)
+    silent = [name for i, name in enumerate(texts.ids) if i not in asked]
     if silent:
       raise UserError(f"{self.name}, split {split}: {len(silent)} clips have no {query!r} to search with: {silent[:5]}")
 
@@ -93,24 +118,34 @@ class Corpus:
     return {"name": self.name, "settings": self.metadata.get("settings", {}), "records": records}
 
   def check_fields(self, split: str, fields: Sequence[str]) -> None:
-    """Refuses a split whose records lack a field.
+    """Refuses a split whose records lack a field; "" names none and passes.
 
     Raises:
       UserError: names the field and those that there are.
     """
     for field in fields:
-      if field not in self._builder.info.features:
+      if field and field not in self._builder.info.features:
         known = ", ".join(self._builder.info.features)
         raise UserError(f"{self.name}, split {split}: records have no field {field!r}; they have: {known}")
 
 
 def text(record: dict[str, Any], field: str) -> str:
-  """A text field of a record as a string: TFDS gives bytes."""
+  """A field of one text as a string: TFDS gives bytes."""
   value = record[field]
   return value.decode("utf-8") if isinstance(value, bytes) else value
 
 
-def _builder_class(name: str) -> Any:
+def texts(record: dict[str, Any], field: str) -> list[str]:
+  """The texts of a field that holds one or several, without those that are empty; none for the field ""."""
+  if not field:
+    return []
+  value = record[field]
+  values = [value] if isinstance(value, bytes | str) else value
+  found = [item.decode("utf-8") if isinstance(item, bytes) else item for item in values]
+  return [item for item in found if item.strip()]
+
+
+def builder_class(name: str, section: str = "data") -> Any:
   """The builder in `data/NAME/NAME_dataset_builder.py`."""
   module = f"data.{name}.{name}_dataset_builder"
   try:
@@ -121,7 +156,8 @@ def _builder_class(name: str) -> Any:
     package = importlib.import_module("data")
     known = [info.name for info in pkgutil.iter_modules(package.__path__) if info.ispkg]
     raise UserError(
-      f"data.name={name!r} is no corpus in data/; there are: {', '.join(known)}. CONTRIBUTING.md says how to add one"
+      f"{section}.name={name!r} is no corpus in data/; there are: {', '.join(known)}. "
+      "CONTRIBUTING.md says how to add one"
     ) from None
 
 
@@ -133,27 +169,70 @@ def _build(builder: Any) -> None:
     tfds.disable_progress_bar()  # it would fill a log file
   builder.download_and_prepare(file_format="array_record")
   coverage = (builder.info.metadata or {}).get("coverage", {})
-  bad = {split: len(count["bad"]) for split, count in coverage.items() if count["bad"]}
-  if bad:
-    log.warning("bad clips were left out (%s); %s names each with its reason", bad, builder.data_path)
+  missing = {split: count["expected"] - count["found"] for split, count in coverage.items()}
+  if any(missing.values()):
+    log.warning("clips were left out (%s); %s says why", missing, builder.data_path)
 
 
-def open_corpus(config: Any) -> Corpus:
-  """The corpus that `config.data` names; built first where it is missing and `prepare` allows it.
+def _on_disk(root: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Configuration -> folder of its newest version, of all that lie in DATA_DIR/NAME, `root`."""
+  import tensorflow_datasets as tfds
 
-  Raises:
-    UserError: no such corpus or builder configuration, or it is not there: says how to prepare it.
-  """
-  builder_class = _builder_class(config.name)
-  configs = list(builder_class.builder_configs)
-  if config.config and config.config not in configs:
-    raise UserError(f"data.config={config.config!r} is unknown to {config.name}; allowed: {', '.join(configs)}")
-  builder = builder_class(config=config.config or None, data_dir=config.data_dir or None, file_format="array_record")
+  found = {}
+  for folder in sorted(root.iterdir()) if root.is_dir() else []:
+    versions = [path for path in folder.iterdir() if (path / "features.json").exists()] if folder.is_dir() else []
+    versions = [path for path in versions if tfds.core.Version.is_valid(path.name)]
+    if versions:
+      found[folder.name] = max(versions, key=lambda path: tfds.core.Version(path.name))
+  return found
+
+
+def _generating_builder(builder_type: Any, config: Any, section: str) -> Any:
+  """The builder of a corpus that makes itself from its configuration; it refuses records of other settings."""
+  builder = builder_type(config=config.config or None, data_dir=config.data_dir or None, file_format="array_record")
   if not builder.is_prepared():
-    if not config.prepare:
+    if not config.get("prepare", False):
       raise UserError(
         f"corpus {builder.info.full_name} is not in {builder.data_dir_root}; name the folder that holds it with "
-        "--config.data.data_dir=DIR, or build it there with --config.data.prepare=True"
+        f"--config.{section}.data_dir=DIR, or build it there with --config.data.prepare=True"
       )
     _build(builder)
-  return Corpus(builder)
+  return builder
+
+
+def open_corpus(config: Any, section: str = "data") -> Corpus:
+  """The corpus that `config` names, as `config.data` does: `name`, `config`, `data_dir` and, where given, `prepare`.
+
+  A configuration that its builder generates is built where it is missing and `prepare` allows it. Any other is opened
+  where it lies, DATA_DIR/NAME/CONFIG/VERSION in its newest version, whether or not the builder's code knows its name.
+
+  Args:
+    config: a section of the configuration.
+    section: its path there, for messages.
+
+  Raises:
+    UserError: no such corpus or configuration, or it is not there: says what there is and how to build it.
+  """
+  import tensorflow_datasets as tfds
+
+  builder_type = builder_class(config.name, section)
+  registered = list(builder_type.builder_configs)
+  generates = getattr(builder_type, "GENERATES_ITSELF", False)
+  if generates and (not config.config or config.config in registered):
+    # Opened again by its folder, so that worker processes do not import the builder's code.
+    return Corpus(tfds.builder_from_directory(_generating_builder(builder_type, config, section).data_path))
+  root = pathlib.Path(config.data_dir or tfds.core.constants.DATA_DIR).expanduser()
+  command = f"python -m clipvip_jax.data_tool build {config.name} --data_dir={root}"
+  if config.get("prepare", False):
+    how = f"allowed: {', '.join(registered)}" if generates else f"{config.name} is made from files: {command}"
+    raise UserError(f"{section}.config={config.config!r} is nothing that {section}.prepare=True can build; {how}")
+  there = _on_disk(root / config.name)
+  name = config.config or (registered[0] if registered else "")
+  if name not in there:
+    how = "build one that it knows there with --config.data.prepare=True" if generates else f"build it: {command}"
+    raise UserError(
+      f"{section}.config={name!r} of corpus {config.name} is not in {root}; there: {', '.join(there) or 'none'}; "
+      f"known to its builder: {', '.join(registered) or 'none'}. Name the folder with --config.{section}.data_dir=DIR, "
+      f"or {how}"
+    )
+  return Corpus(tfds.builder_from_directory(there[name]))

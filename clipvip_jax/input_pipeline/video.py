@@ -1,7 +1,9 @@
 """Video files to frames, and back: the one decoder that every corpus is built with."""
 
 import contextlib
+import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -12,6 +14,8 @@ import numpy as np
 
 from clipvip_jax import files
 from clipvip_jax.errors import UserError
+
+NO_SUCH_FILE = "no such file"  # the reason of a VideoError
 
 # A file is called cut when fewer than this share of the promised frames can be decoded. Not all of them:
 # containers count frames that an edit list hides, and round their durations.
@@ -30,6 +34,19 @@ class VideoError(UserError):
     return type(self), (self.path, self.reason)
 
 
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """A decoded picture that has not been turned into RGB yet, which costs as much as decoding it.
+
+  seconds: when it is shown, counted from the container's start. shown_for: seconds until the next is due.
+  rgb: gives uint8 [H, W, 3], turned upright.
+  """
+
+  seconds: float
+  shown_for: float
+  rgb: Callable[[], np.ndarray]
+
+
 def decode_video(path: str | os.PathLike[str]) -> np.ndarray:
   """Every frame of the file's first video stream: uint8 RGB [T, H, W, 3], turned upright, T >= 1.
 
@@ -44,29 +61,76 @@ def iterate_frames(path: str | os.PathLike[str]) -> Iterator[np.ndarray]:
   A cut file raises only after its last frame, so nothing drawn is good before the iterator has ended.
   """
   for picture in iterate_pictures(path):
-    yield picture()
+    yield picture.rgb()
 
 
-def iterate_pictures(path: str | os.PathLike[str]) -> Iterator[Callable[[], np.ndarray]]:
-  """`iterate_frames` with each frame as a function that gives it, to be called before the next one is taken.
+def iterate_pictures(
+  path: str | os.PathLike[str], start: float | None = None, end: float | None = None
+) -> Iterator[Picture]:
+  """`iterate_frames` before the pictures are turned into RGB, of the whole file or of a part of it.
 
-  Turning a picture into RGB costs as much as decoding it, and who wants few frames of many need not pay for all.
+  Args:
+    path: a video file.
+    start: seconds; pictures from the last key frame before it on. Reading does not begin at the file's start.
+    end: seconds; the first picture at or after it is not given.
+
+  Raises:
+    VideoError: as `decode_video`, and where a file ends before `end` although its container promises more.
   """
+  # A seek may land behind `start` where a file has no usable index: then everything before it is read.
+  for seek in [True, False] if start else [False]:
+    pictures = _pictures(path, start if seek else None, end)
+    try:
+      first = next(pictures, None)
+    except VideoError:
+      if not seek:
+        raise
+      continue
+    if first is not None and (not seek or first.seconds <= (start or 0)):
+      yield from itertools.chain([first], pictures)
+      return
+
+
+def _pictures(path: str | os.PathLike[str], start: float | None, end: float | None) -> Iterator[Picture]:
   import av  # here, so that training processes, which read stored frames, start without FFmpeg
 
   with _opened(path) as (container, stream):
     promised = _promised_frames(container, stream)
+    begins = (container.start_time or 0) / av.time_base
+    if start:
+      with contextlib.suppress(av.error.FFmpegError):
+        container.seek(round((start + begins) * av.time_base))
     converter = av.video.reformatter.VideoReformatter()
-    count, damage = 0, ""
+    step = float(1 / stream.average_rate) if stream.average_rate else 0.04
     size: dict[str, int] = {}
+    count, damage, seconds = 0, "", -step
     for frame, problem in _decoded(container, stream):
       damage = damage or problem
       if frame is None:
         continue
+      seconds = seconds + step if frame.time is None else frame.time - begins
+      if end is not None and seconds >= end:
+        return
       size = size or {"width": frame.width, "height": frame.height}  # a stream may change its size midway
-      yield functools.partial(_rgb, converter, frame, size)
+      yield Picture(seconds, _shown_for(frame, step), functools.partial(_rgb, converter, frame, size))
       count += 1
+    if start or end is not None:
+      promised = _promised_in_part(count, seconds, end, stream)
+    elif not stream.frames and not damage and seconds + step >= _WHOLE_SHARE * _length(container, stream):
+      promised = count  # to its end without a fault; where the rate varies, duration and rate give no number of frames
   _check_whole(path, count, promised, damage)
+
+
+def _shown_for(frame: Any, step: float) -> float:
+  return float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
+
+
+def _promised_in_part(count: int, last: float, end: float | None, stream: Any) -> int:
+  """Frames that a part read to the file's end must hold: those before `end` that the stream promises."""
+  rate = float(stream.average_rate or 0)
+  # Of the pictures alone: sound may outlast them.
+  length = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+  return count + int(max(0.0, min(length, end if end is not None else length) - last - 1 / rate) * rate) if rate else 0
 
 
 def count_packets(path: str | os.PathLike[str]) -> int:
@@ -108,7 +172,7 @@ def _rgb(converter: Any, frame: Any, size: dict[str, int]) -> np.ndarray:
 def _check_readable(path: str | os.PathLike[str]) -> None:
   file = pathlib.Path(path)
   if not file.exists():
-    raise VideoError(path, "no such file")
+    raise VideoError(path, NO_SUCH_FILE)
   if not file.is_file():
     raise VideoError(path, "not a file")
   if not file.stat().st_size:
@@ -137,6 +201,13 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, str]]:
         yield frame, ""
     except av.error.FFmpegError as error:
       yield None, _words(error)
+
+
+def _length(container: Any, stream: Any) -> float:
+  """Seconds that the container promises; infinite where it does not say."""
+  if stream.duration and stream.time_base:
+    return float(stream.duration * stream.time_base)
+  return container.duration / 1_000_000 if container.duration else float("inf")
 
 
 def _promised_frames(container: Any, stream: Any) -> int:

@@ -6,31 +6,37 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
+from etils import epath
 
 from clipvip_jax.errors import UserError
-from data import records
+from data.build import CorpusBuilder, CorpusConfig
+from data.engine import cores
+from data.items import Item
 from data.moving_shapes import videos
 from data.moving_shapes.plan import SPLITS, Plan
 
+_DRAWING = "1.1.0"  # the builder's version when drawings changed last
+_FEW = 100  # clips that are drawn faster than processes start
+
 
 @dataclasses.dataclass(eq=False, kw_only=True)
-class MovingShapesConfig(tfds.core.BuilderConfig):
-  """What is built. The seed fixes every byte; num_workers changes none.
+class MovingShapesConfig(CorpusConfig):
+  """What is drawn. The seed fixes every byte; num_workers changes none.
 
-  frames: of each clip, at fps a second. short_side: pixels. appearances, story_pairs, seen_pairs, renderings: see
-  plan.Plan. validation, test, test_unseen: clips. quantiser: of H.264, 0 (lossless) to 51. max_bad_share: share of bad
-  clips in a split that stops the build. num_workers: processes; None: one a core; 0: none beside this one.
+  drawn_frames: of each clip, at drawn_fps a second. side: pixels, both sides. appearances, story_pairs, seen_pairs,
+  renderings: see plan.Plan. validation, test, test_unseen: clips. quantiser: of H.264, 0 (lossless) to 51. num_workers:
+  processes that draw; None: one a core; 0: none beside this one. Every frame is stored as it is decoded.
   """
 
+  splits: tuple[str, ...] = SPLITS
   seed: int = 0
-  frames: int = 20
-  fps: int = 12
-  short_side: int = 64
+  drawn_frames: int = 20
+  drawn_fps: int = 12
+  side: int = 64
   quantiser: int = 18
-  jpeg_quality: int = 92
   appearances: int = 32
   story_pairs: int = 12
   seen_pairs: int = 8
@@ -38,32 +44,39 @@ class MovingShapesConfig(tfds.core.BuilderConfig):
   validation: int = 256
   test: int = 256
   test_unseen: int = 256
-  max_bad_share: float = 0.05
+  short_side: int = 0
   num_workers: int | None = None
+
+  NOT_CONTENT: ClassVar[tuple[str, ...]] = (*CorpusConfig.NOT_CONTENT, "num_workers")
+
+  def __post_init__(self) -> None:
+    self.min_frames = self.drawn_frames  # a file that has fewer was cut
 
   def plan(self) -> Plan:
     """Raises UserError for numbers that fit no corpus."""
     clips = {"validation": self.validation, "test": self.test, "test_unseen": self.test_unseen}
-    return Plan(self.seed, self.appearances, self.story_pairs, self.seen_pairs, self.renderings, clips, self.frames)
+    return Plan(
+      self.seed, self.appearances, self.story_pairs, self.seen_pairs, self.renderings, clips, self.drawn_frames
+    )
 
   def format(self) -> videos.Format:
     """Raises UserError for what H.264 or JPEG cannot do."""
     for name, low, high in (
-      ("frames", 2, 1000),
-      ("fps", 1, 240),
-      ("short_side", 16, 512),
+      ("drawn_frames", 2, 1000),
+      ("drawn_fps", 1, 240),
+      ("side", 16, 512),
       ("quantiser", 0, 51),
       ("jpeg_quality", 1, 100),
     ):
       if not low <= getattr(self, name) <= high:
         raise UserError(f"config {self.name!r}: {name} is {getattr(self, name)}, allowed are {low} to {high}")
-    if self.short_side % 2:
-      raise UserError(f"config {self.name!r}: short_side is {self.short_side}; H.264 needs an even number")
-    return videos.Format(self.frames, self.fps, self.short_side, self.quantiser, self.jpeg_quality)
+    if self.side % 2:
+      raise UserError(f"config {self.name!r}: side is {self.side}; H.264 needs an even number")
+    return videos.Format(self.drawn_frames, self.drawn_fps, self.side, self.quantiser)
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
-  """Scenes are written as H.264 files, read back with the project's decoder, and stored as records.
+class Builder(CorpusBuilder):
+  """Scenes are written as H.264 files, then read as any other corpus' videos.
 
   The files stay under DATA_DIR/moving_shapes_videos/CONFIG/SPLIT/ID.mp4. One that is there is used as it is: a build
   that was stopped goes on where it stood, and a bad file is reported by name.
@@ -71,8 +84,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   # TFDS finds this path itself, but with a package that it does not ask pip for (importlib_resources).
   code_path = pathlib.Path(__file__)
-  VERSION = tfds.core.Version("1.1.0")
+  VERSION = tfds.core.Version("1.2.0")
   RELEASE_NOTES = {  # noqa: RUF012 - TFDS' own way
+    "1.2.0": "Descriptions are a list, as in all corpora; records stand in the order of the plan.",
     "1.1.0": "Dark backgrounds, drawn anew for each clip and named by captions alone; twins are the same frames.",
     "1.0.0": "First release.",
   }
@@ -88,92 +102,55 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       validation=32,
       test=32,
       test_unseen=32,
-      num_workers=0,
     ),
   ]
-
-  def __init__(self, **kwargs: Any):
-    """Takes what TFDS builders take. Raises UserError where other records stand under this config's name."""
-    super().__init__(**kwargs)
-    stored = self.info.metadata["settings"]  # read from disk where the records exist
-    wanted = _settings(self.builder_config)
-    if stored != wanted:
-      changed = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
-      raise UserError(
-        f"{self.data_path}: these records were built with other settings ({', '.join(changed)})."
-        " Delete this folder, or build under another config name or data_dir."
-      )
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    config = self.builder_config
-    return self.dataset_info_from_configs(
-      features=records.record_features(),
-      metadata=tfds.core.MetadataDict(
-        pixels=(
-          f"{config.frames} frames at {config.fps} fps, drawn at {config.short_side} x {config.short_side};"
-          f" H.264 (x264, yuv420p, constant quantiser {config.quantiser}, every frame by itself);"
-          f" decoded by FFmpeg to RGB, not resized; JPEG of quality {config.jpeg_quality}, 4:2:0"
-        ),
-        settings=_settings(config),
-      ),
-    )
-
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[Any]]:
-    config = self.builder_config
-    plan, form = config.plan(), config.format()
-    videos.claim(self._videos, _settings(config))
-    coverage = records.Coverage(config.max_bad_share)
-    return {split: self._generate_examples(split, plan, form, coverage) for split in SPLITS}
-
-  def _generate_examples(
-    self, split: str, plan: Plan, form: videos.Format, coverage: records.Coverage
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    clips = plan.split(split)
-    coverage.expect(split, len(clips))
-    for chunk in videos.store(clips, self._videos / split, form, self._workers):
-      good = {stored.clip.id for stored in chunk if not stored.reason}
-      for stored in chunk:
-        if stored.reason:
-          coverage.bad(split, f"{self._videos / split / stored.clip.id}.mp4", stored.reason)
-        else:
-          coverage.found(split)
-          yield stored.clip.id, _record(stored, good)
-    coverage.check(split, self._videos)
-    coverage.write(self.data_path)
-    self.info.metadata["coverage"] = coverage.as_metadata()
+  GENERATES_ITSELF = True  # needs no files: a recipe may build it
+  EXTRA = ("twin",)  # id of the clip of the same split that differs in motion or order alone, "" for none
 
   @property
-  def _videos(self) -> pathlib.Path:
-    return pathlib.Path(self.data_dir_root) / "moving_shapes_videos" / self.builder_config.name
+  def source(self) -> epath.Path:
+    """The folder of the drawn videos, made here."""
+    folder = epath.Path(self.data_dir_root) / "moving_shapes_videos" / self.builder_config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
-  @property
-  def _workers(self) -> int:
-    asked = self.builder_config.num_workers
-    if asked is not None:
-      return asked
-    # The cores that this process may use, where the system can say so.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  def items(self, source: epath.Path) -> Iterator[Item]:
+    """Draws what is not there yet. Raises UserError where `source` holds videos drawn otherwise."""
+    config = self.builder_config
+    assert isinstance(config, MovingShapesConfig)
+    plan, form, folder = config.plan(), config.format(), pathlib.Path(source)
+    videos.claim(folder, self._drawing())
+    for split in SPLITS:
+      clips = plan.split(split)
+      videos.draw(clips, folder / split, form, _workers(config, len(clips)))
+      for clip in clips:
+        yield Item(
+          id=clip.id,
+          split=split,
+          video=os.fspath(folder / split / f"{clip.id}.mp4"),
+          descriptions=(clip.description,),
+          subtitle=clip.subtitle,
+          caption=clip.caption,
+          extra={"twin": clip.twin},
+        )
+
+  def _drawing(self) -> dict[str, Any]:
+    """What decides the videos' content."""
+    config = self.builder_config
+    assert isinstance(config, MovingShapesConfig)
+    names = ("seed", "appearances", "story_pairs", "seen_pairs", "renderings")
+    form = dataclasses.asdict(config.format())
+    return {
+      "version": str(self.VERSION),
+      **form,
+      **{name: getattr(config, name) for name in names},
+      **config.plan().clips,
+    }
 
 
-def _record(stored: videos.Stored, good: set[str]) -> dict[str, Any]:
-  clip = stored.clip
-  return {
-    "id": clip.id,
-    "frames": stored.frames,
-    "num_frames": len(stored.frames),
-    "subtitle": clip.subtitle,
-    "caption": clip.caption,
-    "description": clip.description,
-    "twin": clip.twin if clip.twin in good else "",  # a twin whose file is bad is no twin
-  }
-
-
-def _settings(config: MovingShapesConfig) -> dict[str, Any]:
-  """What decides the videos' content."""
-  return {
-    "seed": config.seed,
-    "version": str(Builder.VERSION),
-    **dataclasses.asdict(config.format()),
-    **{name: getattr(config, name) for name in ("appearances", "story_pairs", "seen_pairs", "renderings")},
-    **config.plan().clips,
-  }
+def _workers(config: MovingShapesConfig, clips: int) -> int:
+  if config.num_workers is not None:
+    return config.num_workers
+  if clips <= _FEW:
+    return 0
+  return cores()

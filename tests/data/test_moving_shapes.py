@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from clipvip_jax.errors import UserError
-from data import records
+from data import coverage
+from data.build import BuildOptions
 from data.moving_shapes import language, render, scenes, videos
 from data.moving_shapes.moving_shapes_dataset_builder import Builder, MovingShapesConfig
 from data.moving_shapes.plan import SPLITS, Plan
@@ -23,11 +24,12 @@ def tiny(**changes):
   """16 training clips, 8 of each other split."""
   counts = {"appearances": 4, "story_pairs": 4, "seen_pairs": 2, "renderings": 1}
   counts |= {"validation": 8, "test": 8, "test_unseen": 8}
-  return MovingShapesConfig(name="tiny", **{**counts, "num_workers": 0, "frames": 6, "short_side": 32, **changes})
+  return MovingShapesConfig(name="tiny", **{**counts, "num_workers": 0, "drawn_frames": 6, "side": 32, **changes})
 
 
-def build(folder, **changes):
-  builder = Builder(config=tiny(**changes), data_dir=str(folder), file_format="array_record")
+def build(folder, max_left_out=0.05, **changes):
+  options = BuildOptions(max_left_out=max_left_out)
+  builder = Builder(config=tiny(**changes), data_dir=str(folder), file_format="array_record", options=options)
   builder.download_and_prepare()
   return builder
 
@@ -174,8 +176,9 @@ def test_workers_import_neither_jax_nor_tensorflow():
 def test_metadata_says_what_was_done_and_what_is_missing(built):
   _, builder = built
   assert "JPEG of quality 92" in builder.info.metadata["pixels"]
-  assert builder.info.metadata["coverage"]["test"] == {"expected": 8, "found": 8, "bad": {}}
-  assert "# test: 8 of 8 clips, 0 bad" in (builder.data_path / records.BAD_VIDEOS_FILE).read_text()
+  counts = builder.info.metadata["coverage"]["test"]
+  assert (counts["expected"], counts["found"], counts["undecodable"]) == (8, 8, 0)
+  assert (builder.data_path / coverage.LEFT_OUT_FILE).read_text() == ""
 
 
 def everything(builder):
@@ -220,16 +223,19 @@ def test_bad_files_are_named_counted_and_too_many_refused(tmp_path, spoil, reaso
   untouched = bad.with_name("test_00000.mp4")
   before = untouched.stat().st_mtime_ns
   (tmp_path / "moving_shapes").rename(tmp_path / "first")
-  with pytest.raises(UserError, match=r"1 of 8 clips are bad.*test_00002.mp4: .*max_bad_share") as refused:
+  with pytest.raises(
+    UserError, match=r"1 of 8 clips cannot be used .*test_00002.mp4: .*--max_left_out=0.13"
+  ) as refused:
     build(tmp_path)
   assert reason in str(refused.value) and "\n" not in str(refused.value)
-  assert "test_00002.mp4" in (tmp_path / "moving_shapes_videos" / "tiny" / records.BAD_VIDEOS_FILE).read_text()
-  builder = build(tmp_path, max_bad_share=0.2)
-  coverage = builder.info.metadata["coverage"]["test"]
-  assert coverage["found"] == 7 and list(coverage["bad"]) == [str(bad)] and reason in coverage["bad"][str(bad)]
-  assert str(bad) in (builder.data_path / records.BAD_VIDEOS_FILE).read_text()
-  twins = {record["id"]: record["twin"] for record in builder.as_data_source("test")}
-  assert b"test_00002" not in twins and twins[b"test_00003"] == b"" and twins[b"test_00000"] == b"test_00001"
+  assert "test_00002.mp4" in next((tmp_path / "moving_shapes").rglob(coverage.LEFT_OUT_FILE)).read_text()
+  builder = build(tmp_path, max_left_out=0.2)
+  counts = builder.info.metadata["coverage"]["test"]
+  assert counts["found"] == 7 and counts["undecodable"] == 1
+  split, why, name, detail = (builder.data_path / coverage.LEFT_OUT_FILE).read_text().strip().split("\t")
+  assert (split, why, name) == ("test", "undecodable", "test_00002") and str(bad) in detail and reason in detail
+  ids = [record["id"] for record in builder.as_data_source("test")]
+  assert ids == [f"test_{number:05d}".encode() for number in range(8) if number != 2]  # in the order of the plan
   assert untouched.stat().st_mtime_ns == before  # used as it is
 
 
@@ -246,7 +252,7 @@ def test_other_settings_under_the_same_name_are_refused(built):
 
 
 @pytest.mark.parametrize(
-  "changes", [{"seen_pairs": 4}, {"appearances": 1}, {"test": 7}, {"test_unseen": 100}, {"short_side": 33}, {"fps": 0}]
+  "changes", [{"seen_pairs": 4}, {"appearances": 1}, {"test": 7}, {"test_unseen": 100}, {"side": 33}, {"drawn_fps": 0}]
 )
 def test_impossible_configs_are_refused(changes):
   with pytest.raises(UserError):

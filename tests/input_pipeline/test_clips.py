@@ -1,5 +1,6 @@
 """From whatever a video is to the frames that evaluation shows."""
 
+import dataclasses
 import itertools
 import os
 import struct
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from clipvip_jax.errors import UserError
-from clipvip_jax.input_pipeline import clips, frames, pixels
+from clipvip_jax.input_pipeline import clips, frames, images, pixels
 from clipvip_jax.input_pipeline.video import VideoError, decode_video, encode_h264
 
 
@@ -75,8 +76,8 @@ def test_an_image_is_a_clip_of_one_frame(tmp_path, suffix):
     ("none.mp4", None, "no such file"),
     ("empty.mp4", b"", "empty"),
     ("text.mp4", b"<html>", "not a video"),
-    ("text.png", b"<html>", "no image"),
-    ("empty.png", b"", "no image"),
+    ("text.png", b"<html>", "no valid JPEG, PNG"),
+    ("empty.png", b"", "no valid JPEG, PNG"),
     ("text.jpg", b"<html>", "no valid JPEG"),
     ("none.jpg", None, "cannot be read"),
   ],
@@ -176,13 +177,13 @@ def test_pictures_are_used_one_by_one(video, monkeypatch):
     for picture in pictures(path):
 
       def converted(picture=picture):
-        frame = np.array(picture())
+        frame = np.array(picture.rgb())
         alive[0] += 1
         most[0] = max(most[0], alive[0])
         weakref.finalize(frame, lambda: alive.__setitem__(0, alive[0] - 1))
         return frame
 
-      yield converted
+      yield dataclasses.replace(picture, rgb=converted)
 
   monkeypatch.setattr(clips, "iterate_pictures", counted)
   assert clips.read_clip(video, 12, 16).shape == (12, 16, 16, 3)
@@ -221,7 +222,7 @@ def test_names_need_not_be_ascii_nor_utf_8(video, tmp_path):
   (tmp_path / "frames").mkdir()
   for name in ("1²2.png", "٣.png", "a.png", "01.png", "1.png"):
     (tmp_path / "frames" / name).write_bytes(frame)
-  names = [path.name for path in clips._images_in(tmp_path / "frames")]
+  names = [path.name for path in images.images_in(tmp_path / "frames")]
   assert names == ["01.png", "1.png", "1²2.png", "a.png", "٣.png"]
   latin = tmp_path / os.fsdecode(b"caf\xe9.mp4")
   latin.write_bytes(video.read_bytes())

@@ -7,7 +7,8 @@ import pytest
 import simplejpeg
 
 from clipvip_jax.errors import UserError
-from clipvip_jax.input_pipeline.pipeline import Clips, Order, Slots, batches
+from clipvip_jax.input_pipeline import pixels
+from clipvip_jax.input_pipeline.pipeline import Clips, Order, Source, Tasks, batches
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 
 TEXTS = {"subtitle": "subtitle", "caption": "caption"}
@@ -45,7 +46,7 @@ def clips(source, **overrides):
 
 
 def collect(order, num_steps, **kwargs):
-  return list(batches(clips(records()), order, num_steps=num_steps, **kwargs))
+  return list(batches([Source(clips(records()), order)], num_steps=num_steps, **kwargs))
 
 
 def assert_same(first, second):
@@ -82,50 +83,121 @@ def test_a_missing_text_is_masked_and_nothing_else_is():
   assert np.flatnonzero(~captions).tolist() == [4], "white space is no caption"
 
 
-@pytest.mark.parametrize("first_step", [0, 1, 2, 3, 5])
-def test_going_on_from_a_step_gives_the_same_batches(first_step):
-  order = Order(10, 4, seed=3)
-  assert_same(collect(order, 6)[first_step:], collect(order, 6, first_step=first_step))
+def mix():
+  """Clips with both texts, clips with one, and single frames with one, of different numbers and sizes."""
+  images = [{**record, "frames": record["frames"][:1]} for record in records(7)]
+  return [
+    Source(clips(records(10)), Order(10, 4, seed=3), 2.0),
+    Source(clips(records(9), texts={"subtitle": "subtitle", "caption": ""}, jitter_seed=8), Order(9, 4, seed=4)),
+    Source(clips(images, texts={"subtitle": "", "caption": "caption"}, num_frames=1), Order(7, 4, seed=5)),
+  ]
 
 
-def test_worker_processes_give_the_same_batches():
-  order = Order(10, 4, seed=3)
-  assert_same(collect(order, 5), collect(order, 5, num_workers=2))
+SOURCES = {"one source": lambda: [Source(clips(records()), Order(10, 4, seed=3))], "a mix": mix}
+STEPS = 24  # two epochs of each source and more
 
 
-def test_two_processes_share_every_global_batch():
-  order = Order(10, 4, seed=3)
-  halves = [collect(order, 5, process=(i, 2)) for i in range(2)]
+@pytest.fixture(scope="module", params=SOURCES)
+def sources(request):
+  return SOURCES[request.param]()
+
+
+@pytest.fixture(scope="module")
+def expected(sources):
+  return list(batches(sources, num_steps=STEPS))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 4])
+def test_any_number_of_workers_gives_the_same_batches(sources, expected, num_workers):
+  assert_same(expected, list(batches(sources, num_steps=STEPS, num_workers=num_workers)))
+
+
+def test_going_on_from_any_step_gives_the_same_batches(sources, expected):
+  for first_step in np.random.default_rng(0).integers(STEPS + 1, size=20).tolist():
+    assert_same(expected[first_step:], list(batches(sources, num_steps=STEPS, first_step=first_step)))
+
+
+def test_going_on_with_workers_gives_the_same_batches(sources, expected):
+  assert_same(expected[5:], list(batches(sources, num_steps=STEPS, first_step=5, num_workers=2)))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_two_processes_share_every_global_batch(sources, expected, num_workers):
+  options = {"num_steps": STEPS, "num_workers": num_workers}
+  halves = [list(batches(sources, process=(i, 2), **options)) for i in range(2)]
   joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)]
-  assert_same(collect(order, 5), joined)
+  assert_same(expected, joined)
+
+
+def test_going_from_one_process_to_two_goes_on_with_the_same_batches(sources, expected):
+  halves = [list(batches(sources, num_steps=STEPS, first_step=7, process=(i, 2))) for i in range(2)]
+  joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)]
+  assert_same(expected[7:], joined)
+
+
+def test_every_record_of_every_source_is_seen_once_an_epoch(sources, expected):
+  seen = {i: [] for i in range(len(sources))}
+  for batch in expected:
+    assert len(set(batch["source"].tolist())) == 1, "a batch is of one source"
+    seen[batch["source"][0]].append(batch["record"])
+  for i, found in seen.items():
+    order = sources[i].order
+    for epoch in range(len(found) // order.steps_per_epoch):
+      epoch = np.concatenate(found[epoch * order.steps_per_epoch :][: order.steps_per_epoch])
+      assert sorted(epoch[epoch >= 0]) == list(range(order.num_records))
+      assert np.count_nonzero(epoch < 0) == order.steps_per_epoch * order.batch_size - order.num_records
+  assert all(len(found) >= 2 * sources[i].order.steps_per_epoch for i, found in seen.items())
+
+
+def test_a_source_without_a_text_masks_it_and_an_image_is_a_video_of_one_frame():
+  found = {batch["source"][0]: batch for batch in batches(mix(), num_steps=4)}
+  both, video, image = (found[i] for i in range(3))
+  assert both["subtitle_mask"].any() and both["caption_mask"].any()
+  assert video["subtitle_mask"].any() and not video["caption_mask"].any()
+  assert image["caption_mask"].any() and not image["subtitle_mask"].any()
+  assert image["video"].shape == (4, 1, 8, 8, 3) and video["video"].shape == (4, 3, 8, 8, 3)
+  np.testing.assert_array_equal(image["video"][:, 0], image["frame"])
+
+
+def test_of_several_texts_one_is_drawn_by_seed_epoch_and_record_alone():
+  several = [{**record, "subtitle": [f"word{j}" for j in range(4)]} for record in records()]
+  slots = [(epoch, index) for epoch in range(10) for index in range(10)]
+  found, again = clips(several).batch(slots), clips(several).batch(slots[::-1])
+  assert_same([found], [{key: value[::-1] for key, value in again.items()}])
+  drawn = found["subtitle"].reshape(10, 10, -1)
+  assert len(np.unique(drawn.reshape(100, -1), axis=0)) == 4, "all of them are seen"
+  assert any(len(np.unique(drawn[:, i], axis=0)) > 1 for i in range(10)), "another one in another epoch"
+  np.testing.assert_array_equal(found["video"], clips(records()).batch(slots)["video"], "frames do not depend on it")
+  np.testing.assert_array_equal(found["caption"], clips(records()).batch(slots)["caption"])
+  first = clips(several, jitter_seed=None).batch(slots)["subtitle"]
+  assert len(np.unique(first, axis=0)) == 1, "evaluation takes the first"
 
 
 def test_frames_are_jittered_by_seed_epoch_and_record_alone():
   one = clips(records(frames=20))
-  assert_same([one((0, 2)), one((1, 2))], [one((0, 2)), one((1, 2))])
-  videos = [one((epoch, 2))["video"] for epoch in range(8)]
+  assert_same([one.batch([(0, 2), (1, 2)])], [one.batch([(0, 2), (1, 2)])])
+  videos = one.batch([(epoch, 2) for epoch in range(8)])["video"]
   assert len({video.tobytes() for video in videos}) > 1
   other = dataclasses.replace(one, jitter_seed=8)
-  assert any(not np.array_equal(one((e, 2))["video"], other((e, 2))["video"]) for e in range(8))
+  assert not np.array_equal(videos, other.batch([(epoch, 2) for epoch in range(8)])["video"])
 
 
 def test_evaluation_takes_evenly_spread_frames_and_the_middle_frame_is_the_middle():
-  one = clips(records(), jitter_seed=None)((0, 2))
-  values = one["video"][:, 0, 0, 0]
-  jittered = clips(records())
-  grey = [jittered._pixels(records()[2]["frames"][j], "x")[0, 0, 0] for j in range(7)]
+  one = clips(records(), jitter_seed=None).batch([(0, 2)])
+  values = one["video"][0, :, 0, 0, 0]
+  grey = [pixels.resize_normalize(pixels.decode_jpeg(jpeg), 8)[0, 0, 0] for jpeg in records()[2]["frames"]]
   np.testing.assert_allclose(values, [grey[0], grey[3], grey[6]], atol=1e-6)
-  np.testing.assert_allclose(one["frame"][0, 0, 0], grey[3], atol=1e-6)
+  np.testing.assert_allclose(one["frame"][0, 0, 0, 0], grey[3], atol=1e-6)
 
 
 def test_a_damaged_record_is_named():
   source = records()
   source[2]["frames"][0] = source[2]["frames"][0][:100]
   with pytest.raises(UserError, match="clip2"):
-    clips(source, jitter_seed=None)((0, 2))
+    clips(source, jitter_seed=None).batch([(0, 2)])
   source[2]["frames"] = []
   with pytest.raises(UserError, match=r"clip2 has no frames"):
-    clips(source)((0, 2))
+    clips(source).batch([(0, 2)])
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused():
@@ -133,6 +205,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused():
     collect(Order(10, 4), 1, process=(0, 3))
 
 
-def test_slots_know_how_many_are_left():
-  assert len(Slots(Order(10, 4), 1, 3)) == 8
-  assert len(Slots(Order(10, 4), 5, 3)) == 0
+def test_tasks_know_how_many_are_left():
+  source = [Source(clips(records()), Order(10, 4))]
+  assert len(Tasks(source, 1, 3)) == 2
+  assert len(Tasks(source, 5, 3)) == 0

@@ -62,6 +62,33 @@ def test_resize_gives_each_call_its_own_writable_array():
   np.testing.assert_array_equal(second, resize_normalize(frame, 16))
 
 
+def test_resize_fills_a_place_in_a_batch():
+  frames = [picture(24, 32), picture(480, 640), picture(10, 7)]
+  batch = np.full((5, 16, 16, 3), np.nan, np.float32)
+  for place, frame in zip(batch[1:4], frames, strict=True):
+    assert resize_normalize(frame, 16, place) is place
+    np.testing.assert_array_equal(place, resize_normalize(frame, 16))
+  assert np.isnan(batch[0]).all() and np.isnan(batch[4]).all()
+
+
+@pytest.mark.parametrize(
+  "out",
+  [np.empty((16, 16, 3)), np.empty((15, 16, 3), np.float32), np.empty((16, 16, 6), np.float32)[..., ::2]],
+  ids=["type", "shape", "gaps"],
+)
+def test_a_place_that_pixels_cannot_go_to_is_refused(out):
+  with pytest.raises(UserError, match=r"float32 \[16, 16, 3\] in one piece"):
+    resize_normalize(picture(24, 32), 16, out)
+
+
+def test_resize_of_a_frame_larger_than_what_is_kept_is_the_same():
+  large = np.random.default_rng(0).integers(0, 256, (1100, 2000, 3), dtype=np.uint8)
+  before = resize_normalize(picture(24, 32), 16)
+  resized = np.einsum("yh,hwc,xw->yxc", cubic_matrix(1100, 16), large / 255, cubic_matrix(2000, 16), optimize=True)
+  assert_close(resize_normalize(large, 16), (resized - MEAN) / STD)
+  np.testing.assert_array_equal(resize_normalize(picture(24, 32), 16), before)
+
+
 def test_resize_reads_views():
   frame = picture(40, 40)
   np.testing.assert_array_equal(
@@ -114,6 +141,15 @@ def test_grey_jpeg_has_three_channels():
   assert decoded.shape == (48, 64, 3) and np.ptp(decoded, axis=2).max() == 0
 
 
+@pytest.mark.parametrize(("shape", "decoded"), [((48, 64), (48, 64)), ((96, 128), (48, 64)), ((96, 80), (96, 80))])
+def test_fast_decoding_is_close_and_never_below_the_wanted_size(shape, decoded):
+  data = jpeg(picture(*shape))
+  fast = decode_jpeg(data, fast_side=48)
+  assert fast.shape == (*decoded, 3)
+  exact = resize_normalize(decode_jpeg(data), 48)
+  assert 0 < np.abs(resize_normalize(fast, 48) - exact).mean() < 0.05
+
+
 @pytest.mark.parametrize(
   "damage",
   [
@@ -153,7 +189,7 @@ def test_loader_modules_leave_accelerator_libraries_alone():
   program = """
 import sys
 import numpy as np
-from clipvip_jax.input_pipeline import frames, pixels, tokenizer
+from clipvip_jax.input_pipeline import arrays, corpus, frames, pixels, tokenizer, workers
 late = {"cv2", "simplejpeg", "tokenizers", "instant_clip_tokenizer"} & set(sys.modules)
 assert not late, f"imported at once: {late}"
 frames.jittered_frames(40, 12, np.random.default_rng(0))
@@ -162,7 +198,7 @@ import simplejpeg
 pixels.resize_normalize(pixels.decode_jpeg(simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))), 16)
 tokenizer.load_tokenizer("clip")(["a cat"], 8)
 tokenizer.WordTokenizer.train(["a cat"], 16)(["a cat"], 8)
-found = {name.partition(".")[0] for name in sys.modules} & {"jax", "jaxlib", "flax", "tensorflow", "torch"}
+found = {name.partition(".")[0] for name in sys.modules} & {"jax", "jaxlib", "flax", "tensorflow", "torch", "grain"}
 assert not found, f"imported: {found}"
 """
   result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

@@ -1,0 +1,37 @@
+"""Self-contained HTML pages from the templates beside this file."""
+
+import base64
+import importlib.resources
+import pathlib
+from typing import Any
+
+import jinja2
+
+from clipvip_jax import files
+from clipvip_jax.errors import UserError
+
+
+def render(template: str, **values: Any) -> str:
+  """A template of this package, filled in; what it does not mark as safe is escaped."""
+  environment = jinja2.Environment(
+    loader=jinja2.FunctionLoader(_read), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+  )
+  return environment.get_template(template).render(**values)
+
+
+def _read(name: str) -> str:
+  return importlib.resources.files("clipvip_jax").joinpath(name).read_text(encoding="utf-8")
+
+
+def write(path: pathlib.Path, page: str, flag: str) -> None:
+  """Writes a page that is whole or not there. Raises UserError, naming the flag, where it cannot be written."""
+  try:
+    with files.whole(path) as temporary:
+      temporary.write_text(page, encoding="utf-8", errors="replace")
+  except OSError as error:
+    raise UserError(f"{flag}={path} cannot be written: {error.strerror}") from error
+
+
+def jpeg_uri(jpeg: bytes) -> str:
+  """JPEG bytes as a data: URI."""
+  return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

@@ -1,0 +1,257 @@
+"""Builders of corpora that are made from files: what `data/NAME` adds is how the owner's annotations become items.
+
+    annotations -> plan (items in shards) -> Beam: one shard after another -> records, coverage, TFDS metadata
+
+Everything unfinished stands in VERSION.building beside the corpus, so that a build goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+from etils import epath
+from tensorflow_datasets.core import constants, dataset_builder
+
+from clipvip_jax.errors import UserError
+from data import coverage, engine, places, records
+from data.coverage import Coverage
+from data.items import Item
+from data.media import Stored, decoder
+from data.plan import Plan, write_plan
+from data.shards import Account, Recipe
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class CorpusConfig(tfds.core.BuilderConfig):
+  """What a corpus holds.
+
+  splits: their names. sizes: clips that the official splits have. fps, frames, short_side, jpeg_quality and min_frames:
+  see media.Stored. decoder: see media.decoder.
+  """
+
+  splits: tuple[str, ...] = ("train",)
+  sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+  fps: float = 0.0
+  frames: int = 0
+  short_side: int = 256
+  jpeg_quality: int = 92
+  min_frames: int = 2
+  decoder: str = "pyav"
+
+  NOT_CONTENT: ClassVar[tuple[str, ...]] = ("sizes",)
+
+  def stored(self) -> Stored:
+    """Raises UserError for what no corpus can be."""
+    stored = Stored(self.fps, self.frames, self.short_side, self.jpeg_quality, self.min_frames)
+    stored.check()
+    decoder(self.decoder)
+    return stored
+
+  def settings(self) -> dict[str, Any]:
+    """What decides the records' content besides the owner's files."""
+    general = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)} | {*self.NOT_CONTENT}
+    own = sorted({field.name for field in dataclasses.fields(self)} - general)
+    return json.loads(json.dumps({name: getattr(self, name) for name in own}))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+  """How a corpus is built; nothing of it changes a record.
+
+  source: folder with the owner's files; "": DATA_DIR/downloads/manual/NAME. check_sizes: whether splits must have their
+  official sizes. decode_seconds: after which a clip counts as undecodable. max_left_out: share of a split's clips that
+  may be missing or bad. max_lacking: share that may lack a text which was looked up. clips_per_shard: 0: chosen by the
+  size of the split.
+  """
+
+  source: str = ""
+  check_sizes: bool = True
+  decode_seconds: float = 120.0
+  max_left_out: float = 0.05
+  max_lacking: float = 0.5
+  clips_per_shard: int = 0
+
+  def check(self) -> None:
+    """Raises UserError for numbers that mean nothing."""
+    coverage.check_share("max_left_out", self.max_left_out)
+    coverage.check_share("max_lacking", self.max_lacking)
+    if self.decode_seconds <= 0 or self.clips_per_shard < 0:
+      raise UserError(
+        f"decode_seconds={self.decode_seconds} must be above 0, clips_per_shard={self.clips_per_shard} at least 0"
+      )
+
+
+class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
+  """A corpus from files. A subclass names its VERSION, BUILDER_CONFIGS and `items`."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  EXTRA: ClassVar[tuple[str, ...]] = ()  # text fields that its records have besides the common ones
+  builder_config: CorpusConfig
+
+  def __init__(self, *, options: BuildOptions | None = None, **kwargs: Any):
+    """Takes what TFDS builders take. Raises UserError where other records stand under this config's name."""
+    self.options = options or BuildOptions()
+    self.options.check()
+    super().__init__(**kwargs)
+    self.builder_config.stored()
+    stored, wanted = self.info.metadata["settings"], self._settings()  # of the disk, where the records exist
+    if stored != wanted:
+      changed = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
+      raise UserError(
+        f"{self.data_path}: these records were built with other settings ({', '.join(changed)})."
+        " Delete this folder, or build under another name or data_dir."
+      )
+
+  @abc.abstractmethod
+  def items(self, source: epath.Path) -> Iterator[Item]:
+    """Every clip that the owner's files name, in a fixed order.
+
+    Raises:
+      UserError: a file is absent or broken; the place is named.
+    """
+
+  def lookups(self, source: epath.Path) -> dict[str, str]:
+    """Texts found by a clip's id while building: {"subtitle" | "caption": LMDB, or a JSON file that fits in memory}."""
+    del source
+    return {}
+
+  @property
+  def source(self) -> epath.Path:
+    """The folder with the owner's files."""
+    named = self.options.source
+    return epath.Path(named) if named else epath.Path(self.data_dir_root) / "downloads" / "manual" / self.name
+
+  @property
+  def building(self) -> epath.Path:
+    """Where the unfinished corpus stands."""
+    return epath.Path(self.data_dir_root) / self.name / self.builder_config.name / f"{self.version}.building"
+
+  def plan(self, folder: epath.Path) -> Plan:
+    """Writes the items down in `folder`. Raises UserError for bad annotations and splits of another size."""
+    if not self.source.exists():
+      raise UserError(f"{self.source}: no such file or folder; name what holds {self.name} with --source=PATH")
+    plan = write_plan(self.items(self.source), self.builder_config.splits, folder)
+    wrong = [
+      f"{split} has {plan.counts[split]} clips, officially {size}"
+      for split, size in self.builder_config.sizes.items()
+      if plan.counts.get(split, size) != size
+    ]
+    if wrong and self.options.check_sizes:
+      raise UserError(
+        f"{self.source}: these are not the official splits of {self.name}/{self.builder_config.name}"
+        f" ({'; '.join(wrong)}). Use the owner's files, or accept these: {self.command('--check_sizes=false')}"
+      )
+    return plan
+
+  def recipe(self) -> Recipe:
+    """How items become records."""
+    config = self.builder_config
+    return Recipe(config.stored(), config.decoder, self.options.decode_seconds, self.lookups(self.source), self.EXTRA)
+
+  def _settings(self) -> dict[str, Any]:
+    return {"version": str(self.VERSION), **self.builder_config.settings()}
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return self.dataset_info_from_configs(
+      features=records.record_features(self.EXTRA),
+      metadata=tfds.core.MetadataDict(pixels=self.builder_config.stored().describe(), settings=self._settings()),
+      disable_shuffling=True,  # records stand in the order of the items; training shuffles
+    )
+
+  def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+    del dl_manager
+    building = self.building
+    building.mkdir(parents=True, exist_ok=True)
+    lock = pathlib.Path(self.building) / "lock" if not places.is_remote(building) else None
+    if lock is None:
+      self._build(building, download_config)
+      return
+    with places.locked(lock) as free:
+      if not free:
+        raise UserError(f"{building}: another process is building this corpus; wait for it, or stop it first")
+      self._build(building, download_config)
+
+  def _build(self, building: epath.Path, download_config: Any) -> None:
+    self._remove_orphans()
+    clips, shards = self.options.clips_per_shard, building / "shards"
+    plan, recipe = self.plan(building / "plan"), self.recipe()
+    settings = json.dumps([self._settings(), recipe.lookups], sort_keys=True)
+    engine.build(plan, recipe, engine.Work(shards, settings, clips), download_config)
+    left_out = building / coverage.LEFT_OUT_FILE
+    account, written = gather(plan, shards, clips, left_out)
+    self._check(account, left_out)
+    self.info.set_splits(tfds.core.SplitDict([self._split(split, shards, written[split]) for split in plan.counts]))
+    places.take(left_out, epath.Path(self.data_path) / coverage.LEFT_OUT_FILE)
+    self.info.metadata["coverage"] = account.as_metadata()
+
+  def _check(self, account: Coverage, left_out: epath.Path) -> None:
+    for split, counts in account.as_metadata().items():
+      share = math.ceil(100 * sum(counts[reason] for reason in coverage.REASONS) / counts["expected"]) / 100
+      account.check(split, self.options.max_left_out, left_out, self.command(f"--max_left_out={share:g}"))
+      account.check_lacking(split, self.options.max_lacking, self.command("--max_lacking=1"))
+
+  def command(self, flags: str) -> str:
+    """What to run to build this corpus with other options."""
+    source = f"--source={self.options.source} " if self.options.source else ""
+    folder = f"--data_dir={self.data_dir_root} {source}{flags}"
+    return f"python -m clipvip_jax.data_tool build {self.name} --config={self.builder_config.name} {folder}"
+
+  def _split(self, split: str, shards: epath.Path, written: list[tuple[str, Account]]) -> tfds.core.SplitInfo:
+    """Moves the split's shards in place, those without a record aside."""
+    full = [(name, account) for name, account in written if account.records]
+    if not full:
+      raise UserError(
+        f"split {split!r}: none of its clips can be used; see {coverage.LEFT_OUT_FILE} in {self.building}"
+      )
+    template = self._get_filename_template(split_name=split)
+    for index, (name, _) in enumerate(full):
+      target = template.sharded_filepath(shard_index=index, num_shards=len(full))
+      places.take(shards / f"{name}.array_record", epath.Path(target))
+    return tfds.core.SplitInfo(
+      name=split,
+      shard_lengths=[account.records for _, account in full],
+      num_bytes=sum(account.bytes for _, account in full),
+      filename_template=template,
+    )
+
+  def _remove_orphans(self) -> None:
+    """Folders that builds which were killed at the very end have left behind."""
+    for folder in self.building.parent.glob(f"{constants.INCOMPLETE_PREFIX}*_{self.version}"):
+      if folder != epath.Path(self.data_path):
+        folder.rmtree()
+
+  def _log_download_bytes(self) -> None:
+    """TFDS' own words are of downloads; `engine` says what is built."""
+
+  _log_download_done = _log_download_bytes
+
+  def _post_download_and_prepare_hook(self) -> None:
+    self.building.rmtree()
+
+
+def gather(
+  plan: Plan, shards: epath.Path, clips: int, left_out: epath.Path
+) -> tuple[Coverage, dict[str, list[tuple[str, Account]]]]:
+  """(coverage, {split: [(name of a shard, its account)]}) of finished shards; writes who was left out, and why."""
+  total = Coverage()
+  written: dict[str, list[tuple[str, Account]]] = {split: [] for split in plan.counts}
+  for split, count in plan.counts.items():
+    total.expect(split, count)
+  with places.whole(left_out) as temporary, temporary.open("w", encoding="utf-8") as file:
+    for shard in plan.shards(clips):
+      account = Account.read(shards / f"{shard.name}.json")
+      if account is None:
+        raise UserError(f"{shards / shard.name}: the shard is gone; build again")
+      total.found(shard.split, account.records)
+      total.lacking(shard.split, account.lacking)
+      total.left_out(shard.split, account.left_out)
+      file.writelines(coverage.line(shard.split, clip) for clip in account.left_out)
+      written[shard.split].append((shard.name, dataclasses.replace(account, left_out=[], states={})))
+  return total, written

@@ -1,0 +1,162 @@
+"""Runs the shards of a build on Apache Beam: on this machine's cores, or on Spark, Flink or Dataflow.
+
+Only the shards' numbers travel through Beam; each worker writes the shards that it is given. So memory does not grow
+with the corpus on any runner, and a shard that is there is not made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options import pipeline_options
+from etils import epath
+
+from clipvip_jax.errors import UserError
+from clipvip_jax.log import log
+from clipvip_jax.progress import duration
+from data import places
+from data.decoding import Decoding
+from data.plan import Plan, Shard
+from data.shards import Recipe, build_shard, is_done
+
+_WORTH = 400  # clips for which it is worth while to start a process
+_LOOK = 1.0  # seconds between two looks at what is finished
+_SAY = 10.0  # seconds between two lines
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """Where shards are made, what decides their content besides the items, and how many clips each has (0: chosen)."""
+
+  folder: epath.Path
+  settings: str
+  clips: int = 0
+
+  def digest(self, shard: Shard) -> str:
+    """Of everything that the shard is made from."""
+    return hashlib.sha256(f"{shard.digest} {self.settings}".encode()).hexdigest()
+
+  @property
+  def stop(self) -> epath.Path:
+    """The first error of a build: shards that come after it do not begin."""
+    return self.folder / "stop.json"
+
+
+def build(plan: Plan, recipe: Recipe, work: Work, download_config: Any) -> None:
+  """Makes every shard that is not done.
+
+  Args:
+    plan: the items.
+    recipe: how they become records.
+    work: where to.
+    download_config: TFDS' own; its `beam_runner` and `beam_options` are used.
+
+  Raises:
+    UserError: a shard could not be made; those that are finished are kept.
+  """
+  work.folder.mkdir(parents=True, exist_ok=True)
+  work.stop.unlink(missing_ok=True)
+  todo = [shard for shard in plan.shards(work.clips) if not is_done(shard, work.folder, work.digest(shard))]
+  if not todo:
+    return
+  log.info("%d clips in %d shards to build in %s", sum(shard.count for shard in todo), len(todo), work.folder)
+  finished = threading.Event()
+  watcher = threading.Thread(target=_watch, args=(todo, work, finished), daemon=True)
+  watcher.start()
+  try:
+    _run(todo, plan, recipe, work, download_config)
+  finally:
+    finished.set()
+    watcher.join()
+  if work.stop.exists():
+    raise UserError(json.loads(work.stop.read_text())["error"])
+
+
+def _run(todo: list[Shard], plan: Plan, recipe: Recipe, work: Work, download_config: Any) -> None:
+  options = download_config.beam_options or local_options(min(cores(), sum(shard.count for shard in todo) // _WORTH))
+  logging.getLogger("apache_beam").setLevel(logging.ERROR)
+  with beam.Pipeline(runner=download_config.beam_runner or "FnApiRunner", options=options) as pipeline:
+    shards = pipeline | "shards" >> beam.Create(todo, reshuffle=True)
+    _ = shards | "build" >> beam.ParDo(_Build(plan, recipe, work))
+
+
+def local_options(workers: int) -> pipeline_options.PipelineOptions:
+  """Beam's options for so many processes on this machine; up to 1: none besides this one."""
+  if workers <= 1:
+    return pipeline_options.PipelineOptions([], direct_running_mode="in_memory")
+  return pipeline_options.PipelineOptions([], direct_num_workers=workers, direct_running_mode="multi_processing")
+
+
+def options(runner: str, texts: str, workers: int | None) -> pipeline_options.PipelineOptions | None:
+  """Beam's options for a command line.
+
+  Args:
+    runner: of Beam; "": this machine.
+    texts: "NAME=VALUE,NAME" for a runner.
+    workers: processes on this machine; None: chosen by the size of the work.
+
+  Raises:
+    UserError: options for a runner that is this machine.
+  """
+  if not runner:
+    if texts:
+      raise UserError(f"--beam_options={texts} are for a --runner; on this machine give --workers=N")
+    return None if workers is None else local_options(workers)
+  flags = [f"--{text}" for text in texts.split(",") if text]
+  return pipeline_options.PipelineOptions([f"--runner={runner}", *flags])
+
+
+def cores() -> int:
+  """The cores that this process may use, where the system can say so."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Build(beam.DoFn):
+  """Makes shards; each worker has one decoding process."""
+
+  def __init__(self, plan: Plan, recipe: Recipe, work: Work):
+    self._plan, self._recipe, self._work = plan, recipe, work
+    self._decoding: Decoding | None = None
+
+  def setup(self) -> None:
+    """Beam's, once a worker."""
+    self._decoding = self._recipe.decoding()
+
+  def process(self, shard: Shard) -> Iterator[None]:
+    """An error of a user's making ends the build, and not by Beam's trying again."""
+    assert self._decoding is not None
+    if not self._work.stop.exists():
+      try:
+        build_shard(shard, self._plan, self._recipe, self._work.folder, self._work.digest(shard), self._decoding)
+      except UserError as error:
+        with places.whole(self._work.stop) as temporary:
+          temporary.write_text(json.dumps({"error": str(error)}))
+    yield from ()
+
+  def teardown(self) -> None:
+    """Beam's, where a worker ends in peace."""
+    if self._decoding is not None:
+      self._decoding.close()
+
+
+def _watch(todo: list[Shard], work: Work, finished: threading.Event) -> None:
+  """Says how far the build is and how long it will take."""
+  started = said = time.monotonic()
+  waiting = list(todo)
+  while not finished.wait(_LOOK):
+    if time.monotonic() - said < _SAY:
+      continue
+    said = time.monotonic()
+    waiting = [shard for shard in waiting if not is_done(shard, work.folder, work.digest(shard))]
+    done = len(todo) - len(waiting)
+    left = f"{duration((said - started) / done * len(waiting))} left" if done else "the first are on their way"
+    log.info("%d of %d shards | %s", done, len(todo), left)

@@ -1,0 +1,61 @@
+"""Folders on this machine and elsewhere (gs://, s3://), through the paths that TFDS uses."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+from etils import epath
+
+from clipvip_jax import files
+
+
+def is_remote(address: str | os.PathLike[str]) -> bool:
+  """Whether it lies on another machine."""
+  return "://" in os.fspath(address)
+
+
+@contextlib.contextmanager
+def whole(path: epath.Path) -> Iterator[pathlib.Path]:
+  """A local name to write to; what was written stands at `path` when the block ends well, and not before.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  if not is_remote(path):
+    with files.whole(pathlib.Path(path)) as temporary:
+      yield temporary
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    temporary = pathlib.Path(folder) / path.name
+    yield temporary
+    epath.Path(temporary).copy(path, overwrite=True)  # an object appears when all of it was sent
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[bool]:
+  """Holds a lock on a local file, which ends with this process however that ends; gives whether it was free."""
+  import fcntl
+
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with path.open("w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      yield False
+      return
+    yield True
+
+
+def take(source: epath.Path, target: epath.Path) -> None:
+  """Makes a finished file stand at `target` too, as a second name where both lie in one file system."""
+  if not is_remote(source) and not is_remote(target):
+    try:
+      os.link(source, target)
+      return
+    except OSError:  # another file system, or one without links
+      pass
+  source.copy(target, overwrite=True)

@@ -1,0 +1,123 @@
+"""A user's own videos: from a file of JSON lines to records, and two steps of training."""
+
+import json
+
+import corpora
+import pytest
+
+from clipvip_jax.errors import UserError
+from data.coverage import LEFT_OUT_FILE
+from data.video_manifest.video_manifest_dataset_builder import Builder
+
+LONG = "word " * 10_000
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+  """Six good clips, and one of each kind that cannot be used."""
+  folder = tmp_path_factory.mktemp("manifest")
+  for number in range(4):
+    corpora.write_video(folder / f"videos/{number}.mp4", count=12, fps=6, seed=number)
+  cut = corpora.write_video(folder / "videos/cut.mp4")
+  cut.write_bytes(cut.read_bytes()[:-300])
+  (folder / "videos/empty.mp4").touch()
+  rows = [
+    {"video": "videos/0.mp4", "text": "one text", "caption": "a frame", "subtitle": "what is said"},
+    {"video": "videos/1.mp4", "text": ["first", "", "second"]},
+    {"video": "videos/2.mp4", "text": "the first second", "end": 1},
+    {"video": "videos/2.mp4", "text": "the other", "start": 1.0, "end": 2.0},
+    {"video": "videos/3.mp4", "text": "tab\there, a \u0007 bell, a \ud83d\ude00 face, half a face \ud83d"},
+    {"video": "videos/0.mp4", "text": LONG, "id": "../long one"},
+    {"video": "videos/0.mp4", "text": "", "id": "silent"},
+    {"video": "videos/gone.mp4", "text": "gone"},
+    {"video": "videos/cut.mp4", "text": "cut"},
+    {"video": "videos/empty.mp4", "text": "empty"},
+    {"video": "videos/1.mp4", "text": "after its end", "start": 60},
+    *({"video": f"videos/{n}.mp4", "text": f"question {n}", "split": "test"} for n in range(4)),
+  ]
+  manifest = corpora.write_lines(folder / "mine.jsonl", rows)
+  return corpora.build(Builder, "default", folder / "corpora", manifest, max_left_out=0.5)
+
+
+def test_records(built):
+  records = {record["id"]: record for record in corpora.read_back(built, "train")}
+  assert list(records) == [
+    "videos/0.mp4", "videos/1.mp4", "videos/2.mp4@0-1", "videos/2.mp4@1-2", "videos/3.mp4", "../long one",
+  ]  # fmt: skip
+  first = records["videos/0.mp4"]
+  assert (first["description"], first["caption"], first["subtitle"]) == (["one text"], "a frame", "what is said")
+  assert records["videos/1.mp4"]["description"] == ["first", "second"]
+  assert records["videos/3.mp4"]["description"] == ["tab here, a   bell, a \U0001f600 face, half a face"]
+  assert records["../long one"]["description"] == [LONG.strip()]
+  assert [records[name]["num_frames"] for name in ("videos/0.mp4", "videos/2.mp4@0-1")] == [6, 3]  # three a second
+  assert len(corpora.read_back(built, "test")) == 4
+
+
+def test_what_was_left_out_is_counted_and_named(built):
+  counts = built.info.metadata["coverage"]["train"]
+  assert counts == {
+    "expected": 11, "found": 6, "missing": 1, "undecodable": 2, "too_short": 1, "without_text": 1,
+    "lacking_subtitle": 0, "lacking_caption": 0,
+  }  # fmt: skip
+  rows = [line.split("\t") for line in (built.data_path / LEFT_OUT_FILE).read_text().splitlines()]
+  assert {(row[1], row[2]) for row in rows} == {
+    ("without_text", "silent"),
+    ("missing", "videos/gone.mp4"),
+    ("undecodable", "videos/cut.mp4"),
+    ("undecodable", "videos/empty.mp4"),
+    ("too_short", "videos/1.mp4@60-"),
+  }
+  assert built.info.metadata["pixels"] == (
+    "3 frames a second; shorter side at most 256 pixels (area averaging); aspect kept; JPEG of quality 92, 4:2:0"
+  )
+
+
+def test_two_steps_of_training(built, tmp_path):
+  fields = {"loss": "vs", "data.subtitle": "description", "evaluate.during_split": "test"}
+  results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("test",)})
+  assert results["step"] == 2 and results["splits"]["test"]["size"] == 4
+  assert results["corpus"]["coverage"]["train"]["missing"] == 1
+  assert results["corpus"]["pixels"].startswith("3 frames a second")
+
+
+def test_paragraphs(tmp_path):
+  corpora.write_video(tmp_path / "v.mp4")
+  manifest = corpora.write_lines(tmp_path / "m.jsonl", [{"video": "v.mp4", "text": ["He sits.", "She stands."]}])
+  config = type(Builder.builder_configs["default"])(name="joined", texts="paragraph")
+  [record] = corpora.read_back(corpora.build(Builder, config, tmp_path / "corpora", manifest), "train")
+  assert record["description"] == ["He sits. She stands."]
+
+
+GOOD = {"video": "v.mp4", "text": "t"}
+
+
+@pytest.mark.parametrize(
+  ("lines", "words"),
+  [
+    ([json.dumps(GOOD), '{"video": "w.mp4", "text": '], "m.jsonl, line 2: no JSON"),
+    (["[1, 2]"], "line 1: expected an object"),
+    ([json.dumps({**GOOD, "txt": "x"})], r"line 1: unknown fields \['txt'\]; allowed: video, text"),
+    ([json.dumps({"text": "x"})], "line 1, video: an id must be a string"),
+    ([json.dumps({**GOOD, "text": 3})], "line 1, text: a text is a string, got int"),
+    ([json.dumps({**GOOD, "start": "1"})], "line 1: start must be seconds"),
+    ([json.dumps({**GOOD, "start": 3, "end": 2})], "line 1: end 2 is not after start 3"),
+    ([json.dumps({**GOOD, "split": "../x"})], "line 1: a split is named by letters"),
+    ([json.dumps(GOOD), json.dumps({**GOOD, "text": "u"})], "'v.mp4' stands for clip 1 and for clip 2"),
+    ([], "name no clips"),
+    (["\ufffd" * 3], "line 1: no JSON"),
+  ],
+)
+def test_bad_manifests_are_refused_before_work_starts(tmp_path, lines, words):
+  corpora.write_video(tmp_path / "v.mp4")
+  (tmp_path / "m.jsonl").write_text("\n".join(lines))
+  with pytest.raises(UserError, match=words) as refused:
+    corpora.build(Builder, "default", tmp_path / "corpora", tmp_path / "m.jsonl")
+  assert "\n" not in str(refused.value)
+  assert not list((tmp_path / "corpora").rglob("*.array_record*"))
+
+
+def test_a_manifest_that_is_not_there(tmp_path):
+  with pytest.raises(UserError, match=r"no\.jsonl: no such file or folder; .*--source=PATH"):
+    corpora.build(Builder, "default", tmp_path, tmp_path / "no.jsonl")
+  with pytest.raises(UserError, match="--source=FILE"):
+    corpora.build(Builder, "default", tmp_path, "")
