@@ -42,6 +42,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 lock: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade --no-header --no-annotate --no-emit-find-links --no-emit-index-url requirements-dev.txt -o requirements.lock
+	sed -i '1i # Resolved from requirements.txt and requirements-dev.txt by `make lock`, for Python 3.11 and 3.12.' requirements.lock
 
 clean:
 	rm -rf $(BUILD) $(VENV)

@@ -20,7 +20,7 @@ from etils import epath
 from tensorflow_datasets.core import constants, dataset_builder
 
 from clipvip_jax.errors import UserError
-from data import coverage, engine, places, records
+from data import coverage, engine, lookup, places, records
 from data.coverage import Coverage
 from data.items import Item
 from data.media import Stored, decoder
@@ -182,7 +182,8 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     self._remove_orphans()
     clips, shards = self.options.clips_per_shard, building / "shards"
     plan, recipe = self.plan(building / "plan"), self.recipe()
-    settings = json.dumps([self._settings(), recipe.lookups], sort_keys=True)
+    lookups = {field: (path, lookup.state(path)) for field, path in recipe.lookups.items()}
+    settings = json.dumps([self._settings(), lookups], sort_keys=True)
     engine.build(plan, recipe, engine.Work(shards, settings, clips), download_config)
     left_out = building / coverage.LEFT_OUT_FILE
     account, written = gather(plan, shards, clips, left_out)
@@ -201,7 +202,17 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """What to run to build this corpus with other options."""
     source = f"--source={self.options.source} " if self.options.source else ""
     folder = f"--data_dir={self.data_dir_root} {source}{flags}"
-    return f"python -m clipvip_jax.data_tool build {self.name} --config={self.builder_config.name} {folder}"
+    return f"python -m clipvip_jax.data_tool build {self.name} {self._config_flags()} {folder}"
+
+  def _config_flags(self) -> str:
+    """How the command line names this configuration, which may differ from those of the class."""
+    config, known = self.builder_config, self.builder_configs
+    if config.name in known:
+      return f"--config={config.name}"
+    base = known[max(known, key=lambda name: (config.name.startswith(name), len(name)))]
+    before, now = base.settings(), config.settings()
+    changed = " ".join(f"--{name}={value}" for name, value in now.items() if before.get(name) != value)
+    return f"--config={base.name} --name={config.name} {changed}".rstrip()
 
   def _split(self, split: str, shards: epath.Path, written: list[tuple[str, Account]]) -> tfds.core.SplitInfo:
     """Moves the split's shards in place, those without a record aside."""
@@ -223,7 +234,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   def _remove_orphans(self) -> None:
     """Folders that builds which were killed at the very end have left behind."""
-    for folder in self.building.parent.glob(f"{constants.INCOMPLETE_PREFIX}*_{self.version}"):
+    for folder in places.matching(self.building.parent, f"{constants.INCOMPLETE_PREFIX}*_{self.version}"):
       if folder != epath.Path(self.data_path):
         folder.rmtree()
 

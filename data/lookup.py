@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from etils import epath
 
 from clipvip_jax.errors import UserError
+from data import places
 from data.items import Item, clean, peek
 
 _ID_KEYS = ("image_id", "clip_id", "video_id", "id")
@@ -137,6 +138,12 @@ def _pair(row: Any, where: str) -> tuple[str, str]:
     if names and texts:
       return str(names[0]), clean(texts[0], where)
   raise UserError(f"{where}: expected one of {_ID_KEYS} and one of {_TEXT_KEYS}, got {str(row)[:80]}")
+
+
+def state(path: str) -> list[int]:
+  """`places.state` of a file of texts. An LMDB's folder does not show that it has changed, its data file does."""
+  file = epath.Path(path)
+  return places.state(file / "data.mdb" if file.is_dir() else file)
 
 
 def read_json(path: str) -> Any:

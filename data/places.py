@@ -18,6 +18,25 @@ def is_remote(address: str | os.PathLike[str]) -> bool:
   return "://" in os.fspath(address)
 
 
+def state(address: str | os.PathLike[str]) -> list[int]:
+  """Size and time of a file: whether it was changed since. Empty for one that is absent."""
+  try:
+    if not is_remote(address):
+      stat = pathlib.Path(address).stat()
+      return [stat.st_size, stat.st_mtime_ns]
+    remote = epath.Path(address).stat()
+    return [remote.length, int(remote.mtime)]
+  except OSError:
+    return []
+
+
+def matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
+  """What matches in a folder, sorted. The folder's own name may hold what is special in a pattern."""
+  if is_remote(folder):
+    return sorted(folder.glob(pattern))
+  return sorted(epath.Path(path) for path in pathlib.Path(folder).glob(pattern))
+
+
 @contextlib.contextmanager
 def whole(path: epath.Path) -> Iterator[pathlib.Path]:
   """A local name to write to; what was written stands at `path` when the block ends well, and not before.

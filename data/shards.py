@@ -76,7 +76,7 @@ def is_done(shard: Shard, folder: epath.Path, digest: str) -> bool:
   account = Account.read(folder / f"{shard.name}.json")
   if account is None or account.digest != digest or not (folder / f"{shard.name}.array_record").exists():
     return False
-  return all(_state(name) == state for name, state in account.states.items())
+  return all(places.state(name) == state for name, state in account.states.items())
 
 
 def build_shard(shard: Shard, plan: Plan, recipe: Recipe, folder: epath.Path, digest: str, decoding: Decoding) -> None:
@@ -98,7 +98,7 @@ def build_shard(shard: Shard, plan: Plan, recipe: Recipe, folder: epath.Path, di
         record = clip_record(item, recipe, decoding, lacking)
         if isinstance(record, LeftOut):
           left_out.append(dataclasses.replace(record, name=item.id, detail=f"{item.video}: {record.detail}"))
-          states[item.video] = _state(item.video)
+          states[item.video] = places.state(item.video)
           continue
         data = _serialise(record, recipe.extra)
         write(data)
@@ -189,15 +189,6 @@ def _local(item: Item) -> Iterator[tuple[str, int]]:
 def is_there(item: Item) -> bool:
   """Whether the clip's file exists."""
   return epath.Path(item.video).exists()
-
-
-def _state(address: str) -> list[int]:
-  """Size and time of a file: whether it was mended since. Empty for one that is absent."""
-  try:
-    stat = epath.Path(address).stat()
-  except OSError:
-    return []
-  return [stat.length, int(stat.mtime)]
 
 
 @functools.cache

@@ -168,3 +168,19 @@ def test_other_settings_under_the_same_name_are_refused(manifest, tmp_path):
 def test_options_that_mean_nothing(manifest, tmp_path, options):
   with pytest.raises(UserError, match=next(iter(options))):
     corpora.build(Builder, "default", tmp_path, manifest, **options)
+
+
+def test_the_command_to_override_names_a_configuration_of_ones_own(manifest, tmp_path):
+  config = VideoManifestConfig(name="default-short_side_32", fps=3, short_side=32)
+  builder = Builder(config=config, data_dir="corpora", options=BuildOptions(source="m.jsonl"))
+  assert builder.command("--max_left_out=1") == (
+    "python -m clipvip_jax.data_tool build video_manifest --config=default --name=default-short_side_32"
+    " --short_side=32 --data_dir=corpora --source=m.jsonl --max_left_out=1"
+  )
+
+
+def test_folders_may_have_any_name(manifest, tmp_path):
+  folder = tmp_path / "a [b] *c? d"
+  corpora.write_video(folder / "v.mp4")
+  source = corpora.write_lines(folder / "m.jsonl", [{"video": "v.mp4", "text": "t"}])
+  assert len(corpora.read_back(corpora.build(Builder, "default", folder, source), "train")) == 1

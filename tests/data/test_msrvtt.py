@@ -1,0 +1,231 @@
+"""MSR-VTT in miniature, in each form in which it is handed out."""
+
+import csv
+import dataclasses
+import json
+
+import corpora
+import pytest
+from etils import epath
+
+from clipvip_jax.errors import UserError
+from data.build import BuildOptions
+from data.coverage import LEFT_OUT_FILE
+from data.msrvtt.msrvtt_dataset_builder import Builder
+
+TRAIN, TEST = [f"video{n}" for n in range(6)], [f"video{n}" for n in range(7010, 7014)]
+BAD = ("missing", "empty", "cut")  # of video6 to video8
+
+
+def captions(name, count=20):
+  return [f"caption {i} of {name}" for i in range(count)]
+
+
+def write_table(path, header, rows):
+  with path.open("w", newline="") as file:
+    csv.writer(file).writerows([header, *rows])
+
+
+def write_lists(folder, train, test, name="9k"):
+  """Lists of videos as CLIP4Clip's authors hand them out."""
+  write_table(folder / f"MSRVTT_train.{name}.csv", ["video_id"], [[video] for video in train])
+  rows = [[f"ret{i}", f"msr{video[5:]}", video, f"query, {video}"] for i, video in enumerate(test)]
+  write_table(folder / "MSRVTT_JSFUSION_test.csv", ["key", "vid_key", "video_id", "sentence"], rows)
+
+
+def write_captions(path, splits, count=20):
+  """The owner's file, or CLIP4Clip's, of {video: split}; captions of all videos are mixed."""
+  rows = [{"video_id": v, "caption": c, "sen_id": i} for i in range(count) for v in splits for c in [captions(v)[i]]]
+  videos = [{"video_id": video, "split": split, "url": "u"} for video, split in splits.items()]
+  path.write_text(json.dumps({"videos": videos, "sentences": rows}))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+  """Ten good videos, one of them under another extension, an empty one and one that was cut; one is not there."""
+  folder = tmp_path_factory.mktemp("videos")
+  for seed, name in enumerate([*TRAIN, *TEST, "video8"]):
+    corpora.write_video(folder / f"{name}.mp4", count=10, fps=12, seed=seed)
+  (folder / "video7.mp4").touch()
+  cut = folder / "video8.mp4"
+  cut.write_bytes(cut.read_bytes()[:-300])
+  (folder / f"{TEST[3]}.mp4").rename(folder / f"{TEST[3]}.webm")
+  return folder
+
+
+def source(folder, videos, name="videos"):
+  (folder / name).parent.mkdir(parents=True, exist_ok=True)
+  (folder / name).symlink_to(videos)
+  return folder
+
+
+def texts(builder, split):
+  return {record["id"]: record["description"] for record in corpora.read_back(builder, split)}
+
+
+@pytest.fixture(scope="module")
+def built(videos, tmp_path_factory):
+  """CLIP4Clip's lists and captions beside videos/all."""
+  folder = source(tmp_path_factory.mktemp("msrvtt"), videos, "videos/all")
+  train = [*TRAIN, "video6", "video7", "video8"]
+  write_lists(folder, train, TEST)
+  write_captions(folder / "MSRVTT_data.json", dict.fromkeys([*train, *TEST], "train"))
+  return corpora.build(Builder, "9k", folder / "corpora", folder, max_left_out=0.5)
+
+
+def test_training_has_all_captions_and_1ka_has_one(built):
+  assert texts(built, "train") == {name: captions(name) for name in TRAIN}
+  assert texts(built, "test") == {name: [f"query, {name}"] for name in TEST}
+  records = corpora.read_back(built, "train") + corpora.read_back(built, "test")
+  assert {record["num_frames"] for record in records} == {5}  # six a second of twelve
+  assert not any(record["subtitle"] or record["caption"] for record in records)
+
+
+def test_what_was_left_out_is_counted_and_named(built):
+  counts = built.info.metadata["coverage"]
+  assert {key: counts["train"][key] for key in ("expected", "found", "missing", "undecodable")} == {
+    "expected": 9, "found": 6, "missing": 1, "undecodable": 2,
+  }  # fmt: skip
+  assert counts["test"]["found"] == counts["test"]["expected"] == 4
+  rows = [line.split("\t") for line in (built.data_path / LEFT_OUT_FILE).read_text().splitlines()]
+  assert [row[1:3] for row in rows] == [["missing", "video6"], ["undecodable", "video7"], ["undecodable", "video8"]]
+  assert rows[0][3].endswith("videos/all/video6.mp4: no such file")
+
+
+def test_two_steps_of_training(built, tmp_path):
+  fields = {"loss": "vs", "data.subtitle": "description", "evaluate.during_split": "test"}
+  results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("test",)})
+  assert results["step"] == 2 and results["splits"]["test"]["size"] == 4
+
+
+def test_the_owners_splits(videos, tmp_path):
+  folder = tmp_path / "msrvtt"
+  for name, clips in (("TrainValVideo", TRAIN), ("TestVideo", TEST)):
+    (folder / name).mkdir(parents=True)
+    for path in videos.iterdir():
+      if path.stem in clips:
+        (folder / name / path.name).symlink_to(path)
+  splits = dict.fromkeys(TRAIN[:4], "train") | dict.fromkeys(TRAIN[4:], "validate")
+  write_captions(folder / "train_val_videodatainfo.json", splits)
+  write_captions(folder / "test_videodatainfo.json", dict.fromkeys(TEST, "test"))
+  builder = corpora.build(Builder, "full", tmp_path / "corpora", folder)
+  found = {split: texts(builder, split) for split in ("train", "validation", "test")}
+  assert {split: list(clips) for split, clips in found.items()} == {
+    "train": TRAIN[:4], "validation": TRAIN[4:], "test": TEST,
+  }  # fmt: skip
+  assert all(clips[name] == captions(name) for clips in found.values() for name in clips)
+
+
+def plan(folder, config="9k", **options):
+  """{split: items} without decoding anything."""
+  options = BuildOptions(source=str(folder), **{"check_sizes": False, **options})
+  config = config if isinstance(config, str) else dataclasses.replace(config)
+  builder = Builder(config=config, data_dir=str(folder / "corpora"), options=options)
+  made = builder.plan(epath.Path(folder / "plan"))
+  found = {split: [] for split in made.counts}
+  for shard in made.shards():
+    found[shard.split] += made.items(shard)
+  return found
+
+
+def test_json_lines_and_lists(videos, tmp_path):
+  """As CLIP-ViP's authors and VindLU's hand them out: names with folders, or with the extension."""
+  folder = source(tmp_path, videos)
+  rows = [{"clip_id": f"msrvtt/{name}", "text": captions(name)} for name in TRAIN]
+  corpora.write_lines(folder / "train9k.jsonl", rows)
+  corpora.write_lines(folder / "test1ka.jsonl", [{"clip_id": name, "text": "query"} for name in TEST])
+  first = plan(folder)
+  assert [(item.id, list(item.descriptions)) for item in first["train"]] == [(name, captions(name)) for name in TRAIN]
+  assert [(item.id, item.descriptions) for item in first["test"]] == [(name, ("query",)) for name in TEST]
+  (folder / "annotations").mkdir()
+  for name in ("train9k.jsonl", "test1ka.jsonl"):
+    (folder / name).unlink()
+  for name, split in (("train9k", "train"), ("test1k", "test")):
+    pairs = [{"video": f"{item.id}.mp4", "caption": list(item.descriptions)} for item in first[split]]
+    (folder / f"annotations/msrvtt_ret_{name}.json").write_text(json.dumps(pairs))
+  assert plan(folder) == first
+  assert {path for split in first.values() for path in (item.video for item in split)} == {
+    str(folder / "videos" / path.name) for path in videos.iterdir() if path.stem not in ("video7", "video8")
+  }
+
+
+def test_7k_needs_the_owners_first_file_only(tmp_path):
+  write_lists(tmp_path, TRAIN, TEST, "7k")
+  write_captions(tmp_path / "train_val_videodatainfo.json", dict.fromkeys(TRAIN[1:], "train"))
+  found = plan(tmp_path, "7k")["train"]
+  assert [len(item.descriptions) for item in found] == [0, *[20] * 5]  # the first will be counted as without text
+  assert found[0].video == str(tmp_path / "video0.mp4")
+  with pytest.raises(UserError, match=r"no column video_id; it has clip"):
+    write_table(tmp_path / "MSRVTT_train.7k.csv", ["clip"], [])
+    plan(tmp_path, "7k")
+
+
+def test_official_sizes(tmp_path):
+  """1,000 queries and 9,000 videos pass; one query fewer is refused with the numbers and what accepts it."""
+  train, test = [f"video{n}" for n in range(9000)], [f"video{n}" for n in range(9000, 10000)]
+  write_captions(tmp_path / "MSRVTT_data.json", dict.fromkeys([*train, *test], "train"), count=1)
+  write_lists(tmp_path, train, test)
+  assert {split: len(items) for split, items in plan(tmp_path, check_sizes=True).items()} == {
+    "train": 9000, "test": 1000,
+  }  # fmt: skip
+  write_lists(tmp_path, train, test[:-1])
+  with pytest.raises(UserError, match=r"test has 999 clips, officially 1000.*--config=9k .*--check_sizes=false"):
+    plan(tmp_path, check_sizes=True)
+
+
+GOOD = {"videos": [{"video_id": "video0", "split": "train"}], "sentences": [{"video_id": "video0", "caption": "c"}]}
+
+
+@pytest.mark.parametrize(
+  ("whole", "words"),
+  [
+    ('{"videos": [', r"MSRVTT_data\.json: cannot be read as JSON"),
+    ([], 'MSRVTT_data.json: no list "sentences"'),
+    ({**GOOD, "videos": {}}, 'no list "videos"'),
+    ({**GOOD, "videos": [7]}, "videos, entry 1: expected an object"),
+    ({**GOOD, "videos": [{"video_id": "video0"}]}, 'videos, entry 1: .*"split" is one of train, validate, test, got'),
+    ({**GOOD, "videos": [{"video_id": "../x", "split": "train"}]}, r"videos, entry 1: '\.\./x' leads out of"),
+    ({**GOOD, "sentences": [{"video_id": "/etc/x", "caption": "c"}]}, "sentences, entry 1: '/etc/x' leads out of"),
+    ({**GOOD, "sentences": [{"video_id": "video0"}]}, "sentences, entry 1: a text is a string, got NoneType"),
+    ({**GOOD, "videos": GOOD["videos"] * 2}, "the id 'video0' stands for clip 1 and for clip 2"),
+  ],
+)
+def test_broken_captions_are_refused(tmp_path, whole, words):
+  (tmp_path / "MSRVTT_data.json").write_text(whole if isinstance(whole, str) else json.dumps(whole))
+  config = dataclasses.replace(Builder.builder_configs["full"], name="mine", splits=("train",))
+  with pytest.raises(UserError, match=words) as refused:
+    plan(tmp_path, config)
+  assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  ("row", "words"),
+  [
+    ({"clip_id": "../../x", "text": "t"}, r"train9k\.jsonl, line 1: '\.\./\.\./x' leads out of"),
+    ({"clip_id": "a\tb", "text": "t"}, "line 1: an id must be a string of visible characters"),
+    ({"clip_id": "x"}, r"line 1: expected one of \('clip_id', .* and one of \('text'"),
+    ({"clip_id": "x", "text": [3]}, "line 1: a text is a string, got int"),
+  ],
+)
+def test_broken_lines_are_refused(tmp_path, row, words):
+  corpora.write_lines(tmp_path / "train9k.jsonl", [row])
+  corpora.write_lines(tmp_path / "test1ka.jsonl", [{"clip_id": "x", "text": "t"}])
+  with pytest.raises(UserError, match=words):
+    plan(tmp_path)
+
+
+def test_files_that_are_not_there(tmp_path):
+  def refused(words, config="9k"):
+    with pytest.raises(UserError, match=words):
+      plan(tmp_path, config)
+
+  refused("no annotations; looked for MSRVTT_JSFUSION_test.csv, test1ka.jsonl, .* here and in annotation or annot")
+  write_table(tmp_path / "MSRVTT_JSFUSION_test.csv", ["video_id", "sentence"], [["video1", "t"]])
+  refused("looked for MSRVTT_train.9k.csv, train9k.jsonl")
+  write_table(tmp_path / "MSRVTT_train.9k.csv", ["video_id"], [["video0"]])
+  refused("looked for MSRVTT_data.json, train_val_videodatainfo.json, test_videodatainfo.json")
+  write_captions(tmp_path / "train_val_videodatainfo.json", {"video0": "train"})
+  refused("looked for test_videodatainfo.json")
+  kind = type(Builder.builder_configs["9k"])
+  refused("gone: no such folder, although `videos` names it", kind(name="mine", train="9k", videos="gone"))
+  refused("train='8k' is unknown; allowed: 9k, 7k, full", kind(name="mine", train="8k"))
