@@ -93,6 +93,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   VERSION = tfds.core.Version("1.0.0")
   EXTRA: ClassVar[tuple[str, ...]] = ()  # text fields that its records have besides the common ones
+  SIZE_HINT = ""  # what people miss whose splits have not the official sizes
   builder_config: CorpusConfig
 
   def __init__(self, *, options: BuildOptions | None = None, **kwargs: Any):
@@ -146,7 +147,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     if wrong and self.options.check_sizes:
       raise UserError(
         f"{self.source}: these are not the official splits of {self.name}/{self.builder_config.name}"
-        f" ({'; '.join(wrong)}). Use the owner's files, or accept these: {self.command('--check_sizes=false')}"
+        f" ({'; '.join(wrong)}). Use the owner's files{self.SIZE_HINT}, or accept these: {self.command('--check_sizes=false')}"
       )
     return plan
 

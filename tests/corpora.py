@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import numpy as np
+from etils import epath
 
 from clipvip_jax import train
 from clipvip_jax.input_pipeline.video import encode_h264
@@ -40,6 +41,17 @@ def build(builder_class, config, data_dir, source, **options):
   builder = builder_class(config=config, data_dir=str(data_dir), file_format="array_record", options=options)
   builder.download_and_prepare()
   return builder
+
+
+def planned(builder_class, config, folder, **options):
+  """{split: items} of the files in `folder`; nothing is decoded. The options are those of `build`."""
+  options = BuildOptions(**{"source": str(folder), "check_sizes": False, **options})
+  builder = builder_class(config=config, data_dir=str(folder / "corpora"), options=options)
+  plan = builder.plan(epath.Path(folder / "plan"))
+  found = {split: [] for split in plan.counts}
+  for shard in plan.shards():
+    found[shard.split] += plan.items(shard)
+  return found
 
 
 def read_back(builder, split):

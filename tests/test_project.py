@@ -34,9 +34,10 @@ IMPORTED_AS = {
   "array-record": "array_record",
   "opencv-python-headless": "cv2",
   "orbax-checkpoint": "orbax",
+  "pillow": "PIL",
 }
-# Needed without an import: clu writes TensorBoard files through it, TFDS reads records with it.
-USED_BY_OTHERS = {"tensorboard", "array-record", "tensorflow-cpu"}
+# Needed without an import: clu writes TensorBoard files through it.
+USED_BY_OTHERS = {"tensorboard", "tensorflow-cpu"}
 
 
 def test_what_is_imported_is_what_is_declared():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import itertools
 import os
 import pathlib
@@ -15,6 +13,7 @@ from etils import epath
 
 from clipvip_jax.errors import UserError
 from data import places
+from data.annotations import table
 from data.build import CorpusBuilder, CorpusConfig
 from data.items import Item, check_id, clean_all, inside, peek
 
@@ -62,7 +61,7 @@ class Builder(CorpusBuilder):
     assert isinstance(config, WebvidConfig)
     tables = {split: _tables(source, config.size, split) for split in config.splits}
     for split, paths in tables.items():
-      yield from _items(source, split, itertools.chain.from_iterable(_rows(path) for path in paths))
+      yield from _items(source, split, itertools.chain.from_iterable(table(path, *_COLUMNS) for path in paths))
 
 
 def _tables(source: epath.Path, size: str, split: str) -> list[epath.Path]:
@@ -73,24 +72,6 @@ def _tables(source: epath.Path, size: str, split: str) -> list[epath.Path]:
     if paths := places.matching(source, pattern):
       return paths
   raise UserError(f"{source}: no table of split {split!r}; looked for {', '.join(patterns)}")
-
-
-def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, str]]]:
-  """(place, row) of a table, read line by line."""
-  try:
-    with path.open("rb") as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
-      reader = csv.DictReader(lines, strict=True)
-      missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-      if missing:
-        raise UserError(f"{path}, line 1: no column {', '.join(missing)}; the owner's tables begin with their names")
-      for row in reader:
-        if None in row or None in row.values():
-          raise UserError(f"{path}, line {reader.line_num}: {len(reader.fieldnames or ())} columns are expected")
-        yield f"{path}, line {reader.line_num}", row
-  except (csv.Error, UnicodeDecodeError) as error:
-    raise UserError(f"{path}, after line {reader.line_num}: no CSV in UTF-8 ({error})") from error
-  except OSError as error:
-    raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _items(source: epath.Path, split: str, rows: Iterator[tuple[str, dict[str, str]]]) -> Iterator[Item]:

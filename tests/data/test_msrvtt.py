@@ -6,10 +6,8 @@ import json
 
 import corpora
 import pytest
-from etils import epath
 
 from clipvip_jax.errors import UserError
-from data.build import BuildOptions
 from data.coverage import LEFT_OUT_FILE
 from data.msrvtt.msrvtt_dataset_builder import Builder
 
@@ -117,15 +115,7 @@ def test_the_owners_splits(videos, tmp_path):
 
 
 def plan(folder, config="9k", **options):
-  """{split: items} without decoding anything."""
-  options = BuildOptions(source=str(folder), **{"check_sizes": False, **options})
-  config = config if isinstance(config, str) else dataclasses.replace(config)
-  builder = Builder(config=config, data_dir=str(folder / "corpora"), options=options)
-  made = builder.plan(epath.Path(folder / "plan"))
-  found = {split: [] for split in made.counts}
-  for shard in made.shards():
-    found[shard.split] += made.items(shard)
-  return found
+  return corpora.planned(Builder, config, folder, **options)
 
 
 def test_json_lines_and_lists(videos, tmp_path):
