@@ -2,8 +2,8 @@
 
   python -m benchmarks.throughput
 
-A clip is 12 of 44 stored JPEGs (320 x 240, quality 92, 4:2:0), at 224 x 224 in normalised float32. Prints clips a second
-of
+A clip is 12 of 44 stored JPEGs (320 x 240, quality 92, 4:2:0), at 224 x 224 in normalised float32. Prints the clips a
+second of
 
 - the bare loop, one thread: frames that are in memory already through simplejpeg, OpenCV and NumPy, and np.stack;
 - the same with all memory allocated beforehand, which is the most that these calls can give;

@@ -30,7 +30,9 @@ def write_samples(path: pathlib.Path, corpus: Corpus, split: str, *, count: int,
   """
   source = corpus.source(split)
   chosen = np.unique(np.linspace(0, len(source) - 1, count).astype(int)).tolist() if len(source) else []
-  counts = sorted(corpus.metadata.get("coverage", {}).get(split, {}).items(), key=lambda count: count[0] not in ("expected", "found"))
+  counts = sorted(
+    corpus.metadata.get("coverage", {}).get(split, {}).items(), key=lambda count: count[0] not in ("expected", "found")
+  )
   page = pages.render(
     "samples.html.jinja",
     corpus=corpus.name,

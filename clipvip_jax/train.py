@@ -112,7 +112,7 @@ def _finish(
     "best_step": int(state.step),
     "best_by": f"plain text-to-video R@1 on {config.evaluate.during_split}",
     "num_params": sum(x.size for x in jax.tree.leaves(state.params)),
-    "corpus": {"name": parts.corpus.name, **parts.corpus.metadata},
+    "corpus": {"name": parts.corpus.name, **parts.corpus.metadata, "mix": parts.identity.get("mix", {})},
     "config": workdir.plain(config),
     "versions": versions(),
   }

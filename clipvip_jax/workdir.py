@@ -13,14 +13,15 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clipvip_jax import files
 from clipvip_jax.errors import UserError
 
-# Sections and fields that cannot change a result: a run may be continued with other values.
-_FREE = ("host.", "data.data_dir", "data.prepare")
+# What cannot change a result: a run may be continued with other values.
+_FREE = re.compile(r"host\..*|data\.(data_dir|prepare)|mix\.[^.]+\.data_dir")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -96,7 +97,7 @@ def check_same(workdir: pathlib.Path, what: str, wanted: Mapping[str, Any], flag
   changed = [
     f"{name}: {before.get(name, absent)!r} there, {now.get(name, absent)!r} now"
     for name in sorted(before.keys() | now.keys())
-    if before.get(name, absent) != now.get(name, absent) and not name.startswith(_FREE)
+    if before.get(name, absent) != now.get(name, absent) and not _FREE.fullmatch(name)
   ]
   if changed:
     raise UserError(

@@ -54,7 +54,7 @@ def data() -> ConfigDict:
   return ConfigDict(
     {
       "name": "hdvila",  # a folder of data/
-      "config": "",  # the builder's configuration; empty: its default
+      "config": "",  # the configuration that it was built under; empty: the builder's first
       "data_dir": "",  # where TFDS keeps its corpora; empty: TFDS' own default
       "prepare": False,  # build the corpus if it is missing (only for corpora that generate themselves)
       "train_split": "train",

@@ -147,7 +147,8 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     if wrong and self.options.check_sizes:
       raise UserError(
         f"{self.source}: these are not the official splits of {self.name}/{self.builder_config.name}"
-        f" ({'; '.join(wrong)}). Use the owner's files{self.SIZE_HINT}, or accept these: {self.command('--check_sizes=false')}"
+        f" ({'; '.join(wrong)}). Use the owner's files{self.SIZE_HINT}, or accept these:"
+        f" {self.command('--check_sizes=false')}"
       )
     return plan
 

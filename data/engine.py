@@ -9,24 +9,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import apache_beam as beam
-from apache_beam.options import pipeline_options
 from etils import epath
 
 from clipvip_jax.errors import UserError
 from clipvip_jax.log import log
 from clipvip_jax.progress import duration
-from data import places
-from data.decoding import Decoding
 from data.plan import Plan, Shard
-from data.shards import Recipe, build_shard, is_done
+from data.shards import Recipe, is_done
+
+if TYPE_CHECKING:
+  from apache_beam.options.pipeline_options import PipelineOptions
 
 _WORTH = 400  # clips for which it is worth while to start a process
 _LOOK = 1.0  # seconds between two looks at what is finished
@@ -73,7 +70,14 @@ def build(plan: Plan, recipe: Recipe, work: Work, download_config: Any) -> None:
   watcher = threading.Thread(target=_watch, args=(todo, work, finished), daemon=True)
   watcher.start()
   try:
-    _run(todo, plan, recipe, work, download_config)
+    from data import beam_job  # late: who has nothing to build need not wait for Beam
+
+    fitting = min(cores(), sum(shard.count for shard in todo) // _WORTH)
+    options = download_config.beam_options or local_options(fitting)
+    beam_job.run(todo, plan, recipe, work, download_config.beam_runner, options)
+  except Exception as error:  # Beam's own, of any kind: a worker was killed, a cluster is not there
+    cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    raise UserError(f"the build has stopped: {cause[0]}. Finished shards are kept: build again") from error
   finally:
     finished.set()
     watcher.join()
@@ -81,22 +85,16 @@ def build(plan: Plan, recipe: Recipe, work: Work, download_config: Any) -> None:
     raise UserError(json.loads(work.stop.read_text())["error"])
 
 
-def _run(todo: list[Shard], plan: Plan, recipe: Recipe, work: Work, download_config: Any) -> None:
-  options = download_config.beam_options or local_options(min(cores(), sum(shard.count for shard in todo) // _WORTH))
-  logging.getLogger("apache_beam").setLevel(logging.ERROR)
-  with beam.Pipeline(runner=download_config.beam_runner or "FnApiRunner", options=options) as pipeline:
-    shards = pipeline | "shards" >> beam.Create(todo, reshuffle=True)
-    _ = shards | "build" >> beam.ParDo(_Build(plan, recipe, work))
-
-
-def local_options(workers: int) -> pipeline_options.PipelineOptions:
+def local_options(workers: int) -> PipelineOptions:
   """Beam's options for so many processes on this machine; up to 1: none besides this one."""
+  from apache_beam.options.pipeline_options import PipelineOptions
+
   if workers <= 1:
-    return pipeline_options.PipelineOptions([], direct_running_mode="in_memory")
-  return pipeline_options.PipelineOptions([], direct_num_workers=workers, direct_running_mode="multi_processing")
+    return PipelineOptions([], direct_running_mode="in_memory")
+  return PipelineOptions([], direct_num_workers=workers, direct_running_mode="multi_processing")
 
 
-def options(runner: str, texts: str, workers: int | None) -> pipeline_options.PipelineOptions | None:
+def options(runner: str, texts: str, workers: int | None) -> PipelineOptions | None:
   """Beam's options for a command line.
 
   Args:
@@ -107,45 +105,19 @@ def options(runner: str, texts: str, workers: int | None) -> pipeline_options.Pi
   Raises:
     UserError: options for a runner that is this machine.
   """
+  from apache_beam.options.pipeline_options import PipelineOptions
+
   if not runner:
     if texts:
       raise UserError(f"--beam_options={texts} are for a --runner; on this machine give --workers=N")
     return None if workers is None else local_options(workers)
   flags = [f"--{text}" for text in texts.split(",") if text]
-  return pipeline_options.PipelineOptions([f"--runner={runner}", *flags])
+  return PipelineOptions([f"--runner={runner}", *flags])
 
 
 def cores() -> int:
   """The cores that this process may use, where the system can say so."""
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class _Build(beam.DoFn):
-  """Makes shards; each worker has one decoding process."""
-
-  def __init__(self, plan: Plan, recipe: Recipe, work: Work):
-    self._plan, self._recipe, self._work = plan, recipe, work
-    self._decoding: Decoding | None = None
-
-  def setup(self) -> None:
-    """Beam's, once a worker."""
-    self._decoding = self._recipe.decoding()
-
-  def process(self, shard: Shard) -> Iterator[None]:
-    """An error of a user's making ends the build, and not by Beam's trying again."""
-    assert self._decoding is not None
-    if not self._work.stop.exists():
-      try:
-        build_shard(shard, self._plan, self._recipe, self._work.folder, self._work.digest(shard), self._decoding)
-      except UserError as error:
-        with places.whole(self._work.stop) as temporary:
-          temporary.write_text(json.dumps({"error": str(error)}))
-    yield from ()
-
-  def teardown(self) -> None:
-    """Beam's, where a worker ends in peace."""
-    if self._decoding is not None:
-      self._decoding.close()
 
 
 def _watch(todo: list[Shard], work: Work, finished: threading.Event) -> None:

@@ -67,8 +67,8 @@ def test_there_is_no_recipe_or_variant_that_this_file_forgets():
 @pytest.mark.parametrize(("variant", "count"), MIXED.items())
 def test_every_source_of_a_mix_fits_the_step(variant, count):
   config = mixed.get_config(variant)
-  for source in (config.data, *config.mix.values()):
-    config.data.num_frames = source.num_frames
+  for frames in {source.num_frames for source in (config.data, *config.mix.values())}:
+    config.data.num_frames = frames
     before, (after, _) = shapes(config)
     assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)
     assert sum(x.size for x in jax.tree.leaves(before.params)) == count

@@ -27,8 +27,24 @@ def test_the_same_config_may_go_on(tmp_path):
 
 
 def test_what_cannot_change_a_result_may_change(tmp_path):
-  changes = {"host.num_workers": 3, "host.log_every": 1, "data.data_dir": "/elsewhere", "data.prepare": False}
+  changes = {
+    "host.num_workers": 3,
+    "host.log_every": 1,
+    "data.data_dir": "/elsewhere",
+    "data.prepare": False,
+    "mix.images.data_dir": "x",
+  }
   workdir.check_config(claimed(tmp_path), config(**changes))
+
+
+def test_folders_of_mixed_sources_may_change(tmp_path):
+  def mixed(**fields):
+    return {**config(), "mix": {"images": {"data_dir": "", "weight": 1.0, **fields}}}
+
+  workdir.claim(tmp_path, mixed(), {})
+  workdir.check_config(tmp_path, mixed(data_dir="/elsewhere"))
+  with pytest.raises(UserError, match=r"mix\.images\.weight"):
+    workdir.check_config(tmp_path, mixed(weight=2.0))
 
 
 def test_another_config_is_refused_with_both_values(tmp_path):
