@@ -32,7 +32,6 @@ def test_what_cannot_change_a_result_may_change(tmp_path):
     "host.log_every": 1,
     "data.data_dir": "/elsewhere",
     "data.prepare": False,
-    "mix.images.data_dir": "x",
   }
   workdir.check_config(claimed(tmp_path), config(**changes))
 
