@@ -6,6 +6,7 @@ with the corpus on any runner, and a shard that is there is not made again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,6 +20,7 @@ from etils import epath
 from clipvip_jax.errors import UserError
 from clipvip_jax.log import log
 from clipvip_jax.progress import duration
+from data import places
 from data.plan import Plan, Shard
 from data.shards import Recipe, is_done
 
@@ -47,6 +49,11 @@ class Work:
     """The first error of a build: shards that come after it do not begin."""
     return self.folder / "stop.json"
 
+  @property
+  def chatter(self) -> epath.Path:
+    """What Beam's processes on this machine write to standard error."""
+    return self.folder / "workers.log"
+
 
 def build(plan: Plan, recipe: Recipe, work: Work, download_config: Any) -> None:
   """Makes every shard that is not done.
@@ -74,10 +81,13 @@ def build(plan: Plan, recipe: Recipe, work: Work, download_config: Any) -> None:
 
     fitting = min(cores(), sum(shard.count for shard in todo) // _WORTH)
     options = download_config.beam_options or local_options(fitting)
-    beam_job.run(todo, plan, recipe, work, download_config.beam_runner, options)
+    with places.errors_to(work.chatter) if download_config.beam_runner is None else contextlib.nullcontext():
+      beam_job.run(todo, plan, recipe, work, download_config.beam_runner, options)
   except Exception as error:  # Beam's own, of any kind: a worker was killed, a cluster is not there
     cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-    raise UserError(f"the build has stopped: {cause[0]}. Finished shards are kept: build again") from error
+    raise UserError(
+      f"the build has stopped: {cause[0]}. {work.chatter} may say more. Finished shards are kept: build again"
+    ) from error
   finally:
     finished.set()
     watcher.join()

@@ -69,6 +69,22 @@ def locked(path: pathlib.Path) -> Iterator[bool]:
     yield True
 
 
+@contextlib.contextmanager
+def errors_to(path: epath.Path) -> Iterator[None]:
+  """Sends standard error of this process, and of those that it starts meanwhile, to a local file."""
+  if is_remote(path):
+    yield
+    return
+  before = os.dup(2)
+  try:
+    with pathlib.Path(path).open("ab") as file:
+      os.dup2(file.fileno(), 2)
+    yield
+  finally:
+    os.dup2(before, 2)
+    os.close(before)
+
+
 def take(source: epath.Path, target: epath.Path) -> None:
   """Makes a finished file stand at `target` too, as a second name where both lie in one file system."""
   if not is_remote(source) and not is_remote(target):
