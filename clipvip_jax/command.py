@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from clipvip_jax.errors import UserError
-from clipvip_jax.log import show
+from clipvip_jax.log import printable, show
 
-BAD_INPUT = 2
+BAD_INPUT, INTERRUPTED = 2, 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,10 +23,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], Any]) -> None:
-  """Runs a command; bad input ends with one line and exit code 2."""
+  """Runs a command; bad input, and files that cannot be read or written, end with one line and exit code 2."""
   show()
   try:
     main()
   except UserError as error:
-    print(f"error: {error}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
+    _fail(str(error), BAD_INPUT)
+  except OSError as error:
+    _fail(f"{error.filename or 'a file'}: {error.strerror or error}", BAD_INPUT)
+  except KeyboardInterrupt:
+    _fail("interrupted", INTERRUPTED)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+  print(f"error: {printable(message)}", file=sys.stderr)
+  sys.exit(code)

@@ -15,6 +15,7 @@ Exit codes: 0 done; 2 bad input, or what `check` has found would stop a build.
 import argparse
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,14 @@ from clipvip_jax.log import log, printable
 
 _NAMED = 10  # clips that `check` names of each split
 MANIFEST = "video_manifest"
+_BOUNDS = (
+  ("num_frames", 1, 10_000),
+  ("count", 1, 10_000),
+  ("seed", 0, 2**63 - 1),
+  ("image_size", 1, 4096),
+  ("batch_size", 1, 65_536),
+  ("workers", 0, 1024),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -103,9 +112,17 @@ def _builder(options: argparse.Namespace, changes: dict[str, str]) -> Any:
   build = _replaced(BuildOptions(), {key: value for key, value in changes.items() if key in build_fields})
   content = {key: value for key, value in changes.items() if key not in build_fields}
   if content or options.name:
-    derived = "-".join([config.name, *(f"{key}_{value}" for key, value in sorted(content.items()))])
+    parts = [config.name, *(f"{key}_{value}" for key, value in sorted(content.items()))]
+    derived = re.sub(r"[^A-Za-z0-9_.=+-]", "_", "-".join(parts))
     config = _replaced(config, {**content, "name": options.name or derived})
-  return builder(config=config, data_dir=options.data_dir or None, file_format="array_record", options=build)
+  folder = _folder(options) or None
+  return builder(config=config, data_dir=folder, file_format="array_record", options=build)
+
+
+def _folder(options: argparse.Namespace) -> str:
+  """--data_dir; a shell leaves the ~ behind = as it is."""
+  remote = "://" in options.data_dir
+  return options.data_dir if remote or not options.data_dir else str(pathlib.Path(options.data_dir).expanduser())
 
 
 def _replaced(config: Any, changes: dict[str, str]) -> Any:
@@ -161,6 +178,7 @@ def _build(options: argparse.Namespace, changes: dict[str, str]) -> None:
     raise UserError(f"--workers={options.workers} must be at least 1")
   builder = _builder(options, changes)
   if builder.is_prepared():
+    builder.check_annotations()
     log.info("%s is there already", builder.data_path)
     return
   beam = engine.options(options.runner, options.beam_options, options.workers)
@@ -177,16 +195,16 @@ def _open(options: argparse.Namespace) -> Any:
 
   from clipvip_jax.input_pipeline.corpus import open_corpus
 
-  if options.num_frames < 1:
-    raise UserError(f"--num_frames={options.num_frames} must be at least 1")
-  return open_corpus(ConfigDict({"name": options.corpus, "config": options.config, "data_dir": options.data_dir}))
+  for name, least, most in _BOUNDS:
+    value = getattr(options, name, None)
+    if value is not None and not least <= value <= most:
+      raise UserError(f"--{name}={value}: allowed are {least} to {most}")
+  return open_corpus(ConfigDict({"name": options.corpus, "config": options.config, "data_dir": _folder(options)}))
 
 
 def _show(options: argparse.Namespace, _: dict[str, str]) -> None:
   from clipvip_jax.samples import write_samples
 
-  if options.count < 1:
-    raise UserError(f"--count={options.count} must be at least 1")
   write_samples(
     options.html,
     _open(options),

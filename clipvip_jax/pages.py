@@ -25,6 +25,9 @@ def _read(name: str) -> str:
 
 def write(path: pathlib.Path, page: str, flag: str) -> None:
   """Writes a page that is whole or not there. Raises UserError, naming the flag, where it cannot be written."""
+  path = path.resolve()  # what a link points to is replaced, not the link
+  if path.exists() and not path.is_file():
+    raise UserError(f"{flag}={path} is no regular file; name one that is, or is not there yet")
   try:
     with files.whole(path) as temporary:
       temporary.write_text(page, encoding="utf-8", errors="replace")

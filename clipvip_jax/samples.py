@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from clipvip_jax import pages
+from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline.corpus import Corpus, text, texts
 from clipvip_jax.input_pipeline.frames import jittered_frames, middle_frame
 from clipvip_jax.log import printable
@@ -40,9 +41,16 @@ def write_samples(path: pathlib.Path, corpus: Corpus, split: str, *, count: int,
     pixels=corpus.metadata.get("pixels", "Pixels: not said"),
     coverage=", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts if value),
     epoch=0,
-    samples=[_sample(source[index], index, num_frames, seed) for index in chosen],
+    samples=[_sample(_record(corpus, source, index), index, num_frames, seed) for index in chosen],
   )
   pages.write(path, page, "--html")
+
+
+def _record(corpus: Corpus, source: Any, index: int) -> dict[str, Any]:
+  try:
+    return source[index]
+  except (RuntimeError, ValueError) as error:  # a file that is gone or cut
+    raise UserError(f"{corpus.name}: record {index} cannot be read ({error}); build the corpus again") from error
 
 
 def _sample(record: dict[str, Any], index: int, num_frames: int, seed: int) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,11 +20,53 @@ from data.shards import Recipe, build_shard
 
 
 def run(todo: list[Shard], plan: Plan, recipe: Recipe, work: Work, runner: Any, options: Any) -> None:
-  """Makes the shards, and returns when all are done or one has failed, which `work.stop` then says."""
+  """Makes the shards, and returns when all are done or one has failed, which `work.stop` then says.
+
+  Raises:
+    UserError: a process of this machine was killed, for which Beam would wait for ever.
+    Exception: Beam's own.
+  """
   logging.getLogger("apache_beam").setLevel(logging.ERROR)
-  with beam.Pipeline(runner=runner or "FnApiRunner", options=options) as pipeline:
-    shards = pipeline | "shards" >> beam.Create(todo, reshuffle=True)
-    _ = shards | "build" >> beam.ParDo(_Build(plan, recipe, work))
+  ended, lost, errors = threading.Event(), threading.Event(), list[BaseException]()
+
+  def pipeline() -> None:
+    try:
+      with beam.Pipeline(runner=runner or "FnApiRunner", options=options) as pipeline:
+        shards = pipeline | "shards" >> beam.Create(todo, reshuffle=True)
+        _ = shards | "build" >> beam.ParDo(_Build(plan, recipe, work))
+    except BaseException as error:
+      errors.append(error)
+    ended.set()
+
+  with _lost_workers(lost):
+    # Beside this thread, which is then free for Ctrl-C and for workers that are lost.
+    threading.Thread(target=pipeline, daemon=True).start()
+    while not ended.wait(_LOOK):
+      if lost.is_set():
+        raise UserError("a process of the build was killed, mostly for want of memory: try fewer --workers")
+  if errors:
+    raise errors[0]
+
+
+_LOOK = 0.2  # seconds between two looks at what has ended
+
+
+@contextlib.contextmanager
+def _lost_workers(lost: threading.Event) -> Iterator[None]:
+  """Notes a Beam process that has failed: the thread that waits for it raises, and nobody hears it."""
+  before = threading.excepthook
+
+  def heard(arguments: Any) -> None:
+    if "Worker subprocess exited" in str(arguments.exc_value):
+      lost.set()
+    else:
+      before(arguments)
+
+  threading.excepthook = heard
+  try:
+    yield
+  finally:
+    threading.excepthook = before
 
 
 class _Build(beam.DoFn):

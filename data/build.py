@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import hashlib
 import json
 import math
+import os
 import pathlib
-from collections.abc import Iterator
+import re
+import shlex
+import tempfile
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
@@ -26,6 +31,9 @@ from data.items import Item
 from data.media import Stored, decoder
 from data.plan import Plan, write_plan
 from data.shards import Account, Recipe
+
+_DAY = 86_400  # seconds
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]{0,99}")  # of a configuration: it is a folder's name
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -49,6 +57,8 @@ class CorpusConfig(tfds.core.BuilderConfig):
 
   def stored(self) -> Stored:
     """Raises UserError for what no corpus can be."""
+    if not _NAME.fullmatch(self.name):
+      raise UserError(f"a configuration is named by at most 100 letters, digits and _.=+-, got {self.name!r}")
     stored = Stored(self.fps, self.frames, self.short_side, self.jpeg_quality, self.min_frames)
     stored.check()
     decoder(self.decoder)
@@ -82,10 +92,10 @@ class BuildOptions:
     """Raises UserError for numbers that mean nothing."""
     coverage.check_share("max_left_out", self.max_left_out)
     coverage.check_share("max_lacking", self.max_lacking)
-    if self.decode_seconds <= 0 or self.clips_per_shard < 0:
-      raise UserError(
-        f"decode_seconds={self.decode_seconds} must be above 0, clips_per_shard={self.clips_per_shard} at least 0"
-      )
+    if not 0 < self.decode_seconds <= _DAY:
+      raise UserError(f"decode_seconds={self.decode_seconds} must be above 0, at most {_DAY}")
+    if self.clips_per_shard < 0:
+      raise UserError(f"clips_per_shard={self.clips_per_shard} must be at least 0")
 
 
 class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
@@ -100,8 +110,20 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """Takes what TFDS builders take. Raises UserError where other records stand under this config's name."""
     self.options = options or BuildOptions()
     self.options.check()
-    super().__init__(**kwargs)
-    self.builder_config.stored()
+    self.annotations = ""
+    if isinstance(config := kwargs.get("config"), CorpusConfig):
+      config.stored()
+    try:
+      super().__init__(**kwargs)
+      self.builder_config.stored()
+      self._check_settings()
+    except (KeyError, ValueError, AssertionError) as error:  # what TFDS makes of damaged files
+      raise UserError(
+        f"the corpus {self.name} in {kwargs.get('data_dir')} cannot be read ({type(error).__name__}: {error}); delete"
+        " its folder and build again"
+      ) from error
+
+  def _check_settings(self) -> None:
     stored, wanted = self.info.metadata["settings"], self._settings()  # of the disk, where the records exist
     if stored != wanted:
       changed = sorted(key for key in {*stored, *wanted} if stored.get(key) != wanted.get(key))
@@ -127,7 +149,10 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   def source(self) -> epath.Path:
     """The folder with the owner's files."""
     named = self.options.source
-    return epath.Path(named) if named else epath.Path(self.data_dir_root) / "downloads" / "manual" / self.name
+    if not named:
+      return epath.Path(self.data_dir_root) / "downloads" / "manual" / self.name
+    # Absolute, so that a plan means the same videos wherever the build goes on.
+    return epath.Path(named) if places.is_remote(named) else epath.Path(pathlib.Path(named).expanduser().absolute())
 
   @property
   def building(self) -> epath.Path:
@@ -135,10 +160,15 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     return epath.Path(self.data_dir_root) / self.name / self.builder_config.name / f"{self.version}.building"
 
   def plan(self, folder: epath.Path) -> Plan:
-    """Writes the items down in `folder`. Raises UserError for bad annotations and splits of another size."""
+    """Writes the items down in `folder`. Raises UserError for bad annotations and splits of another size.
+
+    `annotations` is then a digest of all that they say, wherever they lie.
+    """
     if not self.source.exists():
       raise UserError(f"{self.source}: no such file or folder; name what holds {self.name} with --source=PATH")
-    plan = write_plan(self.items(self.source), self.builder_config.splits, folder)
+    digest = hashlib.sha256()
+    plan = write_plan(_noted(self.items(self.source), self.source, digest), self.builder_config.splits, folder)
+    self.annotations = digest.hexdigest()
     wrong = [
       f"{split} has {plan.counts[split]} clips, officially {size}"
       for split, size in self.builder_config.sizes.items()
@@ -148,9 +178,19 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       raise UserError(
         f"{self.source}: these are not the official splits of {self.name}/{self.builder_config.name}"
         f" ({'; '.join(wrong)}). Use the owner's files{self.SIZE_HINT}, or accept these:"
-        f" {self.command('--check_sizes=false')}"
+        f" {self.command(check_sizes=False)}"
       )
     return plan
+
+  def check_annotations(self) -> None:
+    """Refuses a corpus that stands there already and was built from other annotations. Raises UserError."""
+    with tempfile.TemporaryDirectory() as folder:
+      self.plan(epath.Path(folder))
+    if self.info.metadata.get("annotations") != self.annotations:
+      raise UserError(
+        f"{self.data_path} was built from other annotations than {self.source}: give this corpus another name, with"
+        " --name=NAME, or delete that folder"
+      )
 
   def recipe(self) -> Recipe:
     """How items become records."""
@@ -167,20 +207,26 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       disable_shuffling=True,  # records stand in the order of the items; training shuffles
     )
 
+  def download_and_prepare(self, **kwargs: Any) -> None:
+    """TFDS' own, by one process at a time. Raises UserError for whatever keeps a corpus from being built."""
+    building = self.building
+    try:
+      building.mkdir(parents=True, exist_ok=True)
+      with places.locked(building / "lock") as free:
+        if not free:
+          raise UserError(f"{building}: another process is building this corpus; wait for it, or stop it first")
+        super().download_and_prepare(**kwargs)
+        if self.is_prepared():  # also where a build was ended just before it had cleaned up
+          building.rmtree()
+    except OSError as error:
+      raise places.disk_error(building, error) from error
+
   def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
     del dl_manager
-    building = self.building
-    building.mkdir(parents=True, exist_ok=True)
-    lock = pathlib.Path(self.building) / "lock" if not places.is_remote(building) else None
-    if lock is None:
-      self._build(building, download_config)
-      return
-    with places.locked(lock) as free:
-      if not free:
-        raise UserError(f"{building}: another process is building this corpus; wait for it, or stop it first")
-      self._build(building, download_config)
+    self._build(self.building, download_config)
 
   def _build(self, building: epath.Path, download_config: Any) -> None:
+    building.mkdir(parents=True, exist_ok=True)
     self._remove_orphans()
     clips, shards = self.options.clips_per_shard, building / "shards"
     plan, recipe = self.plan(building / "plan"), self.recipe()
@@ -193,28 +239,36 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     self.info.set_splits(tfds.core.SplitDict([self._split(split, shards, written[split]) for split in plan.counts]))
     places.take(left_out, epath.Path(self.data_path) / coverage.LEFT_OUT_FILE)
     self.info.metadata["coverage"] = account.as_metadata()
+    self.info.metadata["annotations"] = self.annotations
 
   def _check(self, account: Coverage, left_out: epath.Path) -> None:
     for split, counts in account.as_metadata().items():
       share = math.ceil(100 * sum(counts[reason] for reason in coverage.REASONS) / counts["expected"]) / 100
-      account.check(split, self.options.max_left_out, left_out, self.command(f"--max_left_out={share:g}"))
-      account.check_lacking(split, self.options.max_lacking, self.command("--max_lacking=1"))
+      account.check(split, self.options.max_left_out, left_out, self.command(max_left_out=share))
+      account.check_lacking(split, self.options.max_lacking, self.command(max_lacking=1.0))
 
-  def command(self, flags: str) -> str:
-    """What to run to build this corpus with other options."""
-    source = f"--source={self.options.source} " if self.options.source else ""
-    folder = f"--data_dir={self.data_dir_root} {source}{flags}"
-    return f"python -m clipvip_jax.data_tool build {self.name} {self._config_flags()} {folder}"
+  def command(self, **changes: Any) -> str:
+    """What to run to build this corpus with other options than now: {name of one of BuildOptions: value}."""
+    options = dataclasses.replace(self.options, **changes)
+    given = [
+      f"--{field.name}={str(value).lower() if isinstance(value, bool) else value}"
+      for field in dataclasses.fields(options)
+      if (value := getattr(options, field.name)) != field.default
+    ]
+    folder = f"--data_dir={self.data_dir_root}"
+    return shlex.join(
+      ["python", "-m", "clipvip_jax.data_tool", "build", self.name, *self._config_flags(), folder, *given]
+    )
 
-  def _config_flags(self) -> str:
+  def _config_flags(self) -> list[str]:
     """How the command line names this configuration, which may differ from those of the class."""
     config, known = self.builder_config, self.builder_configs
     if config.name in known:
-      return f"--config={config.name}"
+      return [f"--config={config.name}"]
     base = known[max(known, key=lambda name: (config.name.startswith(name), len(name)))]
     before, now = base.settings(), config.settings()
-    changed = " ".join(f"--{name}={value}" for name, value in now.items() if before.get(name) != value)
-    return f"--config={base.name} --name={config.name} {changed}".rstrip()
+    changed = [f"--{name}={value}" for name, value in now.items() if before.get(name) != value]
+    return [f"--config={base.name}", f"--name={config.name}", *changed]
 
   def _split(self, split: str, shards: epath.Path, written: list[tuple[str, Account]]) -> tfds.core.SplitInfo:
     """Moves the split's shards in place, those without a record aside."""
@@ -245,8 +299,15 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   _log_download_done = _log_download_bytes
 
-  def _post_download_and_prepare_hook(self) -> None:
-    self.building.rmtree()
+
+def _noted(items: Iterable[Item], source: epath.Path, digest: Any) -> Iterator[Item]:
+  """The items as they are; adds what they say to a digest, videos as they lie relative to the source."""
+  root = os.fspath(source if source.is_dir() else source.parent) + "/"
+  for item in items:
+    digest.update(
+      dataclasses.replace(item, video=item.video.removeprefix(root)).to_json().encode(errors="surrogatepass")
+    )
+    yield item
 
 
 def gather(
@@ -266,5 +327,5 @@ def gather(
       total.lacking(shard.split, account.lacking)
       total.left_out(shard.split, account.left_out)
       file.writelines(coverage.line(shard.split, clip) for clip in account.left_out)
-      written[shard.split].append((shard.name, dataclasses.replace(account, left_out=[], states={})))
+      written[shard.split].append((shard.name, dataclasses.replace(account, left_out=[])))
   return total, written

@@ -60,14 +60,17 @@ class Decoding:
       return self._ask(self._process, request, deadline)
     except TimeoutError:
       self.close()
-      return LeftOut(path, "undecodable", f"the decoder did not finish within {self._seconds:g} s")
+      return self._too_long(path)
     except (EOFError, BrokenPipeError):
       code = self._process.wait()
       self._process = None
       if code == -signal.SIGALRM:
-        return LeftOut(path, "undecodable", f"the decoder did not finish within {self._seconds:g} s")
+        return self._too_long(path)
       how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-      return LeftOut(path, "undecodable", f"the decoder crashed ({how})")
+      return LeftOut(path, "undecodable", f"the decoder crashed ({how})", again=True)
+
+  def _too_long(self, path: str) -> LeftOut:
+    return LeftOut(path, "undecodable", f"the decoder did not finish within {self._seconds:g} s", again=True)
 
   def _started(self) -> subprocess.Popen[bytes]:
     # By its own interpreter with the same modules in reach; one thread, since builds fill the cores with processes.

@@ -22,7 +22,7 @@ from clipvip_jax.log import log
 from clipvip_jax.progress import duration
 from data import places
 from data.plan import Plan, Shard
-from data.shards import Recipe, is_done
+from data.shards import Recipe, is_done, is_written
 
 if TYPE_CHECKING:
   from apache_beam.options.pipeline_options import PipelineOptions
@@ -69,7 +69,7 @@ def build(plan: Plan, recipe: Recipe, work: Work, download_config: Any) -> None:
   """
   work.folder.mkdir(parents=True, exist_ok=True)
   work.stop.unlink(missing_ok=True)
-  todo = [shard for shard in plan.shards(work.clips) if not is_done(shard, work.folder, work.digest(shard))]
+  todo = [shard for shard in plan.shards(work.clips) if not is_done(shard, plan, work.folder, work.digest(shard))]
   if not todo:
     return
   log.info("%d clips in %d shards to build in %s", sum(shard.count for shard in todo), len(todo), work.folder)
@@ -83,7 +83,9 @@ def build(plan: Plan, recipe: Recipe, work: Work, download_config: Any) -> None:
     options = download_config.beam_options or local_options(fitting)
     with places.errors_to(work.chatter) if download_config.beam_runner is None else contextlib.nullcontext():
       beam_job.run(todo, plan, recipe, work, download_config.beam_runner, options)
-  except Exception as error:  # Beam's own, of any kind: a worker was killed, a cluster is not there
+  except UserError:
+    raise
+  except Exception as error:  # Beam's own, of any kind: a cluster is not there
     cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
     raise UserError(
       f"the build has stopped: {cause[0]}. {work.chatter} may say more. Finished shards are kept: build again"
@@ -138,7 +140,7 @@ def _watch(todo: list[Shard], work: Work, finished: threading.Event) -> None:
     if time.monotonic() - said < _SAY:
       continue
     said = time.monotonic()
-    waiting = [shard for shard in waiting if not is_done(shard, work.folder, work.digest(shard))]
+    waiting = [shard for shard in waiting if not is_written(shard, work.folder, work.digest(shard))]
     done = len(todo) - len(waiting)
     left = f"{duration((said - started) / done * len(waiting))} left" if done else "the first are on their way"
     log.info("%d of %d shards | %s", done, len(todo), left)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
+import math
 import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -28,6 +30,9 @@ class Decoder(Protocol):
 
 # Another decoder is a row here, or is named as "MODULE:FUNCTION".
 DECODERS: dict[str, Decoder] = {"pyav": video.iterate_pictures}
+
+
+MOST_BYTES, MOST_FRAMES = 2**29, 100_000  # of a stored clip
 
 
 class TooShort(VideoError):
@@ -75,7 +80,7 @@ def decoder(name: str) -> Decoder:
   module, _, function = name.partition(":")
   try:
     return getattr(importlib.import_module(module), function)
-  except (ImportError, AttributeError, ValueError) as error:
+  except (ImportError, AttributeError, ValueError, TypeError) as error:
     raise UserError(
       f"decoder={name!r} is unknown ({error}); allowed: {', '.join(DECODERS)} or MODULE:FUNCTION"
     ) from error
@@ -95,10 +100,24 @@ def stored_frames(
     files = images.images_in(place)
     _check_length(path, len(files), stored)
     chosen = [files[i] for i in uniform_frames(len(files), stored.frames)] if stored.frames else files
-    return [image_frame(_read(file), stored, str(file)) for file in chosen]
+    return list(_limited(path, (image_frame(_read(file), stored, str(file)) for file in chosen)))
   if place.suffix.lower() in images.IMAGES:
     return [image_frame(_read(place), stored, path)]
-  return list(_of_video(path, stored, decode, start, end))
+  return list(_limited(path, _of_video(path, stored, decode, start, end)))
+
+
+def _limited(path: str, frames: Iterable[bytes]) -> Iterator[bytes]:
+  """Refuses a clip that would fill the memory: hours of frames, or a time stamp that jumps."""
+  size = 0
+  for count, frame in enumerate(frames, 1):
+    size += len(frame)
+    if size > MOST_BYTES or count > MOST_FRAMES:
+      raise VideoError(
+        path,
+        f"a clip of more than {MOST_BYTES / 2**20:g} MiB or {MOST_FRAMES} frames; give start and end, fewer frames a"
+        " second, or a smaller short_side",
+      )
+    yield frame
 
 
 def _check_length(path: str, count: int, stored: Stored) -> None:
@@ -146,7 +165,7 @@ def _within(pictures: Iterable[Picture], start: float | None) -> Iterator[Pictur
   return (p for p in pictures if start is None or p.seconds + p.shown_for > start + _MOMENT)
 
 
-_MOMENT = 1e-4  # seconds; time stamps are rounded
+_MOMENT = 1.1e-3  # seconds; Matroska rounds time stamps to 1 ms
 
 
 def _at(pictures: Iterable[Picture], wanted: Any, stored: Stored) -> Iterator[bytes]:
@@ -164,25 +183,19 @@ def _at(pictures: Iterable[Picture], wanted: Any, stored: Stored) -> Iterator[by
 
 def _at_moments(pictures: Iterable[Picture], stored: Stored, start: float | None, end: float | None) -> Iterator[bytes]:
   """What is seen at start, start + 1 / fps, ...: at each moment the last picture that has begun by then."""
-  source = iter(pictures)
-  now = next(source, None)
-  if now is None:
-    return
-  begin = now.seconds if start is None else max(start, now.seconds)
-  taken = 0
-  while now is not None:
-    after = next(source, None)
-    until = now.seconds + now.shown_for if after is None else after.seconds
-    until = until if end is None else min(until, end)
-    if (moments := _moments(taken, begin, until, stored.fps)) > 0:
-      yield from [_frame(now.rgb(), stored)] * moments
+  taken, begin = 0, None
+  for picture in pictures:
+    begin = max(picture.seconds, start or picture.seconds) if begin is None else begin
+    until = picture.seconds + picture.shown_for
+    moments = _moments(begin, until if end is None else min(until, end), stored.fps) - taken
+    if moments > 0:
       taken += moments
-    now = after
+      yield from itertools.repeat(_frame(picture.rgb(), stored), moments)
 
 
-def _moments(taken: int, begin: float, until: float, fps: float) -> int:
-  """How many of the moments begin + k / fps, k >= taken, lie before `until`."""
-  return int(np.ceil((until - begin - _MOMENT) * fps)) - taken
+def _moments(begin: float, until: float, fps: float) -> int:
+  """How many of the moments begin + k / fps lie before `until`."""
+  return math.ceil((until - begin - _MOMENT) * fps)
 
 
 def _frame(picture: np.ndarray, stored: Stored) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import tempfile
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from clipvip_jax import files
+from clipvip_jax.errors import UserError
 
 
 def is_remote(address: str | os.PathLike[str]) -> bool:
@@ -19,11 +21,12 @@ def is_remote(address: str | os.PathLike[str]) -> bool:
 
 
 def state(address: str | os.PathLike[str]) -> list[int]:
-  """Size and time of a file: whether it was changed since. Empty for one that is absent."""
+  """Size and time of a file, or of all in a folder: whether it was changed since. Empty for one that is absent."""
   try:
     if not is_remote(address):
-      stat = pathlib.Path(address).stat()
-      return [stat.st_size, stat.st_mtime_ns]
+      place = pathlib.Path(address)
+      stats = [path.stat() for path in (sorted(place.iterdir()) if place.is_dir() else [place])]
+      return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
     remote = epath.Path(address).stat()
     return [remote.length, int(remote.mtime)]
   except OSError:
@@ -55,18 +58,31 @@ def whole(path: epath.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path) -> Iterator[bool]:
-  """Holds a lock on a local file, which ends with this process however that ends; gives whether it was free."""
+def locked(path: epath.Path) -> Iterator[bool]:
+  """Holds a lock on a local file, which ends with this process however that ends; gives whether it was free.
+
+  A store of objects knows no locks: there it is always free.
+  """
   import fcntl
 
+  if is_remote(path):
+    yield True
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
-  with path.open("w") as file:
+  with pathlib.Path(path).open("w") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       yield False
       return
     yield True
+
+
+def disk_error(folder: epath.Path, error: OSError) -> UserError:
+  """What to say of a disk that is full or closed to us while a corpus is built."""
+  full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+  what = "there is no space left" if full else error.strerror or error
+  return UserError(f"{folder}: {what}. Finished shards are kept: make room and build again, it goes on from there")
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from data.items import Item
 
 # A corpus has about so many shards, if they can hold as many clips as that.
 _SHARDS, _LEAST, _MOST = 128, 16, 2048
+_SPLITS = 100  # at most, of a corpus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ def read_lines(folder: epath.Path, split: str, offset: int, count: int) -> Itera
   with _path(folder, split).open("rb") as file:
     file.seek(offset)
     for _ in range(count):
-      yield file.readline().decode()
+      yield file.readline().decode(errors="surrogatepass")
 
 
 def write_plan(items: Iterable[Item], splits: Iterable[str], folder: epath.Path) -> Plan:
@@ -89,8 +90,10 @@ def write_plan(items: Iterable[Item], splits: Iterable[str], folder: epath.Path)
       if item.split not in write:
         write[item.split] = files.enter_context(_path(folder, item.split).open("wb")).write
         seen.setdefault(item.split, array.array("Q"))
-      write[item.split](item.to_json().encode() + b"\n")
+      write[item.split](item.to_json().encode(errors="surrogatepass") + b"\n")
       seen[item.split].append(_hash(item.id))
+      if len(write) > _SPLITS:
+        raise UserError(f"the annotations name more than {_SPLITS} splits, the last {item.split!r}")
   if not any(seen.values()):
     raise UserError("the annotations name no clips")
   for split, hashes in seen.items():
@@ -113,7 +116,7 @@ def _check_unique(folder: epath.Path, split: str, hashes: array.array) -> None:
 
 
 def _hash(name: str) -> int:
-  return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+  return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
 def _path(folder: epath.Path, split: str) -> epath.Path:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -20,7 +21,6 @@ from typing import Any
 
 from etils import epath
 
-from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline.video import NO_SUCH_FILE
 from data import lookup, places, records
 from data.coverage import LACKING, LeftOut
@@ -47,14 +47,14 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-  """What became of a shard's items. states: {name left out: size and time of its file}; the rest says itself."""
+  """What became of a shard's items. digest: of all that they say and of the recipe; files: of the videos' states."""
 
   digest: str
   records: int
   bytes: int
   lacking: dict[str, int]
   left_out: list[LeftOut]
-  states: dict[str, list[int]]
+  files: str
 
   @classmethod
   def read(cls, path: epath.Path) -> Account | None:
@@ -71,12 +71,27 @@ class Account:
       temporary.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
 
 
-def is_done(shard: Shard, folder: epath.Path, digest: str) -> bool:
-  """Whether the shard stands in `folder`, made from these items by this recipe, with no file mended since."""
+def is_written(shard: Shard, folder: epath.Path, digest: str) -> bool:
+  """Whether the shard stands in `folder`, made from these items by this recipe."""
   account = Account.read(folder / f"{shard.name}.json")
-  if account is None or account.digest != digest or not (folder / f"{shard.name}.array_record").exists():
+  return account is not None and account.digest == digest and (folder / f"{shard.name}.array_record").exists()
+
+
+def is_done(shard: Shard, plan: Plan, folder: epath.Path, digest: str) -> bool:
+  """Whether it is written, no video was changed since, and none is worth another try."""
+  account = Account.read(folder / f"{shard.name}.json")
+  if account is None or not is_written(shard, folder, digest):
     return False
-  return all(places.state(name) == state for name, state in account.states.items())
+  return not any(clip.again for clip in account.left_out) and account.files == _files(shard, plan)
+
+
+def _files(shard: Shard, plan: Plan) -> str:
+  """A digest of the states of the shard's videos on this machine; those elsewhere are taken to stay as they are."""
+  digest = hashlib.sha256()
+  for item in plan.items(shard):
+    if not places.is_remote(item.video):
+      digest.update(f"{item.video!a} {places.state(item.video)}\n".encode())
+  return digest.hexdigest()
 
 
 def build_shard(shard: Shard, plan: Plan, recipe: Recipe, folder: epath.Path, digest: str, decoding: Decoding) -> None:
@@ -85,33 +100,27 @@ def build_shard(shard: Shard, plan: Plan, recipe: Recipe, folder: epath.Path, di
   Raises:
     UserError: the disk is full, or a text cannot be read.
   """
-  if is_done(shard, folder, digest):
+  if is_done(shard, plan, folder, digest):
     return
-  path = folder / f"{shard.name}.array_record"
+  path, account = folder / f"{shard.name}.array_record", folder / f"{shard.name}.json"
   lacking = dict.fromkeys(LACKING, 0)
   left_out: list[LeftOut] = []
-  states: dict[str, list[int]] = {}
   count = size = 0
   try:
+    account.unlink(missing_ok=True)  # first: it must never stand beside other records
+    videos = _files(shard, plan)
     with places.whole(path) as temporary, _writer(temporary) as write:
       for item in plan.items(shard):
         record = clip_record(item, recipe, decoding, lacking)
         if isinstance(record, LeftOut):
           left_out.append(dataclasses.replace(record, name=item.id, detail=f"{item.video}: {record.detail}"))
-          states[item.video] = places.state(item.video)
           continue
         data = _serialise(record, recipe.extra)
         write(data)
         count, size = count + 1, size + len(data)
-    Account(digest, count, size, lacking, left_out, states).write(folder / f"{shard.name}.json")
+    Account(digest, count, size, lacking, left_out, videos).write(account)
   except OSError as error:
-    raise _disk_error(folder, error) from error
-
-
-def _disk_error(folder: epath.Path, error: OSError) -> UserError:
-  full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-  what = "there is no space left" if full else error.strerror or error
-  return UserError(f"{folder}: {what}. Finished shards are kept: make room and build again, it goes on from there")
+    raise places.disk_error(folder, error) from error
 
 
 @contextlib.contextmanager

@@ -47,6 +47,14 @@ def test_build_names_what_was_changed_and_is_done_once(manifest, built):
   assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+def test_a_corpus_of_other_annotations_is_not_taken_for_this_one(manifest, built, tmp_path):
+  other = corpora.write_lines(manifest.parent / "other.jsonl", [{"video": "0.mp4", "text": "another text"}])
+  with pytest.raises(UserError, match=r"was built from other annotations .* --name=NAME"):
+    data_tool.main(["build", str(other), f"--data_dir={built}", "--fps=2"])
+  with pytest.raises(UserError, match="no such file"):
+    data_tool.main(["build", str(tmp_path / "none.jsonl"), f"--data_dir={built}", "--fps=2"])
+
+
 def test_show_is_one_page_that_escapes(built, tmp_path):
   page = tmp_path / "page.html"
   arguments = ["video_manifest", "--config=default-fps_2", f"--data_dir={built}", f"--html={page}", "--count=3"]
@@ -79,6 +87,11 @@ def test_throughput_prints_clips_a_second(built, capsys):
     (["build", "m.jsonl", "more"], "unexpected argument 'more'"),
     (["build", "m.jsonl", "--beam_options=a=b"], "are for a --runner"),
     (["build", "m.jsonl"], "m.jsonl: no such file"),
+    (["build", "m.jsonl", "--name=../x"], "a configuration is named by"),
+    (["build", "m.jsonl", "--decoder=.x:y"], "decoder='.x:y' is unknown"),
+    (["build", "m.jsonl", "--decode_seconds=nan"], "decode_seconds=nan must be above 0"),
+    (["show", "video_manifest", "--html=x.html", "--seed=-1"], "--seed=-1: allowed are 0 to"),
+    (["throughput", "video_manifest", "--image_size=100000"], "--image_size=100000: allowed are 1 to 4096"),
     (["show", "video_manifest", "--html=x.html", "--fps=3"], "unknown option --fps"),
     (["show", "video_manifest"], "--html"),
     (["show", "video_manifest", "--html=x.html", "--count=0"], "--count=0"),

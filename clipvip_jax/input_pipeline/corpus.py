@@ -220,7 +220,7 @@ def open_corpus(config: Any, section: str = "data") -> Corpus:
   generates = getattr(builder_type, "GENERATES_ITSELF", False)
   if generates and (not config.config or config.config in registered):
     # Opened again by its folder, so that worker processes do not import the builder's code.
-    return Corpus(tfds.builder_from_directory(_generating_builder(builder_type, config, section).data_path))
+    return _opened(_generating_builder(builder_type, config, section).data_path)
   root = pathlib.Path(config.data_dir or tfds.core.constants.DATA_DIR).expanduser()
   command = f"python -m clipvip_jax.data_tool build {config.name} --data_dir={root}"
   if config.get("prepare", False):
@@ -235,4 +235,16 @@ def open_corpus(config: Any, section: str = "data") -> Corpus:
       f"known to its builder: {', '.join(registered) or 'none'}. Name the folder with --config.{section}.data_dir=DIR, "
       f"or {how}"
     )
-  return Corpus(tfds.builder_from_directory(there[name]))
+  return _opened(there[name])
+
+
+def _opened(folder: Any) -> Corpus:
+  import tensorflow_datasets as tfds
+
+  try:
+    return Corpus(tfds.builder_from_directory(folder))
+  except Exception as error:  # what TFDS makes of a damaged file is of any kind
+    said = (str(error).strip().splitlines() or [""])[0]
+    raise UserError(
+      f"{folder} cannot be read ({type(error).__name__}: {said}); delete it and build it again"
+    ) from error

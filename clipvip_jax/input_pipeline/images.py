@@ -12,6 +12,7 @@ from clipvip_jax.input_pipeline.video import VideoError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
+_HEADER = 2**20  # bytes: what a camera says of a picture stands before it
 _JPEG_START = b"\xff\xd8\xff"
 # What EXIF's orientation asks for: (mirror left to right first, then quarter turns counter-clockwise).
 _ORIENTATIONS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
@@ -28,7 +29,8 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
   """The images directly in a folder as frames in order; hidden ones are left out. Raises VideoError where none is."""
-  files = [f for f in folder.iterdir() if f.suffix.lower() in IMAGES and f.is_file() and not f.name.startswith(".")]
+  named = [f for f in folder.iterdir() if f.suffix.lower() in IMAGES and not f.name.startswith(".")]
+  files = [f for f in named if not f.is_dir()]  # a link to nowhere is a frame that is missing, which reading it says
   if not files:
     raise VideoError(folder, f"the folder holds no frames ({', '.join(IMAGES)})")
   return sorted(files, key=_natural)
@@ -61,7 +63,7 @@ def is_jpeg(data: bytes) -> bool:
 
 def orientation(data: bytes) -> int:
   """How a camera was held, EXIF's 1 (upright) to 8; 1 where nothing, or nothing valid, is said."""
-  if b"Exif" not in data[:4096]:
+  if b"Exif\0\0" not in data[:_HEADER]:
     return 1
   from PIL import Image
 
@@ -74,10 +76,15 @@ def orientation(data: bytes) -> int:
 
 def _decode_other(data: bytes, name: str) -> np.ndarray:
   import cv2
+  from PIL import Image, UnidentifiedImageError
 
   try:
+    with Image.open(io.BytesIO(data)) as image:  # its header alone: the size is known before anything is unpacked
+      width, height = image.size
+    if width * height > pixels.MAX_PIXELS:
+      raise VideoError(name, f"{width} x {height} pixels are more than the {pixels.MAX_PIXELS} that a frame may have")
     picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-  except cv2.error:  # no bytes, or more pixels than OpenCV reads
+  except (cv2.error, UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
     picture = None
   if picture is None:
     raise VideoError(name, "is no valid JPEG, PNG, WebP or BMP")

@@ -7,7 +7,6 @@ import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,7 @@ def iterate_pictures(
   """
   # A seek may land behind `start` where a file has no usable index: then everything before it is read.
   for seek in [True, False] if start else [False]:
-    pictures = _pictures(path, start if seek else None, end)
+    pictures = _pictures(path, start, end, seek=seek)
     try:
       first = next(pictures, None)
     except VideoError:
@@ -91,46 +90,95 @@ def iterate_pictures(
       return
 
 
-def _pictures(path: str | os.PathLike[str], start: float | None, end: float | None) -> Iterator[Picture]:
+@dataclasses.dataclass
+class _Read:
+  """What was decoded so far: pictures, times in seconds, the first fault, and seconds without pictures that it left."""
+
+  step: float
+  count: int = 0
+  until: float = 0.0
+  holes: float = 0.0
+  damage: str = ""
+
+
+def _pictures(path: str | os.PathLike[str], start: float | None, end: float | None, *, seek: bool) -> Iterator[Picture]:
   import av  # here, so that training processes, which read stored frames, start without FFmpeg
 
   with _opened(path) as (container, stream):
-    promised = _promised_frames(container, stream)
-    begins = (container.start_time or 0) / av.time_base
-    if start:
-      with contextlib.suppress(av.error.FFmpegError):
-        container.seek(round((start + begins) * av.time_base))
-    converter = av.video.reformatter.VideoReformatter()
-    step = float(1 / stream.average_rate) if stream.average_rate else 0.04
-    size: dict[str, int] = {}
-    count, damage, seconds = 0, "", -step
-    for frame, problem in _decoded(container, stream):
-      damage = damage or problem
-      if frame is None:
-        continue
-      seconds = seconds + step if frame.time is None else frame.time - begins
+    if seek and start:
+      _seek(container, start)
+    read = _Read(float(1 / stream.average_rate) if stream.average_rate else 0.04)
+    converter, size = av.video.reformatter.VideoReformatter(), dict[str, int]()
+
+    def picture(seconds, frame, until):
+      read.count, read.until = read.count + 1, until
+      gap = until - max(seconds + read.step, start or 0.0)
+      read.holes += gap if gap > read.step else 0.0
+      return Picture(seconds, max(0.0, until - seconds), functools.partial(_rgb, converter, frame, size))
+
+    # How long a picture is shown is known when the next is due: what a file says of it is often a guess.
+    waiting = None
+    for seconds, frame in _timed(container, stream, read):
+      size.update(size or {"width": frame.width, "height": frame.height})  # a stream may change its size midway
+      if waiting is not None:
+        yield picture(*waiting, seconds)
+      waiting = seconds, frame
       if end is not None and seconds >= end:
-        return
-      size = size or {"width": frame.width, "height": frame.height}  # a stream may change its size midway
-      yield Picture(seconds, _shown_for(frame, step), functools.partial(_rgb, converter, frame, size))
-      count += 1
+        waiting = None
+        break
+    if waiting is not None:
+      yield picture(*waiting, waiting[0] + _shown_for(waiting[1], read.step))
     if start or end is not None:
-      promised = _promised_in_part(count, seconds, end, stream)
-    elif not stream.frames and not damage and seconds + step >= _WHOLE_SHARE * _length(container, stream):
-      promised = count  # to its end without a fault; where the rate varies, duration and rate give no number of frames
-  _check_whole(path, count, promised, damage)
+      _check_part(path, read, start or 0.0, end, _length(container, stream))
+    else:
+      _check_whole(path, read, _promised_frames(container, stream, read))
+
+
+# Containers whose time stamps after a seek are not those of a reading from the start.
+_NO_SEEK = ("mpeg", "mpegvideo", "h264", "hevc", "m4v")
+_JUMP = 1.0  # seconds by which time stamps may go back before a file counts as several behind one another
+_FAR = 1e9  # seconds: no video is as long
+
+
+def _seek(container: Any, start: float) -> None:
+  import av
+
+  if container.format.name not in _NO_SEEK:
+    with contextlib.suppress(av.error.FFmpegError):
+      container.seek(round(min(start, _FAR) * av.time_base) + (container.start_time or 0))
+
+
+def _timed(container: Any, stream: Any, read: _Read) -> Iterator[tuple[float, Any]]:
+  """(seconds since the container's start, frame), which never go back; notes the first fault."""
+  import av
+
+  begins = (container.start_time or 0) / av.time_base
+  last = -read.step
+  for frame, problem in _decoded(container, stream):
+    read.damage = read.damage or problem
+    if frame is None:
+      continue
+    seconds = last + read.step if frame.time is None else frame.time - begins
+    if seconds < last - _JUMP:
+      begins -= last + read.step - seconds
+      seconds = last + read.step
+    last = max(seconds, last)
+    yield last, frame
 
 
 def _shown_for(frame: Any, step: float) -> float:
   return float(frame.duration * frame.time_base) if frame.duration and frame.time_base else step
 
 
-def _promised_in_part(count: int, last: float, end: float | None, stream: Any) -> int:
-  """Frames that a part read to the file's end must hold: those before `end` that the stream promises."""
-  rate = float(stream.average_rate or 0)
-  # Of the pictures alone: sound may outlast them.
-  length = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-  return count + int(max(0.0, min(length, end if end is not None else length) - last - 1 / rate) * rate) if rate else 0
+def _check_part(path: str | os.PathLike[str], read: _Read, start: float, end: float | None, length: float) -> None:
+  """Refuses a part of which too much is gone: behind the last picture, or between pictures where there was a fault."""
+  until = min(length, float("inf") if end is None else end)
+  until = read.until if until == float("inf") else until
+  wanted = until - start
+  gone = max(0.0, until - read.until) + (read.holes if read.damage else 0.0)
+  if wanted > 0 and gone > (1 - _WHOLE_SHARE) * wanted + 2 * read.step:
+    because = f" ({read.damage})" if read.damage else ""
+    raise VideoError(path, f"cut or damaged: {max(0.0, wanted - gone):.1f} of {wanted:.1f} s can be decoded{because}")
 
 
 def count_packets(path: str | os.PathLike[str]) -> int:
@@ -155,13 +203,15 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
 
   _check_readable(path)
   try:
-    container = av.open(os.fspath(path))
+    container = av.open(f"file:{os.fspath(path)}")  # else a colon in a name stands for a protocol
   except (av.error.FFmpegError, OSError) as error:
     raise VideoError(path, f"not a video, or cut before its index ({_words(error)})") from None
   with container:
-    if not container.streams.video:
+    cover = av.stream.Disposition.attached_pic  # the picture of an album
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
       raise VideoError(path, "has no video stream")
-    yield container, container.streams.video[0]
+    yield container, streams[0]
 
 
 def _rgb(converter: Any, frame: Any, size: dict[str, int]) -> np.ndarray:
@@ -204,32 +254,36 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, str]]:
 
 
 def _length(container: Any, stream: Any) -> float:
-  """Seconds that the container promises; infinite where it does not say."""
+  """Seconds that the container promises of the pictures; infinite where it does not say."""
   if stream.duration and stream.time_base:
     return float(stream.duration * stream.time_base)
-  return container.duration / 1_000_000 if container.duration else float("inf")
+  if not container.duration or len(container.streams) > 1:  # sound may outlast the pictures
+    return float("inf")
+  # Matroska counts from zero, the others from the first time stamp.
+  before = container.start_time or 0 if "matroska" in container.format.name else 0
+  return (container.duration - before) / 1_000_000
 
 
-def _promised_frames(container: Any, stream: Any) -> int:
+def _promised_frames(container: Any, stream: Any, read: _Read) -> int:
   """Frames that the container says it holds; 0 where it does not say."""
+  length = _length(container, stream)
+  if not stream.frames and not read.damage and read.until >= _WHOLE_SHARE * length:
+    return read.count  # to its end without a fault; where the rate varies, duration and rate give no number of frames
   promises = [stream.frames] if stream.frames else []
-  rate = stream.average_rate
-  if rate and stream.duration and stream.time_base:
-    promises.append(int(stream.duration * stream.time_base * rate))
-  elif rate and container.duration and len(container.streams) == 1:  # sound may outlast the pictures
-    promises.append(int(Fraction(container.duration, 1_000_000) * rate))
+  if stream.average_rate and length < float("inf"):
+    promises.append(int(length * stream.average_rate))
   # The smaller one: a clip cut out without encoding again counts frames that it never shows.
   return min(promises, default=0)
 
 
-def _check_whole(path: str | os.PathLike[str], count: int, promised: int, damage: str) -> None:
-  because = f" ({damage})" if damage else ""
-  if not count:
+def _check_whole(path: str | os.PathLike[str], read: _Read, promised: int) -> None:
+  because = f" ({read.damage})" if read.damage else ""
+  if not read.count:
     raise VideoError(path, f"no frame can be decoded{because}")
-  if count < _WHOLE_SHARE * promised - 1:
-    raise VideoError(path, f"cut or damaged: {count} of {promised} frames can be decoded{because}")
-  if damage and not promised:
-    raise VideoError(path, f"damaged after {count} frames{because}")
+  if read.count < _WHOLE_SHARE * promised - 1:
+    raise VideoError(path, f"cut or damaged: {read.count} of {promised} frames can be decoded{because}")
+  if read.damage and not promised:
+    raise VideoError(path, f"damaged after {read.count} frames{because}")
 
 
 def _upright(frame: np.ndarray, degrees: int) -> np.ndarray:

@@ -74,5 +74,9 @@ def _listed(source: epath.Path, path: epath.Path, word: str, clips: dict[str, Cl
   if (names := find_any(source, _LIST.format(word))) is None:
     log.info("%s: no %s beside it, all of its %d videos are taken", path, _LIST.format(word), len(clips))
     return clips.values()
-  wanted = {stem(line.strip()) for line in lines_of(names)}
-  return [clip for name, clip in clips.items() if name in wanted]
+  wanted = {
+    stem(line.strip()): f"{names}, line {number}" for number, line in enumerate(lines_of(names), 1) if line.strip()
+  }
+  # A name of which the owner's file says nothing is a clip without a text, and counted as that.
+  silent = (Clip(name, where, []) for name, where in wanted.items() if name not in clips)
+  return [*(clip for name, clip in clips.items() if name in wanted), *silent]

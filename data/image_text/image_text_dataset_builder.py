@@ -20,6 +20,7 @@ from data.build import CorpusBuilder, CorpusConfig
 from data.items import Item, check_id, clean, inside
 
 _TARS = ("*.tar", "*/*.tar", "*/*/*.tar")
+_BLOCK = 2**20  # bytes
 _LONGEST = 2**24  # bytes of a text within a tar
 _CAPTION, _PATH = ("caption", "text"), ("path", "image", "file")  # how a table's columns may be named
 
@@ -93,6 +94,11 @@ def _members(file: BinaryIO, path: epath.Path) -> Iterator[tarfile.TarInfo]:
     file.seek(tar.offset)  # tarfile ends in peace at a damaged header too
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
       raise UserError(f"{path}: the tar is cut or damaged at byte {tar.offset}; make or copy it again")
+    while block := file.read(_BLOCK):
+      if block.strip(b"\0"):
+        raise UserError(
+          f"{path}: there is more behind the tar's end; were several put behind each other? Keep them apart"
+        )
 
 
 def _tar_item(file: BinaryIO, path: epath.Path, name: str, key: str, parts: dict[str, tuple[int, int]]) -> Item:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -13,10 +12,13 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from clipvip_jax.errors import UserError
+from data import places
 from data.build import CorpusBuilder, CorpusConfig
 from data.items import Item, check_id, clean, clean_all
 from data.lookup import json_lines
 
+_LONGEST = 1e8  # seconds: no video is longer
+_REMOTE = ("gs://", "s3://")
 _FIELDS = ("video", "text", "caption", "subtitle", "start", "end", "split", "id")
 
 
@@ -67,6 +69,8 @@ def _item(row: dict[str, Any], where: str, folder: epath.Path, *, joined: bool) 
   if unknown:
     raise UserError(f"{where}: unknown fields {unknown}; allowed: {', '.join(_FIELDS)}")
   video = check_id(row.get("video"), f"{where}, video")
+  if "://" in video and not video.startswith(_REMOTE):
+    raise UserError(f"{where}: {video[:80]!r} cannot be read from there; download it, or use {' or '.join(_REMOTE)}")
   start, end = (_seconds(row, name, where) for name in ("start", "end"))
   if end is not None and end <= (start or 0):
     raise UserError(f"{where}: end {end:g} is not after start {start or 0:g}")
@@ -75,7 +79,7 @@ def _item(row: dict[str, Any], where: str, folder: epath.Path, *, joined: bool) 
   return Item(
     id=check_id(row.get("id", video + part), f"{where}, id"),
     split=_split_name(row.get("split", "train"), where),
-    video=os.fspath(folder / video),
+    video=video if places.is_remote(video) else os.fspath(folder / video),
     descriptions=(" ".join(descriptions),) if joined and descriptions else descriptions,
     subtitle=clean(row.get("subtitle") or "", f"{where}, subtitle"),
     caption=clean(row.get("caption") or "", f"{where}, caption"),
@@ -88,12 +92,12 @@ def _seconds(row: dict[str, Any], name: str, where: str) -> float | None:
   value = row.get(name)
   if value is None:
     return None
-  if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-    raise UserError(f"{where}: {name} must be seconds, 0 or more, got {value!r}")
+  if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LONGEST:
+    raise UserError(f"{where}: {name} must be seconds from 0 to {_LONGEST:g}, got {str(value)[:40]}")
   return float(value)
 
 
 def _split_name(name: Any, where: str) -> str:
-  if not isinstance(name, str) or not name.isidentifier() or name == "all":
+  if not isinstance(name, str) or not name.isidentifier() or name == "all" or len(name) > 50:
     raise UserError(f"{where}: a split is named by letters, digits and _ (not 'all'), got {name!r}")
   return name

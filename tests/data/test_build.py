@@ -13,10 +13,12 @@ import time
 import corpora
 import numpy as np
 import pytest
+from etils import epath
 
 from clipvip_jax.errors import UserError
-from data import places
+from data import decoding, places, shards
 from data.build import BuildOptions
+from data.records import encode_jpeg
 from data.video_manifest.video_manifest_dataset_builder import Builder, VideoManifestConfig
 
 CLIPS = 48  # three shards of 16
@@ -75,14 +77,14 @@ def test_killed_and_run_again_is_as_unbroken(manifest, tmp_path):
   config = VideoManifestConfig(name="slow", fps=3, decoder="odd_decoders:slow")
   whole = content(corpora.build(Builder, config, tmp_path / "whole", manifest).data_path)
   broken = tmp_path / "broken"
-  for shards in (1, 2):
+  for done in (1, 2):
     child = start(manifest, broken, 1, "slow")
     deadline = time.monotonic() + 60
-    while len(list(broken.rglob("train-*.json"))) < shards and time.monotonic() < deadline:
+    while len(list(broken.rglob("train-*.json"))) < done and time.monotonic() < deadline:
       time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    assert len(list(broken.rglob("train-*.json"))) >= shards and not (broken / "video_manifest/slow/1.0.0").exists()
+    assert len(list(broken.rglob("train-*.json"))) >= done and not (broken / "video_manifest/slow/1.0.0").exists()
   first = next(broken.rglob("train-00000.array_record"))
   before = first.stat().st_mtime_ns
   builder = corpora.build(Builder, config, broken, manifest)
@@ -126,7 +128,7 @@ def test_too_many_left_out_until_they_are_mended(manifest, tmp_path):
   command = str(refused.value).split("accept it: ")[1]
   assert command == (
     "python -m clipvip_jax.data_tool build video_manifest --config=default"
-    f" --data_dir={tmp_path} --source={source} --max_left_out=0.1"
+    f" --data_dir={tmp_path} --source={source} --check_sizes=false --max_left_out=0.1"
   )
   corpora.write_video(tmp_path / "18.mp4")
   builder = corpora.build(Builder, "default", tmp_path, source)
@@ -150,7 +152,7 @@ def test_shards_without_a_record_leave_no_file(tmp_path):
 
 def test_one_builder_at_a_time(manifest, tmp_path):
   builder = Builder(config="default", data_dir=str(tmp_path), options=BuildOptions(source=str(manifest)))
-  with places.locked(tmp_path / "video_manifest/default/1.0.0.building/lock") as free:
+  with places.locked(epath.Path(tmp_path) / "video_manifest/default/1.0.0.building/lock") as free:
     assert free
     with pytest.raises(UserError, match="another process is building this corpus"):
       builder.download_and_prepare(file_format="array_record")
@@ -173,9 +175,9 @@ def test_options_that_mean_nothing(manifest, tmp_path, options):
 def test_the_command_to_override_names_a_configuration_of_ones_own(manifest, tmp_path):
   config = VideoManifestConfig(name="default-short_side_32", fps=3, short_side=32)
   builder = Builder(config=config, data_dir="corpora", options=BuildOptions(source="m.jsonl"))
-  assert builder.command("--max_left_out=1") == (
+  assert builder.command(max_left_out=1.0) == (
     "python -m clipvip_jax.data_tool build video_manifest --config=default --name=default-short_side_32"
-    " --short_side=32 --data_dir=corpora --source=m.jsonl --max_left_out=1"
+    " --short_side=32 --data_dir=corpora --source=m.jsonl --max_left_out=1.0"
   )
 
 
@@ -184,3 +186,90 @@ def test_folders_may_have_any_name(manifest, tmp_path):
   corpora.write_video(folder / "v.mp4")
   source = corpora.write_lines(folder / "m.jsonl", [{"video": "v.mp4", "text": "t"}])
   assert len(corpora.read_back(corpora.build(Builder, "default", folder, source), "train")) == 1
+
+
+def refused(manifest, data_dir, words, **options):
+  with pytest.raises(UserError, match=words):
+    corpora.build(Builder, "default", data_dir, manifest, **options)
+
+
+def test_a_video_that_changed_is_read_again(tmp_path):
+  """Also one that was good, in a shard that was finished; and one whose folder of frames was mended within."""
+  corpora.write_video(tmp_path / "x.mp4", count=12)
+  frames = tmp_path / "frames"
+  frames.mkdir()
+  jpegs = [encode_jpeg(frame, 90) for frame in corpora.moving_frames(4)]
+  for number, jpeg in enumerate(jpegs):
+    (frames / f"{number}.jpg").write_bytes(jpeg if number != 1 else jpeg[:-20])
+  source = corpora.write_lines(tmp_path / "m.jsonl", [{"video": name, "text": "t"} for name in ("x.mp4", "frames")])
+  refused(source, tmp_path, "1 of 2 clips", clips_per_shard=1)
+  corpora.write_video(tmp_path / "x.mp4", count=24)
+  (frames / "1.jpg").write_bytes(jpegs[1])
+  builder = corpora.build(Builder, "default", tmp_path, source, clips_per_shard=1)
+  assert [record["num_frames"] for record in corpora.read_back(builder, "train")] == [12, 4]
+
+
+def test_a_clip_that_took_too_long_is_tried_again(tmp_path):
+  corpora.write_video(tmp_path / "x.mp4")
+  source = corpora.write_lines(tmp_path / "m.jsonl", [{"video": "x.mp4", "text": "t"}])
+  config = VideoManifestConfig(name="slow", decoder="odd_decoders:slow")
+  with pytest.raises(UserError, match=r"did not finish within 0\.01 s"), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(decoding, "_START", 0.0)
+    corpora.build(Builder, config, tmp_path, source, decode_seconds=0.01)
+  assert len(corpora.read_back(corpora.build(Builder, config, tmp_path, source), "train")) == 1
+
+
+def test_an_account_never_stands_beside_other_records(manifest, tmp_path, monkeypatch):
+  """A build that ends between the two leaves a shard that is made again."""
+  rows = [{"video": str(manifest.parent / "0.mp4"), "text": "t"}, {"video": "gone.mp4", "text": "t"}]
+  first = corpora.write_lines(tmp_path / "m.jsonl", rows)
+  refused(first, tmp_path, "1 of 2 clips")
+  other = [{**row, "id": f"other{number}", "video": rows[0]["video"]} for number, row in enumerate(rows)]
+  corpora.write_lines(tmp_path / "m.jsonl", other)
+  with monkeypatch.context() as patch:
+    patch.setattr(shards.Account, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    refused(first, tmp_path, "no space left")
+  corpora.write_lines(tmp_path / "m.jsonl", rows)
+  builder = corpora.build(Builder, "default", tmp_path, first, max_left_out=0.5)
+  assert [record["id"] for record in corpora.read_back(builder, "train")] == [rows[0]["video"]]
+
+
+def test_a_worker_that_is_killed_ends_the_build(manifest, tmp_path):
+  child = start(manifest, tmp_path, 2, "slow")
+  deadline, workers = time.monotonic() + 60, []
+  while not workers and time.monotonic() < deadline:
+    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]
+    rows = [line.split(None, 2) for line in listed]
+    shells = {number for number, parent, _ in rows if parent == str(child.pid)}
+    workers = [row[0] for row in rows if {*row[:2]} & shells and "python" in row[2] and "sdk_worker" in row[2]]
+    workers = workers if list(tmp_path.rglob("*.tmp")) else []
+  os.kill(int(workers[-1]), signal.SIGKILL)
+  _, errors = child.communicate(timeout=60)
+  assert child.returncode == 2 and errors.decode().splitlines()[-1].startswith(
+    "error: a process of the build was killed"
+  )
+  config = VideoManifestConfig(name="slow", fps=3, decoder="odd_decoders:slow")
+  assert len(corpora.read_back(corpora.build(Builder, config, tmp_path, manifest), "train")) == CLIPS
+
+
+def test_the_share_that_is_suggested_is_accepted(tmp_path):
+  corpora.write_video(tmp_path / "x.mp4")
+  rows = [{"id": str(n), "video": "x.mp4" if n >= 29 else "gone.mp4", "text": "t"} for n in range(100)]
+  source = corpora.write_lines(tmp_path / "m.jsonl", rows)
+  refused(source, tmp_path, r"--max_left_out=0\.29$")
+  corpora.build(Builder, "default", tmp_path, source, max_left_out=0.29)
+
+
+@pytest.mark.parametrize("name", ["../x", ".", "a/b", "x\ny", "n" * 300, ""])
+def test_names_that_are_no_folder(manifest, tmp_path, name):
+  with pytest.raises(UserError, match="a configuration is named by"):
+    corpora.build(Builder, VideoManifestConfig(name=name), tmp_path / "corpora", manifest)
+  assert not (tmp_path / "corpora").exists()
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "metadata.json"])
+def test_a_damaged_corpus_is_said_to_be_one(manifest, tmp_path, file):
+  builder = corpora.build(Builder, "default", tmp_path, manifest)
+  (builder.data_path / file).write_text("{}")
+  with pytest.raises(UserError, match=r"cannot be read \(.*build again"):
+    corpora.build(Builder, "default", tmp_path, manifest)

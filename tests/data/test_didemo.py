@@ -101,6 +101,17 @@ def test_json_lines_and_lists(source, tmp_path):
   assert {item.end for item in plan(tmp_path, DidemoConfig(name="cut", seconds=30))["test"]} == {30}
 
 
+def test_names_of_the_list_without_annotations_are_counted(source, tmp_path):
+  (tmp_path / "videos").symlink_to(source / "videos")
+  for split, names in (("train", TRAIN), ("val", VAL), ("test", TEST)):
+    write_annotations(tmp_path, split, names)
+  (tmp_path / "test_list.txt").write_text("".join(f"{name}\n" for name in [*TEST, "nobody@N00_1.avi"]))
+  assert [item.descriptions for item in plan(tmp_path)["test"]][-1] == ()
+  builder = corpora.build(Builder, "default", tmp_path / "corpora", tmp_path, max_left_out=0.5)
+  counts = builder.info.metadata["coverage"]["test"]
+  assert (counts["expected"], counts["found"], counts["without_text"]) == (len(TEST) + 1, len(TEST), 1)
+
+
 def test_official_size(tmp_path):
   names = [f"{n}.mp4" for n in range(1037)]
   for split in ("train", "val", "test"):

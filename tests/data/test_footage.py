@@ -52,15 +52,15 @@ def test_so_many_a_second(footage, fps):
   """At each moment, what a player shows: the last frame that has begun."""
   path, times, frames = footage
   length = times[-1] + (times[1] - times[0])
-  moments = list(itertools.takewhile(lambda t: t < length - 1e-4, (times[0] + k / fps for k in itertools.count())))
-  expected = [frames[np.flatnonzero(times <= moment + 1e-4)[-1]] for moment in moments]
+  moments = list(itertools.takewhile(lambda t: t < length - 1.1e-3, (times[0] + k / fps for k in itertools.count())))
+  expected = [frames[np.flatnonzero(times <= moment + 1.1e-3)[-1]] for moment in moments]
   assert read(path, fps=fps) == jpegs(expected)
 
 
 def test_a_part(footage):
   """Also one that begins between key frames, after a seek."""
   path, times, frames = footage
-  start, end = times[len(times) // 2] - 0.001, times[-5] + 0.001
+  start, end = times[len(times) // 2] - 0.01, times[-5] + 0.001
   inside = [frame for time, frame in zip(times, frames, strict=True) if start <= time < end]
   found = read(path, start, end)
   assert found[-len(inside) :] == jpegs(inside)

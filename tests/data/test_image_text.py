@@ -174,6 +174,14 @@ def test_a_tar_that_is_cut_or_none(tmp_path):
       corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)
 
 
+def test_tars_behind_one_another(tmp_path):
+  one, two = (write_tar(tmp_path / f"{name}.tar", pair(name, 0)) for name in "ab")
+  one.write_bytes(one.read_bytes() + two.read_bytes())
+  two.unlink()
+  with pytest.raises(UserError, match="there is more behind the tar's end"):
+    corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)
+
+
 def test_nothing_there(tmp_path):
   with pytest.raises(UserError, match=r"neither a table images\.tsv nor tar files \(\*\.tar"):
     corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)

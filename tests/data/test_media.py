@@ -71,6 +71,46 @@ def test_variable_rate_is_seen_at_its_moments(tmp_path):
   assert numbers(read(path, fps=2)) == [0, 2, 2, 2, 3]
 
 
+@pytest.mark.parametrize("name", ["parts.mkv", "parts.webm", "parts.mp4", "parts.flv"])
+def test_parts_where_the_rate_varies(tmp_path, name):
+  """As a player shows them: what a file says of a picture's duration is a guess in most containers."""
+  times = [0, 0.1, 0.2, 2.0, 2.1, 4.0, 4.1]
+  codec = {"webm": "libvpx-vp9"}.get(name[6:], "libx264")
+  path = corpora.encode(tmp_path / name, grey(7), codec, times=times, **({} if codec != "libx264" else {"qp": "0"}))
+  assert numbers(read(path, 1, 3, fps=2)) == [2, 2, 3, 4]
+  assert numbers(read(path, 0.5, 1.5, fps=2)) == [2, 2]
+  assert numbers(read(path, 1, 1.9)) == [2]
+  assert numbers(read(path, None, 1, fps=4)) == [0, 2, 2, 2]
+
+
+def test_time_stamps_that_do_not_begin_at_zero(tmp_path):
+  path = corpora.encode(tmp_path / "late.webm", grey(15), "libvpx-vp9", times=[0.5 + i / 10 for i in range(15)])
+  assert numbers(read(path, fps=10)) == list(range(15))
+
+
+def test_a_time_stamp_that_jumps_does_not_fill_the_memory(tmp_path, monkeypatch):
+  path = corpora.encode(tmp_path / "jump.mkv", grey(4), "libx264", times=[0, 1, 90000, 90001])
+  with pytest.raises(VideoError, match="more than 512 MiB or 100000 frames"):
+    read(path, fps=3)
+
+
+def test_parts_of_a_cut_file(tmp_path):
+  noise = np.random.default_rng(0).integers(0, 255, (60, 32, 48, 3), dtype=np.uint8)
+  path = corpora.encode(tmp_path / "whole.mkv", noise, "libx264", rate=6, g="6")
+  assert len(read(path, 1, 9)) == 48
+  cut = tmp_path / "cut.mkv"
+  cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  with pytest.raises(VideoError, match=r"cut or damaged: \d\.\d of 8\.0 s"):
+    read(cut, 1, 9, fps=1)
+  assert len(read(cut, 1, 3)) == 12  # before the cut
+
+
+def test_names_that_look_like_addresses(tmp_path, monkeypatch, clip):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "intro:part1.mp4").write_bytes(clip.read_bytes())
+  assert len(read("intro:part1.mp4")) == 48
+
+
 def test_turned_by_metadata(clip, tmp_path):
   content, (one, last) = clip.read_bytes(), (1 << 16, 1 << 30)
   identity, quarter = (
@@ -175,6 +215,33 @@ def test_photographs_are_put_upright(tmp_path):
   exif[0x0112] = 6
   picture.save(tmp_path / "turned.jpg", exif=exif, quality=95)
   assert simplejpeg.decode_jpeg_header(read(tmp_path / "turned.jpg")[0])[:2] == (40, 20)
+
+
+def test_what_cameras_say_far_behind_other_tags(tmp_path):
+  from PIL import Image
+
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  Image.fromarray(grey(1, (20, 40))[0]).save(tmp_path / "near.jpg", exif=exif, quality=95)
+  near = (tmp_path / "near.jpg").read_bytes()
+  comment = b"\xff\xfe" + (60_002).to_bytes(2, "big") + bytes(60_000)
+  (tmp_path / "far.jpg").write_bytes(near[:2] + comment + near[2:])
+  assert simplejpeg.decode_jpeg_header(read(tmp_path / "far.jpg")[0])[:2] == (40, 20)
+
+
+def test_images_of_too_many_pixels(tmp_path):
+  from PIL import Image
+
+  Image.new("1", (9000, 9000)).save(tmp_path / "wide.png")
+  with pytest.raises(VideoError, match="9000 x 9000 pixels are more than"):
+    read(tmp_path / "wide.png")
+
+
+def test_a_frame_that_is_gone(tmp_path):
+  (tmp_path / "0.jpg").write_bytes(simplejpeg.encode_jpeg(grey(1)[0]))
+  (tmp_path / "1.jpg").symlink_to("nowhere.jpg")
+  with pytest.raises(VideoError, match=r"1\.jpg: no such file"):
+    read(tmp_path)
 
 
 def test_numbers_and_decoders_that_mean_nothing():
