@@ -111,9 +111,10 @@ def _pictures(path: str | os.PathLike[str], start: float | None, end: float | No
     converter, size = av.video.reformatter.VideoReformatter(), dict[str, int]()
 
     def picture(seconds, frame, until):
-      read.count, read.until = read.count + 1, until
+      before = max(0.0, seconds - (start or 0.0)) if not read.count else 0.0
       gap = until - max(seconds + read.step, start or 0.0)
-      read.holes += gap if gap > read.step else 0.0
+      read.holes += before + (gap if gap > read.step else 0.0)
+      read.count, read.until = read.count + 1, until
       return Picture(seconds, max(0.0, until - seconds), functools.partial(_rgb, converter, frame, size))
 
     # How long a picture is shown is known when the next is due: what a file says of it is often a guess.

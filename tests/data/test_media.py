@@ -105,6 +105,18 @@ def test_parts_of_a_cut_file(tmp_path):
   assert len(read(cut, 1, 3)) == 12  # before the cut
 
 
+def test_parts_of_a_file_with_a_hole(tmp_path):
+  noise = np.random.default_rng(0).integers(0, 255, (60, 32, 48, 3), dtype=np.uint8)
+  path = corpora.encode(tmp_path / "hole.mp4", noise, "libx264", rate=6, g="6")
+  content = bytearray(path.read_bytes())
+  content[len(content) // 3 : 2 * len(content) // 3] = bytes(2 * len(content) // 3 - len(content) // 3)
+  path.write_bytes(content)
+  for start, end in ((1, 9), (4, 9), (None, 6)):
+    with pytest.raises(VideoError, match="cut or damaged"):
+      read(path, start, end, fps=1)
+  assert len(read(path, 7.5, 9)) == 9  # behind it
+
+
 def test_names_that_look_like_addresses(tmp_path, monkeypatch, clip):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "intro:part1.mp4").write_bytes(clip.read_bytes())
