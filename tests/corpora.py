@@ -27,6 +27,18 @@ def write_video(path, count=12, fps=6, seed=0, **size):
   return path
 
 
+def write_sound(path):
+  """An mp4 that holds sound alone."""
+  import av
+
+  with av.open(str(path), "w", format="mp4") as container:
+    stream = container.add_stream("aac", rate=16000, layout="mono")
+    sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+    sound.sample_rate = 16000
+    container.mux(stream.encode(sound))
+    container.mux(stream.encode())
+
+
 def write_lines(path, rows):
   """JSON lines."""
   path = pathlib.Path(path)

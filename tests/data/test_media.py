@@ -154,24 +154,13 @@ def test_formats(tmp_path, name, codec, size, options):
   assert len(read(path, fps=5)) == 5
 
 
-def without_pictures(path):
-  import av
-
-  with av.open(str(path), "w", format="mp4") as container:
-    stream = container.add_stream("aac", rate=16000, layout="mono")
-    sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-    sound.sample_rate = 16000
-    container.mux(stream.encode(sound))
-    container.mux(stream.encode())
-
-
 @pytest.mark.parametrize(
   ("spoil", "kind", "words"),
   [
     (lambda path, clip: path.write_bytes(b""), VideoError, "empty"),
     (lambda path, clip: path.write_bytes(clip.read_bytes()[:-900]), VideoError, "cut|no video stream"),
     (lambda path, clip: path.write_bytes(b"<html>gone</html>" * 99), VideoError, "not a video"),
-    (lambda path, clip: without_pictures(path), VideoError, "no video stream"),
+    (lambda path, clip: corpora.write_sound(path), VideoError, "no video stream"),
     (lambda path, clip: video.encode_h264(path, grey(1), 12), TooShort, "1 frames, at least 2"),
     (lambda path, clip: path.mkdir(), VideoError, "holds no frames"),
     (lambda path, clip: None, VideoError, "no such file"),

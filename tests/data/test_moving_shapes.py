@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-import av
+import corpora
 import numpy as np
 import pytest
 
@@ -197,22 +197,12 @@ def test_same_seed_same_bytes_whatever_the_workers(built, tmp_path):
   assert other["test"][0]["frames"] != everything(builder)["test"][0]["frames"]
 
 
-def without_video(path):
-  """An mp4 that holds sound alone."""
-  with av.open(str(path), "w", format="mp4") as container:
-    stream = container.add_stream("aac", rate=16000, layout="mono")
-    sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-    sound.sample_rate = 16000
-    container.mux(stream.encode(sound))
-    container.mux(stream.encode())
-
-
 @pytest.mark.parametrize(
   ("spoil", "reason"),
   [
     (lambda path: path.write_bytes(b""), "the file is empty (0 bytes)"),
     (lambda path: path.write_bytes(path.read_bytes()[:-400]), ""),
-    (without_video, "no video stream"),
+    (corpora.write_sound, "no video stream"),
   ],
   ids=["empty", "cut", "sound"],
 )
