@@ -25,6 +25,26 @@ def base() -> ConfigDict:
   return config
 
 
+def fine_tuning() -> ConfigDict:
+  """What fine-tuning on the four retrieval sets has in common (the paper's appendix): V-S on descriptions.
+
+  Weights are those that post-pretraining gives, published or your own: --config.init_from=RUN names a workdir.
+  """
+  config = base()
+  config.init_from = "weights/pretrain_clipvip_base_32.pt"
+  config.loss = "vs"
+  config.data.update({"subtitle": "description", "caption": "", "text_length": 50})
+  config.optimizer.update({"learning_rate": 1e-6, "weight_decay": 0.2, "clip_norm": 1.0})
+  config.train.batch_size = 128
+  return config
+
+
+def fine_tuning_b16(config: ConfigDict) -> None:
+  """Makes a recipe of `fine_tuning` one of ViT-B/16."""
+  config.init_from = "weights/pretrain_clipvip_base_16.pt"
+  config.model.patch_size = 16
+
+
 def model_b32() -> ConfigDict:
   """CLIP ViT-B/32 with three added proxies and a time embedding of twelve rows."""
   return ConfigDict(

@@ -77,9 +77,12 @@ def read_back(builder, split):
   return [{key: plain(value) for key, value in record.items()} for record in builder.as_data_source(split)]
 
 
-def train_two_steps(builder, workdir, **fields):
-  """results.json of two steps of the smallest model on a built corpus; fields: {"data.subtitle": VALUE}."""
-  config = post_pretrain.get_config("smoke")
+def train_two_steps(builder, workdir, recipe=None, **fields):
+  """results.json of two steps of the smallest model on a built corpus; fields: {"data.subtitle": VALUE}.
+
+  recipe: a configuration whose model is made small; by default post-pretraining's smoke.
+  """
+  config = recipe or post_pretrain.get_config("smoke")
   with config.unlocked():
     name = builder.info.full_name.split("/")
     config.data.update({"name": name[0], "config": name[1], "prepare": False, "data_dir": str(builder.data_dir_root)})
@@ -88,6 +91,18 @@ def train_two_steps(builder, workdir, **fields):
     config.evaluate.update({"batch_size": 8, "num_examples": 1})
     config.update_from_flattened_dict(fields)
   return train.run(config.lock(), pathlib.Path(workdir))
+
+
+def small(config):
+  """A recipe of full size with a model of one narrow block a tower, and the corpus' own words."""
+  tower = {"width": 32, "layers": 1, "heads": 2, "mlp": 64}
+  with config.unlocked():
+    config.init_from = ""
+    config.model.update({"image_size": 64, "embed_dim": 32, "dtype": "float32", "vision": tower})
+    config.model.text.update({**tower, "vocab_size": 512})
+    config.data.tokenizer = "words"
+    config.host.update({"num_workers": 0, "log_every": 1})
+  return config
 
 
 def encode(path, frames, codec, rate=12, times=None, **options):

@@ -12,7 +12,7 @@ from clipvip_jax import optimizer
 from clipvip_jax.losses import LOSSES
 from clipvip_jax.models import clip_vip
 from clipvip_jax.train_step import init_state, make_train_step
-from configs import common, mixed, post_pretrain
+from configs import activitynet, common, didemo, lsmdc, mixed, msrvtt, post_pretrain
 
 RECIPES = sorted(
   path.stem for path in pathlib.Path(common.__file__).parent.glob("*.py") if path.stem not in ("__init__", "common")
@@ -58,8 +58,41 @@ def shapes(config, batch_size=4):
 MIXED = {"": B32, "b32": B32, "b16": B16, "smoke": SMOKE}
 
 
+FINE_TUNING = {"msrvtt": msrvtt, "didemo": didemo, "lsmdc": lsmdc, "activitynet": activitynet}
+
+
+@pytest.mark.parametrize("variant", ["b32", "b16"])
+@pytest.mark.parametrize("name", FINE_TUNING)
+def test_fine_tuning_at_full_size(name, variant):
+  config = FINE_TUNING[name].get_config(variant)
+  assert set(FINE_TUNING[name].VARIANTS) == {"b32", "b16"}
+  before, (after, _) = shapes(config, batch_size=2)
+  assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)
+  assert sum(x.size for x in jax.tree.leaves(before.params)) == {"b32": B32, "b16": B16}[variant]
+
+
+def test_fine_tuning_holds_the_papers_numbers():
+  found = {}
+  for name, recipe in FINE_TUNING.items():
+    for variant in ("b32", "b16"):
+      c = recipe.get_config(variant)
+      o, d, t = c.optimizer, c.data, c.train
+      assert (o.learning_rate, o.weight_decay, o.clip_norm, o.warmup_ratio, c.loss) == (1e-6, 0.2, 1, 0.01, "vs")
+      found[name, variant] = (t.epochs, t.batch_size, d.num_frames, d.text_length, o.rate_multipliers.logit_scale)
+  assert found == {
+    ("msrvtt", "b32"): (100, 128, 12, 50, 1),
+    ("msrvtt", "b16"): (100, 128, 12, 50, 1),
+    ("didemo", "b32"): (20, 128, 12, 50, 1),
+    ("didemo", "b16"): (20, 128, 12, 70, 10),
+    ("lsmdc", "b32"): (10, 128, 12, 50, 1),
+    ("lsmdc", "b16"): (10, 128, 12, 50, 1),
+    ("activitynet", "b32"): (20, 128, 32, 70, 1),
+    ("activitynet", "b16"): (20, 64, 32, 70, 1),
+  }
+
+
 def test_there_is_no_recipe_or_variant_that_this_file_forgets():
-  assert RECIPES == ["mixed", "post_pretrain"]
+  assert sorted(["mixed", "post_pretrain", *FINE_TUNING]) == RECIPES
   assert set(post_pretrain.VARIANTS) <= VARIANTS.keys()
   assert set(mixed.VARIANTS) <= MIXED.keys()
 

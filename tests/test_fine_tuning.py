@@ -1,0 +1,55 @@
+"""Every recipe of fine-tuning on a miniature of its corpus: two steps, an evaluation, results."""
+
+import corpora
+import pytest
+
+from configs import activitynet, didemo, lsmdc, msrvtt
+from data.activitynet_captions.activitynet_captions_dataset_builder import Builder as ActivitynetCaptions
+from data.didemo.didemo_dataset_builder import Builder as Didemo
+from data.lsmdc.lsmdc_dataset_builder import Builder as Lsmdc
+from data.msrvtt.msrvtt_dataset_builder import Builder as Msrvtt
+
+# Recipe, builder, and each split's list of clips as the method's authors hand it out: its first name that is read.
+CORPORA = {
+  "msrvtt": (msrvtt, Msrvtt, {"train": "train9k.jsonl", "test": "test1ka.jsonl"}),
+  "didemo": (didemo, Didemo, {"train": "train.jsonl", "validation": "val.jsonl", "test": "test.jsonl"}),
+  "lsmdc": (lsmdc, Lsmdc, {"train": "train.jsonl", "test": "test.jsonl"}),
+  "activitynet": (activitynet, ActivitynetCaptions, {"train": "train.jsonl", "validation": "val1.jsonl"}),
+}
+
+
+@pytest.fixture(scope="module", params=CORPORA)
+def corpus(request, tmp_path_factory):
+  """(recipe, corpus) of ten clips a training split and five of the others."""
+  recipe, builder, files = CORPORA[request.param]
+  folder = tmp_path_factory.mktemp(request.param)
+  for split, file in files.items():
+    names = [f"{split}{number}" for number in range(10 if split == "train" else 5)]
+    for name in names:
+      if request.param == "lsmdc":
+        corpora.encode(folder / f"{name}.avi", corpora.moving_frames(12, hash_of(name)), "mpeg4", rate=6)
+      else:
+        corpora.write_video(folder / "videos" / f"{name}.mp4", seed=hash_of(name))
+    texts = {"train": lambda name: [f"{name} one", f"{name} two"]}.get(split, lambda name: f"a text of {name}")
+    corpora.write_lines(folder / file, [{"clip_id": name, "text": texts(name)} for name in names])
+  return recipe, corpora.build(builder, recipe.get_config().data.config, folder / "corpora", folder)
+
+
+def hash_of(name):
+  """The same number for the same name in every process."""
+  return sum(name.encode())
+
+
+@pytest.mark.parametrize("variant", ["b32", "b16"])
+def test_two_steps_and_an_evaluation(corpus, variant, tmp_path):
+  recipe, builder = corpus
+  config = corpora.small(recipe.get_config(variant))
+  frames = config.data.num_frames
+  results = corpora.train_two_steps(builder, tmp_path / "run", config, **{"data.num_frames": frames})
+  assert results["step"] == 2 and results["config"]["data"]["num_frames"] == frames
+  for split in recipe.get_config().evaluate.final_splits:
+    metrics = results["splits"][split]
+    assert (metrics["size"], metrics["expected"], metrics["missing"]) == (5, 5, 0)
+    assert 0 <= metrics["plain"]["text_to_video"]["R@1"] <= 1
+  assert results["corpus"]["pixels"] and results["config"]["loss"] == "vs"
+  assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
