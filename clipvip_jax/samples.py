@@ -71,7 +71,9 @@ def _sample(record: dict[str, Any], index: int, num_frames: int, seed: int) -> d
 
 
 def _rows(record: dict[str, Any], field: str) -> list[tuple[str, str]]:
-  found = texts(record, field) or ["(none)"]
+  found = texts(record, field)
+  if not found:
+    return [(field, "(none)")]
   rows = [(field if len(found) == 1 else f"{field} {n}", words) for n, words in enumerate(found, 1)]
   return [
     (name, f"{words[:_LONGEST]}{'…' * (len(words) > _LONGEST)} [{len(words.split())} words]") for name, words in rows

@@ -61,7 +61,7 @@ def test_show_is_one_page_that_escapes(built, tmp_path):
   data_tool.main(["show", *arguments, "--num_frames=4"])
   html = page.read_text()
   assert html.count('<section class="card">') == 3 and html.count("data:image/jpeg") == 3 * 5
-  assert "&lt;b&gt;clip 0&lt;/b&gt; [2 words]" in html and "<b>" not in html
+  assert "&lt;b&gt;clip 0&lt;/b&gt; (words: 2)" in html and "<b>" not in html
   assert "10 expected, 8 found, 1 missing, 1 undecodable" in html and "2 frames a second" in html
   assert "http" not in html.replace('http-equiv="Content-Security-Policy"', "")
 
