@@ -76,5 +76,5 @@ def _rows(record: dict[str, Any], field: str) -> list[tuple[str, str]]:
     return [(field, "(none)")]
   rows = [(field if len(found) == 1 else f"{field} {n}", words) for n, words in enumerate(found, 1)]
   return [
-    (name, f"{words[:_LONGEST]}{'…' * (len(words) > _LONGEST)} [{len(words.split())} words]") for name, words in rows
+    (name, f"{words[:_LONGEST]}{'…' * (len(words) > _LONGEST)} (words: {len(words.split())})") for name, words in rows
   ]
