@@ -236,7 +236,7 @@ def test_an_account_never_stands_beside_other_records(manifest, tmp_path, monkey
 
 def beam_workers(number):
   """Processes of Beam that a process has started, by themselves or through a shell."""
-  listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]
+  listed = subprocess.run(["ps", "-eww", "-o", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]
   rows = [line.split(None, 2) for line in listed]
   shells = {child for child, parent, _ in rows if parent == str(number)}
   return [int(row[0]) for row in rows if {*row[:2]} & shells and "sdk_worker" in row[2] and "python" in row[2]]
