@@ -10,7 +10,7 @@ import jax
 import clipvip_jax
 from clipvip_jax import optimizer, report, sharding, workdir
 from clipvip_jax.checkpoint import Checkpoints, abstract
-from clipvip_jax.evaluate import Evaluator
+from clipvip_jax.evaluator import Evaluator
 from clipvip_jax.log import log
 from clipvip_jax.parts import Parts, claim, prepare
 from clipvip_jax.train_loop import Loop

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from clipvip_jax import report, sharding
 from clipvip_jax.checkpoint import Checkpoints
 from clipvip_jax.errors import UserError
-from clipvip_jax.evaluate import Evaluator
+from clipvip_jax.evaluator import Evaluator
 from clipvip_jax.input_pipeline.corpus import text
 from clipvip_jax.input_pipeline.pipeline import batches
 from clipvip_jax.log import log

@@ -16,7 +16,7 @@ import clipvip_jax
 from clipvip_jax import checkpoint, convert, embed, main, parts, sharding, train, train_loop
 from clipvip_jax.checkpoint import Checkpoints
 from clipvip_jax.errors import UserError
-from clipvip_jax.evaluate import Evaluator
+from clipvip_jax.evaluator import Evaluator
 from clipvip_jax.input_pipeline import clips
 from configs import mixed, post_pretrain
 from data.moving_shapes.moving_shapes_dataset_builder import Builder

@@ -9,7 +9,7 @@ import tiny
 import written_corpus
 
 from clipvip_jax import report, retrieval, sharding
-from clipvip_jax.evaluate import Evaluator
+from clipvip_jax.evaluator import Evaluator
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from configs import common
