@@ -14,13 +14,25 @@ from clipvip_jax.errors import UserError
 def render(template: str, **values: Any) -> str:
   """A template of this package, filled in; what it does not mark as safe is escaped."""
   environment = jinja2.Environment(
-    loader=jinja2.FunctionLoader(_read), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+    loader=jinja2.FunctionLoader(_read),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
   )
+  environment.filters["count"] = lambda number: f"{number:,}"
   return environment.get_template(template).render(**values)
 
 
 def _read(name: str) -> str:
   return importlib.resources.files("clipvip_jax").joinpath(name).read_text(encoding="utf-8")
+
+
+def save(path: pathlib.Path, page: str) -> None:
+  """Writes a page that is whole or not there. Raises OSError; what stood at `path` before stays as it was."""
+  with files.whole(path) as temporary:
+    # "replace": half a surrogate pair in one caption must not cost the page
+    temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
 
 
 def write(path: pathlib.Path, page: str, flag: str) -> None:
@@ -29,8 +41,7 @@ def write(path: pathlib.Path, page: str, flag: str) -> None:
   if path.exists() and not path.is_file():
     raise UserError(f"{flag}={path} is no regular file; name one that is, or is not there yet")
   try:
-    with files.whole(path) as temporary:
-      temporary.write_text(page, encoding="utf-8", errors="replace")
+    save(path, page)
   except OSError as error:
     raise UserError(f"{flag}={path} cannot be written: {error.strerror}") from error
 
