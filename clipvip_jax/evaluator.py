@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from clipvip_jax import retrieval, sharding
+from clipvip_jax.embeddings import Embeddings
 from clipvip_jax.input_pipeline.arrays import Clips
 from clipvip_jax.input_pipeline.corpus import Corpus, Texts
 from clipvip_jax.input_pipeline.frames import uniform_frames
@@ -26,10 +27,11 @@ _TOP, _STRIP = 5, 6
 
 @dataclasses.dataclass(frozen=True)
 class SplitResult:
-  """`metrics` as results.json holds them, and similarity [N queries, V videos]."""
+  """`metrics` as results.json holds them, similarity [N queries, V videos], and what both were measured on."""
 
   metrics: dict[str, Any]
   similarity: Float[np.ndarray, "n v"]
+  embeddings: Embeddings
 
 
 class Evaluator:
@@ -102,25 +104,17 @@ class Evaluator:
       features[places[real]] = rows[real]
     return features
 
-  def split(self, params: Any, split: str) -> SplitResult:
-    """Retrieval metrics of a split: both directions, plain and with dual softmax, and the twins.
-
-    Every query is asked on its own; a video is answered by the best of its own. `size` counts the clips, `expected`
-    those that the split should hold, and `missing` those that it does not.
-    """
+  def embeddings(self, params: Any, split: str) -> Embeddings:
+    """The features of a split, with its texts."""
     videos, queries = self.features(params, split)
-    similarity = queries @ videos.T
     texts = self._texts(split)
-    metrics = {
-      "size": len(texts.ids),
-      **self._corpus.coverage(split),
-      "queries": len(texts.queries),
-      "missing_captions": sum(not captions for captions in texts.captions) if self._config.data.caption else 0,
-      **retrieval.evaluate(similarity, texts.labels),
-    }
-    if any(twin >= 0 for twin in texts.twins):
-      metrics["twins"] = retrieval.twin_accuracy(similarity, texts.twins, texts.labels)
-    return SplitResult(metrics, similarity)
+    silent = sum(not captions for captions in texts.captions) if self._config.data.caption else 0
+    counts = {**self._corpus.coverage(split), "missing_captions": silent}
+    return Embeddings(split, videos, queries, texts.ids, texts.queries, texts.labels, texts.twins, counts)
+
+  def split(self, params: Any, split: str) -> SplitResult:
+    """Retrieval metrics of a split: see `measure`."""
+    return measure(self.embeddings(params, split))
 
   def examples(self, split: str, similarity: Float[np.ndarray, "n v"], count: int) -> list[dict[str, Any]]:
     """Some queries, spread evenly over the split, with the frames of their best videos: see `report.write_report`."""
@@ -148,3 +142,25 @@ class Evaluator:
   def _strip(self, split: str, index: int) -> list[bytes]:
     frames = self._corpus.source(split)[int(index)]["frames"]
     return [bytes(frames[i]) for i in uniform_frames(len(frames), min(_STRIP, len(frames)))]
+
+
+def measure(found: Embeddings) -> SplitResult:
+  """Retrieval metrics: both directions, plain and with dual softmax, and the twins.
+
+  Every query is asked on its own; a video is answered by the best of its own. `size` counts the clips, `expected`
+  those that the split should hold, and `missing` those that it does not.
+
+  Raises:
+    UserError: features that are not finite; names their clips or texts.
+  """
+  similarity = found.similarity()
+  metrics = {
+    "size": len(found.ids),
+    **found.counts,
+    "queries": len(found.texts),
+    "duplicate_queries": found.duplicate_queries(),
+    **retrieval.evaluate(similarity, found.labels),
+  }
+  if any(twin >= 0 for twin in found.twins):
+    metrics["twins"] = retrieval.twin_accuracy(similarity, found.twins, found.labels)
+  return SplitResult(metrics, similarity, found)
