@@ -112,7 +112,7 @@ def prepare(config: Any, folder: pathlib.Path) -> Parts:
   corpora = {section: _open_source(config, section, source) for section, source in _sections(config)}
   corpus = corpora["data"]
   for split in (config.evaluate.during_split, *config.evaluate.final_splits):
-    corpus.check_queries(split, config.evaluate.query, config.data.caption)
+    corpus.check_queries(split, config.evaluate.query, config.data.caption, config.evaluate.protocol)
   identity = corpus.identity()
   if config.mix:
     identity["mix"] = {name: corpora[f"mix.{name}"].identity() for name in config.mix}

@@ -144,6 +144,7 @@ def evaluate() -> ConfigDict:
       "during_split": "validation",
       "final_splits": ("test",),
       "query": "description",  # the record's field that is searched with
+      "protocol": "single",  # one query a clip; "multi": several, each asked on its own, the best answers a video
       "batch_size": 256,  # global
       "num_examples": 12,  # queries whose top five videos the report shows
     }

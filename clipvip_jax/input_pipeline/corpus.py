@@ -1,5 +1,6 @@
 """Opens a corpus that a builder of `data/` has prepared, or says how to prepare it."""
 
+import collections
 import dataclasses
 import functools
 import importlib
@@ -11,6 +12,10 @@ from typing import Any
 
 from clipvip_jax.errors import UserError
 from clipvip_jax.log import log
+
+# How many queries a clip of an evaluated split may have: exactly one; or any number from one, of which each is asked on
+# its own and a video is answered by its best.
+PROTOCOLS = ("single", "multi")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +103,21 @@ class Corpus:
     found.twins.extend(position.get(twin, -1) for twin in twins)
     return found
 
-  def check_queries(self, split: str, query: str, caption: str) -> None:
-    """Refuses a split that cannot be searched.
+  def check_queries(
+    self, split: str, query: str, caption: str, protocol: str = "single", flag: str = "--config.evaluate.protocol"
+  ) -> None:
+    """Refuses a split that cannot be searched as the protocol asks.
+
+    Args:
+      split: name of a split.
+      query: the field that is searched with.
+      caption: the field that describes the middle frame; "" for none.
+      protocol: see PROTOCOLS.
+      flag: what sets it, for messages.
 
     Raises:
-      UserError: no such split or field, no records, or records without a query; the first of them are named.
+      UserError: no such split or field, no records, or records without a query; the first of them are named. Or see
+        `check_protocol`.
     """
     texts = self.texts(split, query, caption)
     if not texts.ids:
@@ -111,6 +126,7 @@ class Corpus:
     silent = [name for i, name in enumerate(texts.ids) if i not in asked]
     if silent:
       raise UserError(f"{self.name}, split {split}: {len(silent)} clips have no {query!r} to search with: {silent[:5]}")
+    check_protocol(protocol, texts.ids, texts.labels, f"{self.name}, split {split}", flag)
 
   def identity(self) -> dict[str, Any]:
     """What a run must find unchanged when it goes on: name, settings of the build, and records of each split."""
@@ -127,6 +143,30 @@ class Corpus:
       if field and field not in self._builder.info.features:
         known = ", ".join(self._builder.info.features)
         raise UserError(f"{self.name}, split {split}: records have no field {field!r}; they have: {known}")
+
+
+def check_protocol(protocol: str, ids: Sequence[str], labels: Sequence[int], where: str, flag: str) -> None:
+  """Refuses queries that are not as the protocol says.
+
+  Args:
+    protocol: see PROTOCOLS.
+    ids: of the clips.
+    labels: the clip of each query.
+    where: the split, for messages.
+    flag: what sets the protocol, likewise.
+
+  Raises:
+    UserError: an unknown protocol, or clips with several queries where each may have one: how many, and the first.
+  """
+  if protocol not in PROTOCOLS:
+    raise UserError(f"{flag.removeprefix('--config.')}={protocol!r} is unknown; allowed: {', '.join(PROTOCOLS)}")
+  queries = collections.Counter(labels)
+  several = [i for i in range(len(ids)) if queries[i] > 1]
+  if several and protocol == "single":
+    raise UserError(
+      f"{where}: {len(several)} of {len(ids)} clips have several queries, first {ids[several[0]]!r} with"
+      f" {queries[several[0]]}; {flag}=multi asks each on its own and lets a video be answered by its best"
+    )
 
 
 def text(record: dict[str, Any], field: str) -> str:
@@ -156,9 +196,21 @@ def builder_class(name: str, section: str = "data") -> Any:
     package = importlib.import_module("data")
     known = [info.name for info in pkgutil.iter_modules(package.__path__) if info.ispkg]
     raise UserError(
-      f"{section}.name={name!r} is no corpus in data/; there are: {', '.join(known)}. "
+      f"{_field(section, 'name')}={name!r} is no corpus in data/; there are: {', '.join(known)}. "
       "CONTRIBUTING.md says how to add one"
     ) from None
+
+
+def _field(section: str, field: str) -> str:
+  """How a message names a field of a section; of no section: of a command that takes a corpus as an option."""
+  return f"{section}.{field}" if section else {"name": "corpus", "config": "its configuration"}[field]
+
+
+def _how(section: str) -> tuple[str, str]:
+  """What names another folder of corpora, and what builds one that generates itself there."""
+  if section:
+    return f"--config.{section}.data_dir=DIR", "--config.data.prepare=True"
+  return "--data_dir=DIR", "--config.data.prepare=True of python -m clipvip_jax.main"
 
 
 def _build(builder: Any) -> None:
@@ -192,9 +244,10 @@ def _generating_builder(builder_type: Any, config: Any, section: str) -> Any:
   builder = builder_type(config=config.config or None, data_dir=config.data_dir or None, file_format="array_record")
   if not builder.is_prepared():
     if not config.get("prepare", False):
+      folder, prepare = _how(section)
       raise UserError(
         f"corpus {builder.info.full_name} is not in {builder.data_dir_root}; name the folder that holds it with "
-        f"--config.{section}.data_dir=DIR, or build it there with --config.data.prepare=True"
+        f"{folder}, or build it there with {prepare}"
       )
     _build(builder)
   return builder
@@ -208,7 +261,7 @@ def open_corpus(config: Any, section: str = "data") -> Corpus:
 
   Args:
     config: a section of the configuration.
-    section: its path there, for messages.
+    section: its path there, for messages; "": a command's options, --data_dir among them.
 
   Raises:
     UserError: no such corpus or configuration, or it is not there: says what there is and how to build it.
@@ -229,11 +282,12 @@ def open_corpus(config: Any, section: str = "data") -> Corpus:
   there = _on_disk(root / config.name)
   name = config.config or (registered[0] if registered else "")
   if name not in there:
-    how = "build one that it knows there with --config.data.prepare=True" if generates else f"build it: {command}"
+    folder, prepare = _how(section)
+    how = f"build one that it knows there with {prepare}" if generates else f"build it: {command}"
     raise UserError(
-      f"{section}.config={name!r} of corpus {config.name} is not in {root}; there: {', '.join(there) or 'none'}; "
-      f"known to its builder: {', '.join(registered) or 'none'}. Name the folder with --config.{section}.data_dir=DIR, "
-      f"or {how}"
+      f"{_field(section, 'config')}={name!r} of corpus {config.name} is not in {root}; there: "
+      f"{', '.join(there) or 'none'}; known to its builder: {', '.join(registered) or 'none'}. "
+      f"Name the folder with {folder}, or {how}"
     )
   return _opened(there[name])
 
