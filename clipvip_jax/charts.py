@@ -5,10 +5,9 @@ Text stays text and colours are the page's own, so that light and dark reach the
 
 import io
 import math
-import numbers
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import markupsafe
 import numpy as np
@@ -34,9 +33,9 @@ class Curve(NamedTuple):
   marker: bool = False
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
   """Whether there is a finite number to show; a loss that became NaN has no place on a curve."""
-  return isinstance(value, numbers.Real) and -math.inf < value < math.inf
+  return isinstance(value, float | int | np.floating) and bool(-math.inf < value < math.inf)
 
 
 def smoothed(values: Sequence[float]) -> list[float]:

@@ -16,13 +16,9 @@ from clipvip_jax import retrieval, sharding
 from clipvip_jax.embeddings import Embeddings
 from clipvip_jax.input_pipeline.arrays import Clips
 from clipvip_jax.input_pipeline.corpus import Corpus, Texts
-from clipvip_jax.input_pipeline.frames import uniform_frames
 from clipvip_jax.input_pipeline.pipeline import Order, Source, batches
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
 from clipvip_jax.models.clip_vip import ClipVip
-
-# In the report: how many of the best videos a query shows, and how many frames of each.
-_TOP, _STRIP = 5, 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,33 +112,6 @@ class Evaluator:
     """Retrieval metrics of a split: see `measure`."""
     return measure(self.embeddings(params, split))
 
-  def examples(self, split: str, similarity: Float[np.ndarray, "n v"], count: int) -> list[dict[str, Any]]:
-    """Some queries, spread evenly over the split, with the frames of their best videos: see `report.write_report`."""
-    texts = self._texts(split)
-    ranks = retrieval.text_to_video_ranks(similarity, texts.labels)
-    chosen = np.unique(np.linspace(0, len(texts.queries) - 1, count).astype(int))
-    return [
-      {
-        "split": split,
-        "query": texts.queries[i],
-        "rank": int(ranks[i]),
-        "top": [
-          {
-            "id": texts.ids[j],
-            "score": float(similarity[i, j]),
-            "right": bool(texts.labels[i] == j),
-            "frames": self._strip(split, j),
-          }
-          for j in np.argsort(-similarity[i], kind="stable")[:_TOP]
-        ],
-      }
-      for i in chosen
-    ]
-
-  def _strip(self, split: str, index: int) -> list[bytes]:
-    frames = self._corpus.source(split)[int(index)]["frames"]
-    return [bytes(frames[i]) for i in uniform_frames(len(frames), min(_STRIP, len(frames)))]
-
 
 def measure(found: Embeddings) -> SplitResult:
   """Retrieval metrics: both directions, plain and with dual softmax, and the twins.
@@ -160,6 +129,7 @@ def measure(found: Embeddings) -> SplitResult:
     "queries": len(found.texts),
     "duplicate_queries": found.duplicate_queries(),
     **retrieval.evaluate(similarity, found.labels),
+    "rank_histogram": retrieval.rank_histogram(retrieval.text_to_video_ranks(similarity, found.labels)),
   }
   if any(twin >= 0 for twin in found.twins):
     metrics["twins"] = retrieval.twin_accuracy(similarity, found.twins, found.labels)

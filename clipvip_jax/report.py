@@ -24,29 +24,33 @@ def write_report(
   results: Mapping[str, Any],
   history: Iterable[Mapping[str, Any]] = (),
   examples: Iterable[Mapping[str, Any]] = (),
+  attention: Iterable[Mapping[str, Any]] = (),
 ) -> None:
   """Writes the report to `path`, whole or not at all.
 
   Args:
     path: the HTML file; its folder must exist.
-    results: {"splits": {name: {"size", "expected", "missing", "queries", "missing_captions", "plain", "dsl", "twins"}},
-      "step", "best_step", "num_params", "config", "versions"}: what `retrieval.evaluate` and
-      `retrieval.twin_accuracy` return, as results.json holds them. Whatever is absent is left out of the page or shown
-      as a dash.
+    results: {"splits": {name: {"size", "expected", "missing", "queries", "missing_captions", "plain", "dsl", "twins",
+      "rank_histogram"}}, "step", "best_step", "num_params", "config", "versions"}: what `evaluator.measure` returns, as
+      results.json holds it. Whatever is absent is left out of the page or shown as a dash.
     history: {"kind": "train", "step", "loss"} and {"kind": "eval", "step", "split", "metrics": one split's
       results}, in any order. Of two entries for one step the later one counts.
-    examples: {"split", "query", "rank", "top": [{"id", "score", "right", "frames": [JPEG bytes]}]}, best
-      video first. They are shown as they come: the caller chooses the queries.
+    examples: {"split", "kind": "best" | "worst" | "typical", "query", "rank", "top": [{"place", "id", "score", "right",
+      "frames": [JPEG bytes]}]}, best video first. They are shown as they come: the caller chooses the queries.
+    attention: {"split", "id", "num_frames", "shown": [indices of frames], "frames": [JPEG bytes], "proxies": [{"name",
+      "share", "frames": [{"share", "jpeg"}]}]}, as `attention_maps.of_record` gives it.
 
   Raises:
-    OSError: the folder is absent or cannot be written; KeyError: an entry of history or examples lacks a key
+    OSError: the folder is absent or cannot be written; KeyError: an entry of history, examples or attention lacks a key
       named above. A report that stood at `path` before stays as it was.
   """
-  page = pages.render("report.html.jinja", **_view(results, list(history), examples))
+  page = pages.render("report.html.jinja", **_view(results, list(history), examples, attention))
   pages.save(pathlib.Path(path), page)
 
 
-def _view(results: Mapping[str, Any], history: list[Mapping[str, Any]], examples: Iterable) -> dict[str, Any]:
+def _view(
+  results: Mapping[str, Any], history: list[Mapping[str, Any]], examples: Iterable, attention: Iterable
+) -> dict[str, Any]:
   """-> everything the template shows, formatted."""
   splits = results.get("splits") or {}
   num_params = results.get("num_params")
@@ -54,15 +58,27 @@ def _view(results: Mapping[str, Any], history: list[Mapping[str, Any]], examples
     "splits": [_split(name, split) for name, split in splits.items()],
     "step": results.get("step"),
     "best_step": results.get("best_step"),
-    "num_params": None if num_params is None else f"{num_params / 1e6:,.1f} M",
+    "num_params": None if num_params is None else _rounded(num_params),
+    "ranks": [rank_chart(name, split["rank_histogram"]) for name, split in splits.items() if "rank_histogram" in split],
     "charts": list(_charts(history, results.get("best_step"))),
     "examples": [_example(example, splits) for example in examples],
+    "attention": [_attention(entry) for entry in attention],
     "details": [
-      {"title": title, "rows": [(name, _shown(value)) for name, value in workdir.flat(results[key])]}
+      {"title": title, "rows": [(name, shown(value)) for name, value in workdir.flat(results[key])]}
       for key, title in (("config", "Configuration"), ("versions", "Versions"))
       if results.get(key)
     ],
   }
+
+
+def _rounded(count: int) -> str:
+  return f"{count / 1e6:,.1f} M" if count >= 1e6 else f"{count:,}"
+
+
+def rank_chart(split: str, histogram: Mapping[str, int]) -> dict[str, Any]:
+  """The chart of `retrieval.rank_histogram`, whose order JSON does not keep."""
+  bins = sorted(histogram.items(), key=lambda item: int(item[0].split("-")[0]))
+  return charts.bars("Where the right video ranked", f"{split}, queries by rank", dict(bins))
 
 
 def _split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,6 +134,7 @@ def _example(example: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str,
   """A query and its best videos; JPEG bytes become data: URIs, which is what keeps the page one file."""
   videos = [
     {
+      "place": video["place"],
       "id": video["id"],
       "score": f"{video['score']:.3f}",
       "right": bool(video["right"]),
@@ -127,6 +144,7 @@ def _example(example: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str,
   ]
   return {
     "split": example["split"],
+    "kind": example["kind"],
     "query": example["query"],
     "rank": example["rank"],
     "of": (splits.get(example["split"]) or {}).get("size"),
@@ -135,7 +153,26 @@ def _example(example: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str,
   }
 
 
-def _shown(value: Any) -> str:
+def _attention(entry: Mapping[str, Any]) -> dict[str, Any]:
+  return {
+    "split": entry["split"],
+    "id": entry["id"],
+    "num_frames": entry["num_frames"],
+    "shown": [index + 1 for index in entry["shown"]],
+    "frames": [pages.jpeg_uri(frame) for frame in entry["frames"]],
+    "proxies": [
+      {
+        "name": proxy["name"],
+        "share": percent(proxy["share"]),
+        "frames": [(percent(frame["share"]), pages.jpeg_uri(frame["jpeg"])) for frame in proxy["frames"]],
+      }
+      for proxy in entry["proxies"]
+    ],
+  }
+
+
+def shown(value: Any) -> str:
+  """A value of the configuration as text."""
   return value if isinstance(value, str) else json.dumps(value, default=str)
 
 

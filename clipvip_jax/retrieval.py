@@ -51,6 +51,22 @@ def rank_metrics(ranks: ArrayLike) -> dict[str, float]:
   return {**recalls, "median_rank": float(np.median(ranks)), "mean_rank": float(np.mean(ranks))}
 
 
+def rank_histogram(ranks: ArrayLike) -> dict[str, int]:
+  """Ranks [Q] from 1 -> how many lie in 1, 2-5, 6-10, 11-20, 21-50, 51-100, 101-200 ..., up to the largest rank.
+
+  The first three, whose ends are those of the recalls, are always there.
+  """
+  ranks = np.asarray(ranks)
+  ends = [1, 5, 10]
+  while ends[-1] < ranks.max(initial=0):
+    ends.append(ends[-3] * (20 if len(ends) == 3 else 10))
+  starts = [1, *(end + 1 for end in ends[:-1])]
+  return {
+    str(end) if start == end else f"{start}-{end}": int(np.count_nonzero((ranks >= start) & (ranks <= end)))
+    for start, end in zip(starts, ends, strict=True)
+  }
+
+
 def text_to_video(similarity: ArrayLike, labels: ArrayLike | None = None) -> dict[str, float]:
   """[N, V], [N] -> metrics of `rank_metrics`, each text a query.
 

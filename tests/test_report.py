@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from clipvip_jax import retrieval
+from clipvip_jax import attention_maps, retrieval
 from clipvip_jax.report import write_report
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -47,6 +47,7 @@ def split_results(seed, size):
     "size": size,
     "missing_captions": seed,
     **retrieval.evaluate(similarity),
+    "rank_histogram": retrieval.rank_histogram(retrieval.text_to_video_ranks(similarity)),
     "twins": retrieval.twin_accuracy(similarity, twins),
   }
 
@@ -77,18 +78,32 @@ def history():
 @pytest.fixture(scope="module")
 def examples():
   frame = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))
-  top = [{"id": f"clip-{i}", "score": 0.5 - i / 10, "right": i == 2, "frames": [frame] * 3} for i in range(5)]
+  top = [
+    {"place": i + 1, "id": f"clip-{i}", "score": 0.5 - i / 10, "right": i == 2, "frames": [frame] * 3} for i in range(5)
+  ]
   lost = [{**video, "right": False} for video in top]
+  worst = [*lost, {"place": 64, "id": "<b>clip</b>", "score": -0.5, "right": True, "frames": [frame] * 3}]
   return [
-    {"split": "test", "query": "<script>alert('x')</script> & \"quotes\"", "rank": 3, "top": top},
-    {"split": "test", "query": "a cat \ud83d", "rank": 17, "top": lost},
+    {"split": "test", "query": "<script>alert('x')</script> & \"quotes\"", "kind": "best", "rank": 3, "top": top},
+    {"split": "test", "query": "a cat \ud83d", "kind": "typical", "rank": 17, "top": lost},
+    {"split": "test", "query": "a dog", "kind": "worst", "rank": 64, "top": worst},
   ]
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory, results, history, examples):
+def attention():
+  frame = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))
+  seen = [{"share": 0.25, "jpeg": frame}, {"share": 0.5, "jpeg": frame}]
+  proxies = [{"name": name, "share": 0.75, "frames": seen} for name in ("class token", "proxy 1")]
+  return [
+    {"split": "test", "id": "<i>clip</i>", "num_frames": 3, "shown": [0, 2], "frames": [frame] * 2, "proxies": proxies}
+  ]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, results, history, examples, attention):
   path = tmp_path_factory.mktemp("report") / "report.html"
-  write_report(path, results, history, examples)
+  write_report(path, results, history, examples, attention)
   assert [file.name for file in path.parent.iterdir()] == ["report.html"], "left a temporary file"
   return path.read_text(encoding="utf-8")
 
@@ -118,8 +133,8 @@ def test_parses_and_holds_every_metric(source, results):
   assert page.texts[at : at + 6] == chance
 
 
-def test_queries_are_escaped(source):
-  assert "<script" not in source
+def test_queries_and_ids_are_escaped(source):
+  assert "<script" not in source and "<b>" not in source and "<i>" not in source
   assert any("<script>alert('x')</script> & \"quotes\"" in text for text in Page(source).texts)
 
 
@@ -139,10 +154,32 @@ def test_examples_say_the_rank_and_mark_the_right_video_in_words(source):
   page = Page(source)
   assert "Right video: rank 3 of 64" in page.texts
   assert "Right video: rank 17 of 64" in page.texts
-  assert page.texts.count("✓ right video") == 1
+  assert page.texts.count("✓ right video") == 2
   assert "below the 5 shown" in page.texts
-  assert page.values("alt").count("Video clip-2, frame 3 of 3") == 2
-  assert page.values("tabindex").count("0") == 10, "strips that scroll can be reached from the keyboard"
+  assert [text for text in page.texts if text in ("Best", "Worst", "Typical")] == ["Best", "Typical", "Worst"]
+  assert page.texts.count("⋮") == 1, "between the fifth video and the right one, which ranks last"
+  assert page.texts[page.texts.index("⋮") + 1] == "64"
+  assert page.values("alt").count("Video clip-2, frame 3 of 3") == 3
+  assert page.values("tabindex").count("0") == 17, "what scrolls can be reached from the keyboard"
+
+
+def test_what_the_proxies_look_at(source):
+  page = Page(source)
+  assert "2 of 3 frames" in page.texts and "frame 3" in page.texts
+  at = page.texts.index("class token")
+  assert page.texts[at : at + 4] == ["class token", "75.0%", "25.0%", "50.0%"]
+  assert "Attention of the proxy 1 in frame 3" in page.values("alt")
+  colours = ", ".join("#" + bytes(colour).hex() for colour in attention_maps.heat_colours()[::51])
+  assert f"linear-gradient(90deg, {colours})" in source, "the legend has other colours than the pictures"
+
+
+def test_where_the_right_video_ranked(tmp_path):
+  histogram = {"1": 300, "2-5": 100, "6-10": 0, "11-20": 1}
+  write_report(tmp_path / "report.html", {"splits": {"test": {"rank_histogram": dict(sorted(histogram.items()))}}})
+  page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+  label = next(label for label in page.values("aria-label") if label.startswith("Where"))
+  assert label.endswith("1: 300 (74.8%); 2-5: 100 (24.9%); 6-10: 0 (0.0%); 11-20: 1 (0.2%)")
+  assert "100 (24.9%)" in page.texts, "the bars carry their numbers as text"
 
 
 def test_curves(source):
@@ -154,10 +191,10 @@ def test_curves(source):
   assert len(source) < 200_000, "long curves are thinned"
 
 
-def test_same_input_same_bytes(source, tmp_path, results, history, examples):
+def test_same_input_same_bytes(source, tmp_path, results, history, examples, attention):
   matplotlib = pytest.importorskip("matplotlib")
   with matplotlib.rc_context({"lines.linewidth": 9, "font.size": 20}):
-    write_report(tmp_path / "again.html", results, history, examples)
+    write_report(tmp_path / "again.html", results, history, examples, attention)
   assert (tmp_path / "again.html").read_bytes() == source.encode()
 
 

@@ -144,3 +144,12 @@ def test_bad_twins_are_named(twins, message):
 def test_no_ranks():
   with pytest.raises(UserError, match="no query"):
     retrieval.rank_metrics([])
+
+
+def test_rank_histogram():
+  ranks = [1, 1, 2, 5, 6, 10, 11, 20, 21, 50, 51, 100, 101, 200, 201, 500, 501, 1000, 1001]
+  bins = ["1", "2-5", "6-10", "11-20", "21-50", "51-100", "101-200", "201-500", "501-1000", "1001-2000"]
+  assert retrieval.rank_histogram(ranks) == {name: 2 if name != "1001-2000" else 1 for name in bins}
+  assert list(retrieval.rank_histogram(ranks)) == bins
+  assert retrieval.rank_histogram(np.array([11])) == {"1": 0, "2-5": 0, "6-10": 0, "11-20": 1}
+  assert retrieval.rank_histogram([]) == {"1": 0, "2-5": 0, "6-10": 0}
