@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 import clipvip_jax
-from clipvip_jax import optimizer, report, sharding, workdir
+from clipvip_jax import examples, optimizer, report, sharding, workdir
 from clipvip_jax.checkpoint import Checkpoints, abstract
 from clipvip_jax.evaluator import Evaluator
 from clipvip_jax.log import log
@@ -99,15 +99,9 @@ def _finish(
   if checkpoints.best_step() not in (None, last):
     state = checkpoints.restore_best(like) or state
   config = parts.config
-  splits: dict[str, Any] = {}
-  examples: list[dict[str, Any]] = []
-  for split in config.evaluate.final_splits:
-    result = evaluator.split(state.params, split)
-    splits[split] = result.metrics
-    if not examples:
-      examples = evaluator.examples(split, result.similarity, config.evaluate.num_examples)
+  found = {split: evaluator.split(state.params, split) for split in config.evaluate.final_splits}
   results = {
-    "splits": splits,
+    "splits": {split: result.metrics for split, result in found.items()},
     "step": last,
     "best_step": int(state.step),
     "best_by": f"plain text-to-video R@1 on {config.evaluate.during_split}",
@@ -118,7 +112,9 @@ def _finish(
   }
   if jax.process_index() == 0:
     workdir.write_json(parts.workdir / "results.json", results)
-    report.write_report(parts.workdir / "report.html", results, history.rows, examples)
+    first = next(iter(found.values()))
+    shown = examples.for_report(parts.model, state.params, parts.corpus, first, config)
+    report.write_report(parts.workdir / "report.html", results, history.rows, **shown)
     log.info("wrote %s and report.html", parts.workdir / "results.json")
   return results
 
