@@ -80,7 +80,7 @@ def write(path: pathlib.Path, found: Embeddings) -> None:
   Raises:
     UserError: it cannot be written.
   """
-  contents = {
+  contents: dict[str, np.ndarray | Sequence[str]] = {
     "videos": np.asarray(found.videos, np.float32),
     "queries": np.asarray(found.queries, np.float32),
     "labels": np.asarray(found.labels, np.int64),

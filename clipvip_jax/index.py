@@ -5,6 +5,7 @@ Untrusted like any file: nothing in it is unpickled, and shapes and types are ch
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -40,7 +41,7 @@ def write(path: pathlib.Path, index: Index) -> None:
   Raises:
     UserError: it cannot be written.
   """
-  contents = {
+  contents: dict[str, np.ndarray | Sequence[str]] = {
     "features": np.asarray(index.features, np.float32),
     "videos": index.videos,
     "source": [index.source],

@@ -44,19 +44,21 @@ class Model:
     source: what was loaded.
     config: `config.model`, and `config.data` with num_frames and text_length.
     params: the parameters, a copy on every device.
+    net: both towers.
+    tokenizer: of the weights' vocabulary; None where there is none.
   """
 
   def __init__(self, source: str, config: ConfigDict, params: Any, tokenizer: Tokenizer | None, batch_size: int):
     self.source, self.config, self.params = source, config, params
-    self._tokenizer = tokenizer
+    self.tokenizer = tokenizer
     self._mesh = sharding.make_mesh()
     self._batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
-    self._net = clip_vip.from_config(config.model)
+    self.net = clip_vip.from_config(config.model)
     everywhere, split = sharding.on_every_device(self._mesh), sharding.split_over_batch(self._mesh)
 
     def embed(method: str):
       return jax.jit(
-        lambda params, x: self._net.apply({"params": params}, x, method=method),
+        lambda params, x: self.net.apply({"params": params}, x, method=method),
         in_shardings=(everywhere, split),
         out_shardings=everywhere,
       )
@@ -110,12 +112,12 @@ class Model:
     Raises:
       UserError: one text in place of a list, an entry that is no text, or no tokenizer for these weights.
     """
-    if self._tokenizer is None:
+    if self.tokenizer is None:
       raise UserError(
         f"{self.source}: there is no tokenizer for a vocabulary of {self.config.model.text.vocab_size}; name one with"
         " load(..., tokenizer='tokenizer.json')"
       )
-    ids = self._tokenizer(texts, self.config.data.text_length)
+    ids = self.tokenizer(texts, self.config.data.text_length)
     rows = []
     for batch, count in _batches(ids, self._batch_size):
       # What stands behind a text's end never reaches its features: the batch is as wide as its longest text.
@@ -195,12 +197,33 @@ def load(
   for name, value in {**asked, "vision_heads": vision_heads, "text_heads": text_heads}.items():
     checked_size(value, name)
   weights = sources.read(source, Hints(activation, vision_heads, text_heads))
+  return from_weights(
+    weights,
+    num_frames=num_frames,
+    image_size=image_size,
+    text_length=text_length,
+    temporal=temporal,
+    tokenizer=tokenizer,
+    dtype=dtype,
+    batch_size=batch_size,
+  )
+
+
+def from_weights(
+  weights: sources.Weights,
+  *,
+  num_frames: int | None = None,
+  image_size: int | None = None,
+  text_length: int | None = None,
+  temporal: str | None = None,
+  tokenizer: str | None = None,
+  dtype: str | None = None,
+  batch_size: int = 32,
+) -> Model:
+  """The model of weights that were read; see `load`, which raises the same errors."""
   config = ConfigDict({"model": weights.config.to_dict(), "data": {}})
-  changes = {"activation": activation, "image_size": image_size, "dtype": dtype or "float32"}
-  config.model.update({name: value for name, value in changes.items() if value is not None})
-  for tower, heads in (("vision", vision_heads), ("text", text_heads)):
-    if heads is not None:
-      config.model[tower].heads = heads
+  config.model.dtype = dtype or "float32"
+  config.model.image_size = image_size or config.model.image_size
   default = "mean" if weights.is_clip and weights.run is None else config.model.temporal
   config.model.temporal = temporal or default
   run = weights.run.data if weights.run is not None else ConfigDict()
@@ -209,7 +232,12 @@ def load(
   config.data.text_length = run.get("text_length", config.model.text.positions) if text_length is None else text_length
   if text_length is not None:
     config.model.text.positions = max(text_length, config.model.text.positions)
-  return Model(source, config, _place(weights, config), _tokenizer(weights, config, tokenizer), batch_size)
+  if config.model.temporal == "sequence" and config.data.num_frames > config.model.text.positions:
+    raise UserError(
+      f"num_frames={config.data.num_frames} is more than the {config.model.text.positions} positions of"
+      " temporal='sequence'"
+    )
+  return Model(weights.source, config, _place(weights, config), _tokenizer(weights, tokenizer), batch_size)
 
 
 def _place(weights: sources.Weights, config: ConfigDict) -> Any:
@@ -223,15 +251,25 @@ def _place(weights: sources.Weights, config: ConfigDict) -> Any:
   return traverse_util.unflatten_dict(initialize.to_devices(fitted, everywhere), sep="/")
 
 
-def _tokenizer(weights: sources.Weights, config: ConfigDict, asked: str | None) -> Tokenizer | None:
+def tokenizer_name(weights: sources.Weights, asked: str | None = None) -> str:
+  """What `load_tokenizer` takes: what is asked for, or else what fits the weights; "" where nothing is known to."""
+  run = "" if weights.run is None else weights.run.data.get("tokenizer", "")
+  trained = "" if run == "words" else run  # which left a file in the workdir
+  beside = weights.tokenizer
+  if asked or (weights.run is not None and (beside or trained)):
+    return asked or beside or trained
+  return "clip" if weights.config.text.vocab_size == _CLIP_VOCABULARY else beside
+
+
+def _tokenizer(weights: sources.Weights, asked: str | None) -> Tokenizer | None:
   """The tokenizer of the weights' vocabulary; None where there is none, which only texts ask for."""
-  name = asked or ("clip" if config.model.text.vocab_size == _CLIP_VOCABULARY else weights.tokenizer)
+  name = tokenizer_name(weights, asked)
   if not name:
     return None
   tokenizer = load_tokenizer(name)
-  if tokenizer.vocab_size != config.model.text.vocab_size:
+  vocab_size = weights.config.text.vocab_size
+  if tokenizer.vocab_size != vocab_size:
     raise UserError(
-      f"tokenizer {name!r} has {tokenizer.vocab_size} tokens, the weights of {weights.source!r} have"
-      f" {config.model.text.vocab_size}"
+      f"tokenizer {name!r} has {tokenizer.vocab_size} tokens, the weights of {weights.source!r} have {vocab_size}"
     )
   return tokenizer

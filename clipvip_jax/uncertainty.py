@@ -61,7 +61,7 @@ def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """
   found: dict[str, Any] = {}
   for name, value in runs[0].items():
-    values = [run.get(name) for run in runs]
+    values: list[Any] = [run.get(name) for run in runs]
     if isinstance(value, Mapping):
       found[name] = spread([other if isinstance(other, Mapping) else {} for other in values])
     elif all(isinstance(other, int | float) and math.isfinite(other) for other in values):

@@ -203,7 +203,7 @@ def builder_class(name: str, section: str = "data") -> Any:
 
 def _field(section: str, field: str) -> str:
   """How a message names a field of a section; of no section: of a command that takes a corpus as an option."""
-  return f"{section}.{field}" if section else {"name": "corpus", "config": "its configuration"}[field]
+  return f"{section}.{field}" if section else {"name": "corpus", "config": "configuration"}[field]
 
 
 def _how(section: str) -> tuple[str, str]:
