@@ -10,8 +10,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from clipvip_jax import charts, pages, workdir
-from clipvip_jax.charts import SERIES, Curve, is_number, smoothed
+from clipvip_jax import charts, curves, pages, workdir
+from clipvip_jax.charts import Curve, is_number
 from clipvip_jax.retrieval import RECALLS, percent
 
 DIRECTIONS = {"text_to_video": "Text → video", "video_to_text": "Video → text"}
@@ -88,8 +88,8 @@ def _split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
   chance = {**{f"R@{k}": min(k / size, 1.0) for k in RECALLS}, **ranks} if size else {}
   tables = []
   for kind, title in KINDS.items():
-    rows = [(label, _cells((split.get(kind) or {}).get(key))) for key, label in DIRECTIONS.items()]
-    tables.append({"title": title, "rows": rows, "chance": _cells(chance)})
+    rows = [(label, cells((split.get(kind) or {}).get(key))) for key, label in DIRECTIONS.items()]
+    tables.append({"title": title, "rows": rows, "chance": cells(chance)})
   twins = split.get("twins") or {}
   recall = ((split.get("plain") or {}).get("text_to_video") or {}).get("R@1")
   return {
@@ -119,15 +119,15 @@ def _meter(value: float | None, chance: float | None) -> dict[str, str | None] |
   return {"value": percent(value), "chance": None if chance is None else percent(chance)}
 
 
-def _cells(metrics: Mapping[str, float] | None) -> list[str]:
+def cells(metrics: Mapping[str, Any] | None) -> list[str]:
   """Metrics of `retrieval.rank_metrics` -> the texts of a table row: recalls in percent, then the ranks."""
   metrics = metrics or {}
   names = [f"R@{k}" for k in RECALLS]
-  cells = [percent(metrics[name]) if is_number(metrics.get(name)) else MISSING for name in names]
+  row = [percent(metrics[name]) if is_number(metrics.get(name)) else MISSING for name in names]
   for name in ("median_rank", "mean_rank"):
     value = metrics.get(name)
-    cells.append(f"{value:,.1f}" if is_number(value) else MISSING)
-  return cells
+    row.append(f"{value:,.1f}" if is_number(value) else MISSING)
+  return row
 
 
 def _example(example: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,44 +178,23 @@ def shown(value: Any) -> str:
 
 def _charts(history: list[Mapping[str, Any]], best_step: int | None) -> Iterator[dict[str, Any]]:
   """-> the charts for which the history holds a point: the loss, and the recalls of each split."""
-  losses = {entry["step"]: entry.get("loss") for entry in history if entry["kind"] == "train"}
-  if curves := _loss_curves(losses):
-    yield charts.lines("Training loss", "raw and smoothed, over optimiser steps", curves)
-  by_split: dict[str, dict[int, Mapping[str, Any]]] = {}
-  for entry in history:
-    if entry["kind"] == "eval":
-      by_split.setdefault(entry["split"], {})[entry["step"]] = entry["metrics"]
-  for split, evaluations in by_split.items():
-    if curves := _recall_curves(evaluations):
+  steps, values = curves.losses(history)
+  if steps:
+    raw = Curve("raw", steps, values, "first", faint=True, marker=len(steps) == 1)
+    smooth = Curve("smoothed", steps, charts.smoothed(values), "first")
+    yield charts.lines("Training loss", "raw and smoothed, over optimiser steps", [raw, smooth])
+  for split, evaluated in curves.evaluations(history).items():
+    if recalls := _recall_curves(evaluated):
       note = f"{split}, percent, over optimiser steps"
-      yield charts.lines("Text-to-video recall", note, curves, top=100.0, best_step=best_step)
+      yield charts.lines("Text-to-video recall", note, recalls, top=100.0, best_step=best_step)
 
 
-def _loss_curves(losses: Mapping[int, float | None]) -> list[Curve]:
-  points = sorted((step, loss) for step, loss in losses.items() if is_number(loss))
-  if not points:
-    return []
-  steps, values = zip(*points, strict=True)
-  return [
-    Curve("raw", steps, values, "first", faint=True, marker=len(points) == 1),
-    Curve("smoothed", steps, smoothed(values), "first"),
-  ]
-
-
-def _recall_curves(evaluations: Mapping[int, Mapping[str, Any]]) -> list[Curve]:
+def _recall_curves(evaluated: Mapping[int, Mapping[str, Any]]) -> list[Curve]:
   wanted: dict[str, tuple[str, ...]] = {f"R@{k}": ("plain", "text_to_video", f"R@{k}") for k in RECALLS}
   wanted["twins accuracy"] = ("twins", "accuracy")
-  order = sorted(evaluations)
-  curves = []
-  for (name, keys), series, dashes in zip(wanted.items(), SERIES, ("-", "--", "-.", ":"), strict=True):
-    points = [(step, 100 * value) for step in order if is_number(value := _at(evaluations[step], keys))]
-    if points:
-      steps, values = zip(*points, strict=True)
-      curves.append(Curve(name, steps, values, series, dashes, marker=len(points) <= 40))
-  return curves
-
-
-def _at(tree: Any, keys: Iterable[str]) -> Any:
-  for key in keys:
-    tree = tree.get(key) if isinstance(tree, Mapping) else None
-  return tree
+  found = []
+  for (name, keys), series, dashes in zip(wanted.items(), charts.SERIES, ("-", "--", "-.", ":"), strict=True):
+    steps, values = curves.percents(evaluated, *keys)
+    if steps:
+      found.append(Curve(name, steps, values, series, dashes, marker=len(steps) <= 40))
+  return found

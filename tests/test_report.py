@@ -1,43 +1,13 @@
-import html.parser
 import json
 
+import browser
 import numpy as np
 import pytest
 import simplejpeg
+from page import Page
 
 from clipvip_jax import attention_maps, retrieval
 from clipvip_jax.report import write_report
-
-VOID = {"meta", "img", "link", "br", "hr", "input"}
-
-
-class Page(html.parser.HTMLParser):
-  """Fails on a tag that is not closed in order; collects texts, attributes and ids."""
-
-  def __init__(self, source):
-    super().__init__()
-    self.open, self.attributes, self.texts = [], [], []
-    self.feed(source)
-    self.close()
-    assert not self.open, f"never closed: {self.open}"
-
-  def handle_starttag(self, tag, attrs):
-    self.attributes += [(tag, name, value) for name, value in attrs]
-    if tag not in VOID:
-      self.open.append(tag)
-
-  def handle_startendtag(self, tag, attrs):
-    self.attributes += [(tag, name, value) for name, value in attrs]
-
-  def handle_endtag(self, tag):
-    assert self.open.pop() == tag
-
-  def handle_data(self, data):
-    if data.strip():
-      self.texts.append(data.strip())
-
-  def values(self, wanted):
-    return [value for _, name, value in self.attributes if name == wanted]
 
 
 def split_results(seed, size):
@@ -189,6 +159,22 @@ def test_curves(source):
   assert "validation" in labels[1] and "twins accuracy from" in labels[1] and "at step 1000" in labels[1]
   assert "#0102" not in source, "a stand-in colour was left"
   assert len(source) < 200_000, "long curves are thinned"
+
+
+@pytest.mark.parametrize("flags", [("--window-size=1280,900",), ("--window-size=400,800", browser.DARK)])
+def test_a_browser_opens_it_without_complaint(source, tmp_path, flags):
+  (tmp_path / "report.html").write_text(source, encoding="utf-8")
+  document, console = browser.opened(tmp_path / "report.html", *flags)
+  assert not console
+  assert document.count("<img") == source.count("<img") and document.rstrip().endswith("</html>")
+
+
+def test_the_policy_keeps_out_what_a_caption_might_smuggle_in(source, tmp_path):
+  outside = '<script>document.title = "owned"</script><img src="http://127.0.0.1:9/x.png">'
+  (tmp_path / "report.html").write_text(source.replace("</main>", f"{outside}</main>"), encoding="utf-8")
+  document, console = browser.opened(tmp_path / "report.html")
+  assert "<title>CLIP-ViP: retrieval report</title>" in document
+  assert any("script-src" in line for line in console) and any("img-src" in line for line in console)
 
 
 def test_same_input_same_bytes(source, tmp_path, results, history, examples, attention):
