@@ -16,6 +16,7 @@ from clipvip_jax.retrieval import RECALLS, percent
 
 DIRECTIONS = {"text_to_video": "Text → video", "video_to_text": "Video → text"}
 KINDS = {"plain": "Plain", "dsl": "DSL re-ranked"}
+_DETAILS = {"config": "Configuration", "preprocessing": "Preprocessing", "versions": "Versions"}
 MISSING = "\N{EN DASH}"  # what the page shows for a number nobody measured
 
 
@@ -30,8 +31,9 @@ def write_report(
 
   Args:
     path: the HTML file; its folder must exist.
-    results: {"splits": {name: {"size", "expected", "missing", "queries", "missing_captions", "plain", "dsl", "twins",
-      "rank_histogram"}}, "step", "best_step", "num_params", "config", "versions"}: what `evaluator.measure` returns, as
+    results: {"splits": {name: {"size", "expected", "missing", "queries", "duplicate_queries", "missing_captions",
+      "plain", "dsl", "twins", "rank_histogram"}}, "published": {name: rows}, "step", "best_step", "num_params",
+      "config", "preprocessing", "versions"}: what `evaluator.measure` and `published_results.find` return, as
       results.json holds it. Whatever is absent is left out of the page or shown as a dash.
     history: {"kind": "train", "step", "loss"} and {"kind": "eval", "step", "split", "metrics": one split's
       results}, in any order. Of two entries for one step the later one counts.
@@ -55,7 +57,7 @@ def _view(
   splits = results.get("splits") or {}
   num_params = results.get("num_params")
   return {
-    "splits": [_split(name, split) for name, split in splits.items()],
+    "splits": [_split(name, split, (results.get("published") or {}).get(name, ())) for name, split in splits.items()],
     "step": results.get("step"),
     "best_step": results.get("best_step"),
     "num_params": None if num_params is None else _rounded(num_params),
@@ -65,7 +67,7 @@ def _view(
     "attention": [_attention(entry) for entry in attention],
     "details": [
       {"title": title, "rows": [(name, shown(value)) for name, value in workdir.flat(results[key])]}
-      for key, title in (("config", "Configuration"), ("versions", "Versions"))
+      for key, title in _DETAILS.items()
       if results.get(key)
     ],
   }
@@ -81,7 +83,7 @@ def rank_chart(split: str, histogram: Mapping[str, int]) -> dict[str, Any]:
   return charts.bars("Where the right video ranked", f"{split}, queries by rank", dict(bins))
 
 
-def _split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
+def _split(name: str, split: Mapping[str, Any], published: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
   """One split's tables; chance is what a ranking at random would reach on average."""
   size = split.get("size")
   ranks = {"median_rank": (size + 1) / 2, "mean_rank": (size + 1) / 2} if size else {}
@@ -89,7 +91,8 @@ def _split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
   tables = []
   for kind, title in KINDS.items():
     rows = [(label, cells((split.get(kind) or {}).get(key))) for key, label in DIRECTIONS.items()]
-    tables.append({"title": title, "rows": rows, "chance": cells(chance)})
+    others = [(_published(row), cells(row)) for row in published if row["kind"] == kind]
+    tables.append({"title": title, "rows": rows, "published": others, "chance": cells(chance)})
   twins = split.get("twins") or {}
   recall = ((split.get("plain") or {}).get("text_to_video") or {}).get("R@1")
   return {
@@ -98,11 +101,24 @@ def _split(name: str, split: Mapping[str, Any]) -> dict[str, Any]:
     "coverage": coverage(split) if size else "",
     "queries": split.get("queries") if split.get("queries") != size else None,
     "missing": split.get("missing_captions") or 0,
+    "duplicates": split.get("duplicate_queries") or 0,
     "tables": tables,
+    "intervals": _intervals(split.get("plain") or {}),
+    "test_set": next((row["test_set"] for row in published), None),
     "recall": _meter(recall, chance.get("R@1")),
     "twins": _meter(twins.get("accuracy"), 0.5),
     "twins_count": twins.get("count"),
   }
+
+
+def _published(row: Mapping[str, Any]) -> str:
+  return f"{DIRECTIONS[row['direction']]}, {row['model']} {row['setting']}"
+
+
+def _intervals(plain: Mapping[str, Any]) -> list[str]:
+  """`text → video 47.0 to 53.1` of each direction that has one."""
+  found = [(label, (plain.get(key) or {}).get("R@1_interval")) for key, label in DIRECTIONS.items()]
+  return [f"{label} {percent(pair[0])} to {percent(pair[1])}" for label, pair in found if pair]
 
 
 def coverage(split: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import pytest
 import simplejpeg
 from page import Page
 
-from clipvip_jax import attention_maps, retrieval
+from clipvip_jax import attention_maps, published_results, report, retrieval
 from clipvip_jax.report import write_report
 
 
@@ -141,6 +141,21 @@ def test_what_the_proxies_look_at(source):
   assert "Attention of the proxy 1 in frame 3" in page.values("alt")
   colours = ", ".join("#" + bytes(colour).hex() for colour in attention_maps.heat_colours()[::51])
   assert f"linear-gradient(90deg, {colours})" in source, "the legend has other colours than the pictures"
+
+
+def test_published_figures_intervals_and_queries_that_are_not_unique(tmp_path):
+  split = {**split_results(0, 1000), "duplicate_queries": 1234}
+  split["plain"]["text_to_video"]["R@1_interval"] = [0.4701, 0.531]
+  published = published_results.find("msrvtt/9k/1.0.0", "test")
+  results = {"splits": {"test": split}, "published": {"test": published}, "preprocessing": {"size": "squashed"}}
+  write_report(tmp_path / "report.html", results)
+  page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+  at = page.texts.index("Text → video, B/32 zero-shot")
+  assert page.texts[at : at + 6] == ["Text → video, B/32 zero-shot", "31.5", "53.9", "63.4", *[report.MISSING] * 2]
+  assert sum(text.startswith(("Text → video, B/", "Video → text, B/")) for text in page.texts) == len(published)
+  assert "In small print: what is published on MSR-VTT 1k-A, 1,000 clips." in page.texts
+  assert "95% of R@1, from resampling the videos: Text → video 47.0 to 53.1." in page.texts
+  assert "1,234 queries that other clips have too" in page.texts and "squashed" in page.texts
 
 
 def test_where_the_right_video_ranked(tmp_path):
