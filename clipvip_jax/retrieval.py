@@ -94,7 +94,8 @@ def dual_softmax(similarity: ArrayLike) -> np.ndarray:
   scores = _matrix(similarity).astype(np.float64)
   prior = DSL_TEMPERATURE * (scores - scores.max(axis=0))
   np.exp(prior, out=prior)
-  prior /= prior.sum(axis=0)
+  # Sorted, since columns that hold the same numbers in another order must have the same sum: their ties would break.
+  prior /= [np.sort(column).sum() for column in prior.T]
   prior *= scores
   return prior
 
