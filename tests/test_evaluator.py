@@ -1,5 +1,7 @@
 """Evaluation of a split whose clips have several queries, and what is missing of it."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ import tiny
 import written_corpus
 
 from clipvip_jax import report, retrieval, sharding
-from clipvip_jax.evaluator import Evaluator
+from clipvip_jax.errors import UserError
+from clipvip_jax.evaluator import Evaluator, measure
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from configs import common
@@ -50,6 +53,41 @@ def test_every_query_is_asked_on_its_own_and_a_video_is_answered_by_its_best(eva
   expected = jax.jit(lambda x: net.apply({"params": params}, x, method="embed_text"))(ids)
   np.testing.assert_allclose(queries, expected, atol=1e-6)
   assert {name: result.metrics[name] for name in ("plain", "dsl")} == retrieval.evaluate(queries @ videos.T, labels)
+
+
+@pytest.mark.parametrize("count", range(1, 18))
+def test_padding_of_the_last_batch_never_counts(evaluated, count):
+  """Rows of padding come out of the model as features that would win every comparison."""
+  evaluator = evaluated[0]
+  batches = [np.arange(start, start + 8) for start in range(0, count, 8)]
+  found = ((np.where(rows < count, rows, 10**6)[:, None], np.where(rows < count, rows, -1)) for rows in batches)
+  features = evaluator._collect(lambda _, values, index: (np.repeat(values, 32, axis=1), index), None, found, count)
+  np.testing.assert_array_equal(features, np.repeat(np.arange(count)[:, None], 32, axis=1))
+
+
+def test_a_clip_that_no_batch_held_is_named(evaluated):
+  found = dataclasses.replace(evaluated[2].embeddings, videos=evaluated[2].embeddings.videos.copy())
+  found.videos[3] = np.nan
+  with pytest.raises(UserError, match=r"split train: the features of 1 of 11 are not finite, those of clip 'clip3'"):
+    measure(found)
+
+
+def test_clips_of_the_same_caption_and_features_rank_second(evaluated):
+  before = evaluated[2].embeddings
+  alike = dataclasses.replace(
+    before,
+    videos=before.videos[[0, 0, 2]],
+    queries=before.videos[[0, 0, 2]],
+    ids=["a", "b", "c"],
+    texts=["a cat", "A cat", "a dog"],
+    labels=[0, 1, 2],
+    twins=[-1] * 3,
+  )
+  metrics = measure(alike).metrics
+  assert metrics["duplicate_queries"] == 2 and metrics["queries"] == 3
+  for kind in ("plain", "dsl"):
+    for direction in ("text_to_video", "video_to_text"):
+      assert (metrics[kind][direction]["R@1"], metrics[kind][direction]["mean_rank"]) == (1 / 3, 5 / 3)
 
 
 def test_results_and_report_say_how_many_clips_are_missing(evaluated, tmp_path):
