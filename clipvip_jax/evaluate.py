@@ -85,7 +85,8 @@ def _measure(one: Any, folder: pathlib.Path) -> dict[str, Any]:
   from clipvip_jax.train import versions
 
   print(printable(f"{one.about.get('model', {}).get('source', one.name)} on {_corpus_name(one)}"))
-  print(printable("; ".join(str(value) for value in one.about.get("preprocessing", {}).values())))
+  done = one.about.get("preprocessing", {})
+  print(printable("; ".join(str(done[name]) for name in ("frames", "size", "text", "dtype") if name in done)))
   measured = {}
   for split, embed in one.splits.items():
     measured[split] = measure(embed())

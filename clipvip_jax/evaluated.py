@@ -180,7 +180,7 @@ def _about(model: interface.Model, corpus: Corpus, config: ConfigDict) -> dict[s
     "corpus": {"name": corpus.name, **corpus.metadata},
     "config": workdir.plain(config),
     "preprocessing": {
-      "frames": f"{config.data.num_frames}, evenly spread: int(linspace(0, n - 1, {config.data.num_frames}))",
+      "frames": f"{config.data.num_frames} of each clip, evenly spread: int(linspace(0, n - 1, T))",
       "size": f"squashed to {config.model.image_size} x {config.model.image_size} pixels, bicubic, no antialiasing",
       "mean": list(pixels.MEAN),
       "std": list(pixels.STD),
@@ -246,6 +246,9 @@ def check_alike(all_evaluated: Sequence[Evaluated]) -> None:
   """
   first = all_evaluated[0]
   for other in all_evaluated[1:]:
+    identities = [one.about.get("model", {}).get("identity") for one in (first, other)]
+    if identities[0] is not None and identities[0] == identities[1]:
+      raise UserError(f"{first.name} and {other.name} are the same weights: their spread says nothing")
     pairs = [(first.about.get(name, {}), other.about.get(name, {})) for name in ("corpus", "config")]
     pairs.append(({"splits": list(first.splits)}, {"splits": list(other.splits)}))
     if first.run is not None and other.run is not None:

@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 ALLOWED = {
   "clipvip_jax": {"clipvip_jax"},  # what is not named below puts the parts together
   "clipvip_jax.data_tool": {"clipvip_jax", "data"},  # a command of the corpora
+  "clipvip_jax.evaluated": {"clipvip_jax", "configs"},  # a corpus' recipe says what a command does not
   "clipvip_jax.errors": set(),
   "clipvip_jax.files": set(),
   "clipvip_jax.log": set(),
@@ -20,6 +21,10 @@ ALLOWED = {
   "clipvip_jax.curves": {"clipvip_jax.charts"},
   "clipvip_jax.pages": {"clipvip_jax.errors", "clipvip_jax.files"},
   "clipvip_jax.retrieval": {"clipvip_jax.errors"},
+  "clipvip_jax.published_results": {"clipvip_jax.retrieval"},
+  "clipvip_jax.uncertainty": set(),
+  "clipvip_jax.npz": {"clipvip_jax.errors", "clipvip_jax.files"},
+  "clipvip_jax.embeddings": {"clipvip_jax.errors", "clipvip_jax.npz"},
   "clipvip_jax.optimizer": {"clipvip_jax.errors"},
   "clipvip_jax.sharding": {"clipvip_jax.errors"},
   "clipvip_jax.weights": {
