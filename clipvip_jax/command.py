@@ -9,6 +9,8 @@ from clipvip_jax.errors import UserError
 from clipvip_jax.log import printable, show
 
 BAD_INPUT, INTERRUPTED = 2, 130
+# 128 + SIGTERM: what a launcher reads as "ended from outside", so that it starts the run again.
+TERMINATED = 143
 
 
 class Parser(argparse.ArgumentParser):

@@ -120,11 +120,11 @@ def _video_subtitle_dual_softmax(batch: Batch, scale: Scalar) -> Scalar:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-  """A variant: its terms are summed. `uses` names the features it reads besides video and subtitle."""
+  """A variant: its terms are summed. `uses` names the features it reads."""
 
   definition: str
   terms: tuple[Callable[[Batch, Scalar], Scalar], ...]
-  uses: frozenset[str] = frozenset()
+  uses: frozenset[str]
 
   def __call__(self, batch: Batch, logit_scale: Scalar) -> Scalar:
     """The loss of a global batch, float32."""
@@ -132,16 +132,21 @@ class Loss:
     return sum((term(batch, scale) for term in self.terms), start=jnp.float32(0))
 
 
-_CAPTION, _FRAME_CAPTION = frozenset({"caption"}), frozenset({"frame", "caption"})
+_PAIR = frozenset({"video", "subtitle"})
+_TRIPLE = _PAIR | {"caption"}
+_ALL = _TRIPLE | {"frame"}
 
-# Section 3.4 and table 4 of the paper; its letters stand in brackets.
+# Section 3.4 and table 4 of the paper; its letters stand in brackets. Last, what an image-text model is trained with.
 LOSSES = {
-  "vs": Loss("V-S", (_video_subtitle,)),
-  "vs_fc": Loss("(a) V-S + F-C", (_video_subtitle, _frame_caption), _FRAME_CAPTION),
-  "vs_vc": Loss("(b) V-S + V-C", (_video_subtitle, _video_caption), _CAPTION),
-  "vs_vc_fc": Loss("(c) V-S + V-C + F-C", (_video_subtitle, _video_caption, _frame_caption), _FRAME_CAPTION),
-  "vsc": Loss("V-S,C", (_video_both_texts,), _CAPTION),
-  "vsc_fc": Loss("(d) V-S,C + F-C, the paper's choice", (_video_both_texts, _frame_caption), _FRAME_CAPTION),
-  "joint_batch": Loss("V-S over [v; f] against [s; c]", (_joint_batch,), _FRAME_CAPTION),
-  "vs_dual_softmax": Loss("V-S with dual softmax", (_video_subtitle_dual_softmax,)),
+  "vs": Loss("V-S", (_video_subtitle,), _PAIR),
+  "vs_fc": Loss("(a) V-S + F-C", (_video_subtitle, _frame_caption), _ALL),
+  "vs_vc": Loss("(b) V-S + V-C", (_video_subtitle, _video_caption), _TRIPLE),
+  "vs_vc_fc": Loss("(c) V-S + V-C + F-C", (_video_subtitle, _video_caption, _frame_caption), _ALL),
+  "vsc": Loss("V-S,C", (_video_both_texts,), _TRIPLE),
+  "vsc_fc": Loss("(d) V-S,C + F-C, the paper's choice", (_video_both_texts, _frame_caption), _ALL),
+  "joint_batch": Loss("V-S over [v; f] against [s; c]", (_joint_batch,), _ALL),
+  "vs_dual_softmax": Loss("V-S with dual softmax", (_video_subtitle_dual_softmax,), _PAIR),
+  "fc": Loss(
+    "F-C: CLIP's own, on middle frames and their captions", (_frame_caption,), frozenset({"frame", "caption"})
+  ),
 }

@@ -13,7 +13,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from clipvip_jax.command import run
+from clipvip_jax.command import TERMINATED, run
 from clipvip_jax.errors import UserError
 from clipvip_jax.log import log, show
 
@@ -23,9 +23,6 @@ _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the processes of a 
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the launch does not tell.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the launch, where it does not tell.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "This process, where the launch does not tell.")
-
-# 128 + SIGTERM: what a launcher reads as "ended from outside", so that it starts the run again.
-TERMINATED = 143
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -64,7 +61,9 @@ def _explain(argv: list[str]) -> None:
   name, _, variants = recipes[-1].partition(":")
   path = pathlib.Path(name)
   if not path.is_file():
-    known = sorted(str(other) for other in path.parent.glob("*.py") if other.stem not in ("__init__", "common"))
+    known = sorted(
+      str(other) for other in path.parent.glob("*.py") if other.stem not in ("__init__", "common", "variants")
+    )
     raise UserError(f"there is no recipe {name!r}; there are: {', '.join(known) or 'none in that folder'}")
   try:
     config = runpy.run_path(name)["get_config"](variants)

@@ -4,8 +4,9 @@ It differs from `optax.adamw` in two places: epsilon stands outside the bias cor
 Adam step, from the values that it left. Parameters are addressed by name, as `text/transformer/block_0/mlp/up/bias`.
 """
 
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -72,7 +73,25 @@ def learning_rate(name: str, base: float, total_steps: int, warmup_ratio: float)
 
 def by_name(function: Callable[[str], Any], params: Any) -> Any:
   """A tree like `params` whose leaves are `function(name of the parameter)`."""
-  return traverse_util.path_aware_map(lambda path, _: function("/".join(map(str, path))), params)
+  return jax.tree_util.tree_map_with_path(lambda path, _: function(_name(path)), params)
+
+
+def _name(path: Sequence[Any]) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def is_frozen(name: str, frozen: Sequence[str]) -> bool:
+  """Whether a parameter is one of those that training leaves alone: its name begins as one of `frozen`."""
+  return name.startswith(tuple(frozen))
+
+
+def without_gradient(params: Any, frozen: Sequence[str]) -> Any:
+  """The same parameters; nothing is computed for the gradients of those that are frozen, which are zeros."""
+
+  def stopped(path, value):
+    return jax.lax.stop_gradient(value) if is_frozen(_name(path), frozen) else value
+
+  return jax.tree_util.tree_map_with_path(stopped, params)
 
 
 def decays(name: str) -> bool:
@@ -163,16 +182,21 @@ _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
 )
 
 
-def check_multipliers(multipliers: Mapping[str, float], params: Any) -> None:
-  """Refuses a multiplier that no parameter of the model would ever meet.
+def check_names(config: Any, params: Any) -> None:
+  """Refuses what `config.optimizer` says of parameters that the model does not have.
 
   Raises:
-    UserError: names it.
+    UserError: names a multiplier or a frozen part that no parameter would ever meet, or nothing is left to train.
   """
   names = ["/".join(path) for path in traverse_util.flatten_dict(params)]
-  for part in multipliers:
+  for part in config.rate_multipliers:
     if not any(part in name for name in names):
       raise UserError(f"optimizer.rate_multipliers: no parameter's name contains {part!r}; one is {names[0]!r}")
+  for part in config.frozen:
+    if not part or not any(is_frozen(name, (part,)) for name in names):
+      raise UserError(f"optimizer.frozen: no parameter's name begins with {part!r}; one is {names[0]!r}")
+  if all(is_frozen(name, config.frozen) for name in names if name != "logit_scale"):
+    raise UserError(f"optimizer.frozen={tuple(config.frozen)} leaves nothing to train")
 
 
 def from_config(config: Any, total_steps: int) -> tuple[optax.GradientTransformation, Schedule]:
@@ -185,13 +209,15 @@ def from_config(config: Any, total_steps: int) -> tuple[optax.GradientTransforma
     if not ok(config[field]):
       raise UserError(f"optimizer.{field}={config[field]} is out of range; allowed: {allowed}")
   rate = learning_rate(config.schedule, config.learning_rate, total_steps, config.warmup_ratio)
-  chain = optax.chain(
+  parts: tuple[optax.GradientTransformation, ...] = (
     clip_by_global_norm(config.clip_norm),
     scale_by_adam(config.b1, config.b2, config.eps),
     descend(rate, config.weight_decay, config.rate_multipliers),
-    keep_logit_scale(),
   )
-  return chain, rate
+  if config.frozen:  # no moments are kept for what is frozen, and no decay touches it
+    trained = functools.partial(by_name, lambda name: not is_frozen(name, config.frozen))
+    parts = (optax.masked(optax.chain(*parts), trained),)
+  return optax.chain(*parts, keep_logit_scale()), rate
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

@@ -38,13 +38,14 @@ _FROM_CORPUS = "words"  # data.tokenizer of a vocabulary that is built from the 
 class Parts:
   """Everything that a run is made of, checked and not yet compiled.
 
-  `corpus` is that of config.data, which is evaluated; `sources` are what is trained on, it first. `identity` is what
-  corpus.json holds.
+  `corpus` is that of config.data, and `evaluated` is, too, where config.evaluate names no other; `sources` are what is
+  trained on, config.data first. `identity` is what corpus.json holds.
   """
 
   config: Any
   workdir: pathlib.Path
   corpus: Corpus
+  evaluated: Corpus
   identity: dict[str, Any]
   tokenizer: Tokenizer
   model: clip_vip.ClipVip
@@ -66,6 +67,11 @@ def check(config: Any, folder: pathlib.Path) -> None:
   if config.data.text_length > config.model.text.positions:
     raise UserError(
       f"data.text_length={config.data.text_length} is more than model.text.positions={config.model.text.positions}"
+    )
+  if config.model.temporal == "sequence" and config.data.num_frames > config.model.text.positions:
+    raise UserError(
+      f"data.num_frames={config.data.num_frames} is more than model.text.positions={config.model.text.positions}, which"
+      " model.temporal='sequence' takes over"
     )
   for name, least in _LEAST.items():
     section, _, field = name.rpartition(".")
@@ -94,9 +100,11 @@ def _check_source(section: str, source: Any, loss: str) -> None:
   """Raises UserError for a source that gives the loss nothing, by the configuration alone."""
   if source.num_frames < 1:
     raise UserError(f"{section}.num_frames={source.num_frames} must be at least 1")
+  if not 0 < source.share <= 1:
+    raise UserError(f"{section}.share={source.share} must be above 0 and at most 1, which is all")
   if not 0 < source.weight < float("inf"):
     raise UserError(f"{section}.weight={source.weight} must be a number above 0; leave out a source that is not wanted")
-  read = {"subtitle", "caption"} & (LOSSES[loss].uses | {"subtitle"})
+  read = {"subtitle", "caption"} & LOSSES[loss].uses
   if not any(source[text] for text in read):
     fields = " or ".join(f"{section}.{text}" for text in sorted(read))
     raise UserError(f"{section} has no text that loss={loss!r} reads: name a field of the records in {fields}")
@@ -111,11 +119,14 @@ def prepare(config: Any, folder: pathlib.Path) -> Parts:
   check(config, folder)
   corpora = {section: _open_source(config, section, source) for section, source in _sections(config)}
   corpus = corpora["data"]
+  evaluated = _open_corpus(_in_folder(config, config.evaluate), "evaluate") if config.evaluate.name else corpus
   for split in (config.evaluate.during_split, *config.evaluate.final_splits):
-    corpus.check_queries(split, config.evaluate.query, config.data.caption, config.evaluate.protocol)
+    evaluated.check_queries(split, config.evaluate.query, config.data.caption, config.evaluate.protocol)
   identity = corpus.identity()
   if config.mix:
     identity["mix"] = {name: corpora[f"mix.{name}"].identity() for name in config.mix}
+  if config.evaluate.name:
+    identity["evaluated"] = evaluated.identity()
   workdir.check_corpus(folder, identity)
   tokenizer = _tokenizer(config, corpora, folder)
   sources = [
@@ -127,6 +138,7 @@ def prepare(config: Any, folder: pathlib.Path) -> Parts:
     config=config,
     workdir=folder,
     corpus=corpus,
+    evaluated=evaluated,
     identity=identity,
     tokenizer=tokenizer,
     model=clip_vip.from_config(config.model),
@@ -136,13 +148,19 @@ def prepare(config: Any, folder: pathlib.Path) -> Parts:
   )
 
 
+def _in_folder(config: Any, source: Any) -> Any:
+  """A section that names a corpus; where it names no folder, it lies in that of config.data."""
+  if source.data_dir:
+    return source
+  source = source.copy_and_resolve_references()
+  with source.unlocked():
+    source.data_dir = config.data.data_dir
+  return source
+
+
 def _open_source(config: Any, section: str, source: Any) -> Corpus:
   """The corpus of a section, whose training split has records with the fields that the section names."""
-  if not source.data_dir:
-    source = source.copy_and_resolve_references()
-    with source.unlocked():
-      source.data_dir = config.data.data_dir
-  corpus = _open_corpus(source, section)
+  corpus = _open_corpus(_in_folder(config, source), section)
   try:
     num_records = len(corpus.source(source.train_split))
     corpus.check_fields(source.train_split, (source.subtitle, source.caption))
@@ -159,13 +177,10 @@ def _source(config: Any, number: int, source: Any, corpus: Corpus, tokenizer: To
   if number:
     seed = int(np.random.SeedSequence((config.seed, number)).generate_state(1)[0])
   uses = LOSSES[config.loss].uses
-  fields = {"subtitle": source.subtitle}
-  if "caption" in uses:
-    fields["caption"] = source.caption
   clips = Clips(
     source=corpus.source(source.train_split),
     tokenizer=tokenizer,
-    texts=fields,
+    texts={name: source[name] for name in ("subtitle", "caption") if name in uses},
     num_frames=source.num_frames,
     image_size=config.model.image_size,
     text_length=config.data.text_length,
@@ -173,7 +188,9 @@ def _source(config: Any, number: int, source: Any, corpus: Corpus, tokenizer: To
     middle_frame="frame" in uses,
     fast_decode=config.data.fast_decode,
   )
-  return Source(clips, Order(len(clips.source), config.train.batch_size, seed), source.weight)
+  there = len(clips.source)
+  order = Order(max(1, round(source.share * there)), config.train.batch_size, seed, subset_of=there)
+  return Source(clips, order, source.weight)
 
 
 def claim(parts: Parts) -> None:

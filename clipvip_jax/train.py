@@ -38,16 +38,16 @@ def run(config: Any, folder: pathlib.Path) -> dict[str, Any]:
   mesh = sharding.make_mesh()
   chain, rate = optimizer.from_config(config.optimizer, parts.total_steps)
   shapes = jax.eval_shape(lambda: _first_state(parts, chain))
-  optimizer.check_multipliers(config.optimizer.rate_multipliers, shapes.params)
+  optimizer.check_names(config.optimizer, shapes.params)
   weights = initialize.load(config.init_from, shapes.params) if config.init_from else {}
   claim(parts)
 
   checkpoints = Checkpoints(folder / "checkpoints", config.host.keep_checkpoints)
-  evaluator = Evaluator(parts.model, mesh, parts.corpus, parts.tokenizer, config)
+  evaluator = Evaluator(parts.model, mesh, parts.evaluated, parts.tokenizer, config)
   state, first_step = _start(parts, chain, mesh, checkpoints, shapes, weights)
   replicated = sharding.on_every_device(mesh)
   step = jax.jit(
-    make_train_step(parts.model, parts.loss, chain, rate),
+    make_train_step(parts.model, parts.loss, chain, rate, frozen=config.optimizer.frozen, seed=config.seed),
     in_shardings=(replicated, sharding.split_over_batch(mesh)),
     out_shardings=replicated,
     donate_argnums=0,
@@ -107,13 +107,14 @@ def _finish(
     "best_by": f"plain text-to-video R@1 on {config.evaluate.during_split}",
     "num_params": sum(x.size for x in jax.tree.leaves(state.params)),
     "corpus": {"name": parts.corpus.name, **parts.corpus.metadata, "mix": parts.identity.get("mix", {})},
+    "evaluated": {"name": parts.evaluated.name, **parts.evaluated.metadata},
     "config": workdir.plain(config),
     "versions": versions(),
   }
   if jax.process_index() == 0:
     workdir.write_json(parts.workdir / "results.json", results)
-    first = next(iter(found.values()))
-    shown = examples.for_report(parts.model, state.params, parts.corpus, first, config)
+    first = next(iter(found.values()), None)
+    shown = examples.for_report(parts.model, state.params, parts.evaluated, first, config) if first else {}
     report.write_report(parts.workdir / "report.html", results, history.rows, **shown)
     log.info("wrote %s and report.html", parts.workdir / "results.json")
   return results

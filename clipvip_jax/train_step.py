@@ -3,7 +3,7 @@
 Letters: B global batch, T frames, S side in pixels or tokens of a text.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -14,7 +14,10 @@ from jaxtyping import Array, Float, Int
 
 from clipvip_jax.losses import Batch, Loss
 from clipvip_jax.models.clip_vip import ClipVip
-from clipvip_jax.optimizer import Schedule
+from clipvip_jax.models.vision import PATCH_DROPOUT
+from clipvip_jax.optimizer import Schedule, without_gradient
+
+_INPUTS = ("video", "frame", "subtitle", "caption")
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -36,42 +39,55 @@ def init_state(model: ClipVip, optimizer: optax.GradientTransformation, sizes: A
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def embed_batch(model: ClipVip, loss: Loss, params: Any, batch: dict[str, Array]) -> Batch:
+def embed_batch(model: ClipVip, loss: Loss, params: Any, batch: dict[str, Array], key: Array | None = None) -> Batch:
   """The features that `loss` reads: only the towers that it needs run.
 
   Args:
     batch: `video` [B, T, S, S, 3], `frame` [B, S, S, 3] (the middle frame, embedded as a clip with T = 1),
       `subtitle` and `caption` ids [B, S], and the masks `subtitle_mask` and `caption_mask` [B].
+    key: chooses the patches that are left out; None keeps all of them.
   """
 
-  def video(x):
-    return model.apply({"params": params}, x, method="embed_video")
+  def embed(name, x, method):
+    # Each input has patches of its own.
+    rngs = {} if key is None else {PATCH_DROPOUT: jax.random.fold_in(key, _INPUTS.index(name))}
+    return model.apply({"params": params}, x, method=method, rngs=rngs)
 
-  def text(x):
-    return model.apply({"params": params}, x, method="embed_text")
-
-  features = {"video": video(batch["video"]), "subtitle": text(batch["subtitle"])}
-  if "frame" in loss.uses:
-    features["frame"] = video(batch["frame"][:, None])
-  if "caption" in loss.uses:
-    features["caption"] = text(batch["caption"])
+  given = {name: batch[name] for name in _INPUTS if name in loss.uses}
+  if "frame" in given:
+    given["frame"] = given["frame"][:, None]
+  methods = dict.fromkeys(("video", "frame"), "embed_video") | dict.fromkeys(("subtitle", "caption"), "embed_text")
+  features = {name: embed(name, x, methods[name]) for name, x in given.items()}
   masks = {name: mask for name, mask in batch.items() if name.endswith("_mask")}
   return {**features, **masks}
 
 
 def make_train_step(
-  model: ClipVip, loss: Loss, optimizer: optax.GradientTransformation, rate: Schedule
+  model: ClipVip,
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  rate: Schedule,
+  *,
+  frozen: Sequence[str] = (),
+  seed: int = 0,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Float[Array, ""]]]]:
   """step(state, batch) -> (state after one update, metrics); see `embed_batch` for the batch.
 
   Under `jax.jit` with a batch that is sharded over a mesh (what `pjit` was for), the loss is that of the global batch.
   The metrics are the loss, the gradient's norm before clipping, the update's learning rate, and the logit scale after
   the update.
+
+  Args:
+    frozen: how names of parameters begin whose gradients are not computed; `optimizer.from_config` leaves them alone.
+    seed: with the step, it decides which patches are left out (`model.patch_dropout`).
   """
 
   def step(state, batch):
+    key = jax.random.fold_in(jax.random.key(seed), state.step) if model.vision.patch_dropout else None
+
     def objective(params):
-      return loss(embed_batch(model, loss, params, batch), params["logit_scale"])
+      params = without_gradient(params, frozen)
+      return loss(embed_batch(model, loss, params, batch, key), params["logit_scale"])
 
     value, grads = jax.value_and_grad(objective)(state.params)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)

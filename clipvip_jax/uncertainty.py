@@ -57,7 +57,8 @@ def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Mean and sample standard deviation over runs of every number of trees that are alike.
 
   Returns:
-    The tree with {"mean", "sd"} in place of each number; what is no number, or not one in every run, is left out.
+    The tree with {"mean", "sd"} in place of each number; what is no number, or not one in every run, is left out. Of one
+    run alone sd is None.
   """
   found: dict[str, Any] = {}
   for name, value in runs[0].items():
@@ -65,5 +66,6 @@ def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if isinstance(value, Mapping):
       found[name] = spread([other if isinstance(other, Mapping) else {} for other in values])
     elif all(isinstance(other, int | float) and math.isfinite(other) for other in values):
-      found[name] = {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
+      sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+      found[name] = {"mean": float(np.mean(values)), "sd": sd}
   return found

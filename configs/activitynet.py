@@ -7,6 +7,9 @@ validation set, val_1, by which the best checkpoint is chosen as well.
 |---|---|
 | b32 | the default |
 | b16 | ViT-B/16 |
+| from_clip | without post-pretraining |
+| those of variants.TEMPORAL | the paper's baselines, which start from CLIP as well |
+| those of variants.SMALL_HARDWARE | parts frozen, patches left out, activations computed twice |
 """
 
 from ml_collections import ConfigDict
@@ -34,4 +37,4 @@ def b16(config: ConfigDict) -> None:
   config.train.update({"eval_every": 157, "checkpoint_every": 157})
 
 
-VARIANTS = {"b32": b32, "b16": b16}
+VARIANTS = {"b32": b32, "b16": b16, **common.FINE_TUNING_VARIANTS}

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
+from configs import variants
+
 
 def base() -> ConfigDict:
   """CLIP-ViP B/32 on nothing in particular: sizes of CLIP, data and optimiser as post-pretraining uses them."""
@@ -39,6 +41,28 @@ def fine_tuning() -> ConfigDict:
   return config
 
 
+def from_clip(config: ConfigDict) -> None:
+  """From CLIP's weights, without post-pretraining. After b16, if both are named."""
+  config.init_from = f"weights/clip-vit-base-patch{config.model.patch_size}/model.safetensors"
+
+
+def _baseline(variant: variants.Variant) -> variants.Variant:
+  """A baseline starts from CLIP: post-pretrained weights have proxies and a time embedding that it may lack."""
+
+  def apply(config: ConfigDict) -> None:
+    from_clip(config)
+    variant(config)
+
+  return apply
+
+
+FINE_TUNING_VARIANTS: dict[str, variants.Variant] = {
+  "from_clip": from_clip,
+  **{name: _baseline(variant) for name, variant in variants.TEMPORAL.items()},
+  **variants.SMALL_HARDWARE,
+}
+
+
 def fine_tuning_b16(config: ConfigDict) -> None:
   """Makes a recipe of `fine_tuning` one of ViT-B/16."""
   config.init_from = "weights/pretrain_clipvip_base_16.pt"
@@ -55,7 +79,10 @@ def model_b32() -> ConfigDict:
       "activation": "quick_gelu",  # OpenAI's weights; "gelu" for LAION's
       "dtype": "bfloat16",  # compute; parameters are float32
       "embedding_init": "clip",  # or "scratch", where training starts from random weights
-      "temporal": "proxies",  # or "mean": the mean-pooling baseline
+      "temporal": "proxies",  # a key of clipvip_jax.models.clip_vip.TEMPORAL: or the baselines full, sequence, mean
+      "sequence_layers": 4,  # blocks over the frames' features, of temporal="sequence" alone
+      "patch_dropout": 0.0,  # share of each frame's patches that training leaves out; evaluation sees all of them
+      "remat": False,  # compute a block's activations again for its gradient, in place of keeping them
       "vision": {
         "width": 768,
         "layers": 12,
@@ -87,6 +114,7 @@ def data() -> ConfigDict:
       # against exact pixels, in standard deviations of a colour: off by 0.02 in the mean and at most 0.24 for soft
       # frames, by 0.2 and 0.9 for frames full of noise. Saves 3 % of the time at 320 x 240 and 30 % at 640 x 480.
       "fast_decode": False,
+      "share": 1.0,  # of the training split that is trained on: a random one, of which smaller ones are part
       "weight": 1.0,  # its share of the batches, against those of config.mix
     }
   )
@@ -98,7 +126,7 @@ def source(**fields: object) -> ConfigDict:
   Each batch is of one source, chosen by the weights. `train.epochs` counts passes over config.data alone, whose splits
   are those that are evaluated.
   """
-  names = ("name", "config", "data_dir", "train_split", "num_frames", "subtitle", "caption", "weight")
+  names = ("name", "config", "data_dir", "train_split", "num_frames", "subtitle", "caption", "share", "weight")
   value = ConfigDict({name: data()[name] for name in names})  # an empty data_dir is that of config.data
   value.update(fields)
   unknown = set(value.keys()) - set(names)
@@ -120,6 +148,7 @@ def optimizer() -> ConfigDict:
       "b2": 0.98,
       "eps": 1e-6,
       "rate_multipliers": {"logit_scale": 1.0},  # part of a parameter's name -> factor on its rate
+      "frozen": (),  # parameters that stay as they were loaded: how their names begin, as ("text/",)
     }
   )
 
@@ -141,6 +170,9 @@ def evaluate() -> ConfigDict:
   """What is measured. The best checkpoint is chosen by plain text-to-video R@1 on `during_split`."""
   return ConfigDict(
     {
+      "name": "",  # a corpus to evaluate on, where it is not that of config.data; config and data_dir as there
+      "config": "",
+      "data_dir": "",
       "during_split": "validation",
       "final_splits": ("test",),
       "query": "description",  # the record's field that is searched with

@@ -6,6 +6,9 @@ Twenty passes. The best checkpoint is chosen by the validation split.
 |---|---|
 | b32 | the default |
 | b16 | ViT-B/16 |
+| from_clip | without post-pretraining |
+| those of variants.TEMPORAL | the paper's baselines, which start from CLIP as well |
+| those of variants.SMALL_HARDWARE | parts frozen, patches left out, activations computed twice |
 """
 
 from ml_collections import ConfigDict
@@ -32,4 +35,4 @@ def b16(config: ConfigDict) -> None:
   config.optimizer.rate_multipliers.logit_scale = 10.0
 
 
-VARIANTS = {"b32": b32, "b16": b16}
+VARIANTS = {"b32": b32, "b16": b16, **common.FINE_TUNING_VARIANTS}

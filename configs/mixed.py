@@ -8,12 +8,13 @@ for HD-VILA-100M. It needs CLIP's weights and the three corpora. Variants, separ
 |---|---|
 | b32 | the default |
 | b16 | ViT-B/16 |
+| those of variants.SMALL_HARDWARE | parts frozen, patches left out, activations computed twice |
 | smoke | three sources of the embedded corpus, one without captions and one of single frames, in a few steps |
 """
 
 from ml_collections import ConfigDict
 
-from configs import common, post_pretrain
+from configs import common, post_pretrain, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -43,4 +44,4 @@ def smoke(config: ConfigDict) -> None:
   config.mix.image_text.update(embedded)
 
 
-VARIANTS = {"b32": b32, "b16": b16, "smoke": smoke}
+VARIANTS = {"b32": b32, "b16": b16, "smoke": smoke, **variants.SMALL_HARDWARE}

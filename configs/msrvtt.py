@@ -8,6 +8,9 @@ checkpoint.
 |---|---|
 | b32 | the default |
 | b16 | ViT-B/16 |
+| from_clip | without post-pretraining |
+| those of variants.TEMPORAL | the paper's baselines, which start from CLIP as well |
+| those of variants.SMALL_HARDWARE | parts frozen, patches left out, activations computed twice |
 """
 
 from ml_collections import ConfigDict
@@ -33,4 +36,4 @@ def b16(config: ConfigDict) -> None:
   common.fine_tuning_b16(config)
 
 
-VARIANTS = {"b32": b32, "b16": b16}
+VARIANTS = {"b32": b32, "b16": b16, **common.FINE_TUNING_VARIANTS}

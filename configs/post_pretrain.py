@@ -9,12 +9,14 @@ separated by commas:
 | b16 | ViT-B/16 |
 | demo | a small model from random weights on the embedded corpus, loss (a) V-S + F-C: minutes on two cores |
 | smoke | the demo in a few steps on a handful of clips: does everything run? |
-| single_frame | T = 1: no motion to see, the control for the demo's twins |
+| those of variants.TEMPORAL | baselines and ablations of the model; single_frame is the control for the demo's twins |
+| those of variants.OMNISOURCE | other losses, one kind of text alone |
+| those of variants.SMALL_HARDWARE | parts frozen, patches left out, activations computed twice |
 """
 
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import common, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -79,18 +81,26 @@ def smoke(config: ConfigDict) -> None:
   """Twelve steps, with the paper's loss."""
   demo(config)
   config.loss = "vsc_fc"
+  tiny(config)
+  config.train.update({"num_steps": 12, "eval_every": 6, "checkpoint_every": 3})
+
+
+def tiny(config: ConfigDict) -> None:
+  """Makes the demo smaller still: towers of one narrow block, and the smallest configuration of the corpus."""
   config.data.config = "smoke"
-  config.model.vision.update({"width": 32, "layers": 1, "heads": 2, "mlp": 64})
-  config.model.text.update({"width": 32, "layers": 1, "heads": 2, "mlp": 64})
-  config.model.embed_dim = 32
-  config.train.update({"batch_size": 16, "num_steps": 12, "eval_every": 6, "checkpoint_every": 3})
+  tower = {"width": 32, "layers": 1, "heads": 2, "mlp": 64}
+  config.model.update({"embed_dim": 32, "vision": tower, "text": tower})
+  config.train.batch_size = 16
   config.evaluate.update({"batch_size": 16, "num_examples": 4})
   config.host.log_every = 3
 
 
-def single_frame(config: ConfigDict) -> None:
-  """One frame a clip, in training and evaluation."""
-  config.data.num_frames = 1
-
-
-VARIANTS = {"b32": b32, "b16": b16, "demo": demo, "smoke": smoke, "single_frame": single_frame}
+VARIANTS = {
+  "b32": b32,
+  "b16": b16,
+  "demo": demo,
+  "smoke": smoke,
+  **variants.TEMPORAL,
+  **variants.OMNISOURCE,
+  **variants.SMALL_HARDWARE,
+}

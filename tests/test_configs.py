@@ -12,10 +12,12 @@ from clipvip_jax import optimizer
 from clipvip_jax.losses import LOSSES
 from clipvip_jax.models import clip_vip
 from clipvip_jax.train_step import init_state, make_train_step
-from configs import activitynet, common, didemo, lsmdc, mixed, msrvtt, post_pretrain
+from configs import activitynet, common, didemo, lsmdc, mixed, msrvtt, post_pretrain, replication, variants
 
 RECIPES = sorted(
-  path.stem for path in pathlib.Path(common.__file__).parent.glob("*.py") if path.stem not in ("__init__", "common")
+  path.stem
+  for path in pathlib.Path(common.__file__).parent.glob("*.py")
+  if path.stem not in ("__init__", "common", "variants")
 )
 # Plain, every variant, and those that change another: all of them with their number of parameters. CLIP's published
 # sizes are 151,277,313 and 149,620,737; three proxies and twelve frames add 15 rows of 768.
@@ -26,9 +28,22 @@ VARIANTS = {
   "b16": B16,
   "demo": DEMO,
   "smoke": SMOKE,
-  "single_frame": B32,
   "demo,single_frame": DEMO,
   "b16,single_frame": B16,
+}
+# The paper's baselines and ablations, from B/32 on. A sequence transformer has four of the text tower's blocks, each of
+# 12 D^2 + 13 D, and 77 positions.
+PLAIN = B32 - 15 * 768
+TEMPORAL = {
+  "single_frame": B32,
+  "mean": PLAIN,
+  "sequence": PLAIN + 4 * (12 * 512**2 + 13 * 512) + 77 * 512,
+  "full": B32,
+  "proxies_0": B32 - 3 * 768,
+  "proxies_1": B32 - 2 * 768,
+  "proxies_3": B32,
+  "proxies_7": B32 + 4 * 768,
+  "no_time": B32 - 12 * 768,
 }
 
 
@@ -41,6 +56,7 @@ def shapes(config, batch_size=4):
   """The shapes of a state, and of state and metrics after one step."""
   model = clip_vip.from_config(config.model)
   chain, rate = optimizer.from_config(config.optimizer, 100)
+  frozen = config.optimizer.frozen
   size, frames, length = config.model.image_size, config.data.num_frames, config.data.text_length
   spec = jax.ShapeDtypeStruct
   batch = {
@@ -52,7 +68,7 @@ def shapes(config, batch_size=4):
     "caption_mask": spec((batch_size,), jnp.bool_),
   }
   state = jax.eval_shape(lambda: init_state(model, chain, config.model, config.seed))
-  return state, jax.eval_shape(make_train_step(model, LOSSES[config.loss], chain, rate), state, batch)
+  return state, jax.eval_shape(make_train_step(model, LOSSES[config.loss], chain, rate, frozen=frozen), state, batch)
 
 
 MIXED = {"": B32, "b32": B32, "b16": B16, "smoke": SMOKE}
@@ -65,7 +81,6 @@ FINE_TUNING = {"msrvtt": msrvtt, "didemo": didemo, "lsmdc": lsmdc, "activitynet"
 @pytest.mark.parametrize("name", FINE_TUNING)
 def test_fine_tuning_at_full_size(name, variant):
   config = FINE_TUNING[name].get_config(variant)
-  assert set(FINE_TUNING[name].VARIANTS) == {"b32", "b16"}
   before, (after, _) = shapes(config, batch_size=2)
   assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)
   assert sum(x.size for x in jax.tree.leaves(before.params)) == {"b32": B32, "b16": B16}[variant]
@@ -92,9 +107,51 @@ def test_fine_tuning_holds_the_papers_numbers():
 
 
 def test_there_is_no_recipe_or_variant_that_this_file_forgets():
-  assert sorted(["mixed", "post_pretrain", *FINE_TUNING]) == RECIPES
-  assert set(post_pretrain.VARIANTS) <= VARIANTS.keys()
-  assert set(mixed.VARIANTS) <= MIXED.keys()
+  assert sorted(["data_scale", "mixed", "post_pretrain", "replication", *FINE_TUNING]) == RECIPES
+  assert TEMPORAL.keys() == variants.TEMPORAL.keys()
+  shared = variants.TEMPORAL.keys() | variants.OMNISOURCE.keys() | variants.SMALL_HARDWARE.keys()
+  assert set(post_pretrain.VARIANTS) == VARIANTS.keys() - {"", "demo,single_frame", "b16,single_frame"} | shared
+  assert set(mixed.VARIANTS) == MIXED.keys() - {""} | variants.SMALL_HARDWARE.keys()
+  for recipe in FINE_TUNING.values():
+    own = {"b32", "b16", "from_clip"}
+    assert set(recipe.VARIANTS) == own | variants.TEMPORAL.keys() | variants.SMALL_HARDWARE.keys()
+
+
+@pytest.mark.parametrize(("variant", "count"), TEMPORAL.items())
+def test_baselines_and_ablations_of_the_model(variant, count):
+  state, (after, _) = recipe_shapes(variant)
+  assert sum(x.size for x in jax.tree.leaves(state.params)) == count
+  assert jax.tree.map(lambda x: x.shape, state) == jax.tree.map(lambda x: x.shape, after)
+
+
+@pytest.mark.parametrize("variant", [*variants.OMNISOURCE, *variants.SMALL_HARDWARE])
+def test_variants_that_leave_the_model_as_it_is(variant):
+  config = post_pretrain.get_config(f"smoke,{variant}")
+  before, (after, _) = shapes(config)
+  assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)
+  assert sum(x.size for x in jax.tree.leaves(before.params)) == SMOKE
+  optimizer.check_names(config.optimizer, before.params)
+  trained = sum(x.size for x in jax.tree.leaves(before.opt_state))
+  assert (trained < 2 * SMOKE) == variant.startswith("frozen")
+
+
+def test_variants_say_what_the_paper_compares():
+  expected = {"subtitles_only": ("vs", "subtitle", ""), "captions_only": ("vs", "caption", "")}
+  for name, (loss, subtitle, caption) in expected.items():
+    config = post_pretrain.get_config(name)
+    assert (config.loss, config.data.subtitle, config.data.caption) == (loss, subtitle, caption)
+  for variant in ("full", "mean"):
+    fine = msrvtt.get_config(f"b16,{variant}")
+    assert (fine.model.temporal, fine.model.patch_size) == (variant, 16)
+    assert fine.init_from == "weights/clip-vit-base-patch16/model.safetensors"
+  with pytest.raises(ValueError, match="unknown variant 'vsc'"):
+    msrvtt.get_config("vsc")  # fine-tuning has no captions
+
+
+@pytest.mark.parametrize("arm", dict.fromkeys(arm for arms in replication.STUDY.values() for arm in arms))
+def test_every_arm_of_the_replication_fits_the_step(arm):
+  before, (after, _) = shapes(replication.get_config(arm))
+  assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)
 
 
 @pytest.mark.parametrize(("variant", "count"), MIXED.items())

@@ -38,9 +38,7 @@ def test_an_unknown_schedule_is_refused_with_those_allowed():
 
 
 def names(tree):
-  found = []
-  optimizer.by_name(found.append, tree)
-  return found
+  return jax.tree.leaves(optimizer.by_name(str, tree))
 
 
 def test_the_undecayed_names_are_the_biases_and_the_logit_scale():
@@ -110,3 +108,31 @@ def test_the_logit_scale_stays_between_zero_and_ln_200(gradient, bound):
 def test_a_rate_multiplier_applies_to_names_that_contain_it():
   assert optimizer.rate_multiplier("logit_scale", {"logit_scale": 10.0}) == 10
   assert optimizer.rate_multiplier("text/final_norm/bias", {"text/": 2.0, "bias": 3.0, "vision": 5.0}) == 6
+
+
+def test_frozen_parameters_have_no_gradient_no_moments_and_no_decay():
+  params = {"text": {"w": jnp.ones(3)}, "vision": {"w": jnp.ones(3)}, "logit_scale": jnp.float32(4.6)}
+  chain, _ = optimizer.from_config(config(frozen=("text/",)), 4)
+  moments = jax.tree.leaves(chain.init(params), is_leaf=lambda x: isinstance(x, optimizer.AdamState))
+  adam = next(x for x in moments if isinstance(x, optimizer.AdamState))
+  assert len(jax.tree.leaves(adam.first)) == len(jax.tree.leaves(adam.second)) == 2
+
+  def objective(params):
+    params = optimizer.without_gradient(params, ("text/",))
+    return (params["text"]["w"] * params["vision"]["w"]).sum()
+
+  grads = jax.grad(objective)(params)
+  assert not np.any(grads["text"]["w"]) and np.all(grads["vision"]["w"])
+  after = run(chain, params, [grads] * 3)
+  np.testing.assert_array_equal(after["text"]["w"], params["text"]["w"])
+  assert np.all(after["vision"]["w"] < 1)
+
+
+@pytest.mark.parametrize(
+  ("frozen", "message"),
+  [(("txet/",), "begins with 'txet/'"), (("",), "begins with ''"), (("a", "b"), "leaves nothing to train")],
+)
+def test_frozen_parts_that_cannot_be_are_refused(frozen, message):
+  params = {"a": {"w": 1.0}, "b": {"w": 1.0}, "logit_scale": 1.0}
+  with pytest.raises(UserError, match=message):
+    optimizer.check_names(config(frozen=frozen), params)

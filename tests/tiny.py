@@ -75,5 +75,6 @@ def optimizer_config(**overrides) -> ConfigDict:
     "b2": 0.98,
     "eps": 1e-6,
     "rate_multipliers": {},
+    "frozen": (),
   }
   return ConfigDict({**fields, **overrides})

@@ -19,6 +19,8 @@ from clipvip_jax.input_pipeline import workers
 from clipvip_jax.input_pipeline.arrays import Arrays, Clips
 from clipvip_jax.input_pipeline.mix import schedule
 
+# Chooses subsets, for every run alike.
+_SUBSET_SEED = 0
 # Enough to mix the bits of an index; see grain's index_shuffle.
 _SHUFFLE_ROUNDS = 4
 _THREADS = _BUFFERED_BATCHES = 2
@@ -29,14 +31,17 @@ class Order:
   """Which record stands where. A last batch that is not full is padded with no record, -1, instead of dropped.
 
   Attributes:
-    num_records: in the split.
+    num_records: that are shown.
     batch_size: global, over all processes.
     seed: shuffles anew every epoch; None keeps the records' own order.
+    subset_of: records of the split, where fewer are shown: a random choice that is the same for every seed, and in
+      which a smaller one is part of a larger one; 0: all are shown.
   """
 
   num_records: int
   batch_size: int
   seed: int | None = None
+  subset_of: int = 0
 
   @property
   def steps_per_epoch(self) -> int:
@@ -52,6 +57,9 @@ class Order:
       seed = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
       last = self.num_records - 1
       indices = [i if i < 0 else index_shuffle(i, last, seed, _SHUFFLE_ROUNDS) for i in indices]
+    if self.subset_of > self.num_records:
+      last = self.subset_of - 1
+      indices = [i if i < 0 else index_shuffle(i, last, _SUBSET_SEED, _SHUFFLE_ROUNDS) for i in indices]
     return [(epoch, index) for index in indices]
 
 

@@ -32,6 +32,13 @@ def causal(
   return attend(query, key, value, jnp.tril(jnp.ones((tokens, tokens), bool)))
 
 
+def full(
+  query: Float[Array, "b h n d"], key: Float[Array, "b h n d"], value: Float[Array, "b h n d"]
+) -> Float[Array, "b h n d"]:
+  """Every token attends to every token: full space-time attention, the most costly of the paper's baselines."""
+  return attend(query, key, value)
+
+
 def proxy_guided(
   query: Float[Array, "b h n d"],
   key: Float[Array, "b h n d"],
@@ -59,3 +66,15 @@ def proxy_guided(
 
   patches = attend(by_frame(patch_query), proxies_and_frame(key), proxies_and_frame(value))
   return jnp.concatenate([proxies, einops.rearrange(patches, "b h t l d -> b h (t l) d")], axis=2)
+
+
+def proxy_weights(
+  query: Float[Array, "b h n d"], key: Float[Array, "b h n d"], *, num_proxies: int, num_frames: int
+) -> Float[Array, "b m t l"]:
+  """What the proxies look at: the share of each one's attention on each patch of each frame, averaged over heads.
+
+  Under every pattern here a proxy attends to all tokens. The rest, up to 1, falls on the proxies themselves.
+  """
+  scores = jnp.einsum("bhmd,bhkd->bhmk", query[:, :, :num_proxies], key, preferred_element_type=jnp.float32)
+  weights = jax.nn.softmax(scores, axis=-1)[..., num_proxies:]
+  return einops.reduce(weights, "b h m (t l) -> b m t l", "mean", t=num_frames)

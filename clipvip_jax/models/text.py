@@ -34,6 +34,7 @@ class TextTower(nn.Module):
   activation: str
   embedding_init: str  # a key of EMBEDDING_INITS
   dtype: Any = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, ids: Int[Array, "b s"]) -> Float[Array, "b e"]:
@@ -43,7 +44,8 @@ class TextTower(nn.Module):
     embedding = self.param("token_embedding", token_init, (self.vocab_size, self.width))
     position = self.param("position_embedding", position_init, (self.positions, self.width))
     tokens = (embedding[ids] + position[: ids.shape[1]]).astype(self.dtype)
-    transformer = Transformer(self.layers, self.heads, self.mlp, self.activation, self.dtype, name="transformer")
+    sizes = self.layers, self.heads, self.mlp, self.activation, self.dtype, self.remat
+    transformer = Transformer(*sizes, name="transformer")
     tokens = layer_norm(self.dtype, "final_norm")(transformer(tokens, causal))
     pooled = jnp.take_along_axis(tokens, jnp.argmax(ids, axis=1)[:, None, None], axis=1)[:, 0]
     projection = TokenDense(self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection")

@@ -107,17 +107,23 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-  """`layers` blocks that share one attention pattern."""
+  """`layers` blocks that share one attention pattern.
+
+  With `remat` a block's activations are computed again for its gradient, in place of being kept: memory for a third
+  more time.
+  """
 
   layers: int
   heads: int
   mlp: int
   activation: str
   dtype: Any = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(self, x: Float[Array, "b n d"], pattern: AttentionPattern) -> Float[Array, "b n d"]:
+    block_type = nn.remat(Block) if self.remat else Block
     for i in range(self.layers):
-      block = Block(self.heads, self.mlp, self.layers, self.activation, pattern, self.dtype, name=f"block_{i}")
+      block = block_type(self.heads, self.mlp, self.layers, self.activation, pattern, self.dtype, name=f"block_{i}")
       x = block(x)
     return x

@@ -5,6 +5,7 @@ E embedding size, T0 rows of the time embedding.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import einops
@@ -14,8 +15,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from clipvip_jax.models.proxy_attention import proxy_guided
-from clipvip_jax.models.transformer import TokenDense, Transformer, layer_norm
+from clipvip_jax.models.proxy_attention import full, proxy_guided, proxy_weights
+from clipvip_jax.models.transformer import AttentionPattern, TokenDense, Transformer, layer_norm
 
 
 def resize_time(time: Float[Array, "t0 d"], num_frames: int) -> Float[Array, "t d"]:
@@ -51,6 +52,13 @@ def sincos_time(key, shape, dtype=jnp.float32) -> Float[Array, "t d"]:
   return jnp.asarray(_waves(_centres(shape[0]), shape[1]), dtype)
 
 
+def _some(patches: Float[Array, "b t l d"], share: float, key: Array) -> Float[Array, "b t k d"]:
+  """A share of each frame's patches, each frame's own, at least one: so many that shapes stay static."""
+  count = max(1, round(share * patches.shape[2]))
+  chosen = jnp.argsort(jax.random.uniform(key, patches.shape[:3]), axis=-1)[..., :count]
+  return jnp.take_along_axis(patches, chosen[..., None], axis=2)
+
+
 # How the embeddings of position and of time start. "clip": as CLIP's, and time at zero, which leaves loaded weights'
 # features as they were. "scratch": waves, for random weights; neighbours in space and time start alike, without which
 # a small model takes long to see that things move.
@@ -58,6 +66,10 @@ EMBEDDING_INITS = {
   "clip": (nn.initializers.variance_scaling(1.0, "fan_out", "normal"), nn.initializers.zeros),
   "scratch": (sincos_position, sincos_time),
 }
+
+
+# The stream of random numbers that chooses patches; a call that brings none, as in evaluation, keeps all of them.
+PATCH_DROPOUT = "patch_dropout"
 
 
 class VisionTower(nn.Module):
@@ -75,18 +87,35 @@ class VisionTower(nn.Module):
   embedding_init: str  # a key of EMBEDDING_INITS
   activation: str
   dtype: Any = jnp.float32
+  full_attention: bool = False  # of all tokens to all, in place of proxy-guided attention
+  patch_dropout: float = 0.0  # share of each frame's patches that training leaves out
+  remat: bool = False
 
   @nn.compact
-  def __call__(self, video: Float[Array, "b t s s 3"]) -> Float[Array, "b e"]:
-    num_frames = video.shape[1]
+  def __call__(
+    self, video: Float[Array, "b t s s 3"], watch: Callable[[Array], None] | None = None
+  ) -> Float[Array, "b e"]:
+    """`watch` is shown what the proxies look at, [B, M, T, L], in one block after another."""
     tokens = self._embed(video).astype(self.dtype)
     tokens = layer_norm(self.dtype, "pre_norm")(tokens)
-    pattern = functools.partial(proxy_guided, num_proxies=1 + self.added_proxies, num_frames=num_frames)
-    transformer = Transformer(self.layers, self.heads, self.mlp, self.activation, self.dtype, name="transformer")
-    tokens = transformer(tokens, pattern)
+    remat = self.remat and watch is None  # which would run the blocks out of sight
+    sizes = self.layers, self.heads, self.mlp, self.activation, self.dtype, remat
+    tokens = Transformer(*sizes, name="transformer")(tokens, self._pattern(video.shape[1], watch))
     pooled = layer_norm(self.dtype, "post_norm")(tokens[:, 0])
     projection = TokenDense(self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection")
     return projection(pooled)
+
+  def _pattern(self, num_frames: int, watch: Callable[[Array], None] | None) -> AttentionPattern:
+    tokens = {"num_proxies": 1 + self.added_proxies, "num_frames": num_frames}
+    pattern = full if self.full_attention else functools.partial(proxy_guided, **tokens)
+    if watch is None:
+      return pattern
+
+    def watched(query, key, value):
+      watch(proxy_weights(query, key, **tokens))
+      return pattern(query, key, value)
+
+    return watched
 
   def _embed(self, video: Float[Array, "b t s s 3"]) -> Float[Array, "b n d"]:
     """`[M proxies, frame 0's L patches, ...]`, with the embeddings of position and time added."""
@@ -100,6 +129,8 @@ class VisionTower(nn.Module):
     if self.time_positions:
       time = self.param("time_embedding", time_init, (self.time_positions, width))
       patches = patches + resize_time(time, num_frames)[:, None]
+    if self.patch_dropout and self.has_rng(PATCH_DROPOUT):
+      patches = _some(patches, 1 - self.patch_dropout, self.make_rng(PATCH_DROPOUT))
 
     proxies = self.param("class_embedding", normal(std), (width,))[None]
     if self.added_proxies:

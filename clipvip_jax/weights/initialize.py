@@ -9,9 +9,10 @@ import numpy as np
 from flax import traverse_util
 
 from clipvip_jax.errors import UserError
+from clipvip_jax.log import log
 from clipvip_jax.models.clip_vip import INITIAL_LOGIT_SCALE
 from clipvip_jax.weights import resize
-from clipvip_jax.weights.sources import ADDED, Weights, read
+from clipvip_jax.weights.sources import ADDED, SEQUENCE, Weights, read
 
 _ALIGNMENT = 64  # bytes: of a CPU's array in JAX
 
@@ -30,11 +31,27 @@ def load(source: str, params: Any) -> dict[str, np.ndarray]:
     UserError: the source cannot be read, or a name or a shape does not fit; all of them are named.
   """
   weights = read(source)
-  loaded = fit(weights, shapes_by_name(params))
+  shapes = shapes_by_name(params)
+  loaded = fit(weights, shapes)
   if weights.is_clip:
     loaded["logit_scale"] = np.array(INITIAL_LOGIT_SCALE, np.float32)
-  check_fit(loaded, params, source, may_lack=ADDED)
+  sequence = [name for name in shapes if name.startswith(SEQUENCE)]
+  if not any(name in loaded for name in sequence):
+    loaded |= _sequence_from_text(loaded, {name: shapes[name] for name in sequence})
+  check_fit(loaded, params, source, may_lack=(*ADDED, *sequence))
   return loaded
+
+
+def _sequence_from_text(
+  loaded: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+  """The transformer over frames as the text tower's first blocks, as CLIP4Clip starts it; {} where sizes differ."""
+  found = {name: loaded.get(f"text/{name.removeprefix(SEQUENCE)}") for name in shapes}
+  fits = {name: x for name, x in found.items() if x is not None and np.shape(x) == shapes[name]}
+  if shapes and len(fits) < len(shapes):
+    log.warning("the transformer over frames starts from random weights: the text tower's sizes differ")
+    return {}
+  return fits
 
 
 def shapes_by_name(params: Any) -> dict[str, tuple[int, ...]]:

@@ -45,6 +45,7 @@ _NAMES = (
 _HUB_FILES = [*_NAMES, "config.json", "open_clip_config.json", "tokenizer.json"]
 # What CLIP-ViP adds to CLIP, and what may therefore be missing from a checkpoint.
 ADDED = ("vision/added_proxies", "vision/time_embedding")
+SEQUENCE = "sequence/"  # how the names of a transformer over frames begin, which no publisher has
 OPENAI = "input_resolution"  # stands in OpenAI's own files alone
 _STEP = re.compile(r"(.+)@(\d+)")
 
@@ -146,7 +147,7 @@ def _from_file(source: str, path: pathlib.Path, given: Hints) -> Weights:
 
 
 def _is_clip(params: Mapping[str, np.ndarray]) -> bool:
-  return not any(name in params for name in ADDED)
+  return not any(name in ADDED or name.startswith(SEQUENCE) for name in params)
 
 
 def _float32(name: str, tensor: np.ndarray, source: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from clipvip_jax import files
 from clipvip_jax.errors import UserError
 from clipvip_jax.weights import openclip, published
-from clipvip_jax.weights.sources import ADDED, Weights
+from clipvip_jax.weights.sources import ADDED, SEQUENCE, Weights
 
 # What a folder of each layout holds: the weights, and what says the rest.
 LAYOUTS = {
@@ -31,6 +31,8 @@ def to_layout(params: Mapping[str, np.ndarray], layout: str, source: str) -> dic
   Raises:
     UserError: the layout has no place for added proxies or a time embedding.
   """
+  if any(name.startswith(SEQUENCE) for name in params):
+    raise UserError(f"{source}: no layout holds a transformer over frames (model.temporal='sequence'); use the workdir")
   added = [name for name in ADDED if name in params]
   if layout != "clip_vip" and added:
     raise UserError(f"{source}: layout {layout!r} cannot hold {' and '.join(added)}; allowed: clip_vip")

@@ -116,7 +116,7 @@ def test_exact_gelu_differs_from_quick_gelu(golden):
   ("overrides", "message"),
   [
     ({"patch_size": 7}, "patch_size"),
-    ({"temporal": "maen"}, "proxies, mean"),
+    ({"temporal": "maen"}, "proxies, full, sequence, mean"),
     ({"activation": "relu"}, "quick_gelu"),
     ({"dtype": "float16"}, "bfloat16"),
     ({"text": {"width": 50, "heads": 4}}, "text.heads"),

@@ -1,0 +1,80 @@
+"""The paper's claims on the embedded corpus: a small CLIP learns still images, then every method adapts it to video.
+
+`pretrain` trains on middle frames and their captions alone. All other runs start from it, train on clips for the same
+number of steps, and differ in what their name says. `python -m clipvip_jax.study` runs them all and compares them.
+
+| variant | is |
+|---|---|
+| pretrain | a small CLIP from random weights: single frames and captions |
+| zero_shot | that CLIP as it is, frames averaged, not adapted at all |
+| from_scratch | the paper's method from random weights |
+| those of variants.TEMPORAL and variants.OMNISOURCE | the paper's method but for what they say |
+| smoke | few steps on few clips |
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, post_pretrain, variants
+
+# Comparison -> what it compares; clipvip_jax.study runs each once, with several seeds.
+STUDY = {
+  "Temporal modelling": ("proxies_3", "full", "sequence", "mean", "mean,single_frame", "zero_shot"),
+  "Losses": ("vs", "vs_fc", "vs_vc", "vs_vc_fc", "vsc", "vsc_fc", "joint_batch"),
+  "Sources of text": ("vs", "captions_only", "vsc_fc"),
+  "Added proxies": ("proxies_0", "proxies_1", "proxies_3", "proxies_7"),
+  "Time embedding and pre-training": ("proxies_3", "no_time", "from_scratch"),
+}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """The recipe with the variants of `arg` applied in order."""
+  config = common.base()
+  post_pretrain.demo(config)
+  # Half the demo's cost, so that all arms fit a night on two cores.
+  config.model.update({"embed_dim": 96, "vision": {"width": 96, "mlp": 384}, "text": {"width": 96, "mlp": 384}})
+  config.data.num_frames = 4
+  config.init_from = "arm:pretrain"
+  config.loss = "vsc_fc"
+  config.optimizer.update({"learning_rate": 1e-3, "warmup_ratio": 0.1})
+  config.train.update({"num_steps": 200, "eval_every": 100, "checkpoint_every": 200})
+  config.evaluate.num_examples = 3
+  config.host.keep_checkpoints = 1
+  return common.apply_variants(config, arg, VARIANTS)
+
+
+def pretrain(config: ConfigDict) -> None:
+  """CLIP's own loss on middle frames."""
+  variants.mean(config)
+  config.init_from = ""
+  config.loss = "fc"
+  config.data.num_frames = 1
+  config.optimizer.learning_rate = 2e-3
+  config.train.update({"num_steps": 600, "eval_every": 300, "checkpoint_every": 300})
+
+
+def zero_shot(config: ConfigDict) -> None:
+  """One step at no rate: the evaluation of what was loaded."""
+  variants.mean(config)
+  config.optimizer.update({"learning_rate": 0.0, "schedule": "constant"})
+  config.train.update({"num_steps": 1, "eval_every": 1, "checkpoint_every": 1})
+
+
+def from_scratch(config: ConfigDict) -> None:
+  """Random weights."""
+  config.init_from = ""
+
+
+def smoke(config: ConfigDict) -> None:
+  """Does everything run?"""
+  post_pretrain.tiny(config)
+  config.train.update({"num_steps": 2, "eval_every": 1, "checkpoint_every": 2})
+
+
+VARIANTS = {
+  "pretrain": pretrain,
+  "zero_shot": zero_shot,
+  "from_scratch": from_scratch,
+  "smoke": smoke,
+  **variants.TEMPORAL,
+  **variants.OMNISOURCE,
+}

@@ -1,0 +1,112 @@
+"""Variants that many recipes share: the paper's baselines and ablations, and what fits small hardware.
+
+Each changes a configuration in place; a recipe names those that it offers in its VARIANTS.
+"""
+
+import functools
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+Variant = Callable[[ConfigDict], None]
+
+
+def single_frame(config: ConfigDict) -> None:
+  """One frame a clip, in training and evaluation."""
+  config.data.num_frames = 1
+
+
+def mean(config: ConfigDict) -> None:
+  """Mean pooling: CLIP as it is on every frame, features averaged."""
+  config.model.temporal = "mean"
+  _plain_clip(config)
+
+
+def sequence(config: ConfigDict) -> None:
+  """A transformer over the features of frames."""
+  config.model.temporal = "sequence"
+  _plain_clip(config)
+
+
+def full(config: ConfigDict) -> None:
+  """Full space-time attention over the same tokens."""
+  config.model.temporal = "full"
+
+
+def proxies(added: int, config: ConfigDict) -> None:
+  """So many proxies besides CLIP's class token."""
+  config.model.vision.added_proxies = added
+
+
+def no_time(config: ConfigDict) -> None:
+  """Without a time embedding."""
+  config.model.vision.time_positions = 0
+
+
+def loss(name: str, config: ConfigDict) -> None:
+  """Another loss of clipvip_jax.losses.LOSSES."""
+  config.loss = name
+
+
+def subtitles_only(config: ConfigDict) -> None:
+  """Videos and their subtitles: no captions."""
+  config.loss = "vs"
+  config.data.caption = ""
+
+
+def captions_only(config: ConfigDict) -> None:
+  """Videos and the captions of their middle frames: no subtitles."""
+  config.loss = "vs"
+  config.data.update({"subtitle": config.data.caption, "caption": ""})
+
+
+def frozen_text(config: ConfigDict) -> None:
+  """The text tower stays as it was loaded."""
+  config.optimizer.frozen = ("text/",)
+
+
+def frozen_lower(config: ConfigDict) -> None:
+  """CLIP's embeddings and the lower half of both towers' blocks stay as they were loaded."""
+  names = [
+    *(f"vision/{name}" for name in ("patch_embedding", "class_embedding", "position_embedding", "pre_norm")),
+    *(f"text/{name}" for name in ("token_embedding", "position_embedding")),
+  ]
+  for tower in ("vision", "text"):
+    names += [f"{tower}/transformer/block_{i}/" for i in range(config.model[tower].layers // 2)]
+  config.optimizer.frozen = tuple(names)
+
+
+def patch_dropout(config: ConfigDict) -> None:
+  """Training sees half of each frame's patches."""
+  config.model.patch_dropout = 0.5
+
+
+def remat(config: ConfigDict) -> None:
+  """Gradient checkpointing: less memory, a third more time."""
+  config.model.remat = True
+
+
+def _plain_clip(config: ConfigDict) -> None:
+  config.model.vision.update({"added_proxies": 0, "time_positions": 0})
+
+
+TEMPORAL: dict[str, Variant] = {
+  "single_frame": single_frame,
+  "mean": mean,
+  "sequence": sequence,
+  "full": full,
+  **{f"proxies_{added}": functools.partial(proxies, added) for added in (0, 1, 3, 7)},
+  "no_time": no_time,
+}
+_LOSSES = ("vs", "vs_fc", "vs_vc", "vs_vc_fc", "vsc", "vsc_fc", "joint_batch")
+OMNISOURCE: dict[str, Variant] = {
+  **{name: functools.partial(loss, name) for name in _LOSSES},
+  "subtitles_only": subtitles_only,
+  "captions_only": captions_only,
+}
+SMALL_HARDWARE: dict[str, Variant] = {
+  "frozen_text": frozen_text,
+  "frozen_lower": frozen_lower,
+  "patch_dropout": patch_dropout,
+  "remat": remat,
+}
