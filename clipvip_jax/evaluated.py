@@ -127,7 +127,8 @@ def configuration(weights: sources.Weights, options: Options) -> ConfigDict:
   whole, is_own = _whole(weights, name)
   config = ConfigDict({section: {field: whole[section][field] for field in _FIELDS[section]} for section in _FIELDS})
   config.model = {"dtype": whole.model.dtype}
-  config.data.update({"name": name, "config": named or config.data.config, "data_dir": options.data_dir})
+  folder = options.data_dir or config.data.data_dir
+  config.data.update({"name": name, "config": named or config.data.config, "data_dir": folder})
   config.data.tokenizer = interface.tokenizer_name(weights, options.tokenizer)
   if not is_own:
     config.data.text_length = min(config.data.text_length, weights.config.text.positions)
@@ -145,11 +146,11 @@ def configuration(weights: sources.Weights, options: Options) -> ConfigDict:
 
 
 def _whole(weights: sources.Weights, name: str) -> tuple[ConfigDict, bool]:
-  """(the configuration that says the rest, with data.config of the corpus, whether it is that of a run on it)."""
+  """(the configuration that says the rest, the corpus in its section data; whether it is that of a run on it)."""
   run = None if weights.run is None else _complete(weights.run, weights.source)
   if run is not None and name in (run.data.name, run.evaluate.get("name", "")):
     if name != run.data.name:
-      run.data.config = run.evaluate.config
+      run.data.update({"config": run.evaluate.config, "data_dir": run.evaluate.data_dir})
     return run, True
   if name in RECIPES:
     config = RECIPES[name].get_config("b16" if weights.config.patch_size == 16 else "b32")
@@ -224,6 +225,7 @@ def _kept(paths: Sequence[pathlib.Path], split: str | None, protocol: str | None
       raise UserError(f"{path} was made by another model or otherwise than {paths[0]}: name one of them")
   about = {name: value for name, value in about.items() if name in _ABOUT}
   wrong = [name for name, value in about.items() if not isinstance(value, _ABOUT[name])]
+  wrong += [name for name, value in about.items() if name == "num_params" and not (name in wrong or 0 <= value < 2**63)]
   if wrong:
     raise UserError(f"{paths[0]} is no file of embeddings: about.{wrong[0]} is {printable(str(about[wrong[0]])[:40])}")
   config = about["config"] = {**about.get("config", {})}

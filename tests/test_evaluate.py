@@ -13,7 +13,7 @@ import simplejpeg
 import written_corpus
 from conftest import GOLDEN
 
-from clipvip_jax import evaluate, evaluated, parts, published_results, train
+from clipvip_jax import evaluate, evaluated, interface, parts, published_results, train
 from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from configs import post_pretrain
@@ -200,6 +200,24 @@ def test_what_is_not_said_comes_from_the_recipe_the_run_or_the_base():
   assert configured("moving_shapes/demo", run=run, num_frames=3)[:2] == ("demo", 3)
   assert configured("msrvtt", run=run)[1:3] == (12, 50), "trained on another corpus"
   assert configured("webvid", run=run)[1:3] == (6, 28)
+  run.evaluate.update({"name": "didemo", "config": "mine", "final_splits": ("validation",)})
+  assert configured("didemo", run=run)[:4] == ("mine", 6, 28, ("validation",)), "evaluated on another corpus"
+
+
+def test_the_tokenizer_is_the_one_asked_for_the_runs_the_vocabularys_or_the_one_beside_the_weights():
+  def name(vocab_size, asked=None, beside="", trained=None):
+    run = trained and evaluated.ConfigDict({"data": {"tokenizer": trained}})
+    sizes = evaluated.ConfigDict({"text": {"vocab_size": vocab_size}})
+    return interface.tokenizer_name(evaluated.sources.Weights("w", {}, sizes, False, run, beside), asked)
+
+  assert (name(49408), name(49408, beside="b.json"), name(7, beside="b.json"), name(7)) == (
+    "clip",
+    "clip",
+    "b.json",
+    "",
+  )
+  assert name(49408, trained="t.json") == "t.json" and name(7, beside="b.json", trained="words") == "b.json"
+  assert name(7, trained="words") == "" and name(49408, "a.json", "b.json", "t.json") == "a.json"
 
 
 def test_published_figures_stand_beneath_those_of_their_test_set(miniature, clip, tmp_path, capsys, monkeypatch):
@@ -268,7 +286,14 @@ def test_embeddings_of_other_clips_have_no_spread(measured, tmp_path):
     evaluate.main(
       [f"--embeddings={measured[0]}", f"--embeddings={tmp_path / 'other.npz'}", f"--workdir={tmp_path / 'out'}"]
     )
-  for name, message in (({"config": 3}, "about.config is 3"), ({"corpus": {"name": "\x1b"}}, "")):
+  odd = (
+    ({"config": 3}, "about.config is 3"),
+    ({"num_params": "3"}, "about.num_params is 3"),
+    ({"num_params": 10**400}, "about.num_params is 1000"),
+    ({"config": {"evaluate": {"protocol": []}}}, r"--protocol=\[\] is unknown"),
+    ({"corpus": {"name": "\x1b"}}, ""),
+  )
+  for name, message in odd:
     evaluated.embeddings.write(tmp_path / "odd.npz", evaluated.dataclasses.replace(first, about=name))
     arguments = [f"--embeddings={tmp_path / 'odd.npz'}", f"--workdir={tmp_path / 'odd'}"]
     if not message:
