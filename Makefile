@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILD := build
 
-.PHONY: demo demo-single-frame smoke test check format lock clean
+.PHONY: demo demo-single-frame ablation data-scale smoke test check format lock clean
 
 # The recipe on a small model and the embedded corpus: results.json and report.html in build/demo.
 demo: $(INSTALLED)
@@ -14,6 +14,15 @@ demo: $(INSTALLED)
 # The same on single frames, the control that must fail to tell the twins apart.
 demo-single-frame: $(INSTALLED)
 	$(BIN)/python -m clipvip_jax.main --config=configs/post_pretrain.py:demo,single_frame --workdir=$(BUILD)/demo_single_frame --config.data.data_dir=$(BUILD)/datasets
+
+# A small CLIP learns still images, and every method of the paper adapts it to video, with three seeds each: a night on
+# two cores. Goes on where it was stopped; build/replication/study.html shows what is finished.
+ablation: $(INSTALLED)
+	$(BIN)/python -m clipvip_jax.study --config=configs/replication.py --workdir=$(BUILD)/replication --data_dir=$(BUILD)/datasets
+
+# What growing shares of the corpus are worth: curves that rise and fall again.
+data-scale: $(INSTALLED)
+	$(BIN)/python -m clipvip_jax.study --config=configs/data_scale.py:demo --workdir=$(BUILD)/data_scale --data_dir=$(BUILD)/datasets --seeds=1
 
 # A few steps of everything: half a minute.
 smoke: $(INSTALLED)

@@ -54,10 +54,7 @@ class Study:
 
   def config(self, arm: str, seed: int) -> Any:
     """The configuration of one run. Raises UserError for an arm that the recipe does not have."""
-    try:
-      config = self.get_config(",".join(filter(None, (arm, self.variants))))
-    except ValueError as error:
-      raise UserError(f"arm {arm!r}: {error}") from error
+    config = self._recipe(arm)
     with config.unlocked():
       config.seed = seed
       config.data.data_dir = self.data_dir or config.data.data_dir
@@ -67,8 +64,14 @@ class Study:
 
   def needs(self, arm: str) -> str:
     """The arm that this one starts from; "" for none."""
-    source = self.get_config(arm).init_from
+    source = self._recipe(arm).init_from
     return source.removeprefix(FROM_ARM) if source.startswith(FROM_ARM) else ""
+
+  def _recipe(self, arm: str) -> Any:
+    try:
+      return self.get_config(",".join(filter(None, (arm, self.variants))))
+    except ValueError as error:
+      raise UserError(f"arm {arm!r}: {error}") from error
 
   def plan(self, seeds: int) -> list[tuple[str, int]]:
     """(arm, seed) of every run, in order: all arms of the first seed come first, each after the arm that it needs."""

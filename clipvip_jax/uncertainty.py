@@ -57,8 +57,8 @@ def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Mean and sample standard deviation over runs of every number of trees that are alike.
 
   Returns:
-    The tree with {"mean", "sd"} in place of each number; what is no number, or not one in every run, is left out. Of one
-    run alone sd is None.
+    The tree with {"mean", "sd"} in place of each number; what is no number, or not one in every run, is left out. sd is
+    None where there is one run alone.
   """
   found: dict[str, Any] = {}
   for name, value in runs[0].items():
