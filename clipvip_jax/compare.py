@@ -120,10 +120,10 @@ def _twins(a: Any, b: Any) -> dict[str, Any] | None:
 def _charts(runs: Mapping[str, Run]) -> Iterator[dict[str, Any]]:
   """Loss, and R@1 of every split that one of the runs was evaluated on, of both runs in one chart."""
   losses = {name: curves.losses(one.history) for name, one in runs.items()}
-  smooth = {name: (steps, charts.smoothed(values)) for name, (steps, values) in losses.items()}
-  named = [str(one.config.get("loss")) for one in runs.values()]
+  smooth = {name: (steps, charts.smoothed(values)) for name, (steps, values) in losses.items() if steps}
+  named = [str(runs[name].config.get("loss")) for name in smooth]
   note = "smoothed, over optimiser steps"
-  if named[0] != named[1]:
+  if len(set(named)) > 1:
     note += f"; A's loss is {named[0]}, B's is {named[1]}: their values do not compare"
   yield from _chart("Training loss", note, smooth)
   evaluated = {name: curves.evaluations(one.history) for name, one in runs.items()}

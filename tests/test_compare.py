@@ -162,6 +162,16 @@ def test_splits_of_one_run_alone_are_named(tmp_path, capsys, runs):
   assert "warning" not in printed
 
 
+def test_a_run_beside_an_evaluation_keeps_its_curves(tmp_path, capsys, runs):
+  b = write(tmp_path / "c", changed(lambda r: r["config"].pop("loss")))
+  labels = [label for label in Page(compared(tmp_path, capsys, runs[0], b)[1]).values("aria-label") if "step" in label]
+  assert [label.split(":")[0] for label in labels] == [
+    "Training loss (smoothed, over optimiser steps)",
+    "Text-to-video R@1 (validation, percent, over optimiser steps)",
+  ]
+  assert not any("; B from" in label for label in labels)
+
+
 def test_an_evaluation_has_no_curves(tmp_path, capsys):
   a, b = write(tmp_path / "a", results(0)), write(tmp_path / "b", results(1))
   source = compared(tmp_path, capsys, a, b)[1]
