@@ -76,7 +76,7 @@ def by_name(function: Callable[[str], Any], params: Any) -> Any:
   return jax.tree_util.tree_map_with_path(lambda path, _: function(_name(path)), params)
 
 
-def _name(path: Sequence[Any]) -> str:
+def _name(path: tuple[Any, ...]) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 

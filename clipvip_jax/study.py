@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   from clipvip_jax.train_loop import Terminated
 
-  if not jax.config.jax_compilation_cache_dir:  # seeds of an arm compile once
+  if not jax.config.values["jax_compilation_cache_dir"]:  # seeds of an arm compile once
     jax.config.update("jax_compilation_cache_dir", os.fspath(study.folder / "compiled"))
   try:
     comparison = carry_out(study, options.seeds)

@@ -17,7 +17,7 @@ import functools
 
 from ml_collections import ConfigDict
 
-from configs import common, post_pretrain
+from configs import common, post_pretrain, variants
 
 _PERCENT = (1, 3, 10, 30, 100)
 
@@ -68,7 +68,7 @@ def share(percent: int, config: ConfigDict) -> None:
   config.data.share = percent / 100
 
 
-VARIANTS = {
+VARIANTS: dict[str, variants.Variant] = {
   "b32": b32,
   "b16": b16,
   "demo": demo,

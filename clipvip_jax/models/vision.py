@@ -106,8 +106,8 @@ class VisionTower(nn.Module):
     return projection(pooled)
 
   def _pattern(self, num_frames: int, watch: Callable[[Array], None] | None) -> AttentionPattern:
-    tokens = {"num_proxies": 1 + self.added_proxies, "num_frames": num_frames}
-    pattern = full if self.full_attention else functools.partial(proxy_guided, **tokens)
+    tokens: dict[str, Any] = {"num_proxies": 1 + self.added_proxies, "num_frames": num_frames}
+    pattern: AttentionPattern = full if self.full_attention else functools.partial(proxy_guided, **tokens)
     if watch is None:
       return pattern
 
