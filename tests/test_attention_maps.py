@@ -70,8 +70,8 @@ def net():
   return tiny.model()
 
 
-def test_measured_on_one_device_wherever_the_parameters_are(net):
-  params = tiny.random_params(net)
+def test_measured_on_one_device_wherever_the_parameters_are(net, golden):
+  params = tiny.params(golden)
   video = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
   expected = net.apply({"params": params}, video[None], method="proxy_attention")[0]
   everywhere = sharding.on_every_device(sharding.make_mesh())
@@ -84,13 +84,13 @@ def test_measured_on_one_device_wherever_the_parameters_are(net):
 
 
 @pytest.mark.parametrize(("stored", "num_frames", "shown"), [(2, 4, [0, 1, 2, 3]), (24, 12, [0, 1, 3, 4, 6, 7, 9, 11])])
-def test_a_record_as_the_report_shows_it(net, stored, num_frames, shown):
+def test_a_record_as_the_report_shows_it(net, golden, stored, num_frames, shown):
   rng = np.random.default_rng(0)
   record = {"id": b"clip", "frames": [simplejpeg.encode_jpeg(frame) for frame in rng.choice(FRAMES, stored)]}
   config = types.SimpleNamespace(
     data=types.SimpleNamespace(num_frames=num_frames), model=types.SimpleNamespace(image_size=32)
   )
-  params = tiny.random_params(net)
+  params = tiny.params(golden)
   entry = attention_maps.of_record(net, params, record, config)
   assert (entry["id"], entry["num_frames"], entry["shown"]) == ("clip", num_frames, shown)
   video = np.stack(

@@ -56,7 +56,7 @@ def test_twelve_are_four_of_each_and_the_typical_ones_reach_from_end_to_end():
 
 
 @pytest.fixture(scope="module")
-def shown():
+def shown(golden):
   """What the report shows of a split of 9 clips with one to three queries each, and the split's result."""
   rng = np.random.default_rng(0)
   labels = [i for i in range(9) for _ in range(1 + i % 3)]
@@ -72,7 +72,7 @@ def shown():
   config.evaluate.num_examples = 12
   net = tiny.model()
   corpus = types.SimpleNamespace(source=lambda split: {"test": records}[split])
-  return examples.for_report(net, tiny.random_params(net), corpus, result, config), result
+  return examples.for_report(net, tiny.params(golden), corpus, result, config), result
 
 
 def test_each_query_comes_with_its_five_best_videos_and_the_right_one(shown):
