@@ -14,7 +14,7 @@ import pathlib
 import runpy
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from clipvip_jax import run_results, study_page, workdir
@@ -32,21 +32,21 @@ class Study:
 
   Attributes:
     get_config: the recipe's.
-    groups: title of a comparison -> its arms, each one or several variants joined by commas.
+    groups: title of a comparison -> name -> arm, which is one or several variants joined by commas.
     variants: applied to every arm, after its own.
     folder: where the runs lie.
     data_dir: where corpora stand; "": as the recipe says.
   """
 
   get_config: Callable[[str], Any]
-  groups: Mapping[str, Sequence[str]]
+  groups: Mapping[str, Mapping[str, str]]
   variants: str
   folder: pathlib.Path
   data_dir: str = ""
 
   def arms(self) -> list[str]:
     """Every arm once, in the order in which comparisons name them."""
-    return list(dict.fromkeys(arm for arms in self.groups.values() for arm in arms))
+    return list(dict.fromkeys(arm for group in self.groups.values() for arm in group.values()))
 
   def workdir(self, arm: str, seed: int) -> pathlib.Path:
     """The folder of one run."""
@@ -104,15 +104,20 @@ def open_study(recipe: str, folder: pathlib.Path, data_dir: str = "", only: Sequ
   module = runpy.run_path(name)
   if "STUDY" not in module or "get_config" not in module:
     raise UserError(f"--config={recipe}: the recipe has no STUDY, which says what to compare; replication.py has one")
-  groups = {title: tuple(arms) for title, arms in module["STUDY"].items()}
-  known = dict.fromkeys(arm for arms in groups.values() for arm in arms)
+  groups = module["STUDY"]
+  known = dict.fromkeys(arm for group in groups.values() for arm in group.values())
   for arm in only:
     if arm not in known:
       raise UserError(f"--only={arm}: no such arm; there are: {' '.join(known)}")
   if only:
-    kept = {title: tuple(arm for arm in arms if arm in only) for title, arms in groups.items()}
-    groups = {title: arms for title, arms in kept.items() if arms}
+    groups = _chosen(groups, only)
   return Study(module["get_config"], groups, variants, folder, data_dir)
+
+
+def _chosen(groups: Mapping[str, Mapping[str, str]], arms: Container[str]) -> dict[str, dict[str, str]]:
+  """The groups with those arms alone, without groups that have none of them."""
+  kept = {title: {name: arm for name, arm in group.items() if arm in arms} for title, group in groups.items()}
+  return {title: group for title, group in kept.items() if group}
 
 
 def carry_out(study: Study, seeds: int) -> dict[str, Any]:
@@ -149,15 +154,15 @@ def write(study: Study, seeds: int) -> dict[str, Any]:
   """Compares what is finished: study.json, study.md and study.html in the study's folder.
 
   Returns:
-    {"groups": {title: [arm]}, "arms": {arm: {"seeds", "splits": means and deviations, "curves": {seed: points}}}}.
+    {"groups": {title: {name: arm}}, "arms": {arm: {"seeds", "splits", "curves": {seed: points}}}}; the numbers of
+    "splits" are means and deviations over the seeds.
   """
   arms = {}
   for arm in study.arms():
     runs = {seed: found for seed in range(seeds) if (found := finished(study, arm, seed))}
     if runs:
       arms[arm] = study_page.arm(runs)
-  groups = {title: [arm for arm in group if arm in arms] for title, group in study.groups.items()}
-  comparison = {"groups": {title: group for title, group in groups.items() if group}, "arms": arms}
+  comparison = {"groups": _chosen(study.groups, arms), "arms": arms}
   study.folder.mkdir(parents=True, exist_ok=True)
   workdir.write_json(study.folder / "study.json", comparison)
   study_page.write(study.folder, comparison)

@@ -51,17 +51,17 @@ def cell(value: Mapping[str, Any] | None) -> str:
 
 
 def tables(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """[{"title", "split", "columns", "rows": [(arm, seeds, cells)]}]: one a comparison and split."""
+  """[{"title", "split", "columns", "rows": [(name, seeds, cells)]}]: one a comparison and split."""
   found = []
   arms = comparison["arms"]
-  for title, names in comparison["groups"].items():
-    for split in dict.fromkeys(split for name in names for split in arms[name]["splits"]):
+  for title, group in comparison["groups"].items():
+    for split in dict.fromkeys(split for arm in group.values() for split in arms[arm]["splits"]):
       values = {
-        name: {column: curves.at(arms[name]["splits"].get(split), keys) for column, keys in COLUMNS.items()}
-        for name in names
+        name: {column: curves.at(arms[arm]["splits"].get(split), keys) for column, keys in COLUMNS.items()}
+        for name, arm in group.items()
       }
       columns = [column for column in COLUMNS if any(row[column] for row in values.values())]
-      rows = [(name, arms[name]["seeds"], [cell(row[c]) for c in columns]) for name, row in values.items()]
+      rows = [(name, arms[group[name]]["seeds"], [cell(row[c]) for c in columns]) for name, row in values.items()]
       found.append({"title": title, "split": split, "columns": columns, "rows": rows})
   return found
 
@@ -70,7 +70,7 @@ def markdown(comparison: Mapping[str, Any]) -> str:
   """The tables as Markdown."""
   parts = []
   for table in tables(comparison):
-    head = ["arm", "seeds", *table["columns"]]
+    head = ["", "seeds", *table["columns"]]
     lines = [f"**{table['title']}**, {table['split']}", "", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     lines += ["| " + " | ".join([name, str(seeds), *cells]) + " |" for name, seeds, cells in table["rows"]]
     parts.append("\n".join(lines))
@@ -81,15 +81,15 @@ def write(folder: pathlib.Path, comparison: Mapping[str, Any]) -> None:
   """study.md and study.html."""
   with files.whole(folder / "study.md") as temporary:
     temporary.write_text(markdown(comparison), encoding="utf-8")
-  plots = [_chart(title, names, comparison["arms"]) for title, names in comparison["groups"].items() if names]
+  plots = [_chart(title, group, comparison["arms"]) for title, group in comparison["groups"].items()]
   page = pages.render("study.html.jinja", title="Study", tables=tables(comparison), charts=plots)
   pages.save(folder / "study.html", page)
 
 
-def _chart(title: str, names: Sequence[str], arms: Mapping[str, Any]) -> dict[str, Any]:
+def _chart(title: str, group: Mapping[str, str], arms: Mapping[str, Any]) -> dict[str, Any]:
   drawn = []
-  for number, name in enumerate(names):
+  for number, (name, arm) in enumerate(group.items()):
     series, dashes = _LINES[number % len(_LINES)]
-    if points := _mean_curve(arms[name]["curves"].values()):
+    if points := _mean_curve(arms[arm]["curves"].values()):
       drawn.append(charts.Curve(name, list(points), list(points.values()), series, dashes, marker=len(points) <= 40))
   return charts.lines(title, "text-to-video R@1 while training, percent, mean over seeds", drawn)

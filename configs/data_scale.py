@@ -21,7 +21,7 @@ from configs import common, post_pretrain, variants
 
 _PERCENT = (1, 3, 10, 30, 100)
 
-STUDY = {"Share of the clips for training": tuple(f"{percent}%" for percent in _PERCENT)}
+STUDY = {"Share of the clips for training": {f"{percent}%": f"{percent}%" for percent in _PERCENT}}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -16,13 +16,34 @@ from ml_collections import ConfigDict
 
 from configs import common, post_pretrain, variants
 
-# Comparison -> what it compares; clipvip_jax.study runs each once, with several seeds.
+# Comparison -> name -> variants; clipvip_jax.study runs each of them once, with several seeds.
 STUDY = {
-  "Temporal modelling": ("proxies_3", "full", "sequence", "mean", "mean,single_frame", "zero_shot"),
-  "Losses": ("vs", "vs_fc", "vs_vc", "vs_vc_fc", "vsc", "vsc_fc", "joint_batch"),
-  "Sources of text": ("vs", "captions_only", "vsc_fc"),
-  "Added proxies": ("proxies_0", "proxies_1", "proxies_3", "proxies_7"),
-  "Time embedding and pre-training": ("proxies_3", "no_time", "from_scratch"),
+  "Temporal modelling, loss (d)": {
+    "video proxies": "vsc_fc",
+    "full space-time attention": "full",
+    "sequence transformer": "sequence",
+    "mean pooling": "mean",
+    "single frame": "mean,single_frame",
+    "not adapted, mean pooling": "zero_shot",
+  },
+  "Losses, video proxies": {
+    "V-S, subtitles only": "vs",
+    "(a) V-S + F-C": "vs_fc",
+    "(b) V-S + V-C": "vs_vc",
+    "(c) V-S + V-C + F-C": "vs_vc_fc",
+    "V-S,C": "vsc",
+    "(d) V-S,C + F-C": "vsc_fc",
+    "one joint batch": "joint_batch",
+    "captions only": "captions_only",
+  },
+  "Added proxies, time and pre-training, loss (d)": {
+    "no added proxy": "proxies_0",
+    "1": "proxies_1",
+    "3": "vsc_fc",
+    "7": "proxies_7",
+    "3, without time embedding": "no_time",
+    "3, from random weights": "from_scratch",
+  },
 }
 
 
@@ -35,8 +56,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.data.num_frames = 4
   config.init_from = "arm:pretrain"
   config.loss = "vsc_fc"
-  config.optimizer.update({"learning_rate": 1e-3, "warmup_ratio": 0.1})
-  config.train.update({"num_steps": 200, "eval_every": 100, "checkpoint_every": 200})
+  config.train.update({"num_steps": 150, "eval_every": 50, "checkpoint_every": 150})
   config.evaluate.num_examples = 3
   config.host.keep_checkpoints = 1
   return common.apply_variants(config, arg, VARIANTS)
@@ -48,8 +68,7 @@ def pretrain(config: ConfigDict) -> None:
   config.init_from = ""
   config.loss = "fc"
   config.data.num_frames = 1
-  config.optimizer.learning_rate = 2e-3
-  config.train.update({"num_steps": 600, "eval_every": 300, "checkpoint_every": 300})
+  config.train.update({"num_steps": 400, "eval_every": 200, "checkpoint_every": 200})
 
 
 def zero_shot(config: ConfigDict) -> None:

@@ -148,7 +148,7 @@ def test_variants_say_what_the_paper_compares():
     msrvtt.get_config("vsc")  # fine-tuning has no captions
 
 
-@pytest.mark.parametrize("arm", dict.fromkeys(arm for arms in replication.STUDY.values() for arm in arms))
+@pytest.mark.parametrize("arm", dict.fromkeys(arm for group in replication.STUDY.values() for arm in group.values()))
 def test_every_arm_of_the_replication_fits_the_step(arm):
   before, (after, _) = shapes(replication.get_config(arm))
   assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)

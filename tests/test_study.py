@@ -37,13 +37,13 @@ def runs(monkeypatch):
 
 
 def test_every_arm_runs_once_a_seed_after_the_arm_that_it_starts_from(tmp_path, runs):
-  one = study.open_study(f"{REPLICATION}:smoke", tmp_path, only=("proxies_3", "mean,single_frame", "from_scratch"))
+  one = study.open_study(f"{REPLICATION}:smoke", tmp_path, only=("vsc_fc", "mean,single_frame", "from_scratch"))
   study.carry_out(one, 2)
   assert [(arm, seed) for arm, seed, _ in runs] == [
-    (arm, seed) for seed in (0, 1) for arm in ("pretrain", "proxies_3", "mean+single_frame", "from_scratch")
+    (arm, seed) for seed in (0, 1) for arm in ("pretrain", "vsc_fc", "mean+single_frame", "from_scratch")
   ]
   starts = {(arm, seed): source for arm, seed, source in runs}
-  assert starts["proxies_3", 1] == str(tmp_path / "pretrain" / "seed_1")
+  assert starts["vsc_fc", 1] == str(tmp_path / "pretrain" / "seed_1")
   assert starts["pretrain", 0] == starts["from_scratch", 0] == ""
 
 
@@ -64,10 +64,10 @@ def test_runs_of_another_configuration_are_refused_before_any_run(tmp_path, runs
 def test_tables_show_mean_and_deviation_and_leave_out_what_is_not_finished(tmp_path, runs):
   comparison = study.carry_out(study.open_study(f"{REPLICATION}:smoke", tmp_path, only=("mean", "vs")), 3)
   assert json.loads((tmp_path / "study.json").read_text()) == json.loads(json.dumps(comparison))
-  assert comparison["groups"] == {"Temporal modelling": ["mean"], "Losses": ["vs"], "Sources of text": ["vs"]}
+  assert list(comparison["groups"].values()) == [{"mean pooling": "mean"}, {"V-S, subtitles only": "vs"}]
   # Runs 2, 5 and 8 of the nine are of "mean": R@1 of 0.02, 0.05 and 0.08.
   text = (tmp_path / "study.md").read_text()
-  assert "| mean | 3 | 5.0 ± 3.0 | 10.0 ± 6.0 | 5.0 ± 3.0 | 50.0 ± 0.0 |" in text
+  assert "| mean pooling | 3 | 5.0 ± 3.0 | 10.0 ± 6.0 | 5.0 ± 3.0 | 50.0 ± 0.0 |" in text
   assert text == study_page.markdown(comparison)
   page = (tmp_path / "study.html").read_text()
   assert "5.0 ± 3.0" in page and "<svg" in page and "<script" not in page
@@ -75,13 +75,13 @@ def test_tables_show_mean_and_deviation_and_leave_out_what_is_not_finished(tmp_p
 
 def test_one_seed_has_no_deviation(tmp_path, runs):
   comparison = study.carry_out(study.open_study(f"{REPLICATION}:smoke", tmp_path, only=("mean",)), 1)
-  assert "| mean | 1 | 2.0 | 4.0 | 2.0 | 50.0 |" in study_page.markdown(comparison)
+  assert "| mean pooling | 1 | 2.0 | 4.0 | 2.0 | 50.0 |" in study_page.markdown(comparison)
 
 
 def test_an_arm_that_starts_from_itself_is_refused(tmp_path):
   recipe = tmp_path / "circle.py"
   recipe.write_text(
-    "from configs import common\nSTUDY = {'all': ('a',)}\n\n\n"
+    "from configs import common\nSTUDY = {'all': {'one': 'a'}}\n\n\n"
     "def get_config(arg=None):\n  config = common.base()\n  config.init_from = 'arm:a'\n  return config.lock()\n"
   )
   with pytest.raises(UserError, match="'a' starts from itself"):
@@ -93,7 +93,7 @@ def test_an_arm_that_starts_from_itself_is_refused(tmp_path):
   [
     (["--config=configs/nothing.py"], "there is no file 'configs/nothing.py'"),
     ([f"--config={ROOT}/configs/msrvtt.py"], "has no STUDY"),
-    ([f"--config={REPLICATION}", "--only", "maen"], "no such arm; there are: proxies_3 full"),
+    ([f"--config={REPLICATION}", "--only", "maen"], "no such arm; there are: vsc_fc full"),
     ([f"--config={REPLICATION}:smook"], "unknown variant 'smook'"),
     ([f"--config={REPLICATION}", "--seeds=0"], "at least 1"),
     ([], "--config"),
@@ -114,11 +114,11 @@ def test_every_study_can_be_planned(tmp_path, recipe):
 
 
 def test_a_study_of_real_runs(tmp_path):
-  one = study.open_study(f"{REPLICATION}:smoke", tmp_path / "study", str(tmp_path / "corpora"), ("proxies_3",))
+  one = study.open_study(f"{REPLICATION}:smoke", tmp_path / "study", str(tmp_path / "corpora"), ("vsc_fc",))
   comparison = study.carry_out(one, 1)
-  found = comparison["arms"]["proxies_3"]
+  found = comparison["arms"]["vsc_fc"]
   assert found["seeds"] == 1 and set(found["splits"]) == {"test", "test_unseen"}
   assert set(found["curves"]["0"]) == {"1", "2"}
   assert 0 <= found["splits"]["test"]["plain"]["text_to_video"]["R@1"]["mean"] <= 1
-  config = json.loads((one.workdir("proxies_3", 0) / "config.json").read_text())
+  config = json.loads((one.workdir("vsc_fc", 0) / "config.json").read_text())
   assert config["init_from"] == str(one.workdir("pretrain", 0))
