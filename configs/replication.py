@@ -9,6 +9,7 @@ number of steps, and differ in what their name says. `python -m clipvip_jax.stud
 | zero_shot | that CLIP as it is, frames averaged, not adapted at all |
 | from_scratch | the paper's method from random weights |
 | those of variants.TEMPORAL and variants.OMNISOURCE | the paper's method but for what they say |
+| longer | two and a half times the steps |
 | smoke | few steps on few clips |
 """
 
@@ -44,6 +45,7 @@ STUDY = {
     "3, without time embedding": "no_time",
     "3, from random weights": "from_scratch",
   },
+  "Longer, loss (d)": {"video proxies": "vsc_fc,longer", "mean pooling": "mean,longer"},
 }
 
 
@@ -83,6 +85,11 @@ def from_scratch(config: ConfigDict) -> None:
   config.init_from = ""
 
 
+def longer(config: ConfigDict) -> None:
+  """300 steps."""
+  config.train.update({"num_steps": 300, "eval_every": 60, "checkpoint_every": 150})
+
+
 def smoke(config: ConfigDict) -> None:
   """Does everything run?"""
   post_pretrain.tiny(config)
@@ -93,6 +100,7 @@ VARIANTS = {
   "pretrain": pretrain,
   "zero_shot": zero_shot,
   "from_scratch": from_scratch,
+  "longer": longer,
   "smoke": smoke,
   **variants.TEMPORAL,
   **variants.OMNISOURCE,

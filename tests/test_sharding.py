@@ -26,14 +26,14 @@ def batch(size=8):
   }
 
 
-def on_devices(golden, count):
+def on_devices(golden, count, **model):
   """(loss, gradients up to a factor, updated parameters) of a step on `count` devices."""
   mesh = Mesh(np.array(jax.devices()[:count]), (sharding.DATA,), axis_types=(AxisType.Auto,))
   replicated, split = sharding.on_every_device(mesh), sharding.split_over_batch(mesh)
   chain, rate = optimizer.from_config(tiny.optimizer_config(), 8)
   params = {**tiny.params(golden), "logit_scale": np.float32(2.0)}
   step = jax.jit(
-    make_train_step(tiny.model(), LOSSES["vsc_fc"], chain, rate),
+    make_train_step(tiny.model(**model), LOSSES["vsc_fc"], chain, rate),
     in_shardings=(replicated, split),
     out_shardings=replicated,
   )
@@ -44,9 +44,10 @@ def on_devices(golden, count):
   return metrics["loss"], adam.first, state.params  # after one step the first moment is a tenth of the gradient
 
 
-def test_eight_devices_equal_one(golden):
+@pytest.mark.parametrize("model", [{}, {"patch_dropout": 0.5}], ids=["whole", "patch_dropout"])
+def test_eight_devices_equal_one(golden, model):
   assert jax.device_count() >= 8, "tests/conftest.py simulates eight devices"
-  one, eight = on_devices(golden, 1), on_devices(golden, 8)
+  one, eight = on_devices(golden, 1, **model), on_devices(golden, 8, **model)
   assert_close(eight[0], one[0], 1e-6, "loss")
   for what, a, b in (("gradient", eight[1], one[1]), ("updated", eight[2], one[2])):
     a, b = (traverse_util.flatten_dict(tree, sep="/") for tree in (a, b))

@@ -140,6 +140,21 @@ def test_batch_size_of_the_evaluation_and_worker_processes_change_no_number(fini
   assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
 
 
+def test_a_run_on_part_of_a_corpus_with_half_the_patches_and_a_frozen_tower_evaluated_elsewhere(
+  finished, corpus, tmp_path
+):
+  changes = {"init_from": str(finished[0]), "data.share": 0.5, "train.num_steps": 3, "evaluate.name": "moving_shapes"}
+  changes |= {"evaluate.config": "smoke", "evaluate.final_splits": ("validation",)}
+  results = train.run(config(corpus, "smoke,patch_dropout,frozen_text,remat", **changes), tmp_path / "run")
+  assert set(results["splits"]) == {"validation"}
+  assert results["evaluated"]["name"] == f"moving_shapes/smoke/{Builder.VERSION}"
+  assert "evaluated" in json.loads((tmp_path / "run" / "corpus.json").read_text())
+  after, before = (checkpoint.read_params(folder / "checkpoints")[0] for folder in (tmp_path / "run", finished[0]))
+  jax.tree.map(np.testing.assert_array_equal, after["text"], before["text"])
+  assert np.any(after["vision"]["added_proxies"] != before["vision"]["added_proxies"])
+  clipvip_jax.load(tmp_path / "run")  # which the options of training do not hinder
+
+
 def test_another_config_in_the_same_folder_is_refused_and_changes_nothing(finished, corpus):
   folder, _ = finished
   before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -186,6 +201,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(corpus, t
     ({"evaluate.final_splits": ("tets",)}, r"tets"),
     ({"evaluate.query": "descripton"}, r"descripton.*description"),
     ({"data.subtitle": "speech"}, r"speech.*subtitle"),
+    ({"data.share": 0.0}, r"data\.share=0\.0 must be above 0 and at most 1"),
+    ({"model.patch_dropout": 1.0}, r"model\.patch_dropout=1\.0 must be at least 0 and below 1"),
+    ({"optimizer.frozen": ("txet/",)}, r"optimizer\.frozen: no parameter's name begins with 'txet/'"),
+    ({"model.temporal": "sequence", "model.sequence_layers": 0}, r"sequence_layers=0 must be at least 1"),
+    (
+      {"model.temporal": "sequence", "data.num_frames": 40},
+      r"data\.num_frames=40 is more than model\.text\.positions=28",
+    ),
+    ({"evaluate.name": "moving_shape"}, r"evaluate\.name='moving_shape' is no corpus"),
     ({"data.weight": 0.0}, r"data\.weight=0\.0 must be a number above 0"),
     (
       {"data.subtitle": "", "data.caption": ""},

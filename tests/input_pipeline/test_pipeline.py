@@ -1,6 +1,7 @@
 """Order, position, padding and processes of the training batches, on records made up here."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -65,6 +66,23 @@ def test_every_record_is_seen_once_an_epoch_in_another_order():
     assert list(epoch[10:]) == [-1, -1], "the last batch is padded, not dropped"
   assert list(seen[0]) != list(seen[1])
   assert list(seen[0][:10]) != list(range(10))
+
+
+def shown(count, seed):
+  """Records of an epoch over `count` of a hundred."""
+  order = Order(count, 10, seed=seed, subset_of=100)
+  return [record for step in range(order.steps_per_epoch) for _, record in order.records(step, 0, 10) if record >= 0]
+
+
+def test_subsets_grow_are_random_and_the_same_for_every_seed():
+  subsets = {count: shown(count, 0) for count in (3, 15, 60, 100)}
+  for smaller, larger in itertools.pairwise(subsets.values()):
+    assert set(smaller) < set(larger)
+  for count, records in subsets.items():
+    assert len(set(records)) == len(records) == count
+    assert set(shown(count, 1)) == set(records) and (count == 3 or shown(count, 1) != records)
+  assert max(subsets[15]) > 60 and subsets[60] != sorted(subsets[60])
+  assert shown(100, 4) == [record for step in range(10) for _, record in Order(100, 10, seed=4).records(step, 0, 10)]
 
 
 def test_padding_is_zeros_that_every_mask_leaves_out():

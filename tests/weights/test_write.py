@@ -1,5 +1,6 @@
 """Round trips through every layout, bit for bit."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -52,6 +53,14 @@ def test_a_layout_without_proxies_refuses_clip_vip(tmp_path, layout):
   with pytest.raises(UserError, match=r"cannot hold vision/added_proxies and vision/time_embedding; allowed: clip_vip"):
     write.write(read(GOLDEN / "vip_tiny.pt"), tmp_path / "out.safetensors", layout)
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layout", write.LAYOUTS)
+def test_no_layout_takes_a_transformer_over_frames(tmp_path, layout):
+  weights = read(GOLDEN / "clip_tiny.safetensors")
+  params = {**weights.params, "sequence/position_embedding": np.zeros((4, 32), np.float32)}
+  with pytest.raises(UserError, match="no layout holds a transformer over frames"):
+    write.write(dataclasses.replace(weights, params=params), tmp_path / "out", layout)
 
 
 @pytest.mark.parametrize("layout", write.LAYOUTS)
