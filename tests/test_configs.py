@@ -12,7 +12,7 @@ from clipvip_jax import optimizer
 from clipvip_jax.losses import LOSSES
 from clipvip_jax.models import clip_vip
 from clipvip_jax.train_step import init_state, make_train_step
-from configs import activitynet, common, didemo, lsmdc, mixed, msrvtt, post_pretrain, replication, variants
+from configs import activitynet, common, data_scale, didemo, lsmdc, mixed, msrvtt, post_pretrain, replication, variants
 
 RECIPES = sorted(
   path.stem
@@ -119,8 +119,9 @@ def test_there_is_no_recipe_or_variant_that_this_file_forgets():
 
 @pytest.mark.parametrize(("variant", "count"), TEMPORAL.items())
 def test_baselines_and_ablations_of_the_model(variant, count):
-  state, (after, _) = recipe_shapes(variant)
-  assert sum(x.size for x in jax.tree.leaves(state.params)) == count
+  full_size = clip_vip.parameter_shapes(post_pretrain.get_config(variant).model)
+  assert sum(x.size for x in jax.tree.leaves(full_size)) == count
+  state, (after, _) = recipe_shapes(f"smoke,{variant}")
   assert jax.tree.map(lambda x: x.shape, state) == jax.tree.map(lambda x: x.shape, after)
 
 
@@ -146,6 +147,14 @@ def test_variants_say_what_the_paper_compares():
     assert fine.init_from == "weights/clip-vit-base-patch16/model.safetensors"
   with pytest.raises(ValueError, match="unknown variant 'vsc'"):
     msrvtt.get_config("vsc")  # fine-tuning has no captions
+
+
+def test_shares_of_a_corpus_are_trained_on_for_the_same_number_of_clips_and_searched_downstream():
+  for variant, steps in (("10%", 200_000), ("b16,10%", 400_000)):
+    config = data_scale.get_config(variant)
+    assert (config.data.name, config.data.share, config.evaluate.name) == ("hdvila", 0.1, "msrvtt")
+    assert config.train.num_steps == steps and steps * config.train.batch_size == 51_200_000
+  assert data_scale.get_config("demo,1%").evaluate.name == ""
 
 
 @pytest.mark.parametrize("arm", dict.fromkeys(arm for group in replication.STUDY.values() for arm in group.values()))
