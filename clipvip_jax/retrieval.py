@@ -48,7 +48,9 @@ def rank_metrics(ranks: ArrayLike) -> dict[str, float]:
   if ranks.size == 0:
     raise UserError("No ranks to summarise: the evaluation has no query.")
   recalls = {f"R@{k}": float(np.mean(ranks <= k)) for k in RECALLS}
-  return {**recalls, "median_rank": float(np.median(ranks)), "mean_rank": float(np.mean(ranks))}
+  # As the public implementation does, whose ranks start at 0: its mean rounds to the same last digit.
+  mean = float(np.mean(ranks - 1) + 1)
+  return {**recalls, "median_rank": float(np.median(ranks)), "mean_rank": mean}
 
 
 def rank_histogram(ranks: ArrayLike) -> dict[str, int]:
