@@ -382,7 +382,7 @@ def test_terminated_and_killed_and_cut_the_run_ends_as_an_unbroken_one_bit_for_b
     (["--config=configs/post_pretrain.py:smok"], r"unknown variant 'smok'; this recipe has: b32, b16"),
     (
       ["--config=configs/post_pretrane.py"],
-      "'configs/post_pretrane.py'; there are: configs/activitynet.py, configs/data_scale.py, configs/didemo.py, configs/",
+      "'configs/post_pretrane.py'; there are: configs/activitynet.py, configs/data_scale.py, configs/",
     ),
     (
       ["--config=configs/post_pretrain.py", "--config.optimizer.lr=1"],
