@@ -87,7 +87,8 @@ def from_model(source: str, options: Options) -> Evaluated:
   if not config.data.tokenizer:
     vocabulary = weights.config.text.vocab_size
     raise UserError(f"{source}: there is no tokenizer for a vocabulary of {vocabulary}; name one with --tokenizer")
-  sharding.check_batch_size(config.evaluate.batch_size, "--batch_size")
+  mesh = sharding.make_mesh()
+  sharding.check_batch_size(config.evaluate.batch_size, "--batch_size", mesh.shape)
   corpus = open_corpus(config.data, "")
   for split in config.evaluate.final_splits:
     corpus.check_queries(split, config.evaluate.query, config.data.caption, config.evaluate.protocol, _PROTOCOL)
@@ -103,7 +104,7 @@ def from_model(source: str, options: Options) -> Evaluated:
   config.model = model.config.model
   about = _about(model, corpus, config)
   assert model.tokenizer is not None  # it has a name
-  found = evaluator.Evaluator(model.net, sharding.make_mesh(), corpus, model.tokenizer, config)
+  found = evaluator.Evaluator(model.net, mesh, corpus, model.tokenizer, config)
 
   def embed(name: str) -> Embeddings:
     return dataclasses.replace(found.embeddings(model.params, name), about=about)

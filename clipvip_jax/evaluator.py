@@ -67,7 +67,7 @@ class Evaluator:
       [Source(clips, order)],
       num_steps=order.steps_per_epoch,
       num_workers=config.host.num_workers,
-      process=(jax.process_index(), jax.process_count()),
+      share=sharding.data_share(self._mesh),
     )
     pixels = ((batch["video"], batch["record"]) for batch in found)
     queries = self._texts(split).queries
@@ -78,10 +78,9 @@ class Evaluator:
 
   def _ids(self, queries: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """This process' share of every batch of queries: ids, and which queries they are; -1 is padding."""
-    size = self._config.evaluate.batch_size
-    share = size // jax.process_count()
+    size, (share, count) = self._config.evaluate.batch_size, sharding.data_share(self._mesh)
     for start in range(0, len(queries), size):
-      index = start + jax.process_index() * share + np.arange(share)
+      index = start + share * (size // count) + np.arange(size // count)
       texts = [queries[i] if i < len(queries) else "" for i in index]
       yield self._tokenizer(texts, self._config.data.text_length), np.where(index < len(queries), index, -1)
 

@@ -248,7 +248,7 @@ def _place(weights: sources.Weights, config: ConfigDict) -> Any:
   fitted = initialize.fit(weights, initialize.shapes_by_name(shapes))
   initialize.check_fit(fitted, shapes, weights.source)
   everywhere = sharding.on_every_device(sharding.make_mesh())
-  return traverse_util.unflatten_dict(initialize.to_devices(fitted, everywhere), sep="/")
+  return traverse_util.unflatten_dict(initialize.to_devices(fitted, dict.fromkeys(fitted, everywhere)), sep="/")
 
 
 def tokenizer_name(weights: sources.Weights, asked: str | None = None) -> str:

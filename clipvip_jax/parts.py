@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ _LEAST = {
   "train.num_steps": 0,
   "train.eval_every": 1,
   "train.checkpoint_every": 1,
+  "train.accumulate": 1,
   "evaluate.num_examples": 0,
   "host.num_workers": 0,
   "host.log_every": 1,
@@ -82,11 +83,27 @@ def check(config: Any, folder: pathlib.Path) -> None:
     _check_source(section, source, config.loss)
   if not config.train.epochs and not config.train.num_steps:
     raise UserError("train.epochs and train.num_steps are both 0: set one of them")
-  sharding.check_batch_size(config.train.batch_size, "train.batch_size")
-  sharding.check_batch_size(config.evaluate.batch_size, "evaluate.batch_size")
+  _check_mesh(config, sharding.mesh_shape(config.mesh, jax.device_count()))
   if config.init_from:
     sources.check(config.init_from)
   workdir.check_config(folder, workdir.plain(config))
+
+
+def _check_mesh(config: Any, shape: Mapping[str, int]) -> None:
+  """Raises UserError for batches or towers that the mesh cannot share evenly."""
+  sharding.check_batch_size(config.train.batch_size, "train.batch_size", shape)
+  sharding.check_batch_size(config.evaluate.batch_size, "evaluate.batch_size", shape)
+  share = config.train.batch_size // (shape[sharding.DATA] * shape[sharding.FSDP])
+  if share % config.train.accumulate:
+    raise UserError(
+      f"train.accumulate={config.train.accumulate} does not divide the {share} clips that a device has of"
+      f" train.batch_size={config.train.batch_size}"
+    )
+  for tower in ("vision", "text"):
+    if config.model[tower].heads % shape[sharding.TENSOR]:
+      raise UserError(
+        f"mesh.tensor={shape[sharding.TENSOR]} does not divide model.{tower}.heads={config.model[tower].heads}"
+      )
 
 
 def _sections(config: Any) -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ import platform
 from typing import Any
 
 import jax
+from flax import traverse_util
 
 import clipvip_jax
 from clipvip_jax import examples, optimizer, report, sharding, workdir
@@ -14,7 +15,7 @@ from clipvip_jax.evaluator import Evaluator
 from clipvip_jax.log import log
 from clipvip_jax.parts import Parts, claim, prepare
 from clipvip_jax.train_loop import Loop
-from clipvip_jax.train_step import TrainState, init_state, make_train_step
+from clipvip_jax.train_step import TrainState, compiled_step, init_state
 from clipvip_jax.weights import initialize
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
@@ -35,7 +36,7 @@ def run(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     Terminated: SIGTERM; the state was saved.
   """
   parts = prepare(config, folder)
-  mesh = sharding.make_mesh()
+  mesh = sharding.make_mesh(config.mesh)
   chain, rate = optimizer.from_config(config.optimizer, parts.total_steps)
   shapes = jax.eval_shape(lambda: _first_state(parts, chain))
   optimizer.check_names(config.optimizer, shapes.params)
@@ -45,13 +46,7 @@ def run(config: Any, folder: pathlib.Path) -> dict[str, Any]:
   checkpoints = Checkpoints(folder / "checkpoints", config.host.keep_checkpoints)
   evaluator = Evaluator(parts.model, mesh, parts.evaluated, parts.tokenizer, config)
   state, first_step = _start(parts, chain, mesh, checkpoints, shapes, weights)
-  replicated = sharding.on_every_device(mesh)
-  step = jax.jit(
-    make_train_step(parts.model, parts.loss, chain, rate, frozen=config.optimizer.frozen, seed=config.seed),
-    in_shardings=(replicated, sharding.split_over_batch(mesh)),
-    out_shardings=replicated,
-    donate_argnums=0,
-  )
+  step = compiled_step(config, parts.model, parts.loss, chain, rate, mesh, shapes)
   history = workdir.History(folder / "metrics.jsonl", first_step, write=jax.process_index() == 0)
   loop = Loop(parts, mesh, step, evaluator, checkpoints, history)
   like = abstract(state)
@@ -71,8 +66,8 @@ def _start(
   parts: Parts, chain: Any, mesh: Any, checkpoints: Checkpoints, shapes: TrainState, weights: Any
 ) -> tuple[TrainState, int]:
   """(state on the mesh, steps done): the newest checkpoint, or the first state, with `weights` where there are any."""
-  replicated = sharding.on_every_device(mesh)
-  like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes)
+  placed = sharding.of_state(mesh, shapes)
+  like = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, placed)
   restored = checkpoints.restore_latest(like)
   if restored is not None:
     state, position = restored
@@ -85,7 +80,9 @@ def _start(
     return state.replace(params=initialize.place(weights, state.params))
 
   # Donated, and what they replace is never computed: no device holds the parameters twice.
-  state = jax.jit(first, out_shardings=replicated, donate_argnums=0)(initialize.to_devices(weights, replicated))
+  where = traverse_util.flatten_dict(placed.params, sep="/")
+  on_devices = initialize.to_devices(weights, {name: where[name] for name in weights})
+  state = jax.jit(first, out_shardings=placed, donate_argnums=0)(on_devices)
   if weights:
     log.info("weights from %s", parts.config.init_from)
   return state, 0

@@ -77,7 +77,7 @@ class Loop:
       num_steps=parts.total_steps,
       first_step=first_step,
       num_workers=parts.config.host.num_workers,
-      process=(jax.process_index(), jax.process_count()),
+      share=sharding.data_share(self._mesh),
     )
     while True:
       started = time.monotonic()

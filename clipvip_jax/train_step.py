@@ -10,8 +10,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from clipvip_jax import sharding
 from clipvip_jax.losses import Batch, Loss
 from clipvip_jax.models.clip_vip import ClipVip
 from clipvip_jax.models.vision import PATCH_DROPOUT
@@ -40,7 +42,7 @@ def init_state(model: ClipVip, optimizer: optax.GradientTransformation, sizes: A
 
 
 def embed_batch(model: ClipVip, loss: Loss, params: Any, batch: dict[str, Array], key: Array | None = None) -> Batch:
-  """The features that `loss` reads: only the towers that it needs run.
+  """The features that `loss` reads, and the masks: only the towers that it needs run.
 
   Args:
     batch: `video` [B, T, S, S, 3], `frame` [B, S, S, 3] (the middle frame, embedded as a clip with T = 1),
@@ -57,9 +59,66 @@ def embed_batch(model: ClipVip, loss: Loss, params: Any, batch: dict[str, Array]
   if "frame" in given:
     given["frame"] = given["frame"][:, None]
   methods = dict.fromkeys(("video", "frame"), "embed_video") | dict.fromkeys(("subtitle", "caption"), "embed_text")
-  features = {name: embed(name, x, methods[name]) for name, x in given.items()}
-  masks = {name: mask for name, mask in batch.items() if name.endswith("_mask")}
-  return {**features, **masks}
+  return {name: embed(name, x, methods[name]) for name, x in given.items()} | _masks(batch)
+
+
+def _masks(batch: dict[str, Array]) -> dict[str, Array]:
+  return {name: mask for name, mask in batch.items() if name.endswith("_mask")}
+
+
+def loss_and_gradients(
+  embed: Callable[[Any, dict[str, Array], Array | None], Batch],
+  contrast: Callable[[Batch, Float[Array, ""]], Float[Array, ""]],
+  params: Any,
+  batch: dict[str, Array],
+  key: Array | None = None,
+  pieces: int = 1,
+) -> tuple[Float[Array, ""], Any]:
+  """The loss of the whole batch and its gradient by the parameters, with the towers' memory of one piece of it.
+
+  In more than one piece, features come first, piece by piece and without what their gradient would need; then the loss
+  of all of them and its gradient by the features; then the towers once more, piece by piece, each with the gradient of
+  its features. By the chain rule that is the gradient of the whole batch, not a mean over small batches, whose clips
+  would never meet (GradCache, Gao et al., arXiv 2101.06983).
+
+  Args:
+    embed: (params, batch, key) -> the features of a batch or of a piece of it.
+    contrast: (features and masks of the whole batch, logit scale) -> loss.
+    key: chooses patches that are left out, anew for every piece.
+    pieces: a divisor of the clips that each device has.
+  """
+  if pieces == 1:
+    return jax.value_and_grad(lambda params: contrast(embed(params, batch, key), params["logit_scale"]))(params)
+
+  numbered = (jnp.arange(pieces), _in_pieces({name: batch[name] for name in _INPUTS if name in batch}, pieces))
+
+  def features_of(params, piece):
+    number, inputs = piece
+    return embed(params, inputs, None if key is None else jax.random.fold_in(key, number))
+
+  features = _whole(jax.lax.map(lambda piece: features_of(params, piece), numbered))
+  value, (by_features, by_scale) = jax.value_and_grad(
+    lambda features, scale: contrast({**features, **_masks(batch)}, scale), (0, 1)
+  )(features, params["logit_scale"])
+
+  def add(total, piece):
+    numbered, gradient = piece
+    _, pull_back = jax.vjp(lambda params: features_of(params, numbered), params)
+    return jax.tree.map(jnp.add, total, *pull_back(gradient)), None
+
+  start = jax.tree.map(jnp.zeros_like, params)
+  total, _ = jax.lax.scan(add, {**start, "logit_scale": by_scale}, (numbered, _in_pieces(by_features, pieces)))
+  return value, total
+
+
+def _in_pieces(tree: Any, pieces: int) -> Any:
+  """[B, ...] -> [pieces, B / pieces, ...]. Every piece has clips of every device, so none of them moves."""
+  return jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), tree)
+
+
+def _whole(tree: Any) -> Any:
+  """What `_in_pieces` parted."""
+  return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
 def make_train_step(
@@ -70,6 +129,8 @@ def make_train_step(
   *,
   frozen: Sequence[str] = (),
   seed: int = 0,
+  pieces: int = 1,
+  mesh: Mesh | None = None,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Float[Array, ""]]]]:
   """step(state, batch) -> (state after one update, metrics); see `embed_batch` for the batch.
 
@@ -80,16 +141,17 @@ def make_train_step(
   Args:
     frozen: how names of parameters begin whose gradients are not computed; `optimizer.from_config` leaves them alone.
     seed: with the step, it decides which patches are left out (`model.patch_dropout`).
+    pieces: see `loss_and_gradients`.
+    mesh: over which batch and parameters are split; None: everything is on one device.
   """
+  contrast = loss if mesh is None else sharding.over_batch(mesh, loss)
+
+  def embed(params, batch, key):
+    return embed_batch(model, loss, without_gradient(params, frozen), batch, key)
 
   def step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step) if model.vision.patch_dropout else None
-
-    def objective(params):
-      params = without_gradient(params, frozen)
-      return loss(embed_batch(model, loss, params, batch, key), params["logit_scale"])
-
-    value, grads = jax.value_and_grad(objective)(state.params)
+    value, grads = loss_and_gradients(embed, contrast, state.params, batch, key, pieces)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {
@@ -101,3 +163,31 @@ def make_train_step(
     return TrainState(state.step + 1, params, opt_state), metrics
 
   return step
+
+
+def compiled_step(
+  config: Any, model: ClipVip, loss: Loss, optimizer: optax.GradientTransformation, rate: Schedule, mesh: Mesh, state: Any
+) -> Any:
+  """The jitted step of a configuration on a mesh: what a run calls, and what is compiled ahead of time.
+
+  Args:
+    config: the whole configuration.
+    state: a state or its shapes.
+  """
+  placed, everywhere = sharding.of_state(mesh, state), sharding.on_every_device(mesh)
+  step = make_train_step(
+    model,
+    loss,
+    optimizer,
+    rate,
+    frozen=config.optimizer.frozen,
+    seed=config.seed,
+    pieces=config.train.accumulate,
+    mesh=mesh,
+  )
+  return jax.jit(
+    step,
+    in_shardings=(placed, sharding.split_over_batch(mesh)),
+    out_shardings=(placed, everywhere),
+    donate_argnums=0,
+  )

@@ -23,6 +23,7 @@ def base() -> ConfigDict:
   config.optimizer = optimizer()
   config.train = train()
   config.evaluate = evaluate()
+  config.mesh = mesh()
   config.host = host()
   return config
 
@@ -162,6 +163,9 @@ def train() -> ConfigDict:
       "num_steps": 0,  # updates; 0: what `epochs` of the training split take
       "eval_every": 1000,  # steps; also at the end
       "checkpoint_every": 500,  # steps; also at every evaluation and at the end
+      # Pieces of a batch that pass through the towers one after another, for memory; the loss and its gradient are
+      # those of the whole batch, at the price of one more pass forward.
+      "accumulate": 1,
     }
   )
 
@@ -179,6 +183,17 @@ def evaluate() -> ConfigDict:
       "protocol": "single",  # one query a clip; "multi": several, each asked on its own, the best answers a video
       "batch_size": 256,  # global
       "num_examples": 12,  # queries whose top five videos the report shows
+    }
+  )
+
+
+def mesh() -> ConfigDict:
+  """How devices are arranged: see clipvip_jax/sharding.py. A run may be continued on another mesh."""
+  return ConfigDict(
+    {
+      "data": -1,  # shares of a batch; -1: what the others leave of the devices
+      "fsdp": 1,  # shares of a batch and of every large parameter, for models that one device cannot hold
+      "tensor": 1,  # shares of the heads and hidden units of a block
     }
   )
 

@@ -41,7 +41,12 @@ ALLOWED = {
     "clipvip_jax.files",
     "clipvip_jax.log",
   },
-  "clipvip_jax.train_step": {"clipvip_jax.losses", "clipvip_jax.models", "clipvip_jax.optimizer"},
+  "clipvip_jax.train_step": {
+    "clipvip_jax.losses",
+    "clipvip_jax.models",
+    "clipvip_jax.optimizer",
+    "clipvip_jax.sharding",
+  },
   "configs": {"configs"},
   # A corpus needs no model; the pipeline opens it by the name that a recipe gives, without an import.
   "data": {

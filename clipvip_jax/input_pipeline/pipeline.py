@@ -75,11 +75,11 @@ class Source:
 class Tasks(Sequence):
   """What this process has to load for every step from the first on: (source, its (epoch, record))."""
 
-  def __init__(self, sources: Sequence[Source], first_step: int, num_steps: int, process: tuple[int, int] = (0, 1)):
-    """`process`: this process' index and the number of processes; each takes its share of every global batch."""
+  def __init__(self, sources: Sequence[Source], first_step: int, num_steps: int, share: tuple[int, int] = (0, 1)):
+    """`share`: which of how many equal shares of every global batch."""
     self._orders = [source.order for source in sources]
     self._weights = [source.weight for source in sources]
-    self._first_step, self._num_steps, self._process = first_step, num_steps, process
+    self._first_step, self._num_steps, self._share = first_step, num_steps, share
 
   def __len__(self):
     return max(0, self._num_steps - self._first_step)
@@ -91,9 +91,9 @@ class Tasks(Sequence):
 
   def __getitem__(self, i) -> workers.Task:
     source, step = self.turn(i)
-    index, count = self._process
-    share = self._orders[source].batch_size // count
-    return source, self._orders[source].records(step, index * share, share)
+    index, count = self._share
+    size = self._orders[source].batch_size // count
+    return source, self._orders[source].records(step, index * size, size)
 
 
 def batches(
@@ -102,7 +102,7 @@ def batches(
   num_steps: int,
   first_step: int = 0,
   num_workers: int = 0,
-  process: tuple[int, int] = (0, 1),
+  share: tuple[int, int] = (0, 1),
 ) -> Iterator[Arrays]:
   """This process' share of the global batches first_step, ..., num_steps - 1, in order.
 
@@ -111,7 +111,7 @@ def batches(
     num_steps: of the whole run.
     first_step: the position to go on from.
     num_workers: processes that load data, without TensorFlow or an accelerator; 0: threads of this one.
-    process: index of this process and their number.
+    share: which of how many equal shares of every batch this process loads.
 
   Returns:
     The arrays of `Clips.layout`, and `source` [B], the position in `sources`.
@@ -120,9 +120,9 @@ def batches(
     UserError: a batch that the processes cannot share evenly; while iterating, a record that cannot be read.
   """
   for source in sources:
-    if source.order.batch_size % process[1]:
-      raise UserError(f"a batch of {source.order.batch_size} cannot be shared by {process[1]} processes")
-  tasks = Tasks(sources, first_step, num_steps, process)
+    if source.order.batch_size % share[1]:
+      raise UserError(f"a batch of {source.order.batch_size} cannot be parted into {share[1]} shares")
+  tasks = Tasks(sources, first_step, num_steps, share)
   clips = [source.clips for source in sources]
   found = workers.run(tasks, clips, num_workers) if num_workers else _threads(tasks, clips)
   return _with_source(found, tasks)

@@ -109,8 +109,11 @@ class Block(nn.Module):
 class Transformer(nn.Module):
   """`layers` blocks that share one attention pattern.
 
-  With `remat` a block's activations are computed again for its gradient, in place of being kept: memory for a third
-  more time.
+  Attributes:
+    remat: a block's activations are computed again for its gradient, in place of being kept: memory for a third more
+      time.
+    trace_once: blocks are alike, so JAX traces one of them, which makes tracing as much faster as there are blocks
+      (the compiler unrolls them again); not where a pattern lets arrays out.
   """
 
   layers: int
@@ -119,10 +122,12 @@ class Transformer(nn.Module):
   activation: str
   dtype: Any = jnp.float32
   remat: bool = False
+  trace_once: bool = True
 
   @nn.compact
   def __call__(self, x: Float[Array, "b n d"], pattern: AttentionPattern) -> Float[Array, "b n d"]:
     block_type = nn.remat(Block) if self.remat else Block
+    block_type = nn.jit(block_type) if self.trace_once else block_type
     for i in range(self.layers):
       block = block_type(self.heads, self.mlp, self.layers, self.activation, pattern, self.dtype, name=f"block_{i}")
       x = block(x)

@@ -98,8 +98,8 @@ class VisionTower(nn.Module):
     """`watch` is shown what the proxies look at, [B, M, T, L], in one block after another."""
     tokens = self._embed(video).astype(self.dtype)
     tokens = layer_norm(self.dtype, "pre_norm")(tokens)
-    remat = self.remat and watch is None  # which would run the blocks out of sight
-    sizes = self.layers, self.heads, self.mlp, self.activation, self.dtype, remat
+    unseen = watch is None  # what is watched is neither traced once for all blocks nor computed again
+    sizes = self.layers, self.heads, self.mlp, self.activation, self.dtype, self.remat and unseen, unseen
     tokens = Transformer(*sizes, name="transformer")(tokens, self._pattern(video.shape[1], watch))
     pooled = layer_norm(self.dtype, "post_norm")(tokens[:, 0])
     projection = TokenDense(self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection")

@@ -88,14 +88,14 @@ def check_fit(loaded: Mapping[str, np.ndarray], params: Any, source: str, may_la
     raise UserError(f"{source!r} does not fit config.model: {'; '.join(sorted(problems))}")
 
 
-def to_devices(params: Mapping[str, np.ndarray], sharding: Any) -> dict[str, jax.Array]:
+def to_devices(params: Mapping[str, np.ndarray], shardings: Mapping[str, Any]) -> dict[str, jax.Array]:
   """The arrays on the devices. Several are copied at a time: most are transposed views of a file, to be turned."""
 
-  def put(x: np.ndarray) -> jax.Array:
-    return jax.device_put(_aligned_copy(x), sharding)
+  def put(name: str) -> jax.Array:
+    return jax.device_put(_aligned_copy(params[name]), shardings[name])
 
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    return dict(zip(params, pool.map(put, params.values()), strict=True))
+    return dict(zip(params, pool.map(put, params), strict=True))
 
 
 def _aligned_copy(x: np.ndarray) -> np.ndarray:

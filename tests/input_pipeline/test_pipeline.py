@@ -142,13 +142,13 @@ def test_going_on_with_workers_gives_the_same_batches(sources, expected):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_two_processes_share_every_global_batch(sources, expected, num_workers):
   options = {"num_steps": STEPS, "num_workers": num_workers}
-  halves = [list(batches(sources, process=(i, 2), **options)) for i in range(2)]
+  halves = [list(batches(sources, share=(i, 2), **options)) for i in range(2)]
   joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)]
   assert_same(expected, joined)
 
 
 def test_going_from_one_process_to_two_goes_on_with_the_same_batches(sources, expected):
-  halves = [list(batches(sources, num_steps=STEPS, first_step=7, process=(i, 2))) for i in range(2)]
+  halves = [list(batches(sources, num_steps=STEPS, first_step=7, share=(i, 2))) for i in range(2)]
   joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)]
   assert_same(expected[7:], joined)
 
@@ -219,8 +219,8 @@ def test_a_damaged_record_is_named():
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused():
-  with pytest.raises(UserError, match="3 processes"):
-    collect(Order(10, 4), 1, process=(0, 3))
+  with pytest.raises(UserError, match="3 shares"):
+    collect(Order(10, 4), 1, share=(0, 3))
 
 
 def test_tasks_know_how_many_are_left():
