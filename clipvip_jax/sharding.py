@@ -121,6 +121,7 @@ def data_share(mesh: Mesh) -> tuple[int, int]:
   count = mesh.shape[DATA] * mesh.shape[FSDP]
   rows = split_over_batch(mesh).devices_indices_map((count,))
   held: dict[int, set[int]] = {}
+  device: Any
   for device, (row,) in rows.items():
     held.setdefault(device.process_index, set()).add(row.indices(count)[0])
   shares = sorted({tuple(sorted(found)) for found in held.values()})

@@ -166,7 +166,13 @@ def make_train_step(
 
 
 def compiled_step(
-  config: Any, model: ClipVip, loss: Loss, optimizer: optax.GradientTransformation, rate: Schedule, mesh: Mesh, state: Any
+  config: Any,
+  model: ClipVip,
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  rate: Schedule,
+  mesh: Mesh,
+  state: Any,
 ) -> Any:
   """The jitted step of a configuration on a mesh: what a run calls, and what is compiled ahead of time.
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
+from clipvip_jax import losses, sharding
 from clipvip_jax.losses import LOSSES
+from clipvip_jax.train_step import loss_and_gradients
 
 REFERENCE = {
   "vs": "NCELearnableTempLoss",
@@ -19,12 +21,15 @@ REFERENCE = {
   "vs_dual_softmax": "NCELearnableTempDSLLoss",
 }
 FEATURES = ("video", "subtitle", "frame", "caption")
+MASKS = ("subtitle_mask", "caption_mask")
+# Relative differences from another order of sums; dual softmax has the logits' own rounding in an exponent once more.
+ROUNDING = {**dict.fromkeys(LOSSES, 2e-6), "vs_dual_softmax": 1e-5}
 
 
-def value_and_grad(name, features, logit_scale, subtitle_mask, caption_mask):
+def value_and_grad(name, features, logit_scale, subtitle_mask, caption_mask, chunk=None):
   def loss(features, logit_scale):
     batch = {**features, "subtitle_mask": subtitle_mask, "caption_mask": caption_mask}
-    return LOSSES[name](batch, logit_scale)
+    return LOSSES[name](batch, logit_scale, chunk=chunk)
 
   value, (grads, scale_grad) = jax.value_and_grad(loss, (0, 1))(features, jnp.float32(logit_scale))
   return value, {**grads, "logit_scale": scale_grad}
@@ -151,3 +156,81 @@ def test_no_loss_reads_a_feature_that_it_does_not_name(golden, name):
   _, grads = value_and_grad(name, features, scale, everything, everything)
   read = {key for key in FEATURES if np.any(grads[key])}
   assert read == set(LOSSES[name].uses)
+
+
+def random_batch(size, width=16):
+  rng = np.random.default_rng(0)
+  features = {name: rng.normal(size=(size, width)).astype(np.float32) for name in FEATURES}
+  features = {name: x / np.linalg.norm(x, axis=1, keepdims=True) for name, x in features.items()}
+  return features, {"subtitle_mask": rng.random(size) < 0.8, "caption_mask": rng.random(size) < 0.9}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("chunk", [8, 7])
+def test_by_blocks_it_is_the_same(name, chunk):
+  features, masks = random_batch(24)
+  whole = value_and_grad(name, features, 3.0, **masks)
+  chunked = value_and_grad(name, features, 3.0, **masks, chunk=chunk)
+  assert_close(chunked[0], whole[0], ROUNDING[name])
+  for key, expected in whole[1].items():
+    assert_close(chunked[1][key], expected, ROUNDING[name], key)
+
+
+def test_beyond_a_limit_blocks_are_what_is_computed():
+  def largest(size):
+    features, masks = jax.eval_shape(lambda: random_batch(8))
+    resized = {name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for name, x in {**features, **masks}.items()}
+    jaxpr = jax.make_jaxpr(lambda batch: LOSSES["vs"](batch, jnp.float32(2.0)))(resized)
+    return max(np.prod(var.aval.shape, dtype=int) for eqn in jaxpr.eqns for var in eqn.outvars)
+
+  assert largest(losses.WHOLE) >= losses.WHOLE**2
+  assert largest(losses.WHOLE + 1) < losses.WHOLE**2 / 50
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_eight_devices_see_the_global_batch(name):
+  features, masks = random_batch(32)
+  mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+
+  def alone(features, scale):
+    return LOSSES[name]({**features, **masks}, scale)
+
+  def together(features, scale):
+    return sharding.over_batch(mesh, LOSSES[name])({**features, **masks}, scale)
+
+  expected = jax.value_and_grad(alone, (0, 1))(features, jnp.float32(3.0))
+  sharded = {name: jax.device_put(x, sharding.split_over_batch(mesh)) for name, x in features.items()}
+  step = jax.jit(jax.value_and_grad(together, (0, 1)))
+  found = step(sharded, jnp.float32(3.0))
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    assert_close(a, b, ROUNDING[name])
+  # No device makes more of the 32 x 32 logits than its own eight rows.
+  assert "f32[8,32]" in (text := step.lower(sharded, jnp.float32(3.0)).compile().as_text()) and "f32[32,32]" not in text
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_eight_pieces_of_sixteen_have_the_gradient_of_one_of_128(name):
+  rng = np.random.default_rng(1)
+  loss, width = LOSSES[name], 16
+  batch = {key: rng.normal(size=(128, width)).astype(np.float32) for key in FEATURES}
+  batch |= {mask: rng.random(128) < 0.9 for mask in MASKS}
+  params = {f"{tower}/{i}": rng.normal(size=(width, width)) / 4 for tower in ("video", "text") for i in range(2)}
+  params = {**jax.tree.map(np.float32, params), "logit_scale": np.float32(2.0)}
+
+  def embed(params, batch, key):
+    def tower(name, x):
+      x = jnp.tanh(x @ params[f"{name}/0"]) @ params[f"{name}/1"]
+      return x / jnp.linalg.norm(x, axis=1, keepdims=True)
+
+    towers = {"video": "video", "frame": "video", "subtitle": "text", "caption": "text"}
+    found = {key: tower(towers[key], batch[key]) for key in FEATURES if key in loss.uses}
+    return found | {key: x for key, x in batch.items() if key in MASKS}
+
+  at_once, in_pieces = (
+    jax.jit(lambda params, pieces=pieces: loss_and_gradients(embed, loss, params, batch, None, pieces))(params)
+    for pieces in (1, 8)
+  )
+  assert_close(in_pieces[0], at_once[0], 1e-6)
+  largest = max(np.abs(x).max() for x in at_once[1].values())
+  for key, expected in at_once[1].items():
+    assert np.abs(in_pieces[1][key] - expected).max() <= 1e-6 * largest, key
