@@ -25,8 +25,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], Any]) -> None:
-  """Runs a command; bad input, and files that cannot be read or written, end with one line and exit code 2."""
+  """Runs a command of the project, as `plainly`, with its log shown."""
   show()
+  plainly(main)
+
+
+def plainly(main: Callable[[], Any]) -> None:
+  """Runs a command; bad input, and files that cannot be read or written, end with one line and exit code 2."""
   try:
     main()
   except UserError as error:

@@ -42,14 +42,14 @@ USED_BY_OTHERS = {"tensorboard", "tensorflow-cpu"}
 
 def test_what_is_imported_is_what_is_declared():
   imported = set()
-  for top in ("clipvip_jax", "configs", "data"):
+  for top in ("clipvip_jax", "configs", "data", "launch"):
     for path in (ROOT / top).rglob("*.py"):
       for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
           imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
           imported.add(node.module.split(".")[0])
-  imported -= {*sys.stdlib_module_names, "clipvip_jax", "configs", "data"}
+  imported -= {*sys.stdlib_module_names, "clipvip_jax", "configs", "data", "launch"}
   declared = {package(line) for line in requirements("requirements.txt")}
   names = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in declared - USED_BY_OTHERS}
   assert names == imported

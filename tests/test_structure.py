@@ -48,6 +48,8 @@ ALLOWED = {
     "clipvip_jax.sharding",
   },
   "configs": {"configs"},
+  # What starts a run elsewhere needs nothing of it here, not even the installed packages.
+  "launch": {"launch", "clipvip_jax.command", "clipvip_jax.errors"},
   # A corpus needs no model; the pipeline opens it by the name that a recipe gives, without an import.
   "data": {
     "data",
@@ -61,7 +63,7 @@ ALLOWED = {
 
 
 def modules():
-  for top in ("clipvip_jax", "configs", "data"):
+  for top in ("clipvip_jax", "configs", "data", "launch"):
     for path in sorted((ROOT / top).rglob("*.py")):
       yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path
 
@@ -75,7 +77,7 @@ def imports(path):
     elif isinstance(node, ast.ImportFrom):
       assert not node.level, f"{path}: relative imports are not used here"
       names = [f"{node.module}.{alias.name}" for alias in node.names]
-    yield from (name for name in names if name.split(".")[0] in ("clipvip_jax", "configs", "data"))
+    yield from (name for name in names if name.split(".")[0] in ("clipvip_jax", "configs", "data", "launch"))
 
 
 def within(name, prefix):
