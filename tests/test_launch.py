@@ -259,6 +259,15 @@ def test_a_missing_tool_is_named(machine, launcher, options, tool):
   assert machine.calls() == []
 
 
+def test_what_the_documentation_shows_works(machine):
+  blocks = (ROOT / "docs" / "scale.md").read_text().replace("\\\n", " ").splitlines()
+  shown = [shlex.split(line)[2:] for line in blocks if line.startswith("    python -m launch.")]
+  assert {module for module, *_ in shown} == {"launch.tpu", "launch.slurm", "launch.kubernetes"}
+  for module, *arguments in shown:
+    done = machine.run([sys.executable, "-m", module, "--dry-run", *arguments])
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_launchers_give_are_options_of_a_run():
   assert set(common._OURS) <= {*flags.FLAGS, "nodistributed"}
   assert training._DISTRIBUTED.name == "distributed"
