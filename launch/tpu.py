@@ -35,6 +35,7 @@ _ABSENT, _ACTIVE, _READY = "ABSENT", "ACTIVE", "READY"
 # States of a queued resource, and of its machines, that they never leave by themselves.
 _ENDED = ("FAILED", "SUSPENDED", "PREEMPTED", "TERMINATED", "STOPPED")
 _LOST = 255  # ssh's exit code where there is no connection
+_PATIENCE = 120  # looks at a state that may fail in a row, as while a laptop sleeps
 
 
 def accelerator(text: str) -> str:
@@ -61,6 +62,7 @@ class Slice:
 
   def __init__(self, shell: common.Shell, options: argparse.Namespace):
     self._shell, self._options, self.state = shell, options, _ABSENT
+    self._patience = 0  # looks at the state that may fail: none before one has succeeded
     self._place = [f"--zone={options.zone}", *([f"--project={options.project}"] if options.project else [])]
 
   def obtain(self) -> None:
@@ -93,16 +95,17 @@ class Slice:
       self.state = "SUSPENDED" if machines == _ABSENT else machines
     return self.state == _READY
 
-  def install(self) -> None:
-    """Brings the project and its packages to every worker, except where a run is going on already."""
+  def install(self) -> int:
+    """Brings project and packages to every worker where no run is going on; gives 0, or what failed as exit code."""
     archive = common.ROOT / "build" / "launch" / "clipvip_jax.tar.gz"
     self._shell.must(["mkdir", "-p", str(archive.parent)])
     self._shell.must(["tar", "--exclude=__pycache__", "-czf", str(archive), "-C", str(common.ROOT), *_TRAVELS])
-    self._shell.must(self._vms("scp", str(archive), f"{self._options.name}:", "--worker=all", "--quiet"))
+    copy = self._vms("scp", str(archive), f"{self._options.name}:", "--worker=all", "--quiet")
     script = "\n".join(["set -e", *_install_commands(), *self._options.prepare])
     # A run holds the lock, see worker.py. Closed for the commands, since a mounted folder's daemon would keep it.
     locked = ["flock", "--close", "--nonblock", "--conflict-exit-code=0", "clipvip_jax/lock", "bash", "-c", script]
-    self._shell.must(self._ssh(f"mkdir -p clipvip_jax && {shlex.join(locked)}"))
+    install = self._ssh(f"mkdir -p clipvip_jax && {shlex.join(locked)}")
+    return self._shell.run(copy) or self._shell.run(install)
 
   def start(self, number: int, tail: Sequence[str]) -> int:
     """Starts the run on every worker, or goes back to it, and gives its exit code. See worker.py for `number`."""
@@ -129,12 +132,15 @@ class Slice:
     self._shell.must([*command, *(["--spot"] if options.spot else []), *options.extra, "--quiet"])
 
   def _ask(self, command: Sequence[str], assumed: str) -> str:
-    code, state, errors = self._shell.ask(command, assumed=assumed)
-    if code and "NOT_FOUND" in errors:
-      return _ABSENT
-    if code:
-      raise UserError(f"gcloud cannot tell the state of {self._options.name}: {errors or f'exit code {code}'}")
-    return state
+    while True:
+      code, state, errors = self._shell.ask(command, assumed=assumed)
+      if code == 0 or "NOT_FOUND" in errors:
+        self._patience = _PATIENCE
+        return _ABSENT if code else state
+      if not self._patience:
+        raise UserError(f"gcloud cannot tell the state of {self._options.name}: {errors or f'exit code {code}'}")
+      self._patience -= 1
+      time.sleep(self._options.poll_seconds)
 
   def _queued(self, verb: str, *flags: str) -> list[str]:
     return ["gcloud", "compute", "tpus", "queued-resources", verb, self._options.name, *self._place, *flags]
@@ -171,20 +177,22 @@ def supervise(tpu: Slice, tail: Sequence[str], max_restarts: int) -> int:
   for _ in range(max_restarts + 1):
     if not installed:
       tpu.obtain()
-      tpu.install()
-    code = tpu.start(number, tail)
+    what, code = "installing", 0 if installed else tpu.install()
     if code == 0:
-      return 0
-    installed = tpu.ready()
-    if not installed:
+      what, code, installed = "the run", tpu.start(number, tail), True
+      if code == 0:
+        return 0
+    if not tpu.ready():
       print(f"exit code {code}: the slice was taken away ({tpu.state}); asking for it again", flush=True)
+      number, installed = number + 1, False
+    elif code == _LOST:  # the start goes on, and is gone back to
+      print("the connection was lost; going back", flush=True)
     elif code == TERMINATED:
       print(f"exit code {code}: saved and ended from outside; starting again", flush=True)
-    elif code != _LOST:
-      print(f"error: the run failed with exit code {code}; what it said stands above", file=sys.stderr)
+      number += 1
+    else:
+      print(f"error: {what} failed with exit code {code}; what it said stands above", file=sys.stderr)
       return code
-    if code != _LOST or not installed:
-      number += 1  # else the connection was lost, and that start is still going on
   raise UserError(f"--max_restarts={max_restarts} restarts are used up; the same command goes on")
 
 

@@ -140,16 +140,26 @@ def test_machines_under_repair_are_waited_for_and_not_given_back(machine):
   assert [verb for verb in machine.verbs() if verb != "describe"] == ["scp", "ssh", "ssh 1"]
 
 
-def test_a_run_that_fails_stops_and_says_so(machine):
-  machine.answer(states("READY", "READY") | runs(0, 3))
+@pytest.mark.parametrize(("codes", "what"), [((0, 3), "the run"), ((3,), "installing")])
+def test_what_fails_stops_and_says_so(machine, codes, what):
+  machine.answer(states("READY", "READY") | runs(*codes))
   done = machine.launch("tpu", *TPU, *TRAINING)
   assert done.returncode == 3
-  assert "error: the run failed with exit code 3" in done.stderr
-  assert machine.verbs().count("ssh 1") == 1 and "ssh 2" not in machine.verbs() and "delete" not in machine.verbs()
+  assert f"error: {what} failed with exit code 3" in done.stderr
+  assert [verb for verb in machine.verbs() if verb != "describe"] == ["scp", "ssh", "ssh 1"][: 1 + len(codes)]
+
+
+def test_a_slice_that_is_preempted_while_it_is_installed_is_asked_for_again(machine):
+  machine.answer(states("READY", "SUSPENDED", "SUSPENDED", "ABSENT", "READY") | runs(255, 0, 0))
+  assert machine.launch("tpu", *TPU, *TRAINING).returncode == 0
+  verbs = [verb for verb in machine.verbs() if verb != "describe"]
+  assert verbs == ["scp", "ssh", "delete", "create", "scp", "ssh", "ssh 2"]
 
 
 def test_a_lost_connection_goes_back_to_the_same_start(machine):
-  machine.answer(states("READY", "READY", "READY") | runs(0, 255, TERMINATED, 0))
+  answers = states("READY", "READY", "READY") | runs(0, 255, TERMINATED, 0)
+  answers[REQUEST][1:1] = [[1, "", "ERROR: no network"]] * 2
+  machine.answer(answers)
   assert machine.launch("tpu", *TPU, *TRAINING).returncode == 0
   assert [verb for verb in machine.verbs() if verb.startswith("ssh ")] == ["ssh 1", "ssh 1", "ssh 2"]
 
@@ -160,7 +170,6 @@ def test_a_lost_connection_goes_back_to_the_same_start(machine):
     (states("ABSENT", "FAILED"), "the request for vip failed; see: gcloud"),
     ({REQUEST: [[1, "", "ERROR: PERMISSION_DENIED"]]}, "cannot tell the state of vip: ERROR: PERMISSION_DENIED"),
     ({REQUEST: [GONE], "gcloud queued-resources create": [[1, "", "quota"]]}, "ended with exit code 1"),
-    (states("READY") | runs(1), "ended with exit code 1"),
     (states(*["READY"] * 9) | runs(0, *[TERMINATED] * 9), "--max_restarts=2 restarts are used up"),
   ],
 )
