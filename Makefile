@@ -29,7 +29,7 @@ smoke: $(INSTALLED)
 	$(BIN)/python -m clipvip_jax.main --config=configs/post_pretrain.py:smoke --workdir=$(BUILD)/smoke --config.data.data_dir=$(BUILD)/datasets_smoke
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -81,12 +81,21 @@ def check(config: Any, folder: pathlib.Path) -> None:
       raise UserError(f"{name}={value} must be at least {least}")
   for section, source in _sections(config):
     _check_source(section, source, config.loss)
-  if not config.train.epochs and not config.train.num_steps:
-    raise UserError("train.epochs and train.num_steps are both 0: set one of them")
+  _check_train(config)
   _check_mesh(config, sharding.mesh_shape(config.mesh, jax.device_count()))
   if config.init_from:
     sources.check(config.init_from)
   workdir.check_config(folder, workdir.plain(config))
+
+
+def _check_train(config: Any) -> None:
+  """Raises UserError for a length of the run that is none."""
+  if not config.train.epochs and not config.train.num_steps:
+    raise UserError("train.epochs and train.num_steps are both 0: set one of them")
+  if not 0 <= config.train.whole_clips <= 1:
+    raise UserError(
+      f"train.whole_clips={config.train.whole_clips} must be at least 0 and at most 1, which is all steps"
+    )
 
 
 def _check_mesh(config: Any, shape: Mapping[str, int]) -> None:

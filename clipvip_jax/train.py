@@ -3,6 +3,7 @@
 import importlib.metadata
 import pathlib
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from clipvip_jax.evaluator import Evaluator
 from clipvip_jax.log import log
 from clipvip_jax.parts import Parts, claim, prepare
 from clipvip_jax.train_loop import Loop
-from clipvip_jax.train_step import TrainState, compiled_step, init_state
+from clipvip_jax.train_step import TrainState, init_state, jitted_step
 from clipvip_jax.weights import initialize
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
@@ -46,7 +47,7 @@ def run(config: Any, folder: pathlib.Path) -> dict[str, Any]:
   checkpoints = Checkpoints(folder / "checkpoints", config.host.keep_checkpoints)
   evaluator = Evaluator(parts.model, mesh, parts.evaluated, parts.tokenizer, config)
   state, first_step = _start(parts, chain, mesh, checkpoints, shapes, weights)
-  step = compiled_step(config, parts.model, parts.loss, chain, rate, mesh, shapes)
+  step = _step_of_its_time(parts, chain, rate, mesh, shapes)
   history = workdir.History(folder / "metrics.jsonl", first_step, write=jax.process_index() == 0)
   loop = Loop(parts, mesh, step, evaluator, checkpoints, history)
   like = abstract(state)
@@ -56,6 +57,17 @@ def run(config: Any, folder: pathlib.Path) -> dict[str, Any]:
   finally:
     history.close()
     checkpoints.close()
+
+
+def _step_of_its_time(parts: Parts, chain: Any, rate: Any, mesh: Any, shapes: TrainState) -> Callable[[int], Any]:
+  """Updates done -> the jitted step that comes next: the last ones of patch dropout see whole clips."""
+  config = parts.config
+  step, whole = (
+    jitted_step(config, parts.model, parts.loss, chain, rate, mesh, shapes, whole_clips=whole)
+    for whole in (False, True)
+  )
+  first_whole = parts.total_steps - round(config.train.whole_clips * parts.total_steps)
+  return lambda done: whole if config.model.patch_dropout and done >= first_whole else step
 
 
 def _first_state(parts: Parts, chain: Any) -> TrainState:

@@ -30,10 +30,16 @@ class Terminated(Exception):
 
 
 class Loop:
-  """The training loop of one run."""
+  """The training loop of one run. `step`: updates done -> the jitted step that comes next."""
 
   def __init__(
-    self, parts: Parts, mesh: Mesh, step: Callable, evaluator: Evaluator, checkpoints: Checkpoints, history: History
+    self,
+    parts: Parts,
+    mesh: Mesh,
+    step: Callable[[int], Any],
+    evaluator: Evaluator,
+    checkpoints: Checkpoints,
+    history: History,
   ):
     self._parts, self._mesh, self._step = parts, mesh, step
     self._evaluator, self._checkpoints, self._history = evaluator, checkpoints, history
@@ -55,7 +61,7 @@ class Loop:
     with _sigterm() as asked_to_stop:
       for batch in self._batches(first_step, progress):
         records = np.stack([batch.pop("source"), batch.pop("record")], axis=1)
-        state, metrics = self._step(state, sharding.shard_batch(self._mesh, batch))
+        state, metrics = self._step(done)(state, sharding.shard_batch(self._mesh, batch))
         done += 1
         self._check_finite()  # of the step before, while this one computes
         self._unchecked = (done, metrics, records)

@@ -131,6 +131,7 @@ def make_train_step(
   seed: int = 0,
   pieces: int = 1,
   mesh: Mesh | None = None,
+  whole_clips: bool = False,
 ) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Float[Array, ""]]]]:
   """step(state, batch) -> (state after one update, metrics); see `embed_batch` for the batch.
 
@@ -143,14 +144,16 @@ def make_train_step(
     seed: with the step, it decides which patches are left out (`model.patch_dropout`).
     pieces: see `loss_and_gradients`.
     mesh: over which batch and parameters are split; None: everything is on one device.
+    whole_clips: no patch is left out, whatever `model.patch_dropout` is.
   """
+  leaves_out = model.vision.patch_dropout and not whole_clips
   contrast = loss if mesh is None else sharding.over_batch(mesh, loss)
 
   def embed(params, batch, key):
     return embed_batch(model, loss, without_gradient(params, frozen), batch, key)
 
   def step(state, batch):
-    key = jax.random.fold_in(jax.random.key(seed), state.step) if model.vision.patch_dropout else None
+    key = jax.random.fold_in(jax.random.key(seed), state.step) if leaves_out else None
     value, grads = loss_and_gradients(embed, contrast, state.params, batch, key, pieces)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -165,7 +168,7 @@ def make_train_step(
   return step
 
 
-def compiled_step(
+def jitted_step(
   config: Any,
   model: ClipVip,
   loss: Loss,
@@ -173,12 +176,15 @@ def compiled_step(
   rate: Schedule,
   mesh: Mesh,
   state: Any,
+  *,
+  whole_clips: bool = False,
 ) -> Any:
   """The jitted step of a configuration on a mesh: what a run calls, and what is compiled ahead of time.
 
   Args:
     config: the whole configuration.
     state: a state or its shapes.
+    whole_clips: see `make_train_step`.
   """
   placed, everywhere = sharding.of_state(mesh, state), sharding.on_every_device(mesh)
   step = make_train_step(
@@ -190,6 +196,7 @@ def compiled_step(
     seed=config.seed,
     pieces=config.train.accumulate,
     mesh=mesh,
+    whole_clips=whole_clips,
   )
   return jax.jit(
     step,

@@ -166,6 +166,9 @@ def train() -> ConfigDict:
       # Pieces of a batch that pass through the towers one after another, for memory; the loss and its gradient are
       # those of the whole batch, at the price of one more pass forward.
       "accumulate": 1,
+      # Share of the steps, the last ones, that see all patches where model.patch_dropout leaves some out before: clips
+      # are whole where they are searched.
+      "whole_clips": 0.1,
     }
   )
 

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from clipvip_jax import optimizer, sharding
 from clipvip_jax.errors import UserError
 from clipvip_jax.losses import LOSSES
-from clipvip_jax.train_step import TrainState, compiled_step
+from clipvip_jax.train_step import TrainState, jitted_step
 from configs import common
 
 STEPS = 5
@@ -61,7 +61,7 @@ def trained(shape, accumulate=1, patch_dropout=0.0):
     return TrainState(jnp.int32(0), params, chain.init(params))
 
   shapes = jax.eval_shape(first, params)
-  step = compiled_step(config, model, LOSSES["vsc_fc"], chain, rate, mesh, shapes)
+  step = jitted_step(config, model, LOSSES["vsc_fc"], chain, rate, mesh, shapes)
   state = jax.jit(first, out_shardings=sharding.of_state(mesh, shapes))(params)
   losses = []
   for n in range(STEPS):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -202,6 +203,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(corpus, t
     ({"evaluate.query": "descripton"}, r"descripton.*description"),
     ({"data.subtitle": "speech"}, r"speech.*subtitle"),
     ({"data.share": 0.0}, r"data\.share=0\.0 must be above 0 and at most 1"),
+    ({"train.whole_clips": 1.5}, r"train\.whole_clips=1\.5 must be at least 0"),
+    ({"train.accumulate": 3}, r"train\.accumulate=3 does not divide the \d+ clips that a device has"),
+    ({"mesh.fsdp": 3}, r"mesh\.data=-1, mesh\.fsdp=3, mesh\.tensor=1 does not fit 8 devices"),
+    ({"mesh.tensor": 8}, r"mesh\.tensor=8 does not divide model\.vision\.heads="),
     ({"model.patch_dropout": 1.0}, r"model\.patch_dropout=1\.0 must be at least 0 and below 1"),
     ({"optimizer.frozen": ("txet/",)}, r"optimizer\.frozen: no parameter's name begins with 'txet/'"),
     ({"model.temporal": "sequence", "model.sequence_layers": 0}, r"sequence_layers=0 must be at least 1"),
@@ -226,6 +231,21 @@ def test_bad_input_is_refused_before_anything_is_compiled(corpus, finished, tmp_
   with pytest.raises(UserError, match=message):
     train.run(config(corpus, **changes), tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+def test_the_last_steps_of_patch_dropout_see_whole_clips(monkeypatch):
+  monkeypatch.setattr(train, "jitted_step", lambda *_, whole_clips: "whole" if whole_clips else "part")
+
+  def whole_steps(**changes):
+    options = post_pretrain.get_config("patch_dropout")
+    options.update_from_flattened_dict(changes)
+    parts_ = types.SimpleNamespace(config=options, model=None, loss=None, total_steps=200)
+    step = train._step_of_its_time(parts_, None, None, None, None)
+    return [done for done in range(200) if step(done) == "whole"]
+
+  assert whole_steps() == list(range(180, 200))
+  assert whole_steps(**{"train.whole_clips": 0.0}) == []
+  assert whole_steps(**{"model.patch_dropout": 0.0}) == []  # where both would be the same
 
 
 def mixed_config(corpus, **changes):

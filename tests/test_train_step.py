@@ -8,7 +8,7 @@ from flax import traverse_util
 
 from clipvip_jax import optimizer
 from clipvip_jax.losses import LOSSES
-from clipvip_jax.train_step import TrainState, embed_batch, make_train_step
+from clipvip_jax.train_step import TrainState, embed_batch, init_state, make_train_step
 
 STEPS = 8
 
@@ -70,3 +70,17 @@ def test_gradients_of_the_first_step_equal_the_reference_name_by_name(golden):
       assert max(np.abs(ours[name]).max(), np.abs(value).max()) <= 1e-5 * largest, name
     else:
       assert_close(ours[name], value, 2e-5, name)
+
+
+def test_patches_are_drawn_only_where_some_are_left_out():
+  chain, rate = optimizer.from_config(tiny.optimizer_config(), 8)
+
+  def draws(patch_dropout, whole_clips):
+    model = tiny.model(patch_dropout=patch_dropout)
+    step = make_train_step(model, LOSSES["fc"], chain, rate, whole_clips=whole_clips)
+    state = jax.eval_shape(lambda: init_state(model, chain, tiny.config(), 0))
+    shapes = {"frame": ((4, 32, 32, 3), np.float32), "caption": ((4, 8), np.int32), "caption_mask": ((4,), bool)}
+    made = jax.make_jaxpr(step)(state, {name: jax.ShapeDtypeStruct(*x) for name, x in shapes.items()})
+    return str(made).count("random_bits")
+
+  assert [draws(0.5, False), draws(0.5, True), draws(0.0, False)] == [1, 0, 0]
