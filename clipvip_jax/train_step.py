@@ -6,6 +6,7 @@ Letters: B global batch, T frames, S side in pixels or tokens of a text.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import einops
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,8 @@ from clipvip_jax.models.clip_vip import ClipVip
 from clipvip_jax.models.vision import PATCH_DROPOUT
 from clipvip_jax.optimizer import Schedule, without_gradient
 
-_INPUTS = ("video", "frame", "subtitle", "caption")
+_VISUAL = ("video", "frame")
+_INPUTS = (*_VISUAL, "subtitle", "caption")
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -50,16 +52,19 @@ def embed_batch(model: ClipVip, loss: Loss, params: Any, batch: dict[str, Array]
     key: chooses the patches that are left out; None keeps all of them.
   """
 
-  def embed(name, x, method):
+  given = {name: batch[name] for name in _INPUTS if name in loss.uses}
+  features = {}
+  for name in (name for name in _VISUAL if name in given):
+    clip = given[name] if name == "video" else given[name][:, None]
     # Each input has patches of its own.
     rngs = {} if key is None else {PATCH_DROPOUT: jax.random.fold_in(key, _INPUTS.index(name))}
-    return model.apply({"params": params}, x, method=method, rngs=rngs)
-
-  given = {name: batch[name] for name in _INPUTS if name in loss.uses}
-  if "frame" in given:
-    given["frame"] = given["frame"][:, None]
-  methods = dict.fromkeys(("video", "frame"), "embed_video") | dict.fromkeys(("subtitle", "caption"), "embed_text")
-  return {name: embed(name, x, methods[name]) for name, x in given.items()} | _masks(batch)
+    features[name] = model.apply({"params": params}, clip, method="embed_video", rngs=rngs)
+  if texts := [name for name in given if name not in _VISUAL]:
+    # All texts at once, those of a clip side by side, so that a clip's share of the batch stays on its device.
+    ids = einops.rearrange([given[name] for name in texts], "k b s -> (b k) s")
+    found = model.apply({"params": params}, ids, method="embed_text")
+    features |= zip(texts, einops.rearrange(found, "(b k) e -> k b e", k=len(texts)), strict=True)
+  return features | _masks(batch)
 
 
 def _masks(batch: dict[str, Array]) -> dict[str, Array]:

@@ -41,11 +41,21 @@ def model(**overrides):
   return clip_vip.from_config(config(**overrides))
 
 
-@functools.cache  # compiling the initialisers takes seconds
+@functools.cache
 def random_params(net, frames=2, seed=0):
-  """Freshly initialised parameters."""
+  """Parameters of which none is zero, drawn here: compiling the model's own initialisers would take ten seconds."""
   video, ids = np.zeros((1, frames, 32, 32, 3), np.float32), np.zeros((1, 4), np.int32)
-  return jax.jit(net.init)(jax.random.key(seed), video, ids)["params"]
+  shapes = jax.eval_shape(net.init, jax.random.key(0), video, ids)["params"]
+  rng = np.random.default_rng(seed)
+
+  def draw(path, x):
+    if path == ("logit_scale",):
+      return np.float32(clip_vip.INITIAL_LOGIT_SCALE)
+    noise = rng.normal(size=x.shape) * (0.1 if x.ndim < 2 else x.shape[-2] ** -0.5)
+    return ((path[-1] == "scale") + noise).astype(x.dtype)
+
+  flat = traverse_util.flatten_dict(shapes)
+  return traverse_util.unflatten_dict({path: draw(path, x) for path, x in flat.items()})
 
 
 def params(golden, name="vip_tiny.safetensors"):
