@@ -2,15 +2,18 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from clipvip_jax.errors import UserError
 from clipvip_jax.log import printable, show
 
-BAD_INPUT, INTERRUPTED = 2, 130
+FAULT, BAD_INPUT, INTERRUPTED = 1, 2, 130
 # 128 + SIGTERM: what a launcher reads as "ended from outside", so that it starts the run again.
 TERMINATED = 143
+# sysexits' EX_TEMPFAIL, "try again": a run that stood still or lost one of its processes.
+STUCK = 75
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,14 +37,21 @@ def plainly(main: Callable[[], Any]) -> None:
   """Runs a command; bad input, and files that cannot be read or written, end with one line and exit code 2."""
   try:
     main()
-  except UserError as error:
-    _fail(str(error), BAD_INPUT)
-  except OSError as error:
-    _fail(f"{error.filename or 'a file'}: {error.strerror or error}", BAD_INPUT)
-  except KeyboardInterrupt:
-    _fail("interrupted", INTERRUPTED)
+  except (UserError, OSError, KeyboardInterrupt) as error:
+    sys.exit(explain(error))
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def explain(error: BaseException) -> int:
+  """Prints an error, in one line where it is none of ours, and gives the exit code that stands for it."""
+  code = BAD_INPUT
+  if isinstance(error, UserError):
+    message = str(error)
+  elif isinstance(error, OSError):
+    message = f"{error.filename or 'a file'}: {error.strerror or error}"
+  elif isinstance(error, KeyboardInterrupt):
+    message, code = "interrupted", INTERRUPTED
+  else:
+    traceback.print_exception(error)
+    return FAULT
   print(f"error: {printable(message)}", file=sys.stderr)
-  sys.exit(code)
+  return code

@@ -19,6 +19,7 @@ from clipvip_jax.input_pipeline.corpus import Corpus, Texts
 from clipvip_jax.input_pipeline.pipeline import Order, Source, batches
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
 from clipvip_jax.models.clip_vip import ClipVip
+from clipvip_jax.watchdog import alive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +73,8 @@ class Evaluator:
     pixels = ((batch["video"], batch["record"]) for batch in found)
     queries = self._texts(split).queries
     return (
-      self._collect(self._embed_video, params, pixels, order.num_records),
-      self._collect(self._embed_text, params, self._ids(queries), len(queries)),
+      self._collect(self._embed_video, params, pixels, order.num_records, f"the clips of {split}"),
+      self._collect(self._embed_text, params, self._ids(queries), len(queries), f"the queries of {split}"),
     )
 
   def _ids(self, queries: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -85,14 +86,15 @@ class Evaluator:
       yield self._tokenizer(texts, self._config.data.text_length), np.where(index < len(queries), index, -1)
 
   def _collect(
-    self, embed: Callable, params: Any, found: Iterable[tuple[np.ndarray, np.ndarray]], count: int
+    self, embed: Callable, params: Any, found: Iterable[tuple[np.ndarray, np.ndarray]], count: int, what: str
   ) -> Float[np.ndarray, "n e"]:
     """The features of batches of (pixels or ids, index), by index.
 
     Padding carries index -1 and goes nowhere; a row that no batch held would stay NaN, which `retrieval` refuses.
     """
     features = np.full((count, self._config.model.embed_dim), np.nan, np.float32)
-    for values, index in found:
+    for batch, (values, index) in enumerate(found):
+      alive(f"embedding {what}, batch {batch}")
       arrays = sharding.shard_batch(self._mesh, {"values": values, "index": index})
       rows, places = map(np.asarray, embed(params, arrays["values"], arrays["index"]))
       real = places >= 0

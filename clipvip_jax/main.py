@@ -2,7 +2,9 @@
 
   python -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=DIR [--config.SECTION.FIELD=VALUE ...]
 
-Exit codes: 0 done; 2 bad input, said in one line; 143 ended by SIGTERM after saving, to be started again.
+Exit codes: 0 done; 2 bad input, said in one line. To be started again with the same command: 143 ended by SIGTERM after
+saving; 75 it stood still (host.stuck_after) or lost a process of its launch, which it names; 134 JAX ended it, since a
+process did not come or process 0 is gone.
 """
 
 import pathlib
@@ -13,8 +15,8 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from clipvip_jax.command import TERMINATED, run
-from clipvip_jax.errors import UserError
+from clipvip_jax.command import TERMINATED, explain, run
+from clipvip_jax.errors import Terminated, UserError
 from clipvip_jax.log import log, show
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, with variants behind a colon.", lock_config=True)
@@ -91,16 +93,20 @@ def main(argv: list[str]) -> None:
   # Late, so that --help and a wrong flag answer at once.
   import jax
 
-  from clipvip_jax import sharding, train, train_loop
+  from clipvip_jax import launch, train
 
   if _DISTRIBUTED.value or _COORDINATOR.value:
-    sharding.initialize_distributed(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    launch.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   show(speak=jax.process_index() == 0)
   try:
     train.run(_CONFIG.value, pathlib.Path(_WORKDIR.value or ".").resolve())
-  except train_loop.Terminated as stop:
+  except Terminated as stop:
     log.info("%s", stop)
     sys.exit(TERMINATED)
+  except Exception as error:
+    if jax.process_count() > 1:
+      launch.leave(explain(error), str(error))
+    raise
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a run is made of, checked before anything is compiled or overwritten."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from clipvip_jax import optimizer, sharding, workdir
+from clipvip_jax import agreement, launch, lock, optimizer, sharding, workdir
 from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline.corpus import Corpus, open_corpus
 from clipvip_jax.input_pipeline.mix import steps_until
@@ -31,6 +32,7 @@ _LEAST = {
   "host.num_workers": 0,
   "host.log_every": 1,
   "host.keep_checkpoints": 1,
+  "host.stuck_after": 0,
 }
 _FROM_CORPUS = "words"  # data.tokenizer of a vocabulary that is built from the corpus
 
@@ -219,14 +221,37 @@ def _source(config: Any, number: int, source: Any, corpus: Corpus, tokenizer: To
   return Source(clips, order, source.weight)
 
 
-def claim(parts: Parts) -> None:
-  """Takes the folder for this run, once nothing is left that could refuse it."""
-  if jax.process_index() == 0:
-    workdir.claim(parts.workdir, workdir.plain(parts.config), parts.identity)
-    if parts.config.data.tokenizer == _FROM_CORPUS and isinstance(parts.tokenizer, JsonTokenizer):
+@contextlib.contextmanager
+def claim(parts: Parts) -> Iterator[None]:
+  """Holds the folder for this run, once nothing is left that could refuse it. All processes enter, or none.
+
+  Raises:
+    UserError: another run holds the folder, it cannot be written, or the processes do not see the same one.
+  """
+  with contextlib.ExitStack() as stack:
+    problem = ""
+    if jax.process_index() == 0:
+      try:
+        _take(parts, stack)
+      except UserError as error:
+        problem = str(error)
+    launch.refuse_together(problem)
+    agreement.check_shared(parts.workdir, lock.NAME)
+    yield
+
+
+def _take(parts: Parts, stack: contextlib.ExitStack) -> None:
+  """Locks the folder as long as `stack` is open, and notes whose it is."""
+  with workdir.writing(parts.workdir):
+    parts.workdir.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(lock.held(parts.workdir))
+  config = workdir.plain(parts.config)
+  workdir.check_config(parts.workdir, config)  # once more: another run may have come and gone
+  workdir.check_corpus(parts.workdir, parts.identity)
+  workdir.claim(parts.workdir, config, parts.identity)
+  if parts.config.data.tokenizer == _FROM_CORPUS and isinstance(parts.tokenizer, JsonTokenizer):
+    with workdir.writing(parts.workdir):
       parts.tokenizer.save(parts.workdir / "tokenizer.json")
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("folder")
 
 
 def _open_corpus(config: Any, section: str) -> Corpus:

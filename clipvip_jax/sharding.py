@@ -143,19 +143,3 @@ def over_batch(mesh: Mesh, loss: Callable) -> Callable:
   return jax.shard_map(
     functools.partial(loss, axes=BATCH), mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=PartitionSpec()
   )
-
-
-def initialize_distributed(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-  """Joins the processes of a launch into one; what is None, JAX finds in SLURM's, Cloud TPU's or MPI's environment.
-
-  Raises:
-    UserError: the launch does not say enough.
-  """
-  jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPU devices of several processes
-  try:
-    jax.distributed.initialize(coordinator, num_processes, process_id)
-  except ValueError as error:
-    raise UserError(
-      f"cannot join a distributed launch: {error}. Name it with --coordinator=HOST:PORT --num_processes=N "
-      "--process_id=I, or launch under SLURM, Cloud TPU or MPI"
-    ) from error

@@ -19,7 +19,7 @@ from typing import Any
 
 from clipvip_jax import run_results, study_page, workdir
 from clipvip_jax.command import TERMINATED, Parser, run
-from clipvip_jax.errors import UserError
+from clipvip_jax.errors import Terminated, UserError
 from clipvip_jax.log import log
 from clipvip_jax.progress import duration
 
@@ -186,8 +186,6 @@ def main(argv: Sequence[str] | None = None) -> None:
   study.plan(1)  # an arm that the recipe does not have is refused before JAX is there
 
   import jax
-
-  from clipvip_jax.train_loop import Terminated
 
   if not jax.config.values["jax_compilation_cache_dir"]:  # seeds of an arm compile once
     jax.config.update("jax_compilation_cache_dir", os.fspath(study.folder / "compiled"))

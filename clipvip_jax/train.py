@@ -8,15 +8,17 @@ from typing import Any
 
 import jax
 from flax import traverse_util
+from jax.experimental.compilation_cache import compilation_cache
 
 import clipvip_jax
-from clipvip_jax import examples, optimizer, report, sharding, workdir
+from clipvip_jax import agreement, examples, optimizer, report, sharding, workdir
 from clipvip_jax.checkpoint import Checkpoints, abstract
 from clipvip_jax.evaluator import Evaluator
 from clipvip_jax.log import log
 from clipvip_jax.parts import Parts, claim, prepare
 from clipvip_jax.train_loop import Loop
 from clipvip_jax.train_step import TrainState, init_state, jitted_step
+from clipvip_jax.watchdog import Watchdog, alive
 from clipvip_jax.weights import initialize
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
@@ -36,14 +38,21 @@ def run(config: Any, folder: pathlib.Path) -> dict[str, Any]:
     UserError: bad input, or a loss that is not finite.
     Terminated: SIGTERM; the state was saved.
   """
+  agreement.check(config, versions())
   parts = prepare(config, folder)
   mesh = sharding.make_mesh(config.mesh)
   chain, rate = optimizer.from_config(config.optimizer, parts.total_steps)
   shapes = jax.eval_shape(lambda: _first_state(parts, chain))
   optimizer.check_names(config.optimizer, shapes.params)
   weights = initialize.load(config.init_from, shapes.params) if config.init_from else {}
-  claim(parts)
+  with claim(parts), Watchdog(folder, config.host.stuck_after):
+    return _run(parts, mesh, chain, rate, shapes, weights)
 
+
+def _run(parts: Parts, mesh: Any, chain: Any, rate: Any, shapes: TrainState, weights: Any) -> dict[str, Any]:
+  """The run in a folder that is held for it."""
+  config, folder = parts.config, parts.workdir
+  _keep_compiled(folder, config.host.compilation_cache)
   checkpoints = Checkpoints(folder / "checkpoints", config.host.keep_checkpoints)
   evaluator = Evaluator(parts.model, mesh, parts.evaluated, parts.tokenizer, config)
   state, first_step = _start(parts, chain, mesh, checkpoints, shapes, weights)
@@ -68,6 +77,13 @@ def _step_of_its_time(parts: Parts, chain: Any, rate: Any, mesh: Any, shapes: Tr
   )
   first_whole = parts.total_steps - round(config.train.whole_clips * parts.total_steps)
   return lambda done: whole if config.model.patch_dropout and done >= first_whole else step
+
+
+def _keep_compiled(folder: pathlib.Path, cache: str) -> None:
+  """Keeps what is compiled, so that a run that goes on compiles nothing again; JAX's own setting comes first."""
+  if cache and not jax.config.values["jax_compilation_cache_dir"]:
+    jax.config.update("jax_compilation_cache_dir", str(folder / cache))
+    compilation_cache.reset_cache()  # JAX looks once whether there is one
 
 
 def _first_state(parts: Parts, chain: Any) -> TrainState:
@@ -120,6 +136,7 @@ def _finish(
     "config": workdir.plain(config),
     "versions": versions(),
   }
+  alive("writing results and report")
   if jax.process_index() == 0:
     workdir.write_json(parts.workdir / "results.json", results)
     first = next(iter(found.values()), None)

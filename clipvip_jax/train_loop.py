@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from clipvip_jax import report, sharding
 from clipvip_jax.checkpoint import Checkpoints
-from clipvip_jax.errors import UserError
+from clipvip_jax.errors import Terminated, UserError
 from clipvip_jax.evaluator import Evaluator
 from clipvip_jax.input_pipeline.corpus import text
 from clipvip_jax.input_pipeline.pipeline import batches
@@ -22,11 +22,8 @@ from clipvip_jax.log import log
 from clipvip_jax.parts import Parts
 from clipvip_jax.progress import Progress, tensorboard_writer
 from clipvip_jax.train_step import TrainState
+from clipvip_jax.watchdog import alive
 from clipvip_jax.workdir import History
-
-
-class Terminated(Exception):
-  """SIGTERM came; the run was saved and can be continued."""
 
 
 class Loop:
@@ -60,6 +57,7 @@ class Loop:
     done = first_step
     with _sigterm() as asked_to_stop:
       for batch in self._batches(first_step, progress):
+        alive(f"step {done + 1} of {total}")
         records = np.stack([batch.pop("source"), batch.pop("record")], axis=1)
         state, metrics = self._step(done)(state, sharding.shard_batch(self._mesh, batch))
         done += 1
@@ -87,6 +85,7 @@ class Loop:
     )
     while True:
       started = time.monotonic()
+      alive("waiting for a batch of training clips")
       batch = next(found, None)
       progress.waited(time.monotonic() - started)
       if batch is None:
@@ -103,6 +102,7 @@ class Loop:
     started = time.monotonic()
     self._check_finite()
     score = self._evaluate(state, done) if evaluate else None
+    alive(f"saving the checkpoint of step {done}")
     self._checkpoints.save(state, {"next_record": done * self._parts.config.train.batch_size}, score)
     progress.paused(time.monotonic() - started)
 

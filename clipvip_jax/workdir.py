@@ -9,8 +9,12 @@
 | checkpoints/ | see checkpoint.py |
 | results.json, report.html | the outcome |
 | events.out.tfevents.* | the same curves for TensorBoard |
+| lock | who runs there, or did last: see lock.py |
+| compiled/ | programs that a run which goes on need not compile again |
+| stuck_process_N.txt | where the threads of process N stood when its watchdog ended it: see watchdog.py |
 """
 
+import contextlib
 import json
 import pathlib
 import re
@@ -44,6 +48,11 @@ def plain(config: Any) -> dict[str, Any]:
   return json.loads(config.to_json())
 
 
+def may_change(field: str) -> bool:
+  """Whether a run may be continued with another value of a field, as "host.num_workers"."""
+  return _FREE.fullmatch(field) is not None
+
+
 def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   """Refuses to go on with a run of another configuration.
 
@@ -71,10 +80,21 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any], corpus: Mapping[str,
   Raises:
     UserError: the folder cannot be made or written.
   """
-  try:
+  with writing(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "corpus.json", corpus)
     write_json(workdir / "config.json", config)
+
+
+@contextlib.contextmanager
+def writing(workdir: pathlib.Path) -> Iterator[None]:
+  """A block that writes to the folder.
+
+  Raises:
+    UserError: it cannot.
+  """
+  try:
+    yield
   except OSError as error:
     raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}): name another") from error
 
@@ -97,7 +117,7 @@ def check_same(workdir: pathlib.Path, what: str, wanted: Mapping[str, Any], flag
   changed = [
     f"{name}: {before.get(name, absent)!r} there, {now.get(name, absent)!r} now"
     for name in sorted(before.keys() | now.keys())
-    if before.get(name, absent) != now.get(name, absent) and not _FREE.fullmatch(name)
+    if before.get(name, absent) != now.get(name, absent) and not may_change(name)
   ]
   if changed:
     raise UserError(

@@ -208,6 +208,12 @@ def host() -> ConfigDict:
       "num_workers": 8,  # processes that load data; 0: threads of this one
       "log_every": 50,  # steps
       "keep_checkpoints": 3,  # the newest; the best is kept besides
+      # Seconds without a step, a batch of an evaluation or a checkpoint after which a process writes where its threads
+      # stand and ends with code 75: more than the first step compiles, or the slowest batch loads. 0: never.
+      "stuck_after": 1800,
+      # Where compiled programs are kept, so that a run that goes on need not compile: a folder, in the workdir unless
+      # it is absolute; empty: nowhere. JAX_COMPILATION_CACHE_DIR comes first. Of a launch, process 0 alone writes it.
+      "compilation_cache": "compiled",
     }
   )
 

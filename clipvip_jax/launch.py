@@ -1,0 +1,152 @@
+"""The processes of one launch: how they come together, tell each other things, and leave.
+
+They speak through JAX's coordination service, which lives in process 0 and needs no device.
+"""
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+import jax
+from jax._src import distributed  # its key-value store has no public name
+from jax._src.lib import _jax
+
+from clipvip_jax.errors import UserError
+
+# Seconds: for all processes to come, and after which JAX counts one as lost that is silent (watchdog.py is sooner).
+JOIN, HEARTBEAT = 300, 100
+# Seconds that process 0 waits for others to leave after an error, and without a word of theirs.
+_LEAVE, _SILENT = 40, 8
+# Seconds that processes wait for each other where one has files to read.
+_PATIENCE = 600
+_round = itertools.count()  # every exchange has a name of its own; all processes make the same ones
+
+
+def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+  """Joins the processes of a launch into one; what is None, JAX finds in SLURM's, Cloud TPU's or MPI's environment.
+
+  A process that does not come within JOIN seconds ends the others, and JAX names it.
+
+  Raises:
+    UserError: the launch does not say enough.
+  """
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPU devices of several processes
+  try:
+    with _absent_are_named():
+      jax.distributed.initialize(
+        coordinator,
+        num_processes,
+        process_id,
+        initialization_timeout=JOIN + 30,  # the service, which knows who is absent, speaks first
+        heartbeat_timeout_seconds=HEARTBEAT,
+      )
+  except ValueError as error:
+    raise UserError(
+      f"cannot join a distributed launch: {error}. Name it with --coordinator=HOST:PORT --num_processes=N "
+      "--process_id=I, or launch under SLURM, Cloud TPU or MPI"
+    ) from error
+  say("alive")
+
+
+@contextlib.contextmanager
+def _absent_are_named() -> Iterator[None]:
+  """Gives the coordination service a time-out, for which JAX has no option; without it nobody knows who is absent."""
+  service = _jax.get_distributed_runtime_service
+  _jax.get_distributed_runtime_service = functools.partial(service, cluster_register_timeout=JOIN)
+  try:
+    yield
+  finally:
+    _jax.get_distributed_runtime_service = service
+
+
+def _store() -> Any:
+  return distributed.global_state.client
+
+
+def exchange(text: str) -> list[str]:
+  """Every process' text, in their order. All processes of the launch must call it.
+
+  Raises:
+    UserError: a process did not come in time.
+  """
+  if jax.process_count() == 1:
+    return [text]
+  here = f"clipvip_jax/exchange/{next(_round)}"
+  _store().key_value_set(f"{here}/{jax.process_index()}", text)
+  try:
+    _store().wait_at_barrier(here.replace("/", "_"), _PATIENCE * 1000)
+  except jax.errors.JaxRuntimeError as error:
+    absent = sorted(set(range(jax.process_count())) - _read(here).keys())
+    raise UserError(f"{named(absent)} did not come within {_PATIENCE} s; see the output there") from error
+  return [text for _, text in sorted(_read(here).items())]
+
+
+def _read(folder: str) -> dict[int, str]:
+  """{process: what it wrote there}."""
+  return {int(key.rsplit("/", 1)[1]): text for key, text in _store().key_value_dir_get(folder)}
+
+
+def named(processes: Sequence[int]) -> str:
+  """`process 1`, `processes 1, 2`."""
+  return f"process{'es' if len(processes) > 1 else ''} {', '.join(map(str, processes))}"
+
+
+def refuse_together(problem: str) -> None:
+  """Ends all processes where one of them has a problem, "" being none. All processes must call it.
+
+  Raises:
+    UserError: the problem of the first process that has one.
+  """
+  problems = exchange(problem)
+  for process, found in enumerate(problems):
+    if found:
+      raise UserError(found if len(problems) == 1 else f"process {process}: {found}")
+
+
+def say(state: str, words: str = "") -> None:
+  """Tells the other processes how this one is, "alive", "done" or "failed" with words, and that it said so now."""
+  text = json.dumps([state, words, time.monotonic()])
+  _store().key_value_set(f"clipvip_jax/state/{distributed.global_state.process_id}", text, allow_overwrite=True)
+
+
+def states() -> dict[int, list[Any]]:
+  """{process: [state, words, a number that is another whenever it said something]}."""
+  return {process: json.loads(text) for process, text in _read("clipvip_jax/state").items()}
+
+
+def leave(code: int, words: str) -> NoReturn:
+  """Ends this process of a launch of several, after an error.
+
+  The way out through the interpreter's end would wait for the others, which wait for this one. Process 0 leaves last:
+  with it goes what the others hear of each other by.
+  """
+  try:
+    say("failed", words)
+    if jax.process_index() == 0:
+      _see_off()
+  except jax.errors.JaxRuntimeError:
+    pass  # there is nobody to tell
+  finally:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _see_off() -> None:
+  """Waits until every other process has ended, by its word or by its silence."""
+  heard: dict[int, tuple[Any, float]] = {}
+  deadline = time.monotonic() + _LEAVE
+  while (now := time.monotonic()) < deadline:
+    for process, said in states().items():
+      if process not in heard or heard[process][0] != said:
+        heard[process] = said, now
+    if all(said[0] != "alive" or now - when > _SILENT for said, when in heard.values()):
+      break
+    time.sleep(0.2)
+  time.sleep(0.5)  # whoever said that it ends is gone by then
