@@ -1,0 +1,55 @@
+"""A run that stands still is ended with words; one that is slow is not."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from clipvip_jax import command
+
+RUN = """
+  import pathlib, sys, time
+  from clipvip_jax import watchdog
+  watchdog._LOOK_SECONDS = 0.05
+
+  def stands_still():
+    time.sleep(60)
+
+  with watchdog.Watchdog(pathlib.Path(sys.argv[1]), float(sys.argv[2])):
+    for step in range(6):
+      watchdog.alive(f"step {step} of 6")
+      time.sleep(0.3)
+    if sys.argv[3] == "stands still":
+      stands_still()
+    time.sleep(1.5)
+  print("came to its end")
+"""
+
+
+def run(folder, patience, how):
+  return subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(RUN), folder, patience, how], capture_output=True, text=True, timeout=50
+  )
+
+
+def test_a_run_that_stands_still_is_ended_and_says_where(tmp_path):
+  done = run(tmp_path, "1", "stands still")
+  assert done.returncode == command.STUCK, done.stderr
+  first, *stacks = done.stderr.splitlines()
+  assert first.startswith("error: process 0: no progress for 1 s (host.stuck_after=1); last: step 5 of 6")
+  for text in ("\n".join(stacks), (tmp_path / "stuck_process_0.txt").read_text()):
+    assert "in stands_still" in text
+  assert (tmp_path / "stuck_process_0.txt").read_text().startswith(first.removeprefix("error: "))
+
+
+@pytest.mark.parametrize("patience", ["2", "0"])
+def test_a_run_that_is_slow_comes_to_its_end(tmp_path, patience):
+  done = run(tmp_path, patience, "is slow")
+  assert done.returncode == 0 and "came to its end" in done.stdout, done.stderr
+  assert not list(tmp_path.iterdir())
+
+
+def test_where_the_folder_cannot_be_written_it_ends_all_the_same(tmp_path):
+  done = run(tmp_path / "absent", "1", "stands still")
+  assert done.returncode == command.STUCK and "in stands_still" in done.stderr, done.stderr
