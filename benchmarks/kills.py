@@ -4,8 +4,8 @@
 
 Runs the smoke recipe with a checkpoint every fifth step and kills it with SIGKILL after random times of up to --longest
 seconds, which begin before JAX is imported. After each kill the newest checkpoint must be readable; a run that comes to
-its end must have the parameters, the results and the metrics of the unbroken one, bit for bit, and the next kills are of
-another run. Prints a line a kill; exit code 0: all held.
+its end must have the parameters, the results and the metrics of the unbroken one, bit for bit, and the next kills are
+of another run. Prints a line a kill; exit code 0: all held.
 """
 
 import argparse

@@ -90,6 +90,10 @@ class Checkpoints:
       force=True,
     )
 
+  def newest_on_disk(self) -> int | None:
+    """The newest step whose checkpoint is whole, whatever was wrong with a later one; None: there is none."""
+    return max(_steps_on_disk(self._directory), default=None)
+
   def best_step(self) -> int | None:
     """The step with the highest score, the latest of equals; None: none has one."""
     self._manager.wait_until_finished()

@@ -1,9 +1,28 @@
 """Files that are whole or not there, whenever the process ends."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import re
 from collections.abc import Iterator
+
+# What the file system says where no program is at fault: full, over a quota, read-only, broken.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+def refusal(error: BaseException | None) -> str:
+  """Why the file system refused a write, where that is what an error, or one behind it, comes from; "": it is not."""
+  while error is not None:
+    number = error.errno if isinstance(error, OSError) else None
+    if found := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's, which Orbax writes with
+      number = int(found[1])
+    if number in _REFUSALS:
+      return os.strerror(number)
+    if os.strerror(errno.ENOSPC) in str(error):  # TensorFlow's
+      return os.strerror(errno.ENOSPC)
+    error = error.__cause__ or error.__context__
+  return ""
 
 
 @contextlib.contextmanager

@@ -2,9 +2,9 @@
 
   python -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=DIR [--config.SECTION.FIELD=VALUE ...]
 
-Exit codes: 0 done; 2 bad input, said in one line. To be started again with the same command: 143 ended by SIGTERM after
-saving; 75 it stood still (host.stuck_after) or lost a process of its launch, which it names; 134 JAX ended it, since a
-process did not come or process 0 is gone.
+Exit codes: 0 done; 2 bad input or a full disk, said in one line. To be started again with the same command: 143 ended
+by SIGTERM after saving; 75 it stood still (host.stuck_after) or lost a process of its launch, which it names; 134 JAX
+ended it, since a process did not come or process 0 is gone.
 """
 
 import pathlib

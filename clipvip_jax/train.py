@@ -1,9 +1,10 @@
 """A run from its configuration to results and report; goes on where one stopped."""
 
+import contextlib
 import importlib.metadata
 import pathlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,8 +12,9 @@ from flax import traverse_util
 from jax.experimental.compilation_cache import compilation_cache
 
 import clipvip_jax
-from clipvip_jax import agreement, examples, optimizer, report, sharding, workdir
+from clipvip_jax import agreement, examples, files, optimizer, report, sharding, workdir
 from clipvip_jax.checkpoint import Checkpoints, abstract
+from clipvip_jax.errors import UserError
 from clipvip_jax.evaluator import Evaluator
 from clipvip_jax.log import log
 from clipvip_jax.parts import Parts, claim, prepare
@@ -60,12 +62,28 @@ def _run(parts: Parts, mesh: Any, chain: Any, rate: Any, shapes: TrainState, wei
   history = workdir.History(folder / "metrics.jsonl", first_step, write=jax.process_index() == 0)
   loop = Loop(parts, mesh, step, evaluator, checkpoints, history)
   like = abstract(state)
-  try:
+  with _full_disk(folder, checkpoints), contextlib.closing(checkpoints), contextlib.closing(history):
     state = loop.train(state, first_step)
     return _finish(parts, state, like, evaluator, checkpoints, history)
-  finally:
-    history.close()
-    checkpoints.close()
+
+
+@contextlib.contextmanager
+def _full_disk(folder: pathlib.Path, checkpoints: Checkpoints) -> Iterator[None]:
+  """A block that writes to the folder; where that is refused, the error says what is left.
+
+  Raises:
+    UserError: names the folder, the reason and the newest checkpoint.
+  """
+  try:
+    yield
+  except Exception as error:
+    if not (reason := files.refusal(error)):
+      raise
+    step = checkpoints.newest_on_disk()
+    kept = "there is no checkpoint yet" if step is None else f"the newest checkpoint is that of step {step}"
+    raise UserError(
+      f"{folder} cannot be written ({reason}); stopped, {kept}. Make room, and the same command goes on there"
+    ) from error
 
 
 def _step_of_its_time(parts: Parts, chain: Any, rate: Any, mesh: Any, shapes: TrainState) -> Callable[[int], Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import clipvip_jax
-from clipvip_jax import checkpoint, convert, embed, main, parts, sharding, train, train_loop
+from clipvip_jax import checkpoint, convert, embed, lock, main, parts, sharding, train, train_loop, workdir
 from clipvip_jax.checkpoint import Checkpoints
 from clipvip_jax.errors import UserError
 from clipvip_jax.evaluator import Evaluator
@@ -294,6 +294,52 @@ def test_a_source_that_cannot_be_used_is_refused_by_its_path(corpus, finished, t
   bad.mix.image_text.update(changes)
   with pytest.raises(UserError, match=message):
     parts.prepare(bad, tmp_path / "run")
+
+
+def test_a_full_disk_stops_the_run_with_a_checkpoint_that_can_be_read(finished, corpus, tmp_path):
+  """A limit on the size of files refuses writes as a full disk does: of arrays, which are larger, from step 8 on."""
+  folder = tmp_path / "run"
+  full = [
+    "import resource, signal",
+    "from clipvip_jax import main, train_loop, command",
+    "save = train_loop.Checkpoints.save",
+    "def fill(self, state, *rest):",
+    "  if int(state.step) == 8: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))",
+    "  save(self, state, *rest)",
+    "train_loop.Checkpoints.save = fill",
+    "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
+    "command.run(lambda: main.app.run(main.main, flags_parser=main.parse_flags))",
+  ]
+  arguments = command(corpus, folder)
+  arguments[1:3] = ["-c", "\n".join(full)]
+  done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
+  assert done.returncode == 2, done.stderr
+  (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+  assert line.startswith(f"error: {folder} cannot be written (File too large); stopped, the newest checkpoint is")
+  assert "is that of step 4. Make room" in line
+  assert checkpoint.read_params(folder / "checkpoints")[1] == 4
+
+
+def test_metrics_that_cannot_be_written_stop_the_run_with_words(finished, corpus, tmp_path, monkeypatch):
+  real = workdir.History.append
+
+  def full(history, row):
+    if row["step"] >= 6:
+      history._file = open("/dev/full", "a")  # noqa: SIM115, PTH123
+    real(history, row)
+
+  monkeypatch.setattr(workdir.History, "append", full)
+  with pytest.raises(
+    UserError, match=r"run cannot be written \(No space left on device\).* that of step 3\. Make room"
+  ):
+    train.run(config(corpus), tmp_path / "run")
+  assert checkpoint.read_params(tmp_path / "run" / "checkpoints")[1] == 3
+
+
+def test_two_runs_in_one_folder_are_refused(finished, corpus):
+  folder, _ = finished
+  with lock.held(folder), pytest.raises(UserError, match=rf"in use by process {os.getpid()} on"):
+    train.run(config(corpus), folder)
 
 
 def test_records_of_a_mix_are_named_where_the_loss_is_not_finite(corpus, finished, tmp_path):
