@@ -72,7 +72,9 @@ class View:
     first = jax.lax.axis_index(self._axes) * len(rows) if self._axes else 0
     without = first + index[: len(rows)] if others else jnp.full(len(rows), -1)
     sides = (rows, without), (columns, index, self._all[mask], None if prior is None else self._gather(prior))
-    chunk = self._chunk or (None if max(len(rows), len(columns)) <= WHOLE else CHUNK)
+    chunk = self._chunk
+    if chunk is None:
+      chunk = 0 if max(len(rows), len(columns)) <= WHOLE else CHUNK
     return _chunked_log_sum(*sides, self.scale, chunk) if chunk else _block_log_sum(*sides, self.scale)
 
   def mean(self, *groups: tuple[Float[Array, "n"], str]) -> Scalar:
@@ -201,7 +203,8 @@ class Loss:
 
     Args:
       batch: of the whole batch; or inside `jax.shard_map` over `axes` this device's rows (see `sharding.over_batch`).
-      chunk: side of the blocks in which logits are computed; None: whole up to WHOLE rows or columns, then CHUNK.
+      chunk: side of the blocks in which logits are computed, 0: whole; None: whole up to WHOLE rows or columns, then
+        by CHUNK.
     """
     view = View(batch, jnp.exp(logit_scale), axes, chunk)
     return sum((term(view) for term in self.terms), start=jnp.float32(0))

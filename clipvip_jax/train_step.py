@@ -53,7 +53,7 @@ def embed_batch(model: ClipVip, loss: Loss, params: Any, batch: dict[str, Array]
   """
 
   given = {name: batch[name] for name in _INPUTS if name in loss.uses}
-  features = {}
+  features: dict[str, Any] = {}
   for name in (name for name in _VISUAL if name in given):
     clip = given[name] if name == "video" else given[name][:, None]
     # Each input has patches of its own.
@@ -62,7 +62,7 @@ def embed_batch(model: ClipVip, loss: Loss, params: Any, batch: dict[str, Array]
   if texts := [name for name in given if name not in _VISUAL]:
     # All texts at once, those of a clip side by side, so that a clip's share of the batch stays on its device.
     ids = einops.rearrange([given[name] for name in texts], "k b s -> (b k) s")
-    found = model.apply({"params": params}, ids, method="embed_text")
+    found: Any = model.apply({"params": params}, ids, method="embed_text")
     features |= zip(texts, einops.rearrange(found, "(b k) e -> k b e", k=len(texts)), strict=True)
   return features | _masks(batch)
 

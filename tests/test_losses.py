@@ -234,3 +234,17 @@ def test_eight_pieces_of_sixteen_have_the_gradient_of_one_of_128(name):
   largest = max(np.abs(x).max() for x in at_once[1].values())
   for key, expected in at_once[1].items():
     assert np.abs(in_pieces[1][key] - expected).max() <= 1e-6 * largest, key
+
+
+def needed(size, chunk):
+  """Bytes that value and gradient of (d) need besides arguments and results, for B = size."""
+  features, masks = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, random_batch(8, width=512)))
+  batch = {name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for name, x in {**features, **masks}.items()}
+  loss = jax.value_and_grad(lambda batch: LOSSES["vsc_fc"](batch, jnp.float32(4.6), chunk=chunk), allow_int=True)
+  return jax.jit(loss).lower(batch).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_memory_by_blocks_grows_with_the_batch_and_not_with_its_square():
+  small, middle, large = (needed(size, losses.CHUNK) for size in (4_096, 32_768, 65_536))
+  assert small < large <= 16 * small and large <= 2.1 * middle
+  assert middle <= needed(32_768, 0) / 8
