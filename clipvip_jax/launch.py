@@ -109,10 +109,15 @@ def refuse_together(problem: str) -> None:
       raise UserError(found if len(problems) == 1 else f"process {process}: {found}")
 
 
-def say(state: str, words: str = "") -> None:
-  """Tells the other processes how this one is, "alive", "done" or "failed" with words, and that it said so now."""
+def say(state: str, words: str = "", process: int | None = None) -> None:
+  """Tells all processes how this one is, "alive", "done" or "failed" with words, and that it said so now.
+
+  Args:
+    process: another one, which can no longer say that it failed.
+  """
+  process = distributed.global_state.process_id if process is None else process
   text = json.dumps([state, words, time.monotonic()])
-  _store().key_value_set(f"clipvip_jax/state/{distributed.global_state.process_id}", text, allow_overwrite=True)
+  _store().key_value_set(f"clipvip_jax/state/{process}", text, allow_overwrite=True)
 
 
 def states() -> dict[int, list[Any]]:

@@ -94,21 +94,25 @@ class Watchdog:
       if before != said:
         self._heard[process] = said, now
       elif state == "alive" and now - when > self._silence:
-        return f"process {process} was not heard of for {now - when:.0f} s: killed, or its host is gone"
+        words = f"was not heard of for {now - when:.0f} s: killed, or its host is gone"
+        launch.say("failed", words, process)
+        return f"process {process} {words}"
       elif state == "failed" and now - when > _FOLLOW_SECONDS:
-        return f"process {process} ended: {words}"
+        return f"process {process} failed: {words}"
     return ""
 
   def _end(self, words: str) -> None:
     """Says what is wrong, shows where every thread stands, and ends the process, whatever its threads wait for."""
     words = f"process {jax.process_index()}: {words}"
     print(f"error: {printable(words)}", file=sys.stderr, flush=True)
-    threading.Timer(_LAST_WORDS_SECONDS, os._exit, [STUCK]).start()
+    hanging = threading.Timer(_LAST_WORDS_SECONDS, os._exit, [STUCK])
+    hanging.start()
     faulthandler.dump_traceback()
     path = self._folder / f"stuck_process_{jax.process_index()}.txt"
     with contextlib.suppress(OSError), path.open("w", encoding="utf-8") as file:
       print(words, file=file, flush=True)
       faulthandler.dump_traceback(file)
+    hanging.cancel()
     if self._several:
       launch.leave(STUCK, words)
     os._exit(STUCK)
