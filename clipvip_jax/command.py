@@ -14,6 +14,8 @@ FAULT, BAD_INPUT, INTERRUPTED = 1, 2, 130
 TERMINATED = 143
 # sysexits' EX_TEMPFAIL, "try again": a run that stood still or lost one of its processes.
 STUCK = 75
+# After these the same command goes on: what launchers start again.
+AGAIN = (STUCK, TERMINATED)
 
 
 class Parser(argparse.ArgumentParser):

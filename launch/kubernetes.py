@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from clipvip_jax.command import TERMINATED, plainly
+from clipvip_jax.command import AGAIN, plainly
 from clipvip_jax.errors import UserError
 from launch import common
 
@@ -34,7 +34,7 @@ _SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _WORKERS, _CONTAINER = "workers", "train"
 _PORT = 8476  # of the coordinator, where JAX does not choose it
 # A process that lost a neighbour ends with 134 (JAX aborts), one whose node went down or was full with 137.
-_NOT_ITS_FAULT = (134, 137, TERMINATED)
+_NOT_ITS_FAULT = (*AGAIN, 134, 137)
 
 
 def tpu_nodes(generation: str, topology: str) -> tuple[int, int]:

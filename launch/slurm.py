@@ -14,15 +14,16 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from clipvip_jax.command import TERMINATED, plainly
+from clipvip_jax.command import AGAIN, plainly
 from launch import common
 
+_QUEUE_AGAIN = " || ".join(f"code == {code}" for code in AGAIN)
 # srun answers with the highest exit code of its tasks. A task that fails makes SLURM end the others, some of them with
 # 143, so every failure is turned into one above it: else a run that always fails would be queued again for ever.
 _TASK = f"""trap : TERM
 "$@"
 code=$?
-((code == 0 || code == {TERMINATED})) && exit "$code"
+((code == 0 || {_QUEUE_AGAIN})) && exit "$code"
 echo "process $SLURM_PROCID on $(hostname) failed with exit code $code" >&2
 exit 255"""
 
@@ -48,11 +49,11 @@ def script(options: argparse.Namespace, tail: Sequence[str]) -> str:
     *(f"export {name}={shlex.quote(content)}" for name, content in env.items()),
     shlex.join([*step, *main]),
     "code=$?",
-    f"if ((code == {TERMINATED} && ${{SLURM_RESTART_COUNT:-0}} < {options.max_restarts})); then",
-    '  echo "saved and ended from outside; queued again"',
+    f"if ((({_QUEUE_AGAIN}) && ${{SLURM_RESTART_COUNT:-0}} < {options.max_restarts})); then",
+    '  echo "exit code $code: saved and ended from outside, or stuck; queued again"',
     '  scontrol requeue "$SLURM_JOB_ID"',
-    f"elif ((code == {TERMINATED})); then",
-    f'  echo "saved and ended from outside; --max_restarts={options.max_restarts} are used up"',
+    f"elif (({_QUEUE_AGAIN})); then",
+    f'  echo "exit code $code; --max_restarts={options.max_restarts} are used up"',
     "fi",
     'exit "$code"',
   ]

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from clipvip_jax.command import TERMINATED, plainly
+from clipvip_jax.command import AGAIN, plainly
 from clipvip_jax.errors import UserError
 from launch import common
 
@@ -187,8 +187,8 @@ def supervise(tpu: Slice, tail: Sequence[str], max_restarts: int) -> int:
       number, installed = number + 1, False
     elif code == _LOST:  # the start goes on, and is gone back to
       print("the connection was lost; going back", flush=True)
-    elif code == TERMINATED:
-      print(f"exit code {code}: saved and ended from outside; starting again", flush=True)
+    elif code in AGAIN:
+      print(f"exit code {code}: saved and ended from outside, or stuck; starting again", flush=True)
       number += 1
     else:
       print(f"error: {what} failed with exit code {code}; what it said stands above", file=sys.stderr)

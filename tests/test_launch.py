@@ -15,7 +15,7 @@ import pytest
 from absl import flags
 
 from clipvip_jax import main as training
-from clipvip_jax.command import BAD_INPUT, TERMINATED
+from clipvip_jax.command import BAD_INPUT, STUCK, TERMINATED
 from launch import common, kubernetes, tpu, worker
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -438,11 +438,13 @@ def test_jax_reads_what_slurm_says(monkeypatch):
     ([0, 0], "0", 0, False),
     ([143, 143], "0", 143, True),
     ([143, 143], "5", 143, False),  # --max_restarts
+    ([75, 75], "0", 75, True),  # one was lost, or all stood still
+    ([75, 143], "0", 143, True),
     ([2, 143], "0", 255, False),  # one failed, and SLURM ended the other
     ([137, 143], "0", 255, False),
   ],
 )
-def test_a_slurm_job_is_queued_again_after_143_alone(machine, tmp_path, codes, restarts, ends, queued):
+def test_a_slurm_job_is_queued_again_after_143_and_75_alone(machine, tmp_path, codes, restarts, ends, queued):
   machine.launch("slurm", *SLURM, "--max_restarts=5", *TRAINING[:-1], f"--workdir={HOSTILE}")
   text = machine.calls()[0][1]
   # srun runs the wrapper around each process, which here only ends, and answers with the highest code.
@@ -548,9 +550,9 @@ def test_a_job_set_is_restarted_after_143_and_a_preemption_and_not_after_a_failu
         break
     return next((rule["action"] for rule in policy["rules"] if reason in rule["onJobFailureReasons"]), "RestartJobSet")
 
-  assert {code: action(code) for code in (1, 2, 139, TERMINATED, 134, 137)} == {
+  assert {code: action(code) for code in (1, 2, 139, STUCK, TERMINATED, 134, 137)} == {
     1: "FailJobSet", 2: "FailJobSet", 139: "FailJobSet",
-    TERMINATED: "RestartJobSet", 134: "RestartJobSet", 137: "RestartJobSet",
+    STUCK: "RestartJobSet", TERMINATED: "RestartJobSet", 134: "RestartJobSet", 137: "RestartJobSet",
   }  # fmt: skip
   assert action(1, disrupted=True) == "RestartJobSet"
 
