@@ -61,7 +61,9 @@ def test_padding_of_the_last_batch_never_counts(evaluated, count):
   evaluator = evaluated[0]
   batches = [np.arange(start, start + 8) for start in range(0, count, 8)]
   found = ((np.where(rows < count, rows, 10**6)[:, None], np.where(rows < count, rows, -1)) for rows in batches)
-  features = evaluator._collect(lambda _, values, index: (np.repeat(values, 32, axis=1), index), None, found, count)
+  features = evaluator._collect(
+    lambda _, values, index: (np.repeat(values, 32, axis=1), index), None, found, count, "clips"
+  )
   np.testing.assert_array_equal(features, np.repeat(np.arange(count)[:, None], 32, axis=1))
 
 

@@ -304,6 +304,7 @@ def test_a_full_disk_stops_the_run_with_a_checkpoint_that_can_be_read(finished, 
     "from clipvip_jax import main, train_loop, command",
     "save = train_loop.Checkpoints.save",
     "def fill(self, state, *rest):",
+    "  self._manager.wait_until_finished()",  # the checkpoint before is written in the background
     "  if int(state.step) == 8: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))",
     "  save(self, state, *rest)",
     "train_loop.Checkpoints.save = fill",
