@@ -8,13 +8,12 @@ ended it, since a process did not come or process 0 is gone.
 """
 
 import pathlib
-import runpy
 import sys
-from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
 
+from clipvip_jax import recipe
 from clipvip_jax.command import TERMINATED, explain, run
 from clipvip_jax.errors import Terminated, UserError
 from clipvip_jax.log import log, show
@@ -33,13 +32,8 @@ def parse_flags(argv: list[str]) -> list[str]:
   Raises:
     UserError: a flag, a variant, a field or a value that does not exist.
   """
-  try:
-    rest = flags.FLAGS(argv)
-    getattr(_CONFIG.value, "seed", None)  # a recipe that cannot be read says so on its first use
-  except Exception as error:  # a recipe is a program, which may fail in any way
-    _explain(argv)
-    # An error within a recipe comes with its traceback; the last line says what is wrong.
-    raise UserError((str(error).strip() or repr(error)).splitlines()[-1].strip('"')) from error
+  rest = recipe.explained(argv, lambda: flags.FLAGS(argv))
+  recipe.explained(argv, lambda: getattr(_CONFIG.value, "seed", None))  # read on its first use
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}; see --help")
   for flag in (_CONFIG, _WORKDIR):
@@ -53,38 +47,6 @@ def parse_flags(argv: list[str]) -> list[str]:
   if (_NUM_PROCESSES.value, _PROCESS_ID.value) != (None, None) and not _COORDINATOR.value:
     raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT, the address of process 0")
   return rest
-
-
-def _explain(argv: list[str]) -> None:
-  """Raises UserError for a recipe or a field that does not exist, naming those that do; else returns."""
-  recipes = [arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")]
-  if not recipes:
-    return
-  name, _, variants = recipes[-1].partition(":")
-  path = pathlib.Path(name)
-  if not path.is_file():
-    known = sorted(
-      str(other) for other in path.parent.glob("*.py") if other.stem not in ("__init__", "common", "variants")
-    )
-    raise UserError(f"there is no recipe {name!r}; there are: {', '.join(known) or 'none in that folder'}")
-  try:
-    config = runpy.run_path(name)["get_config"](variants)
-  except Exception:  # the recipe itself is wrong, which the caller's error says
-    return
-  for arg in argv:
-    if arg.startswith("--config."):
-      _check_field(config, arg.removeprefix("--config.").split("=")[0])
-
-
-def _check_field(config: Any, name: str) -> None:
-  """Raises UserError where `config` has no field `name`, as in "optimizer.b1"."""
-  there = "config"
-  for field in name.split("."):
-    if not hasattr(config, "keys"):
-      raise UserError(f"--config.{name}: {there} is a value and has no fields")
-    if field not in config:
-      raise UserError(f"--config.{name}: {there} has no field {field!r}; it has: {', '.join(config)}")
-    config, there = config[field], f"{there}.{field}"
 
 
 def main(argv: list[str]) -> None:

@@ -63,6 +63,18 @@ def check(config: Any, folder: pathlib.Path) -> None:
   Raises:
     UserError: names the field and what is allowed.
   """
+  check_recipe(config, jax.device_count())
+  if config.init_from:
+    sources.check(config.init_from)
+  workdir.check_config(folder, workdir.plain(config))
+
+
+def check_recipe(config: Any, devices: int) -> None:
+  """The part of `check` that needs no file: what cannot work on so many devices.
+
+  Raises:
+    UserError: names the field and what is allowed.
+  """
   clip_vip.from_config(config.model)
   optimizer.from_config(config.optimizer, 1)
   if config.loss not in LOSSES:
@@ -84,10 +96,7 @@ def check(config: Any, folder: pathlib.Path) -> None:
   for section, source in _sections(config):
     _check_source(section, source, config.loss)
   _check_train(config)
-  _check_mesh(config, sharding.mesh_shape(config.mesh, jax.device_count()))
-  if config.init_from:
-    sources.check(config.init_from)
-  workdir.check_config(folder, workdir.plain(config))
+  _check_mesh(config, sharding.mesh_shape(config.mesh, devices))
 
 
 def _check_train(config: Any) -> None:

@@ -12,7 +12,7 @@ numbers are those of one device, up to the order of sums. Letters: B global batc
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -59,14 +59,17 @@ def mesh_shape(config: Mapping[str, int] | None, devices: int) -> dict[str, int]
   return {axis: devices // known if size == -1 else size for axis, size in sizes.items()}
 
 
-def make_mesh(config: Mapping[str, int] | None = None) -> Mesh:
-  """The mesh of `config.mesh` over all devices of all processes. The compiler chooses what is not said (`Auto`).
+def make_mesh(config: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+  """The mesh of `config.mesh`. The compiler chooses what is not said (`Auto`).
+
+  Args:
+    devices: None: all of all processes.
 
   Raises:
     UserError: see `mesh_shape`.
   """
-  sizes = mesh_shape(config, jax.device_count())
-  return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  sizes = mesh_shape(config, jax.device_count() if devices is None else len(devices))
+  return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def split_over_batch(mesh: Mesh) -> NamedSharding:
