@@ -58,7 +58,7 @@ _CALLS = re.compile(r"\b(?:calls|to_apply|body|condition|branch_computations)=(\
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]")
-_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
+_NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? ?\{([^}]*)\}")
 _AXIS = re.compile(r"'([^']+)'(?:=|:\(\d+\))?(\d+)?")
 _CHAIN = re.compile(r'\bchain_id="\d+"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
@@ -182,9 +182,9 @@ def total(found: Iterable[Collective]) -> float:
 def needed(config: Any, mesh: Mesh, params: Any) -> list[Collective]:
   """What the method needs: every gradient summed once, features gathered and their gradients scattered once.
 
-  On an fsdp axis, parameters are gathered for either pass (and for each that is repeated), and gradients are scattered
-  before the sum over data. On a tensor axis, every half of a block sums its output once, and the gradient by its input
-  once.
+  On an fsdp axis, parameters are gathered for a pass forward and stay so for the one back, and gradients are scattered
+  before they are summed over data. On a tensor axis, every half of a block sums its output once, and the gradient by
+  its input once.
 
   Args:
     params: the parameters or their shapes.
@@ -209,7 +209,7 @@ def _of_features(config: Any, group: int) -> list[Collective]:
 def _of_parameters(config: Any, mesh: Mesh, params: Any) -> list[Collective]:
   """Of each parameter a chip holds, after its tensor axis has split it, 1 / fsdp or all."""
   data, fsdp = mesh.shape[sharding.DATA], mesh.shape[sharding.FSDP]
-  passes = 2 + bool(config.model.remat) + (config.train.accumulate > 1)
+  passes = 1 + (config.train.accumulate > 1)
   summed, scattered, gathered = {1: 0, fsdp: 0}, 0, 0
   for name, x in traverse_util.flatten_dict(params, sep="/").items():
     spec = sharding.partition(name, x.shape, mesh)

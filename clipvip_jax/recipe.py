@@ -18,8 +18,9 @@ def read(argv: Sequence[str]) -> Any:
     UserError: a recipe, a variant, a field or a value that does not exist.
   """
   found = flags.FlagValues()
-  config = config_flags.DEFINE_config_file("config", None, "", found, lock_config=True)
-  rest = explained(argv, lambda: found(["", *argv]))
+  everything = ["", *argv]
+  config = config_flags.DEFINE_config_file("config", None, "", found, sys_argv=everything)
+  rest = explained(argv, lambda: found(everything))
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}; see --help")
   return explained(argv, lambda: config.value)

@@ -94,12 +94,45 @@ def partition(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 def of_state(mesh: Mesh, state: Any) -> Any:
   """The sharding of every array of a state (parameters, moments, counters), or of a part of it, by its name."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: NamedSharding(mesh, partition(_name(path), x.shape, mesh)), state
+  )
+
+
+def _name(path: tuple[Any, ...]) -> str:
+  return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def gathered(mesh: Mesh, params: Any) -> Any:
+  """Parameters whole along fsdp, as the towers need them; their gradients are split again where they are summed.
+
+  Without it the compiler may leave parameters where they are and move activations instead.
+  """
 
   def one(path, x):
-    name = "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
-    return NamedSharding(mesh, partition(name, x.shape, mesh))
+    spec = partition(_name(path), x.shape, mesh)
+    whole = PartitionSpec(*(None if axis == FSDP else axis for axis in spec))
+    return _gathered(x, NamedSharding(mesh, spec), NamedSharding(mesh, whole))
 
-  return jax.tree_util.tree_map_with_path(one, state)
+  return jax.tree_util.tree_map_with_path(one, params) if mesh.shape[FSDP] > 1 else params
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(x: Any, split: NamedSharding, whole: NamedSharding) -> Any:
+  del split
+  return jax.lax.with_sharding_constraint(x, whole)
+
+
+def _gathered_forward(x, split, whole):
+  return _gathered(x, split, whole), None
+
+
+def _gathered_backward(split, whole, residuals, gradient):
+  del whole, residuals
+  return (jax.lax.with_sharding_constraint(gradient, split),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def check_batch_size(batch_size: int, field: str, shape: Mapping[str, int]) -> None:

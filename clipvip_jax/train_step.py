@@ -155,7 +155,8 @@ def make_train_step(
   contrast = loss if mesh is None else sharding.over_batch(mesh, loss)
 
   def embed(params, batch, key):
-    return embed_batch(model, loss, without_gradient(params, frozen), batch, key)
+    params = without_gradient(params, frozen)
+    return embed_batch(model, loss, params if mesh is None else sharding.gathered(mesh, params), batch, key)
 
   def step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step) if leaves_out else None
