@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipvip_jax.errors import UserError
+from clipvip_jax.log import NO_TPU
 
 GIB, GB = 2**30, 10**9
 
@@ -129,12 +130,7 @@ def _simulated(count: int) -> Sequence[Any]:
 
 
 # What keeps libtpu from asking for the machine that it is on, and from being the only one there.
-_NO_TPU_HERE = {
-  "TPU_SKIP_MDS_QUERY": "1",
-  "TPU_WORKER_HOSTNAMES": "localhost",
-  "TPU_ACCELERATOR_TYPE": "v5litepod-1",
-  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
+_COMPILE_ONLY = {**NO_TPU, "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
 def _slice(topology: str, chip: Chip) -> Sequence[Any]:
@@ -143,7 +139,7 @@ def _slice(topology: str, chip: Chip) -> Sequence[Any]:
 
   if importlib.util.find_spec("libtpu") is None:
     raise UserError(f"--topology={topology} needs the TPU compiler: pip install libtpu")
-  for name, value in _NO_TPU_HERE.items():
+  for name, value in _COMPILE_ONLY.items():
     os.environ.setdefault(name, value)
   try:
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices

@@ -2,10 +2,14 @@
 
 import logging
 import os
+import pathlib
 import re
 import sys
 
 log = logging.getLogger("clipvip_jax")
+
+# What libtpu, the TPU compiler, complains about where there is no TPU and nobody says so.
+NO_TPU = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1"}
 
 # What moves a terminal's cursor, colours it, turns text round or cannot be encoded. File names may hold all of it.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -24,6 +28,9 @@ def show(*, speak: bool = True) -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # of broken images we speak ourselves
+  if not any(any(pathlib.Path("/dev").glob(name)) for name in ("accel*", "vfio/*")):  # a TPU's chips
+    for name, value in NO_TPU.items():
+      os.environ.setdefault(name, value)
   absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS narrate through absl
   # Apache Beam says at every start which of Google's libraries are absent.
   logging.getLogger().addFilter(lambda record: "apitools" not in record.getMessage())
