@@ -15,7 +15,7 @@ from clipvip_jax import collectives, flops, optimizer, sharding
 from clipvip_jax.chips import Chip
 from clipvip_jax.losses import LOSSES, Loss
 from clipvip_jax.models import clip_vip
-from clipvip_jax.train_step import TrainState, jitted_step, init_state
+from clipvip_jax.train_step import TrainState, init_state, jitted_step
 
 
 class TooLarge(Exception):
