@@ -41,7 +41,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _row(name: str, *cells: str) -> str:
-  return f"  {name:<{_NAME}}" + "".join(f"{cell:>16}" for cell in cells)
+  return f"  {name:<{_NAME}}" + "".join(f"  {cell:>14}" for cell in cells)
 
 
 def _memory(report: Mapping[str, Any]) -> list[str]:
@@ -86,7 +86,7 @@ def _time(report: Mapping[str, Any]) -> list[str]:
   rows = [_row(name, f"{1e3 * value:,.3f} ms") for name, value in seconds.items()]
   rate = report["batch"] / seconds[bound]
   return [
-    "time of a step, at best",
+    "time of a step by the chips' published peaks",
     *rows,
     _row("bound by " + bound, f"{1e3 * seconds[bound]:,.3f} ms")
     + f": {rate:,.0f} clips a second, {report['mfu']:.0%} of peak",

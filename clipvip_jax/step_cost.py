@@ -138,7 +138,7 @@ def fits(used: float, chip: Chip) -> bool:
 
 
 def seconds_of(cost: Cost, chip: Chip, count: int, *, loops: bool) -> dict[str, float]:
-  """Least seconds of a step by what a chip computes, reads and writes, and sends; the largest bounds the step.
+  """Seconds of a step by what a chip computes, reads and writes, and sends; the largest bounds the step.
 
   Args:
     count: of chips.
