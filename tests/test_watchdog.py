@@ -1,5 +1,6 @@
 """A run that stands still is ended with words; one that is slow is not."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -29,7 +30,11 @@ RUN = """
 
 def run(folder, patience, how):
   return subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(RUN), folder, patience, how], capture_output=True, text=True, timeout=50
+    [sys.executable, "-c", textwrap.dedent(RUN), folder, patience, how],
+    capture_output=True,
+    text=True,
+    timeout=50,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},  # where libtpu is installed, JAX looks for a TPU and complains
   )
 
 

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
@@ -52,7 +53,7 @@ def random_params(net, frames=2, seed=0):
     if path == ("logit_scale",):
       return np.float32(clip_vip.INITIAL_LOGIT_SCALE)
     noise = rng.normal(size=x.shape) * (0.1 if x.ndim < 2 else x.shape[-2] ** -0.5)
-    return ((path[-1] == "scale") + noise).astype(x.dtype)
+    return jnp.asarray((path[-1] == "scale") + noise, x.dtype)
 
   flat = traverse_util.flatten_dict(shapes)
   return traverse_util.unflatten_dict({path: draw(path, x) for path, x in flat.items()})
