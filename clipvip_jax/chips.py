@@ -138,7 +138,7 @@ def _slice(topology: str, chip: Chip) -> Sequence[Any]:
   from jax.experimental import topologies
 
   if importlib.util.find_spec("libtpu") is None:
-    raise UserError(f"--topology={topology} needs the TPU compiler: pip install libtpu")
+    raise UserError(f"--topology={topology} needs the TPU compiler: pip install 'jax[tpu]'")
   for name, value in _COMPILE_ONLY.items():
     os.environ.setdefault(name, value)
   try:

@@ -79,6 +79,8 @@ def model_b32() -> ConfigDict:
       "embed_dim": 512,
       "activation": "quick_gelu",  # OpenAI's weights; "gelu" for LAION's
       "dtype": "bfloat16",  # compute; parameters are float32
+      # What computes attention: "xla"; "cudnn", the fused kernels of NVIDIA GPUs; "auto": what is faster where it runs.
+      "attention": "auto",
       "embedding_init": "clip",  # or "scratch", where training starts from random weights
       "temporal": "proxies",  # a key of clipvip_jax.models.clip_vip.TEMPORAL: or the baselines full, sequence, mean
       "sequence_layers": 4,  # blocks over the frames' features, of temporal="sequence" alone

@@ -156,7 +156,7 @@ def test_a_topology_that_does_not_exist_is_refused_with_some_that_do(topology, w
 
 def test_without_libtpu_it_says_what_to_install(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(UserError, match="pip install libtpu"):
+  with pytest.raises(UserError, match=r"pip install 'jax\[tpu\]'"):
     chips.devices("v5e:2x2")
 
 

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from clipvip_jax.errors import UserError
+from clipvip_jax.models.proxy_attention import IMPLEMENTATIONS
 from clipvip_jax.models.temporal import SequenceTransformer, each_frame, mean_pooling, unit
 from clipvip_jax.models.text import TextTower
 from clipvip_jax.models.transformer import ACTIVATIONS
@@ -107,6 +108,7 @@ def parameter_shapes(config: Any) -> dict[str, Any]:
   one = config.copy_and_resolve_references()
   one.unlock()
   one.vision.layers = one.text.layers = 1
+  one.attention = "xla"  # has the same parameters and asks for no devices, which may not have been joined yet
   video = jax.ShapeDtypeStruct((1, 1, config.image_size, config.image_size, 3), jnp.float32)
   ids = jax.ShapeDtypeStruct((1, 2), jnp.int32)
   key = jax.eval_shape(jax.random.key, 0)
@@ -135,8 +137,9 @@ def from_config(config: Any) -> ClipVip:
     ("activation", ACTIVATIONS),
     ("dtype", DTYPES),
     ("embedding_init", EMBEDDING_INITS),
+    ("attention", IMPLEMENTATIONS),
   ):
-    if config[field] not in allowed:
+    if field in config and config[field] not in allowed:
       raise UserError(f"model.{field}={config[field]!r} is unknown; allowed: {', '.join(allowed)}")
   shared = {
     "embed_dim": config.embed_dim,
@@ -144,6 +147,7 @@ def from_config(config: Any) -> ClipVip:
     "embedding_init": config.embedding_init,
     "dtype": jnp.dtype(config.dtype),
     "remat": config.get("remat", False),
+    "attention": config.get("attention", "auto"),
   }
   vision = VisionTower(
     image_size=config.image_size,

@@ -1,12 +1,13 @@
 """CLIP's text tower. Letters: B batch, S tokens, D width, E embedding size."""
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from clipvip_jax.models.proxy_attention import causal
+from clipvip_jax.models.proxy_attention import causal, choose
 from clipvip_jax.models.transformer import TokenDense, Transformer, layer_norm
 
 # How the embeddings of tokens and positions start. "clip": as CLIP's. "scratch": large, for random weights; a single
@@ -35,6 +36,7 @@ class TextTower(nn.Module):
   embedding_init: str  # a key of EMBEDDING_INITS
   dtype: Any = jnp.float32
   remat: bool = False
+  attention: str = "xla"  # one of proxy_attention.IMPLEMENTATIONS
 
   @nn.compact
   def __call__(self, ids: Int[Array, "b s"]) -> Float[Array, "b e"]:
@@ -46,7 +48,8 @@ class TextTower(nn.Module):
     tokens = (embedding[ids] + position[: ids.shape[1]]).astype(self.dtype)
     sizes = self.layers, self.heads, self.mlp, self.activation, self.dtype, self.remat
     transformer = Transformer(*sizes, name="transformer")
-    tokens = layer_norm(self.dtype, "final_norm")(transformer(tokens, causal))
+    pattern = functools.partial(causal, implementation=choose(self.attention, self.dtype))
+    tokens = layer_norm(self.dtype, "final_norm")(transformer(tokens, pattern))
     pooled = jnp.take_along_axis(tokens, jnp.argmax(ids, axis=1)[:, None, None], axis=1)[:, 0]
     projection = TokenDense(self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection")
     return projection(pooled)

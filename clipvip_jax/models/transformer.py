@@ -21,13 +21,38 @@ ACTIVATIONS: dict[str, Callable] = {
   "gelu": lambda x: jax.nn.gelu(x, approximate=False),
 }
 
-# (query, key, value) [B, H, N, d] -> [B, H, N, d]; see proxy_attention.py.
+# (query, key, value) [B, N, H, d] -> [B, N, H, d]; see proxy_attention.py.
 AttentionPattern = Callable[..., Array]
 
 
 def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
   """LayerNorm as PyTorch computes it: epsilon 1e-5, and the variance from centred values (Flax's fast one cancels)."""
   return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
+
+
+@jax.custom_vjp
+def dense(x: Float[Array, "n d"], kernel: Float[Array, "d e"], bias: Float[Array, "e"] | None) -> Float[Array, "n e"]:
+  """x times kernel plus bias, in the type of x; the gradients by kernel and bias are summed in their own, float32.
+
+  Left to itself JAX rounds these gradients to bfloat16 where that is what x is, and devices then add them in bfloat16,
+  so that the sum would depend on their number.
+  """
+  y = x @ kernel.astype(x.dtype)
+  return y if bias is None else y + bias.astype(x.dtype)
+
+
+def _dense_forward(x, kernel, bias):
+  return dense(x, kernel, bias), (x, kernel, bias)
+
+
+def _dense_backward(residuals, gradient):
+  x, kernel, bias = residuals
+  by_kernel = jnp.matmul(x.T, gradient, preferred_element_type=kernel.dtype)
+  by_bias = None if bias is None else gradient.sum(0, dtype=bias.dtype)
+  return gradient @ kernel.astype(x.dtype).T, by_kernel, by_bias
+
+
+dense.defvjp(_dense_forward, _dense_backward)
 
 
 class TokenDense(nn.Module):
@@ -44,9 +69,8 @@ class TokenDense(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
     kernel = self.param("kernel", nn.initializers.normal(self.std), (x.shape[-1], self.features))
-    y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel.astype(self.dtype)
-    if self.use_bias:
-      y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+    bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+    y = dense(x.reshape(-1, x.shape[-1]).astype(self.dtype), kernel, bias)
     return y.reshape(*x.shape[:-1], self.features)
 
 
@@ -64,11 +88,11 @@ class Attention(nn.Module):
 
     def heads(name: str) -> Array:
       y = TokenDense(width, std=width**-0.5, dtype=self.dtype, name=name)(x)
-      return einops.rearrange(y, "b n (h d) -> b h n d", h=self.heads)
+      return einops.rearrange(y, "b n (h d) -> b n h d", h=self.heads)
 
     query = heads("query") * (width // self.heads) ** -0.5
     y = self.pattern(query, heads("key"), heads("value"))
-    y = einops.rearrange(y, "b h n d -> b n (h d)")
+    y = einops.rearrange(y, "b n h d -> b n (h d)")
     return TokenDense(width, std=(2 * self.layers * width) ** -0.5, dtype=self.dtype, name="out")(y)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from clipvip_jax.models.proxy_attention import full, proxy_guided, proxy_weights
-from clipvip_jax.models.transformer import AttentionPattern, TokenDense, Transformer, layer_norm
+from clipvip_jax.models.proxy_attention import choose, full, proxy_guided, proxy_weights
+from clipvip_jax.models.transformer import AttentionPattern, TokenDense, Transformer, dense, layer_norm
 
 
 def resize_time(time: Float[Array, "t0 d"], num_frames: int) -> Float[Array, "t d"]:
@@ -90,6 +90,7 @@ class VisionTower(nn.Module):
   full_attention: bool = False  # of all tokens to all, in place of proxy-guided attention
   patch_dropout: float = 0.0  # share of each frame's patches that training leaves out
   remat: bool = False
+  attention: str = "xla"  # one of proxy_attention.IMPLEMENTATIONS
 
   @nn.compact
   def __call__(
@@ -107,7 +108,9 @@ class VisionTower(nn.Module):
 
   def _pattern(self, num_frames: int, watch: Callable[[Array], None] | None) -> AttentionPattern:
     tokens: dict[str, Any] = {"num_proxies": 1 + self.added_proxies, "num_frames": num_frames}
-    pattern: AttentionPattern = full if self.full_attention else functools.partial(proxy_guided, **tokens)
+    implementation = choose(self.attention, self.dtype)
+    way = full if self.full_attention else functools.partial(proxy_guided, **tokens)
+    pattern: AttentionPattern = functools.partial(way, implementation=implementation)
     if watch is None:
       return pattern
 
@@ -145,5 +148,5 @@ class VisionTower(nn.Module):
     p = self.patch_size
     kernel = self.param("patch_embedding", nn.initializers.normal(0.02), (p, p, 3, self.width))
     pixels = einops.rearrange(video, "b t (y p) (x q) c -> (b t y x) (p q c)", p=p, q=p)
-    patches = pixels.astype(self.dtype) @ kernel.reshape(-1, self.width).astype(self.dtype)
+    patches = dense(pixels.astype(self.dtype), kernel.reshape(-1, self.width), None)
     return patches.reshape(*video.shape[:2], -1, self.width)

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from clipvip_jax.errors import UserError
 from clipvip_jax.models import clip_vip, proxy_attention
-from clipvip_jax.models.transformer import Block
+from clipvip_jax.models.transformer import Block, dense
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4, 6, 12])
@@ -71,19 +71,49 @@ def test_proxy_guided_attention_equals_full_attention_under_its_mask(added_proxi
   tokens = proxies + frames * patches
   frame = np.concatenate([np.full(proxies, -1), np.repeat(np.arange(frames), patches)])
   allowed = (frame[:, None] == frame) | (frame[:, None] == -1) | (frame == -1)
-  query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 4, tokens, 8))
-  masked = proxy_attention.attend(query, key, value, jnp.asarray(allowed))
+  query, key, value = jax.random.normal(jax.random.key(0), (3, 2, tokens, 4, 8))
+  by_heads = functools.partial(jnp.swapaxes, axis1=1, axis2=2)
+  heads = by_heads(query), by_heads(key), by_heads(value)
+  masked = by_heads(proxy_attention.attend(*heads, jnp.asarray(allowed)))
   ours = proxy_attention.proxy_guided(query, key, value, num_proxies=proxies, num_frames=frames)
   assert_close(ours, masked, 1e-6)
 
 
+@pytest.mark.parametrize("patches", [5, 6])  # cuDNN takes even numbers alone; others fall back
+@pytest.mark.parametrize("name", ["causal", "full", "proxy_guided"])
+def test_fused_attention_is_given_the_same_queries_keys_and_values(monkeypatch, name, patches):
+  """cuDNN needs a GPU; JAX's own implementation of the same call stands in for it."""
+  calls = []
+
+  def standing_in(query, key, value, *, scale, is_causal, implementation):
+    calls.append(implementation)
+    return dot_product_attention(query, key, value, scale=scale, is_causal=is_causal, implementation="xla")
+
+  dot_product_attention = jax.nn.dot_product_attention
+  monkeypatch.setattr(jax.nn, "dot_product_attention", standing_in)
+  sizes = {"num_proxies": 2, "num_frames": 3} if name == "proxy_guided" else {}
+  tokens = 2 + 3 * patches if sizes else patches
+  inputs = jax.random.normal(jax.random.key(0), (3, 2, tokens, 4, 8))
+  pattern = functools.partial(getattr(proxy_attention, name), *inputs, **sizes)
+  assert_close(pattern(implementation="cudnn"), pattern(implementation="xla"), 1e-6)
+  assert calls == (["cudnn"] if patches == 6 else [])
+
+
+def test_attention_by_cudnn_where_it_is_not_is_refused():
+  net = tiny.model(attention="cudnn")
+  with pytest.raises(UserError, match=r"model\.attention=cudnn needs .*float32 on cpu; model\.attention=auto"):
+    net.init(jax.random.key(0), np.zeros((1, 1, 32, 32, 3)), np.zeros((1, 4), int))
+  with pytest.raises(UserError, match=r"model\.attention='flash' is unknown; allowed: auto, xla, cudnn"):
+    tiny.model(attention="flash")
+
+
 def test_patches_of_other_frames_reach_a_patch_only_through_proxies():
   pattern = functools.partial(proxy_attention.proxy_guided, num_proxies=4, num_frames=4)
-  query = jax.random.normal(jax.random.key(0), (1, 2, 4 + 4 * 3, 8))
+  query = jax.random.normal(jax.random.key(0), (1, 4 + 4 * 3, 2, 8))
   before = pattern(query, query, query)
-  after = pattern(query.at[:, :, -1].add(1.0), query.at[:, :, -1].add(1.0), query.at[:, :, -1].add(1.0))
-  np.testing.assert_array_equal(before[:, :, 4:-3], after[:, :, 4:-3])
-  assert not np.allclose(before[:, :, :4], after[:, :, :4])
+  after = pattern(query.at[:, -1].add(1.0), query.at[:, -1].add(1.0), query.at[:, -1].add(1.0))
+  np.testing.assert_array_equal(before[:, 4:-3], after[:, 4:-3])
+  assert not np.allclose(before[:, :4], after[:, :4])
 
 
 def test_ids_behind_the_end_never_reach_the_features(golden):
@@ -125,3 +155,23 @@ def test_exact_gelu_differs_from_quick_gelu(golden):
 def test_sizes_and_names_that_cannot_be_are_refused(overrides, message):
   with pytest.raises(UserError, match=message):
     clip_vip.from_config(tiny.config(**overrides))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_of_a_dense_layer_are_those_of_jax_and_float32_whatever_it_computes_in(dtype):
+  x, weight = (jax.random.normal(jax.random.key(i), (64, 64)) for i in range(2))
+  x, kernel, bias, weight = x.astype(dtype), weight / 8, weight[0], weight.astype(dtype)
+
+  def objective(layer, x, kernel, bias):
+    return (layer(x, kernel, bias).astype(jnp.float32) * weight.astype(jnp.float32)).sum()
+
+  def plain(x, kernel, bias):
+    return x @ kernel.astype(dtype).astype(x.dtype) + bias.astype(dtype).astype(x.dtype)
+
+  ours = jax.grad(functools.partial(objective, dense), (0, 1, 2))(x, kernel, bias)
+  exact = jax.grad(functools.partial(objective, plain), (0, 1, 2))(x.astype(jnp.float32), kernel, bias)
+  assert [y.dtype for y in ours] == [dtype, jnp.float32, jnp.float32]
+  assert_close(ours[0], exact[0], 1e-6 if dtype == "float32" else 1e-2)
+  # Not rounded to bfloat16: inputs were, sums are not.
+  assert_close(weight.astype(jnp.float32).sum(0), ours[2], 1e-6)
+  assert_close(np.asarray(x, np.float64).T @ np.asarray(weight, np.float64), ours[1], 1e-6)

@@ -72,9 +72,10 @@ def test_what_the_proxies_look_at(video, temporal):
 
 
 def test_shares_of_attention_are_those_that_attention_uses():
-  query, key = jax.random.normal(jax.random.key(0), (2, 2, 3, 2 + 3 * 4, 8))
-  weights = proxy_attention.attend(query, key, jnp.broadcast_to(jnp.eye(14), (2, 3, 14, 14)))
-  expected = weights[:, :, :2, 2:].reshape(2, 3, 2, 3, 4).mean(1)
+  query, key = jax.random.normal(jax.random.key(0), (2, 2, 2 + 3 * 4, 3, 8))
+  identity = jnp.broadcast_to(jnp.eye(14)[:, None], (2, 14, 3, 14))  # as values: every query gives its own weights
+  weights = proxy_attention.full(query, key, identity)
+  expected = weights[:, :2, :, 2:].mean(2).reshape(2, 2, 3, 4)
   assert_close(proxy_attention.proxy_weights(query, key, num_proxies=2, num_frames=3), expected, 1e-6)
 
 

@@ -1,0 +1,102 @@
+"""The twelve vision blocks with proxy-guided attention: forward, and forward + backward.
+
+  python -m benchmarks.blocks [--patch=32] [--frames=12] [--batch=4] [--dtype=float32]
+    [--peer='/path/to/python benchmarks/torch_blocks.py --device cpu']
+
+Twelve blocks of ViT-B's width on random tokens, without embeddings, text tower, loss and optimiser. With --peer, that
+command runs after ours, round by round, and its times stand beside ours; it takes the same sizes and prints JSON with
+`forward_s` and `forward_backward_s`, as the PyTorch peer does. A round is a process of its own; each reports its
+median, and the best of the rounds counts.
+"""
+
+import argparse
+import functools
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+
+PARTS = {"forward_s": "forward", "forward_backward_s": "forward + backward"}
+
+
+def ours(options: argparse.Namespace) -> dict[str, float]:
+  """Median seconds of each part, in this process."""
+  import jax
+  import jax.numpy as jnp
+
+  from benchmarks.train_step import random_params
+  from clipvip_jax.models.proxy_attention import choose, proxy_guided
+  from clipvip_jax.models.transformer import Transformer
+
+  tokens = 4 + options.frames * (224 // options.patch) ** 2
+  pattern = functools.partial(proxy_guided, num_proxies=4, num_frames=options.frames)
+  pattern = functools.partial(pattern, implementation=choose("auto", jnp.dtype(options.dtype)))
+  net = Transformer(12, 12, 3072, "quick_gelu", jnp.dtype(options.dtype))
+  x = jax.random.normal(jax.random.key(0), (options.batch, tokens, 768))
+  params = random_params(jax.eval_shape(lambda: net.init(jax.random.key(1), x[:1], pattern)))
+
+  def forward(params):
+    return net.apply(params, x.astype(net.dtype), pattern)
+
+  def loss(params):
+    return jnp.square(forward(params).astype(jnp.float32)).mean()
+
+  programs = {"forward_s": jax.jit(forward), "forward_backward_s": jax.jit(jax.grad(loss))}
+  return {name: _seconds(functools.partial(program, params), options.repeats) for name, program in programs.items()}
+
+
+def _seconds(call, repeats: int) -> float:
+  import jax
+
+  jax.block_until_ready(call())
+  times = []
+  for _ in range(repeats):
+    started = time.perf_counter()
+    jax.block_until_ready(call())
+    times.append(time.perf_counter() - started)
+  return statistics.median(times)
+
+
+def _round(command: list[str], options: argparse.Namespace) -> dict[str, float]:
+  """One process; the last line that it prints is JSON."""
+  sizes = [
+    str(x) for name in ("patch", "frames", "batch", "dtype", "repeats") for x in (f"--{name}", getattr(options, name))
+  ]
+  done = subprocess.run([*command, *sizes], check=True, stdout=subprocess.PIPE, text=True)
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--patch", type=int, default=32)
+  parser.add_argument("--frames", type=int, default=12)
+  parser.add_argument("--batch", type=int, default=4)
+  parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+  parser.add_argument("--repeats", type=int, default=5, help="calls of a round, after one that compiles")
+  parser.add_argument("--rounds", type=int, default=2)
+  parser.add_argument("--peer", default="", help="a command")
+  parser.add_argument("--one", action="store_true", help="one round of ours, here, as JSON")
+  return parser
+
+
+def main() -> None:
+  """Measures and prints a table."""
+  options = _parser().parse_args()
+  if options.one:
+    print(json.dumps(ours(options)))
+    return
+  commands = {"ours": [sys.executable, "-m", "benchmarks.blocks", "--one"]}
+  if options.peer:
+    commands["peer"] = shlex.split(options.peer)
+  rounds = [{who: _round(command, options) for who, command in commands.items()} for _ in range(options.rounds)]
+  print(f"B/{options.patch}, {options.batch} clips of {options.frames} frames, {options.dtype}, seconds")
+  for part, title in PARTS.items():
+    best = {who: min(found[who][part] for found in rounds) for who in commands}
+    row = "".join(f"  {who} {seconds:8.4f}" for who, seconds in best.items())
+    print(f"{title:20}{row}" + (f"  {best['peer'] / best['ours']:.2f} x as fast" if options.peer else ""))
+
+
+if __name__ == "__main__":
+  main()
