@@ -234,10 +234,13 @@ def _of_blocks(config: Any, mesh: Mesh) -> list[Collective]:
   clips = config.train.batch_size // (mesh.shape[sharding.DATA] * mesh.shape[sharding.FSDP])
   patches, proxies = (model.image_size // model.patch_size) ** 2, 1 + model.vision.added_proxies
   frames = {"video": config.data.num_frames, "frame": 1}
-  tokens = {name: (proxies + count * patches) * model.vision.width for name, count in frames.items()}
-  tokens |= dict.fromkeys(("subtitle", "caption"), config.data.text_length * model.text.width)
-  layers = {"video": model.vision.layers, "frame": model.vision.layers}
-  layers |= dict.fromkeys(("subtitle", "caption"), model.text.layers)
+  tokens = {name: proxies + count * patches for name, count in frames.items()}
+  tokens |= dict.fromkeys(("subtitle", "caption"), config.data.text_length)
+  towers = {"video": model.vision, "frame": model.vision, "subtitle": model.text, "caption": model.text}
   width = 2 if model.dtype == "bfloat16" else 4
-  whole = sum(4 * layers[name] * tokens[name] * clips * width for name in uses)
+  whole = 0
+  for name in uses:
+    # The last block sums one token three times, and the gradient by its keys and values.
+    rows = 4 * (towers[name].layers - 1) * tokens[name] + tokens[name] + 3
+    whole += rows * towers[name].width * clips * width
   return [Collective(ALL_REDUCE, whole, mesh.shape[sharding.TENSOR], source="outputs of half blocks")]

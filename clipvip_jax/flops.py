@@ -70,6 +70,20 @@ def block(name: str, tokens: int, pairs: int, width: int, mlp: int) -> Layer:
   return Layer(name, projections + up + down, scores, projections + up + scores)
 
 
+def last_block(name: str, tokens: int, width: int, mlp: int) -> Layer:
+  """The last block of a tower, from which one token is read: keys and values are of all, the rest is of that one."""
+  projections = 2 * dense(1, width, width) + 2 * dense(tokens, width, width)
+  up, down = dense(1, width, mlp), dense(1, mlp, width)
+  scores = attention(tokens, width)
+  return Layer(name, projections + up + down, scores, projections + up + scores)
+
+
+def _tower(name: str, layers: int, tokens: int, pairs: int, width: int, mlp: int) -> list[Layer]:
+  """The blocks of a tower."""
+  whole = [block(f"{name}/transformer/block_{i}/", tokens, pairs, width, mlp) for i in range(layers - 1)]
+  return [*whole, last_block(f"{name}/transformer/block_{layers - 1}/", tokens, width, mlp)]
+
+
 def _times(count: int, layer: Layer) -> Layer:
   return Layer(layer.name, count * layer.dense, count * layer.scores, count * layer.again)
 
@@ -91,7 +105,7 @@ def vision(model: Any, frames: int, *, training: bool = True) -> list[Layer]:
   proxies = 1 + tower.added_proxies
   tokens = proxies + each * patches
   pairs = tokens**2 if model.temporal == "full" else proxy_guided_pairs(proxies, each, patches)
-  blocks = [block(f"vision/transformer/block_{i}/", tokens, pairs, tower.width, tower.mlp) for i in range(tower.layers)]
+  blocks = _tower("vision", tower.layers, tokens, pairs, tower.width, tower.mlp)
   projection = Layer("vision/projection", dense(1, tower.width, model.embed_dim))
   layers = [_times(clips, layer) for layer in (embedding, *blocks, projection)]
   return layers + (_sequence(model, frames) if model.temporal == "sequence" else [])
@@ -106,9 +120,7 @@ def _sequence(model: Any, frames: int) -> list[Layer]:
 def text(model: Any, tokens: int) -> list[Layer]:
   """Layers of the text tower on one text. A causal mask hides scores; it does not save them."""
   tower = model.text
-  blocks = [
-    block(f"text/transformer/block_{i}/", tokens, tokens**2, tower.width, tower.mlp) for i in range(tower.layers)
-  ]
+  blocks = _tower("text", tower.layers, tokens, tokens**2, tower.width, tower.mlp)
   return [*blocks, Layer("text/projection", dense(1, tower.width, model.embed_dim))]
 
 

@@ -100,12 +100,15 @@ def test_a_step_of_b32_as_counted_by_hand():
   # 4 proxies and 12 frames of 49 patches: 592 tokens.
   assert blocks[0].dense == 592 * (4 * 2 * 768 * 768 + 2 * 2 * 768 * 3072)
   assert blocks[0].scores == 2 * 2 * (588 * 53 + 4 * 592) * 768
+  # Of the last block one token is read.
+  assert blocks[-1].dense == (592 + 1) * 2 * 2 * 768 * 768 + 2 * 2 * 768 * 3072
+  assert blocks[-1].scores == 2 * 2 * 592 * 768
   words = flops.text(config.model, 70)
   assert words[0].dense == 70 * (4 * 2 * 512 * 512 + 2 * 2 * 512 * 2048)
   assert words[0].scores == 2 * 2 * 70 * 70 * 512
   assert words[-1].forward == 2 * 512 * 512
   counted = flops.step(config)
-  assert counted["subtitle"] == 256 * 3 * (12 * words[0].forward + words[-1].forward)
+  assert counted["subtitle"] == 256 * 3 * (11 * words[0].forward + words[11].forward + words[-1].forward)
   assert counted["loss"] == 3 * 8 * 2 * 256 * 256 * 512
   assert counted["again"] == 0
 
@@ -121,8 +124,10 @@ def test_what_is_repeated_frozen_or_left_out_is_counted_so():
   layers = {"video": flops.vision(config.model, 12), "frame": flops.vision(config.model, 1)}
   forward = sum(layer.forward for tower in layers.values() for layer in tower)
   forward += 2 * sum(layer.forward for layer in flops.text(config.model, 70))
-  blocks = sum(layer.forward - 2 * tokens * 768 * 3072 for tokens in (4 + 12 * 24, 4 + 24) for layer in [_one(tokens)])
-  assert counted["again"] == 256 * (forward + 12 * blocks)
+  sizes = 4 + 12 * 24, 4 + 24
+  blocks = sum(_one(tokens).forward - 2 * tokens * 768 * 3072 for tokens in sizes)
+  last = sum(flops.last_block("", tokens, 768, 3072).forward - 2 * 768 * 3072 for tokens in sizes)
+  assert counted["again"] == 256 * (forward + 11 * blocks + last)
 
 
 def _one(tokens):

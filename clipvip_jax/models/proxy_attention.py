@@ -49,7 +49,7 @@ def attend(
   query: Float[Array, "*b q d"],
   key: Float[Array, "*b k d"],
   value: Float[Array, "*b k d"],
-  mask: Bool[Array, "q k"] | None = None,
+  mask: Bool[Array, "*#b #q k"] | None = None,
 ) -> Float[Array, "*b q d"]:
   """Softmax attention of every query to every key, or to those where `mask` is true. The softmax is float32."""
   scores = jnp.einsum("...qd,...kd->...qk", query, key, preferred_element_type=jnp.float32)
@@ -135,6 +135,13 @@ def proxy_guided(
   # A few queries make few scores, which need no fusing.
   proxies = attend(_by_heads(query[:, :num_proxies]), _by_heads(key), _by_heads(value))
   return jnp.concatenate([_by_heads(proxies), by_frame if fused else _by_heads(by_frame)], axis=1)
+
+
+def of_one(
+  query: Float[Array, "b 1 h d"], key: Float[Array, "b n h d"], value: Float[Array, "b n h d"], sees: Bool[Array, "b n"]
+) -> Float[Array, "b 1 h d"]:
+  """One token of each sample attends to those that it sees."""
+  return _by_heads(attend(_by_heads(query), _by_heads(key), _by_heads(value), sees[:, None, None]))
 
 
 def proxy_weights(

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import einops
+import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
+
+from clipvip_jax.models.proxy_attention import of_one
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -74,6 +77,23 @@ class TokenDense(nn.Module):
     return y.reshape(*x.shape[:-1], self.features)
 
 
+@flax.struct.dataclass
+class Reader:
+  """The one token of each sample that is read from a tower's last block, which computes no other.
+
+  Attributes:
+    index: [B], of the token.
+    sees: [B, N], which tokens it attends to.
+  """
+
+  index: Int[Array, "b"]
+  sees: Bool[Array, "b n"]
+
+  def take(self, x: Float[Array, "b n d"]) -> Float[Array, "b 1 d"]:
+    """The token itself."""
+    return jnp.take_along_axis(x, self.index[:, None, None], axis=1)
+
+
 class Attention(nn.Module):
   """Multi-head attention with biases; `pattern` decides which token attends to which."""
 
@@ -83,15 +103,16 @@ class Attention(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+  def __call__(self, x: Float[Array, "b n d"], reader: Reader | None = None) -> Float[Array, "b q d"]:
     width = x.shape[-1]
 
-    def heads(name: str) -> Array:
+    def heads(name: str, x: Array) -> Array:
       y = TokenDense(width, std=width**-0.5, dtype=self.dtype, name=name)(x)
       return einops.rearrange(y, "b n (h d) -> b n h d", h=self.heads)
 
-    query = heads("query") * (width // self.heads) ** -0.5
-    y = self.pattern(query, heads("key"), heads("value"))
+    query = heads("query", x if reader is None else reader.take(x)) * (width // self.heads) ** -0.5
+    key, value = heads("key", x), heads("value", x)
+    y = self.pattern(query, key, value) if reader is None else of_one(query, key, value, reader.sees)
     y = einops.rearrange(y, "b n h d -> b n (h d)")
     return TokenDense(width, std=(2 * self.layers * width) ** -0.5, dtype=self.dtype, name="out")(y)
 
@@ -113,7 +134,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-  """x + attention(norm(x)), then x + mlp(norm(x))."""
+  """x + attention(norm(x)), then x + mlp(norm(x)); of one token alone, where there is a reader."""
 
   heads: int
   mlp: int
@@ -123,9 +144,10 @@ class Block(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+  def __call__(self, x: Float[Array, "b n d"], reader: Reader | None = None) -> Float[Array, "b q d"]:
     attention = Attention(self.heads, self.layers, self.pattern, self.dtype, name="attention")
-    x = x + attention(layer_norm(self.dtype, "attention_norm")(x))
+    attended = attention(layer_norm(self.dtype, "attention_norm")(x), reader)
+    x = (x if reader is None else reader.take(x)) + attended
     mlp = Mlp(self.mlp, self.layers, self.activation, self.dtype, name="mlp")
     return x + mlp(layer_norm(self.dtype, "mlp_norm")(x))
 
@@ -149,10 +171,13 @@ class Transformer(nn.Module):
   trace_once: bool = True
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b n d"], pattern: AttentionPattern) -> Float[Array, "b n d"]:
+  def __call__(
+    self, x: Float[Array, "b n d"], pattern: AttentionPattern, reader: Reader | None = None
+  ) -> Float[Array, "b q d"]:
+    """All tokens, or the one of `reader`."""
     block_type = nn.remat(Block) if self.remat else Block
     block_type = nn.jit(block_type) if self.trace_once else block_type
     for i in range(self.layers):
       block = block_type(self.heads, self.mlp, self.layers, self.activation, pattern, self.dtype, name=f"block_{i}")
-      x = block(x)
+      x = block(x, reader if i == self.layers - 1 else None)
     return x

@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from clipvip_jax.models.proxy_attention import choose, full, proxy_guided, proxy_weights
-from clipvip_jax.models.transformer import AttentionPattern, TokenDense, Transformer, dense, layer_norm
+from clipvip_jax.models.transformer import AttentionPattern, Reader, TokenDense, Transformer, dense, layer_norm
 
 
 def resize_time(time: Float[Array, "t0 d"], num_frames: int) -> Float[Array, "t d"]:
@@ -101,7 +101,9 @@ class VisionTower(nn.Module):
     tokens = layer_norm(self.dtype, "pre_norm")(tokens)
     unseen = watch is None  # what is watched is neither traced once for all blocks nor computed again
     sizes = self.layers, self.heads, self.mlp, self.activation, self.dtype, self.remat and unseen, unseen
-    tokens = Transformer(*sizes, name="transformer")(tokens, self._pattern(video.shape[1], watch))
+    # The class token sees everything under every pattern. What is watched is all proxies.
+    reader = Reader(jnp.zeros(len(tokens), jnp.int32), jnp.ones(tokens.shape[:2], bool)) if unseen else None
+    tokens = Transformer(*sizes, name="transformer")(tokens, self._pattern(video.shape[1], watch), reader)
     pooled = layer_norm(self.dtype, "post_norm")(tokens[:, 0])
     projection = TokenDense(self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection")
     return projection(pooled)
