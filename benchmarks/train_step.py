@@ -54,7 +54,11 @@ def random_batch(config: Any) -> dict[str, np.ndarray]:
 def random_params(shapes: Any) -> Any:
   """Small numbers, drawn on the host: the model's own initialisers take minutes to compile for a GPU."""
   rng = np.random.default_rng(0)
-  return jax.tree.map(lambda x: 0.02 * rng.standard_normal(x.shape, np.float32) + (x.ndim == 1), shapes)
+
+  def draw(x):
+    return np.asarray(0.02 * rng.standard_normal(x.shape, np.float32) + (x.ndim == 1), x.dtype)
+
+  return jax.tree.map(draw, shapes)
 
 
 def _random(state: TrainState) -> TrainState:

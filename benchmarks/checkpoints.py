@@ -1,0 +1,73 @@
+"""How long a checkpoint of a full-size state stops training, how long it takes to write, and how long to read.
+
+  python -m benchmarks.checkpoints [--recipe=b32] [--folder=DIR] [--rounds=3]
+
+The state of the recipe with random parameters and moments. Beside it the same bytes written and read as one plain file,
+the least that the disk takes. The best of the rounds counts; files are in the operating system's memory when they are
+read.
+"""
+
+import argparse
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from benchmarks.train_step import random_params
+from clipvip_jax import optimizer, step_cost
+from clipvip_jax.checkpoint import Checkpoints, abstract
+from clipvip_jax.models import clip_vip
+from configs import post_pretrain
+
+
+def measure(state, folder: pathlib.Path) -> dict[str, float]:
+  """Seconds of one round."""
+  checkpoints = Checkpoints(folder / "checkpoints", 1)
+  started = time.perf_counter()
+  checkpoints.save(state, {"next_record": 0}, None)
+  stopped = time.perf_counter() - started
+  checkpoints.close()
+  written = time.perf_counter() - started
+  checkpoints = Checkpoints(folder / "checkpoints", 1)
+  started = time.perf_counter()
+  jax.block_until_ready(checkpoints.restore_latest(abstract(state)))
+  read = time.perf_counter() - started
+  checkpoints.close()
+  return {"training stops for": stopped, "written after": written, "read in": read, **_plain(state, folder / "plain")}
+
+
+def _plain(state, path: pathlib.Path) -> dict[str, float]:
+  started = time.perf_counter()
+  with path.open("wb") as file:
+    for x in jax.tree.leaves(state):
+      file.write(np.asarray(x).tobytes())
+  written = time.perf_counter() - started
+  started = time.perf_counter()
+  path.read_bytes()
+  return {"a plain file: written in": written, "a plain file: read in": time.perf_counter() - started}
+
+
+def main() -> None:
+  """Measures and prints a table."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--recipe", default="b32", help="variants of configs/post_pretrain.py")
+  parser.add_argument("--folder", help="on the disk that is measured (default: the temporary one)")
+  parser.add_argument("--rounds", type=int, default=3)
+  options = parser.parse_args()
+  config = post_pretrain.get_config(options.recipe)
+  model, (chain, _) = clip_vip.from_config(config.model), optimizer.from_config(config.optimizer, 1_000)
+  state = jax.tree.map(jax.numpy.asarray, random_params(step_cost.state_shapes(config, model, chain)))
+  size = sum(x.nbytes for x in jax.tree.leaves(state))
+  rounds = []
+  for _ in range(options.rounds):
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+      rounds.append(measure(state, pathlib.Path(folder)))
+  print(f"B/{config.model.patch_size}, a state of {size / 1e9:.2f} GB")
+  for name in rounds[0]:
+    print(f"  {name:26}{min(found[name] for found in rounds):8.2f} s")
+
+
+if __name__ == "__main__":
+  main()
