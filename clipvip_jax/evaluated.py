@@ -7,6 +7,7 @@ where it was trained or evaluated on that corpus; from the corpus' recipe; from 
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -244,6 +245,8 @@ def _kept(paths: Sequence[pathlib.Path], split: str | None, protocol: str | None
 def check_alike(all_evaluated: Sequence[Evaluated]) -> None:
   """Refuses models that cannot be runs of one experiment: all but seed and folders must be the same.
 
+  Runs may start from runs that differ so, as PRETRAIN/seed_0 and PRETRAIN/seed_1: `init_from` may hold the seed.
+
   Raises:
     UserError: names what differs, with both values.
   """
@@ -268,12 +271,20 @@ def check_alike(all_evaluated: Sequence[Evaluated]) -> None:
       raise UserError(f"{first.name} and {other.name} hold other clips or queries")
 
 
+def _without_seed(flat: dict[str, Any]) -> dict[str, Any]:
+  """A configuration whose init_from does not say which of several seeds it is of."""
+  seed, source = flat.get("seed"), flat.get("init_from")
+  if isinstance(seed, int) and isinstance(source, str):
+    flat["init_from"] = re.sub(rf"(?<!\d){seed}(?!\d)", "SEED", source)
+  return flat
+
+
 def _questions(found: Embeddings) -> tuple[list[str], list[str], list[int]]:
   return found.ids, found.texts, found.labels
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, str]:
-  flat_a, flat_b = dict(workdir.flat(a)), dict(workdir.flat(b))
+  flat_a, flat_b = (_without_seed(dict(workdir.flat(one))) for one in (a, b))
   return {
     name: f"{flat_a.get(name, 'absent')!r} and {flat_b.get(name, 'absent')!r}"
     for name in flat_a.keys() | flat_b.keys()

@@ -277,6 +277,22 @@ def test_models_that_are_no_runs_of_one_experiment_are_refused(miniature, runs, 
   assert not (tmp_path / "out").exists()
 
 
+def _starting_from(run, folder, source):
+  """A copy of a run that started from a source."""
+  shutil.copytree(run, folder)
+  path = folder / "config.json"
+  path.write_text(path.read_text().replace('"init_from": ""', f'"init_from": "{source}"'))
+  return folder
+
+
+def test_runs_that_start_from_runs_of_their_own_seeds_have_a_spread(miniature, runs, tmp_path):
+  first, second = (_starting_from(run, tmp_path / f"{i}", f"pretrain/seed_{i}@400") for i, run in enumerate(runs))
+  assert command(miniature, tmp_path / "out", first, second)["spread"]
+  other = _starting_from(runs[1], tmp_path / "other", "elsewhere/seed_1@400")
+  with pytest.raises(UserError, match=r"init_from 'pretrain/seed_SEED@400' and 'elsewhere/seed_SEED@400'$"):
+    command(miniature, tmp_path / "no", first, other)
+
+
 def test_embeddings_of_other_clips_have_no_spread(measured, tmp_path):
   first = evaluated.embeddings.read(measured[0] / "embeddings_train.npz")
   about = {**first.about, "model": {"identity": "other"}}
