@@ -23,9 +23,9 @@ import time
 import jax
 import numpy as np
 
+from benchmarks.kills import ROOT, command
 from clipvip_jax.checkpoint import read_params
 
-ROOT = pathlib.Path(__file__).parent.parent
 _MINUTE = 60
 _LEADER = "the leader task was preempted/died"  # what JAX calls process 0
 _TOLERANCE = 1e-5  # between one process and several, whose sums have another order
@@ -36,22 +36,11 @@ def start(folder: pathlib.Path, count: int, steps: int) -> list[subprocess.Popen
   with socket.socket() as server:
     server.bind(("localhost", 0))
     port = server.getsockname()[1]
-  command = [
-    sys.executable,
-    "-m",
-    "clipvip_jax.main",
-    "--config=configs/post_pretrain.py:smoke",
-    f"--workdir={folder}",
-    f"--config.data.data_dir={folder.parent / 'corpora'}",
-    f"--config.train.num_steps={steps}",
-    f"--config.train.eval_every={steps}",
-    "--config.host.log_every=1",
-  ]
   env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
   joined = [[f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--process_id={i}"] for i in range(count)]
   return [
     subprocess.Popen(
-      [*command, *(flags if count > 1 else [])],
+      [*command(folder, steps), "--config.host.log_every=1", *(flags if count > 1 else [])],
       cwd=ROOT,
       env=env,
       text=True,
