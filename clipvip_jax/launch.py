@@ -113,7 +113,7 @@ def say(state: str, words: str = "", process: int | None = None) -> None:
   """Tells all processes how this one is, "alive", "done" or "failed" with words, and that it said so now.
 
   Args:
-    process: another one, which can no longer say that it failed.
+    process: another one, which is "lost" and can say nothing more.
   """
   process = distributed.global_state.process_id if process is None else process
   text = json.dumps([state, words, time.monotonic()])

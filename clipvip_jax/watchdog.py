@@ -90,12 +90,14 @@ class Watchdog:
       return f"process 0, which holds the launch together, does not answer ({error})"
     for process, said in states.items():
       state, words, _ = said
+      if state == "lost":  # another process has found that out
+        return f"process {process} {words}"
       before, when = self._heard.get(process, (None, 0.0))
       if before != said:
         self._heard[process] = said, now
       elif state == "alive" and now - when > self._silence:
         words = f"was not heard of for {now - when:.0f} s: killed, or its host is gone"
-        launch.say("failed", words, process)
+        launch.say("lost", words, process)
         return f"process {process} {words}"
       elif state == "failed" and now - when > _FOLLOW_SECONDS:
         return f"process {process} failed: {words}"

@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from clipvip_jax import command
+from clipvip_jax import command, watchdog
 
 RUN = """
   import pathlib, sys, time
@@ -58,3 +58,21 @@ def test_a_run_that_is_slow_comes_to_its_end(tmp_path, patience):
 def test_where_the_folder_cannot_be_written_it_ends_all_the_same(tmp_path):
   done = run(tmp_path / "absent", "1", "stands still")
   assert done.returncode == command.STUCK and "in stands_still" in done.stderr, done.stderr
+
+
+def test_who_finds_that_a_process_is_lost_tells_all_who_then_say_the_same_at_once(tmp_path, monkeypatch):
+  told = {0: ["alive", "", 1.0], 1: ["alive", "", 1.0], 2: ["alive", "", 1.0]}
+  now = [100.0]
+  monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+  monkeypatch.setattr(watchdog.launch, "states", lambda: {process: list(said) for process, said in told.items()})
+
+  def say(state, words="", process=0):
+    told[process] = [state, words, now[0]]
+
+  monkeypatch.setattr(watchdog.launch, "say", say)
+  finder, other = (watchdog.Watchdog(tmp_path, 0) for _ in range(2))
+  assert finder._lost() == other._lost() == ""
+  now[0] += watchdog._LOST_SECONDS + 1
+  told[1] = ["alive", "", now[0]]
+  assert finder._lost() == "process 2 was not heard of for 41 s: killed, or its host is gone"
+  assert other._lost() == finder._lost() == "process 2 was not heard of for 41 s: killed, or its host is gone"
