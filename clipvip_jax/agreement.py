@@ -16,8 +16,9 @@ from clipvip_jax.launch import exchange, refuse_together
 
 # Network file systems show a new file to another host only after a while.
 _NOTICE_SECONDS = 60
-# Fields that may differ between hosts, as between two parts of a run, but for this: all processes delete together.
-_MUST_AGREE = ("host.keep_checkpoints",)
+# Fields that may differ between hosts, as between two parts of a run, but for these: all processes delete together, and
+# run one program.
+_MUST_AGREE = ("host.keep_checkpoints", "model.attention")
 
 
 def check_shared(folder: pathlib.Path, name: str) -> None:

@@ -6,6 +6,7 @@ where it was trained or evaluated on that corpus; from the corpus' recipe; from 
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -245,7 +246,7 @@ def _kept(paths: Sequence[pathlib.Path], split: str | None, protocol: str | None
 def check_alike(all_evaluated: Sequence[Evaluated]) -> None:
   """Refuses models that cannot be runs of one experiment: all but seed and folders must be the same.
 
-  Runs may start from runs that differ so, as PRETRAIN/seed_0 and PRETRAIN/seed_1: `init_from` may hold the seed.
+  Runs may start from runs that differ so, as PRETRAIN/seed_0 and PRETRAIN/seed_1: `init_from` may differ by the seeds.
 
   Raises:
     UserError: names what differs, with both values.
@@ -271,12 +272,14 @@ def check_alike(all_evaluated: Sequence[Evaluated]) -> None:
       raise UserError(f"{first.name} and {other.name} hold other clips or queries")
 
 
-def _without_seed(flat: dict[str, Any]) -> dict[str, Any]:
-  """A configuration whose init_from does not say which of several seeds it is of."""
-  seed, source = flat.get("seed"), flat.get("init_from")
-  if isinstance(seed, int) and isinstance(source, str):
-    flat["init_from"] = re.sub(rf"(?<!\d){seed}(?!\d)", "SEED", source)
-  return flat
+def _same_but_for_seeds(a: dict[str, Any], b: dict[str, Any]) -> bool:
+  """Whether two configurations start from the same weights, or from runs of their own seeds."""
+  if a.get("init_from") == b.get("init_from"):
+    return True
+  sides = [re.split(r"(\d+)", str(flat.get("init_from", ""))) for flat in (a, b)]
+  seeds = str(a.get("seed")), str(b.get("seed"))
+  pairs = itertools.zip_longest(*sides)
+  return all(x == y or (x, y) == seeds for x, y in pairs)
 
 
 def _questions(found: Embeddings) -> tuple[list[str], list[str], list[int]]:
@@ -284,12 +287,14 @@ def _questions(found: Embeddings) -> tuple[list[str], list[str], list[int]]:
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, str]:
-  flat_a, flat_b = (_without_seed(dict(workdir.flat(one))) for one in (a, b))
+  flat_a, flat_b = dict(workdir.flat(a)), dict(workdir.flat(b))
+  free = {"seed", "data.prepare", "data.tokenizer", "model.attention"}
+  free |= {"init_from"} if _same_but_for_seeds(flat_a, flat_b) else set()
   return {
     name: f"{flat_a.get(name, 'absent')!r} and {flat_b.get(name, 'absent')!r}"
     for name in flat_a.keys() | flat_b.keys()
     if flat_a.get(name) != flat_b.get(name)
-    and name not in ("seed", "data.prepare", "data.tokenizer")
+    and name not in free
     and not name.startswith("host.")
     and not name.endswith("data_dir")
   }

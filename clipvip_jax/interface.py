@@ -221,7 +221,9 @@ def from_weights(
   batch_size: int = 32,
 ) -> Model:
   """The model of weights that were read; see `load`, which raises the same errors."""
-  config = ConfigDict({"model": weights.config.to_dict(), "data": {}})
+  # Weights are not bound to the devices that they were trained on.
+  sizes = {name: value for name, value in weights.config.to_dict().items() if name != "attention"}
+  config = ConfigDict({"model": sizes, "data": {}})
   config.model.dtype = dtype or "float32"
   config.model.image_size = image_size or config.model.image_size
   default = "mean" if weights.is_clip and weights.run is None else config.model.temporal

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -17,7 +18,7 @@ from clipvip_jax.input_pipeline.mix import steps_until
 from clipvip_jax.input_pipeline.pipeline import Clips, Order, Source
 from clipvip_jax.input_pipeline.tokenizer import JsonTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from clipvip_jax.losses import LOSSES, Loss
-from clipvip_jax.models import clip_vip
+from clipvip_jax.models import clip_vip, proxy_attention
 from clipvip_jax.weights import sources
 
 _LEAST = {
@@ -64,6 +65,7 @@ def check(config: Any, folder: pathlib.Path) -> None:
     UserError: names the field and what is allowed.
   """
   check_recipe(config, jax.device_count())
+  proxy_attention.choose(config.model.get("attention", "auto"), jnp.dtype(config.model.dtype))
   if config.init_from:
     sources.check(config.init_from)
   workdir.check_config(folder, workdir.plain(config))

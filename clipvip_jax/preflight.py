@@ -4,9 +4,9 @@
 
 For TPU slices (v5e, v5p, v6e) libtpu compiles, as on the slice itself. For GPUs (a100:8, h100:8, h200:16) as many CPU
 devices stand in: operations and communication are what XLA's partitioner gives there, memory is an estimate from above,
-since CPUs keep in float32 what GPUs keep in bfloat16. Times follow from the chips' published peaks: to compute and to
-send takes at least that long; as memory's bytes the compiler counts all that instructions read and write, also what
-never leaves the chip, so that may take less. Exit codes: 0 it fits; 1 it does not; 2 bad input.
+since CPUs keep in float32 what GPUs keep in bfloat16 and have no cuDNN. Times follow from the chips' published peaks:
+to compute and to send takes at least that long; as memory's bytes the compiler counts all that instructions read and
+write, also what never leaves the chip, so that may take less. Exit codes: 0 it fits; 1 it does not; 2 bad input.
 """
 
 import contextlib

@@ -76,7 +76,10 @@ def measure(config: Any, mesh: Mesh) -> Cost:
     TooLarge: the compiler says that it does not fit.
     UserError: bad input, as for a run.
   """
-  model, loss = clip_vip.from_config(config.model), LOSSES[config.loss]
+  sizes = config.model.copy_and_resolve_references()
+  with sizes.unlocked():
+    sizes.attention = "xla"  # cuDNN is not here
+  model, loss = clip_vip.from_config(sizes), LOSSES[config.loss]
   chain, rate = optimizer.from_config(config.optimizer, max(config.train.num_steps, 1))
   state, batch = state_shapes(config, model, chain), batch_shapes(config, loss)
   optimizer.check_names(config.optimizer, state.params)

@@ -24,8 +24,10 @@ from typing import Any
 from clipvip_jax import files
 from clipvip_jax.errors import UserError
 
-# What cannot change a result: a run may be continued with other values.
-_FREE = re.compile(r"(host|mesh)\..*|train\.accumulate|(data|evaluate)\.data_dir|data\.prepare|mix\.[^.]+\.data_dir")
+# What cannot change a result but for the order of sums: a run may be continued with other values.
+_FREE = re.compile(
+  r"(host|mesh)\..*|train\.accumulate|model\.attention|(data|evaluate)\.data_dir|data\.prepare|mix\.[^.]+\.data_dir"
+)
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

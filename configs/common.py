@@ -79,7 +79,8 @@ def model_b32() -> ConfigDict:
       "embed_dim": 512,
       "activation": "quick_gelu",  # OpenAI's weights; "gelu" for LAION's
       "dtype": "bfloat16",  # compute; parameters are float32
-      # What computes attention: "xla"; "cudnn", the fused kernels of NVIDIA GPUs; "auto": what is faster where it runs.
+      # What computes attention: "xla"; "cudnn", the fused kernels of NVIDIA GPUs in bfloat16; "auto": these where they
+      # are. cuDNN takes even numbers of queries and keys alone: B/16's patches, not B/32's, which XLA computes.
       "attention": "auto",
       "embedding_init": "clip",  # or "scratch", where training starts from random weights
       "temporal": "proxies",  # a key of clipvip_jax.models.clip_vip.TEMPORAL: or the baselines full, sequence, mean

@@ -285,12 +285,23 @@ def _starting_from(run, folder, source):
   return folder
 
 
+def test_a_run_is_not_bound_to_what_computed_its_attention(miniature, measured, trained, tmp_path):
+  shutil.copytree(trained[0], tmp_path / "run")
+  path = tmp_path / "run" / "config.json"
+  assert '"attention": "auto"' in path.read_text()
+  path.write_text(path.read_text().replace('"attention": "auto"', '"attention": "cudnn"'))
+  found = command(miniature, tmp_path / "out", tmp_path / "run")
+  assert found["model"]["identity"] == measured[1]["model"]["identity"]
+
+
 def test_runs_that_start_from_runs_of_their_own_seeds_have_a_spread(miniature, runs, tmp_path):
-  first, second = (_starting_from(run, tmp_path / f"{i}", f"pretrain/seed_{i}@400") for i, run in enumerate(runs))
+  first, second = (_starting_from(run, tmp_path / f"{i}", f"exp1/pretrain/seed_{i}@400") for i, run in enumerate(runs))
   assert command(miniature, tmp_path / "out", first, second)["spread"]
-  other = _starting_from(runs[1], tmp_path / "other", "elsewhere/seed_1@400")
-  with pytest.raises(UserError, match=r"init_from 'pretrain/seed_SEED@400' and 'elsewhere/seed_SEED@400'$"):
+  other = _starting_from(runs[1], tmp_path / "other", "exp2/pretrain/seed_1@400")
+  with pytest.raises(UserError, match=r"init_from 'exp1/pretrain/seed_0@400' and 'exp2/pretrain/seed_1@400'$"):
     command(miniature, tmp_path / "no", first, other)
+  same = [_starting_from(run, tmp_path / f"same_{i}", "/disk1/clip-laion2B.pt") for i, run in enumerate(runs)]
+  assert command(miniature, tmp_path / "shared", *same)["spread"]
 
 
 def test_embeddings_of_other_clips_have_no_spread(measured, tmp_path):

@@ -9,8 +9,9 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh
 
-from clipvip_jax import chips, collectives, flops, preflight, recipe, step_cost
+from clipvip_jax import chips, collectives, flops, preflight, recipe, sharding, step_cost
 from clipvip_jax.errors import UserError
 from clipvip_jax.losses import LOSSES
 from clipvip_jax.models import clip_vip
@@ -133,6 +134,20 @@ def test_what_is_repeated_frozen_or_left_out_is_counted_so():
 def _one(tokens):
   frames = 12 if tokens > 28 else 1
   return flops.block("", tokens, flops.proxy_guided_pairs(4, frames, 24), 768, 3072)
+
+
+def test_what_a_tensor_axis_sums_as_counted_by_hand():
+  config = post_pretrain.get_config("smoke").copy_and_resolve_references()
+  config.unlock()
+  config.loss = "fc"
+  config.model.text.layers = 3
+  mesh = AbstractMesh((2, 1, 2), sharding.AXES)
+  *_, found = collectives.needed(config, mesh, clip_vip.parameter_shapes(config.model))
+  # 16 clips on two shares; 4 proxies and 16 patches, one block; 28 words, three blocks; both 32 wide. Halves of a block
+  # sum what comes out and the gradient by what goes in; of the last block, one token but for its keys and values.
+  frame = 20 + 3
+  caption = 2 * 4 * 28 + 28 + 3
+  assert found.group == 2 and found.whole == 8 * (frame + caption) * 32 * 4
 
 
 @pytest.mark.parametrize("name", LOSSES)

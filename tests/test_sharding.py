@@ -40,11 +40,11 @@ def batch(seed, size=16):
 
 
 def configuration(accumulate=1, **model):
-  """One block a tower, whose eight heads any tensor axis can share."""
+  """Two blocks a tower, one of each kind, whose eight heads any tensor axis can share."""
   config = common.base()
   config.model = tiny.config(**model)
   for tower in (config.model.vision, config.model.text):
-    tower.heads, tower.layers = 8, 1
+    tower.heads, tower.layers = 8, 2
   config.optimizer = tiny.optimizer_config()
   config.train.accumulate = accumulate
   return config

@@ -14,16 +14,19 @@ from jaxtyping import Array, Bool, Float
 from clipvip_jax.errors import UserError
 
 # What computes attention: XLA's products around a float32 softmax; cuDNN's fused kernels, which never write scores to
-# memory, for NVIDIA GPUs from Ampere on; or what is faster where the program runs (docs/performance.md).
+# memory, for NVIDIA GPUs from Ampere on; "auto", these where they are (docs/performance.md). Where cuDNN has no kernel
+# for the sizes, XLA computes.
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 _OLDEST_CUDNN = 8.0  # compute capability
 
 
 def has_cudnn(dtype: Any) -> bool:
   """Whether the devices that are there compute attention by cuDNN in `dtype`."""
+  if dtype != jnp.bfloat16:
+    return False
   device = jax.devices()[0]
-  recent = device.platform == "gpu" and float(getattr(device, "compute_capability", 0)) >= _OLDEST_CUDNN
-  return recent and dtype == jnp.bfloat16
+  is_cuda = device.platform == "gpu" and "cuda" in device.client.platform_version
+  return is_cuda and float(device.compute_capability) >= _OLDEST_CUDNN
 
 
 def choose(implementation: str, dtype: Any) -> str:
@@ -40,9 +43,9 @@ def choose(implementation: str, dtype: Any) -> str:
   return "cudnn" if implementation != "xla" and has_cudnn(dtype) else "xla"
 
 
-def _fusible(*lengths: int) -> bool:
-  """cuDNN has gradients for even numbers of queries and of keys alone."""
-  return not any(length % 2 for length in lengths)
+def _fusible(head: int, *lengths: int) -> bool:
+  """cuDNN has gradients for even numbers of queries and of keys alone, and for heads of these widths."""
+  return not any(length % 2 for length in lengths) and not head % 8 and head <= 128
 
 
 def attend(
@@ -80,7 +83,7 @@ def causal(
 ) -> Float[Array, "b n h d"]:
   """Every token attends to itself and those before it: CLIP's text tower."""
   tokens = query.shape[1]
-  if implementation == "cudnn" and _fusible(tokens):
+  if implementation == "cudnn" and _fusible(query.shape[-1], tokens):
     return _fused(query, key, value, is_causal=True)
   mask = jnp.tril(jnp.ones((tokens, tokens), bool))
   return _by_heads(attend(_by_heads(query), _by_heads(key), _by_heads(value), mask))
@@ -94,7 +97,7 @@ def full(
   implementation: str = "xla",
 ) -> Float[Array, "b n h d"]:
   """Every token attends to every token: full space-time attention, the most costly of the paper's baselines."""
-  if implementation == "cudnn" and _fusible(query.shape[1]):
+  if implementation == "cudnn" and _fusible(query.shape[-1], query.shape[1]):
     return _fused(query, key, value)
   return _by_heads(attend(_by_heads(query), _by_heads(key), _by_heads(value)))
 
@@ -115,7 +118,7 @@ def proxy_guided(
   instead of the (M + T L)^2 of full attention.
   """
   patches = (query.shape[1] - num_proxies) // num_frames
-  fused = implementation == "cudnn" and _fusible(patches, num_proxies + patches)
+  fused = implementation == "cudnn" and _fusible(query.shape[-1], patches, num_proxies + patches)
   axis = 1 if fused else 2  # of tokens
 
   def parts(tokens):

@@ -158,8 +158,8 @@ class Transformer(nn.Module):
   Attributes:
     remat: a block's activations are computed again for its gradient, in place of being kept: memory for a third more
       time.
-    trace_once: blocks are alike, so JAX traces one of them, which makes tracing as much faster as there are blocks
-      (the compiler unrolls them again); not where a pattern lets arrays out.
+    trace_once: blocks but the last are alike, so JAX traces one of them, which makes tracing as much faster as there
+      are blocks (the compiler unrolls them again); not where a pattern lets arrays out.
   """
 
   layers: int

@@ -83,9 +83,20 @@ def test_proxy_guided_attention_equals_full_attention_under_its_mask(added_proxi
   assert_close(ours, masked, 1e-6)
 
 
-@pytest.mark.parametrize("patches", [5, 6])  # cuDNN takes even numbers alone; others fall back
-@pytest.mark.parametrize("name", ["causal", "full", "proxy_guided"])
-def test_fused_attention_is_given_the_same_queries_keys_and_values(monkeypatch, name, patches):
+@pytest.mark.parametrize(
+  ("name", "patches", "proxies", "head", "fused"),
+  [
+    ("causal", 6, 0, 8, True),
+    ("causal", 5, 0, 8, False),  # cuDNN takes even numbers of queries
+    ("full", 6, 0, 8, True),
+    ("full", 5, 0, 8, False),
+    ("proxy_guided", 6, 2, 8, True),
+    ("proxy_guided", 5, 1, 8, False),
+    ("proxy_guided", 6, 1, 8, False),  # and of keys
+    ("proxy_guided", 6, 2, 12, False),  # and heads of multiples of eight
+  ],
+)
+def test_fused_attention_is_given_the_same_queries_keys_and_values(monkeypatch, name, patches, proxies, head, fused):
   """cuDNN needs a GPU; JAX's own implementation of the same call stands in for it."""
   calls = []
 
@@ -95,12 +106,12 @@ def test_fused_attention_is_given_the_same_queries_keys_and_values(monkeypatch, 
 
   dot_product_attention = jax.nn.dot_product_attention
   monkeypatch.setattr(jax.nn, "dot_product_attention", standing_in)
-  sizes = {"num_proxies": 2, "num_frames": 3} if name == "proxy_guided" else {}
-  tokens = 2 + 3 * patches if sizes else patches
-  inputs = jax.random.normal(jax.random.key(0), (3, 2, tokens, 4, 8))
+  sizes = {"num_proxies": proxies, "num_frames": 3} if proxies else {}
+  tokens = proxies + 3 * patches if sizes else patches
+  inputs = jax.random.normal(jax.random.key(0), (3, 2, tokens, 4, head))
   pattern = functools.partial(getattr(proxy_attention, name), *inputs, **sizes)
   assert_close(pattern(implementation="cudnn"), pattern(implementation="xla"), 1e-6)
-  assert calls == (["cudnn"] if patches == 6 else [])
+  assert calls == (["cudnn"] if fused else [])
 
 
 def test_attention_by_cudnn_where_it_is_not_is_refused():
