@@ -1,6 +1,7 @@
 """Launchers against stand-ins for gcloud, sbatch and kubectl; what they send to other machines is run here."""
 
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -395,6 +396,8 @@ print(out)"""
     stderr=subprocess.PIPE,
     text=True,
     start_new_session=True,
+    # A shell's background job, which these tests may be, ignores Ctrl-C, and so do its children.
+    preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
   )
   until = time.monotonic() + 30
   while not waiting.exists() and time.monotonic() < until:
