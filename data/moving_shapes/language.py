@@ -39,7 +39,9 @@ _OPENINGS = (
 )
 _ENDINGS = ("you see", "i think", "like so", "guys", "isn't that cool", "again", "uh huh")
 _JOINTS = ("and then", "then", "and uh then", "and next")
-_ELSEWHERE = (
+# Speech about anything else: an opening, then a set phrase, or somebody or something and what is said of it.
+_ASIDES = ("", "okay so", "honestly", "by the way", "anyway", "i mean", "yeah")
+_PHRASES = (
   "don't forget to subscribe and hit the bell",
   "thanks so much for watching guys",
   "before we start a word about our sponsor",
@@ -50,11 +52,37 @@ _ELSEWHERE = (
   "i made this music myself last week",
   "see you in the next one bye",
   "can everyone hear me okay",
-  "this weather has been crazy lately",
   "we have a new shirt in the store",
 )
+_TOPICS = (
+  "my brother",
+  "this channel",
+  "the weather",
+  "our sponsor",
+  "my coffee",
+  "the new update",
+  "everyone in the chat",
+  "the other video",
+  "my neighbor",
+  "that song",
+  "the food here",
+  "the team",
+)
+_REMARKS = (
+  "has been crazy lately",
+  "is really good this year",
+  "made me laugh so much",
+  "will be out next week",
+  "was so expensive",
+  "told me about it yesterday",
+  "is in the link below",
+  "took way too long",
+  "sounds terrible today",
+  "just hit a million",
+)
 # (until, kind) of a uniform draw in [0, 1): what a subtitle is about.
-_KINDS = ((0.05, "empty"), (0.13, "elsewhere"), (0.21, "off"), (1.0, "clip"))
+_KINDS = ((0.05, "empty"), (0.30, "elsewhere"), (0.38, "off"), (1.0, "clip"))
+_PHRASED, _WITH_BACKGROUND = 0.4, 0.5
 _CAPTIONLESS = 0.05
 
 
@@ -68,16 +96,15 @@ def description(appearance: Appearance, story: Story) -> str:
 
 
 def caption(appearance: Appearance, story: Story, scene: Scene, rng: np.random.Generator) -> str:
-  """What the middle frame shows and where, never what moves: of two objects, that which is on stage then.
+  """What the middle frame shows and where, in the words of descriptions: of two objects, that which is on stage then.
 
-  Places and backgrounds differ between clips of one description, and captions alone speak of them. "" for about one
-  clip in 20.
+  That it moves can be guessed from a still, where to cannot. Places and backgrounds differ between clips of one
+  description, and captions alone speak of them. "" for about one clip in 20.
   """
-  opening = rng.choice(["", "there is ", "a picture of "])
   shown = story[-1].thing
-  thing = _named(appearance.things[shown])
-  place = _where(*scene.centres[len(scene.centres) // 2, shown])
-  text = f"{opening}{thing} {place} on a {scene.background} background"
+  text = f"{_named(appearance.things[shown])} moves {_where(*scene.centres[len(scene.centres) // 2, shown])}"
+  if rng.random() < _WITH_BACKGROUND:
+    text += f" on {scene.background}"
   return "" if rng.random() < _CAPTIONLESS else text
 
 
@@ -91,7 +118,7 @@ def _where(x: float, y: float) -> str:
 def subtitle(
   appearance: Appearance, story: Story, others: Sequence[tuple[Appearance, Story]], rng: np.random.Generator
 ) -> str:
-  """Speech: mostly about the clip, at times about something else, a moment off, or "" (silence).
+  """Speech: mostly about the clip, often about something else, at times a moment off, or "" (silence).
 
   A moment off, it tells one of two events, or a clip that is one of `others`.
   """
@@ -100,12 +127,17 @@ def subtitle(
   if kind == "empty":
     return ""
   if kind == "elsewhere":
-    return _pick(_ELSEWHERE, rng)
+    return _aside(rng)
   if kind == "off" and len(story) == 2:
     story = (story[int(rng.integers(2))],)
   elif kind == "off":
     appearance, story = others[int(rng.integers(len(others)))]
   return _chat(appearance, story, rng)
+
+
+def _aside(rng: np.random.Generator) -> str:
+  said = _pick(_PHRASES, rng) if rng.random() < _PHRASED else f"{_pick(_TOPICS, rng)} {_pick(_REMARKS, rng)}"
+  return f"{_pick(_ASIDES, rng)} {said}".strip()
 
 
 def _chat(appearance: Appearance, story: Story, rng: np.random.Generator) -> str:
