@@ -4,36 +4,47 @@
 
 Forward and backward of the video tower of B/16, features and gradients of all parameters. The last block is the same
 under proxies and full attention, so fewer blocks bring the two together. Each round measures every way once; the best
-of the rounds counts.
+of the rounds counts. "masked" is proxy-guided attention as one product of all tokens with all, under a mask.
 """
 
 import argparse
 import time
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 
-from clipvip_jax.models import clip_vip
+from clipvip_jax.models import clip_vip, vision
+from clipvip_jax.models.proxy_attention import attend
 from configs import common, variants
 
-WAYS = {"proxies": "proxies_3", "full": "full", "sequence": "sequence", "mean": "mean"}
+WAYS = {"proxies": "proxies_3", "masked": "proxies_3", "full": "full", "sequence": "sequence", "mean": "mean"}
 
 
-def gradient(variant: str, blocks: int):
-  """(compiled gradient of a scalar of the features, parameters) of a variant."""
+def masked(query, key, value, *, num_proxies: int, num_frames: int, implementation: str):
+  """What `proxy_guided` computes of [B, N, H, d], with all N x N scores."""
+  del implementation
+  tokens = query.shape[1]
+  frame = jnp.maximum((jnp.arange(tokens) - num_proxies) // ((tokens - num_proxies) // num_frames), -1)  # -1: a proxy
+  seen = (frame[:, None] == -1) | (frame == -1) | (frame[:, None] == frame)
+  return attend(*(x.swapaxes(1, 2) for x in (query, key, value)), seen).swapaxes(1, 2)
+
+
+def gradient(way: str, video, blocks: int):
+  """(compiled gradient of a scalar of the features, parameters) of one of WAYS."""
   config = common.base()
   config.model.update({"patch_size": 16, "dtype": "float32"})
   config.model.vision.layers = blocks
   config.model.text.layers = 1
-  variants.TEMPORAL[variant](config)
+  variants.TEMPORAL[WAYS[way]](config)
   net = clip_vip.from_config(config.model)
-  video = jnp.zeros((1, 1, 224, 224, 3))
-  params = jax.jit(net.init)(jax.random.key(0), video, jnp.zeros((1, 2), jnp.int32))["params"]
+  params = jax.jit(net.init)(jax.random.key(0), video[:1, :1], jnp.zeros((1, 2), jnp.int32))["params"]
 
   def objective(params, video):
     return net.apply({"params": params}, video, method="embed_video").sum()
 
-  return jax.jit(jax.grad(objective)), params
+  with mock.patch.object(vision, "proxy_guided", masked if way == "masked" else vision.proxy_guided):
+    return jax.jit(jax.grad(objective)).lower(params, video).compile(), params
 
 
 def main() -> None:
@@ -44,7 +55,7 @@ def main() -> None:
   parser.add_argument("--repeats", type=int, default=3)
   options = parser.parse_args()
   video = jax.random.normal(jax.random.key(1), (options.batch, 12, 224, 224, 3))
-  compiled = {name: gradient(variant, options.blocks) for name, variant in WAYS.items()}
+  compiled = {way: gradient(way, video, options.blocks) for way in WAYS}
   for step, params in compiled.values():
     jax.block_until_ready(step(params, video))
   best = dict.fromkeys(WAYS, float("inf"))

@@ -1,5 +1,7 @@
 """The gap between two sources: against scikit-learn's numbers, its extremes, files and corpora."""
 
+import hashlib
+import pathlib
 import re
 import types
 
@@ -9,6 +11,9 @@ from sklearn import cluster, metrics
 
 from clipvip_jax import language_gap
 from clipvip_jax.errors import UserError
+from data.moving_shapes.moving_shapes_dataset_builder import Builder
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "sentence_embeddings.npz"
 
 
 def cloud(count, centre, seed, size=8):
@@ -42,6 +47,23 @@ def test_as_many_of_the_larger_source_as_the_smaller_has():
   assert found.count == 120 and len(found.clusters) == 240
   again = language_gap.measure(cloud(1000, 3, 0), cloud(120, -3, 1))
   assert found.nmi == again.nmi and (found.clusters == again.clusters).all()
+
+
+def test_the_embedded_corpus_has_the_gap_that_the_paper_found():
+  """Subtitles are further from descriptions than captions are, in the space of a sentence encoder."""
+  golden = np.load(GOLDEN)
+  clips = Builder.BUILDER_CONFIGS[0].plan().split("train")[::20]
+  features = {}
+  for field in ("subtitle", "caption", "description"):
+    texts = [getattr(clip, field) for clip in clips if getattr(clip, field)][:200]
+    same = hashlib.sha256("\n".join(texts).encode()).hexdigest() == str(golden[f"{field}_sha256"])
+    assert same, f"each {field} was changed: embed them again"
+    features[field] = golden[field]
+  subtitles, captions = (
+    language_gap.measure(features[field], features["description"]).nmi for field in ("subtitle", "caption")
+  )
+  assert subtitles > 0.1 and captions < 0.05
+  assert all(language_gap.halves(texts).nmi < 0.03 for texts in features.values())
 
 
 class Colours:
