@@ -3,9 +3,8 @@
   python -m benchmarks.processes [--processes=4] [--dies=0] [--steps=12]
 
 The smoke recipe in processes of this machine, one CPU device each, which meet on localhost. Process --dies is killed
-(SIGKILL) in the middle: every other must end within a minute, and one of them must name it. (With process 0 goes what
-holds a launch together, so JAX aborts the others at once and calls it the leader.) Started again, the run goes on from
-its checkpoint and must end with the parameters and metrics of an unbroken one, bit for bit; a run of one
+(SIGKILL) in the middle: every other must end within a minute with exit code 75, and name it. Started again, the run
+goes on from its checkpoint and must end with the parameters and metrics of an unbroken one, bit for bit; a run of one
 process alone must have its losses to 1e-5. Exit code 0: all held.
 """
 
@@ -25,9 +24,9 @@ import numpy as np
 
 from benchmarks.kills import ROOT, command
 from clipvip_jax.checkpoint import read_params
+from clipvip_jax.command import STUCK
 
 _MINUTE = 60
-_LEADER = "the leader task was preempted/died"  # what JAX calls process 0
 _TOLERANCE = 1e-5  # between one process and several, whose sums have another order
 
 
@@ -74,12 +73,13 @@ def lose(folder: pathlib.Path, count: int, steps: int, dies: int) -> list[str]:
   killed, problems = time.monotonic(), []
   codes = [process.wait() for process in processes]
   seconds = time.monotonic() - killed
-  names = [f"process {dies} was not heard of", *([_LEADER] if dies == 0 else [])]
-  naming = [i for i in range(count) if i != dies and any(name in said(folder, i) for name in names)]
+  words = f"process {dies} was not heard of" if dies else "process 0, which holds the launch together"
+  others = [index for index in range(count) if index != dies]
+  naming = [index for index in others if words in said(folder, index)]
   print(f"process {dies} of {count} killed: exit codes {codes} after {seconds:.0f} s; named by {naming or 'nobody'}")
   problems += [f"{seconds:.0f} s until all had ended"] if seconds > _MINUTE else []
-  problems += ["a process ended as if all were well"] if 0 in codes else []
-  problems += [] if codes[dies] == -signal.SIGKILL and naming else ["nobody named it"]
+  problems += ["not all others ended with 75"] if {codes[index] for index in others} != {STUCK} else []
+  problems += [] if codes[dies] == -signal.SIGKILL and naming == others else ["not all others named it"]
   return problems
 
 

@@ -4,10 +4,13 @@ They speak through JAX's coordination service, which lives in process 0 and need
 """
 
 import contextlib
+import ctypes
 import functools
 import itertools
 import json
 import os
+import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +20,7 @@ import jax
 from jax._src import distributed  # its key-value store has no public name
 from jax._src.lib import _jax
 
+from clipvip_jax.command import STUCK
 from clipvip_jax.errors import UserError
 
 # Seconds: for all processes to come, and after which JAX counts one as lost that is silent (watchdog.py is sooner).
@@ -25,6 +29,9 @@ JOIN, HEARTBEAT = 300, 100
 _LEAVE, _SILENT = 40, 8
 # Seconds that processes wait for each other where one has files to read.
 _PATIENCE = 600
+# Seconds in which process 0 answers when it is asked whether it is there.
+_ANSWER = 5
+_kept: list[Any] = []  # handlers, which C knows and Python must not forget
 _round = itertools.count()  # every exchange has a name of its own; all processes make the same ones
 
 
@@ -51,7 +58,29 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
       f"cannot join a distributed launch: {error}. Name it with --coordinator=HOST:PORT --num_processes=N "
       "--process_id=I, or launch under SLURM, Cloud TPU or MPI"
     ) from error
+  if jax.process_index():
+    name_process_0_where_jax_aborts(jax.process_index(), distributed.global_state.coordinator_address)
   say("alive")
+
+
+def name_process_0_where_jax_aborts(process: int, coordinator: str) -> None:
+  """Where JAX aborts `process` because process 0 is gone, says so and ends it with STUCK.
+
+  JAX aborts in C++, calls it "the leader" and runs no Python, so this is a handler of the signal itself. Other aborts
+  stay what they are: process 0 is asked first.
+  """
+  host, _, port = coordinator.rpartition(":")
+
+  def aborted(_: int) -> None:
+    try:
+      socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
+    except OSError as error:
+      words = f"process {process}: process 0, which holds the launch together, is no more ({error})"
+      os.write(2, f"error: {words}\n".encode())
+      os._exit(STUCK)
+
+  _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted))
+  ctypes.CDLL(None).signal(int(signal.SIGABRT), _kept[-1])
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@
 
 Exit codes: 0 done; 2 bad input or a full disk, said in one line. To be started again with the same command: 143 ended
 by SIGTERM after saving; 75 it stood still (host.stuck_after) or lost a process of its launch, which it names; 134 JAX
-ended it, since a process did not come or process 0 is gone.
+ended it, since a process did not come.
 """
 
 import pathlib

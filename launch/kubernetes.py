@@ -33,7 +33,7 @@ _TPUS = {
 _SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _WORKERS, _CONTAINER = "workers", "train"
 _PORT = 8476  # of the coordinator, where JAX does not choose it
-# A process that lost a neighbour ends with 134 (JAX aborts), one whose node went down or was full with 137.
+# A process whose neighbour never came ends with 134 (JAX aborts), one whose node went down or was full with 137.
 _NOT_ITS_FAULT = (*AGAIN, 134, 137)
 
 

@@ -125,3 +125,18 @@ def test_processes_that_were_started_differently_end_with_the_same_words(tmp_pat
   words = "error: the processes of this launch do not agree: process 1: seed is 3, in process 0 0. Start all with"
   assert all(words in output for output in outputs), outputs
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_where_jax_aborts_process_0_is_named_if_it_is_gone(is_there):
+  with socket.create_server(("localhost", 0)) as process_0:
+    port = process_0.getsockname()[1]
+    if not is_there:
+      process_0.close()
+    code = f"import os\nfrom clipvip_jax import launch\nlaunch.name_process_0_where_jax_aborts(3, 'localhost:{port}')"
+    done = subprocess.run([sys.executable, "-c", f"{code}\nos.abort()"], cwd=ROOT, capture_output=True, text=True)
+  if is_there:
+    assert done.returncode == -signal.SIGABRT and done.stderr == ""
+  else:
+    assert done.returncode == command.STUCK
+    assert done.stderr.startswith("error: process 3: process 0, which holds the launch together, is no more (")
