@@ -115,8 +115,8 @@ def _median(call, repeats: int) -> float:
 
 def _peak() -> float:
   """Operations a second of all devices, as their maker gives them; 0: unknown."""
-  kind = jax.devices()[0].device_kind.lower()
-  return next((chip.flops for name, chip in chips.CHIPS.items() if name in kind), 0.0) * jax.device_count()
+  chip = chips.of_kind(jax.devices()[0].device_kind)
+  return chip.flops * jax.device_count() if chip else 0.0
 
 
 def _memory() -> float:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from clipvip_jax.launch import exchange, refuse_together
 _NOTICE_SECONDS = 60
 # Fields that may differ between hosts, as between two parts of a run, but for these: all processes delete together, and
 # run one program.
-_MUST_AGREE = ("host.keep_checkpoints", "model.attention")
+_MUST_AGREE = re.compile(r"host\.keep_checkpoints|model\.attention|train\.accumulate|mesh\..*")
 
 
 def check_shared(folder: pathlib.Path, name: str) -> None:
@@ -75,7 +76,7 @@ def describe(config: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str
   fields = {
     name: json.dumps(value)
     for name, value in workdir.flat(config)
-    if name in _MUST_AGREE or not workdir.may_change(name)
+    if _MUST_AGREE.fullmatch(name) or not workdir.may_change(name)
   }
   return {**fields, **{f"version of {name}": value for name, value in versions.items()}, "code": code()}
 

@@ -7,6 +7,7 @@ renamed when whole; one that is damaged later is put aside, and the run goes on 
 import json
 import pathlib
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from clipvip_jax.errors import UserError
+from clipvip_jax.launch import exchange
 from clipvip_jax.log import log
 from clipvip_jax.train_step import TrainState
 
@@ -53,13 +55,16 @@ class Checkpoints:
       cleanup_tmp_directories=True,
     )
     self._moved: list[int] = []  # damaged steps
+    self._reason = "score file"  # why the last of them could not be read
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
     """A manager of the folder's checkpoints, without those whose score is damaged, which it could not even list."""
-    self._move_aside(
-      [step for step in _steps_on_disk(self._directory) if np.isnan(_read_score(self._directory / str(step)))]
-    )
+    damaged: list[int] = []
+    if jax.process_index() == 0:  # which moves them, so that no other finds them half moved
+      steps = _steps_on_disk(self._directory)
+      damaged = [step for step in steps if np.isnan(_read_score(self._directory / str(step)))]
+    self._move_aside(json.loads(exchange(json.dumps(damaged))[0]))
     return ocp.CheckpointManager(
       self._directory,
       options=self._options,
@@ -96,21 +101,20 @@ class Checkpoints:
 
   def best_step(self) -> int | None:
     """The step with the highest score, the latest of equals; None: none has one."""
+    return next(iter(self._by_score()), None)
+
+  def _by_score(self) -> list[int]:
+    """Steps that have a score, the highest and of equals the latest first."""
     self._manager.wait_until_finished()
     self._manager.check_for_errors()
     scores = {step: _score(self._manager.metrics(step)) for step in self.steps()}
     measured = [step for step, score in scores.items() if score != _NOT_MEASURED]
-    return max(measured, key=lambda step: (scores[step], step), default=None)
+    return sorted(measured, key=lambda step: (scores[step], step), reverse=True)
 
   def restore_best(self, like: TrainState) -> TrainState | None:
     """The state of the highest score that can be read; others are put aside with a warning. None: there is none."""
-    while (step := self.best_step()) is not None:
-      try:
-        return self.restore(step, like)[0]
-      except Exception as error:  # see restore_latest
-        log.warning("the best checkpoint, %d, cannot be read (%s)", step, _words(error))
-        self._put_aside([step])
-    return None
+    found = self._first_readable(self._by_score(), like)
+    return found[0] if found else None
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, int]]:
     """(state, data position) of a step, placed as `like` (see `abstract`)."""
@@ -126,34 +130,42 @@ class Checkpoints:
     Raises:
       UserError: there are checkpoints, and none can be read.
     """
-    damaged, reason = [], "score file"
-    for step in reversed(self.steps()):
+    steps = self.steps()[::-1]
+    found = self._first_readable(steps, like)
+    if found is None and (steps or self._moved):
+      raise UserError(
+        f"none of the checkpoints in {self._directory} can be read (steps {', '.join(map(str, steps + self._moved))};"
+        f" {self._reason}); name another --workdir to start over"
+      )
+    return found
+
+  def _first_readable(self, steps: Sequence[int], like: TrainState) -> tuple[TrainState, dict[str, int]] | None:
+    """The first of `steps` that every process can read; those before it are put aside with a warning."""
+    for number, step in enumerate(steps):
       try:
         restored = self.restore(step, like)
       except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-        reason = _words(error)
-        log.warning("checkpoint %d in %s cannot be read (%s)", step, self._directory, reason)
-        damaged.append(step)
+        self._reason = _words(error)
+        log.warning("checkpoint %d in %s cannot be read (%s)", step, self._directory, self._reason)
         continue
-      self._put_aside(damaged)
-      if damaged:
-        log.warning("falling back to the checkpoint of step %d", step)
+      # A file may be damaged for one process alone, which read a part of its own: nobody goes on from that step.
+      numbers = [int(text) for text in exchange(str(number))]
+      if len(set(numbers)) > 1:
+        restored = self.restore(steps[max(numbers)], like)
+      self._put_aside(steps[: max(numbers)])
+      if max(numbers):
+        log.warning("falling back to the checkpoint of step %d", steps[max(numbers)])
       return restored
-    if damaged or self._moved:
-      raise UserError(
-        f"none of the checkpoints in {self._directory} can be read (steps {', '.join(map(str, damaged + self._moved))};"
-        f" {reason}); name another --workdir to start over"
-      )
     return None
 
-  def _put_aside(self, steps: list[int]) -> None:
+  def _put_aside(self, steps: Sequence[int]) -> None:
     """Opens the folder anew without the damaged checkpoints."""
     if steps:
       self._manager.close()
       self._move_aside(steps)
       self._manager = self._open()
 
-  def _move_aside(self, steps: list[int]) -> None:
+  def _move_aside(self, steps: Sequence[int]) -> None:
     """Moves damaged checkpoints out of the way of new ones, without deleting them."""
     if not steps:
       return

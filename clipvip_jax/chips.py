@@ -27,6 +27,7 @@ class Chip:
     usable: share of the memory that a program gets.
     node: chips that share the interconnect; 0: all of a slice.
     network: bytes a second of one chip between nodes.
+    kind: how JAX calls it, or how that begins.
   """
 
   flops: float
@@ -37,15 +38,20 @@ class Chip:
   usable: float = 1.0
   node: int = 0
   network: float = 0.0
+  kind: str = ""
 
   @property
   def is_tpu(self) -> bool:
     """A slice, for which libtpu compiles; for GPUs CPU devices stand in."""
     return not self.node
 
-  def sending(self, count: int) -> float:
-    """Bytes a second that each of `count` chips can send to the others: the slowest link of their ring."""
-    return self.network if self.node and count > self.node else self.interconnect
+  def sending(self, span: int) -> float:
+    """Bytes a second that each chip can send to others of a group: the slowest link of their ring.
+
+    Args:
+      span: consecutive chips from the group's first to its last.
+    """
+    return self.network if self.node and span > self.node else self.interconnect
 
 
 _FLAT = ("4x8", "2x2", "2x4", "4x4", "8x8", "8x16", "16x16")
@@ -58,20 +64,26 @@ _GPU: dict[str, Any] = {"examples": _NODES, "usable": 0.75, "node": 8}
 # Google gives the interconnect of both directions together; here is one.
 CHIPS = {
   # cloud.google.com/tpu/docs/v5e: 197 TFLOPs, 16 GB, 819 GBps, 400 GBps
-  "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, _FLAT),
+  "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, _FLAT, kind="TPU v5 lite"),
   # cloud.google.com/tpu/docs/v5p: 459 TFLOPs, 95 GB, 2765 GBps, 1200 GBps
-  "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, _CUBES),
+  "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, _CUBES, kind="TPU v5"),
   # cloud.google.com/tpu/docs/v6e: 918 TFLOPs, 32 GB, 1638 GBps, 800 GBps
-  "v6e": Chip(918e12, 32 * GIB, 1638e9, 400e9, _FLAT),
+  "v6e": Chip(918e12, 32 * GIB, 1638e9, 400e9, _FLAT, kind="TPU v6 lite"),
   # nvidia.com/en-us/data-center/a100, SXM 80 GB: 312 TFLOPS, 2039 GB/s, NVLink 600 GB/s both ways;
   # DGX A100: 200 Gb/s of network a GPU
-  "a100": Chip(312e12, 80 * GB, 2039e9, 300e9, **_GPU, network=25e9),
+  "a100": Chip(312e12, 80 * GB, 2039e9, 300e9, **_GPU, network=25e9, kind="NVIDIA A100"),
   # nvidia.com/en-us/data-center/h100, SXM: 1979 TFLOPS with sparsity, 80 GB, 3.35 TB/s, NVLink 900 GB/s both ways;
   # DGX H100: 400 Gb/s of network a GPU
-  "h100": Chip(989.5e12, 80 * GB, 3350e9, 450e9, **_GPU, network=50e9),
+  "h100": Chip(989.5e12, 80 * GB, 3350e9, 450e9, **_GPU, network=50e9, kind="NVIDIA H100"),
   # nvidia.com/en-us/data-center/h200, SXM: as the H100, with 141 GB and 4.8 TB/s; DGX H200: 400 Gb/s a GPU
-  "h200": Chip(989.5e12, 141 * GB, 4800e9, 450e9, **_GPU, network=50e9),
+  "h200": Chip(989.5e12, 141 * GB, 4800e9, 450e9, **_GPU, network=50e9, kind="NVIDIA H200"),
 }
+
+
+def of_kind(kind: str) -> Chip | None:
+  """The chip that JAX calls so, as in "NVIDIA H100 80GB HBM3"; None: an unknown one."""
+  known = [chip for chip in CHIPS.values() if kind == chip.kind or (not chip.is_tpu and kind.startswith(chip.kind))]
+  return known[0] if known else None
 
 
 def parse(topology: str) -> tuple[Chip, int]:

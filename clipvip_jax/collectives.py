@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
 
@@ -32,6 +33,7 @@ class Collective:
     group: chips that take part together.
     times: how often a step runs it.
     source: where in the program it comes from, as XLA tells it.
+    span: consecutive chips from the first to the last of a group, where the program lists them.
   """
 
   kind: str
@@ -39,6 +41,7 @@ class Collective:
   group: int
   times: int = 1
   source: str = ""
+  span: int = 0
 
   @property
   def sent(self) -> float:
@@ -57,7 +60,8 @@ _ARRAY = re.compile(r"\b(pred|bf16|[a-z]+\d+(?:e\w+)?)\[([\d,]*)\]")
 _CALLS = re.compile(r"\b(?:calls|to_apply|body|condition|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
-_IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]")
+_LISTS = re.compile(r"replica_groups=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
+_IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\](?:<=\[(?P<shape>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?)?")
 _NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? ?\{([^}]*)\}")
 _AXIS = re.compile(r"'([^']+)'(?:=|:\(\d+\))?(\d+)?")
 _CHAIN = re.compile(r'\bchain_id="\d+"')
@@ -135,7 +139,7 @@ def _collective(match: re.Match[str], devices: int, times: int, scatters: bool) 
     whole *= group
   source = _OP_NAME.search(rest)
   kind = REDUCE_SCATTER if scatters and kind == ALL_REDUCE else kind
-  return Collective(kind, whole, group, times, source[1] if source else "")
+  return Collective(kind, whole, group, times, source[1] if source else "", _span(rest, group))
 
 
 def _group(rest: str, devices: int) -> int:
@@ -147,6 +151,18 @@ def _group(rest: str, devices: int) -> int:
     return math.prod(int(size or sizes[axis]) for axis, size in _AXIS.findall(found[2]))
   found = _LISTED.search(rest)
   return len(found[1].split(",")) if found and found[1] else devices
+
+
+def _span(rest: str, group: int) -> int:
+  """Chips from the first to the last of the widest group: of `[4,2]<=[2,4]T(1,0)`, {0,4}, {1,5} and so on, five."""
+  if (found := _IOTA.search(rest)) and found["shape"]:
+    shape, order = ([int(n) for n in (found[name] or "").split(",") if n] for name in ("shape", "order"))
+    chips = np.arange(math.prod(shape)).reshape(shape).transpose(order or None).reshape(-1, group)
+    return int(np.ptp(chips, axis=1).max()) + 1
+  if found := _LISTS.search(rest):
+    groups = [[int(n) for n in ids.split(",")] for ids in re.findall(r"\{([\d,]+)\}", found[1])]
+    return max(max(ids) - min(ids) for ids in groups) + 1
+  return group
 
 
 def _top_level(text: str) -> list[str]:

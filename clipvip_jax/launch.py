@@ -5,6 +5,8 @@ They speak through JAX's coordination service, which lives in process 0 and need
 
 import contextlib
 import ctypes
+import errno
+import faulthandler
 import functools
 import itertools
 import json
@@ -29,8 +31,9 @@ JOIN, HEARTBEAT = 300, 100
 _LEAVE, _SILENT = 40, 8
 # Seconds that processes wait for each other where one has files to read.
 _PATIENCE = 600
-# Seconds in which process 0 answers when it is asked whether it is there.
+# Seconds in which process 0 answers when it is asked whether it is there, and errors of hosts that are gone.
 _ANSWER = 5
+_UNREACHABLE = (errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH)
 _kept: list[Any] = []  # handlers, which C knows and Python must not forget
 _round = itertools.count()  # every exchange has a name of its own; all processes make the same ones
 
@@ -41,8 +44,9 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
   A process that does not come within JOIN seconds ends the others, and JAX names it.
 
   Raises:
-    UserError: the launch does not say enough.
+    UserError: the launch does not say enough, or says what cannot be.
   """
+  _check(coordinator, num_processes, process_id)
   jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPU devices of several processes
   try:
     with _absent_are_named():
@@ -53,21 +57,22 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
         initialization_timeout=JOIN + 30,  # the service, which knows who is absent, speaks first
         heartbeat_timeout_seconds=HEARTBEAT,
       )
-  except ValueError as error:
+  except (ValueError, jax.errors.JaxRuntimeError) as error:
+    reason = (str(error).strip() or repr(error)).splitlines()[0]
     raise UserError(
-      f"cannot join a distributed launch: {error}. Name it with --coordinator=HOST:PORT --num_processes=N "
+      f"cannot join a distributed launch: {reason}. Name it with --coordinator=HOST:PORT --num_processes=N "
       "--process_id=I, or launch under SLURM, Cloud TPU or MPI"
     ) from error
   if jax.process_index():
-    name_process_0_where_jax_aborts(jax.process_index(), distributed.global_state.coordinator_address)
+    name_process_0_where_jax_aborts(jax.process_index(), str(distributed.global_state.coordinator_address))
   say("alive")
 
 
 def name_process_0_where_jax_aborts(process: int, coordinator: str) -> None:
   """Where JAX aborts `process` because process 0 is gone, says so and ends it with STUCK.
 
-  JAX aborts in C++, calls it "the leader" and runs no Python, so this is a handler of the signal itself. Other aborts
-  stay what they are: process 0 is asked first.
+  JAX aborts in C++, calls it "the leader" and runs no Python, so this is a handler of the signal itself. Process 0 is
+  asked first; where it answers, the abort is another, which shows its stacks and goes on.
   """
   host, _, port = coordinator.rpartition(":")
 
@@ -75,12 +80,25 @@ def name_process_0_where_jax_aborts(process: int, coordinator: str) -> None:
     try:
       socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
     except OSError as error:
-      words = f"process {process}: process 0, which holds the launch together, is no more ({error})"
-      os.write(2, f"error: {words}\n".encode())
-      os._exit(STUCK)
+      if isinstance(error, ConnectionError | TimeoutError | socket.gaierror) or error.errno in _UNREACHABLE:
+        words = f"process {process}: process 0, which holds the launch together, is no more ({error})"
+        os.write(2, f"error: {words}\n".encode())
+        os._exit(STUCK)
+    faulthandler.dump_traceback()
 
   _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted))
   ctypes.CDLL(None).signal(int(signal.SIGABRT), _kept[-1])
+
+
+def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+  """Raises UserError for an address or numbers that cannot be."""
+  _, colon, port = (coordinator or "").rpartition(":")
+  if coordinator and not (colon and port.isdecimal() and 0 < int(port) < 2**16):
+    raise UserError(f"--coordinator={coordinator} must be HOST:PORT, with a port from 1 to 65535")
+  if num_processes is not None and num_processes < 1:
+    raise UserError(f"--num_processes={num_processes} must be at least 1")
+  if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
+    raise UserError(f"--process_id={process_id}: processes of a launch of {num_processes} are numbered from 0")
 
 
 @contextlib.contextmanager

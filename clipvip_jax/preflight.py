@@ -57,6 +57,7 @@ def preflight(config: Any, topology: str, *, largest_batch: bool = False) -> dic
   from clipvip_jax import parts, sharding, step_cost
 
   parts.check_recipe(config, count)
+  config = _of_whole_clips(config)
   mesh = sharding.make_mesh(config.mesh, devices)
   shares = mesh.shape[sharding.DATA] * mesh.shape[sharding.FSDP]
   report = {
@@ -76,6 +77,17 @@ def preflight(config: Any, topology: str, *, largest_batch: bool = False) -> dic
   if largest_batch:
     report["largest_batch"] = _largest_batch(config, mesh, chip, shares, used)
   return report
+
+
+def _of_whole_clips(config: Any) -> Any:
+  """Where the last steps see the patches that others leave out, theirs is the step that must fit."""
+  if not (config.model.patch_dropout and config.train.whole_clips):
+    return config
+  log.info("model.patch_dropout: figures are of the last steps, which see whole clips (train.whole_clips)")
+  whole = config.copy_and_resolve_references()
+  with whole.unlocked():
+    whole.model.patch_dropout = 0.0
+  return whole
 
 
 def _measure(config: Any, mesh: Any) -> tuple[float, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from clipvip_jax.errors import UserError
@@ -68,8 +69,13 @@ def make_mesh(config: Mapping[str, int] | None = None, devices: Sequence[Any] | 
   Raises:
     UserError: see `mesh_shape`.
   """
-  sizes = mesh_shape(config, jax.device_count() if devices is None else len(devices))
-  return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  sizes = tuple(mesh_shape(config, jax.device_count() if devices is None else len(devices)).values())
+  types = (AxisType.Auto,) * len(AXES)
+  try:
+    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+  except NotImplementedError:  # no axes of a TPU slice have these sizes, so some of its axes serve two of ours
+    grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return Mesh(grid, AXES, axis_types=types)
 
 
 def split_over_batch(mesh: Mesh) -> NamedSharding:
@@ -80,6 +86,11 @@ def split_over_batch(mesh: Mesh) -> NamedSharding:
 def on_every_device(mesh: Mesh) -> NamedSharding:
   """A whole copy on each device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def whole(mesh: Mesh, tree: Any) -> Any:
+  """A copy of split arrays on each device. All processes must call it."""
+  return jax.jit(lambda tree: tree, out_shardings=on_every_device(mesh))(tree)
 
 
 def partition(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:

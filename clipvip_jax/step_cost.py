@@ -151,7 +151,7 @@ def seconds_of(cost: Cost, chip: Chip, count: int, *, loops: bool) -> dict[str, 
   return {
     "compute": operations / chip.flops,
     "memory": cost.hbm_bytes / chip.hbm_bandwidth,
-    "interconnect": sum(one.sent / chip.sending(one.group) for one in cost.collectives),
+    "interconnect": sum(one.sent / chip.sending(one.span) for one in cost.collectives),
   }
 
 

@@ -64,7 +64,7 @@ def _run(parts: Parts, mesh: Any, chain: Any, rate: Any, shapes: TrainState, wei
   like = abstract(state)
   with _full_disk(folder, checkpoints), contextlib.closing(checkpoints), contextlib.closing(history):
     state = loop.train(state, first_step)
-    return _finish(parts, state, like, evaluator, checkpoints, history)
+    return _finish(parts, mesh, state, like, evaluator, checkpoints, history)
 
 
 @contextlib.contextmanager
@@ -135,7 +135,7 @@ def _start(
 
 
 def _finish(
-  parts: Parts, state: TrainState, like: TrainState, evaluator: Evaluator, checkpoints: Checkpoints, history: Any
+  parts: Parts, mesh: Any, state: Any, like: Any, evaluator: Evaluator, checkpoints: Checkpoints, history: Any
 ) -> dict[str, Any]:
   """Evaluates the best checkpoint on the final splits and writes results and report."""
   last = int(state.step)
@@ -155,10 +155,11 @@ def _finish(
     "versions": versions(),
   }
   alive("writing results and report")
+  params = sharding.whole(mesh, state.params)  # for process 0, which looks at examples alone
   if jax.process_index() == 0:
     workdir.write_json(parts.workdir / "results.json", results)
     first = next(iter(found.values()), None)
-    shown = examples.for_report(parts.model, state.params, parts.evaluated, first, config) if first else {}
+    shown = examples.for_report(parts.model, params, parts.evaluated, first, config) if first else {}
     report.write_report(parts.workdir / "report.html", results, history.rows, **shown)
     log.info("wrote %s and report.html", parts.workdir / "results.json")
   return results

@@ -18,7 +18,7 @@ from clipvip_jax import sharding
 from clipvip_jax.losses import Batch, Loss
 from clipvip_jax.models.clip_vip import ClipVip
 from clipvip_jax.models.vision import PATCH_DROPOUT
-from clipvip_jax.optimizer import Schedule, without_gradient
+from clipvip_jax.optimizer import Schedule, is_frozen, without_gradient
 
 _VISUAL = ("video", "frame")
 _INPUTS = (*_VISUAL, "subtitle", "caption")
@@ -152,7 +152,10 @@ def make_train_step(
     whole_clips: no patch is left out, whatever `model.patch_dropout` is.
   """
   leaves_out = model.vision.patch_dropout and not whole_clips
-  contrast = loss if mesh is None else sharding.over_batch(mesh, loss)
+  loss_of_all = loss if mesh is None else sharding.over_batch(mesh, loss)
+
+  def contrast(features, scale):
+    return loss_of_all(features, jax.lax.stop_gradient(scale) if is_frozen("logit_scale", frozen) else scale)
 
   def embed(params, batch, key):
     params = without_gradient(params, frozen)

@@ -20,6 +20,11 @@ def test_what_belongs_to_a_host_may_differ():
   assert agreement.difference([described(), described(**changes)]) == ""
 
 
+def test_what_shapes_the_program_must_be_the_same():
+  found = agreement.difference([described(), described(**{"mesh.fsdp": 2, "train.accumulate": 4})])
+  assert "mesh.fsdp is 2, in process 0 1" in found and "train.accumulate is 4, in process 0 1" in found
+
+
 def test_another_field_is_named_with_both_values_and_its_process():
   assert agreement.difference([described(), described(seed=1), described()]) == "process 1: seed is 1, in process 0 0"
   found = agreement.difference([described(), described(**{"train.batch_size": 8, "host.keep_checkpoints": 1})])

@@ -1,6 +1,7 @@
 """What is kept, what is the best, and what a damaged file does."""
 
 import pathlib
+import re
 import shutil
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clipvip_jax import checkpoint
 from clipvip_jax.checkpoint import Checkpoints, abstract
 from clipvip_jax.errors import UserError
 from clipvip_jax.log import log
@@ -116,7 +118,7 @@ def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(tmp_path, said):
   shutil.rmtree(folder / "1" / "state")
   checkpoints = Checkpoints(folder, 4)
   assert int(checkpoints.restore_best(abstract(state(0))).step) == 3
-  assert "the best checkpoint, 1, cannot be read" in said.text
+  assert "checkpoint 1 in" in said.text and "cannot be read" in said.text
   assert checkpoints.steps() == [2, 3, 4]
 
 
@@ -128,6 +130,33 @@ def test_when_none_can_be_read_the_run_does_not_start_over_in_silence(two_checkp
   with pytest.raises(UserError, match=r"none of the checkpoints.*steps 2, 1.*--workdir"):
     Checkpoints(folder, 2).restore_latest(abstract(state(0)))
   assert pathlib.Path(folder / "1").is_dir()
+
+
+def test_no_process_goes_on_from_a_checkpoint_that_another_cannot_read(tmp_path, monkeypatch):
+  folder = tmp_path / "c"
+  checkpoints = save(folder, {1: None, 2: None, 3: None}, keep=3)
+  other = iter(["1", "[]"])  # the other process could read the second alone, and then lists no damaged one
+  monkeypatch.setattr(checkpoint, "exchange", lambda text: [text, next(other)])
+  assert_is(checkpoints.restore_latest(abstract(state(0))), 2)
+  assert checkpoints.steps() == [1, 2] and (tmp_path / "damaged_checkpoints" / "3").is_dir()
+
+
+def test_process_0_alone_says_which_scores_are_damaged(tmp_path, monkeypatch):
+  folder = tmp_path / "c"
+  save(folder, {1: 0.5, 2: 0.5}).close()
+  (folder / "2" / "metrics" / "metrics").write_text("{")
+
+  class Told(Exception):
+    pass
+
+  def tell(text):
+    raise Told(text)
+
+  monkeypatch.setattr(checkpoint, "exchange", tell)
+  for process, damaged in enumerate(("[2]", "[]")):
+    monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+    with pytest.raises(Told, match=re.escape(damaged)):
+      Checkpoints(folder, 2)
 
 
 def test_a_state_of_another_shape_is_not_restored(tmp_path):

@@ -81,6 +81,49 @@ def test_collectives_are_read_from_the_program_with_loops_and_without_repetition
   assert "jit(step)/gather" in {one.source for one in collectives.read(HLO, 8)}
 
 
+@pytest.mark.parametrize(
+  ("groups", "span"),
+  [
+    ("{{0,1,2,3,4,5,6,7},{8,9,10,11,12,13,14,15}}", 8),
+    ("{{0,8},{1,9},{2,10},{3,11},{4,12},{5,13},{6,14},{7,15}}", 9),
+    ("[2,8]<=[16]", 8),
+    ("[8,2]<=[2,8]T(1,0)", 9),
+    ("[1,16]<=[16]", 16),
+  ],
+)
+def test_groups_that_reach_over_nodes_are_as_slow_as_the_network(groups, span):
+  hlo = (
+    f"ENTRY %main (a: f32[4]) -> f32[4] {{\n  %x = f32[4] all-reduce(%a), replica_groups={groups}, to_apply=%add\n}}"
+  )
+  (found,) = collectives.read(hlo, 16)
+  assert found.span == span
+  chip = chips.CHIPS["h100"]
+  assert chip.sending(found.span) == (chip.interconnect if span <= 8 else chip.network)
+
+
+@pytest.mark.parametrize("name", chips.CHIPS)
+def test_chips_are_known_by_the_name_that_jax_gives_them(name):
+  chip = chips.CHIPS[name]
+  assert chips.of_kind(chip.kind if chip.is_tpu else f"{chip.kind} 80GB HBM3") is chip
+  assert chips.of_kind("cpu") is None
+
+
+@pytest.mark.parametrize(("dropout", "whole", "left"), [(0.5, 0.1, 0.0), (0.5, 0.0, 0.5), (0.0, 0.1, 0.0)])
+def test_of_steps_with_and_without_patches_left_out_the_larger_must_fit(dropout, whole, left):
+  config = post_pretrain.get_config("b32")
+  config.model.patch_dropout, config.train.whole_clips = dropout, whole
+  assert preflight._of_whole_clips(config).model.patch_dropout == left
+  assert config.model.patch_dropout == dropout
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: no TPU compiler")
+def test_axes_of_a_slice_that_are_too_long_are_split():
+  code = "from clipvip_jax import chips, sharding; devices = chips.devices('v6e:4x8'); "
+  code += "print(dict(sharding.make_mesh({'data': -1, 'fsdp': 2, 'tensor': 1}, devices).shape))"
+  done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+  assert done.stdout.strip() == "{'data': 16, 'fsdp': 2, 'tensor': 1}", done.stderr
+
+
 def test_what_a_chip_sends_is_that_of_a_ring():
   sent = {kind: collectives.Collective(kind, 100, 4, times=2).sent for kind in collectives.KINDS}
   assert sent == {

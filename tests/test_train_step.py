@@ -83,6 +83,20 @@ def test_gradients_of_the_first_step_equal_the_reference_name_by_name(golden, st
       assert_close(ours[name], value, 2e-5, name)
 
 
+def test_a_frozen_logit_scale_stays():
+  config = tiny.optimizer_config()
+  config.frozen = ("logit_scale",)
+  chain, rate = optimizer.from_config(config, STEPS)
+  model = tiny.model()
+  step = jax.jit(make_train_step(model, LOSSES["fc"], chain, rate, frozen=config.frozen))
+  before = init_state(model, chain, tiny.config(), 0)
+  rng = np.random.default_rng(0)
+  frames = {"frame": rng.normal(size=(4, 32, 32, 3)).astype(np.float32)}
+  captions = {"caption": rng.integers(1, 99, (4, 8)).astype(np.int32), "caption_mask": np.ones(4, bool)}
+  after, _ = step(before, {**frames, **captions})
+  assert after.params["logit_scale"] == before.params["logit_scale"]
+
+
 def test_patches_are_drawn_only_where_some_are_left_out():
   chain, rate = optimizer.from_config(tiny.optimizer_config(), 8)
 

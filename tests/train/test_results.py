@@ -129,6 +129,18 @@ def test_a_run_on_part_of_a_corpus_with_half_the_patches_and_a_frozen_tower_eval
   clipvip_jax.load(tmp_path / "run")  # which the options of training do not hinder
 
 
+def test_a_run_whose_parameters_are_split_comes_to_its_end(finished, corpus, tmp_path):
+  folder, _ = finished
+  axes = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "evaluate.batch_size": 16}
+  train.run(config(corpus, **axes), tmp_path / "run")
+  ours, whole = (
+    [row["loss"] for row in map(json.loads, (path / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
+    for path in (tmp_path / "run", folder)
+  )
+  np.testing.assert_allclose(ours, whole, rtol=1e-5)
+  assert "class token" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_the_last_steps_of_patch_dropout_see_whole_clips(monkeypatch):
   monkeypatch.setattr(train, "jitted_step", lambda *_, whole_clips: "whole" if whole_clips else "part")
 
