@@ -6,6 +6,7 @@ types and numbers are checked.
 
 import collections
 import dataclasses
+import hashlib
 import json
 import pathlib
 import re
@@ -50,7 +51,7 @@ class Embeddings:
   about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def similarity(self) -> Float[np.ndarray, "n v"]:
-    """Cosines of queries and videos.
+    """Cosines of queries and videos. Equal features have equal ones to the last bit, so that ties are ties.
 
     Raises:
       UserError: features that are not finite; names the clips and texts.
@@ -63,7 +64,10 @@ class Embeddings:
           f"split {self.split}: the features of {bad.size} of {len(names)} are not finite, those of {what} {named}:"
           " the weights or the pixels are damaged"
         )
-    return self.queries @ self.videos.T
+    # A product adds up equal rows in another order where they stand elsewhere, so each is multiplied once.
+    (queries, query_of), (videos, video_of) = map(_distinct, (self.queries, self.videos))
+    found = queries @ videos.T
+    return found if found.shape == (len(query_of), len(video_of)) else found[query_of][:, video_of]
 
   def duplicate_queries(self) -> int:
     """Queries that another clip's query equals but for case and spaces: no model can tell whose they are."""
@@ -72,6 +76,14 @@ class Embeddings:
     for text, label in zip(said, self.labels, strict=True):
       clips[text].add(label)
     return sum(len(clips[text]) > 1 for text in said)
+
+
+def _distinct(rows: Float[np.ndarray, "n e"]) -> tuple[Float[np.ndarray, "m e"], np.ndarray]:
+  """(the distinct rows in order, which of them each row is)."""
+  numbers: dict[bytes, int] = {}
+  digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows)
+  which = np.array([numbers.setdefault(digest, len(numbers)) for digest in digests], np.int64)
+  return rows[np.unique(which, return_index=True)[1]], which
 
 
 def write(path: pathlib.Path, found: Embeddings) -> None:

@@ -62,7 +62,7 @@ def _claim(folder: pathlib.Path, found: Sequence[Any]) -> None:
   if folder.exists() and not folder.is_dir():
     raise UserError(f"--workdir={folder} is a file, not a folder")
   there = {name for name in ("config.json", "results.json", "evaluation.json") if (folder / name).exists()}
-  if there and "evaluation.json" not in there:
+  if "config.json" in there or (there and "evaluation.json" not in there):
     raise UserError(f"{folder} holds a run: name another --workdir for its evaluation")
   about = found[0].about
   wanted = {

@@ -33,7 +33,7 @@ _FIELDS = {
   "evaluate": ("final_splits", "query", "protocol", "batch_size", "num_examples"),
   "host": ("num_workers",),
 }
-_ABOUT = {"model": dict, "num_params": int, "corpus": dict, "config": dict, "preprocessing": dict}
+_ABOUT = {"model": dict, "num_params": int, "corpus": dict, "config": dict, "preprocessing": dict, "run": dict}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,9 @@ class Evaluated:
   Attributes:
     name: its source, or the file.
     about: what results.json says besides results, as far as it is known: "model", "num_params", "corpus", "config",
-      "preprocessing".
+      "preprocessing", and "run", the configuration of the run of ours that the model is.
     splits: name -> its embeddings; of a model they are computed when asked for.
     kept: whether they were read from files.
-    run: the configuration of the run of ours that the model is, as JSON holds it.
     for_report: a split's result -> what else `report.write_report` shows.
   """
 
@@ -54,7 +53,6 @@ class Evaluated:
   about: dict[str, Any]
   splits: Mapping[str, Callable[[], Embeddings]]
   kept: bool = False
-  run: dict[str, Any] | None = None
   for_report: Callable[[Any], dict[str, Any]] = lambda _: {}
 
 
@@ -105,6 +103,8 @@ def from_model(source: str, options: Options) -> Evaluated:
   )
   config.model = model.config.model
   about = _about(model, corpus, config)
+  if weights.run is not None:
+    about["run"] = workdir.plain(weights.run)
   assert model.tokenizer is not None  # it has a name
   found = evaluator.Evaluator(model.net, mesh, corpus, model.tokenizer, config)
 
@@ -115,7 +115,6 @@ def from_model(source: str, options: Options) -> Evaluated:
     name=source,
     about=about,
     splits={name: functools.partial(embed, name) for name in config.evaluate.final_splits},
-    run=None if weights.run is None else workdir.plain(weights.run),
     for_report=lambda result: examples.for_report(model.net, model.params, corpus, result, config),
   )
 
@@ -153,7 +152,8 @@ def _whole(weights: sources.Weights, name: str) -> tuple[ConfigDict, bool]:
   run = None if weights.run is None else _complete(weights.run, weights.source)
   if run is not None and name in (run.data.name, run.evaluate.get("name", "")):
     if name != run.data.name:
-      run.data.update({"config": run.evaluate.config, "data_dir": run.evaluate.data_dir})
+      folder = run.evaluate.data_dir or run.data.data_dir
+      run.data.update({"config": run.evaluate.config, "data_dir": folder})
     return run, True
   if name in RECIPES:
     config = RECIPES[name].get_config("b16" if weights.config.patch_size == 16 else "b32")
@@ -251,15 +251,18 @@ def check_alike(all_evaluated: Sequence[Evaluated]) -> None:
   Raises:
     UserError: names what differs, with both values.
   """
-  first = all_evaluated[0]
-  for other in all_evaluated[1:]:
+  for first, other in itertools.combinations(all_evaluated, 2):
     identities = [one.about.get("model", {}).get("identity") for one in (first, other)]
     if identities[0] is not None and identities[0] == identities[1]:
       raise UserError(f"{first.name} and {other.name} are the same weights: their spread says nothing")
     pairs = [(first.about.get(name, {}), other.about.get(name, {})) for name in ("corpus", "config")]
     pairs.append(({"splits": list(first.splits)}, {"splits": list(other.splits)}))
-    if first.run is not None and other.run is not None:
-      pairs.append((first.run, other.run))
+    runs = [one.about.get("run") for one in (first, other)]
+    if all(runs):
+      pairs.append((runs[0], runs[1]))
+    elif any(runs):
+      a, b = ("a run" if one else "none" for one in runs)
+      pairs.append(({"weights of a run": a}, {"weights of a run": b}))
     different = {name: words for a, b in pairs for name, words in _differences(a, b).items()}
     if different:
       raise UserError(

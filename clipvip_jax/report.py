@@ -86,7 +86,9 @@ def rank_chart(split: str, histogram: Mapping[str, int]) -> dict[str, Any]:
 def _split(name: str, split: Mapping[str, Any], published: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
   """One split's tables; chance is what a ranking at random would reach on average."""
   size = split.get("size")
-  ranks = {"median_rank": (size + 1) / 2, "mean_rank": (size + 1) / 2} if size else {}
+  # Of several captions a clip, its best counts: where that ranks by chance is no simple number.
+  middle = (size + 1) / 2 if size and split.get("queries", size) == size else None
+  ranks = {"median_rank": middle, "mean_rank": middle}
   chance = {**{f"R@{k}": min(k / size, 1.0) for k in RECALLS}, **ranks} if size else {}
   tables = []
   for kind, title in KINDS.items():

@@ -22,6 +22,7 @@ from clipvip_jax.command import TERMINATED, Parser, run
 from clipvip_jax.errors import Terminated, UserError
 from clipvip_jax.log import log
 from clipvip_jax.progress import duration
+from clipvip_jax.recipe import explained
 
 FROM_ARM = "arm:"  # in a recipe's init_from
 
@@ -101,7 +102,7 @@ def open_study(recipe: str, folder: pathlib.Path, data_dir: str = "", only: Sequ
   name, _, variants = recipe.partition(":")
   if not pathlib.Path(name).is_file():
     raise UserError(f"--config={recipe}: there is no file {name!r}")
-  module = runpy.run_path(name)
+  module = explained([f"--config={recipe}"], lambda: runpy.run_path(name))
   if "STUDY" not in module or "get_config" not in module:
     raise UserError(f"--config={recipe}: the recipe has no STUDY, which says what to compare; replication.py has one")
   groups = module["STUDY"]

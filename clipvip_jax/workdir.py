@@ -33,7 +33,8 @@ _FREE = re.compile(
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes a file that is either whole or not there."""
   with files.whole(path) as temporary:
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name of a file need not be UTF-8
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -68,6 +69,8 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   """
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file, not a folder")
+  if (workdir / "evaluation.json").exists():
+    raise UserError(f"--workdir={workdir} holds an evaluation: name another for a run")
   check_same(workdir, "config", config)
 
 

@@ -45,5 +45,5 @@ def test_a_notebook_runs_from_top_to_bottom(path, folder, monkeypatch):
     output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
   ]
   assert len(pictures) == {"evaluate": 2, "post_pretrain": 1}[path.stem]
-  wanted = {"evaluate": "evaluation/report.html", "post_pretrain": "mine/results.json"}[path.stem]
+  wanted = {"evaluate": "evaluation/smoke_on_smoke/report.html", "post_pretrain": "mine_smoke/results.json"}[path.stem]
   assert (folder / "build" / "colab" / wanted).stat().st_size > 1000

@@ -97,6 +97,21 @@ def test_features_that_are_no_numbers_are_named_by_clip_and_by_query():
     some(queries=np.full((4, 3), np.inf, np.float32)).similarity()
 
 
+def test_equal_features_tie_wherever_they_stand():
+  """A product of float32 adds up the same row differently in another place."""
+  rng = np.random.default_rng(0)
+  videos, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(2, 300, 512)))
+  videos, queries = videos.astype(np.float32), queries.astype(np.float32)
+  distinct = some(videos=videos, queries=queries).similarity()
+  np.testing.assert_array_equal(distinct, queries @ videos.T)
+  twice = some(videos=videos[[*range(300), 7, 123]], queries=queries[[5, *range(300)]]).similarity()
+  assert twice.shape == (301, 302)
+  np.testing.assert_array_equal(twice[1:, :300], distinct)
+  np.testing.assert_array_equal(twice[:, 300], twice[:, 7])
+  np.testing.assert_array_equal(twice[:, 301], twice[:, 123])
+  np.testing.assert_array_equal(twice[0], twice[6])
+
+
 def test_queries_of_several_clips_that_say_the_same_are_counted():
   assert some().duplicate_queries() == 0
   assert some(texts=["A cat", " a  cat ", "a dog", "a cats"]).duplicate_queries() == 2

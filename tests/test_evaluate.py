@@ -202,6 +202,11 @@ def test_what_is_not_said_comes_from_the_recipe_the_run_or_the_base():
   assert configured("webvid", run=run)[1:3] == (6, 28)
   run.evaluate.update({"name": "didemo", "config": "mine", "final_splits": ("validation",)})
   assert configured("didemo", run=run)[:4] == ("mine", 6, 28, ("validation",)), "evaluated on another corpus"
+  weights = evaluated.sources.Weights("w", {}, evaluated.ConfigDict({"text": {"positions": 77}}), False, run)
+  for folders in ({"data": "a", "evaluate": ""}, {"data": "b", "evaluate": "a"}):  # as training looks for it
+    for section, folder in folders.items():
+      run[section].data_dir = folder
+    assert evaluated._whole(weights, "didemo")[0].data.data_dir == "a"
 
 
 def test_the_tokenizer_is_the_one_asked_for_the_runs_the_vocabularys_or_the_one_beside_the_weights():
@@ -272,9 +277,29 @@ def test_models_that_are_no_runs_of_one_experiment_are_refused(miniature, runs, 
   path.write_text(path.read_text().replace('"learning_rate": 0.002', '"learning_rate": 0.5'))
   with pytest.raises(UserError, match=r"differ in seed and folders alone: optimizer\.learning_rate 0\.002 and 0\.5$"):
     command(miniature, tmp_path / "out", runs[0], tmp_path / "run")
-  with pytest.raises(UserError, match="are the same weights"):
-    command(miniature, tmp_path / "out", runs[0], runs[0])
+  for same in ((runs[0], runs[0]), (runs[0], runs[1], runs[1])):
+    with pytest.raises(UserError, match="are the same weights"):
+      command(miniature, tmp_path / "out", *same)
   assert not (tmp_path / "out").exists()
+
+
+def test_kept_embeddings_of_runs_that_differ_have_no_spread(miniature, runs, tmp_path):
+  shutil.copytree(runs[1], tmp_path / "run")
+  path = tmp_path / "run" / "config.json"
+  path.write_text(path.read_text().replace('"learning_rate": 0.002', '"learning_rate": 0.5'))
+  kept = []
+  for number, run in enumerate((runs[0], tmp_path / "run", runs[1])):
+    command(miniature, tmp_path / f"{number}", run)
+    kept.append(f"--embeddings={tmp_path / f'{number}'}")
+  with pytest.raises(UserError, match=r"optimizer\.learning_rate 0\.002 and 0\.5$"):
+    evaluate.main([*kept[:2], f"--workdir={tmp_path / 'no'}"])
+  evaluate.main([kept[0], kept[2], f"--workdir={tmp_path / 'spread'}"])
+  file = tmp_path / "2" / "embeddings_train.npz"
+  found = evaluated.embeddings.read(file)
+  about = {name: value for name, value in found.about.items() if name != "run"}
+  evaluated.embeddings.write(tmp_path / "no_run.npz", evaluated.dataclasses.replace(found, about=about))
+  with pytest.raises(UserError, match="weights of a run 'a run' and 'none'"):
+    evaluate.main([kept[0], f"--embeddings={tmp_path / 'no_run.npz'}", f"--workdir={tmp_path / 'no'}"])
 
 
 def _starting_from(run, folder, source):
@@ -336,6 +361,8 @@ def test_a_folder_of_another_evaluation_or_of_a_run_is_refused(miniature, measur
     command(miniature, measured[0], runs[0], "--num_frames=3")
   with pytest.raises(UserError, match="holds a run: name another --workdir"):
     command(miniature, runs[0], runs[0])
+  with pytest.raises(UserError, match="holds an evaluation: name another for a run"):
+    train.run(config_of_run(miniature), measured[0])
   (tmp_path / "file").touch()
   with pytest.raises(UserError, match="is a file"):
     command(miniature, tmp_path / "file", runs[0])
@@ -350,7 +377,7 @@ def test_a_folder_of_another_evaluation_or_of_a_run_is_refused(miniature, measur
     (["--dataset="], "must be NAME or NAME/CONFIG"),
     (["--dataset=msrvtt/8k"], r"configuration='8k' of corpus msrvtt is not in .*there: 9k, full; .*--data_dir=DIR"),
     (["--split=tset"], r"no split 'tset'; it has: train"),
-    (["--query=descripton"], r"no field 'descripton'; they have: .*description"),
+    (["--query=descripton"], r"no text 'descripton'; they have: .*description"),
     (["--protocol=many"], r"^--protocol='many' is unknown; allowed: single, multi"),
     (["--num_frames=0"], "--num_frames=0 must be at least 1"),
     (["--text_length=1"], "--text_length=1 must be at least 2"),

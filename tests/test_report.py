@@ -158,6 +158,15 @@ def test_published_figures_intervals_and_queries_that_are_not_unique(tmp_path):
   assert "1,234 queries that other clips have too" in page.texts and "squashed" in page.texts
 
 
+def test_chance_of_ranks_where_a_clip_has_several_captions_is_left_out(tmp_path):
+  for queries, chance in ((50, "25.5"), (1000, report.MISSING)):
+    results = {"splits": {"test": {**split_results(0, 50), "queries": queries}}}
+    write_report(tmp_path / "report.html", results)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    at = page.texts.index("Chance")
+    assert page.texts[at + 4 : at + 6] == [chance] * 2
+
+
 def test_where_the_right_video_ranked(tmp_path):
   histogram = {"1": 300, "2-5": 100, "6-10": 0, "11-20": 1}
   write_report(tmp_path / "report.html", {"splits": {"test": {"rank_histogram": dict(sorted(histogram.items()))}}})

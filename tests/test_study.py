@@ -93,6 +93,7 @@ def test_an_arm_that_starts_from_itself_is_refused(tmp_path):
   [
     (["--config=configs/nothing.py"], "there is no file 'configs/nothing.py'"),
     ([f"--config={ROOT}/configs/msrvtt.py"], "has no STUDY"),
+    ([f"--config={ROOT}/README.md"], r"unexpected indent \(README.md, line"),
     ([f"--config={REPLICATION}", "--only", "maen"], "no such arm; there are: vsc_fc full"),
     ([f"--config={REPLICATION}:smook"], "unknown variant 'smook'"),
     ([f"--config={REPLICATION}", "--seeds=0"], "at least 1"),

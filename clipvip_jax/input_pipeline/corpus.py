@@ -134,15 +134,22 @@ class Corpus:
     return {"name": self.name, "settings": self.metadata.get("settings", {}), "records": records}
 
   def check_fields(self, split: str, fields: Sequence[str]) -> None:
-    """Refuses a split whose records lack a field; "" names none and passes.
+    """Refuses a split whose records lack a field of text, or of several; "" names none and passes.
 
     Raises:
       UserError: names the field and those that there are.
     """
+    known = [name for name, feature in self._builder.info.features.items() if _is_text(feature)]
     for field in fields:
-      if field and field not in self._builder.info.features:
-        known = ", ".join(self._builder.info.features)
-        raise UserError(f"{self.name}, split {split}: records have no field {field!r}; they have: {known}")
+      if field and field not in known:
+        raise UserError(f"{self.name}, split {split}: records have no text {field!r}; they have: {', '.join(known)}")
+
+
+def _is_text(feature: Any) -> bool:
+  """Whether a feature of TFDS is a text or a list of texts."""
+  import tensorflow_datasets as tfds
+
+  return isinstance(getattr(feature, "feature", feature), tfds.features.Text)
 
 
 def check_protocol(protocol: str, ids: Sequence[str], labels: Sequence[int], where: str, flag: str) -> None:

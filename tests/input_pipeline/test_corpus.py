@@ -51,7 +51,7 @@ def test_a_field_holds_one_text_or_several_as_bytes_or_strings_and_the_empty_fie
 def test_clips_without_a_query_are_refused_by_name(tmp_path):
   with pytest.raises(UserError, match=r"1 clips have no 'description' to search with: \['c'\]"):
     opened(tmp_path).check_queries("train", "description", "")
-  with pytest.raises(UserError, match="no field 'title'; they have: "):
+  with pytest.raises(UserError, match="no text 'title'; they have: "):
     opened(tmp_path / "2").check_queries("train", "title", "caption")
 
 
