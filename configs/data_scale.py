@@ -53,7 +53,7 @@ def demo(config: ConfigDict) -> None:
   """600 steps of 64 clips: six passes over all of them, 600 over a hundredth."""
   post_pretrain.demo(config)
   config.evaluate.update({"name": "", "config": "", "during_split": "validation", "final_splits": ("test",)})
-  config.train.update({"num_steps": 600, "eval_every": 60, "checkpoint_every": 300})
+  config.train.update({"batch_size": 64, "num_steps": 600, "eval_every": 60, "checkpoint_every": 300})
 
 
 def smoke(config: ConfigDict) -> None:
