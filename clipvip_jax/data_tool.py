@@ -88,12 +88,9 @@ class _SubParser(Parser):
 def _builder(options: argparse.Namespace, changes: dict[str, str]) -> Any:
   """The builder with fields changed as the command line says."""
   import tensorflow_datasets as tfds
-  from absl import logging as absl_logging
 
   from clipvip_jax.input_pipeline.corpus import builder_class
   from data.build import BuildOptions
-
-  absl_logging.set_verbosity(absl_logging.ERROR)  # TFDS warns of every configuration that it has not in a list
 
   name = options.corpus
   if name.endswith((".jsonl", ".json")):

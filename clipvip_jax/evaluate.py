@@ -189,11 +189,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Reads options, evaluates, prints."""
   options = _parser().parse_args(argv)
   _check(options)
-  from absl import logging as absl_logging
-
   from clipvip_jax import evaluated  # late: a wrong option answers before JAX is there
 
-  absl_logging.set_verbosity(absl_logging.ERROR)  # TFDS warns of every corpus that is not there
   fields = {field.name for field in dataclasses.fields(evaluated.Options)}
   asked = evaluated.Options(**{name: value for name, value in vars(options).items() if name in fields})
   found = [one for path in options.embeddings for one in evaluated.from_files(path, asked)]

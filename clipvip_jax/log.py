@@ -31,7 +31,8 @@ def show(*, speak: bool = True) -> None:
   if not any(any(pathlib.Path("/dev").glob(name)) for name in ("accel*", "vfio/*")):  # a TPU's chips
     for name, value in NO_TPU.items():
       os.environ.setdefault(name, value)
-  absl_logging.set_verbosity(absl_logging.WARNING)  # Orbax and TFDS narrate through absl
+  # Orbax and TFDS narrate through absl, and warn of every corpus that is not there yet.
+  absl_logging.set_verbosity(absl_logging.ERROR)
   # Apache Beam says at every start which of Google's libraries are absent.
   logging.getLogger().addFilter(lambda record: "apitools" not in record.getMessage())
   handler = logging.StreamHandler(sys.stdout)

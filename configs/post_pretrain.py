@@ -46,7 +46,7 @@ def demo(config: ConfigDict) -> None:
   From random weights the learning rate is that of a small model, and the embeddings of position and time start as
   waves: with time at zero, which is right for CLIP's weights, the order of frames stays invisible for too long. The
   loss is variant (a) of section 3.4 instead of the paper's choice (d): V-S,C also pulls a video to the caption of one
-  frame, and a model that knows nothing yet follows that and finds no direction of motion within the demo's steps.
+  frame, which knows no direction of motion, and a model that knows nothing yet is the slower for it.
   """
   config.init_from = ""
   config.loss = "vs_fc"
