@@ -94,6 +94,8 @@ def _builder(options: argparse.Namespace, changes: dict[str, str]) -> Any:
 
   name = options.corpus
   if name.endswith((".jsonl", ".json")):
+    if "source" in changes:
+      raise UserError(f"--source={changes['source']}: the manifest {options.corpus} is the source")
     name, changes = MANIFEST, {**changes, "source": options.corpus}
   builder = builder_class(name)
   configs = builder.builder_configs
@@ -146,6 +148,7 @@ def _typed(name: str, text: str, kind: str) -> Any:
 
 def _check(options: argparse.Namespace, changes: dict[str, str]) -> None:
   from data import checking
+  from data.coverage import LACKING
 
   builder = _builder(options, changes)
   most = builder.options.max_left_out
@@ -164,6 +167,15 @@ def _check(options: argparse.Namespace, changes: dict[str, str]) -> None:
   lost = {split: f"{result.lost:.1%}" for split, result in found.items() if result.lost > most}
   if lost:
     raise UserError(f"a build would leave out more than {most:.1%} of {lost}; mend the files, or raise --max_left_out")
+  most = builder.options.max_lacking
+  for split, result in found.items():
+    for name in LACKING:
+      if result.texts[name] > most * result.decoded:
+        raise UserError(
+          f"split {split!r}: of {result.decoded} clips that were decoded {result.texts[name]} have no"
+          f" {name.removeprefix('lacking_')}, and a build refuses more than {most:.1%} of all. Is the file that of"
+          " these clips? If so, raise --max_lacking"
+        )
 
 
 def _build(options: argparse.Namespace, changes: dict[str, str]) -> None:
@@ -196,7 +208,7 @@ def _open(options: argparse.Namespace) -> Any:
     value = getattr(options, name, None)
     if value is not None and not least <= value <= most:
       raise UserError(f"--{name}={value}: allowed are {least} to {most}")
-  return open_corpus(ConfigDict({"name": options.corpus, "config": options.config, "data_dir": _folder(options)}))
+  return open_corpus(ConfigDict({"name": options.corpus, "config": options.config, "data_dir": _folder(options)}), "")
 
 
 def _show(options: argparse.Namespace, _: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ import errno
 import os
 import pathlib
 import re
+import secrets
 from collections.abc import Iterator
 
 # What the file system says where no program is at fault: full, over a quota, read-only, broken.
@@ -32,7 +33,8 @@ def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
   Raises:
     OSError: the folder is absent or cannot be written; what stood at `path` before stays as it was.
   """
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  # In containers on one file system process numbers are alike.
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
   try:
     yield temporary
     temporary.replace(path)

@@ -114,7 +114,7 @@ def _of_corpus(corpus: str, split: str, field: str, data_dir: str) -> list[str]:
   from ml_collections import ConfigDict
 
   name, _, config = corpus.partition("/")
-  opened = open_corpus(ConfigDict({"name": name, "config": config, "data_dir": data_dir}))
+  opened = open_corpus(ConfigDict({"name": name, "config": config, "data_dir": data_dir}), "")
   source = opened.source(split)
   opened.check_fields(split, (field,))
   return [text for index in range(len(source)) for text in texts(source[index], field)]

@@ -55,6 +55,8 @@ def read(
     raise UserError(f"{path} is no {what}: {reason}") from error
   if any(found[name].dtype.kind != "U" or found[name].ndim != 1 for name in texts):
     raise UserError(f"{path} is no {what}: names are no texts")
+  if any(not found[name].itemsize and found[name].size for name in texts):  # any number of them, in no bytes
+    raise UserError(f"{path} is no {what}: names are empty")
   try:
     lists = {name: [str(text) for text in found[name]] for name in texts}
   except (SystemError, ValueError) as error:  # numbers that are no characters

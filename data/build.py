@@ -13,7 +13,6 @@ import hashlib
 import json
 import math
 import os
-import pathlib
 import re
 import shlex
 import tempfile
@@ -148,11 +147,9 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   @property
   def source(self) -> epath.Path:
     """The folder with the owner's files."""
-    named = self.options.source
-    if not named:
+    if not self.options.source:
       return epath.Path(self.data_dir_root) / "downloads" / "manual" / self.name
-    # Absolute, so that a plan means the same videos wherever the build goes on.
-    return epath.Path(named) if places.is_remote(named) else epath.Path(pathlib.Path(named).expanduser().absolute())
+    return places.absolute(self.options.source)
 
   @property
   def building(self) -> epath.Path:
@@ -186,11 +183,16 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """Refuses a corpus that stands there already and was built from other annotations. Raises UserError."""
     with tempfile.TemporaryDirectory() as folder:
       self.plan(epath.Path(folder))
-    if self.info.metadata.get("annotations") != self.annotations:
+    before, now = self.info.metadata.get("lookups"), self._lookups()
+    if self.info.metadata.get("annotations") != self.annotations or (before is not None and before != now):
       raise UserError(
         f"{self.data_path} was built from other annotations than {self.source}: give this corpus another name, with"
         " --name=NAME, or delete that folder"
       )
+
+  def _lookups(self) -> dict[str, str]:
+    """{"subtitle" or "caption": what the file that these are looked up in holds}."""
+    return {field: lookup.identity(path) for field, path in self.lookups(self.source).items()}
 
   def recipe(self) -> Recipe:
     """How items become records."""
@@ -240,6 +242,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     places.take(left_out, epath.Path(self.data_path) / coverage.LEFT_OUT_FILE)
     self.info.metadata["coverage"] = account.as_metadata()
     self.info.metadata["annotations"] = self.annotations
+    self.info.metadata["lookups"] = self._lookups()
 
   def _check(self, account: Coverage, left_out: epath.Path) -> None:
     for split, counts in account.as_metadata().items():
@@ -265,7 +268,9 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     config, known = self.builder_config, self.builder_configs
     if config.name in known:
       return [f"--config={config.name}"]
-    base = known[max(known, key=lambda name: (config.name.startswith(name), len(name)))]
+    # What cannot be set on the command line must be the base's own.
+    alike = [name for name, one in known.items() if (one.splits, one.sizes) == (config.splits, config.sizes)] or known
+    base = known[max(alike, key=lambda name: (config.name.startswith(name), len(name)))]
     before, now = base.settings(), config.settings()
     changed = [f"--{name}={value}" for name, value in now.items() if before.get(name) != value]
     return [f"--config={base.name}", f"--name={config.name}", *changed]

@@ -43,9 +43,11 @@ class Item:
   lacking: tuple[str, ...] = ()
 
   def to_json(self) -> str:
-    """One line, without what is at its default."""
+    """One line, without what says nothing. An end at 0 says something: that nothing is left."""
     fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
     said = {key: value for key, value in fields.items() if value not in (None, "", (), 0, {}) or key in ("id", "video")}
+    if self.end is not None:
+      said["end"] = self.end
     return json.dumps(said, ensure_ascii=False, separators=(",", ":"))
 
   @classmethod

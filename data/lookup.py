@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -144,6 +145,12 @@ def state(path: str) -> list[int]:
   """`places.state` of a file of texts. An LMDB's folder does not show that it has changed, its data file does."""
   file = epath.Path(path)
   return places.state(file / "data.mdb" if file.is_dir() else file)
+
+
+def identity(path: str) -> str:
+  """What shows that a file of texts has other content: a digest of it; of an LMDB, which may be large, its `state`."""
+  file = epath.Path(path)
+  return json.dumps(state(path)) if file.is_dir() else hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read_json(path: str) -> Any:

@@ -96,12 +96,15 @@ def stored_frames(
     VideoError, UserError: it is not there, or cannot be decoded.
   """
   place = pathlib.Path(path)
+  is_still = place.suffix.lower() in images.IMAGES
+  if (start is not None or end is not None) and (is_still or place.is_dir()):
+    raise VideoError(path, "images and folders of frames have no times, so there is no part from start to end")
   if place.is_dir():
     files = images.images_in(place)
     _check_length(path, len(files), stored)
     chosen = [files[i] for i in uniform_frames(len(files), stored.frames)] if stored.frames else files
     return list(_limited(path, (image_frame(_read(file), stored, str(file)) for file in chosen)))
-  if place.suffix.lower() in images.IMAGES:
+  if is_still:
     return [image_frame(_read(place), stored, path)]
   return list(_limited(path, _of_video(path, stored, decode, start, end)))
 

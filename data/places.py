@@ -20,6 +20,11 @@ def is_remote(address: str | os.PathLike[str]) -> bool:
   return "://" in os.fspath(address)
 
 
+def absolute(address: str) -> epath.Path:
+  """The same place from whatever folder a build goes on; ~ is one's own."""
+  return epath.Path(address) if is_remote(address) else epath.Path(pathlib.Path(address).expanduser().absolute())
+
+
 def state(address: str | os.PathLike[str]) -> list[int]:
   """Size and time of a file, or of all in a folder: whether it was changed since. Empty for one that is absent."""
   try:

@@ -35,7 +35,8 @@ _ABSENT, _ACTIVE, _READY = "ABSENT", "ACTIVE", "READY"
 # States of a queued resource, and of its machines, that they never leave by themselves.
 _ENDED = ("FAILED", "SUSPENDED", "PREEMPTED", "TERMINATED", "STOPPED")
 _LOST = 255  # ssh's exit code where there is no connection
-_PATIENCE = 120  # looks at a state that may fail in a row, as while a laptop sleeps
+_PATIENCE = 120  # looks at a state, or connections, that may fail in a row, as while a laptop sleeps
+_SHORT = 60.0  # seconds of a connection that did not hold
 
 
 def accelerator(text: str) -> str:
@@ -167,33 +168,48 @@ def _install_commands() -> list[str]:
   ]
 
 
-def supervise(tpu: Slice, tail: Sequence[str], max_restarts: int) -> int:
-  """Brings a run to its end over restarts and preemptions, and gives its exit code.
+def supervise(tpu: Slice, tail: Sequence[str], max_restarts: int, pause: float) -> int:
+  """Brings a run to its end over restarts and preemptions, and gives its exit code, the last where they are used up.
+
+  Args:
+    tpu: where it runs.
+    tail: options of the run.
+    max_restarts: after preemptions and exit codes that ask for one; going back to a run that goes on is none.
+    pause: seconds before that.
 
   Raises:
-    UserError: more restarts than allowed, or the slice cannot be had.
+    UserError: the slice cannot be had or reached.
   """
-  number, installed = 1, False
-  for _ in range(max_restarts + 1):
+  number, lost = 1, 0
+  installed = False
+  while True:
     if not installed:
       tpu.obtain()
+    began = time.monotonic()
     what, code = "installing", 0 if installed else tpu.install()
     if code == 0:
       what, code, installed = "the run", tpu.start(number, tail), True
       if code == 0:
         return 0
+    lost = 0 if time.monotonic() - began > _SHORT else lost
     if not tpu.ready():
       print(f"exit code {code}: the slice was taken away ({tpu.state}); asking for it again", flush=True)
       number, installed = number + 1, False
-    elif code == _LOST:  # the start goes on, and is gone back to
+    elif code == _LOST and lost < _PATIENCE:  # the start goes on, and is gone back to
       print("the connection was lost; going back", flush=True)
+      lost += 1
+      time.sleep(pause)
+    elif code == _LOST:
+      raise UserError(f"no connection in {_PATIENCE} attempts; the run may go on, and the same command goes back to it")
     elif code in AGAIN:
       print(f"exit code {code}: saved and ended from outside, or stuck; starting again", flush=True)
       number += 1
     else:
       print(f"error: {what} failed with exit code {code}; what it said stands above", file=sys.stderr)
       return code
-  raise UserError(f"--max_restarts={max_restarts} restarts are used up; the same command goes on")
+    if number > max_restarts + 1:
+      print(f"error: --max_restarts={max_restarts} restarts are used up; the same command goes on", file=sys.stderr)
+      return code
 
 
 def _options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -228,9 +244,13 @@ def main() -> None:
     tpu.delete()
     return
   try:
-    code = supervise(tpu, tail, options.max_restarts)
+    code = supervise(tpu, tail, options.max_restarts, options.poll_seconds)
   except KeyboardInterrupt:
     print(f"The run goes on without you. The same command goes back to it; this ends it: {tpu.delete_command()}")
+    raise
+  except UserError:
+    if tpu.state != _ABSENT:
+      print(f"The slice may still be there, and then costs money until: {tpu.delete_command()}")
     raise
   if options.delete_after:
     tpu.delete()

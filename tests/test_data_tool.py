@@ -84,6 +84,7 @@ def test_throughput_prints_clips_a_second(built, capsys):
     (["build", "m.jsonl", "--fps=-1"], "fps=-1"),
     (["build", "m.jsonl", "--workers=0"], "--workers=0 must be at least 1"),
     (["build", "m.jsonl", "--workers", "two"], "--workers"),
+    (["build", "m.jsonl", "--source=n.jsonl"], "--source=n.jsonl: the manifest m.jsonl is the source"),
     (["build", "m.jsonl", "more"], "unexpected argument 'more'"),
     (["build", "m.jsonl", "--beam_options=a=b"], "are for a --runner"),
     (["build", "m.jsonl"], "m.jsonl: no such file"),
@@ -96,13 +97,14 @@ def test_throughput_prints_clips_a_second(built, capsys):
     (["show", "video_manifest"], "--html"),
     (["show", "video_manifest", "--html=x.html", "--count=0"], "--count=0"),
     (["throughput", "video_manifest", "--num_frames=0"], "--num_frames=0"),
+    (["show", "msrvtt", "--data_dir=gs://a/b", "--html=x.html"], "--data_dir=gs://a/b: .* mount it"),
     (["mend", "x"], "invalid choice: 'mend'"),
     ([], "required"),
   ],
 )
 def test_bad_options_are_refused_in_one_line(tmp_path, monkeypatch, arguments, words):
   monkeypatch.chdir(tmp_path)
-  if arguments and arguments[0] != "mend":
+  if arguments and arguments[0] != "mend" and not any("://" in argument for argument in arguments):
     arguments = [*arguments[:2], f"--data_dir={tmp_path}", *arguments[2:]]
   with pytest.raises(UserError, match=words) as refused:
     data_tool.main(arguments)

@@ -275,6 +275,9 @@ def open_corpus(config: Any, section: str = "data") -> Corpus:
   """
   import tensorflow_datasets as tfds
 
+  if "://" in str(config.data_dir):
+    folder, _ = _how(section)
+    raise UserError(f"{folder.removesuffix('DIR')}{config.data_dir}: corpora are read from the file system; mount it")
   builder_type = builder_class(config.name, section)
   registered = list(builder_type.builder_configs)
   generates = getattr(builder_type, "GENERATES_ITSELF", False)

@@ -27,8 +27,8 @@ _LENGTH = 8  # bytes before the header, which say how long it is
 _MOST_HEADER = 16 << 20  # bytes; parsed, they take up to thirty times as many. That of B/32 has 50 kB
 
 
-def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """{name: array}, read-only views of the file in its own types.
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """({name: array}, what the file says of itself); the arrays are read-only views of the file in its own types.
 
   Raises:
     UserError: the file is not there, damaged (a header that is no JSON, offsets that overlap, leave holes or reach
@@ -45,7 +45,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise UserError(f"{path} is no whole .safetensors file: {reason}") from error
 
 
-def _tensors(data: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
+def _tensors(data: Any, path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   from safetensors import safe_open
 
   length = int.from_bytes(data[:_LENGTH], "little")
@@ -56,10 +56,10 @@ def _tensors(data: Any, path: pathlib.Path) -> dict[str, np.ndarray]:
   with safe_open(path, framework="np"):
     pass  # opening checks everything about the header
   header = json.loads(data[_LENGTH : _LENGTH + length], object_pairs_hook=_once)
-  header.pop("__metadata__", None)
+  said = header.pop("__metadata__", None) or {}
   if not header:
     raise UserError("holds no tensor")
-  return {name: _tensor(data, _LENGTH + length, name, entry) for name, entry in header.items()}
+  return {name: _tensor(data, _LENGTH + length, name, entry) for name, entry in header.items()}, said
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What the weights and the file beside them say about a model: the sizes of `config.model`.
 
-Shapes tell all but two things: how many heads a tower has, and which activation. A config.json of HuggingFace or an
-open_clip_config.json beside the weights tells these; without one, CLIP's convention of 64 a head holds, and the
-activation that the layout's publishers use.
+Shapes tell all but two things: how many heads a tower has, and which activation. Files that we wrote say it themselves;
+of others a config.json of HuggingFace or an open_clip_config.json beside the weights tells it; without one, CLIP's
+convention of 64 a head holds, and the activation that the layout's publishers use.
 """
 
 import dataclasses
@@ -25,12 +25,43 @@ _MLP_UP = re.compile(r"(text|vision)/transformer/block_([0-9]{1,4})/mlp/up/kerne
 
 @dataclasses.dataclass(frozen=True)
 class Hints:
-  """What a file beside the weights says; None where it does not. `sizes`: by name in `config.model`, to be checked."""
+  """What a file says of weights; None where it does not. `sizes`: by name in `config.model`, to be checked."""
 
   activation: str | None = None
   vision_heads: int | None = None
   text_heads: int | None = None
   sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+
+  def __or__(self, other: "Hints") -> "Hints":
+    """These, and where they say nothing, those of `other`."""
+    return Hints(*(getattr(self, field.name) or getattr(other, field.name) for field in dataclasses.fields(self)))
+
+
+# What a file of weights that we wrote says of itself -> the field of Hints.
+_OWN = {f"clipvip_jax.{name}": name for name in ("activation", "vision_heads", "text_heads")}
+
+
+def described(config: ConfigDict) -> dict[str, str]:
+  """What no shape tells of `config.model`, for a file of weights: see `own_hints`."""
+  values = config.activation, config.vision.heads, config.text.heads
+  return dict(zip(_OWN, map(str, values), strict=True))
+
+
+def own_hints(said: Mapping[str, str]) -> Hints:
+  """Hints from what a file of weights says of itself.
+
+  Raises:
+    UserError: an activation or a number that cannot be.
+  """
+  found: dict[str, Any] = {field: said[name] for name, field in _OWN.items() if name in said}
+  for field in ("vision_heads", "text_heads"):
+    if field in found:
+      found[field] = checked_size(
+        int(found[field]) if re.fullmatch(r"[0-9]{1,9}", found[field]) else found[field], field
+      )
+  if found.get("activation", "gelu") not in ACTIVATIONS:
+    raise UserError(f"activation={found['activation']!r} is unknown; there are {', '.join(ACTIVATIONS)}")
+  return Hints(**found)
 
 
 def read_hints(folder: pathlib.Path) -> Hints:

@@ -26,15 +26,10 @@ from clipvip_jax.errors import UserError
 from clipvip_jax.log import log
 from clipvip_jax.weights import openclip, published, safetensors_file, torch_file
 from clipvip_jax.weights.mapped import shown
-from clipvip_jax.weights.sizes import Hints, from_weights, read_hints
+from clipvip_jax.weights.sizes import Hints, from_weights, own_hints, read_hints
 
 HUB = "hf://"
-_READERS = {
-  ".safetensors": safetensors_file.read,
-  ".pt": torch_file.read,
-  ".pth": torch_file.read,
-  ".bin": torch_file.read,
-}
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 # In a folder, the first that is there.
 _NAMES = (
   "model.safetensors",
@@ -114,7 +109,7 @@ def _from_run(source: str, given: Hints) -> Weights:
 
 
 def _from_file(source: str, path: pathlib.Path, given: Hints) -> Weights:
-  tensors: Mapping[str, np.ndarray] = _READERS[path.suffix](path)
+  tensors, own = _read(path)
   if all(name.startswith(published.WRAPPER) for name in tensors):
     tensors = {name.removeprefix(published.WRAPPER): x for name, x in tensors.items()}
   activation = "quick_gelu"
@@ -127,13 +122,7 @@ def _from_file(source: str, path: pathlib.Path, given: Hints) -> Weights:
   if "logit_scale" in flat and flat["logit_scale"].size == 1:
     flat["logit_scale"] = flat["logit_scale"].reshape(())  # some publishers keep one number as [1]
   _warn_of_nan(flat, source)
-  beside = read_hints(path.parent)
-  hints = Hints(
-    given.activation or beside.activation,
-    given.vision_heads or beside.vision_heads,
-    given.text_heads or beside.text_heads,
-    beside.sizes,
-  )
+  hints = given | own | read_hints(path.parent)
   if guessed and hints.activation is None:
     log.warning("%s: nothing says which activation; gelu is taken, as LAION has it. OpenAI has quick_gelu", source)
   tokenizer = path.parent / "tokenizer.json"
@@ -144,6 +133,17 @@ def _from_file(source: str, path: pathlib.Path, given: Hints) -> Weights:
     is_clip=_is_clip(flat),
     tokenizer=str(tokenizer) if tokenizer.is_file() else "",
   )
+
+
+def _read(path: pathlib.Path) -> tuple[Mapping[str, np.ndarray], Hints]:
+  """(tensors, what the file says of itself)."""
+  if path.suffix != ".safetensors":
+    return torch_file.read(path), Hints()
+  tensors, said = safetensors_file.read(path)
+  try:
+    return tensors, own_hints(said)
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from error
 
 
 def _is_clip(params: Mapping[str, np.ndarray]) -> bool:
@@ -189,10 +189,10 @@ def _file(source: str) -> pathlib.Path:
     split = next(path.glob("*.index.json"), None)
     why = f"; {split.name} tells of weights in several files, which cannot be read" if split else ""
     raise UserError(f"{source!r} holds no weights{why}: neither a run's checkpoints nor one of {', '.join(_NAMES)}")
-  if path.suffix not in _READERS:
+  if path.suffix not in _SUFFIXES:
     raise UserError(
-      f"{source!r} is no source of weights: allowed are files ({', '.join(_READERS)}), folders in HuggingFace's layout,"
-      f" {HUB}OWNER/NAME, and workdirs of runs (WORKDIR or WORKDIR@STEP)"
+      f"{source!r} is no source of weights: allowed are files ({', '.join(_SUFFIXES)}), folders in HuggingFace's"
+      f" layout, {HUB}OWNER/NAME, and workdirs of runs (WORKDIR or WORKDIR@STEP)"
     )
   if not path.is_file():
     raise UserError(

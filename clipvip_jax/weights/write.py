@@ -10,6 +10,7 @@ import numpy as np
 from clipvip_jax import files
 from clipvip_jax.errors import UserError
 from clipvip_jax.weights import openclip, published
+from clipvip_jax.weights.sizes import described
 from clipvip_jax.weights.sources import ADDED, SEQUENCE, Weights
 
 # What a folder of each layout holds: the weights, and what says the rest.
@@ -69,7 +70,8 @@ def write(weights: Weights, target: pathlib.Path, layout: str, *, overwrite: boo
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.whole(path) as temporary:
-      temporary.write_bytes(save(tensors, metadata={"format": "pt"}))  # without it transformers refuses the file
+      # Without a format transformers refuses the file.
+      temporary.write_bytes(save(tensors, metadata={"format": "pt", **described(weights.config)}))
     if not target.suffix:
       with files.whole(target / config_name) as temporary:
         temporary.write_text(json.dumps(_config(weights.config, layout), indent=2) + "\n", encoding="utf-8")

@@ -52,7 +52,7 @@ class Builder(CorpusBuilder):
     """The manifest."""
     if not self.options.source:
       raise UserError("name the manifest, a file of JSON lines, with --source=FILE")
-    return epath.Path(self.options.source)
+    return places.absolute(self.options.source)
 
   def items(self, source: epath.Path) -> Iterator[Item]:
     """Raises UserError for a broken line, by its number."""

@@ -9,6 +9,7 @@ import lmdb
 import numpy as np
 import pytest
 
+from clipvip_jax import data_tool
 from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline.images import decode_image
 from data.coverage import LEFT_OUT_FILE
@@ -162,7 +163,24 @@ def test_few_captions_are_refused_unless_they_are_wanted(clips, tmp_path):
   (folder / "captions.json").write_text(json.dumps({CLIPS[0]: "one"}))
   with pytest.raises(UserError, match="8 of 9 clips have no caption"):
     corpora.build(Builder, "default", tmp_path, folder, max_left_out=0.5)
+  options = [f"--data_dir={tmp_path}", f"--source={folder}", "--max_left_out=0.5"]
+  with pytest.raises(UserError, match=r"clips that were decoded \d have no caption.*raise --max_lacking"):
+    data_tool.main(["check", "hdvila", "--decode=-1", *options])
+  data_tool.main(["check", "hdvila", "--decode=-1", *options, "--max_lacking=1"])
   corpora.build(Builder, "default", tmp_path, folder, max_left_out=0.5, max_lacking=1.0)
+  data_tool.main(["build", "hdvila", *options])  # it is there
+  (folder / "captions.json").write_text(json.dumps({CLIPS[0]: "two"}))
+  with pytest.raises(UserError, match="other annotations"):
+    data_tool.main(["build", "hdvila", *options])
+
+
+def test_a_span_that_ends_where_the_video_begins_is_no_whole_video(tmp_path):
+  corpora.write_video(tmp_path / "videos/aB-_3.mp4", count=12, fps=6)
+  nothing = {"clip_id": CLIPS[0], "span": ["00:00:00.000", "00:00:00.000"], "text": "said"}
+  second = {"clip_id": CLIPS[3], "span": ["00:00:00.000", "00:00:01.000"], "text": "said"}
+  corpora.write_lines(tmp_path / "part.jsonl", [{"video_id": "aB-_3", "clip": [nothing, second]}])
+  builder = corpora.build(Builder, "default", tmp_path / "corpora", tmp_path, max_left_out=0.5)
+  assert [record["id"] for record in corpora.read_back(builder, "train")] == [CLIPS[3]]
 
 
 GOOD = {"video_id": "aB-_3", "clip": [{"clip_id": CLIPS[0], "span": SPAN, "text": "said"}]}

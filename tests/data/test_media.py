@@ -203,6 +203,10 @@ def test_images_and_folders_of_frames(tmp_path):
   assert read(folder, frames=3) == [jpegs[0], jpegs[5], jpegs[11]]
   assert simplejpeg.decode_jpeg_header(read(folder, short_side=16)[0])[:2] == (16, 24)
   assert read(folder / "frames_003.jpg", min_frames=2) == [jpegs[3]]  # an image is always one frame
+  for still in (folder, folder / "frames_003.jpg"):
+    for part in ({"start": 0.0}, {"end": 1.0}):
+      with pytest.raises(UserError, match="have no times"):
+        read(still, **part)
   (folder / "frames_007.jpg").write_bytes(jpegs[7][:-30])
   with pytest.raises(UserError, match=r"frames_007\.jpg"):
     read(folder)

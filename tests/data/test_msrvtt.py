@@ -8,6 +8,7 @@ import corpora
 import pytest
 
 from clipvip_jax.errors import UserError
+from data.build import BuildOptions
 from data.coverage import LEFT_OUT_FILE
 from data.msrvtt.msrvtt_dataset_builder import Builder
 
@@ -219,3 +220,11 @@ def test_files_that_are_not_there(tmp_path):
   kind = type(Builder.builder_configs["9k"])
   refused("gone: no such folder, although `videos` names it", kind(name="mine", train="9k", videos="gone"))
   refused("train='8k' is unknown; allowed: 9k, 7k, full", kind(name="mine", train="8k"))
+
+
+def test_a_configuration_of_ones_own_is_that_with_its_splits(tmp_path):
+  nine = next(config for config in Builder.BUILDER_CONFIGS if config.name == "9k")
+  mine = dataclasses.replace(nine, name="mine", fps=2)
+  builder = Builder(config=mine, data_dir=str(tmp_path), options=BuildOptions(source="s"))
+  command = builder.command(max_left_out=0.2)
+  assert "--config=9k --name=mine --fps=2" in command and "--splits" not in command

@@ -6,6 +6,7 @@ import corpora
 import pytest
 
 from clipvip_jax.errors import UserError
+from data.build import BuildOptions
 from data.coverage import LEFT_OUT_FILE
 from data.video_manifest.video_manifest_dataset_builder import Builder
 
@@ -118,6 +119,16 @@ def test_bad_manifests_are_refused_before_work_starts(tmp_path, lines, words):
     corpora.build(Builder, "default", tmp_path / "corpora", tmp_path / "m.jsonl")
   assert "\n" not in str(refused.value)
   assert not list((tmp_path / "corpora").rglob("*.array_record*"))
+
+
+def test_a_manifest_is_found_from_anywhere(tmp_path, monkeypatch):
+  corpora.write_lines(tmp_path / "mine.jsonl", [{"video": "v.mp4", "text": "a"}])
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("HOME", str(tmp_path))
+  for named in ("mine.jsonl", "~/mine.jsonl"):
+    builder = Builder(config="default", data_dir=str(tmp_path), options=BuildOptions(source=named))
+    (item,) = builder.items(builder.source)
+    assert item.video == str(tmp_path / "v.mp4")
 
 
 def test_a_manifest_that_is_not_there(tmp_path):

@@ -76,7 +76,6 @@ def test_a_lost_connection_goes_back_to_the_same_start(machine):
     (states("ABSENT", "FAILED"), "the request for vip failed; see: gcloud"),
     ({REQUEST: [[1, "", "ERROR: PERMISSION_DENIED"]]}, "cannot tell the state of vip: ERROR: PERMISSION_DENIED"),
     ({REQUEST: [GONE], "gcloud queued-resources create": [[1, "", "quota"]]}, "ended with exit code 1"),
-    (states(*["READY"] * 9) | runs(0, *[TERMINATED] * 9), "--max_restarts=2 restarts are used up"),
   ],
 )
 def test_what_cannot_go_on_is_said_in_one_line(machine, answers, words):
@@ -84,7 +83,23 @@ def test_what_cannot_go_on_is_said_in_one_line(machine, answers, words):
   done = machine.launch("tpu", *TPU, "--max_restarts=2", *TRAINING)
   assert done.returncode == BAD_INPUT
   assert words in next(line for line in done.stderr.splitlines() if line.startswith("error: "))
-  assert len([verb for verb in machine.verbs() if verb.startswith("ssh ")]) in (0, 3)
+  assert not [verb for verb in machine.verbs() if verb.startswith("ssh ")]
+
+
+def test_where_restarts_are_used_up_the_slice_is_given_back_as_after_any_end(machine):
+  machine.answer(states(*["READY"] * 9) | runs(0, *[TERMINATED] * 9))
+  done = machine.launch("tpu", *TPU, "--max_restarts=2", "--delete_after", *TRAINING)
+  assert done.returncode == TERMINATED
+  assert "error: --max_restarts=2 restarts are used up; the same command goes on" in done.stderr
+  assert [verb for verb in machine.verbs() if verb != "describe"][-4:] == ["ssh 1", "ssh 2", "ssh 3", "delete"]
+
+
+def test_going_back_to_a_run_is_no_restart(machine):
+  machine.answer(states(*["READY"] * 9) | runs(0, 255, 255, 255, TERMINATED, 255, 0))
+  done = machine.launch("tpu", *TPU, "--max_restarts=1", *TRAINING)
+  assert done.returncode == 0, done.stderr
+  starts = [verb for verb in machine.verbs() if verb.startswith("ssh ")]
+  assert starts == ["ssh 1"] * 4 + ["ssh 2"] * 2
 
 
 def test_ctrl_c_leaves_the_run_alone(machine):

@@ -22,9 +22,14 @@ FINE = tz.tensor(ONE, 0, (4,), (1,))
 NO_HOOKS = tz.named("collections", "OrderedDict") + b")R"
 
 
+def tensors(reader, path):
+  found = reader.read(path)
+  return found[0] if reader is safetensors_file else found
+
+
 @pytest.mark.parametrize(("reader", "name"), [(torch_file, "vip_tiny.pt"), (safetensors_file, "vip_tiny.safetensors")])
 def test_a_published_file_is_read_bit_for_bit_without_a_copy(reader, name):
-  found, expected = reader.read(GOLDEN / name), load_file(GOLDEN / "vip_tiny.safetensors")
+  found, expected = tensors(reader, GOLDEN / name), load_file(GOLDEN / "vip_tiny.safetensors")
   assert found.keys() == expected.keys()
   for key, value in expected.items():
     assert found[key].dtype == value.dtype and not found[key].flags.writeable
@@ -425,7 +430,7 @@ def test_damage_anywhere_is_refused_or_changes_numbers_alone(tmp_path, suffix):
     for byte in (0, 0xFF, whole[position] ^ 1, whole[position] ^ 0x20):
       path.write_bytes(whole[:position] + bytes([byte]) + whole[position + 1 :])
       try:
-        found = reader.read(path)
+        found = tensors(reader, path)
       except UserError as error:
         assert str(error).startswith(str(path)) and "\n" not in str(error)
       else:
