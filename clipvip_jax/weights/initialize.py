@@ -20,8 +20,9 @@ _ALIGNMENT = 64  # bytes: of a CPU's array in JAX
 def load(source: str, params: Any) -> dict[str, np.ndarray]:
   """What a source holds, {our name: float32 array}, all of it fitted to the model and checked against it.
 
-  The logit scale is 4.60 when the weights are a plain CLIP's, whatever they say (the published runs' start); a run of ours
-  without added proxies and time embedding is one, too. Embeddings of position are resized where the model has another image size or text length.
+  The logit scale is 4.60 when the weights are a plain CLIP's, whatever they say (the published runs' start); a run of
+  ours without added proxies and time embedding is one, too. Embeddings of position are resized where the model has
+  another image size or text length.
 
   Args:
     source: see sources.py.
