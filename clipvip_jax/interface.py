@@ -26,6 +26,7 @@ from clipvip_jax import sharding
 from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline import clips
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer, load_tokenizer
+from clipvip_jax.log import quiet_libtpu
 from clipvip_jax.models import clip_vip
 from clipvip_jax.progress import duration
 from clipvip_jax.weights import initialize, sources
@@ -192,6 +193,7 @@ def load(
   Raises:
     UserError: the source cannot be read, or an option does not fit its weights.
   """
+  quiet_libtpu()
   source = os.fspath(source)
   asked = {"num_frames": num_frames, "image_size": image_size, "text_length": text_length, "batch_size": batch_size}
   for name, value in {**asked, "vision_heads": vision_heads, "text_heads": text_heads}.items():

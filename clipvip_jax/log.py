@@ -20,6 +20,13 @@ def printable(text: str) -> str:
   return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
+def quiet_libtpu() -> None:
+  """Where there is no TPU, says so before JAX looks for one."""
+  if not any(any(pathlib.Path("/dev").glob(name)) for name in ("accel*", "vfio/*")):  # a TPU's chips
+    for name, value in NO_TPU.items():
+      os.environ.setdefault(name, value)
+
+
 def show(*, speak: bool = True) -> None:
   """Prints `log` to standard output; only warnings where `speak` is false, as in all but one process of a launch."""
   from absl import logging as absl_logging
@@ -28,9 +35,7 @@ def show(*, speak: bool = True) -> None:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
   os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # of broken images we speak ourselves
-  if not any(any(pathlib.Path("/dev").glob(name)) for name in ("accel*", "vfio/*")):  # a TPU's chips
-    for name, value in NO_TPU.items():
-      os.environ.setdefault(name, value)
+  quiet_libtpu()
   # Orbax and TFDS narrate through absl, and warn of every corpus that is not there yet.
   absl_logging.set_verbosity(absl_logging.ERROR)
   # Apache Beam says at every start which of Google's libraries are absent.
