@@ -1,5 +1,5 @@
 """Measurements that docs/performance.md reports, each a command of its own."""
 
-from clipvip_jax.log import quiet_libtpu
+from clipvip_jax.utils.log import quiet_libtpu
 
 quiet_libtpu()

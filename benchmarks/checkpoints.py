@@ -16,9 +16,10 @@ import jax
 import numpy as np
 
 from benchmarks.train_step import random_params
-from clipvip_jax import optimizer, step_cost
-from clipvip_jax.checkpoint import Checkpoints, abstract
+from clipvip_jax.cost_model import step_cost
 from clipvip_jax.models import clip_vip
+from clipvip_jax.runs.checkpoint import Checkpoints, abstract
+from clipvip_jax.training import optimizer
 from configs import post_pretrain
 
 

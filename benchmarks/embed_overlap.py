@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from clipvip_jax.input_pipeline import clips
-from clipvip_jax.input_pipeline.video import encode_h264
-from clipvip_jax.interface import Model
+from clipvip_jax.inference.embedding_model import Model
+from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.input_pipeline.video_decoder import encode_h264
 from clipvip_jax.models import clip_vip
 from configs import common
 
@@ -52,11 +52,11 @@ def main() -> None:
     for number in range(VIDEOS):
       picture = rng.integers(0, 256, (60, 15, 20, 3), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
       encode_h264(pathlib.Path(folder, f"{number}.mp4"), picture, fps=12)
-    videos = clips.list_videos(folder)
-    pixels = [value for _, value in clips.read_all(videos, net.read, cores)]
+    videos = read_media.list_videos(folder)
+    pixels = [value for _, value in read_media.read_all(videos, net.read, cores)]
     list(net.embed_pixels(pixels[:20]))  # compiles
-    one = seconds(lambda: list(clips.read_all(videos, net.read, 1)))
-    many = seconds(lambda: list(clips.read_all(videos, net.read, cores)))
+    one = seconds(lambda: list(read_media.read_all(videos, net.read, 1)))
+    many = seconds(lambda: list(read_media.read_all(videos, net.read, cores)))
     computing = seconds(lambda: list(net.embed_pixels(pixels)))
     together = seconds(lambda: net.embed_videos(videos, progress=False))
   print(f"decoding, one thread            {one:6.2f} s")

@@ -21,8 +21,8 @@ import time
 import jax
 import numpy as np
 
-from clipvip_jax.checkpoint import read_params
-from clipvip_jax.errors import UserError
+from clipvip_jax.runs.checkpoint import read_params
+from clipvip_jax.utils.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 _SAME = ("results.json", "metrics.jsonl", "report.html", "tokenizer.json")

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipvip_jax.losses import CHUNK, LOSSES
+from clipvip_jax.training.losses import CHUNK, LOSSES
 
 _REPEATS = 3
 

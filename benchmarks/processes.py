@@ -23,8 +23,8 @@ import jax
 import numpy as np
 
 from benchmarks.kills import ROOT, command
-from clipvip_jax.checkpoint import read_params
-from clipvip_jax.command import STUCK
+from clipvip_jax.runs.checkpoint import read_params
+from clipvip_jax.utils.cli import STUCK
 
 _MINUTE = 60
 _TOLERANCE = 1e-5  # between one process and several, whose sums have another order

@@ -87,7 +87,7 @@ def clip_pixels(frames: list[bytes]) -> np.ndarray:
   import cv2
   import simplejpeg
 
-  from clipvip_jax.input_pipeline.pixels import MEAN, STD
+  from clipvip_jax.input_pipeline.preprocessing import MEAN, STD
 
   mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
   resized = [
@@ -125,7 +125,7 @@ def bare_in_place(folder: str) -> float:
   import cv2
   import simplejpeg
 
-  from clipvip_jax.input_pipeline.pixels import MEAN, STD
+  from clipvip_jax.input_pipeline.preprocessing import MEAN, STD
 
   cv2.setNumThreads(0)
   clips = drawn(folder)
@@ -160,7 +160,7 @@ def tf_data(folder: str, threads: int, native: bool) -> float:
   import cv2
   import tensorflow as tf
 
-  from clipvip_jax.input_pipeline.pixels import MEAN, STD
+  from clipvip_jax.input_pipeline.preprocessing import MEAN, STD
 
   cv2.setNumThreads(0)
   tf.config.threading.set_intra_op_parallelism_threads(1)

@@ -5,7 +5,7 @@
 
 The step is the one that a run calls, on a batch of random pixels and tokens that is there already. Forward, and forward
 with backward, are programs of their own, so parts are differences between them. Operations are those that the method
-needs (`clipvip_jax/flops.py`); what `remat` and `accumulate` compute again does not count.
+needs (`clipvip_jax/cost_model/flops.py`); what `remat` and `accumulate` compute again does not count.
 """
 
 import argparse
@@ -17,10 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipvip_jax import chips, flops, optimizer, sharding, step_cost
-from clipvip_jax.losses import LOSSES
+from clipvip_jax.cost_model import chips, flops, step_cost
+from clipvip_jax.distributed import sharding
 from clipvip_jax.models import clip_vip
-from clipvip_jax.train_step import TrainState, embed_batch, jitted_step
+from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.training import optimizer
+from clipvip_jax.training.losses import LOSSES
+from clipvip_jax.training.train_step import embed_batch, jitted_step
 from configs import post_pretrain
 
 _STEPS = 1_000  # of the schedule, which changes nothing here

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-__version__ = "0.1.0"
+from clipvip_jax.utils.versions import __version__ as __version__
+
 __all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
   # Late: loader processes and --help must not wait for JAX.
   if name == "load":
-    from clipvip_jax.interface import load
+    from clipvip_jax.inference.embedding_model import load
 
     return load
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,13 +11,15 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from clipvip_jax import charts, curves, pages, report
-from clipvip_jax.charts import Curve, is_number
-from clipvip_jax.command import Parser, run
-from clipvip_jax.errors import UserError
-from clipvip_jax.log import log, printable
-from clipvip_jax.retrieval import RECALLS
-from clipvip_jax.run_results import Run, read
+from clipvip_jax.evaluation.retrieval import RECALLS
+from clipvip_jax.reporting import charts, pages, report
+from clipvip_jax.reporting.charts import Curve
+from clipvip_jax.runs import metrics_history
+from clipvip_jax.runs.metrics_history import is_number
+from clipvip_jax.runs.results import Run, read
+from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log, printable
 
 COLUMNS = (*(f"R@{k}" for k in RECALLS), "median_rank", "mean_rank")
 _TITLES = (*(f"R@{k}" for k in RECALLS), "Median rank", "Mean rank")
@@ -83,11 +85,11 @@ def _split(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
   tables = []
   for kind, title in report.KINDS.items():
     for direction, label in report.DIRECTIONS.items():
-      found = [curves.at(split, (kind, direction)) for split in (a, b)]
+      found = [metrics_history.at(split, (kind, direction)) for split in (a, b)]
       metrics = [row if isinstance(row, Mapping) else {} for row in found]
       rows = [(name, report.cells(row)) for name, row in zip("AB", metrics, strict=True)]
       tables.append({"title": f"{label}, {title}", "rows": rows, "difference": _difference(*metrics)})
-  twins = [curves.at(split, ("twins", "accuracy")) for split in (a, b)]
+  twins = [metrics_history.at(split, ("twins", "accuracy")) for split in (a, b)]
   return {"sizes": [a["size"], b["size"]], "tables": tables, "twins": _twins(*twins)}
 
 
@@ -119,23 +121,24 @@ def _twins(a: Any, b: Any) -> dict[str, Any] | None:
 
 def _charts(runs: Mapping[str, Run]) -> Iterator[dict[str, Any]]:
   """Loss, and R@1 of every split that one of the runs was evaluated on, of both runs in one chart."""
-  losses = {name: curves.losses(one.history) for name, one in runs.items()}
+  losses = {name: metrics_history.losses(one.history) for name, one in runs.items()}
   smooth = {name: (steps, charts.smoothed(values)) for name, (steps, values) in losses.items() if steps}
   named = [str(runs[name].config.get("loss")) for name in smooth]
   note = "smoothed, over optimiser steps"
   if len(set(named)) > 1:
     note += f"; A's loss is {named[0]}, B's is {named[1]}: their values do not compare"
   yield from _chart("Training loss", note, smooth)
-  evaluated = {name: curves.evaluations(one.history) for name, one in runs.items()}
+  evaluated = {name: metrics_history.evaluations(one.history) for name, one in runs.items()}
   for split in dict.fromkeys(split for found in evaluated.values() for split in found):
     points = {
-      name: curves.percents(found.get(split, {}), "plain", "text_to_video", "R@1") for name, found in evaluated.items()
+      name: metrics_history.percents(found.get(split, {}), "plain", "text_to_video", "R@1")
+      for name, found in evaluated.items()
     }
     yield from _chart("Text-to-video R@1", f"{split}, percent, over optimiser steps", points, top=100.0)
 
 
 def _chart(
-  title: str, note: str, points: Mapping[str, curves.Points], top: float | None = None
+  title: str, note: str, points: Mapping[str, metrics_history.Points], top: float | None = None
 ) -> Iterator[dict[str, Any]]:
   lines = [
     Curve(name, steps, values, *_SERIES[name], marker=len(steps) <= 40)

@@ -8,8 +8,8 @@ TARGET is FILE.safetensors, or a folder that gets a configuration as well. Exit 
 import pathlib
 from collections.abc import Sequence
 
-from clipvip_jax.command import Parser, run
-from clipvip_jax.log import log
+from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.utils.log import log
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
   options = parser.parse_args(argv)
   from clipvip_jax.models.clip_vip import parameter_shapes  # late: --help answers at once
-  from clipvip_jax.weights import initialize, sources, write
-  from clipvip_jax.weights.sizes import Hints
+  from clipvip_jax.weights import export, load_params, sources
+  from clipvip_jax.weights.model_config import Hints
 
   weights = sources.read(options.source, Hints(options.activation, options.vision_heads, options.text_heads))
-  initialize.check_fit(weights.params, parameter_shapes(weights.config), weights.source)
+  load_params.check_fit(weights.params, parameter_shapes(weights.config), weights.source)
   layout = options.layout or ("clip" if weights.is_clip else "clip_vip")
-  for path in write.write(weights, options.target, layout, overwrite=options.overwrite):
+  for path in export.write(weights, options.target, layout, overwrite=options.overwrite):
     log.info("wrote %s (%s, %d parameters)", path, layout, sum(x.size for x in weights.params.values()))
 
 

@@ -19,9 +19,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from clipvip_jax.command import Parser, run
-from clipvip_jax.errors import UserError
-from clipvip_jax.log import log, printable
+from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log, printable
 
 _NAMED = 10  # clips that `check` names of each split
 MANIFEST = "video_manifest"
@@ -90,7 +90,7 @@ def _builder(options: argparse.Namespace, changes: dict[str, str]) -> Any:
   import tensorflow_datasets as tfds
 
   from clipvip_jax.input_pipeline.corpus import builder_class
-  from data.build import BuildOptions
+  from data.engine.builder import BuildOptions
 
   name = options.corpus
   if name.endswith((".jsonl", ".json")):
@@ -147,12 +147,12 @@ def _typed(name: str, text: str, kind: str) -> Any:
 
 
 def _check(options: argparse.Namespace, changes: dict[str, str]) -> None:
-  from data import checking
-  from data.coverage import LACKING
+  from data.engine import dry_run
+  from data.engine.coverage import LACKING
 
   builder = _builder(options, changes)
   most = builder.options.max_left_out
-  found = checking.check(builder, options.decode, log.info)
+  found = dry_run.check(builder, options.decode, log.info)
   print(f"{builder.name}/{builder.builder_config.name}: {builder.builder_config.stored().describe()}")
   print(f"{'split':<12}{'clips':>10}{'missing':>10}{'decoded':>10}{'bad':>8}  texts")
   for split, result in found.items():
@@ -181,7 +181,7 @@ def _check(options: argparse.Namespace, changes: dict[str, str]) -> None:
 def _build(options: argparse.Namespace, changes: dict[str, str]) -> None:
   import tensorflow_datasets as tfds
 
-  from data import engine
+  from data.engine import runner
 
   if options.workers is not None and options.workers < 1:
     raise UserError(f"--workers={options.workers} must be at least 1")
@@ -190,7 +190,7 @@ def _build(options: argparse.Namespace, changes: dict[str, str]) -> None:
     builder.check_annotations()
     log.info("%s is there already", builder.data_path)
     return
-  beam = engine.options(options.runner, options.beam_options, options.workers)
+  beam = runner.options(options.runner, options.beam_options, options.workers)
   builder.download_and_prepare(
     download_config=tfds.download.DownloadConfig(beam_runner=options.runner or None, beam_options=beam)
   )
@@ -212,7 +212,7 @@ def _open(options: argparse.Namespace) -> Any:
 
 
 def _show(options: argparse.Namespace, _: dict[str, str]) -> None:
-  from clipvip_jax.samples import write_samples
+  from clipvip_jax.reporting.corpus_samples import write_samples
 
   write_samples(
     options.html,
@@ -236,7 +236,7 @@ def _throughput(options: argparse.Namespace, _: dict[str, str]) -> None:
 
 
 def _cores() -> int:
-  from data.engine import cores
+  from data.engine.runner import cores
 
   return cores()
 

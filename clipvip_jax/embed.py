@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from clipvip_jax import index, workdir
-from clipvip_jax.command import Parser, run
-from clipvip_jax.errors import UserError
-from clipvip_jax.input_pipeline import clips
-from clipvip_jax.log import log, printable
-from clipvip_jax.progress import duration
+from clipvip_jax.inference import video_index
+from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.runs import workdir
+from clipvip_jax.utils import config_tree
+from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.utils.duration import duration
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log, printable
 
 PART = 64  # videos in a part; a stop costs at most that many
 _NAMED = 3  # bad videos that the last message names
@@ -31,7 +33,7 @@ _NAMED = 3  # bad videos that the last message names
 
 def embed_files(
   model: Any, videos: Sequence[pathlib.Path], out: pathlib.Path, *, threads: int = 0, max_bad_share: float = 0.05
-) -> index.Index:
+) -> video_index.Index:
   """Embeds videos into the index `out`, going on where an earlier call stopped.
 
   Args:
@@ -54,26 +56,26 @@ def embed_files(
   count = -(-len(videos) // PART)
   missing = [number for number in range(count) if not _is_done(parts / f"{number}.npz", model.read, threads)]
   waiting = (video for number in missing for video in videos[number * PART : (number + 1) * PART])
-  found = clips.read_all(waiting, model.read, threads)
+  found = read_media.read_all(waiting, model.read, threads)
   started = time.monotonic()
   for done, number in enumerate(missing, 1):
     size = len(videos[number * PART : (number + 1) * PART])
-    index.write(parts / f"{number}.npz", _part(model, itertools.islice(found, size)))
+    video_index.write(parts / f"{number}.npz", _part(model, itertools.islice(found, size)))
     elapsed, read = time.monotonic() - started, min(done * PART, len(videos))
     left = elapsed / done * (len(missing) - done)
     log.info("%d/%d parts | %.1f videos/s | %s left", number + 1, count, read / elapsed, duration(left))
-  whole = _joined([index.read(parts / f"{number}.npz") for number in range(count)], model)
+  whole = _joined([video_index.read(parts / f"{number}.npz") for number in range(count)], model)
   _check_bad(whole, len(videos), max_bad_share)
-  index.write(out, whole)
+  video_index.write(out, whole)
   shutil.rmtree(parts)
   return whole
 
 
-def _finished(out: pathlib.Path, model: Any, names: list[str]) -> index.Index:
+def _finished(out: pathlib.Path, model: Any, names: list[str]) -> video_index.Index:
   """The index that is there, where it is that of the same job."""
   if out.is_dir():
     raise UserError(f"--out={out} is a folder; name a file")
-  before = index.read(out)
+  before = video_index.read(out)
   if before.identity != model.identity or sorted([*before.videos, *before.bad]) != sorted(names):
     raise UserError(f"{out} is an index of another model or of other videos: name another --out, or delete it")
   log.info("%s is finished already", out)
@@ -85,7 +87,7 @@ def _claim(out: pathlib.Path, parts: pathlib.Path, job: dict[str, Any]) -> None:
   try:
     parts.mkdir(parents=True, exist_ok=True)
     workdir.check_same(parts, "job", job, flag="--out")
-    workdir.write_json(parts / "job.json", job)
+    config_tree.write_json(parts / "job.json", job)
   except OSError as error:
     raise UserError(f"--out={out} cannot be written: {error.strerror}") from error
 
@@ -93,13 +95,13 @@ def _claim(out: pathlib.Path, parts: pathlib.Path, job: dict[str, Any]) -> None:
 def _is_done(part: pathlib.Path, read: Callable[[Any], Any], threads: int) -> bool:
   """Whether a part can be kept: not if a crash of the machine cut it, or a bad video of it has been mended."""
   try:
-    bad = index.read(part).bad
+    bad = video_index.read(part).bad
   except UserError:
     return False
-  return all(isinstance(result, UserError) for _, result in clips.read_all(bad, read, threads))
+  return all(isinstance(result, UserError) for _, result in read_media.read_all(bad, read, threads))
 
 
-def _part(model: Any, found: Iterator[tuple[Any, Any]]) -> index.Index:
+def _part(model: Any, found: Iterator[tuple[Any, Any]]) -> video_index.Index:
   good: list[str] = []
   bad: list[str] = []
   reasons: list[str] = []
@@ -120,12 +122,12 @@ def _part(model: Any, found: Iterator[tuple[Any, Any]]) -> index.Index:
   finite = np.isfinite(features).all(axis=1)
   if not finite.all():
     raise UserError(f"{good[int(finite.argmin())]}: its features are not finite; the model {model.source!r} is damaged")
-  return index.Index(features, good, model.source, model.identity, bad, reasons)
+  return video_index.Index(features, good, model.source, model.identity, bad, reasons)
 
 
-def _joined(parts: list[index.Index], model: Any) -> index.Index:
+def _joined(parts: list[video_index.Index], model: Any) -> video_index.Index:
   dim = model.config.model.embed_dim
-  return index.Index(
+  return video_index.Index(
     features=np.concatenate([np.zeros((0, dim), np.float32), *(part.features for part in parts)]),
     videos=[name for part in parts for name in part.videos],
     source=model.source,
@@ -135,7 +137,7 @@ def _joined(parts: list[index.Index], model: Any) -> index.Index:
   )
 
 
-def _check_bad(whole: index.Index, count: int, max_bad_share: float) -> None:
+def _check_bad(whole: video_index.Index, count: int, max_bad_share: float) -> None:
   if whole.videos and len(whole.bad) <= max_bad_share * count:
     return
   named = "; ".join(f"{name}: {reason}" for name, reason in list(zip(whole.bad, whole.reasons, strict=True))[:_NAMED])
@@ -163,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     raise UserError(f"--max_bad_share={options.max_bad_share} is no share: allowed are 0 to 1")
   if options.threads < 0:
     raise UserError(f"--threads={options.threads} is negative")
-  videos = clips.list_videos(options.videos)
+  videos = read_media.list_videos(options.videos)
   import clipvip_jax  # late: a wrong option answers before JAX is there
 
   model = clipvip_jax.load(options.model, batch_size=options.batch_size)

@@ -18,10 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from clipvip_jax import embeddings, published_results, report, result_table, retrieval, uncertainty, workdir
-from clipvip_jax.command import Parser, run
-from clipvip_jax.errors import UserError
-from clipvip_jax.log import log, printable
+from clipvip_jax.evaluation import confidence, published_results, retrieval, split_embeddings
+from clipvip_jax.reporting import report, results_table
+from clipvip_jax.runs import workdir
+from clipvip_jax.utils import config_tree
+from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log, printable
 
 _LEAST = {"num_frames": 1, "text_length": 2, "batch_size": 1, "num_workers": 0}
 _DUAL_SOFTMAX = (
@@ -43,9 +46,9 @@ def evaluate(found: Sequence[Any], folder: pathlib.Path) -> dict[str, Any]:
   Raises:
     UserError: they are not alike, the folder holds something else, or features are not finite.
   """
-  from clipvip_jax import evaluated
+  from clipvip_jax.evaluation import targets
 
-  evaluated.check_alike(found)
+  targets.check_alike(found)
   _claim(folder, found)
   if len(found) == 1:
     return _measure(found[0], folder)
@@ -74,15 +77,15 @@ def _claim(folder: pathlib.Path, found: Sequence[Any]) -> None:
   workdir.check_same(folder, "evaluation", wanted)
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    workdir.write_json(folder / "evaluation.json", wanted)
+    config_tree.write_json(folder / "evaluation.json", wanted)
   except OSError as error:
     raise UserError(f"--workdir={folder} cannot be written ({error.strerror}): name another") from error
 
 
 def _measure(one: Any, folder: pathlib.Path) -> dict[str, Any]:
   """One model's results, written and shown."""
-  from clipvip_jax.evaluator import measure
-  from clipvip_jax.train import versions
+  from clipvip_jax.evaluation.evaluator import measure
+  from clipvip_jax.utils.versions import versions
 
   print(printable(f"{one.about.get('model', {}).get('source', one.name)} on {_corpus_name(one)}"))
   done = one.about.get("preprocessing", {})
@@ -92,7 +95,7 @@ def _measure(one: Any, folder: pathlib.Path) -> dict[str, Any]:
     measured[split] = measure(embed())
     _add_intervals(measured[split])
     if not one.kept:
-      embeddings.write(folder / f"embeddings_{split}.npz", measured[split].embeddings)
+      split_embeddings.write(folder / f"embeddings_{split}.npz", measured[split].embeddings)
   published = {split: published_results.find(_corpus_name(one), split) for split in measured}
   results = {
     **one.about,
@@ -101,14 +104,23 @@ def _measure(one: Any, folder: pathlib.Path) -> dict[str, Any]:
     "dual_softmax": _DUAL_SOFTMAX,
     "versions": versions(),
   }
-  workdir.write_json(folder / "results.json", results)
+  config_tree.write_json(folder / "results.json", results)
   page = folder / "report.html"
   if not (one.kept and page.exists()):  # one of the same evaluation, with frames of videos
-    report.write_report(page, results, **one.for_report(next(iter(measured.values()))))
+    report.write_report(page, results, **_examples(one, next(iter(measured.values()))))
   for split, result in measured.items():
-    print("\n".join(result_table.lines(split, result.metrics, published[split])))
+    print("\n".join(results_table.lines(split, result.metrics, published[split])))
   log.info("wrote %s and report.html", folder / "results.json")
   return results
+
+
+def _examples(one: Any, result: Any) -> dict[str, Any]:
+  """What the report shows of a split besides numbers; of kept embeddings nothing."""
+  from clipvip_jax.reporting import query_examples
+
+  if one.model is None:
+    return {}
+  return query_examples.for_report(one.model.net, one.model.params, one.corpus, result, one.config)
 
 
 def _corpus_name(one: Any) -> str:
@@ -123,14 +135,14 @@ def _add_intervals(result: Any) -> None:
     "video_to_text": (retrieval.video_to_text_ranks(result.similarity, labels), np.unique(labels)),
   }
   for direction, (found, videos) in ranks.items():
-    result.metrics["plain"][direction]["R@1_interval"] = uncertainty.interval(found == 1, videos)
+    result.metrics["plain"][direction]["R@1_interval"] = confidence.interval(found == 1, videos)
 
 
 def _spread(found: Sequence[Any], results: Sequence[dict[str, Any]], folder: pathlib.Path) -> dict[str, Any]:
   """Mean and standard deviation over models, written and shown."""
   measured = ("plain", "dsl", "twins")
   spread = {
-    split: uncertainty.spread([{k: v for k, v in one["splits"][split].items() if k in measured} for one in results])
+    split: confidence.spread([{k: v for k, v in one["splits"][split].items() if k in measured} for one in results])
     for split in found[0].splits
   }
   shared = ("corpus", "config", "preprocessing", "published", "dual_softmax", "versions")
@@ -139,10 +151,10 @@ def _spread(found: Sequence[Any], results: Sequence[dict[str, Any]], folder: pat
     "models": [{**one.get("model", {}), "folder": f"model_{number}"} for number, one in enumerate(results)],
     **{name: results[0][name] for name in shared if name in results[0]},
   }
-  workdir.write_json(folder / "results.json", whole)
+  config_tree.write_json(folder / "results.json", whole)
   for split, numbers in spread.items():
     published = whole["published"].get(split, [])
-    print("\n".join(result_table.spread_lines(split, numbers, len(results), published)))
+    print("\n".join(results_table.spread_lines(split, numbers, len(results), published)))
   log.info("wrote %s", folder / "results.json")
   return whole
 
@@ -189,12 +201,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Reads options, evaluates, prints."""
   options = _parser().parse_args(argv)
   _check(options)
-  from clipvip_jax import evaluated  # late: a wrong option answers before JAX is there
+  from clipvip_jax.evaluation import targets  # late: a wrong option answers before JAX is there
 
-  fields = {field.name for field in dataclasses.fields(evaluated.Options)}
-  asked = evaluated.Options(**{name: value for name, value in vars(options).items() if name in fields})
-  found = [one for path in options.embeddings for one in evaluated.from_files(path, asked)]
-  found += [evaluated.from_model(source, asked) for source in options.model]
+  fields = {field.name for field in dataclasses.fields(targets.Options)}
+  asked = targets.Options(**{name: value for name, value in vars(options).items() if name in fields})
+  found = [one for path in options.embeddings for one in targets.from_files(path, asked)]
+  found += [targets.from_model(source, asked) for source in options.model]
   evaluate(found, options.workdir.resolve())
 
 

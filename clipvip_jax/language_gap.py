@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from clipvip_jax.command import Parser, run
-from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline.corpus import open_corpus, texts
-from clipvip_jax.log import log, printable
+from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log, printable
 
 LEAST = 100  # texts of a source: fewer give a gap by chance
 _RESTARTS, _ROUNDS = 10, 100  # of K-means
@@ -31,7 +31,7 @@ class Gap:
 
   nmi: float
   count: int
-  clusters: Int[np.ndarray, "n"]
+  clusters: Int[np.ndarray, " n"]
 
 
 def measure(a: Float[np.ndarray, "n e"], b: Float[np.ndarray, "m e"], seed: int = 0) -> Gap:
@@ -49,7 +49,7 @@ def measure(a: Float[np.ndarray, "n e"], b: Float[np.ndarray, "m e"], seed: int 
   return Gap(normalised_mutual_information(np.repeat([0, 1], count), clusters), count, clusters)
 
 
-def two_means(features: Float[np.ndarray, "n e"], rng: np.random.Generator) -> Int[np.ndarray, "n"]:
+def two_means(features: Float[np.ndarray, "n e"], rng: np.random.Generator) -> Int[np.ndarray, " n"]:
   """The better of several runs of K-means with two clusters, by the squared distances to the centres."""
   from scipy.cluster.vq import kmeans2
 
@@ -63,7 +63,7 @@ def two_means(features: Float[np.ndarray, "n e"], rng: np.random.Generator) -> I
   return best
 
 
-def normalised_mutual_information(a: Int[np.ndarray, "n"], b: Int[np.ndarray, "n"]) -> float:
+def normalised_mutual_information(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " n"]) -> float:
   """Mutual information of two labellings, divided by the mean of their entropies; 0 where both are constant."""
   counts = np.zeros((a.max() + 1, b.max() + 1))
   np.add.at(counts, (a, b), 1)

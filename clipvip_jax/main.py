@@ -13,10 +13,10 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from clipvip_jax import recipe
-from clipvip_jax.command import TERMINATED, explain, run
-from clipvip_jax.errors import Terminated, UserError
-from clipvip_jax.log import log, show
+from clipvip_jax.utils import recipe_flags
+from clipvip_jax.utils.cli import TERMINATED, explain, run
+from clipvip_jax.utils.errors import Terminated, UserError
+from clipvip_jax.utils.log import log, show
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, with variants behind a colon.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that it holds is continued.")
@@ -32,8 +32,8 @@ def parse_flags(argv: list[str]) -> list[str]:
   Raises:
     UserError: a flag, a variant, a field or a value that does not exist.
   """
-  rest = recipe.explained(argv, lambda: flags.FLAGS(argv))
-  recipe.explained(argv, lambda: getattr(_CONFIG.value, "seed", None))  # read on its first use
+  rest = recipe_flags.explained(argv, lambda: flags.FLAGS(argv))
+  recipe_flags.explained(argv, lambda: getattr(_CONFIG.value, "seed", None))  # read on its first use
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}; see --help")
   for flag in (_CONFIG, _WORKDIR):
@@ -55,19 +55,20 @@ def main(argv: list[str]) -> None:
   # Late, so that --help and a wrong flag answer at once.
   import jax
 
-  from clipvip_jax import launch, train
+  from clipvip_jax.distributed import coordination
+  from clipvip_jax.training import trainer
 
   if _DISTRIBUTED.value or _COORDINATOR.value:
-    launch.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    coordination.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   show(speak=jax.process_index() == 0)
   try:
-    train.run(_CONFIG.value, pathlib.Path(_WORKDIR.value or ".").resolve())
+    trainer.run(_CONFIG.value, pathlib.Path(_WORKDIR.value or ".").resolve())
   except Terminated as stop:
     log.info("%s", stop)
     sys.exit(TERMINATED)
   except Exception as error:
     if jax.process_count() > 1:
-      launch.leave(explain(error), str(error))
+      coordination.leave(explain(error), str(error))
     raise
 
 

@@ -18,10 +18,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from clipvip_jax import chips, preflight_table, recipe, workdir
-from clipvip_jax.command import Parser, run
-from clipvip_jax.log import log
-from clipvip_jax.progress import duration
+from clipvip_jax.cost_model import chips, preflight_table
+from clipvip_jax.utils import config_tree, recipe_flags
+from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.utils.duration import duration
+from clipvip_jax.utils.log import log
 
 DOES_NOT_FIT = 1
 _EVERY = 30  # seconds between two lines while the compiler says nothing
@@ -54,9 +55,11 @@ def preflight(config: Any, topology: str, *, largest_batch: bool = False) -> dic
   """
   chip, count = chips.parse(topology)
   devices = chips.devices(topology)
-  from clipvip_jax import parts, sharding, step_cost
+  from clipvip_jax.cost_model import step_cost
+  from clipvip_jax.distributed import sharding
+  from clipvip_jax.training import setup
 
-  parts.check_recipe(config, count)
+  setup.check_recipe(config, count)
   config = _of_whole_clips(config)
   mesh = sharding.make_mesh(config.mesh, devices)
   shares = mesh.shape[sharding.DATA] * mesh.shape[sharding.FSDP]
@@ -92,7 +95,7 @@ def _of_whole_clips(config: Any) -> Any:
 
 def _measure(config: Any, mesh: Any) -> tuple[float, Any]:
   """(bytes of a chip, cost; None where the compiler refused)."""
-  from clipvip_jax import step_cost
+  from clipvip_jax.cost_model import step_cost
 
   try:
     with _waiting(f"compiling the step for a batch of {config.train.batch_size}"):
@@ -103,7 +106,7 @@ def _measure(config: Any, mesh: Any) -> tuple[float, Any]:
 
 
 def _costs(cost: Any, chip: chips.Chip, count: int, config: Any) -> dict[str, Any]:
-  from clipvip_jax import collectives, step_cost
+  from clipvip_jax.cost_model import hlo_collectives, step_cost
 
   loops = config.train.accumulate > 1
   seconds = step_cost.seconds_of(cost, chip, count, loops=loops)
@@ -119,8 +122,8 @@ def _costs(cost: Any, chip: chips.Chip, count: int, config: Any) -> dict[str, An
     "flops_counted": dict(cost.counted),
     "collectives": found,
     "collectives_needed": [dataclasses.asdict(one) | {"sent": one.sent} for one in cost.needed],
-    "sent": collectives.total(cost.collectives),
-    "sent_needed": collectives.total(cost.needed),
+    "sent": hlo_collectives.total(cost.collectives),
+    "sent_needed": hlo_collectives.total(cost.needed),
     "hbm_bytes": cost.hbm_bytes,
     "seconds": seconds,
     "mfu": useful / (count * chip.flops * max(seconds.values())),
@@ -130,7 +133,7 @@ def _costs(cost: Any, chip: chips.Chip, count: int, config: Any) -> dict[str, An
 
 def _largest_batch(config: Any, mesh: Any, chip: chips.Chip, shares: int, used: float) -> int | None:
   """The largest global batch that fits, by a line through what two batches take; None where nothing is known."""
-  from clipvip_jax import step_cost
+  from clipvip_jax.cost_model import step_cost
 
   share, multiple = config.train.batch_size // shares, config.train.accumulate
   other = share // 2 // multiple * multiple or 2 * share
@@ -152,11 +155,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--largest_batch", action="store_true", help="compile another batch, too: how large may it be?")
   options, overrides = parser.parse_known_args(argv)
   chips.parse(options.topology)
-  config = recipe.read([f"--config={options.config}", *overrides])
+  config = recipe_flags.read([f"--config={options.config}", *overrides])
   report = {"config": options.config} | preflight(config, options.topology, largest_batch=options.largest_batch)
   print("\n".join(preflight_table.lines(report)))
   if options.json:
-    workdir.write_json(options.json, report)
+    config_tree.write_json(options.json, report)
     log.info("wrote %s", options.json)
   if not report["fits"]:
     sys.exit(DOES_NOT_FIT)

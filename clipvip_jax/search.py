@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from clipvip_jax import index as index_file
-from clipvip_jax import pages
-from clipvip_jax.command import Parser, run
-from clipvip_jax.errors import UserError
-from clipvip_jax.index import Index
-from clipvip_jax.input_pipeline import clips
-from clipvip_jax.log import log, printable
+from clipvip_jax.inference import video_index as index_file
+from clipvip_jax.inference.video_index import Index
+from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.reporting import pages
+from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log, printable
 
 _STRIP, _WIDTH, _HEIGHT = 6, 160, 320  # on the page: frames of a video, and the most that they may measure in pixels
 
@@ -63,7 +63,7 @@ def write_page(path: pathlib.Path, queries: Sequence[str], hits: Sequence[Sequen
     UserError: the page cannot be written.
   """
   videos = dict.fromkeys(hit.video for found in hits for hit in found)
-  strips = dict(clips.read_all(videos, _frames, os.cpu_count() or 1))
+  strips = dict(read_media.read_all(videos, _frames, os.cpu_count() or 1))
   results = [
     {
       "query": query,
@@ -79,7 +79,7 @@ def write_page(path: pathlib.Path, queries: Sequence[str], hits: Sequence[Sequen
 def _frames(video: str) -> list[str]:
   """A few frames as data: URIs; none where the video cannot be read any more."""
   try:
-    frames = clips.read_frames(video, _STRIP)
+    frames = read_media.read_frames(video, _STRIP)
   except UserError:
     return []
   distinct = {id(frame): frame for frame in frames}  # a short video repeats its own

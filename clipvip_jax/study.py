@@ -17,12 +17,14 @@ import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
-from clipvip_jax import run_results, study_page, workdir
-from clipvip_jax.command import TERMINATED, Parser, run
-from clipvip_jax.errors import Terminated, UserError
-from clipvip_jax.log import log
-from clipvip_jax.progress import duration
-from clipvip_jax.recipe import explained
+from clipvip_jax.reporting import study_page
+from clipvip_jax.runs import results, workdir
+from clipvip_jax.utils import config_tree
+from clipvip_jax.utils.cli import TERMINATED, Parser, run
+from clipvip_jax.utils.duration import duration
+from clipvip_jax.utils.errors import Terminated, UserError
+from clipvip_jax.utils.log import log
+from clipvip_jax.utils.recipe_flags import explained
 
 FROM_ARM = "arm:"  # in a recipe's init_from
 
@@ -127,7 +129,7 @@ def carry_out(study: Study, seeds: int) -> dict[str, Any]:
   Raises:
     UserError: a run cannot be made; Terminated: SIGTERM, after saving.
   """
-  from clipvip_jax import train
+  from clipvip_jax.training import trainer
 
   plan = study.plan(seeds)
   todo = [one for one in plan if finished(study, *one) is None]  # and what is wrong is refused before any run
@@ -135,20 +137,20 @@ def carry_out(study: Study, seeds: int) -> dict[str, Any]:
   for done, (arm, seed) in enumerate(todo):
     left = f" | {duration((time.monotonic() - started) / done * (len(todo) - done))} left" if done else ""
     log.info("run %d/%d: %s, seed %d%s", len(plan) - len(todo) + done + 1, len(plan), arm, seed, left)
-    train.run(study.config(arm, seed), study.workdir(arm, seed))
+    trainer.run(study.config(arm, seed), study.workdir(arm, seed))
     write(study, seeds)
   return write(study, seeds)
 
 
-def finished(study: Study, arm: str, seed: int) -> run_results.Run | None:
+def finished(study: Study, arm: str, seed: int) -> results.Run | None:
   """What a run has left, where it has ended.
 
   Raises:
     UserError: the folder holds a run of another configuration, or one that cannot be read.
   """
   folder = study.workdir(arm, seed)
-  workdir.check_config(folder, workdir.plain(study.config(arm, seed)))
-  return run_results.read(folder) if (folder / "results.json").is_file() else None
+  workdir.check_config(folder, config_tree.plain(study.config(arm, seed)))
+  return results.read(folder) if (folder / "results.json").is_file() else None
 
 
 def write(study: Study, seeds: int) -> dict[str, Any]:
@@ -165,7 +167,7 @@ def write(study: Study, seeds: int) -> dict[str, Any]:
       arms[arm] = study_page.arm(runs)
   comparison = {"groups": _chosen(study.groups, arms), "arms": arms}
   study.folder.mkdir(parents=True, exist_ok=True)
-  workdir.write_json(study.folder / "study.json", comparison)
+  config_tree.write_json(study.folder / "study.json", comparison)
   study_page.write(study.folder, comparison)
   return comparison
 

@@ -16,7 +16,7 @@ def base() -> ConfigDict:
   config = ConfigDict()
   config.seed = 0
   config.model = model_b32()
-  config.loss = "vsc_fc"  # a key of clipvip_jax.losses.LOSSES
+  config.loss = "vsc_fc"  # a key of clipvip_jax.training.losses.LOSSES
   config.init_from = ""  # weights to start from: a SOURCE of clipvip_jax/weights/sources.py; empty: random parameters
   config.data = data()
   config.mix = ConfigDict()  # name -> `source`: more corpora to train on, besides config.data
@@ -144,7 +144,7 @@ def optimizer() -> ConfigDict:
   return ConfigDict(
     {
       "learning_rate": 5e-6,
-      "schedule": "cosine",  # a key of clipvip_jax.optimizer.SCHEDULES
+      "schedule": "cosine",  # a key of clipvip_jax.training.optimizer.SCHEDULES
       "warmup_ratio": 0.01,  # of all steps
       "weight_decay": 0.05,
       "clip_norm": 5.0,
@@ -194,7 +194,7 @@ def evaluate() -> ConfigDict:
 
 
 def mesh() -> ConfigDict:
-  """How devices are arranged: see clipvip_jax/sharding.py. A run may be continued on another mesh."""
+  """How devices are arranged: see clipvip_jax/distributed/sharding.py. A run may be continued on another mesh."""
   return ConfigDict(
     {
       "data": -1,  # shares of a batch; -1: what the others leave of the devices

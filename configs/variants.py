@@ -44,7 +44,7 @@ def no_time(config: ConfigDict) -> None:
 
 
 def loss(name: str, config: ConfigDict) -> None:
-  """Another loss of clipvip_jax.losses.LOSSES."""
+  """Another loss of clipvip_jax.training.losses.LOSSES."""
   config.loss = name
 
 

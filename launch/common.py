@@ -8,8 +8,8 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 
-from clipvip_jax.command import Parser
-from clipvip_jax.errors import UserError
+from clipvip_jax.utils.cli import Parser
+from clipvip_jax.utils.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What JAX is told by a launcher; given by hand it would contradict that.

@@ -18,8 +18,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from clipvip_jax.command import AGAIN, plainly
-from clipvip_jax.errors import UserError
+from clipvip_jax.utils.cli import AGAIN, plainly
+from clipvip_jax.utils.errors import UserError
 from launch import common
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")

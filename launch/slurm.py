@@ -14,7 +14,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from clipvip_jax.command import AGAIN, plainly
+from clipvip_jax.utils.cli import AGAIN, plainly
 from launch import common
 
 _QUEUE_AGAIN = " || ".join(f"code == {code}" for code in AGAIN)

@@ -17,8 +17,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from clipvip_jax.command import AGAIN, plainly
-from clipvip_jax.errors import UserError
+from clipvip_jax.utils.cli import AGAIN, plainly
+from clipvip_jax.utils.errors import UserError
 from launch import common
 
 # What follows "GENERATION-": TensorCores for v4 and v5p (two a chip), else chips. Then its machines' runtime version.

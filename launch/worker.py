@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
-from clipvip_jax.command import TERMINATED
+from clipvip_jax.utils.cli import TERMINATED
 
 # Seconds between two looks at the log, and bytes of it for one who comes later.
 _LOOK, _RECENT = 0.2, 4000

@@ -2,12 +2,12 @@
 
 import json
 import os
-import pathlib
 import tempfile
 
 import jax
 import numpy as np
 import pytest
+from project_paths import GOLDEN
 from safetensors.numpy import load_file
 
 # Before the first array: several devices on one CPU, for whatever is sharded.
@@ -22,17 +22,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-GOLDEN = pathlib.Path(__file__).parent / "golden"
-
-
-def assert_close(actual, expected, relative=1e-5, name=""):
-  """Fails where `actual` departs from `expected` by more than `relative` of its largest magnitude."""
-  actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-  assert actual.shape == expected.shape, f"{name}: shape {actual.shape}, expected {expected.shape}"
-  error = np.abs(actual - expected).max(initial=0.0)
-  bound = relative * np.abs(expected).max(initial=0.0)
-  assert error <= bound, f"{name}: off by {error:.3g}, allowed {bound:.3g}"
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,12 @@
 """The notebooks run from top to bottom, on a CPU and the embedded corpus, as they are handed out."""
 
 import os
-import pathlib
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from project_paths import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 
 

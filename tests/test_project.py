@@ -1,11 +1,10 @@
 """The project's own promises: the lock, and dependencies that each have a reason."""
 
 import ast
-import pathlib
 import re
 import sys
 
-ROOT = pathlib.Path(__file__).parent.parent
+from project_paths import ROOT
 
 
 def requirements(name):

@@ -1,97 +1,118 @@
-"""Imports point one way: what stands lower never imports what stands higher."""
+"""The architecture: commands and rooms, and the one direction in which they import each other."""
 
 import ast
-import pathlib
 
 import pytest
+from project_paths import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
-
-# What the modules under a prefix may import of the project; the longest prefix counts.
-ALLOWED = {
-  "clipvip_jax": {"clipvip_jax"},  # what is not named below puts the parts together
-  "clipvip_jax.data_tool": {"clipvip_jax", "data"},  # a command of the corpora
-  "clipvip_jax.evaluated": {"clipvip_jax", "configs"},  # a corpus' recipe says what a command does not
-  "clipvip_jax.errors": set(),
-  "clipvip_jax.files": set(),
-  "clipvip_jax.log": set(),
-  "clipvip_jax.models": {"clipvip_jax.models", "clipvip_jax.errors"},
-  "clipvip_jax.losses": set(),
-  "clipvip_jax.charts": set(),
-  "clipvip_jax.curves": {"clipvip_jax.charts"},
-  "clipvip_jax.pages": {"clipvip_jax.errors", "clipvip_jax.files"},
-  "clipvip_jax.retrieval": {"clipvip_jax.errors"},
-  "clipvip_jax.published_results": {"clipvip_jax.retrieval"},
-  "clipvip_jax.uncertainty": set(),
-  "clipvip_jax.npz": {"clipvip_jax.errors", "clipvip_jax.files"},
-  "clipvip_jax.embeddings": {"clipvip_jax.errors", "clipvip_jax.npz"},
-  "clipvip_jax.optimizer": {"clipvip_jax.errors"},
-  "clipvip_jax.sharding": {"clipvip_jax.errors"},
-  "clipvip_jax.weights": {
-    "clipvip_jax.weights",
-    "clipvip_jax.models",
-    "clipvip_jax.checkpoint",  # a run is a source of weights
-    "clipvip_jax.errors",
-    "clipvip_jax.files",
-    "clipvip_jax.log",
-  },
-  "clipvip_jax.input_pipeline": {
-    "clipvip_jax.input_pipeline",
-    "clipvip_jax.errors",
-    "clipvip_jax.files",
-    "clipvip_jax.log",
-  },
-  "clipvip_jax.train_step": {
-    "clipvip_jax.losses",
-    "clipvip_jax.models",
-    "clipvip_jax.optimizer",
-    "clipvip_jax.sharding",
-  },
+# Bottom up: a module imports its own layer and those before it.
+LAYERS = (
+  ("utils",),
+  ("models", "input_pipeline", "distributed"),
+  ("runs",),
+  ("weights",),
+  ("inference",),
+  ("evaluation",),
+  ("reporting",),
+  ("training",),
+  ("cost_model",),
+)
+ROOMS = [room for layer in LAYERS for room in layer]
+COMMANDS = {
+  "__init__",
+  "compare",
+  "convert",
+  "data_tool",
+  "embed",
+  "evaluate",
+  "language_gap",
+  "main",
+  "preflight",
+  "search",
+  "study",
+}
+# Other packages, and what of the project each may import.
+OUTSIDE = {
   "configs": {"configs"},
-  # What starts a run elsewhere needs nothing of it here, not even the installed packages.
-  "launch": {"launch", "clipvip_jax.command", "clipvip_jax.errors"},
-  # A corpus needs no model; the pipeline opens it by the name that a recipe gives, without an import.
-  "data": {
-    "data",
-    "clipvip_jax.input_pipeline",
-    "clipvip_jax.errors",
-    "clipvip_jax.files",
-    "clipvip_jax.log",
-    "clipvip_jax.progress",
-  },
+  # A launcher runs where nothing is installed.
+  "launch": {"launch", "clipvip_jax.utils"},
+  # A builder needs no model; the pipeline opens a corpus by its name, without an import.
+  "data": {"data", "clipvip_jax.input_pipeline", "clipvip_jax.utils"},
+}
+# Rooms of one layer do not import each other, and these may import what lies outside of the package.
+REACH = {
+  "clipvip_jax.evaluation.targets": {"configs"},
+  "clipvip_jax.data_tool": {"data"},
 }
 
 
 def modules():
-  for top in ("clipvip_jax", "configs", "data", "launch"):
+  for top in ("clipvip_jax", *OUTSIDE):
     for path in sorted((ROOT / top).rglob("*.py")):
       yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path
 
 
+MODULES = dict(modules())
+
+
 def imports(path):
-  """Names of the project's modules that a file imports, anywhere in it."""
+  """The project's modules that a file imports, anywhere in it: lazy imports and those for type checkers included."""
   for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
     names = []
     if isinstance(node, ast.Import):
       names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
-      assert not node.level, f"{path}: relative imports are not used here"
+      assert not node.level, f"{path}: relative import"
       names = [f"{node.module}.{alias.name}" for alias in node.names]
-    yield from (name for name in names if name.split(".")[0] in ("clipvip_jax", "configs", "data", "launch"))
+    for name in names:
+      if name.split(".")[0] in ("clipvip_jax", *OUTSIDE):
+        yield name if name in MODULES else name.rpartition(".")[0]
 
 
 def within(name, prefix):
   return name == prefix or name.startswith(prefix + ".")
 
 
-@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda x: x if isinstance(x, str) else "")
-def test_imports_point_down(module, path):
-  rules = [prefix for prefix in ALLOWED if within(module, prefix)]
-  allowed = ALLOWED[max(rules, key=len)]
-  wrong = [name for name in imports(path) if not any(within(name, prefix) for prefix in allowed)]
+def allowed(module):
+  """Prefixes of the modules that `module` may import."""
+  top, *rest = module.split(".")
+  if top != "clipvip_jax":
+    return OUTSIDE[top]
+  if not rest or rest[0] in COMMANDS:
+    return {"clipvip_jax", *REACH.get(module, ())}
+  number = next(i for i, layer in enumerate(LAYERS) if rest[0] in layer)
+  below = [room for layer in LAYERS[:number] for room in layer]
+  return {f"clipvip_jax.{room}" for room in (rest[0], *below)} | REACH.get(module, set())
+
+
+def test_top_level_holds_the_commands_and_the_rooms():
+  top = ROOT / "clipvip_jax"
+  assert {path.stem for path in top.glob("*.py")} == COMMANDS
+  assert {path.parent.name for path in top.glob("*/__init__.py")} == set(ROOMS)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_down(module):
+  wrong = [name for name in imports(MODULES[module]) if not any(within(name, prefix) for prefix in allowed(module))]
   assert not wrong, f"{module} imports {wrong}"
 
 
-def test_every_rule_is_about_a_module_that_exists():
-  names = [module for module, _ in modules()]
-  assert all(any(within(name, prefix) for name in names) for prefix in ALLOWED)
+def test_no_module_imports_itself_through_others():
+  graph = {module: set(imports(path)) - {module} for module, path in MODULES.items()}
+  done = set()
+
+  def visit(module, trail):
+    assert module not in trail, f"cycle: {' -> '.join([*trail[trail.index(module) :], module])}"
+    if module not in done:
+      for name in sorted(graph.get(module, ())):
+        visit(name, [*trail, module])
+      done.add(module)
+
+  for module in sorted(graph):
+    visit(module, [])
+
+
+def test_commands_import_no_command():
+  for name in COMMANDS - {"__init__"}:
+    wrong = {f"clipvip_jax.{other}" for other in COMMANDS} & set(imports(MODULES[f"clipvip_jax.{name}"]))
+    assert not wrong, f"{name} imports {wrong}"

@@ -4,14 +4,15 @@ import collections
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import pathlib
 import pkgutil
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from clipvip_jax.errors import UserError
-from clipvip_jax.log import log
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 
 # How many queries a clip of an evaluated split may have: exactly one; or any number from one, of which each is asked on
 # its own and a video is answered by its best.
@@ -201,7 +202,11 @@ def builder_class(name: str, section: str = "data") -> Any:
     if not module.startswith(error.name or "?"):
       raise
     package = importlib.import_module("data")
-    known = [info.name for info in pkgutil.iter_modules(package.__path__) if info.ispkg]
+    known = [
+      info.name
+      for info in pkgutil.iter_modules(package.__path__)
+      if importlib.util.find_spec(f"data.{info.name}.{info.name}_dataset_builder")
+    ]
     raise UserError(
       f"{_field(section, 'name')}={name!r} is no corpus in data/; there are: {', '.join(known)}. "
       "CONTRIBUTING.md says how to add one"

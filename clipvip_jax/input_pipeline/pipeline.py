@@ -14,10 +14,10 @@ import grain
 import numpy as np
 from grain.experimental import index_shuffle
 
-from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline import workers
-from clipvip_jax.input_pipeline.arrays import Arrays, Clips
-from clipvip_jax.input_pipeline.mix import schedule
+from clipvip_jax.input_pipeline.batching import Arrays, Clips
+from clipvip_jax.input_pipeline.mixture import schedule
+from clipvip_jax.utils.errors import UserError
 
 # Chooses subsets, for every run alike.
 _SUBSET_SEED = 0

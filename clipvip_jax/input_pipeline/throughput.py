@@ -3,11 +3,11 @@
 import dataclasses
 import time
 
-from clipvip_jax.errors import UserError
-from clipvip_jax.input_pipeline.arrays import Clips
+from clipvip_jax.input_pipeline.batching import Clips
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.pipeline import Order, Source, batches
 from clipvip_jax.input_pipeline.tokenizer import load_tokenizer
+from clipvip_jax.utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from clipvip_jax import files
-from clipvip_jax.errors import UserError
+from clipvip_jax.utils import atomic_write
+from clipvip_jax.utils.errors import UserError
 
 # The names under which a tokenizer.json holds CLIP's two special tokens, and ours the first two ids.
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -152,7 +152,7 @@ class JsonTokenizer(Tokenizer):
     path = pathlib.Path(path)
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
-      with files.whole(path) as partial:
+      with atomic_write.whole(path) as partial:
         partial.write_text(self._json.to_str(pretty=True), encoding="utf-8")
     except OSError as error:
       raise UserError(f"cannot write the tokenizer to {path}: {error.strerror}; give a file that can be") from error

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from clipvip_jax.errors import UserError
-from clipvip_jax.input_pipeline import pixels
-from clipvip_jax.input_pipeline.arrays import Arrays, Clips, size, views
+from clipvip_jax.input_pipeline import preprocessing
+from clipvip_jax.input_pipeline.batching import Arrays, Clips, size, views
+from clipvip_jax.utils.errors import UserError
 
 # Batches that a worker has to do: the one that it fills, and the next, so that it never waits for this process.
 _AHEAD = 2
@@ -160,7 +160,7 @@ def _work(there: Any, pickled: bytes) -> None:
   """A worker process: fills what it is asked for until the connection closes."""
   for ending in (signal.SIGINT, signal.SIGTERM):
     signal.signal(ending, signal.SIG_IGN)
-  pixels.limit_threads()
+  preprocessing.limit_threads()
   memories: dict[int, mmap.mmap] = {}
   sources: list[Clips] = pickle.loads(pickled)
   try:

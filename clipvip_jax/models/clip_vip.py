@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from clipvip_jax.errors import UserError
 from clipvip_jax.models.proxy_attention import IMPLEMENTATIONS
 from clipvip_jax.models.temporal import SequenceTransformer, each_frame, mean_pooling, unit
 from clipvip_jax.models.text import TextTower
 from clipvip_jax.models.transformer import ACTIVATIONS
 from clipvip_jax.models.vision import EMBEDDING_INITS, VisionTower
+from clipvip_jax.utils.errors import UserError
 
 # What CLIP-ViP sets when it starts from CLIP, whatever the checkpoint says; similarities are multiplied by its exp.
 INITIAL_LOGIT_SCALE = 4.60

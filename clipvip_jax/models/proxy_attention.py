@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from clipvip_jax.errors import UserError
+from clipvip_jax.utils.errors import UserError
 
 # What computes attention: XLA's products around a float32 softmax; cuDNN's fused kernels, which never write scores to
 # memory, for NVIDIA GPUs from Ampere on; "auto", these where they are (docs/performance.md). Where cuDNN has no kernel

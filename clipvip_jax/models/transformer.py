@@ -34,7 +34,7 @@ def layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
 
 
 @jax.custom_vjp
-def dense(x: Float[Array, "n d"], kernel: Float[Array, "d e"], bias: Float[Array, "e"] | None) -> Float[Array, "n e"]:
+def dense(x: Float[Array, "n d"], kernel: Float[Array, "d e"], bias: Float[Array, " e"] | None) -> Float[Array, "n e"]:
   """x times kernel plus bias, in the type of x; the gradients by kernel and bias are summed in their own, float32.
 
   Left to itself JAX rounds these gradients to bfloat16 where that is what x is, and devices then add them in bfloat16,
@@ -86,7 +86,7 @@ class Reader:
     sees: [B, N], which tokens it attends to.
   """
 
-  index: Int[Array, "b"]
+  index: Int[Array, " b"]
   sees: Bool[Array, "b n"]
 
   def take(self, x: Float[Array, "b n d"]) -> Float[Array, "b 1 d"]:

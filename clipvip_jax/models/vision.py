@@ -26,13 +26,13 @@ def resize_time(time: Float[Array, "t0 d"], num_frames: int) -> Float[Array, "t 
   return jax.image.resize(time, (num_frames, time.shape[1]), method="linear", antialias=False)
 
 
-def _waves(coordinates: Float[np.ndarray, "n"], width: int) -> Float[np.ndarray, "n w"]:
+def _waves(coordinates: Float[np.ndarray, " n"], width: int) -> Float[np.ndarray, "n w"]:
   """Sines and cosines of coordinates in [0, 1], from a quarter to two periods over the range, of unit length a pair."""
   angles = coordinates[:, None] * np.pi * np.geomspace(0.5, 4.0, width // 2)
   return np.concatenate([np.sin(angles), np.cos(angles)], axis=1) * 0.5**0.5
 
 
-def _centres(count: int) -> Float[np.ndarray, "n"]:
+def _centres(count: int) -> Float[np.ndarray, " n"]:
   return (np.arange(count) + 0.5) / count
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from clipvip_jax.errors import UserError
-from clipvip_jax.weights.mapped import map_file, shown
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.weights.mmap_file import map_file, shown
 
 _DTYPES: dict[str, Any] = {
   "F64": np.float64,

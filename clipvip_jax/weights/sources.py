@@ -22,11 +22,11 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from clipvip_jax.errors import UserError
-from clipvip_jax.log import log
-from clipvip_jax.weights import openclip, published, safetensors_file, torch_file
-from clipvip_jax.weights.mapped import shown
-from clipvip_jax.weights.sizes import Hints, from_weights, own_hints, read_hints
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
+from clipvip_jax.weights import names_clip_vip, names_openclip, safetensors_file, torch_file
+from clipvip_jax.weights.mmap_file import shown
+from clipvip_jax.weights.model_config import Hints, from_weights, own_hints, read_hints
 
 HUB = "hf://"
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -94,7 +94,7 @@ def read(source: str, hints: Hints | None = None) -> Weights:
 
 
 def _from_run(source: str, given: Hints) -> Weights:
-  from clipvip_jax.checkpoint import read_params  # Orbax takes seconds to import, and runs alone need it
+  from clipvip_jax.runs.checkpoint import read_params  # Orbax takes seconds to import, and runs alone need it
 
   folder, step = _run_and_step(source)
   params, _ = read_params(folder / "checkpoints", step)
@@ -110,15 +110,15 @@ def _from_run(source: str, given: Hints) -> Weights:
 
 def _from_file(source: str, path: pathlib.Path, given: Hints) -> Weights:
   tensors, own = _read(path)
-  if all(name.startswith(published.WRAPPER) for name in tensors):
-    tensors = {name.removeprefix(published.WRAPPER): x for name, x in tensors.items()}
+  if all(name.startswith(names_clip_vip.WRAPPER) for name in tensors):
+    tensors = {name.removeprefix(names_clip_vip.WRAPPER): x for name, x in tensors.items()}
   activation = "quick_gelu"
   guessed = False
-  if openclip.recognises(tensors):
+  if names_openclip.recognises(tensors):
     if OPENAI not in tensors:
       activation, guessed = "gelu", True
-    tensors = openclip.to_published(tensors, source)
-  flat = {name: _float32(name, x, source) for name, x in published.to_flat(tensors, source).items()}
+    tensors = names_openclip.to_published(tensors, source)
+  flat = {name: _float32(name, x, source) for name, x in names_clip_vip.to_flat(tensors, source).items()}
   if "logit_scale" in flat and flat["logit_scale"].size == 1:
     flat["logit_scale"] = flat["logit_scale"].reshape(())  # some publishers keep one number as [1]
   _warn_of_nan(flat, source)

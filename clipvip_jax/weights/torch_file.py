@@ -19,8 +19,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from clipvip_jax.errors import UserError
-from clipvip_jax.weights.mapped import map_file, shown
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.weights.mmap_file import map_file, shown
 
 _STORAGES: dict[str, Any] = {
   "torch.DoubleStorage": np.float64,

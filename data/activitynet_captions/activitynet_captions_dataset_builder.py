@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data.annotations import Clip, RetrievalConfig, Videos, find, gathered, json_pairs, to_items
-from data.build import CorpusBuilder
-from data.items import Item
+from data.engine.annotations import Clip, RetrievalConfig, Videos, find, gathered, json_pairs, to_items
+from data.engine.builder import CorpusBuilder
+from data.engine.items import Item
 
 _FILES = {
   "train": ("train.json", "train.jsonl", "anet_ret_train.json"),

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.log import log
-from data.annotations import (
+from clipvip_jax.utils.log import log
+from data.engine.annotations import (
   Clip,
   RetrievalConfig,
   Videos,
@@ -22,8 +22,8 @@ from data.annotations import (
   stem,
   to_items,
 )
-from data.build import CorpusBuilder
-from data.items import Item
+from data.engine.builder import CorpusBuilder
+from data.engine.items import Item
 
 _OWNERS = "{}_data.json"
 _FILES = (_OWNERS, "{}.jsonl", "didemo_ret_{}.json")

@@ -13,12 +13,12 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.errors import UserError
-from clipvip_jax.log import log
-from data import places
-from data.build import CorpusBuilder, CorpusConfig
-from data.items import Item, check_id, clean, inside, peek
-from data.lookup import checked, is_lmdb, json_lines
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
+from data.engine import storage
+from data.engine.builder import CorpusBuilder, CorpusConfig
+from data.engine.items import Item, check_id, clean, inside, peek
+from data.engine.text_lookup import checked, is_lmdb, json_lines
 
 # Where one is looked for, unless the configuration names it.
 _CLIPS = ("video_clips", "video_clips_3fps", "clips")
@@ -140,7 +140,7 @@ def _records(source: epath.Path, named: str, cut: bool, lookups: dict[str, str])
     return [epath.Path(lookups["subtitle"] + ".jsonl")]
   patterns = (named,) if named else _RECORDS
   for pattern in patterns:
-    paths = [path for path in places.matching(source, pattern) if os.fspath(path) not in lookups.values()]
+    paths = [path for path in storage.matching(source, pattern) if os.fspath(path) not in lookups.values()]
     if paths := [path for path in paths if named or not _is_list(path)]:
       return paths
   raise UserError(f"{source}: no records of clips ({', '.join(patterns)}); name them as `records`")

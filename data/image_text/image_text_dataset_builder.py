@@ -13,11 +13,11 @@ from typing import Any, BinaryIO
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.errors import UserError
-from clipvip_jax.input_pipeline.images import IMAGES
-from data import places
-from data.build import CorpusBuilder, CorpusConfig
-from data.items import Item, check_id, clean, inside
+from clipvip_jax.input_pipeline.image_files import IMAGES
+from clipvip_jax.utils.errors import UserError
+from data.engine import storage
+from data.engine.builder import CorpusBuilder, CorpusConfig
+from data.engine.items import Item, check_id, clean, inside
 
 _TARS = ("*.tar", "*/*.tar", "*/*/*.tar")
 _BLOCK = 2**20  # bytes
@@ -56,7 +56,7 @@ class Builder(CorpusBuilder):
     if (table := source / config.table).exists():
       yield from _table_items(table)
       return
-    tars = sorted(path for pattern in _TARS for path in places.matching(source, pattern))
+    tars = sorted(path for pattern in _TARS for path in storage.matching(source, pattern))
     if not tars:
       raise UserError(f"{source}: neither a table {config.table} nor tar files ({', '.join(_TARS)})")
     for path in tars:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.errors import UserError
-from clipvip_jax.log import log
-from data.annotations import (
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
+from data.engine.annotations import (
   Clip,
   Pair,
   RetrievalConfig,
@@ -23,8 +23,8 @@ from data.annotations import (
   lines_of,
   to_items,
 )
-from data.build import CorpusBuilder
-from data.items import Item
+from data.engine.builder import CorpusBuilder
+from data.engine.items import Item
 
 _FILES = {
   "train": (

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.errors import UserError
-from data.build import CorpusBuilder, CorpusConfig
-from data.engine import cores
-from data.items import Item
+from clipvip_jax.utils.errors import UserError
+from data.engine.builder import CorpusBuilder, CorpusConfig
+from data.engine.items import Item
+from data.engine.runner import cores
 from data.moving_shapes import videos
 from data.moving_shapes.plan import SPLITS, Plan
 

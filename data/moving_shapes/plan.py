@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from clipvip_jax.errors import UserError
+from clipvip_jax.utils.errors import UserError
 from data.moving_shapes import language, scenes
 
 SPLITS = ("train", "validation", "test", "test_unseen")  # a split's place here seeds its clips: append only

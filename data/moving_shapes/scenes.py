@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from clipvip_jax.errors import UserError
+from clipvip_jax.utils.errors import UserError
 
 COLOURS = {
   "red": (228, 40, 40),

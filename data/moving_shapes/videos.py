@@ -16,9 +16,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipvip_jax import files
-from clipvip_jax.errors import UserError
-from clipvip_jax.input_pipeline.video import encode_h264
+from clipvip_jax.input_pipeline.video_decoder import encode_h264
+from clipvip_jax.utils import atomic_write
+from clipvip_jax.utils.errors import UserError
 from data.moving_shapes import render, scenes
 from data.moving_shapes.plan import Clip
 
@@ -79,7 +79,7 @@ def claim(folder: pathlib.Path, settings: dict[str, object]) -> None:
   text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
   if not path.exists():
     folder.mkdir(parents=True, exist_ok=True)
-    with files.whole(path) as temporary:
+    with atomic_write.whole(path) as temporary:
       temporary.write_text(text, encoding="utf-8")
     return
   try:

@@ -11,8 +11,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.errors import UserError
-from data.annotations import (
+from clipvip_jax.utils.errors import UserError
+from data.engine.annotations import (
   Clip,
   Pair,
   RetrievalConfig,
@@ -26,9 +26,9 @@ from data.annotations import (
   table,
   to_items,
 )
-from data.build import CorpusBuilder
-from data.items import Item
-from data.lookup import read_json
+from data.engine.builder import CorpusBuilder
+from data.engine.items import Item
+from data.engine.text_lookup import read_json
 
 # Captions of all videos in one file, or as the owner hands them out.
 _WHOLE, _PARTS = "MSRVTT_data.json", ("train_val_videodatainfo.json", "test_videodatainfo.json")

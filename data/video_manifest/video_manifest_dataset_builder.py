@@ -11,11 +11,11 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.errors import UserError
-from data import places
-from data.build import CorpusBuilder, CorpusConfig
-from data.items import Item, check_id, clean, clean_all
-from data.lookup import json_lines
+from clipvip_jax.utils.errors import UserError
+from data.engine import storage
+from data.engine.builder import CorpusBuilder, CorpusConfig
+from data.engine.items import Item, check_id, clean, clean_all
+from data.engine.text_lookup import json_lines
 
 _LONGEST = 1e8  # seconds: no video is longer
 _REMOTE = ("gs://", "s3://")
@@ -52,7 +52,7 @@ class Builder(CorpusBuilder):
     """The manifest."""
     if not self.options.source:
       raise UserError("name the manifest, a file of JSON lines, with --source=FILE")
-    return places.absolute(self.options.source)
+    return storage.absolute(self.options.source)
 
   def items(self, source: epath.Path) -> Iterator[Item]:
     """Raises UserError for a broken line, by its number."""
@@ -79,7 +79,7 @@ def _item(row: dict[str, Any], where: str, folder: epath.Path, *, joined: bool) 
   return Item(
     id=check_id(row.get("id", video + part), f"{where}, id"),
     split=_split_name(row.get("split", "train"), where),
-    video=video if places.is_remote(video) else os.fspath(folder / video),
+    video=video if storage.is_remote(video) else os.fspath(folder / video),
     descriptions=(" ".join(descriptions),) if joined and descriptions else descriptions,
     subtitle=clean(row.get("subtitle") or "", f"{where}, subtitle"),
     caption=clean(row.get("caption") or "", f"{where}, caption"),

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.errors import UserError
-from data import places
-from data.annotations import table
-from data.build import CorpusBuilder, CorpusConfig
-from data.items import Item, check_id, clean_all, inside, peek
+from clipvip_jax.utils.errors import UserError
+from data.engine import storage
+from data.engine.annotations import table
+from data.engine.builder import CorpusBuilder, CorpusConfig
+from data.engine.items import Item, check_id, clean_all, inside, peek
 
 _SPLITS = {"train": "train", "validation": "val"}  # of the corpus -> as its owner writes it
 # Files of a split, the first pattern that there is. {size}: 2M or 10M.
@@ -69,7 +69,7 @@ def _tables(source: epath.Path, size: str, split: str) -> list[epath.Path]:
     raise UserError(f"splits: {split!r} is none of WebVid's; allowed: {', '.join(_SPLITS)}")
   patterns = [pattern.format(size=size, split=_SPLITS[split]) for pattern in _TABLES]
   for pattern in patterns:
-    if paths := places.matching(source, pattern):
+    if paths := storage.matching(source, pattern):
       return paths
   raise UserError(f"{source}: no table of split {split!r}; looked for {', '.join(patterns)}")
 

@@ -5,9 +5,9 @@ import json
 import corpora
 import pytest
 
-from clipvip_jax.errors import UserError
-from data.coverage import LEFT_OUT_FILE
+from clipvip_jax.utils.errors import UserError
 from data.didemo.didemo_dataset_builder import Builder, DidemoConfig
+from data.engine.coverage import LEFT_OUT_FILE
 
 # As the annotations name them -> as they lie on the disk; None: there is no such file.
 TRAIN = {

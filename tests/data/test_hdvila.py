@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from clipvip_jax import data_tool
-from clipvip_jax.errors import UserError
-from clipvip_jax.input_pipeline.images import decode_image
-from data.coverage import LEFT_OUT_FILE
+from clipvip_jax.input_pipeline.image_files import decode_image
+from clipvip_jax.utils.errors import UserError
+from data.engine.coverage import LEFT_OUT_FILE
 from data.hdvila.hdvila_dataset_builder import Builder, HdvilaConfig
 
 LONG = "word " * 10_000

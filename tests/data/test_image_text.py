@@ -8,10 +8,10 @@ import corpora
 import numpy as np
 import pytest
 
-from clipvip_jax.errors import UserError
-from data.coverage import LEFT_OUT_FILE
+from clipvip_jax.utils.errors import UserError
+from data.engine.coverage import LEFT_OUT_FILE
+from data.engine.records import encode_jpeg
 from data.image_text.image_text_dataset_builder import Builder
-from data.records import encode_jpeg
 
 LONG = "word " * 10_000
 ODD = "tab\there, a \u0007 bell, a \U0001f600 face"

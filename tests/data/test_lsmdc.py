@@ -3,9 +3,9 @@
 import corpora
 import pytest
 
-from clipvip_jax.errors import UserError
-from data.annotations import RetrievalConfig
-from data.coverage import LEFT_OUT_FILE
+from clipvip_jax.utils.errors import UserError
+from data.engine.annotations import RetrievalConfig
+from data.engine.coverage import LEFT_OUT_FILE
 from data.lsmdc.lsmdc_dataset_builder import Builder
 
 MOVIES = ("0001_American_Beauty", "1004_Juno")

@@ -10,9 +10,9 @@ import corpora
 import numpy as np
 import pytest
 
-from clipvip_jax.errors import UserError
-from data import coverage
-from data.build import BuildOptions
+from clipvip_jax.utils.errors import UserError
+from data.engine import coverage
+from data.engine.builder import BuildOptions
 from data.moving_shapes import language, render, scenes, videos
 from data.moving_shapes.moving_shapes_dataset_builder import Builder, MovingShapesConfig
 from data.moving_shapes.plan import SPLITS, Plan

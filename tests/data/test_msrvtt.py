@@ -7,9 +7,9 @@ import json
 import corpora
 import pytest
 
-from clipvip_jax.errors import UserError
-from data.build import BuildOptions
-from data.coverage import LEFT_OUT_FILE
+from clipvip_jax.utils.errors import UserError
+from data.engine.builder import BuildOptions
+from data.engine.coverage import LEFT_OUT_FILE
 from data.msrvtt.msrvtt_dataset_builder import Builder
 
 TRAIN, TEST = [f"video{n}" for n in range(6)], [f"video{n}" for n in range(7010, 7014)]

@@ -5,9 +5,9 @@ import json
 import corpora
 import pytest
 
-from clipvip_jax.errors import UserError
-from data.build import BuildOptions
-from data.coverage import LEFT_OUT_FILE
+from clipvip_jax.utils.errors import UserError
+from data.engine.builder import BuildOptions
+from data.engine.coverage import LEFT_OUT_FILE
 from data.video_manifest.video_manifest_dataset_builder import Builder
 
 LONG = "word " * 10_000

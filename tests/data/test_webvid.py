@@ -5,8 +5,8 @@ import csv
 import corpora
 import pytest
 
-from clipvip_jax.errors import UserError
-from data.coverage import LEFT_OUT_FILE
+from clipvip_jax.utils.errors import UserError
+from data.engine.coverage import LEFT_OUT_FILE
 from data.webvid.webvid_dataset_builder import Builder, WebvidConfig
 
 LONG = "word " * 10_000

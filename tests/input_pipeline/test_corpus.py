@@ -5,9 +5,9 @@ import tensorflow_datasets as tfds
 import written_corpus
 from ml_collections import ConfigDict
 
-from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline import corpus
 from clipvip_jax.input_pipeline.corpus import Corpus, open_corpus, texts
+from clipvip_jax.utils.errors import UserError
 
 RECORDS = [
   {"id": "a", "frames": [b"x"], "caption": "a cat", "description": ["one", " ", "two"]},

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from clipvip_jax.errors import UserError
-from clipvip_jax.input_pipeline import pixels
+from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.pipeline import Clips, Order, Source, Tasks, batches
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
+from clipvip_jax.utils.errors import UserError
 
 TEXTS = {"subtitle": "subtitle", "caption": "caption"}
 
@@ -203,7 +203,9 @@ def test_frames_are_jittered_by_seed_epoch_and_record_alone():
 def test_evaluation_takes_evenly_spread_frames_and_the_middle_frame_is_the_middle():
   one = clips(records(), jitter_seed=None).batch([(0, 2)])
   values = one["video"][0, :, 0, 0, 0]
-  grey = [pixels.resize_normalize(pixels.decode_jpeg(jpeg), 8)[0, 0, 0] for jpeg in records()[2]["frames"]]
+  grey = [
+    preprocessing.resize_normalize(preprocessing.decode_jpeg(jpeg), 8)[0, 0, 0] for jpeg in records()[2]["frames"]
+  ]
   np.testing.assert_allclose(values, [grey[0], grey[3], grey[6]], atol=1e-6)
   np.testing.assert_allclose(one["frame"][0, 0, 0, 0], grey[3], atol=1e-6)
 

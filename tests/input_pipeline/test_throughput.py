@@ -6,9 +6,9 @@ import simplejpeg
 import tensorflow_datasets as tfds
 import written_corpus
 
-from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.throughput import throughput, training_clips
+from clipvip_jax.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from clipvip_jax.errors import UserError
 from clipvip_jax.input_pipeline.tokenizer import ClipTokenizer, JsonTokenizer, WordTokenizer, load_tokenizer
+from clipvip_jax.utils.errors import UserError
 
 TEXTS = ["A man plays the guitar", "a dog runs; a man laughs", "the café at night"]
 AWKWARD = [

@@ -13,12 +13,13 @@ import pytest
 import simplejpeg
 import tensorflow_datasets as tfds
 import written_corpus
+from project_paths import ROOT
 
-from clipvip_jax.errors import UserError
-from clipvip_jax.input_pipeline.arrays import Clips
+from clipvip_jax.input_pipeline.batching import Clips
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.pipeline import Order, Source, batches
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
+from clipvip_jax.utils.errors import UserError
 
 
 def records(count=12):
@@ -104,7 +105,7 @@ print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 
 
 def started(then):
-  root = pathlib.Path(__file__).parent.parent.parent
+  root = ROOT
   program = PROGRAM.format(paths=[str(root)], then=then)
   process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
   return process, [int(number) for number in process.stdout.readline().split()]

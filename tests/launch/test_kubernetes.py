@@ -5,7 +5,7 @@ import json
 import pytest
 from stand_ins import GPUS, SLICE, TRAINING
 
-from clipvip_jax.command import STUCK, TERMINATED
+from clipvip_jax.utils.cli import STUCK, TERMINATED
 from launch import kubernetes
 
 

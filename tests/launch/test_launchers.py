@@ -9,7 +9,7 @@ from absl import flags
 from stand_ins import GPUS, HOSTILE, ROOT, SLICE, SLURM, TPU, TRAINING, states
 
 from clipvip_jax import main as training
-from clipvip_jax.command import BAD_INPUT
+from clipvip_jax.utils.cli import BAD_INPUT
 from launch import common
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from stand_ins import GONE, REQUEST, ROOT, STAND_IN, TPU, TRAINING, runs, states
 
-from clipvip_jax.command import BAD_INPUT, TERMINATED
+from clipvip_jax.utils.cli import BAD_INPUT, TERMINATED
 from launch import tpu
 
 

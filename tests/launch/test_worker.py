@@ -9,7 +9,7 @@ import sys
 import pytest
 from stand_ins import HOSTILE, ROOT, TPU, TRAINING, states
 
-from clipvip_jax.command import TERMINATED
+from clipvip_jax.utils.cli import TERMINATED
 from launch import worker
 
 

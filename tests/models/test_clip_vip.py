@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from conftest import assert_close
 from flax import linen as nn
+from numeric import assert_close
 
-from clipvip_jax.errors import UserError
 from clipvip_jax.models import clip_vip, proxy_attention
 from clipvip_jax.models.transformer import Block, dense
+from clipvip_jax.utils.errors import UserError
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4, 6, 12])

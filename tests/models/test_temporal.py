@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from conftest import assert_close
+from numeric import assert_close
 
 from clipvip_jax.models import proxy_attention
 from clipvip_jax.models.temporal import mean_pooling, unit

@@ -10,10 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch_zip as tz
-from conftest import GOLDEN
+from project_paths import GOLDEN
 from safetensors.numpy import load_file, save
 
-from clipvip_jax.errors import UserError
+from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights import safetensors_file, torch_file
 
 ONE = tz.storage("0", 4)

@@ -6,14 +6,15 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from conftest import GOLDEN, assert_close
+from numeric import assert_close
+from project_paths import GOLDEN
 from safetensors.numpy import load_file, save_file
 
-from clipvip_jax.errors import UserError
-from clipvip_jax.log import log
 from clipvip_jax.models import clip_vip
-from clipvip_jax.weights import published, sources
-from clipvip_jax.weights.sizes import Hints
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
+from clipvip_jax.weights import names_clip_vip, sources
+from clipvip_jax.weights.model_config import Hints
 
 HEADS = Hints(activation="quick_gelu", vision_heads=4, text_heads=4)
 
@@ -265,6 +266,6 @@ def test_names_behind_a_wrapper_of_data_parallel_training_are_read(tmp_path):
   def wrap(tensors):
     items = dict(tensors)
     tensors.clear()
-    tensors.update({published.WRAPPER + name: x for name, x in items.items()})
+    tensors.update({names_clip_vip.WRAPPER + name: x for name, x in items.items()})
 
   assert sources.read(changed(tmp_path, wrap, "vip_tiny.safetensors"), HEADS).config.vision.added_proxies == 3

@@ -1,0 +1,171 @@
+"""How many floating-point operations a training step needs, counted by hand: products alone, a sum with each.
+
+Letters: B global batch, T frames, L patches per frame, M proxies, N tokens, D width, E embedding size.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from clipvip_jax.training.losses import LOSSES
+from clipvip_jax.training.optimizer import is_frozen
+
+# Products [B, E] x [E, B] of each loss: one a direction of every contrast and every kind of negatives.
+CONTRASTS = {
+  "vs": 2,
+  "vs_fc": 4,
+  "vs_vc": 4,
+  "vs_vc_fc": 6,
+  "vsc": 6,
+  "vsc_fc": 8,
+  "joint_batch": 8,
+  "vs_dual_softmax": 4,
+  "fc": 2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """Forward operations of one sample.
+
+  Attributes:
+    name: how its parameters' names begin.
+    dense: products with parameters.
+    scores: products of activations with each other.
+    again: of them, what `model.remat` repeats.
+  """
+
+  name: str
+  dense: int
+  scores: int = 0
+  again: int = 0
+
+  @property
+  def forward(self) -> int:
+    """All of one pass."""
+    return self.dense + self.scores
+
+
+def dense(rows: int, inputs: int, outputs: int) -> int:
+  """A product [rows, inputs] x [inputs, outputs]."""
+  return 2 * rows * inputs * outputs
+
+
+def attention(pairs: int, width: int) -> int:
+  """Scores of `pairs` of a query and a key over all heads, and the sum of values that they weigh."""
+  return 2 * dense(pairs, width, 1)
+
+
+def proxy_guided_pairs(proxies: int, frames: int, patches: int) -> int:
+  """Scores of proxy-guided attention: T L (M + L) of the patches and M (M + T L) of the proxies."""
+  return frames * patches * (proxies + patches) + proxies * (proxies + frames * patches)
+
+
+def block(name: str, tokens: int, pairs: int, width: int, mlp: int) -> Layer:
+  """One block of a tower."""
+  projections = 4 * dense(tokens, width, width)
+  up, down = dense(tokens, width, mlp), dense(tokens, mlp, width)
+  scores = attention(pairs, width)
+  # The gradient of a block does not read what its last product gives, so that alone is not computed again.
+  return Layer(name, projections + up + down, scores, projections + up + scores)
+
+
+def last_block(name: str, tokens: int, width: int, mlp: int) -> Layer:
+  """The last block of a tower, from which one token is read: keys and values are of all, the rest is of that one."""
+  projections = 2 * dense(1, width, width) + 2 * dense(tokens, width, width)
+  up, down = dense(1, width, mlp), dense(1, mlp, width)
+  scores = attention(tokens, width)
+  return Layer(name, projections + up + down, scores, projections + up + scores)
+
+
+def _tower(name: str, layers: int, tokens: int, pairs: int, width: int, mlp: int) -> list[Layer]:
+  """The blocks of a tower."""
+  whole = [block(f"{name}/transformer/block_{i}/", tokens, pairs, width, mlp) for i in range(layers - 1)]
+  return [*whole, last_block(f"{name}/transformer/block_{layers - 1}/", tokens, width, mlp)]
+
+
+def _times(count: int, layer: Layer) -> Layer:
+  return Layer(layer.name, count * layer.dense, count * layer.scores, count * layer.again)
+
+
+def vision(model: Any, frames: int, *, training: bool = True) -> list[Layer]:
+  """Layers of the vision tower, and of what follows it, on a clip of `frames`.
+
+  Args:
+    model: `config.model`.
+    training: leaves out the patches that `model.patch_dropout` leaves out.
+  """
+  tower, sizes = model.vision, model.image_size // model.patch_size
+  by_frame = model.temporal in ("mean", "sequence")
+  clips, each = (frames, 1) if by_frame else (1, frames)
+  patches = sizes**2
+  embedding = Layer("vision/patch_embedding", dense(each * patches, 3 * model.patch_size**2, tower.width))
+  dropout = model.get("patch_dropout", 0.0) if training else 0.0
+  patches = max(1, round((1 - dropout) * patches)) if dropout else patches
+  proxies = 1 + tower.added_proxies
+  tokens = proxies + each * patches
+  pairs = tokens**2 if model.temporal == "full" else proxy_guided_pairs(proxies, each, patches)
+  blocks = _tower("vision", tower.layers, tokens, pairs, tower.width, tower.mlp)
+  projection = Layer("vision/projection", dense(1, tower.width, model.embed_dim))
+  layers = [_times(clips, layer) for layer in (embedding, *blocks, projection)]
+  return layers + (_sequence(model, frames) if model.temporal == "sequence" else [])
+
+
+def _sequence(model: Any, frames: int) -> list[Layer]:
+  names = [f"sequence/transformer/block_{i}/" for i in range(model.sequence_layers)]
+  blocks = [block(name, frames, frames**2, model.embed_dim, model.text.mlp) for name in names]
+  return [dataclasses.replace(layer, again=0) for layer in blocks]  # these are kept in any case
+
+
+def text(model: Any, tokens: int) -> list[Layer]:
+  """Layers of the text tower on one text. A causal mask hides scores; it does not save them."""
+  tower = model.text
+  blocks = _tower("text", tower.layers, tokens, tokens**2, tower.width, tower.mlp)
+  return [*blocks, Layer("text/projection", dense(1, tower.width, model.embed_dim))]
+
+
+def step(config: Any) -> dict[str, int]:
+  """Operations of one training step over the global batch, by part: towers, loss, and what is computed again.
+
+  A pass back costs two passes forward: one product for the gradient by the inputs, one for that by the parameters,
+  where these are trained; nothing below the first trained layer has gradients.
+
+  Args:
+    config: the whole configuration.
+  """
+  model, uses, batch = config.model, LOSSES[config.loss].uses, config.train.batch_size
+  inputs: dict[str, Sequence[Layer]] = {
+    "video": vision(model, config.data.num_frames),
+    "frame": vision(model, 1),
+    "subtitle": text(model, config.data.text_length),
+    "caption": text(model, config.data.text_length),
+  }
+  towers = {name: batch * _there_and_back(layers, config) for name, layers in inputs.items() if name in uses}
+  again = sum(batch * _again(layers, config) for name, layers in inputs.items() if name in uses)
+  loss = 3 * CONTRASTS[config.loss] * dense(batch, model.embed_dim, batch)
+  return {**towers, "loss": loss, "again": again}
+
+
+def _trained_from(layers: Sequence[Layer], config: Any) -> int:
+  """The first layer with trained parameters; embeddings of tokens lie below all of a text's layers."""
+  frozen = config.optimizer.frozen
+  if layers[0].name.startswith("text/") and not is_frozen("text/token_embedding", frozen):
+    return 0
+  return next((i for i, layer in enumerate(layers) if not is_frozen(layer.name, frozen)), len(layers))
+
+
+def _there_and_back(layers: Sequence[Layer], config: Any) -> int:
+  first = _trained_from(layers, config)
+  total = sum(layer.forward for layer in layers)
+  for layer in layers[first:]:
+    total += layer.forward + layer.scores
+    total += 0 if is_frozen(layer.name, config.optimizer.frozen) else layer.dense
+  return total
+
+
+def _again(layers: Sequence[Layer], config: Any) -> int:
+  """What accumulation and rematerialisation repeat."""
+  total = sum(layer.forward for layer in layers) if config.train.accumulate > 1 else 0
+  if config.model.remat:
+    total += sum(layer.again for layer in layers[_trained_from(layers, config) :])
+  return total

@@ -1,0 +1,103 @@
+"""What preflight.py found, as lines for a terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from clipvip_jax.utils.duration import duration
+
+_NAME = 38  # columns
+
+
+def _unit(value: float, base: int, ending: str) -> str:
+  """1.5e9, 1000, "B" -> `1.50 GB`: a number of at most three digits before its point."""
+  prefix = 0
+  while value >= base and prefix < 4:
+    value, prefix = value / base, prefix + 1
+  return f"{value:,.2f} {' KMGT'[prefix].strip()}{ending}"
+
+
+def _memory_of(size: float) -> str:
+  return _unit(size, 1024, "iB" if size >= 1024 else "B")
+
+
+def _sent(size: float) -> str:
+  return _unit(size, 1000, "B")
+
+
+def _operations(count: float) -> str:
+  return _unit(count, 1000, "FLOP")
+
+
+def lines(report: Mapping[str, Any]) -> list[str]:
+  """The tables of `preflight.preflight`'s report; without costs where the compiler refused the step."""
+  mesh = " ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
+  head = [
+    f"{report['config']} on {report['topology']}: {report['chips']} chips, {mesh}; batch {report['batch']:,},"
+    f" {report['clips_of_a_chip']:,} clips a chip",
+    "",
+  ]
+  known = [*_flops(report), "", *_collectives(report), "", *_time(report)] if "memory" in report else []
+  return [*head, *_memory(report), "", *known, *_largest(report)]
+
+
+def _row(name: str, *cells: str) -> str:
+  return f"  {name:<{_NAME}}" + "".join(f"  {cell:>14}" for cell in cells)
+
+
+def _memory(report: Mapping[str, Any]) -> list[str]:
+  estimated = " (estimated: CPU devices stand in for GPUs)" if report["memory_is_estimated"] else ""
+  parts = [_row(name, _memory_of(size)) for name, size in report.get("memory", {}).items()]
+  used = _memory_of(report["memory_used"]) if report["memory_used"] else "too much"
+  there = f"of {_memory_of(report['hbm'])}"
+  if report["usable"] < report["hbm"]:
+    there += f", of which JAX takes {_memory_of(report['usable'])}"
+  verdict = "fits" if report["fits"] else "does not fit"
+  return [f"memory of a chip{estimated}", *parts, f"{_row('together', used)} {there}: {verdict}"]
+
+
+def _flops(report: Mapping[str, Any]) -> list[str]:
+  counted, compiled = report["flops_counted"], report["flops_compiled"]
+  total, batch = sum(counted.values()), report["batch"]
+  rows = [_row(name, _operations(value)) for name, value in counted.items() if value]
+  rows.append(_row("together", _operations(total), _operations(total / batch) + " a clip"))
+  if compiled is None:
+    return ["operations of a step, counted", *rows, "  compiled: unknown, the compiler counts a loop's body once"]
+  both = _row("compiled", _operations(compiled), _operations(compiled / batch) + " a clip")
+  return ["operations of a step, counted", *rows, f"{both}, {compiled / total:.2f} of what is counted"]
+
+
+def _collectives(report: Mapping[str, Any]) -> list[str]:
+  rows = [
+    _row(kind, f"{found['count']:,}", _sent(found["sent"])) for kind, found in sorted(report["collectives"].items())
+  ]
+  sent, needed = report["sent"], report["sent_needed"]
+  together = _row("together", "", _sent(sent))
+  ratio = f", {sent / needed:.2f} of it" if needed else ""
+  return [
+    "collectives of a step: how many, and what a chip sends",
+    *rows,
+    f"{together}; the method needs {_sent(needed)}{ratio}",
+  ]
+
+
+def _time(report: Mapping[str, Any]) -> list[str]:
+  seconds = report["seconds"]
+  bound = max(seconds, key=seconds.__getitem__)
+  rows = [_row(name, f"{1e3 * value:,.3f} ms") for name, value in seconds.items()]
+  rate = report["batch"] / seconds[bound]
+  return [
+    "time of a step by the chips' published peaks",
+    *rows,
+    _row("bound by " + bound, f"{1e3 * seconds[bound]:,.3f} ms")
+    + f": {rate:,.0f} clips a second, {report['mfu']:.0%} of peak",
+    f"compiled in {duration(report['seconds_to_compile'])}",
+  ]
+
+
+def _largest(report: Mapping[str, Any]) -> list[str]:
+  if "largest_batch" not in report:
+    return []
+  found = report["largest_batch"]
+  if found is None:
+    return ["largest batch: unknown, the compiler does not say what these take"]
+  return [f"largest batch that fits, by a line through two compiled ones: {found:,}"]

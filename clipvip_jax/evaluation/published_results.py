@@ -1,0 +1,91 @@
+"""What the paper and its checkpoints reach on the four retrieval sets: the figures to reach with the same weights.
+
+From Xue et al., ICLR 2023 (arXiv 2209.06430), and the public implementation. Fractions from 0 to 1, as ours.
+"""
+
+import dataclasses
+import re
+
+from clipvip_jax.evaluation.retrieval import RECALLS
+
+Row = tuple[str, str, str, str, tuple[float, float, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _TestSet:
+  """`corpus`: a pattern of CORPUS/CONFIGURATION. Rows: setting, model, plain or dsl, direction, recalls in percent."""
+
+  title: str
+  corpus: str
+  split: str
+  rows: tuple[Row, ...]
+
+
+def _fine_tuned(model: str, plain: tuple[float, float, float], dsl: tuple[float, float, float]) -> tuple[Row, ...]:
+  return (
+    ("fine-tuned", model, "plain", "text_to_video", plain),
+    ("fine-tuned", model, "dsl", "text_to_video", dsl),
+  )
+
+
+_TEST_SETS = (
+  _TestSet(
+    "MSR-VTT 1k-A, 1,000 clips",
+    r"msrvtt/[79]k.*",
+    "test",
+    (
+      ("zero-shot", "B/32", "plain", "text_to_video", (31.5, 53.9, 63.4)),
+      ("zero-shot", "B/16", "plain", "text_to_video", (31.7, 53.8, 63.2)),
+      *_fine_tuned("B/32", (50.1, 74.8, 84.6), (55.9, 77.0, 86.8)),
+      ("fine-tuned", "B/32", "plain", "video_to_text", (49.1, 76.2, 84.0)),
+      *_fine_tuned("B/16", (54.2, 77.2, 84.8), (57.7, 80.5, 88.2)),
+    ),
+  ),
+  _TestSet(
+    "DiDeMo, 1,004 clips",
+    r"didemo/.*",
+    "test",
+    (
+      *_fine_tuned("B/32", (48.6, 77.1, 84.4), (53.8, 79.6, 86.5)),
+      *_fine_tuned("B/16", (50.5, 78.4, 87.1), (55.3, 82.0, 89.3)),
+    ),
+  ),
+  _TestSet(
+    "ActivityNet Captions val_1, 4,917 clips",
+    r"activitynet_captions/.*",
+    "validation",
+    (
+      *_fine_tuned("B/32", (51.1, 78.4, 88.3), (59.1, 83.9, 91.3)),
+      *_fine_tuned("B/16", (53.4, 81.4, 90.0), (61.4, 85.7, 92.6)),
+    ),
+  ),
+  _TestSet(
+    "LSMDC, 1,000 clips",
+    r"lsmdc/.*",
+    "test",
+    (
+      *_fine_tuned("B/32", (25.6, 45.3, 54.4), (26.0, 46.4, 54.9)),
+      *_fine_tuned("B/16", (29.4, 50.6, 59.0), (30.7, 51.4, 60.6)),
+    ),
+  ),
+)
+
+
+def find(corpus: str, split: str) -> list[dict[str, str | float]]:
+  """Published rows of a test set, none where nothing is known of it.
+
+  Args:
+    corpus: `msrvtt/9k/1.0.0`, as `Corpus.name` gives it.
+    split: its name.
+
+  Returns:
+    [{"test_set", "setting", "model", "kind": "plain" | "dsl", "direction", "R@1", "R@5", "R@10"}].
+  """
+  name = "/".join(corpus.split("/")[:2])
+  return [
+    {"test_set": found.title, "setting": setting, "model": model, "kind": kind, "direction": direction}
+    | {f"R@{k}": round(value / 100, 3) for k, value in zip(RECALLS, recalls, strict=True)}
+    for found in _TEST_SETS
+    if found.split == split and re.fullmatch(found.corpus, name)
+    for setting, model, kind, direction, recalls in found.rows
+  ]

@@ -1,0 +1,25 @@
+"""Versions of the code and packages that produce a result."""
+
+import hashlib
+import pathlib
+import platform
+
+__version__ = "0.1.0"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy")
+
+
+def versions() -> dict[str, str]:
+  """Versions of this project, of Python and of the packages that decide a result's numbers."""
+  import importlib.metadata  # late: not needed for the version alone
+
+  packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  return {"clipvip_jax": __version__, "python": platform.python_version(), **packages}
+
+
+def code_digest() -> str:
+  """First 16 hexadecimal digits of the SHA-256 over the package's source files."""
+  root = pathlib.Path(__file__).parents[1]
+  digest = hashlib.sha256()
+  for path in sorted(root.rglob("*.py")):
+    digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+  return digest.hexdigest()[:16]

@@ -1,0 +1,110 @@
+"""OpenCLIP's names <-> HuggingFace CLIP's. OpenAI's own names are the same.
+
+OpenCLIP keeps query, key and value of a block in one matrix, and both projections as [in, out].
+"""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.weights.mmap_file import shown
+
+_LAYER = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
+_PUBLISHED_LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)")
+_BLOCK = {
+  "ln_1.weight": "layer_norm1.weight",
+  "ln_1.bias": "layer_norm1.bias",
+  "ln_2.weight": "layer_norm2.weight",
+  "ln_2.bias": "layer_norm2.bias",
+  "attn.out_proj.weight": "self_attn.out_proj.weight",
+  "attn.out_proj.bias": "self_attn.out_proj.bias",
+  "mlp.c_fc.weight": "mlp.fc1.weight",
+  "mlp.c_fc.bias": "mlp.fc1.bias",
+  "mlp.c_proj.weight": "mlp.fc2.weight",
+  "mlp.c_proj.bias": "mlp.fc2.bias",
+}
+_TENSORS = {
+  "logit_scale": "logit_scale",
+  "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+  "positional_embedding": "text_model.embeddings.position_embedding.weight",
+  "ln_final.weight": "text_model.final_layer_norm.weight",
+  "ln_final.bias": "text_model.final_layer_norm.bias",
+  "text_projection": "text_projection.weight",
+  "visual.class_embedding": "vision_model.embeddings.class_embedding",
+  "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+  "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+  "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
+  "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+  "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+  "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+  "visual.proj": "visual_projection.weight",
+}
+_BLOCK_BACK, _TENSORS_BACK = ({v: k for k, v in table.items()} for table in (_BLOCK, _TENSORS))
+_PROJECTIONS = ("text_projection", "visual.proj")
+_IN_PROJECTION = re.compile(r"attn\.in_proj_(weight|bias)")
+_HEADS = ("q_proj", "k_proj", "v_proj")
+
+# The causal mask and the sizes that OpenAI's files hold beside the weights.
+UNUSED = ("attn_mask", "input_resolution", "context_length", "vocab_size")
+
+
+def recognises(names: Mapping[str, np.ndarray]) -> bool:
+  """Whether tensors carry OpenCLIP's names."""
+  return "positional_embedding" in names or "text.positional_embedding" in names
+
+
+def to_published(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+  """OpenCLIP's tensors under HuggingFace CLIP's names, as views; other names stay, for a check to refuse.
+
+  Raises:
+    UserError: a fused matrix that three equal parts cannot make.
+  """
+  found: dict[str, np.ndarray] = {}
+
+  def add(name: str, tensor: np.ndarray) -> None:
+    if name in found:
+      raise UserError(f"{source}: there are two tensors for {shown(name)}")
+    found[name] = tensor
+
+  for full_name, tensor in tensors.items():
+    name = full_name.removeprefix("text.")  # newer files keep the text tower in a module of its own
+    layer = _LAYER.fullmatch(name)
+    if name in UNUSED:
+      continue
+    if name in _TENSORS:
+      add(_TENSORS[name], tensor.T if name in _PROJECTIONS else tensor)
+    elif layer and layer[3] in _BLOCK:
+      add(f"{_tower(layer)}.{_BLOCK[layer[3]]}", tensor)
+    elif layer and (fused := _IN_PROJECTION.fullmatch(layer[3])):
+      if not tensor.ndim or len(tensor) % 3:
+        raise UserError(f"{source}: {full_name} {tensor.shape} should hold query, key and value in three equal parts")
+      for head, part in zip(_HEADS, np.split(tensor, 3), strict=True):
+        add(f"{_tower(layer)}.self_attn.{head}.{fused[1]}", part)
+    else:
+      add(full_name, tensor)
+  return found
+
+
+def _tower(layer: re.Match) -> str:
+  return f"{'vision' if layer[1] else 'text'}_model.encoder.layers.{layer[2]}"
+
+
+def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The inverse of `to_published`; buffers of position numbers are left out, which OpenCLIP does not have."""
+  found: dict[str, np.ndarray] = {}
+  for name, tensor in tensors.items():
+    layer = _PUBLISHED_LAYER.fullmatch(name)
+    if name in _TENSORS_BACK:
+      ours = _TENSORS_BACK[name]
+      found[ours] = np.ascontiguousarray(tensor.T) if ours in _PROJECTIONS else tensor
+    elif layer:
+      block = f"{'visual.' if layer[1] == 'vision' else ''}transformer.resblocks.{layer[2]}"
+      if layer[3] in _BLOCK_BACK:
+        found[f"{block}.{_BLOCK_BACK[layer[3]]}"] = tensor
+      elif layer[3].startswith("self_attn.q_proj."):
+        kind = layer[3].rpartition(".")[2]
+        parts = [tensors[name.replace("q_proj", head)] for head in _HEADS]
+        found[f"{block}.attn.in_proj_{kind}"] = np.concatenate(parts)
+  return found

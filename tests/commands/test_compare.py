@@ -1,0 +1,247 @@
+"""Two runs side by side: what is said of them, and what is refused."""
+
+import copy
+import json
+
+import browser
+import numpy as np
+import pytest
+from page import Page
+
+from clipvip_jax import compare
+from clipvip_jax.evaluation import retrieval
+from clipvip_jax.reporting import report
+from clipvip_jax.utils.errors import UserError
+
+
+def metrics(size, seed, shift=2.0):
+  similarity = np.random.default_rng(seed).normal(size=(size, size)) + shift * np.eye(size)
+  twins = retrieval.twin_accuracy(similarity, np.arange(size) ^ 1)
+  return {
+    "size": size,
+    "queries": size,
+    "expected": size,
+    "missing": 0,
+    **retrieval.evaluate(similarity),
+    "twins": twins,
+  }
+
+
+def results(seed, shift=2.0):
+  return {
+    "splits": {"test": metrics(64, seed, shift), "test_unseen": metrics(32, seed, shift)},
+    "best_step": 900,
+    "num_params": 1_234_567,
+    "corpus": {"name": "shapes/demo/1.0.0", "settings": {"frames": 8}, "coverage": {"test": {"found": seed}}},
+    "config": {"loss": "vs", "seed": seed, "optimizer": {"learning_rate": 1e-3}, "evaluate": {"query": "description"}},
+    "versions": {"jax": "0.10.2"},
+  }
+
+
+def history(seed):
+  train = [{"kind": "train", "step": step, "loss": 5 / step + seed} for step in range(1, 101)]
+  return [*train, *({"kind": "eval", "step": s, "split": "validation", "metrics": metrics(16, s)} for s in (50, 100))]
+
+
+def write(folder, results, history=()):
+  folder.mkdir()
+  (folder / "results.json").write_text(json.dumps(results, sort_keys=True), encoding="utf-8")
+  if history:
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
+  return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+  """Two runs that differ in seed and strength."""
+  return write(tmp_path / "a", results(0), history(0)), write(tmp_path / "b", results(1, 3.0), history(1))
+
+
+def compared(tmp_path, capsys, *runs):
+  """(what is printed, the page)."""
+  compare.main([*map(str, runs), f"--html={tmp_path / 'compare.html'}"])
+  return capsys.readouterr().out, (tmp_path / "compare.html").read_text(encoding="utf-8")
+
+
+def test_every_number_with_its_difference(tmp_path, capsys, runs):
+  printed, source = compared(tmp_path, capsys, *runs)
+  page = Page(source)
+  a, b = results(0)["splits"], results(1, 3.0)["splits"]
+  for split in a:
+    for kind in ("plain", "dsl"):
+      for direction in ("text_to_video", "video_to_text"):
+        one, other = a[split][kind][direction], b[split][kind][direction]
+        scales = [100, 100, 100, 1, 1]
+        rows = [
+          [scale * row[name] for name, scale in zip(compare.COLUMNS, scales, strict=True)] for row in (one, other)
+        ]
+        shown = [f"{x:,.1f}" for x in rows[0]], [f"{x:,.1f}" for x in rows[1]]
+        signed = [f"{y - x:+,.1f}".replace("+0.0", "0.0").replace("-0.0", "0.0") for x, y in zip(*rows, strict=True)]
+        wanted = ["A", *shown[0], "B", *shown[1], "B \N{MINUS SIGN} A", *signed]
+        assert any(page.texts[i : i + len(wanted)] == wanted for i in range(len(page.texts))), wanted
+        for cells in (*shown, signed):
+          assert any(line.split()[-5:] == cells for line in printed.splitlines()), cells
+    one, other = (100 * x[split]["twins"]["accuracy"] for x in (a, b))
+    difference = f"{other - one:+.1f}" if round(other - one, 1) else "0.0"
+    assert f"Twins told apart: A {one:.1f}, B {other:.1f}, B - A {difference}" in printed
+  assert "These numbers may not compare" not in source and "warning" not in printed
+
+
+@pytest.mark.parametrize(
+  ("value", "more_is_better", "text", "better"),
+  [
+    (1.25, True, "+1.2", "B"),
+    (-1234.5, True, "-1,234.5", "A"),
+    (-3.0, False, "-3.0", "B"),
+    (3.0, False, "+3.0", "A"),
+    (0.0, True, "0.0", ""),
+    (-0.04, False, "0.0", ""),
+  ],
+)
+def test_which_is_better(value, more_is_better, text, better):
+  assert compare._signed(value, more_is_better=more_is_better) == {"text": text, "better": better}
+
+
+def test_curves_of_both_stand_in_one_chart(tmp_path, capsys, runs):
+  labels = [label for label in Page(compared(tmp_path, capsys, *runs)[1]).values("aria-label") if "at step" in label]
+  assert len(labels) == 2
+  assert labels[0].startswith("Training loss (smoothed, over optimiser steps): A from 5 at step 1 to ")
+  assert "; B from 6 at step 1 to " in labels[0] and labels[0].endswith("at step 100")
+  recalls = [f"{100 * metrics(16, s)['plain']['text_to_video']['R@1']:.4g} at step {s}" for s in (50, 100)]
+  curve = f"from {recalls[0]} to {recalls[1]}"
+  assert labels[1] == f"Text-to-video R@1 (validation, percent, over optimiser steps): A {curve}; B {curve}"
+
+
+def test_fields_of_the_configuration_that_differ(tmp_path, capsys, runs):
+  other = results(1)
+  other["config"]["optimizer"] |= {"frozen": ["text/"]}
+  other["config"]["loss"] = "vs_fc"
+  b = write(tmp_path / "c", other, history(1))
+  printed, source = compared(tmp_path, capsys, runs[0], b)
+  page = Page(source)
+  for row in (("loss", "vs", "vs_fc"), ("optimizer.frozen", report.MISSING, '["text/"]'), ("seed", "0", "1")):
+    at = page.texts.index(row[0])
+    assert page.texts[at : at + 3] == list(row)
+    assert "  {}: {} | {}".format(*row) in printed.splitlines()
+  assert "optimizer.learning_rate" not in source
+  assert "A's loss is vs, B's is vs_fc: their values do not compare" in " ".join(page.texts)
+  assert "Versions: the same" in printed and "The same in both runs." in page.texts
+
+
+def changed(change):
+  found = results(1)
+  change(found)
+  return found
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (lambda r: r["splits"]["test"].update(size=1000), "split test: A has 64 clips, B has 1000"),
+    (lambda r: r["splits"]["test"].update(missing=2), "split test: A has 0 missing clips, B has 2"),
+    (lambda r: r["splits"]["test"].update(queries=65), "split test: A has 64 queries, B has 65"),
+    (lambda r: r["corpus"].update(name="other/demo/1.0.0"), "name is shapes/demo/1.0.0 in A and other/demo/1.0.0 in B"),
+    (lambda r: r["corpus"]["settings"].update(frames=4), "settings.frames is 8 in A and 4 in B"),
+    (
+      lambda r: r.update(evaluated={"name": "x"}),
+      "evaluated on other corpora: name is shapes/demo/1.0.0 in A and x in B",
+    ),
+    (lambda r: r["config"]["evaluate"].update(query="title"), "evaluate.query is description in A and title in B"),
+  ],
+)
+def test_what_does_not_compare_is_said(tmp_path, capsys, runs, change, words):
+  b = write(tmp_path / "c", changed(change))
+  printed, source = compared(tmp_path, capsys, runs[0], b)
+  assert any(line.startswith("warning: ") and line.endswith(words) for line in printed.splitlines())
+  page = Page(source)
+  assert "These numbers may not compare" in page.texts and any(text.endswith(words) for text in page.texts)
+
+
+def test_splits_of_one_run_alone_are_named(tmp_path, capsys, runs):
+  b = write(tmp_path / "c", changed(lambda r: r["splits"].pop("test_unseen")))
+  printed, source = compared(tmp_path, capsys, runs[0], b)
+  assert "only A has the split test_unseen" in printed and "Not compared: only A has the split test_unseen." in source
+  assert "warning" not in printed
+
+
+def test_a_run_beside_an_evaluation_keeps_its_curves(tmp_path, capsys, runs):
+  b = write(tmp_path / "c", changed(lambda r: r["config"].pop("loss")))
+  labels = [label for label in Page(compared(tmp_path, capsys, runs[0], b)[1]).values("aria-label") if "step" in label]
+  assert [label.split(":")[0] for label in labels] == [
+    "Training loss (smoothed, over optimiser steps)",
+    "Text-to-video R@1 (validation, percent, over optimiser steps)",
+  ]
+  assert not any("; B from" in label for label in labels)
+
+
+def test_an_evaluation_has_no_curves(tmp_path, capsys):
+  a, b = write(tmp_path / "a", results(0)), write(tmp_path / "b", results(1))
+  source = compared(tmp_path, capsys, a, b)[1]
+  assert "Training" not in Page(source).texts and "Results" in Page(source).texts
+
+
+HOSTILE = "<script>alert('x')</script>\x1b[31m\u202e\nwarning: lies"
+
+
+def test_whatever_a_file_says_is_only_shown(tmp_path, capsys, runs):
+  def change(found):
+    found["corpus"]["name"] = HOSTILE
+    found["config"] |= {"loss": HOSTILE, HOSTILE: {"a": HOSTILE}}
+    found["splits"][HOSTILE] = copy.deepcopy(found["splits"]["test"])
+    found["best_step"] = HOSTILE
+
+  rows = [{"kind": "eval", "step": 1, "split": HOSTILE, "metrics": metrics(16, 0)}]
+  a, b = (write(tmp_path / name, changed(change), rows) for name in ("c", "d"))
+  printed, source = compared(tmp_path, capsys, a, b)
+  assert "<script" not in source
+  assert not set(printed) & set("\x1b\u202e") and not any(line.startswith("warning") for line in printed.splitlines())
+  compared(tmp_path, capsys, runs[0], b)
+  document, console = browser.opened(tmp_path / "compare.html")
+  assert not console and "<script" not in document
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (None, "holds no results.json: finish its run with the command that started it"),
+    ("{", "cannot be read"),
+    ("[" * 100_000, "cannot be read"),
+    ("\udcff", "cannot be read"),
+    ("[]", "holds no results of ours: 'splits' is missing"),
+    ('{"splits": []}', "'splits' is missing"),
+    ('{"splits": {"test": {}}}', "split 'test' has no 'size'"),
+    ('{"splits": {"test": {"size": 2}}, "config": [1]}', "'config' is no object"),
+    ('{"splits": {"other": {"size": 2}}}', "no split in common: .*a has test, test_unseen; .*c has other"),
+    ('{"splits": {}}', "no split in common: .*c has none"),
+    ('{"spread": {}}', "holds several models: name one of them, as .*model_0"),
+  ],
+)
+def test_what_is_no_result_is_refused(tmp_path, runs, content, message):
+  (tmp_path / "c").mkdir()
+  if content is not None:
+    (tmp_path / "c" / "results.json").write_bytes(content.encode(errors="surrogateescape"))
+  with pytest.raises(UserError, match=message):
+    compare.main([str(runs[0]), str(tmp_path / "c")])
+
+
+@pytest.mark.parametrize(
+  "row",
+  ["1", "[]", "{}", '{"step": "1", "kind": "train"}', '{"step": 1}', '{"step": 1, "kind": "eval"}', '{"step": null}'],
+)
+def test_curves_that_cannot_be_read_are_refused(tmp_path, runs, row):
+  (runs[1] / "metrics.jsonl").write_text(row + "\n")
+  with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
+    compare.main([str(runs[0]), str(runs[1])])
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["a"], "the following arguments are required: RUN; see --help"),
+    (["a", "b", "--html=nowhere/x.html"], "--html=nowhere/x.html: its folder does not exist"),
+    (["a", "b", "c"], "unrecognized arguments: c"),
+  ],
+)
+def test_wrong_options_are_refused(arguments, message):
+  with pytest.raises(UserError, match=message):
+    compare.main(arguments)

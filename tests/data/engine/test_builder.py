@@ -1,0 +1,280 @@
+"""The engine that builds corpora from files: counts, thresholds, restarts, full disks, several processes."""
+
+import hashlib
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import corpora
+import numpy as np
+import pytest
+from etils import epath
+
+from clipvip_jax.utils.errors import UserError
+from data.engine import decode_process, shards, storage
+from data.engine.builder import BuildOptions
+from data.engine.records import encode_jpeg
+from data.video_manifest.video_manifest_dataset_builder import Builder, VideoManifestConfig
+
+CLIPS = 48  # three shards of 16
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("videos")
+  for number in range(6):
+    corpora.write_video(folder / f"{number}.mp4", seed=number)
+  rows = [{"id": f"clip{n}", "video": f"{n % 6}.mp4", "text": f"clip {n}"} for n in range(CLIPS)]
+  return corpora.write_lines(folder / "m.jsonl", rows)
+
+
+def content(folder):
+  """{name: hash} of a corpus' files, wherever it stands."""
+  return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def unbroken(manifest, tmp_path_factory):
+  return content(corpora.build(Builder, "default", tmp_path_factory.mktemp("unbroken"), manifest).data_path)
+
+
+PROGRAM = """
+import sys, tensorflow_datasets as tfds
+from clipvip_jax.command import run
+from data.build import BuildOptions
+from data.engine import local_options
+from data.video_manifest.video_manifest_dataset_builder import Builder, VideoManifestConfig
+
+def main():
+  options = BuildOptions(source=sys.argv[1])
+  config = VideoManifestConfig(name="slow", fps=3, decoder="odd_decoders:slow") if "slow" in sys.argv else "default"
+  builder = Builder(config=config, data_dir=sys.argv[2], file_format="array_record", options=options)
+  workers = tfds.download.DownloadConfig(beam_options=local_options(int(sys.argv[3])))
+  builder.download_and_prepare(download_config=workers)
+
+run(main)
+"""
+
+
+def start(manifest, data_dir, workers=1, *more, **kwargs):
+  """The same build in a process of its own."""
+  environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+  arguments = [sys.executable, "-c", PROGRAM, str(manifest), str(data_dir), str(workers), *more]
+  return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+
+
+def test_two_processes_build_the_same(manifest, unbroken, tmp_path):
+  assert start(manifest, tmp_path, 2).wait(120) == 0
+  assert content(tmp_path / "video_manifest/default/1.0.0") == unbroken
+
+
+def test_killed_and_run_again_is_as_unbroken(manifest, tmp_path):
+  config = VideoManifestConfig(name="slow", fps=3, decoder="odd_decoders:slow")
+  whole = content(corpora.build(Builder, config, tmp_path / "whole", manifest).data_path)
+  broken = tmp_path / "broken"
+  for done in (1, 2):
+    child = start(manifest, broken, 1, "slow")
+    deadline = time.monotonic() + 60
+    while len(list(broken.rglob("train-*.json"))) < done and time.monotonic() < deadline:
+      time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert len(list(broken.rglob("train-*.json"))) >= done and not (broken / "video_manifest/slow/1.0.0").exists()
+  first = next(broken.rglob("train-00000.array_record"))
+  before = first.stat().st_mtime_ns
+  builder = corpora.build(Builder, config, broken, manifest)
+  assert content(builder.data_path) == whole
+  kept = builder.data_path / "video_manifest-train.array_record-00000-of-00003"
+  assert pathlib.Path(kept).stat().st_mtime_ns == before  # not made again
+  assert sorted(path.name for path in builder.data_path.parent.iterdir()) == ["1.0.0"]
+
+
+def test_a_full_disk_ends_with_one_line_and_nothing_to_be_trusted(manifest, unbroken, tmp_path):
+  """The system refuses to write any file beyond 200 kB."""
+
+  def small_files():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+  rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+  noise = np.random.default_rng(0).integers(0, 255, (12, 240, 320, 3), dtype=np.uint8)
+  wide = corpora.encode(tmp_path / "wide.mkv", noise, "libx264", rate=6, preset="ultrafast")
+  for number, row in enumerate(rows):
+    row["video"] = str(wide if number == 20 else manifest.parent / row["video"])
+  source = corpora.write_lines(tmp_path / "m.jsonl", rows)
+  child = start(source, tmp_path, 1, preexec_fn=small_files)
+  _, errors = child.communicate(timeout=120)
+  assert child.returncode == 2
+  last = errors.decode().strip().splitlines()[-1]
+  assert last.startswith("error: ") and "no space left" in last and "build again" in last
+  assert not (tmp_path / "video_manifest/default/1.0.0").exists()
+  assert len(list(tmp_path.rglob("train-*.json"))) == len(list(tmp_path.rglob("train-*.array_record"))) >= 1
+  assert not list(tmp_path.rglob("*.tmp"))
+  assert len(corpora.read_back(corpora.build(Builder, "default", tmp_path, source), "train")) == CLIPS
+
+
+def test_too_many_left_out_until_they_are_mended(manifest, tmp_path):
+  rows = [{"video": f"{n}.mp4", "text": "t"} for n in range(20)]
+  for n in range(18):
+    corpora.write_video(tmp_path / f"{n}.mp4", seed=n)
+  source = corpora.write_lines(tmp_path / "m.jsonl", rows)
+  with pytest.raises(UserError, match=r"2 of 20 clips cannot be used \(2 missing\), at most 5.0% may be") as refused:
+    corpora.build(Builder, "default", tmp_path, source)
+  command = str(refused.value).split("accept it: ")[1]
+  assert command == (
+    "python -m clipvip_jax.data_tool build video_manifest --config=default"
+    f" --data_dir={tmp_path} --source={source} --check_sizes=false --max_left_out=0.1"
+  )
+  corpora.write_video(tmp_path / "18.mp4")
+  builder = corpora.build(Builder, "default", tmp_path, source)
+  assert builder.info.metadata["coverage"]["train"]["found"] == 19
+
+
+def test_all_left_out(tmp_path):
+  source = corpora.write_lines(tmp_path / "m.jsonl", [{"video": "no.mp4", "text": "t"}])
+  with pytest.raises(UserError, match="none of its clips can be used"):
+    corpora.build(Builder, "default", tmp_path, source, max_left_out=1.0)
+
+
+def test_shards_without_a_record_leave_no_file(tmp_path):
+  corpora.write_video(tmp_path / "good.mp4")
+  rows = [{"id": str(n), "video": "good.mp4" if n == 2 else "no.mp4", "text": "t"} for n in range(3)]
+  source = corpora.write_lines(tmp_path / "m.jsonl", rows)
+  builder = corpora.build(Builder, "default", tmp_path, source, max_left_out=1.0, clips_per_shard=1)
+  assert [record["id"] for record in corpora.read_back(builder, "train")] == ["2"]
+  assert len(list(builder.data_path.glob("*.array_record*"))) == 1
+
+
+def test_one_builder_at_a_time(manifest, tmp_path):
+  builder = Builder(config="default", data_dir=str(tmp_path), options=BuildOptions(source=str(manifest)))
+  with storage.locked(epath.Path(tmp_path) / "video_manifest/default/1.0.0.building/lock") as free:
+    assert free
+    with pytest.raises(UserError, match="another process is building this corpus"):
+      builder.download_and_prepare(file_format="array_record")
+
+
+def test_other_settings_under_the_same_name_are_refused(manifest, tmp_path):
+  one, two = (VideoManifestConfig(name="mine", short_side=side) for side in (32, 16))
+  corpora.build(Builder, one, tmp_path, manifest)
+  with pytest.raises(UserError, match=r"built with other settings \(short_side\)"):
+    corpora.build(Builder, two, tmp_path, manifest)
+  corpora.build(Builder, one, tmp_path, manifest, max_left_out=0.5)  # no setting of the content
+
+
+@pytest.mark.parametrize("options", [{"max_left_out": 1.5}, {"decode_seconds": 0}, {"clips_per_shard": -1}])
+def test_options_that_mean_nothing(manifest, tmp_path, options):
+  with pytest.raises(UserError, match=next(iter(options))):
+    corpora.build(Builder, "default", tmp_path, manifest, **options)
+
+
+def test_the_command_to_override_names_a_configuration_of_ones_own(manifest, tmp_path):
+  config = VideoManifestConfig(name="default-short_side_32", fps=3, short_side=32)
+  builder = Builder(config=config, data_dir="corpora", options=BuildOptions(source="m.jsonl"))
+  assert builder.command(max_left_out=1.0) == (
+    "python -m clipvip_jax.data_tool build video_manifest --config=default --name=default-short_side_32"
+    " --short_side=32 --data_dir=corpora --source=m.jsonl --max_left_out=1.0"
+  )
+
+
+def test_folders_may_have_any_name(manifest, tmp_path):
+  folder = tmp_path / "a [b] *c? d"
+  corpora.write_video(folder / "v.mp4")
+  source = corpora.write_lines(folder / "m.jsonl", [{"video": "v.mp4", "text": "t"}])
+  assert len(corpora.read_back(corpora.build(Builder, "default", folder, source), "train")) == 1
+
+
+def refused(manifest, data_dir, words, **options):
+  with pytest.raises(UserError, match=words):
+    corpora.build(Builder, "default", data_dir, manifest, **options)
+
+
+def test_a_video_that_changed_is_read_again(tmp_path):
+  """Also one that was good, in a shard that was finished; and one whose folder of frames was mended within."""
+  corpora.write_video(tmp_path / "x.mp4", count=12)
+  frames = tmp_path / "frames"
+  frames.mkdir()
+  jpegs = [encode_jpeg(frame, 90) for frame in corpora.moving_frames(4)]
+  for number, jpeg in enumerate(jpegs):
+    (frames / f"{number}.jpg").write_bytes(jpeg if number != 1 else jpeg[:-20])
+  source = corpora.write_lines(tmp_path / "m.jsonl", [{"video": name, "text": "t"} for name in ("x.mp4", "frames")])
+  refused(source, tmp_path, "1 of 2 clips", clips_per_shard=1)
+  corpora.write_video(tmp_path / "x.mp4", count=24)
+  (frames / "1.jpg").write_bytes(jpegs[1])
+  builder = corpora.build(Builder, "default", tmp_path, source, clips_per_shard=1)
+  assert [record["num_frames"] for record in corpora.read_back(builder, "train")] == [12, 4]
+
+
+def test_a_clip_that_took_too_long_is_tried_again(tmp_path):
+  corpora.write_video(tmp_path / "x.mp4")
+  source = corpora.write_lines(tmp_path / "m.jsonl", [{"video": "x.mp4", "text": "t"}])
+  config = VideoManifestConfig(name="slow", decoder="odd_decoders:slow")
+  with pytest.raises(UserError, match=r"did not finish within 0\.01 s"), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(decode_process, "_START", 0.0)
+    corpora.build(Builder, config, tmp_path, source, decode_seconds=0.01)
+  assert len(corpora.read_back(corpora.build(Builder, config, tmp_path, source), "train")) == 1
+
+
+def test_an_account_never_stands_beside_other_records(manifest, tmp_path, monkeypatch):
+  """A build that ends between the two leaves a shard that is made again."""
+  rows = [{"video": str(manifest.parent / "0.mp4"), "text": "t"}, {"video": "gone.mp4", "text": "t"}]
+  first = corpora.write_lines(tmp_path / "m.jsonl", rows)
+  refused(first, tmp_path, "1 of 2 clips")
+  other = [{**row, "id": f"other{number}", "video": rows[0]["video"]} for number, row in enumerate(rows)]
+  corpora.write_lines(tmp_path / "m.jsonl", other)
+  with monkeypatch.context() as patch:
+    patch.setattr(shards.Account, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    refused(first, tmp_path, "no space left")
+  corpora.write_lines(tmp_path / "m.jsonl", rows)
+  builder = corpora.build(Builder, "default", tmp_path, first, max_left_out=0.5)
+  assert [record["id"] for record in corpora.read_back(builder, "train")] == [rows[0]["video"]]
+
+
+def beam_workers(number):
+  """Processes of Beam that a process has started, by themselves or through a shell."""
+  listed = subprocess.run(["ps", "-eww", "-o", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]
+  rows = [line.split(None, 2) for line in listed]
+  shells = {child for child, parent, _ in rows if parent == str(number)}
+  return [int(row[0]) for row in rows if {*row[:2]} & shells and "sdk_worker" in row[2] and "python" in row[2]]
+
+
+def test_a_worker_that_is_killed_ends_the_build(manifest, tmp_path, monkeypatch):
+  monkeypatch.setenv("ODD_DECODER_SECONDS", "1")  # a shard takes longer than all that follows
+  child = start(manifest, tmp_path, 2, "slow")
+  deadline = time.monotonic() + 90
+  while not list(tmp_path.rglob("*.tmp")) and child.poll() is None and time.monotonic() < deadline:
+    time.sleep(0.05)
+  os.kill(beam_workers(child.pid)[-1], signal.SIGKILL)
+  _, errors = child.communicate(timeout=90)
+  assert child.returncode == 2
+  assert errors.decode().splitlines()[-1].startswith("error: a process of the build was killed")
+  monkeypatch.delenv("ODD_DECODER_SECONDS")
+  config = VideoManifestConfig(name="slow", fps=3, decoder="odd_decoders:slow")
+  assert len(corpora.read_back(corpora.build(Builder, config, tmp_path, manifest), "train")) == CLIPS
+
+
+def test_the_share_that_is_suggested_is_accepted(tmp_path):
+  corpora.write_video(tmp_path / "x.mp4")
+  rows = [{"id": str(n), "video": "x.mp4" if n >= 29 else "gone.mp4", "text": "t"} for n in range(100)]
+  source = corpora.write_lines(tmp_path / "m.jsonl", rows)
+  refused(source, tmp_path, r"--max_left_out=0\.29$")
+  corpora.build(Builder, "default", tmp_path, source, max_left_out=0.29)
+
+
+@pytest.mark.parametrize("name", ["../x", ".", "a/b", "x\ny", "n" * 300, ""])
+def test_names_that_are_no_folder(manifest, tmp_path, name):
+  with pytest.raises(UserError, match="a configuration is named by"):
+    corpora.build(Builder, VideoManifestConfig(name=name), tmp_path / "corpora", manifest)
+  assert not (tmp_path / "corpora").exists()
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "metadata.json"])
+def test_a_damaged_corpus_is_said_to_be_one(manifest, tmp_path, file):
+  builder = corpora.build(Builder, "default", tmp_path, manifest)
+  (builder.data_path / file).write_text("{}")
+  with pytest.raises(UserError, match=r"cannot be read \(.*build again"):
+    corpora.build(Builder, "default", tmp_path, manifest)

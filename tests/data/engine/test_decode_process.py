@@ -1,0 +1,71 @@
+"""A file that hangs, crashes or floods its decoder costs one clip."""
+
+import os
+import time
+
+import corpora
+import pytest
+
+from data.engine.coverage import LeftOut
+from data.engine.decode_process import Decoding
+from data.engine.frame_extraction import Stored
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("videos")
+  return {name: str(corpora.write_video(folder / f"{name}.mp4")) for name in ("good", "hang", "crash", "also_good")}
+
+
+def decoding(name="pyav", seconds=30.0):
+  return Decoding(Stored(), name, seconds)
+
+
+def test_frames_come_back_whole(videos):
+  with decoding() as child:
+    frames = child.frames(videos["good"])
+    assert len(frames) == 12 and all(frame.startswith(b"\xff\xd8") for frame in frames)
+    assert child.frames(videos["good"], 0.5, 1.5) == frames[3:9]
+    content = open(videos["good"], "rb").read()  # noqa: PTH123, SIM115 - not an image
+    refused = child.frames(videos["good"], offset=10, size=len(content) - 10)
+    assert isinstance(refused, LeftOut) and refused.reason == "undecodable"
+    assert child.frames("/no/such.mp4") == LeftOut("/no/such.mp4", "missing", "no such file")
+    assert child.frames(videos["good"], 90.0, 91.0).reason == "too_short"
+
+
+def test_a_decoder_that_hangs_costs_one_clip(videos):
+  with decoding("odd_decoders:hangs", seconds=1.0) as child:
+    assert len(child.frames(videos["good"])) == 12  # the first answer may take longer: modules are loaded
+    started = time.monotonic()
+    assert child.frames(videos["hang"]).detail == "the decoder did not finish within 1 s"
+    assert time.monotonic() - started < 5
+    assert len(child.frames(videos["also_good"])) == 12
+
+
+def test_a_decoder_that_crashes_costs_one_clip(videos):
+  with decoding("odd_decoders:crashes") as child:
+    assert child.frames(videos["crash"]).detail == "the decoder crashed (SIGSEGV)"
+    assert len(child.frames(videos["good"])) == 12
+
+
+@pytest.mark.parametrize(
+  ("name", "words"), [("fills_the_memory", "GiB to decode"), ("breaks", "ZeroDivisionError: in breaks")]
+)
+def test_errors_of_any_kind_are_said(videos, name, words):
+  with decoding(f"odd_decoders:{name}") as child:
+    assert words in child.frames(videos["good"]).detail
+    assert words in child.frames(videos["good"]).detail  # and the process goes on
+
+
+def test_what_libraries_print_is_no_answer(videos):
+  with decoding("odd_decoders:talks") as child:
+    assert len(child.frames(videos["good"])) == 12
+
+
+def test_the_process_ends_with_its_owner(videos):
+  child = decoding("odd_decoders:hangs")
+  child.frames(videos["good"])
+  number = child._process.pid
+  child.close()
+  with pytest.raises(ProcessLookupError):
+    os.kill(number, 0)

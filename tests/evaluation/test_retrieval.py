@@ -1,0 +1,193 @@
+import fractions
+import math
+import statistics
+
+import numpy as np
+import pytest
+from numeric import assert_close
+
+from clipvip_jax.evaluation import retrieval
+from clipvip_jax.utils.errors import UserError
+
+METRICS = ("R@1", "R@5", "R@10", "median_rank", "mean_rank")
+
+
+def as_row(metrics):
+  assert tuple(metrics) == METRICS
+  return list(metrics.values())
+
+
+def test_every_reference_metric(golden):
+  reference = golden("metrics.npz")
+  names = [name for name in reference if not name.endswith(("similarity", "labels"))]
+  assert len(names) == 17
+  for name in names:
+    case, measured = name.split("/")
+    kind, direction = ("dsl", measured[4:]) if measured.startswith("dsl_") else ("plain", measured)
+    metrics = retrieval.evaluate(reference[f"{case}/similarity"], reference.get(f"{case}/labels"))
+    direction = {"t2v": "text_to_video", "v2t": "video_to_text"}[direction]
+    assert as_row(metrics[kind][direction]) == reference[name].tolist(), name
+
+
+def slow_text_ranks(similarity, labels):
+  ranks = []
+  for row, label in zip(similarity, labels, strict=True):
+    ranks.append(1 + sum(1 for video, score in enumerate(row) if video != label and score >= row[label]))
+  return ranks
+
+
+def slow_video_ranks(similarity, labels):
+  ranks = []
+  for video in range(len(similarity[0])):
+    own = [row[video] for row, label in zip(similarity, labels, strict=True) if label == video]
+    others = [row[video] for row, label in zip(similarity, labels, strict=True) if label != video]
+    if own:
+      ranks.append(min(1 + sum(1 for other in others if other >= score) for score in own))
+  return ranks
+
+
+def slow_metrics(ranks):
+  median = statistics.median(ranks)
+  recalls = [sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)]
+  return dict(zip(METRICS, [*recalls, median, 1 + sum(rank - 1 for rank in ranks) / len(ranks)], strict=True))
+
+
+def slow_dual_softmax(similarity):
+  """In exact fractions but for each weight, so that columns which hold the same numbers have the same sum."""
+  columns = list(zip(*similarity, strict=True))
+  weights = [[fractions.Fraction(math.exp(100 * (score - max(column)))) for score in column] for column in columns]
+  return [[score * weights[j][i] / sum(weights[j]) for j, score in enumerate(row)] for i, row in enumerate(similarity)]
+
+
+def tied_matrix(seed, captions):
+  """(similarity, labels, labels as a list), seven different scores."""
+  rng = np.random.default_rng([seed, len(captions)])
+  videos = int(rng.integers(1, 12))
+  texts = videos if captions == "one" else int(rng.integers(1, 30))
+  labels = None if captions == "one" else rng.integers(0, videos, texts)
+  similarity = rng.integers(-3, 4, (texts, videos)).astype(np.float32) / 4
+  return similarity, labels, list(range(texts)) if labels is None else labels.tolist()
+
+
+@pytest.mark.parametrize("captions", ["one", "several"])
+def test_agrees_with_plain_loops_on_matrices_full_of_ties(captions):
+  for seed in range(200):
+    similarity, labels, right = tied_matrix(seed, captions)
+    loops = similarity.tolist()
+    text_ranks, video_ranks = slow_text_ranks(loops, right), slow_video_ranks(loops, right)
+    assert retrieval.text_to_video_ranks(similarity, labels).tolist() == text_ranks
+    assert retrieval.video_to_text_ranks(similarity, labels).tolist() == video_ranks
+    expected = {"text_to_video": slow_metrics(text_ranks), "video_to_text": slow_metrics(video_ranks)}
+    assert retrieval.evaluate(similarity, labels)["plain"] == expected
+
+
+@pytest.mark.parametrize("captions", ["one", "several"])
+def test_dual_softmax_agrees_with_plain_loops_on_matrices_full_of_ties(captions):
+  for seed in range(200):
+    similarity, labels, right = tied_matrix(seed, captions)
+    loops = slow_dual_softmax(similarity.tolist())
+    assert_close(retrieval.dual_softmax(similarity), np.array(loops, np.float64), 1e-12)
+    expected = {
+      "text_to_video": slow_metrics(slow_text_ranks(loops, right)),
+      "video_to_text": slow_metrics(slow_video_ranks(loops, right)),
+    }
+    assert retrieval.evaluate(similarity, labels)["dsl"] == expected, seed
+
+
+def test_ties_rank_last():
+  assert retrieval.text_to_video_ranks(np.zeros((4, 4))).tolist() == [4, 4, 4, 4]
+  assert retrieval.video_to_text_ranks(np.zeros((4, 4))).tolist() == [4, 4, 4, 4]
+
+
+def test_own_captions_do_not_compete():
+  similarity = np.array([[0.9, 0.0], [0.9, 0.0], [0.1, 0.5]])
+  assert retrieval.video_to_text_ranks(similarity, [0, 0, 1]).tolist() == [1, 1]
+
+
+def test_a_video_without_caption_is_only_a_distractor():
+  similarity = np.array([[0.5, 0.9, 0.1], [0.0, 0.2, 0.7]])
+  assert retrieval.text_to_video_ranks(similarity, [0, 2]).tolist() == [2, 1]
+  assert retrieval.video_to_text_ranks(similarity, [0, 2]).tolist() == [1, 1]
+
+
+def test_metrics_of_known_ranks():
+  assert as_row(retrieval.rank_metrics([1, 2, 6, 11])) == [0.25, 0.5, 0.75, 4.0, 5.0]
+  assert retrieval.percent(0.5012) == "50.1"
+
+
+def test_dual_softmax_is_the_formula():
+  similarity = np.random.default_rng(0).uniform(-0.3, 0.3, (6, 4))
+  weights = np.exp(100 * similarity)
+  assert_close(retrieval.dual_softmax(similarity), similarity * weights / weights.sum(0), 1e-12)
+
+
+def test_dual_softmax_neither_overflows_nor_touches_its_input():
+  similarity = np.array([[90.0, -90.0], [-90.0, 90.0]], np.float32)
+  before = similarity.copy()
+  assert_close(retrieval.dual_softmax(similarity), np.diag([90.0, 90.0]))
+  assert (similarity == before).all()
+
+
+def test_dual_softmax_demotes_a_hub_video():
+  """Video 0 is everybody's favourite; its own text claims it, which frees the other."""
+  similarity = np.array([[0.9, 0.1], [0.5, 0.4]])
+  metrics = retrieval.evaluate(similarity)
+  assert metrics["plain"]["text_to_video"]["R@1"] == 0.5
+  assert metrics["dsl"]["text_to_video"]["R@1"] == 1.0
+
+
+def test_twins():
+  similarity = np.array([[0.9, 0.1, 0.0], [0.3, 0.3, 0.0], [0.0, 0.0, 0.0]])
+  assert retrieval.twin_accuracy(similarity, [1, 0, -1]) == {"accuracy": 0.5, "count": 2}, "a tie is wrong"
+  assert retrieval.twin_accuracy(similarity, [-1, -1, -1]) == {"accuracy": None, "count": 0}
+  captions = retrieval.twin_accuracy(similarity, [1, 0, -1], labels=[0, 0, 1])
+  assert captions == {"accuracy": 1 / 3, "count": 3}
+
+
+def test_half_precision_and_integers_are_welcome():
+  ml_dtypes = pytest.importorskip("ml_dtypes")
+  for dtype in (np.float16, ml_dtypes.bfloat16, np.int8):
+    assert retrieval.text_to_video(np.eye(3).astype(dtype))["R@1"] == 1.0
+
+
+@pytest.mark.parametrize(
+  ("similarity", "labels", "message"),
+  [
+    (np.eye(3)[:2], None, "2 texts and 3 videos"),
+    (np.zeros(3), None, r"shape \(3,\)"),
+    (np.zeros((0, 3)), None, r"shape \(0, 3\)"),
+    (np.array([["a"]]), None, "real numbers"),
+    (np.array([[0.0, 1.0], [np.nan, 1.0]]), None, "text 1 and video 0 is nan"),
+    (np.array([[0.0, np.inf]]), [0], "text 0 and video 1 is inf"),
+    (np.eye(3), [0, 1], r"labels has shape \(2,\): expected \(3,\)"),
+    (np.eye(3), [0, 3, 1], r"labels\[1\] is 3: allowed are 0 to 2"),
+    (np.eye(3), [0, -1, 1], r"labels\[1\] is -1"),
+    (np.eye(3), [0.0, 1.0, 2.0], "labels holds float64"),
+  ],
+)
+def test_bad_input_is_named(similarity, labels, message):
+  with pytest.raises(UserError, match=message):
+    retrieval.evaluate(similarity, labels)
+
+
+@pytest.mark.parametrize(
+  ("twins", "message"),
+  [([1, 0], r"twins has shape"), ([1, 0, 2], "its own twin"), ([1, 0, -2], "allowed are -1 to 2")],
+)
+def test_bad_twins_are_named(twins, message):
+  with pytest.raises(UserError, match=message):
+    retrieval.twin_accuracy(np.eye(3), twins)
+
+
+def test_no_ranks():
+  with pytest.raises(UserError, match="no query"):
+    retrieval.rank_metrics([])
+
+
+def test_rank_histogram():
+  ranks = [1, 1, 2, 5, 6, 10, 11, 20, 21, 50, 51, 100, 101, 200, 201, 500, 501, 1000, 1001]
+  bins = ["1", "2-5", "6-10", "11-20", "21-50", "51-100", "101-200", "201-500", "501-1000", "1001-2000"]
+  assert retrieval.rank_histogram(ranks) == {name: 2 if name != "1001-2000" else 1 for name in bins}
+  assert list(retrieval.rank_histogram(ranks)) == bins
+  assert retrieval.rank_histogram(np.array([11])) == {"1": 0, "2-5": 0, "6-10": 0, "11-20": 1}
+  assert retrieval.rank_histogram([]) == {"1": 0, "2-5": 0, "6-10": 0}

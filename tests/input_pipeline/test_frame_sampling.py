@@ -1,0 +1,81 @@
+"""Which frames are drawn: the reference's numbers, and what must hold for every clip."""
+
+import numpy as np
+import pytest
+
+from clipvip_jax.input_pipeline.frame_sampling import jittered_frames, middle_frame, uniform_frames
+from clipvip_jax.utils.errors import UserError
+
+LENGTHS = [*range(1, 30), 40, 77, 300, 1801]
+COUNTS = [1, 2, 3, 4, 5, 8, 12, 32]
+
+
+def test_uniform_frames_equal_the_reference(golden):
+  schedules = golden("schedules.json")["uniform_frame_indices"]
+  assert len(schedules) == 36
+  for key, expected in schedules.items():
+    num_frames, count = map(int, key.split(","))
+    assert uniform_frames(num_frames, count).tolist() == expected, key
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_frames_are_in_range_and_in_order(count):
+  rng = np.random.default_rng(0)
+  for num_frames in LENGTHS:
+    for frames in [
+      uniform_frames(num_frames, count),
+      *(jittered_frames(num_frames, count, rng) for _ in range(50)),
+    ]:
+      assert frames.dtype == np.int64 and frames.shape == (count,)
+      assert frames.min() >= 0 and frames.max() < num_frames, (num_frames, frames)
+      assert (np.diff(frames) >= 0).all(), (num_frames, frames)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 12])
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 4, 11, 12, 13, 24, 40])
+def test_jitter_reaches_every_frame(num_frames, count):
+  rng = np.random.default_rng(1)
+  seen = {int(frame) for _ in range(2000) for frame in jittered_frames(num_frames, count, rng)}
+  assert seen == set(range(num_frames))
+
+
+@pytest.mark.parametrize(("num_frames", "count"), [(40, 4), (40, 12), (300, 12), (13, 12), (12, 12), (5, 12)])
+def test_jitter_draws_the_ends_uniformly_within_the_gap(num_frames, count):
+  gap = int(num_frames / (count - 1))
+  rng = np.random.default_rng(2)
+  draws = np.stack([jittered_frames(num_frames, count, rng) for _ in range(4000)])
+  for ends, lowest in [(draws[:, 0], 0), (draws[:, -1], num_frames - 1 - gap)]:
+    share = np.bincount(ends - lowest, minlength=gap + 1) / len(draws)
+    assert share.shape == (gap + 1,)  # both bounds are drawn, nothing lies outside
+    np.testing.assert_allclose(share, 1 / (gap + 1), atol=5 * 0.5 / np.sqrt(len(draws)))
+  between = [np.linspace(first, last, count).astype(int) for first, last in draws[:, [0, -1]]]
+  np.testing.assert_array_equal(draws, between)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7])
+def test_one_or_two_jittered_frames_are_drawn_from_the_whole_clip(num_frames):
+  rng = np.random.default_rng(3)
+  single = np.concatenate([jittered_frames(num_frames, 1, rng) for _ in range(7000)])
+  np.testing.assert_allclose(np.bincount(single) / 7000, 1 / num_frames, atol=0.03)
+  pairs = {tuple(jittered_frames(num_frames, 2, rng).tolist()) for _ in range(2000)}
+  assert pairs == {(first, last) for last in range(num_frames) for first in range(last + 1)}
+
+
+def test_jitter_depends_on_its_generator_alone():
+  draws = [jittered_frames(300, 12, np.random.default_rng((5, 1, 7))).tolist() for _ in range(2)]
+  assert draws[0] == draws[1]
+  assert draws[0] != jittered_frames(300, 12, np.random.default_rng((5, 2, 7))).tolist()
+
+
+def test_middle_frame():
+  assert [middle_frame(n) for n in (1, 2, 3, 4, 11, 300)] == [0, 1, 1, 2, 5, 150]
+
+
+def test_clips_without_frames_are_refused():
+  rng = np.random.default_rng(0)
+  for draw in (uniform_frames, lambda n, t: jittered_frames(n, t, rng), lambda n, _: middle_frame(n)):
+    with pytest.raises(UserError, match="0 frames"):
+      draw(0, 4)
+  for draw in (uniform_frames, lambda n, t: jittered_frames(n, t, rng)):
+    with pytest.raises(UserError, match="draw 0 frames"):
+      draw(4, 0)

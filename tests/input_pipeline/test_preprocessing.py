@@ -1,0 +1,205 @@
+"""Pixels: the reference's numbers, an interpolation written out, and damaged JPEG."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numeric import assert_close
+
+from clipvip_jax.input_pipeline.preprocessing import MEAN, STD, decode_jpeg, limit_threads, resize_normalize
+from clipvip_jax.utils.errors import UserError
+
+
+def picture(height, width, seed=0):
+  """A smooth uint8 [H, W, 3] picture, as JPEG likes it."""
+  rng = np.random.default_rng(seed)
+  rows, columns = np.linspace(0, 3, height)[:, None, None], np.linspace(0, 3, width)[None, :, None]
+  waves = np.sin(rows * rng.normal(size=3) + columns * rng.normal(size=3) + rng.normal(size=3))
+  return (127.5 + 127.5 * waves).astype(np.uint8)
+
+
+def jpeg(frame, **options):
+  import simplejpeg
+
+  return simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=95, **options)
+
+
+def cubic_matrix(source, target):
+  """[target, source] weights of bicubic interpolation: a = -0.75, half-pixel centres, repeated borders."""
+  weights, a = np.zeros((target, source)), -0.75
+  for row in range(target):
+    centre = (row + 0.5) * source / target - 0.5
+    for tap in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
+      x = abs(centre - tap)
+      near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * (x**3 - 5 * x**2 + 8 * x - 4)
+      weights[row, np.clip(tap, 0, source - 1)] += near if x <= 1 else far
+  return weights
+
+
+def test_pixels_equal_the_reference(golden):
+  stored = golden("preprocess.npz")
+  for frame, expected in zip(stored["frames"], stored["no_antialias"], strict=True):
+    pixels = resize_normalize(frame, expected.shape[-1])
+    assert pixels.dtype == np.float32
+    assert_close(pixels.transpose(2, 0, 1), expected)
+
+
+@pytest.mark.parametrize("size", [1, 32, 224])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (7, 5), (32, 32), (240, 320), (481, 37), (224, 224)])
+def test_resize_equals_the_formula_at_any_shape(shape, size):
+  frame = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+  rows, columns = (cubic_matrix(side, size) for side in shape)
+  resized = np.einsum("yh,hwc,xw->yxc", rows, frame / 255, columns, optimize=True)
+  assert_close(resize_normalize(frame, size), (resized - MEAN) / STD)
+
+
+def test_resize_gives_each_call_its_own_writable_array():
+  frame = picture(24, 32)
+  first, second = resize_normalize(frame, 16), resize_normalize(frame, 16)
+  first[:] = 0
+  assert second.flags.c_contiguous and np.abs(second).max() > 0
+  np.testing.assert_array_equal(second, resize_normalize(frame, 16))
+
+
+def test_resize_fills_a_place_in_a_batch():
+  frames = [picture(24, 32), picture(480, 640), picture(10, 7)]
+  batch = np.full((5, 16, 16, 3), np.nan, np.float32)
+  for place, frame in zip(batch[1:4], frames, strict=True):
+    assert resize_normalize(frame, 16, place) is place
+    np.testing.assert_array_equal(place, resize_normalize(frame, 16))
+  assert np.isnan(batch[0]).all() and np.isnan(batch[4]).all()
+
+
+@pytest.mark.parametrize(
+  "out",
+  [np.empty((16, 16, 3)), np.empty((15, 16, 3), np.float32), np.empty((16, 16, 6), np.float32)[..., ::2]],
+  ids=["type", "shape", "gaps"],
+)
+def test_a_place_that_pixels_cannot_go_to_is_refused(out):
+  with pytest.raises(UserError, match=r"float32 \[16, 16, 3\] in one piece"):
+    resize_normalize(picture(24, 32), 16, out)
+
+
+def test_resize_of_a_frame_larger_than_what_is_kept_is_the_same():
+  large = np.random.default_rng(0).integers(0, 256, (1100, 2000, 3), dtype=np.uint8)
+  before = resize_normalize(picture(24, 32), 16)
+  resized = np.einsum("yh,hwc,xw->yxc", cubic_matrix(1100, 16), large / 255, cubic_matrix(2000, 16), optimize=True)
+  assert_close(resize_normalize(large, 16), (resized - MEAN) / STD)
+  np.testing.assert_array_equal(resize_normalize(picture(24, 32), 16), before)
+
+
+def test_resize_reads_views():
+  frame = picture(40, 40)
+  np.testing.assert_array_equal(
+    resize_normalize(frame[::2, 3:-3, ::-1], 16),
+    resize_normalize(np.ascontiguousarray(frame[::2, 3:-3, ::-1]), 16),
+  )
+
+
+def test_limit_threads_changes_no_pixel():
+  import cv2
+
+  frame, before = picture(240, 320), cv2.getNumThreads()
+  expected = resize_normalize(frame, 224)
+  try:
+    limit_threads()
+    assert cv2.getNumThreads() == 1
+    np.testing.assert_array_equal(resize_normalize(frame, 224), expected)
+  finally:
+    cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize(
+  "frame",
+  [
+    np.zeros((4, 4, 3), np.float32),
+    np.zeros((4, 4), np.uint8),
+    np.zeros((3, 4, 4), np.uint8),
+    np.zeros((0, 4, 3), np.uint8),
+  ],
+)
+def test_what_is_no_frame_is_refused(frame):
+  with pytest.raises(UserError, match=r"uint8 \[height, width, 3\]"):
+    resize_normalize(frame, 8)
+
+
+def test_a_size_below_one_is_refused():
+  with pytest.raises(UserError, match="0 x 0"):
+    resize_normalize(picture(4, 4), 0)
+
+
+def test_jpeg_comes_back_red_first():
+  frame = picture(48, 64)
+  decoded = decode_jpeg(jpeg(frame, colorsubsampling="444"))
+  assert decoded.dtype == np.uint8 and decoded.shape == (48, 64, 3)
+  assert np.abs(decoded.astype(int) - frame).max() < 12
+
+
+def test_grey_jpeg_has_three_channels():
+  decoded = decode_jpeg(jpeg(picture(48, 64)[..., :1], colorspace="GRAY"))
+  assert decoded.shape == (48, 64, 3) and np.ptp(decoded, axis=2).max() == 0
+
+
+@pytest.mark.parametrize(("shape", "decoded"), [((48, 64), (48, 64)), ((96, 128), (48, 64)), ((96, 80), (96, 80))])
+def test_fast_decoding_is_close_and_never_below_the_wanted_size(shape, decoded):
+  data = jpeg(picture(*shape))
+  fast = decode_jpeg(data, fast_side=48)
+  assert fast.shape == (*decoded, 3)
+  exact = resize_normalize(decode_jpeg(data), 48)
+  assert 0 < np.abs(resize_normalize(fast, 48) - exact).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [
+    lambda data: b"",
+    lambda data: b"no picture",
+    lambda data: b"\x89PNG\r\n\x1a\n" + data,
+    lambda data: data[:100],
+    lambda data: data[: len(data) // 2],
+    lambda data: data[:-1],
+    lambda data: data[: len(data) // 2] + bytes(200) + data[len(data) // 2 :],
+    lambda data: data[: len(data) // 2] + data[-2:],
+  ],
+  ids=["empty", "text", "png", "header", "half", "last byte", "zeros within", "middle lost"],
+)
+def test_damaged_jpeg_is_refused_by_name(damage):
+  data = damage(jpeg(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)))
+  with pytest.raises(UserError, match=rf"frame 3 of video7 \({len(data)} bytes\) is no valid JPEG"):
+    decode_jpeg(data, "frame 3 of video7")
+
+
+def test_a_header_of_absurd_size_is_refused_before_memory_is_taken():
+  data = bytearray(jpeg(picture(48, 64)))
+  size = data.index(b"\xff\xc0") + 5  # height and width stand there in the frame header
+  data[size : size + 4] = b"\xff\xdc\xff\xdc"
+  with pytest.raises(UserError, match="65500 x 65500 pixels are more than"):
+    decode_jpeg(bytes(data))
+
+
+def test_what_is_no_bytes_is_refused():
+  for data in (None, "text", 3):
+    with pytest.raises(UserError, match=type(data).__name__):
+      decode_jpeg(data)
+
+
+def test_loader_modules_leave_accelerator_libraries_alone():
+  """Loader processes would each take GPU memory, and seconds to start, if one of these were imported."""
+  program = """
+import sys
+import numpy as np
+from clipvip_jax.input_pipeline import arrays, corpus, frames, pixels, tokenizer, workers
+late = {"cv2", "simplejpeg", "tokenizers", "instant_clip_tokenizer"} & set(sys.modules)
+assert not late, f"imported at once: {late}"
+frames.jittered_frames(40, 12, np.random.default_rng(0))
+pixels.limit_threads()
+import simplejpeg
+pixels.resize_normalize(pixels.decode_jpeg(simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))), 16)
+tokenizer.load_tokenizer("clip")(["a cat"], 8)
+tokenizer.WordTokenizer.train(["a cat"], 16)(["a cat"], 8)
+found = {name.partition(".")[0] for name in sys.modules} & {"jax", "jaxlib", "flax", "tensorflow", "torch", "grain"}
+assert not found, f"imported: {found}"
+"""
+  result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+  assert result.returncode == 0, result.stderr

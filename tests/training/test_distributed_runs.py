@@ -1,0 +1,159 @@
+"""Two real processes that make one run, as on two hosts."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from project_paths import ROOT
+
+from clipvip_jax.distributed import coordination
+from clipvip_jax.runs.checkpoint import Checkpoints
+from clipvip_jax.utils import cli
+from clipvip_jax.utils.errors import UserError
+
+STEPS = 6
+
+
+def free_port():
+  with socket.socket() as server:
+    server.bind(("localhost", 0))
+    return server.getsockname()[1]
+
+
+def start(folder, corpus, *overrides, second=()):
+  """Both processes of a run of the smoke recipe, `second` being what process 1 alone is told.
+
+  Processes but the first never find what was compiled before (JAX keeps their programs apart on CPUs), so they compile
+  a small loss, and without optimising it.
+  """
+  port = free_port()
+  flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+  flags += " --xla_cpu_use_fusion_emitters=false"
+  return [
+    subprocess.Popen(
+      [
+        sys.executable,
+        "-m",
+        "clipvip_jax.main",
+        "--config=configs/post_pretrain.py:smoke",
+        f"--workdir={folder}",
+        f"--config.data.data_dir={corpus}",
+        "--config.loss=vs",
+        f"--config.train.num_steps={STEPS}",
+        "--config.train.eval_every=6",
+        "--config.evaluate.final_splits=('test',)",
+        "--config.host.log_every=1",
+        f"--coordinator=localhost:{port}",
+        "--num_processes=2",
+        f"--process_id={index}",
+        *overrides,
+        *(second if index else ()),
+      ],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1", "XLA_FLAGS": flags},
+    )
+    for index in range(2)
+  ]
+
+
+def finish(processes):
+  outputs = [process.communicate(timeout=120)[0] for process in processes]
+  return [process.returncode for process in processes], outputs
+
+
+def wait_for(text, process):
+  for line in process.stdout:
+    if text in line:
+      return
+  pytest.fail(f"{text!r} never came")
+
+
+def rows(folder):
+  return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_are_one_run_that_is_terminated_and_loses_one_and_ends_as_an_unbroken_one(tmp_path):
+  corpus = tmp_path / "corpora"
+  whole, broken = tmp_path / "whole", tmp_path / "broken"
+  processes = start(broken, corpus)
+  wait_for(f"step 2/{STEPS}", processes[0])
+  processes[1].terminate()  # a signal to either is one to both
+  codes, outputs = finish(processes)
+  assert codes == [cli.TERMINATED] * 2, outputs
+  saved = Checkpoints(broken / "checkpoints", 3).steps()[-1]
+  assert 2 <= saved < STEPS and f"saved step {saved}" in outputs[0]
+
+  processes = start(broken, corpus)
+  wait_for(f"step {saved + 1}/{STEPS}", processes[0])
+  processes[1].kill()
+  killed = time.monotonic()
+  unbroken = start(whole, corpus)  # while the other process finds out
+  codes, outputs = finish(processes)
+  assert time.monotonic() - killed < 60
+  assert codes == [cli.STUCK, -signal.SIGKILL], outputs
+  assert "error: process 0: process 1 was not heard of for" in outputs[0], outputs[0]
+  assert "train.py" in (broken / "stuck_process_0.txt").read_text()
+
+  codes, outputs = finish(unbroken)
+  assert codes == [0, 0], outputs
+  assert f"step {STEPS}/{STEPS}" in outputs[0] and "step" not in outputs[1], "only process 0 speaks"
+  codes, outputs = finish(start(broken, corpus))
+  assert codes == [0, 0], outputs
+  assert "going on from the checkpoint of step" in outputs[0]
+  assert rows(broken) == rows(whole)
+  for name in ("results.json", "report.html"):
+    assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_what_one_process_refuses_ends_both(tmp_path):
+  codes, outputs = finish(start(tmp_path / "run", tmp_path / "none", "--config.data.prepare=False"))
+  assert codes == [cli.BAD_INPUT] * 2, outputs
+  assert all("error: corpus moving_shapes/smoke" in output for output in outputs)
+  assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_were_started_differently_end_with_the_same_words(tmp_path):
+  codes, outputs = finish(start(tmp_path / "run", tmp_path, second=("--config.seed=3", "--config.host.num_workers=1")))
+  assert codes == [cli.BAD_INPUT] * 2, outputs
+  words = "error: the processes of this launch do not agree: process 1: seed is 3, in process 0 0. Start all with"
+  assert all(words in output for output in outputs), outputs
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ("launched", "words"),
+  [
+    (("localhost", 2, 0), "--coordinator=localhost must be HOST:PORT"),
+    (("localhost:http", 2, 0), "--coordinator=localhost:http must be HOST:PORT"),
+    (("localhost:99999", 2, 0), "a port from 1 to 65535"),
+    (("localhost:1234", 0, 0), "--num_processes=0 must be at least 1"),
+    (("localhost:1234", 2, 2), "--process_id=2: processes of a launch of 2 are numbered from 0"),
+  ],
+)
+def test_a_launch_that_cannot_be_is_refused(launched, words):
+  with pytest.raises(UserError, match=words):
+    coordination.join(*launched)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_where_jax_aborts_process_0_is_named_if_it_is_gone(is_there):
+  with socket.create_server(("localhost", 0)) as process_0:
+    port = process_0.getsockname()[1]
+    if not is_there:
+      process_0.close()
+    code = "import os\nfrom clipvip_jax.distributed import coordination\n"
+    code += f"coordination.name_process_0_where_jax_aborts(3, 'localhost:{port}')\nos.abort()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+  if is_there:
+    assert done.returncode == -signal.SIGABRT and "Current thread" in done.stderr and "process 0" not in done.stderr
+  else:
+    assert done.returncode == cli.STUCK
+    assert done.stderr.startswith("error: process 3: process 0, which holds the launch together, is no more (")

@@ -1,0 +1,138 @@
+"""Schedules, decay and update rule against the public implementation and against formulas written out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from numeric import assert_close
+
+from clipvip_jax.training import optimizer
+from clipvip_jax.utils.errors import UserError
+
+REFERENCE_SCHEDULES = {
+  "cosine": "cosine",
+  "linear": "linear",
+  "constant": "constant",
+  "inverse_sqrt": "invsqrt",
+}
+
+
+@pytest.mark.parametrize("name", optimizer.SCHEDULES)
+def test_learning_rates_equal_the_reference(golden, name):
+  data = golden("schedules.json")["lr_schedule"]
+  rate = optimizer.learning_rate(name, data["base"], data["total"], data["warmup_ratio"])
+  ours = [float(rate(jnp.int32(step))) for step in data["steps"]]
+  assert_close(ours, data["values"][REFERENCE_SCHEDULES[name]])
+
+
+def test_a_rate_of_zero_becomes_the_smallest_rate():
+  rate = optimizer.learning_rate("cosine", 1e-3, 8, 0.25)
+  assert float(rate(jnp.int32(8))) == pytest.approx(1e-8)
+  assert float(rate(jnp.int32(1))) == pytest.approx(5e-4)
+
+
+def test_an_unknown_schedule_is_refused_with_those_allowed():
+  with pytest.raises(UserError, match=r"cosin'.*cosine, linear"):
+    optimizer.learning_rate("cosin", 1e-3, 8, 0.25)
+
+
+def names(tree):
+  return jax.tree.leaves(optimizer.by_name(str, tree))
+
+
+def test_the_undecayed_names_are_the_biases_and_the_logit_scale():
+  params = tiny.random_params(tiny.model())
+  undecayed = sorted(name for name in names(params) if not optimizer.decays(name))
+  block = (
+    "attention/key",
+    "attention/out",
+    "attention/query",
+    "attention/value",
+    "attention_norm",
+    "mlp/down",
+    "mlp/up",
+    "mlp_norm",
+  )
+  expected = [f"{tower}/transformer/block_{i}/{x}/bias" for tower in ("text", "vision") for i in (0, 1) for x in block]
+  expected += ["logit_scale", "text/final_norm/bias", "vision/pre_norm/bias", "vision/post_norm/bias"]
+  assert undecayed == sorted(expected)
+  assert optimizer.decays("vision/pre_norm/scale"), "the published runs decay LayerNorm scales"
+
+
+def config(**overrides):
+  fields = {"learning_rate": 1e-2, "schedule": "constant", "weight_decay": 0.1, "clip_norm": 2.0}
+  return tiny.optimizer_config(**{**fields, **overrides})
+
+
+def run(chain, params, grads):
+  state = chain.init(params)
+  for g in grads:
+    updates, state = chain.update(g, state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+  return params
+
+
+def test_updates_equal_the_rule_written_out_in_float64():
+  rng = np.random.default_rng(0)
+  params = {"w": rng.normal(size=5), "bias": rng.normal(size=5), "logit_scale": np.float64(4.6)}
+  grads = [jax.tree.map(lambda p: rng.normal(size=np.shape(p)) * 3, params) for _ in range(6)]
+  multipliers = {"w": 0.5}
+  chain, _ = optimizer.from_config(config(rate_multipliers=multipliers), 6)
+  ours = run(chain, jax.tree.map(jnp.float32, params), jax.tree.map(jnp.float32, grads))
+
+  m = dict.fromkeys(params, 0.0)
+  v = dict.fromkeys(params, 0.0)
+  for t, g in enumerate(grads, start=1):
+    norm = np.sqrt(sum(np.sum(np.square(x)) for x in g.values()))
+    for key in params:
+      clipped = g[key] * min(1, 2.0 / (norm + 1e-6))
+      m[key] = 0.9 * m[key] + 0.1 * clipped
+      v[key] = 0.98 * v[key] + 0.02 * clipped**2
+      lr = 1e-2 * multipliers.get(key, 1)
+      step = np.sqrt(1 - 0.98**t) / (1 - 0.9**t) * m[key] / (np.sqrt(v[key]) + 1e-6)
+      params[key] = params[key] - lr * step
+      if key == "w":
+        params[key] = params[key] - lr * 0.1 * params[key]
+  for key, expected in params.items():
+    assert_close(ours[key], expected, 1e-6, key)
+
+
+@pytest.mark.parametrize(("gradient", "bound"), [(-1.0, np.log(200)), (1.0, 0.0)])
+def test_the_logit_scale_stays_between_zero_and_ln_200(gradient, bound):
+  chain, _ = optimizer.from_config(config(learning_rate=1.0), 10)
+  params = run(chain, {"logit_scale": jnp.float32(4.6)}, [{"logit_scale": jnp.float32(gradient)}] * 8)
+  assert float(params["logit_scale"]) == pytest.approx(bound, abs=1e-6)
+
+
+def test_a_rate_multiplier_applies_to_names_that_contain_it():
+  assert optimizer.rate_multiplier("logit_scale", {"logit_scale": 10.0}) == 10
+  assert optimizer.rate_multiplier("text/final_norm/bias", {"text/": 2.0, "bias": 3.0, "vision": 5.0}) == 6
+
+
+def test_frozen_parameters_have_no_gradient_no_moments_and_no_decay():
+  params = {"text": {"w": jnp.ones(3)}, "vision": {"w": jnp.ones(3)}, "logit_scale": jnp.float32(4.6)}
+  chain, _ = optimizer.from_config(config(frozen=("text/",)), 4)
+  moments = jax.tree.leaves(chain.init(params), is_leaf=lambda x: isinstance(x, optimizer.AdamState))
+  adam = next(x for x in moments if isinstance(x, optimizer.AdamState))
+  assert len(jax.tree.leaves(adam.first)) == len(jax.tree.leaves(adam.second)) == 2
+
+  def objective(params):
+    params = optimizer.without_gradient(params, ("text/",))
+    return (params["text"]["w"] * params["vision"]["w"]).sum()
+
+  grads = jax.grad(objective)(params)
+  assert not np.any(grads["text"]["w"]) and np.all(grads["vision"]["w"])
+  after = run(chain, params, [grads] * 3)
+  np.testing.assert_array_equal(after["text"]["w"], params["text"]["w"])
+  assert np.all(after["vision"]["w"] < 1)
+
+
+@pytest.mark.parametrize(
+  ("frozen", "message"),
+  [(("txet/",), "begins with 'txet/'"), (("",), "begins with ''"), (("a", "b"), "leaves nothing to train")],
+)
+def test_frozen_parts_that_cannot_be_are_refused(frozen, message):
+  params = {"a": {"w": 1.0}, "b": {"w": 1.0}, "logit_scale": 1.0}
+  with pytest.raises(UserError, match=message):
+    optimizer.check_names(config(frozen=frozen), params)

@@ -1,0 +1,136 @@
+"""Round trips through every layout, bit for bit."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from project_paths import GOLDEN
+from safetensors.numpy import load_file, save_file
+
+from clipvip_jax import convert
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.weights import export, sources
+from clipvip_jax.weights.model_config import Hints
+
+HEADS = Hints(activation="quick_gelu", vision_heads=4, text_heads=4)
+
+
+def read(source):
+  return sources.read(str(source), HEADS)
+
+
+def assert_equal(a, b):
+  assert a.keys() == b.keys()
+  for name, x in a.items():
+    np.testing.assert_array_equal(x, b[name], name)
+
+
+@pytest.mark.parametrize("layout", export.LAYOUTS)
+@pytest.mark.parametrize("name", ["clip_tiny.safetensors", "openclip_tiny.safetensors"])
+def test_a_clip_goes_through_every_layout_and_back(tmp_path, name, layout):
+  first = read(GOLDEN / name)
+  (path,) = export.write(first, tmp_path / "there.safetensors", layout)
+  there = read(path)
+  assert_equal(there.params, first.params)
+  own = "openclip" if name.startswith("open") else "clip"
+  (back,) = export.write(there, tmp_path / "back.safetensors", own)
+  original, found = load_file(GOLDEN / name), load_file(back)
+  assert original.keys() == found.keys()
+  for key, value in original.items():
+    # One number stands as [1] in some files and as [] in others.
+    np.testing.assert_array_equal(found[key].reshape(value.shape), value, key)
+
+
+@pytest.mark.parametrize("layout", export.LAYOUTS)
+def test_a_single_file_says_what_its_shapes_do_not(tmp_path, layout):
+  told = Hints(activation="gelu", vision_heads=8, text_heads=2)
+  first = sources.read(str(GOLDEN / "clip_tiny.safetensors"), told)
+  (path,) = export.write(first, tmp_path / "there.safetensors", layout)
+  found = sources.read(str(path)).config
+  assert (found.activation, found.vision.heads, found.text.heads) == ("gelu", 8, 2)
+  assert sources.read(str(path), HEADS).config.vision.heads == 4, "who asks knows better"
+
+
+@pytest.mark.parametrize(
+  ("name", "said", "message"),
+  [
+    ("activation", "tanh", "activation='tanh' is unknown; there are"),
+    ("vision_heads", "0", "vision_heads=0 must be a whole number from 1"),
+    ("text_heads", "9" * 5000, "text_heads='999"),
+    ("text_heads", "5", "heads"),
+  ],
+)
+def test_what_a_file_says_of_itself_is_not_trusted(tmp_path, name, said, message):
+  tensors = load_file(GOLDEN / "clip_tiny.safetensors")
+  save_file(tensors, tmp_path / "odd.safetensors", {f"clipvip_jax.{name}": said})
+  with pytest.raises(UserError, match=message):
+    sources.read(str(tmp_path / "odd.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["vip_tiny.safetensors", "vip_tiny.pt"])
+def test_clip_vip_keeps_every_published_tensor(tmp_path, name):
+  (path,) = export.write(read(GOLDEN / name), tmp_path / "out.safetensors", "clip_vip")
+  assert_equal(load_file(path), load_file(GOLDEN / "vip_tiny.safetensors"))
+
+
+@pytest.mark.parametrize("layout", ["clip", "openclip"])
+def test_a_layout_without_proxies_refuses_clip_vip(tmp_path, layout):
+  with pytest.raises(UserError, match=r"cannot hold vision/added_proxies and vision/time_embedding; allowed: clip_vip"):
+    export.write(read(GOLDEN / "vip_tiny.pt"), tmp_path / "out.safetensors", layout)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("layout", export.LAYOUTS)
+def test_no_layout_takes_a_transformer_over_frames(tmp_path, layout):
+  weights = read(GOLDEN / "clip_tiny.safetensors")
+  params = {**weights.params, "sequence/position_embedding": np.zeros((4, 32), np.float32)}
+  with pytest.raises(UserError, match="no layout holds a transformer over frames"):
+    export.write(dataclasses.replace(weights, params=params), tmp_path / "out", layout)
+
+
+@pytest.mark.parametrize("layout", export.LAYOUTS)
+def test_a_folder_says_everything_that_the_weights_do_not(tmp_path, layout):
+  weights = read(GOLDEN / "clip_tiny.safetensors")
+  export.write(weights, tmp_path / "out", layout)
+  again = sources.read(str(tmp_path / "out"))
+  assert again.config.to_dict() == weights.config.to_dict()
+  assert_equal(again.params, weights.params)
+
+
+def test_huggingface_finds_what_it_needs(tmp_path):
+  weights = read(GOLDEN / "clip_tiny.safetensors")
+  export.write(weights, tmp_path / "out", "clip")
+  config = json.loads((tmp_path / "out" / "config.json").read_text())
+  assert config["model_type"] == "clip" and config["vision_config"]["image_size"] == 32
+  assert config["text_config"]["eos_token_id"] == 99
+  header = (tmp_path / "out" / "model.safetensors").read_bytes()[:4000]
+  assert b'"format":"pt"' in header
+
+
+@pytest.mark.parametrize(
+  ("target", "layout", "message"),
+  [
+    ("out.bin", "clip", r"FILE\.safetensors or to a folder"),
+    ("out.safetensors", "torch", "'torch' is unknown; allowed: clip_vip, clip, openclip"),
+    ("there.safetensors", "clip", "is there already: name another target, or add --overwrite"),
+    ("there.safetensors/x", "clip", "cannot be written"),
+  ],
+)
+def test_a_target_that_cannot_be_is_refused(tmp_path, target, layout, message):
+  (tmp_path / "there.safetensors").write_text("x")
+  with pytest.raises(UserError, match=message):
+    export.write(read(GOLDEN / "clip_tiny.safetensors"), tmp_path / target, layout)
+  assert (tmp_path / "there.safetensors").read_text() == "x"
+
+
+def test_weights_that_lack_a_tensor_are_not_converted(tmp_path):
+  tensors = load_file(GOLDEN / "clip_tiny.safetensors")
+  tensors.pop("vision_model.post_layernorm.bias")
+  save_file(tensors, tmp_path / "in.safetensors")
+  for layout in export.LAYOUTS:
+    with pytest.raises(UserError, match="vision/post_norm/bias is missing"):
+      convert.main([str(tmp_path / "in.safetensors"), str(tmp_path / "out"), f"--layout={layout}"])
+  with pytest.raises(UserError, match=r"activation='relu' is unknown"):
+    convert.main([str(GOLDEN / "clip_tiny.safetensors"), str(tmp_path / "out"), "--activation=relu"])
+  assert not (tmp_path / "out").exists()
