@@ -27,12 +27,12 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
   import jax.numpy as jnp
 
   from benchmarks.train_step import random_params
-  from clipvip_jax.models.proxy_attention import choose, proxy_guided
+  from clipvip_jax.models.proxy_attention import proxy_guided, resolve_implementation
   from clipvip_jax.models.transformer import Transformer
 
   tokens = 4 + options.frames * (224 // options.patch) ** 2
   pattern = functools.partial(proxy_guided, num_proxies=4, num_frames=options.frames)
-  pattern = functools.partial(pattern, implementation=choose("auto", jnp.dtype(options.dtype)))
+  pattern = functools.partial(pattern, implementation=resolve_implementation("auto", jnp.dtype(options.dtype)))
   net = Transformer(12, 12, 3072, "quick_gelu", jnp.dtype(options.dtype))
   x = jax.random.normal(jax.random.key(0), (options.batch, tokens, 768))
   params = random_params(jax.eval_shape(lambda: net.init(jax.random.key(1), x[:1], pattern)))

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.train_step import random_params
 from clipvip_jax.cost_model import step_cost
 from clipvip_jax.models import clip_vip
-from clipvip_jax.runs.checkpoint import Checkpoints, abstract
+from clipvip_jax.runs.checkpoint import Checkpoints, abstract_state
 from clipvip_jax.training import optimizer
 from configs import post_pretrain
 
@@ -33,7 +33,7 @@ def measure(state, folder: pathlib.Path) -> dict[str, float]:
   written = time.perf_counter() - started
   checkpoints = Checkpoints(folder / "checkpoints", 1)
   started = time.perf_counter()
-  jax.block_until_ready(checkpoints.restore_latest(abstract(state)))
+  jax.block_until_ready(checkpoints.restore_latest(abstract_state(state)))
   read = time.perf_counter() - started
   checkpoints.close()
   return {"training stops for": stopped, "written after": written, "read in": read, **_plain(state, folder / "plain")}

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from clipvip_jax.inference.embedding_model import Model
+from clipvip_jax.inference.embedding_model import EmbeddingModel
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.video_decoder import encode_h264
 from clipvip_jax.models import clip_vip
@@ -24,7 +24,7 @@ from configs import common
 VIDEOS, FRAMES = 200, 4
 
 
-def model() -> Model:
+def model() -> EmbeddingModel:
   """Six blocks of B/32's width."""
   sizes = common.model_b32()
   sizes.update({"image_size": 128, "dtype": "float32"})
@@ -34,7 +34,7 @@ def model() -> Model:
     "params"
   ]
   config = ConfigDict({"model": sizes.to_dict(), "data": {"num_frames": FRAMES, "text_length": 16}})
-  return Model("random", config, params, None, batch_size=20)
+  return EmbeddingModel("random", config, params, None, batch_size=20)
 
 
 def seconds(function) -> float:

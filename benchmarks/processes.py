@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.kills import ROOT, command
 from clipvip_jax.runs.checkpoint import read_params
-from clipvip_jax.utils.cli import STUCK
+from clipvip_jax.utils.cli import EXIT_HUNG
 
 _MINUTE = 60
 _TOLERANCE = 1e-5  # between one process and several, whose sums have another order
@@ -78,7 +78,7 @@ def lose(folder: pathlib.Path, count: int, steps: int, dies: int) -> list[str]:
   naming = [index for index in others if words in said(folder, index)]
   print(f"process {dies} of {count} killed: exit codes {codes} after {seconds:.0f} s; named by {naming or 'nobody'}")
   problems += [f"{seconds:.0f} s until all had ended"] if seconds > _MINUTE else []
-  problems += ["not all others ended with 75"] if {codes[index] for index in others} != {STUCK} else []
+  problems += ["not all others ended with 75"] if {codes[index] for index in others} != {EXIT_HUNG} else []
   problems += [] if codes[dies] == -signal.SIGKILL and naming == others else ["not all others named it"]
   return problems
 

@@ -23,7 +23,7 @@ from clipvip_jax.models import clip_vip
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES
-from clipvip_jax.training.train_step import embed_batch, jitted_step
+from clipvip_jax.training.train_step import embed_batch, jit_train_step
 from configs import post_pretrain
 
 _STEPS = 1_000  # of the schedule, which changes nothing here
@@ -32,7 +32,7 @@ _STEPS = 1_000  # of the schedule, which changes nothing here
 def recipe(options: argparse.Namespace) -> Any:
   """The configuration that is timed."""
   config = post_pretrain.get_config(options.recipe)
-  config.train.update({"batch_size": options.batch, "accumulate": options.accumulate})
+  config.train.update({"batch_size": options.batch, "num_microbatches": options.accumulate})
   config.model.update({"dtype": options.dtype, "remat": options.remat, "attention": options.attention})
   return config
 
@@ -77,16 +77,18 @@ class Programs:
     model, loss = clip_vip.from_config(config.model), LOSSES[config.loss]
     chain, rate = optimizer.from_config(config.optimizer, _STEPS)
     mesh = sharding.make_mesh(config.mesh)
-    contrast = sharding.over_batch(mesh, loss)
+    contrast = sharding.sharded_loss(mesh, loss)
 
     def forward(params, batch):
       return contrast(embed_batch(model, loss, params, batch), params["logit_scale"])
 
     state = step_cost.state_shapes(config, model, chain)
-    self.state = jax.tree.map(jax.device_put, _random(state), sharding.of_state(mesh, state))
+    self.state = jax.tree.map(jax.device_put, _random(state), sharding.state_shardings(mesh, state))
     self.batch = sharding.shard_batch(mesh, random_batch(config))
     started = time.perf_counter()
-    self.step = jitted_step(config, model, loss, chain, rate, mesh, self.state).lower(self.state, self.batch).compile()
+    self.step = (
+      jit_train_step(config, model, loss, chain, rate, mesh, self.state).lower(self.state, self.batch).compile()
+    )
     self.compile_seconds = time.perf_counter() - started
     self.parts = {"forward": jax.jit(forward), "forward + backward": jax.jit(jax.grad(forward))}
 
@@ -118,7 +120,7 @@ def _median(call, repeats: int) -> float:
 
 def _peak() -> float:
   """Operations a second of all devices, as their maker gives them; 0: unknown."""
-  chip = chips.of_kind(jax.devices()[0].device_kind)
+  chip = chips.chip_of_kind(jax.devices()[0].device_kind)
   return chip.flops * jax.device_count() if chip else 0.0
 
 

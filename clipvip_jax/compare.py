@@ -16,8 +16,8 @@ from clipvip_jax.reporting import charts, pages, report
 from clipvip_jax.reporting.charts import Curve
 from clipvip_jax.runs import metrics_history
 from clipvip_jax.runs.metrics_history import is_number
-from clipvip_jax.runs.results import Run, read
-from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.runs.results import RunResults, read_results
+from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
@@ -28,7 +28,7 @@ _SERIES = {"A": ("first", "-"), "B": ("third", "--")}
 _QUESTIONS = ("evaluate.query", "evaluate.protocol")
 
 
-def compare(a: Run, b: Run) -> dict[str, Any]:
+def compare(a: RunResults, b: RunResults) -> dict[str, Any]:
   """What the page shows, and `lines` prints.
 
   Raises:
@@ -49,7 +49,7 @@ def compare(a: Run, b: Run) -> dict[str, Any]:
   }
 
 
-def _about(name: str, one: Run) -> dict[str, Any]:
+def _about(name: str, one: RunResults) -> dict[str, Any]:
   numbers = {key: one.results.get(key) for key in ("best_step", "num_params")}
   return {
     "name": name,
@@ -59,7 +59,7 @@ def _about(name: str, one: Run) -> dict[str, Any]:
   }
 
 
-def _warnings(a: Run, b: Run, shared: Sequence[str]) -> Iterator[str]:
+def _warnings(a: RunResults, b: RunResults, shared: Sequence[str]) -> Iterator[str]:
   """Why the numbers do not compare."""
   for name, one, other in _differences(a.corpus, b.corpus):
     yield f"evaluated on other corpora: {name} is {one} in A and {other} in B"
@@ -73,7 +73,7 @@ def _warnings(a: Run, b: Run, shared: Sequence[str]) -> Iterator[str]:
     yield f"asked otherwise: {name} is {one} in A and {other} in B"
 
 
-def _alone(a: Run, b: Run) -> Iterator[str]:
+def _alone(a: RunResults, b: RunResults) -> Iterator[str]:
   """Splits that are not compared."""
   for name, one, other in (("A", a, b), ("B", b, a)):
     if alone := [split for split in one.splits if split not in other.splits]:
@@ -85,11 +85,11 @@ def _split(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
   tables = []
   for kind, title in report.KINDS.items():
     for direction, label in report.DIRECTIONS.items():
-      found = [metrics_history.at(split, (kind, direction)) for split in (a, b)]
+      found = [metrics_history.lookup(split, (kind, direction)) for split in (a, b)]
       metrics = [row if isinstance(row, Mapping) else {} for row in found]
       rows = [(name, report.cells(row)) for name, row in zip("AB", metrics, strict=True)]
       tables.append({"title": f"{label}, {title}", "rows": rows, "difference": _difference(*metrics)})
-  twins = [metrics_history.at(split, ("twins", "accuracy")) for split in (a, b)]
+  twins = [metrics_history.lookup(split, ("twins", "accuracy")) for split in (a, b)]
   return {"sizes": [a["size"], b["size"]], "tables": tables, "twins": _twins(*twins)}
 
 
@@ -119,19 +119,19 @@ def _twins(a: Any, b: Any) -> dict[str, Any] | None:
   return {"A": f"{100 * a:.1f}", "B": f"{100 * b:.1f}", "difference": _signed(100 * (b - a), more_is_better=True)}
 
 
-def _charts(runs: Mapping[str, Run]) -> Iterator[dict[str, Any]]:
+def _charts(runs: Mapping[str, RunResults]) -> Iterator[dict[str, Any]]:
   """Loss, and R@1 of every split that one of the runs was evaluated on, of both runs in one chart."""
-  losses = {name: metrics_history.losses(one.history) for name, one in runs.items()}
+  losses = {name: metrics_history.loss_curve(one.history) for name, one in runs.items()}
   smooth = {name: (steps, charts.smoothed(values)) for name, (steps, values) in losses.items() if steps}
   named = [str(runs[name].config.get("loss")) for name in smooth]
   note = "smoothed, over optimiser steps"
   if len(set(named)) > 1:
     note += f"; A's loss is {named[0]}, B's is {named[1]}: their values do not compare"
   yield from _chart("Training loss", note, smooth)
-  evaluated = {name: metrics_history.evaluations(one.history) for name, one in runs.items()}
+  evaluated = {name: metrics_history.evaluations_by_split(one.history) for name, one in runs.items()}
   for split in dict.fromkeys(split for found in evaluated.values() for split in found):
     points = {
-      name: metrics_history.percents(found.get(split, {}), "plain", "text_to_video", "R@1")
+      name: metrics_history.percent_curve(found.get(split, {}), "plain", "text_to_video", "R@1")
       for name, found in evaluated.items()
     }
     yield from _chart("Text-to-video R@1", f"{split}, percent, over optimiser steps", points, top=100.0)
@@ -197,13 +197,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   options = parser.parse_args(argv)
   if options.html and not options.html.resolve().parent.is_dir():
     raise UserError(f"--html={options.html}: its folder does not exist")
-  found = compare(*map(read, options.runs))
+  found = compare(*map(read_results, options.runs))
   for line in lines(found):
     print(printable(line))
   if options.html:
-    pages.write(options.html, pages.render("compare.html.jinja", titles=_TITLES, **found), "--html")
+    pages.write_page(options.html, pages.render("compare.html.jinja", titles=_TITLES, **found), "--html")
     log.info("wrote %s", options.html)
 
 
 if __name__ == "__main__":
-  run(main)
+  run_command(main)

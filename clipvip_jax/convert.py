@@ -8,7 +8,7 @@ TARGET is FILE.safetensors, or a folder that gets a configuration as well. Exit 
 import pathlib
 from collections.abc import Sequence
 
-from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.log import log
 
 
@@ -31,12 +31,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   from clipvip_jax.weights import export, load_params, sources
   from clipvip_jax.weights.model_config import Hints
 
-  weights = sources.read(options.source, Hints(options.activation, options.vision_heads, options.text_heads))
-  load_params.check_fit(weights.params, parameter_shapes(weights.config), weights.source)
+  weights = sources.read_weights(options.source, Hints(options.activation, options.vision_heads, options.text_heads))
+  load_params.check_complete(weights.params, parameter_shapes(weights.config), weights.source)
   layout = options.layout or ("clip" if weights.is_clip else "clip_vip")
-  for path in export.write(weights, options.target, layout, overwrite=options.overwrite):
+  for path in export.export_weights(weights, options.target, layout, overwrite=options.overwrite):
     log.info("wrote %s (%s, %d parameters)", path, layout, sum(x.size for x in weights.params.values()))
 
 
 if __name__ == "__main__":
-  run(main)
+  run_command(main)

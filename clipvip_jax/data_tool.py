@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
@@ -242,4 +242,4 @@ def _cores() -> int:
 
 
 if __name__ == "__main__":
-  run(main)
+  run_command(main)

@@ -22,8 +22,8 @@ from clipvip_jax.inference import video_index
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.runs import workdir
 from clipvip_jax.utils import config_tree
-from clipvip_jax.utils.cli import Parser, run
-from clipvip_jax.utils.duration import duration
+from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.duration import format_duration
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
@@ -33,7 +33,7 @@ _NAMED = 3  # bad videos that the last message names
 
 def embed_files(
   model: Any, videos: Sequence[pathlib.Path], out: pathlib.Path, *, threads: int = 0, max_bad_share: float = 0.05
-) -> video_index.Index:
+) -> video_index.VideoIndex:
   """Embeds videos into the index `out`, going on where an earlier call stopped.
 
   Args:
@@ -60,22 +60,22 @@ def embed_files(
   started = time.monotonic()
   for done, number in enumerate(missing, 1):
     size = len(videos[number * PART : (number + 1) * PART])
-    video_index.write(parts / f"{number}.npz", _part(model, itertools.islice(found, size)))
+    video_index.write_index(parts / f"{number}.npz", _part(model, itertools.islice(found, size)))
     elapsed, read = time.monotonic() - started, min(done * PART, len(videos))
     left = elapsed / done * (len(missing) - done)
-    log.info("%d/%d parts | %.1f videos/s | %s left", number + 1, count, read / elapsed, duration(left))
-  whole = _joined([video_index.read(parts / f"{number}.npz") for number in range(count)], model)
+    log.info("%d/%d parts | %.1f videos/s | %s left", number + 1, count, read / elapsed, format_duration(left))
+  whole = _joined([video_index.read_index(parts / f"{number}.npz") for number in range(count)], model)
   _check_bad(whole, len(videos), max_bad_share)
-  video_index.write(out, whole)
+  video_index.write_index(out, whole)
   shutil.rmtree(parts)
   return whole
 
 
-def _finished(out: pathlib.Path, model: Any, names: list[str]) -> video_index.Index:
+def _finished(out: pathlib.Path, model: Any, names: list[str]) -> video_index.VideoIndex:
   """The index that is there, where it is that of the same job."""
   if out.is_dir():
     raise UserError(f"--out={out} is a folder; name a file")
-  before = video_index.read(out)
+  before = video_index.read_index(out)
   if before.identity != model.identity or sorted([*before.videos, *before.bad]) != sorted(names):
     raise UserError(f"{out} is an index of another model or of other videos: name another --out, or delete it")
   log.info("%s is finished already", out)
@@ -95,13 +95,13 @@ def _claim(out: pathlib.Path, parts: pathlib.Path, job: dict[str, Any]) -> None:
 def _is_done(part: pathlib.Path, read: Callable[[Any], Any], threads: int) -> bool:
   """Whether a part can be kept: not if a crash of the machine cut it, or a bad video of it has been mended."""
   try:
-    bad = video_index.read(part).bad
+    bad = video_index.read_index(part).bad
   except UserError:
     return False
   return all(isinstance(result, UserError) for _, result in read_media.read_all(bad, read, threads))
 
 
-def _part(model: Any, found: Iterator[tuple[Any, Any]]) -> video_index.Index:
+def _part(model: Any, found: Iterator[tuple[Any, Any]]) -> video_index.VideoIndex:
   good: list[str] = []
   bad: list[str] = []
   reasons: list[str] = []
@@ -122,12 +122,12 @@ def _part(model: Any, found: Iterator[tuple[Any, Any]]) -> video_index.Index:
   finite = np.isfinite(features).all(axis=1)
   if not finite.all():
     raise UserError(f"{good[int(finite.argmin())]}: its features are not finite; the model {model.source!r} is damaged")
-  return video_index.Index(features, good, model.source, model.identity, bad, reasons)
+  return video_index.VideoIndex(features, good, model.source, model.identity, bad, reasons)
 
 
-def _joined(parts: list[video_index.Index], model: Any) -> video_index.Index:
+def _joined(parts: list[video_index.VideoIndex], model: Any) -> video_index.VideoIndex:
   dim = model.config.model.embed_dim
-  return video_index.Index(
+  return video_index.VideoIndex(
     features=np.concatenate([np.zeros((0, dim), np.float32), *(part.features for part in parts)]),
     videos=[name for part in parts for name in part.videos],
     source=model.source,
@@ -137,7 +137,7 @@ def _joined(parts: list[video_index.Index], model: Any) -> video_index.Index:
   )
 
 
-def _check_bad(whole: video_index.Index, count: int, max_bad_share: float) -> None:
+def _check_bad(whole: video_index.VideoIndex, count: int, max_bad_share: float) -> None:
   if whole.videos and len(whole.bad) <= max_bad_share * count:
     return
   named = "; ".join(f"{name}: {reason}" for name, reason in list(zip(whole.bad, whole.reasons, strict=True))[:_NAMED])
@@ -174,4 +174,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  run(main)
+  run_command(main)

@@ -22,7 +22,7 @@ from clipvip_jax.evaluation import confidence, published_results, retrieval, spl
 from clipvip_jax.reporting import report, results_table
 from clipvip_jax.runs import workdir
 from clipvip_jax.utils import config_tree
-from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
@@ -48,7 +48,7 @@ def evaluate(found: Sequence[Any], folder: pathlib.Path) -> dict[str, Any]:
   """
   from clipvip_jax.evaluation import targets
 
-  targets.check_alike(found)
+  targets.check_comparable(found)
   _claim(folder, found)
   if len(found) == 1:
     return _measure(found[0], folder)
@@ -84,7 +84,7 @@ def _claim(folder: pathlib.Path, found: Sequence[Any]) -> None:
 
 def _measure(one: Any, folder: pathlib.Path) -> dict[str, Any]:
   """One model's results, written and shown."""
-  from clipvip_jax.evaluation.evaluator import measure
+  from clipvip_jax.evaluation.evaluator import measure_retrieval
   from clipvip_jax.utils.versions import versions
 
   print(printable(f"{one.about.get('model', {}).get('source', one.name)} on {_corpus_name(one)}"))
@@ -92,11 +92,11 @@ def _measure(one: Any, folder: pathlib.Path) -> dict[str, Any]:
   print(printable("; ".join(str(done[name]) for name in ("frames", "size", "text", "dtype") if name in done)))
   measured = {}
   for split, embed in one.splits.items():
-    measured[split] = measure(embed())
+    measured[split] = measure_retrieval(embed())
     _add_intervals(measured[split])
     if not one.kept:
-      split_embeddings.write(folder / f"embeddings_{split}.npz", measured[split].embeddings)
-  published = {split: published_results.find(_corpus_name(one), split) for split in measured}
+      split_embeddings.write_embeddings(folder / f"embeddings_{split}.npz", measured[split].embeddings)
+  published = {split: published_results.published_rows(_corpus_name(one), split) for split in measured}
   results = {
     **one.about,
     "splits": {split: result.metrics for split, result in measured.items()},
@@ -120,7 +120,7 @@ def _examples(one: Any, result: Any) -> dict[str, Any]:
 
   if one.model is None:
     return {}
-  return query_examples.for_report(one.model.net, one.model.params, one.corpus, result, one.config)
+  return query_examples.report_examples(one.model.net, one.model.params, one.corpus, result, one.config)
 
 
 def _corpus_name(one: Any) -> str:
@@ -135,14 +135,14 @@ def _add_intervals(result: Any) -> None:
     "video_to_text": (retrieval.video_to_text_ranks(result.similarity, labels), np.unique(labels)),
   }
   for direction, (found, videos) in ranks.items():
-    result.metrics["plain"][direction]["R@1_interval"] = confidence.interval(found == 1, videos)
+    result.metrics["plain"][direction]["R@1_interval"] = confidence.bootstrap_interval(found == 1, videos)
 
 
 def _spread(found: Sequence[Any], results: Sequence[dict[str, Any]], folder: pathlib.Path) -> dict[str, Any]:
   """Mean and standard deviation over models, written and shown."""
   measured = ("plain", "dsl", "twins")
   spread = {
-    split: confidence.spread([{k: v for k, v in one["splits"][split].items() if k in measured} for one in results])
+    split: confidence.mean_and_sd([{k: v for k, v in one["splits"][split].items() if k in measured} for one in results])
     for split in found[0].splits
   }
   shared = ("corpus", "config", "preprocessing", "published", "dual_softmax", "versions")
@@ -203,12 +203,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   _check(options)
   from clipvip_jax.evaluation import targets  # late: a wrong option answers before JAX is there
 
-  fields = {field.name for field in dataclasses.fields(targets.Options)}
-  asked = targets.Options(**{name: value for name, value in vars(options).items() if name in fields})
+  fields = {field.name for field in dataclasses.fields(targets.EvaluationOptions)}
+  asked = targets.EvaluationOptions(**{name: value for name, value in vars(options).items() if name in fields})
   found = [one for path in options.embeddings for one in targets.from_files(path, asked)]
   found += [targets.from_model(source, asked) for source in options.model]
   evaluate(found, options.workdir.resolve())
 
 
 if __name__ == "__main__":
-  run(main)
+  run_command(main)

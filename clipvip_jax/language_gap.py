@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from clipvip_jax.input_pipeline.corpus import open_corpus, texts
-from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
@@ -176,4 +176,4 @@ def report(model: Any, found: Sequence[Sequence[str]], options: Any) -> None:
 
 
 if __name__ == "__main__":
-  run(main)
+  run_command(main)

@@ -3,7 +3,7 @@
   python -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=DIR [--config.SECTION.FIELD=VALUE ...]
 
 Exit codes: 0 done; 2 bad input or a full disk, said in one line. To be started again with the same command: 143 ended
-by SIGTERM after saving; 75 it stood still (host.stuck_after) or lost a process of its launch, which it names; 134 JAX
+by SIGTERM after saving; 75 it stood still (host.watchdog_timeout) or lost a process of its launch, which it names; 134 JAX
 ended it, since a process did not come.
 """
 
@@ -14,9 +14,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from clipvip_jax.utils import recipe_flags
-from clipvip_jax.utils.cli import TERMINATED, explain, run
+from clipvip_jax.utils.cli import EXIT_TERMINATED, report_error, run_command
 from clipvip_jax.utils.errors import Terminated, UserError
-from clipvip_jax.utils.log import log, show
+from clipvip_jax.utils.log import configure_logging, log
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, with variants behind a colon.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; a run that it holds is continued.")
@@ -32,8 +32,8 @@ def parse_flags(argv: list[str]) -> list[str]:
   Raises:
     UserError: a flag, a variant, a field or a value that does not exist.
   """
-  rest = recipe_flags.explained(argv, lambda: flags.FLAGS(argv))
-  recipe_flags.explained(argv, lambda: getattr(_CONFIG.value, "seed", None))  # read on its first use
+  rest = recipe_flags.explain_errors(argv, lambda: flags.FLAGS(argv))
+  recipe_flags.explain_errors(argv, lambda: getattr(_CONFIG.value, "seed", None))  # read on its first use
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}; see --help")
   for flag in (_CONFIG, _WORKDIR):
@@ -59,18 +59,18 @@ def main(argv: list[str]) -> None:
   from clipvip_jax.training import trainer
 
   if _DISTRIBUTED.value or _COORDINATOR.value:
-    coordination.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  show(speak=jax.process_index() == 0)
+    coordination.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  configure_logging(speak=jax.process_index() == 0)
   try:
-    trainer.run(_CONFIG.value, pathlib.Path(_WORKDIR.value or ".").resolve())
+    trainer.train(_CONFIG.value, pathlib.Path(_WORKDIR.value or ".").resolve())
   except Terminated as stop:
     log.info("%s", stop)
-    sys.exit(TERMINATED)
+    sys.exit(EXIT_TERMINATED)
   except Exception as error:
     if jax.process_count() > 1:
-      coordination.leave(explain(error), str(error))
+      coordination.shutdown(report_error(error), str(error))
     raise
 
 
 if __name__ == "__main__":
-  run(lambda: app.run(main, flags_parser=parse_flags))
+  run_command(lambda: app.run(main, flags_parser=parse_flags))

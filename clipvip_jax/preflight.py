@@ -20,8 +20,8 @@ from typing import Any
 
 from clipvip_jax.cost_model import chips, preflight_table
 from clipvip_jax.utils import config_tree, recipe_flags
-from clipvip_jax.utils.cli import Parser, run
-from clipvip_jax.utils.duration import duration
+from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.duration import format_duration
 from clipvip_jax.utils.log import log
 
 DOES_NOT_FIT = 1
@@ -35,7 +35,7 @@ def _waiting(what: str) -> Iterator[None]:
 
   def speak():
     while not over.wait(_EVERY):
-      log.info("still %s, since %s", what, duration(time.monotonic() - started))
+      log.info("still %s, since %s", what, format_duration(time.monotonic() - started))
 
   log.info("%s; full-size models take minutes", what)
   thread = threading.Thread(target=speak, daemon=True)
@@ -53,7 +53,7 @@ def preflight(config: Any, topology: str, *, largest_batch: bool = False) -> dic
   Raises:
     UserError: bad input, as for a run on so many devices.
   """
-  chip, count = chips.parse(topology)
+  chip, count = chips.parse_topology(topology)
   devices = chips.devices(topology)
   from clipvip_jax.cost_model import step_cost
   from clipvip_jax.distributed import sharding
@@ -84,9 +84,9 @@ def preflight(config: Any, topology: str, *, largest_batch: bool = False) -> dic
 
 def _of_whole_clips(config: Any) -> Any:
   """Where the last steps see the patches that others leave out, theirs is the step that must fit."""
-  if not (config.model.patch_dropout and config.train.whole_clips):
+  if not (config.model.patch_dropout and config.train.unmasked_fraction):
     return config
-  log.info("model.patch_dropout: figures are of the last steps, which see whole clips (train.whole_clips)")
+  log.info("model.patch_dropout: figures are of the last steps, which see whole clips (train.unmasked_fraction)")
   whole = config.copy_and_resolve_references()
   with whole.unlocked():
     whole.model.patch_dropout = 0.0
@@ -108,8 +108,8 @@ def _measure(config: Any, mesh: Any) -> tuple[float, Any]:
 def _costs(cost: Any, chip: chips.Chip, count: int, config: Any) -> dict[str, Any]:
   from clipvip_jax.cost_model import hlo_collectives, step_cost
 
-  loops = config.train.accumulate > 1
-  seconds = step_cost.seconds_of(cost, chip, count, loops=loops)
+  loops = config.train.num_microbatches > 1
+  seconds = step_cost.step_seconds(cost, chip, count, loops=loops)
   useful = sum(cost.counted.values()) - cost.counted["again"]
   found: dict[str, dict[str, float]] = {}
   for one in cost.collectives:
@@ -122,8 +122,8 @@ def _costs(cost: Any, chip: chips.Chip, count: int, config: Any) -> dict[str, An
     "flops_counted": dict(cost.counted),
     "collectives": found,
     "collectives_needed": [dataclasses.asdict(one) | {"sent": one.sent} for one in cost.needed],
-    "sent": hlo_collectives.total(cost.collectives),
-    "sent_needed": hlo_collectives.total(cost.needed),
+    "sent": hlo_collectives.total_bytes(cost.collectives),
+    "sent_needed": hlo_collectives.total_bytes(cost.needed),
     "hbm_bytes": cost.hbm_bytes,
     "seconds": seconds,
     "mfu": useful / (count * chip.flops * max(seconds.values())),
@@ -135,7 +135,7 @@ def _largest_batch(config: Any, mesh: Any, chip: chips.Chip, shares: int, used: 
   """The largest global batch that fits, by a line through what two batches take; None where nothing is known."""
   from clipvip_jax.cost_model import step_cost
 
-  share, multiple = config.train.batch_size // shares, config.train.accumulate
+  share, multiple = config.train.batch_size // shares, config.train.num_microbatches
   other = share // 2 // multiple * multiple or 2 * share
   second = config.copy_and_resolve_references()
   with second.unlocked():
@@ -154,8 +154,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--json", type=pathlib.Path, help="a file for the same numbers")
   parser.add_argument("--largest_batch", action="store_true", help="compile another batch, too: how large may it be?")
   options, overrides = parser.parse_known_args(argv)
-  chips.parse(options.topology)
-  config = recipe_flags.read([f"--config={options.config}", *overrides])
+  chips.parse_topology(options.topology)
+  config = recipe_flags.parse_config([f"--config={options.config}", *overrides])
   report = {"config": options.config} | preflight(config, options.topology, largest_batch=options.largest_batch)
   print("\n".join(preflight_table.lines(report)))
   if options.json:
@@ -166,4 +166,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  run(main)
+  run_command(main)

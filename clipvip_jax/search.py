@@ -15,10 +15,10 @@ import numpy as np
 import simplejpeg
 
 from clipvip_jax.inference import video_index as index_file
-from clipvip_jax.inference.video_index import Index
+from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.reporting import pages
-from clipvip_jax.utils.cli import Parser, run
+from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
@@ -33,7 +33,7 @@ class Hit:
   score: float
 
 
-def search(model: Any, index: Index, queries: Sequence[str], top: int) -> list[list[Hit]]:
+def search(model: Any, index: VideoIndex, queries: Sequence[str], top: int) -> list[list[Hit]]:
   """The best videos of each query, best first; of equal ones the first in the index.
 
   Raises:
@@ -73,7 +73,7 @@ def write_page(path: pathlib.Path, queries: Sequence[str], hits: Sequence[Sequen
     }
     for query, found in zip(queries, hits, strict=True)
   ]
-  pages.write(path, pages.render("search.html.jinja", results=results), "--html")
+  pages.write_page(path, pages.render("search.html.jinja", results=results), "--html")
 
 
 def _frames(video: str) -> list[str]:
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     raise UserError(f"--top={options.top} must be at least 1")
   if options.html and not options.html.resolve().parent.is_dir():
     raise UserError(f"--html={options.html}: its folder does not exist")
-  index = index_file.read(options.index)
+  index = index_file.read_index(options.index)
   import clipvip_jax  # late: a wrong option answers before JAX is there
 
   model = clipvip_jax.load(options.model or index.source)
@@ -131,4 +131,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  run(main)
+  run_command(main)

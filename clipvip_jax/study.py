@@ -20,11 +20,11 @@ from typing import Any
 from clipvip_jax.reporting import study_page
 from clipvip_jax.runs import results, workdir
 from clipvip_jax.utils import config_tree
-from clipvip_jax.utils.cli import TERMINATED, Parser, run
-from clipvip_jax.utils.duration import duration
+from clipvip_jax.utils.cli import EXIT_TERMINATED, Parser, run_command
+from clipvip_jax.utils.duration import format_duration
 from clipvip_jax.utils.errors import Terminated, UserError
 from clipvip_jax.utils.log import log
-from clipvip_jax.utils.recipe_flags import explained
+from clipvip_jax.utils.recipe_flags import explain_errors
 
 FROM_ARM = "arm:"  # in a recipe's init_from
 
@@ -104,7 +104,7 @@ def open_study(recipe: str, folder: pathlib.Path, data_dir: str = "", only: Sequ
   name, _, variants = recipe.partition(":")
   if not pathlib.Path(name).is_file():
     raise UserError(f"--config={recipe}: there is no file {name!r}")
-  module = explained([f"--config={recipe}"], lambda: runpy.run_path(name))
+  module = explain_errors([f"--config={recipe}"], lambda: runpy.run_path(name))
   if "STUDY" not in module or "get_config" not in module:
     raise UserError(f"--config={recipe}: the recipe has no STUDY, which says what to compare; replication.py has one")
   groups = module["STUDY"]
@@ -135,22 +135,22 @@ def carry_out(study: Study, seeds: int) -> dict[str, Any]:
   todo = [one for one in plan if finished(study, *one) is None]  # and what is wrong is refused before any run
   started = time.monotonic()
   for done, (arm, seed) in enumerate(todo):
-    left = f" | {duration((time.monotonic() - started) / done * (len(todo) - done))} left" if done else ""
+    left = f" | {format_duration((time.monotonic() - started) / done * (len(todo) - done))} left" if done else ""
     log.info("run %d/%d: %s, seed %d%s", len(plan) - len(todo) + done + 1, len(plan), arm, seed, left)
-    trainer.run(study.config(arm, seed), study.workdir(arm, seed))
+    trainer.train(study.config(arm, seed), study.workdir(arm, seed))
     write(study, seeds)
   return write(study, seeds)
 
 
-def finished(study: Study, arm: str, seed: int) -> results.Run | None:
+def finished(study: Study, arm: str, seed: int) -> results.RunResults | None:
   """What a run has left, where it has ended.
 
   Raises:
     UserError: the folder holds a run of another configuration, or one that cannot be read.
   """
   folder = study.workdir(arm, seed)
-  workdir.check_config(folder, config_tree.plain(study.config(arm, seed)))
-  return results.read(folder) if (folder / "results.json").is_file() else None
+  workdir.check_config(folder, config_tree.to_json_dict(study.config(arm, seed)))
+  return results.read_results(folder) if (folder / "results.json").is_file() else None
 
 
 def write(study: Study, seeds: int) -> dict[str, Any]:
@@ -196,10 +196,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     comparison = carry_out(study, options.seeds)
   except Terminated as stop:
     log.info("%s", stop)
-    sys.exit(TERMINATED)
+    sys.exit(EXIT_TERMINATED)
   print(study_page.markdown(comparison))
   log.info("wrote %s, study.md and study.html", study.folder / "study.json")
 
 
 if __name__ == "__main__":
-  run(main)
+  run_command(main)

@@ -22,7 +22,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config = common.fine_tuning()
   config.data.update({"name": "activitynet_captions", "config": "default", "num_frames": 32, "text_length": 70})
   config.train.update({"epochs": 20, "eval_every": 79, "checkpoint_every": 79})  # steps: one pass
-  config.evaluate.update({"during_split": "validation", "final_splits": ("validation",)})
+  config.evaluate.update({"selection_split": "validation", "final_splits": ("validation",)})
   return common.apply_variants(config, arg, VARIANTS)
 
 

@@ -118,7 +118,7 @@ def data() -> ConfigDict:
       # against exact pixels, in standard deviations of a colour: off by 0.02 in the mean and at most 0.24 for soft
       # frames, by 0.2 and 0.9 for frames full of noise. Saves 3 % of the time at 320 x 240 and 30 % at 640 x 480.
       "fast_decode": False,
-      "share": 1.0,  # of the training split that is trained on: a random one, of which smaller ones are part
+      "fraction": 1.0,  # of the training split that is trained on: a random one, of which smaller ones are part
       "weight": 1.0,  # its share of the batches, against those of config.mix
     }
   )
@@ -130,7 +130,7 @@ def source(**fields: object) -> ConfigDict:
   Each batch is of one source, chosen by the weights. `train.epochs` counts passes over config.data alone, whose splits
   are those that are evaluated.
   """
-  names = ("name", "config", "data_dir", "train_split", "num_frames", "subtitle", "caption", "share", "weight")
+  names = ("name", "config", "data_dir", "train_split", "num_frames", "subtitle", "caption", "fraction", "weight")
   value = ConfigDict({name: data()[name] for name in names})  # an empty data_dir is that of config.data
   value.update(fields)
   unknown = set(value.keys()) - set(names)
@@ -151,7 +151,7 @@ def optimizer() -> ConfigDict:
       "b1": 0.9,
       "b2": 0.98,
       "eps": 1e-6,
-      "rate_multipliers": {"logit_scale": 1.0},  # part of a parameter's name -> factor on its rate
+      "lr_multipliers": {"logit_scale": 1.0},  # part of a parameter's name -> factor on its rate
       "frozen": (),  # parameters that stay as they were loaded: how their names begin, as ("text/",)
     }
   )
@@ -168,22 +168,22 @@ def train() -> ConfigDict:
       "checkpoint_every": 500,  # steps; also at every evaluation and at the end
       # Pieces of a batch that pass through the towers one after another, for memory; the loss and its gradient are
       # those of the whole batch, at the price of one more pass forward.
-      "accumulate": 1,
+      "num_microbatches": 1,
       # Share of the steps, the last ones, that see all patches where model.patch_dropout leaves some out before: clips
       # are whole where they are searched.
-      "whole_clips": 0.1,
+      "unmasked_fraction": 0.1,
     }
   )
 
 
 def evaluate() -> ConfigDict:
-  """What is measured. The best checkpoint is chosen by plain text-to-video R@1 on `during_split`."""
+  """What is measured. The best checkpoint is chosen by plain text-to-video R@1 on `selection_split`."""
   return ConfigDict(
     {
       "name": "",  # a corpus to evaluate on, where it is not that of config.data; config and data_dir as there
       "config": "",
       "data_dir": "",
-      "during_split": "validation",
+      "selection_split": "validation",
       "final_splits": ("test",),
       "query": "description",  # the record's field that is searched with
       "protocol": "single",  # one query a clip; "multi": several, each asked on its own, the best answers a video
@@ -213,7 +213,7 @@ def host() -> ConfigDict:
       "keep_checkpoints": 3,  # the newest; the best is kept besides
       # Seconds without a step, a batch of an evaluation or a checkpoint after which a process writes where its threads
       # stand and ends with code 75: more than the first step compiles, or the slowest batch loads. 0: never.
-      "stuck_after": 1800,
+      "watchdog_timeout": 1800,
       # Where compiled programs are kept, so that a run that goes on need not compile: a folder, in the workdir unless
       # it is absolute; empty: nowhere. JAX_COMPILATION_CACHE_DIR comes first. Of a launch, process 0 alone writes it.
       "compilation_cache": "compiled",

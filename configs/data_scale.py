@@ -44,7 +44,7 @@ def b16(config: ConfigDict) -> None:
 
 
 def _downstream(config: ConfigDict) -> None:
-  config.evaluate.update({"name": "msrvtt", "config": "9k", "during_split": "test", "final_splits": ("test",)})
+  config.evaluate.update({"name": "msrvtt", "config": "9k", "selection_split": "test", "final_splits": ("test",)})
   steps = 200_000 * 256 // config.train.batch_size
   config.train.update({"num_steps": steps, "eval_every": steps // 20, "checkpoint_every": 1000})
 
@@ -52,7 +52,7 @@ def _downstream(config: ConfigDict) -> None:
 def demo(config: ConfigDict) -> None:
   """600 steps of 64 clips: six passes over all of them, 600 over a hundredth."""
   post_pretrain.demo(config)
-  config.evaluate.update({"name": "", "config": "", "during_split": "validation", "final_splits": ("test",)})
+  config.evaluate.update({"name": "", "config": "", "selection_split": "validation", "final_splits": ("test",)})
   config.train.update({"batch_size": 64, "num_steps": 600, "eval_every": 60, "checkpoint_every": 300})
 
 
@@ -65,7 +65,7 @@ def smoke(config: ConfigDict) -> None:
 
 def share(percent: int, config: ConfigDict) -> None:
   """A part of the clips."""
-  config.data.share = percent / 100
+  config.data.fraction = percent / 100
 
 
 VARIANTS: dict[str, variants.Variant] = {

@@ -32,7 +32,7 @@ def b16(config: ConfigDict) -> None:
   """Longer texts, and a faster temperature."""
   common.fine_tuning_b16(config)
   config.data.text_length = 70
-  config.optimizer.rate_multipliers.logit_scale = 10.0
+  config.optimizer.lr_multipliers.logit_scale = 10.0
 
 
 VARIANTS = {"b32": b32, "b16": b16, **common.FINE_TUNING_VARIANTS}

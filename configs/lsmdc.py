@@ -1,7 +1,7 @@
 """Fine-tuning and evaluation on LSMDC: clips of movies and what is described for the blind.
 
 Ten passes over 101,000 clips. The public lists of the method name no validation clips, so the best checkpoint is chosen
-by the test split; --config.evaluate.during_split=validation uses the owner's, where it was built.
+by the test split; --config.evaluate.selection_split=validation uses the owner's, where it was built.
 
 | variant | is |
 |---|---|
@@ -22,7 +22,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config = common.fine_tuning()
   config.data.update({"name": "lsmdc", "config": "default"})
   config.train.update({"epochs": 10, "eval_every": 790, "checkpoint_every": 395})  # steps: one pass, and half of it
-  config.evaluate.update({"during_split": "test", "final_splits": ("test",)})
+  config.evaluate.update({"selection_split": "test", "final_splits": ("test",)})
   return common.apply_variants(config, arg, VARIANTS)
 
 

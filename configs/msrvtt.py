@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config = common.fine_tuning()
   config.data.update({"name": "msrvtt", "config": "9k"})
   config.train.update({"epochs": 100, "eval_every": 355, "checkpoint_every": 355})  # steps: five passes over the videos
-  config.evaluate.update({"during_split": "test", "final_splits": ("test",)})
+  config.evaluate.update({"selection_split": "test", "final_splits": ("test",)})
   return common.apply_variants(config, arg, VARIANTS)
 
 

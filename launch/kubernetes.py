@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from clipvip_jax.utils.cli import AGAIN, plainly
+from clipvip_jax.utils.cli import RESTART_EXIT_CODES, exit_on_error
 from clipvip_jax.utils.errors import UserError
 from launch import common
 
@@ -34,7 +34,7 @@ _SMALL_CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 _WORKERS, _CONTAINER = "workers", "train"
 _PORT = 8476  # of the coordinator, where JAX does not choose it
 # A process whose neighbour never came ends with 134 (JAX aborts), one whose node went down or was full with 137.
-_NOT_ITS_FAULT = (*AGAIN, 134, 137)
+_NOT_ITS_FAULT = (*RESTART_EXIT_CODES, 134, 137)
 
 
 def tpu_nodes(generation: str, topology: str) -> tuple[int, int]:
@@ -215,4 +215,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  plainly(main)
+  exit_on_error(main)

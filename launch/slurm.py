@@ -14,10 +14,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from clipvip_jax.utils.cli import AGAIN, plainly
+from clipvip_jax.utils.cli import RESTART_EXIT_CODES, exit_on_error
 from launch import common
 
-_QUEUE_AGAIN = " || ".join(f"code == {code}" for code in AGAIN)
+_QUEUE_AGAIN = " || ".join(f"code == {code}" for code in RESTART_EXIT_CODES)
 # srun answers with the highest exit code of its tasks. A task that fails makes SLURM end the others, some of them with
 # 143, so every failure is turned into one above it: else a run that always fails would be queued again for ever.
 _TASK = f"""trap : TERM
@@ -100,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  plainly(main)
+  exit_on_error(main)

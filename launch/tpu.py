@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from clipvip_jax.utils.cli import AGAIN, plainly
+from clipvip_jax.utils.cli import RESTART_EXIT_CODES, exit_on_error
 from clipvip_jax.utils.errors import UserError
 from launch import common
 
@@ -201,7 +201,7 @@ def supervise(tpu: Slice, tail: Sequence[str], max_restarts: int, pause: float) 
       time.sleep(pause)
     elif code == _LOST:
       raise UserError(f"no connection in {_PATIENCE} attempts; the run may go on, and the same command goes back to it")
-    elif code in AGAIN:
+    elif code in RESTART_EXIT_CODES:
       print(f"exit code {code}: saved and ended from outside, or stuck; starting again", flush=True)
       number += 1
     else:
@@ -260,4 +260,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  plainly(main)
+  exit_on_error(main)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import IO
 
-from clipvip_jax.utils.cli import TERMINATED
+from clipvip_jax.utils.cli import EXIT_TERMINATED
 
 # Seconds between two looks at the log, and bytes of it for one who comes later.
 _LOOK, _RECENT = 0.2, 4000
@@ -45,7 +45,7 @@ def run(folder: pathlib.Path, number: str, command: Sequence[str]) -> int:
     (folder / "number").write_text(number)
   _show_until_end(log, shown, folder / "lock")
   # Without a code the machine went down under the run: it goes on from its newest checkpoint, as after SIGTERM.
-  return int(_read(folder / "exit") or TERMINATED)
+  return int(_read(folder / "exit") or EXIT_TERMINATED)
 
 
 def _take(lock: IO[str]) -> bool:

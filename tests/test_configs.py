@@ -93,7 +93,7 @@ def test_fine_tuning_holds_the_papers_numbers():
       c = recipe.get_config(variant)
       o, d, t = c.optimizer, c.data, c.train
       assert (o.learning_rate, o.weight_decay, o.clip_norm, o.warmup_ratio, c.loss) == (1e-6, 0.2, 1, 0.01, "vs")
-      found[name, variant] = (t.epochs, t.batch_size, d.num_frames, d.text_length, o.rate_multipliers.logit_scale)
+      found[name, variant] = (t.epochs, t.batch_size, d.num_frames, d.text_length, o.lr_multipliers.logit_scale)
   assert found == {
     ("msrvtt", "b32"): (100, 128, 12, 50, 1),
     ("msrvtt", "b16"): (100, 128, 12, 50, 1),
@@ -152,7 +152,7 @@ def test_variants_say_what_the_paper_compares():
 def test_shares_of_a_corpus_are_trained_on_for_the_same_number_of_clips_and_searched_downstream():
   for variant, steps in (("10%", 200_000), ("b16,10%", 400_000)):
     config = data_scale.get_config(variant)
-    assert (config.data.name, config.data.share, config.evaluate.name) == ("hdvila", 0.1, "msrvtt")
+    assert (config.data.name, config.data.fraction, config.evaluate.name) == ("hdvila", 0.1, "msrvtt")
     assert config.train.num_steps == steps and steps * config.train.batch_size == 51_200_000
   assert data_scale.get_config("demo,1%").evaluate.name == ""
 

@@ -80,13 +80,13 @@ CHIPS = {
 }
 
 
-def of_kind(kind: str) -> Chip | None:
+def chip_of_kind(kind: str) -> Chip | None:
   """The chip that JAX calls so, as in "NVIDIA H100 80GB HBM3"; None: an unknown one."""
   known = [chip for chip in CHIPS.values() if kind == chip.kind or (not chip.is_tpu and kind.startswith(chip.kind))]
   return known[0] if known else None
 
 
-def parse(topology: str) -> tuple[Chip, int]:
+def parse_topology(topology: str) -> tuple[Chip, int]:
   """(chip, how many of them) of a name such as `v5e:4x8` or `h100:8`.
 
   Raises:
@@ -123,7 +123,7 @@ def devices(topology: str) -> Sequence[Any]:
   Raises:
     UserError: no such topology, or libtpu is missing.
   """
-  chip, count = parse(topology)
+  chip, count = parse_topology(topology)
   import jax
 
   jax.config.update("jax_platforms", "cpu")

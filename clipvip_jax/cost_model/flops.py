@@ -165,7 +165,7 @@ def _there_and_back(layers: Sequence[Layer], config: Any) -> int:
 
 def _again(layers: Sequence[Layer], config: Any) -> int:
   """What accumulation and rematerialisation repeat."""
-  total = sum(layer.forward for layer in layers) if config.train.accumulate > 1 else 0
+  total = sum(layer.forward for layer in layers) if config.train.num_microbatches > 1 else 0
   if config.model.remat:
     total += sum(layer.again for layer in layers[_trained_from(layers, config) :])
   return total

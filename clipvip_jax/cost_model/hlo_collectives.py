@@ -69,7 +69,7 @@ _CHAIN = re.compile(r'\bchain_id="\d+"')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
-def read(hlo: str, devices: int) -> list[Collective]:
+def read_collectives(hlo: str, devices: int) -> list[Collective]:
   """The collectives of a compiled program.
 
   A loop multiplies by its number of turns where the compiler knows it; else it counts once.
@@ -191,12 +191,12 @@ def _width(kind: str) -> int:
   return max(1, int(bits[0]) // 8) if bits else 1
 
 
-def total(found: Iterable[Collective]) -> float:
+def total_bytes(found: Iterable[Collective]) -> float:
   """Bytes that each chip sends in a step."""
   return sum(one.sent for one in found)
 
 
-def needed(config: Any, mesh: Mesh, params: Any) -> list[Collective]:
+def required_collectives(config: Any, mesh: Mesh, params: Any) -> list[Collective]:
   """What the method needs: every gradient summed once, features gathered and their gradients scattered once.
 
   On an fsdp axis, parameters are gathered for a pass forward and stay so for the one back, and gradients are scattered
@@ -226,10 +226,10 @@ def _of_features(config: Any, group: int) -> list[Collective]:
 def _of_parameters(config: Any, mesh: Mesh, params: Any) -> list[Collective]:
   """Of each parameter a chip holds, after its tensor axis has split it, 1 / fsdp or all."""
   data, fsdp = mesh.shape[sharding.DATA], mesh.shape[sharding.FSDP]
-  passes = 1 + (config.train.accumulate > 1)
+  passes = 1 + (config.train.num_microbatches > 1)
   summed, scattered, gathered = {1: 0, fsdp: 0}, 0, 0
   for name, x in traverse_util.flatten_dict(params, sep="/").items():
-    spec = sharding.partition(name, x.shape, mesh)
+    spec = sharding.partition_spec(name, x.shape, mesh)
     held = 4 * math.prod(x.shape) // (mesh.shape[sharding.TENSOR] if sharding.TENSOR in spec else 1)
     trained = not optimizer.is_frozen(name, config.optimizer.frozen)
     if sharding.FSDP in spec and fsdp > 1:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from clipvip_jax.utils.duration import duration
+from clipvip_jax.utils.duration import format_duration
 
 _NAME = 38  # columns
 
@@ -90,7 +90,7 @@ def _time(report: Mapping[str, Any]) -> list[str]:
     *rows,
     _row("bound by " + bound, f"{1e3 * seconds[bound]:,.3f} ms")
     + f": {rate:,.0f} clips a second, {report['mfu']:.0%} of peak",
-    f"compiled in {duration(report['seconds_to_compile'])}",
+    f"compiled in {format_duration(report['seconds_to_compile'])}",
   ]
 
 

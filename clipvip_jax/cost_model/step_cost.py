@@ -18,7 +18,7 @@ from clipvip_jax.models import clip_vip
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES, Loss
-from clipvip_jax.training.train_step import init_state, jitted_step
+from clipvip_jax.training.train_step import init_state, jit_train_step
 
 
 class TooLarge(Exception):
@@ -88,7 +88,7 @@ def measure(config: Any, mesh: Mesh) -> Cost:
   optimizer.check_names(config.optimizer, state.params)
   # CPU devices only stand in: nothing runs there, so the compiler need not make it fast.
   options = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
-  step, started = jitted_step(config, model, loss, chain, rate, mesh, state), time.monotonic()
+  step, started = jit_train_step(config, model, loss, chain, rate, mesh, state), time.monotonic()
   try:
     compiled = step.lower(state, batch).compile(options)
   except jax.errors.JaxRuntimeError as error:
@@ -101,8 +101,8 @@ def measure(config: Any, mesh: Mesh) -> Cost:
     memory=_memory(compiled.memory_analysis(), mesh, state, batch),
     flops=analysis["flops"],
     hbm_bytes=analysis["bytes accessed"],
-    collectives=hlo_collectives.read(compiled.as_text(), mesh.size),
-    needed=hlo_collectives.needed(config, mesh, state.params),
+    collectives=hlo_collectives.read_collectives(compiled.as_text(), mesh.size),
+    needed=hlo_collectives.required_collectives(config, mesh, state.params),
     counted=flops.step(config),
     seconds=seconds,
   )
@@ -133,7 +133,7 @@ def _memory(analysis: Any, mesh: Mesh, state: TrainState, batch: Mapping[str, An
 
 def _held(mesh: Mesh, tree: Any) -> float:
   """Bytes of a part of the state on one chip."""
-  placed = sharding.of_state(mesh, tree)
+  placed = sharding.state_shardings(mesh, tree)
   sizes = jax.tree.map(lambda x, where: math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize, tree, placed)
   return sum(jax.tree.leaves(sizes))
 
@@ -143,7 +143,7 @@ def fits(used: float, chip: Chip) -> bool:
   return used <= chip.usable * chip.hbm
 
 
-def seconds_of(cost: Cost, chip: Chip, count: int, *, loops: bool) -> dict[str, float]:
+def step_seconds(cost: Cost, chip: Chip, count: int, *, loops: bool) -> dict[str, float]:
   """Seconds of a step by what a chip computes, reads and writes, and sends; the largest bounds the step.
 
   Args:
@@ -163,7 +163,7 @@ def share_that_fits(points: Mapping[int, float], chip: Chip, multiple: int) -> i
 
   Args:
     points: clips of a chip -> bytes of it.
-    multiple: of which the answer must be one: `train.accumulate`.
+    multiple: of which the answer must be one: `train.num_microbatches`.
   """
   (few, least), (many, most) = sorted(points.items())
   slope = (most - least) / (many - few)

@@ -22,7 +22,7 @@ import jax
 from jax._src import distributed  # its key-value store has no public name
 from jax._src.lib import _jax
 
-from clipvip_jax.utils.cli import STUCK
+from clipvip_jax.utils.cli import EXIT_HUNG
 from clipvip_jax.utils.errors import UserError
 
 # Seconds: for all processes to come, and after which JAX counts one as lost that is silent (watchdog.py is sooner).
@@ -38,7 +38,7 @@ _kept: list[Any] = []  # handlers, which C knows and Python must not forget
 _round = itertools.count()  # every exchange has a name of its own; all processes make the same ones
 
 
-def join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
   """Joins the processes of a launch into one; what is None, JAX finds in SLURM's, Cloud TPU's or MPI's environment.
 
   A process that does not come within JOIN seconds ends the others, and JAX names it.
@@ -65,7 +65,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     ) from error
   if jax.process_index():
     name_process_0_where_jax_aborts(jax.process_index(), str(distributed.global_state.coordinator_address))
-  say("alive")
+  publish_status("alive")
 
 
 def name_process_0_where_jax_aborts(process: int, coordinator: str) -> None:
@@ -83,7 +83,7 @@ def name_process_0_where_jax_aborts(process: int, coordinator: str) -> None:
       if isinstance(error, ConnectionError | TimeoutError | socket.gaierror) or error.errno in _UNREACHABLE:
         words = f"process {process}: process 0, which holds the launch together, is no more ({error})"
         os.write(2, f"error: {words}\n".encode())
-        os._exit(STUCK)
+        os._exit(EXIT_HUNG)
     faulthandler.dump_traceback()
 
   _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted))
@@ -116,7 +116,7 @@ def _store() -> Any:
   return distributed.global_state.client
 
 
-def exchange(text: str) -> list[str]:
+def allgather_text(text: str) -> list[str]:
   """Every process' text, in their order. All processes of the launch must call it.
 
   Raises:
@@ -130,7 +130,7 @@ def exchange(text: str) -> list[str]:
     _store().wait_at_barrier(here.replace("/", "_"), _PATIENCE * 1000)
   except jax.errors.JaxRuntimeError as error:
     absent = sorted(set(range(jax.process_count())) - _read(here).keys())
-    raise UserError(f"{named(absent)} did not come within {_PATIENCE} s; see the output there") from error
+    raise UserError(f"{format_processes(absent)} did not come within {_PATIENCE} s; see the output there") from error
   return [text for _, text in sorted(_read(here).items())]
 
 
@@ -139,24 +139,24 @@ def _read(folder: str) -> dict[int, str]:
   return {int(key.rsplit("/", 1)[1]): text for key, text in _store().key_value_dir_get(folder)}
 
 
-def named(processes: Sequence[int]) -> str:
+def format_processes(processes: Sequence[int]) -> str:
   """`process 1`, `processes 1, 2`."""
   return f"process{'es' if len(processes) > 1 else ''} {', '.join(map(str, processes))}"
 
 
-def refuse_together(problem: str) -> None:
+def raise_on_all_processes(problem: str) -> None:
   """Ends all processes where one of them has a problem, "" being none. All processes must call it.
 
   Raises:
     UserError: the problem of the first process that has one.
   """
-  problems = exchange(problem)
+  problems = allgather_text(problem)
   for process, found in enumerate(problems):
     if found:
       raise UserError(found if len(problems) == 1 else f"process {process}: {found}")
 
 
-def say(state: str, words: str = "", process: int | None = None) -> None:
+def publish_status(state: str, words: str = "", process: int | None = None) -> None:
   """Tells all processes how this one is, "alive", "done" or "failed" with words, and that it said so now.
 
   Args:
@@ -167,19 +167,19 @@ def say(state: str, words: str = "", process: int | None = None) -> None:
   _store().key_value_set(f"clipvip_jax/state/{process}", text, allow_overwrite=True)
 
 
-def states() -> dict[int, list[Any]]:
+def read_statuses() -> dict[int, list[Any]]:
   """{process: [state, words, a number that is another whenever it said something]}."""
   return {process: json.loads(text) for process, text in _read("clipvip_jax/state").items()}
 
 
-def leave(code: int, words: str) -> NoReturn:
+def shutdown(code: int, words: str) -> NoReturn:
   """Ends this process of a launch of several, after an error.
 
   The way out through the interpreter's end would wait for the others, which wait for this one. Process 0 leaves last:
   with it goes what the others hear of each other by.
   """
   try:
-    say("failed", words)
+    publish_status("failed", words)
     if jax.process_index() == 0:
       _see_off()
   except jax.errors.JaxRuntimeError:
@@ -195,7 +195,7 @@ def _see_off() -> None:
   heard: dict[int, tuple[Any, float]] = {}
   deadline = time.monotonic() + _LEAVE
   while (now := time.monotonic()) < deadline:
-    for process, said in states().items():
+    for process, said in read_statuses().items():
       if process not in heard or heard[process][0] != said:
         heard[process] = said, now
     if all(said[0] != "alive" or now - when > _SILENT for said, when in heard.values()):

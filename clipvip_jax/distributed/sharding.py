@@ -78,22 +78,22 @@ def make_mesh(config: Mapping[str, int] | None = None, devices: Sequence[Any] | 
     return Mesh(grid, AXES, axis_types=types)
 
 
-def split_over_batch(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
   """The leading axis split over the mesh."""
   return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
-def on_every_device(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
   """A whole copy on each device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def whole(mesh: Mesh, tree: Any) -> Any:
+def replicate(mesh: Mesh, tree: Any) -> Any:
   """A copy of split arrays on each device. All processes must call it."""
-  return jax.jit(lambda tree: tree, out_shardings=on_every_device(mesh))(tree)
+  return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
 
 
-def partition(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
   """Where a parameter of this name and shape is split, by RULES."""
   axes = next((axes for rule, axes in RULES if re.search(rf"(^|/){rule}$", name)), ())
   if len(axes) != len(shape):
@@ -103,10 +103,10 @@ def partition(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
   )
 
 
-def of_state(mesh: Mesh, state: Any) -> Any:
+def state_shardings(mesh: Mesh, state: Any) -> Any:
   """The sharding of every array of a state (parameters, moments, counters), or of a part of it, by its name."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, x: NamedSharding(mesh, partition(_name(path), x.shape, mesh)), state
+    lambda path, x: NamedSharding(mesh, partition_spec(_name(path), x.shape, mesh)), state
   )
 
 
@@ -114,14 +114,14 @@ def _name(path: tuple[Any, ...]) -> str:
   return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
-def gathered(mesh: Mesh, params: Any) -> Any:
+def gather_params(mesh: Mesh, params: Any) -> Any:
   """Parameters whole along fsdp, as the towers need them; their gradients are split again where they are summed.
 
   Without it the compiler may leave parameters where they are and move activations instead.
   """
 
   def one(path, x):
-    spec = partition(_name(path), x.shape, mesh)
+    spec = partition_spec(_name(path), x.shape, mesh)
     whole = PartitionSpec(*(None if axis == FSDP else axis for axis in spec))
     return _gathered(x, NamedSharding(mesh, spec), NamedSharding(mesh, whole))
 
@@ -160,13 +160,13 @@ def check_batch_size(batch_size: int, field: str, shape: Mapping[str, int]) -> N
     )
 
 
-def data_share(mesh: Mesh) -> tuple[int, int]:
+def data_shard(mesh: Mesh) -> tuple[int, int]:
   """(index, count): which of how many equal shares of every batch this process loads.
 
   Processes whose devices hold the same rows, as parts of one tensor axis, load the same share.
   """
   count = mesh.shape[DATA] * mesh.shape[FSDP]
-  rows = split_over_batch(mesh).devices_indices_map((count,))
+  rows = batch_sharding(mesh).devices_indices_map((count,))
   held: dict[int, set[int]] = {}
   device: Any
   for device, (row,) in rows.items():
@@ -176,15 +176,15 @@ def data_share(mesh: Mesh) -> tuple[int, int]:
 
 
 def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """This process' share of a batch (see `data_share`) -> global arrays, split over the mesh."""
-  sharding, (_, count) = split_over_batch(mesh), data_share(mesh)
+  """This process' share of a batch (see `data_shard`) -> global arrays, split over the mesh."""
+  sharding, (_, count) = batch_sharding(mesh), data_shard(mesh)
   return {
     key: jax.make_array_from_process_local_data(sharding, value, (len(value) * count, *value.shape[1:]))
     for key, value in batch.items()
   }
 
 
-def over_batch(mesh: Mesh, loss: Callable) -> Callable:
+def sharded_loss(mesh: Mesh, loss: Callable) -> Callable:
   """A loss of features [B, E] that are split over the mesh: each device computes the rows of its own clips."""
   split = PartitionSpec(BATCH)
   return jax.shard_map(

@@ -1,7 +1,7 @@
 """Ends a run that stands still, or that waits for a process that is no more, with words, in place of a silent night.
 
-A thread looks every few seconds at what the run last reported with `alive`, and at the other processes of the launch.
-A run has one watchdog as it has one log, so whoever makes progress reports it without being handed anything.
+A thread looks every few seconds at what the run last reported with `report_progress`, and at the other
+processes of the launch. A run has one watchdog as it has one log, so whoever makes progress reports it without being handed anything.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any, Self
 import jax
 
 from clipvip_jax.distributed import coordination
-from clipvip_jax.utils.cli import STUCK
+from clipvip_jax.utils.cli import EXIT_HUNG
 from clipvip_jax.utils.errors import Terminated
 from clipvip_jax.utils.log import printable
 
@@ -33,7 +33,7 @@ _FOLLOW_SECONDS = 15.0
 _last = (0.0, "")  # when, what
 
 
-def alive(doing: str) -> None:
+def report_progress(doing: str) -> None:
   """Reports progress: what the run does from now on."""
   global _last
   _last = (time.monotonic(), doing)
@@ -56,27 +56,27 @@ class Watchdog:
     self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
   def __enter__(self) -> Self:
-    alive("starting")
+    report_progress("starting")
     self._thread.start()
     return self
 
   def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
     """Leaves the run; after an error that another process' loss may have caused, that process is looked for first."""
     if self._several and isinstance(error, jax.errors.JaxRuntimeError | ValueError | RuntimeError):
-      alive(f"ending after an error: {error}")
+      report_progress(f"ending after an error: {error}")
       self._silence = _LOST_AFTER_ERROR
       time.sleep(_LOST_AFTER_ERROR + 3 * _LOOK_SECONDS)  # the thread ends the process if one is lost
     self._over.set()
     self._thread.join()
     if self._several and (kind is None or isinstance(error, Terminated)):
-      coordination.say("done")
+      coordination.publish_status("done")
 
   def _watch(self) -> None:
     while not self._over.wait(_LOOK_SECONDS):
       when, doing = _last
       still = time.monotonic() - when
       if self._patience and still > self._patience:
-        self._end(f"no progress for {still:.0f} s (host.stuck_after={self._patience:g}); last: {doing}")
+        self._end(f"no progress for {still:.0f} s (host.watchdog_timeout={self._patience:g}); last: {doing}")
       if self._several and (lost := self._lost()):
         self._end(f"{lost}; here: {doing}")
 
@@ -84,8 +84,8 @@ class Watchdog:
     """Which process is no more, in words; "": none."""
     now = time.monotonic()
     try:
-      coordination.say("alive")
-      states = coordination.states()
+      coordination.publish_status("alive")
+      states = coordination.read_statuses()
     except jax.errors.JaxRuntimeError as error:
       return f"process 0, which holds the launch together, does not answer ({error})"
     for process, said in states.items():
@@ -97,7 +97,7 @@ class Watchdog:
         self._heard[process] = said, now
       elif state == "alive" and now - when > self._silence:
         words = f"was not heard of for {now - when:.0f} s: killed, or its host is gone"
-        coordination.say("lost", words, process)
+        coordination.publish_status("lost", words, process)
         return f"process {process} {words}"
       elif state == "failed" and now - when > _FOLLOW_SECONDS:
         return f"process {process} failed: {words}"
@@ -107,7 +107,7 @@ class Watchdog:
     """Says what is wrong, shows where every thread stands, and ends the process, whatever its threads wait for."""
     words = f"process {jax.process_index()}: {words}"
     print(f"error: {printable(words)}", file=sys.stderr, flush=True)
-    hanging = threading.Timer(_LAST_WORDS_SECONDS, os._exit, [STUCK])
+    hanging = threading.Timer(_LAST_WORDS_SECONDS, os._exit, [EXIT_HUNG])
     hanging.start()
     faulthandler.dump_traceback()
     path = self._folder / f"stuck_process_{jax.process_index()}.txt"
@@ -116,5 +116,5 @@ class Watchdog:
       faulthandler.dump_traceback(file)
     hanging.cancel()
     if self._several:
-      coordination.leave(STUCK, words)
-    os._exit(STUCK)
+      coordination.shutdown(EXIT_HUNG, words)
+    os._exit(EXIT_HUNG)

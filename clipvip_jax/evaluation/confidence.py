@@ -19,7 +19,7 @@ _SEED = 0
 _AT_ONCE = 2**20  # numbers in memory
 
 
-def interval(
+def bootstrap_interval(
   hits: Bool[np.ndarray, " q"], videos: Int[np.ndarray, " q"], resamples: int = RESAMPLES, seed: int = _SEED
 ) -> list[float]:
   """[low, high]: the 95% percentile bootstrap interval of the share of hits. The same input gives the same numbers.
@@ -53,7 +53,7 @@ def _resampled(
   return found
 
 
-def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def mean_and_sd(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """Mean and sample standard deviation over runs of every number of trees that are alike.
 
   Returns:
@@ -64,7 +64,7 @@ def spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   for name, value in runs[0].items():
     values: list[Any] = [run.get(name) for run in runs]
     if isinstance(value, Mapping):
-      found[name] = spread([other if isinstance(other, Mapping) else {} for other in values])
+      found[name] = mean_and_sd([other if isinstance(other, Mapping) else {} for other in values])
     elif all(isinstance(other, int | float) and math.isfinite(other) for other in values):
       sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
       found[name] = {"mean": float(np.mean(values)), "sd": sd}

@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from clipvip_jax.distributed import sharding
-from clipvip_jax.distributed.watchdog import alive
+from clipvip_jax.distributed.watchdog import report_progress
 from clipvip_jax.evaluation import retrieval
-from clipvip_jax.evaluation.split_embeddings import Embeddings
-from clipvip_jax.input_pipeline.batching import Clips
+from clipvip_jax.evaluation.split_embeddings import SplitEmbeddings
+from clipvip_jax.input_pipeline.batching import ClipBatcher
 from clipvip_jax.input_pipeline.corpus import Corpus, Texts
-from clipvip_jax.input_pipeline.pipeline import Order, Source, batches
+from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, batches
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
 from clipvip_jax.models.clip_vip import ClipVip
 
@@ -29,7 +29,7 @@ class SplitResult:
 
   metrics: dict[str, Any]
   similarity: Float[np.ndarray, "n v"]
-  embeddings: Embeddings
+  embeddings: SplitEmbeddings
 
 
 class Evaluator:
@@ -38,7 +38,7 @@ class Evaluator:
   def __init__(self, model: ClipVip, mesh: Mesh, corpus: Corpus, tokenizer: Tokenizer, config: Any):
     """`config`: the whole configuration."""
     self._mesh, self._corpus, self._tokenizer, self._config = mesh, corpus, tokenizer, config
-    everywhere = sharding.on_every_device(mesh)
+    everywhere = sharding.replicated(mesh)
 
     def embed(method):
       def apply(params, pixels_or_ids, index):
@@ -55,7 +55,7 @@ class Evaluator:
   def features(self, params: Any, split: str) -> tuple[Float[np.ndarray, "v e"], Float[np.ndarray, "n e"]]:
     """(videos in the records' order, queries in that of `Corpus.texts`) of a split."""
     config = self._config
-    clips = Clips(
+    clips = ClipBatcher(
       source=self._corpus.source(split),
       tokenizer=self._tokenizer,
       texts={},
@@ -64,12 +64,12 @@ class Evaluator:
       text_length=config.data.text_length,
       fast_decode=config.data.fast_decode,
     )
-    order = Order(len(clips.source), config.evaluate.batch_size)
+    order = RecordSampler(len(clips.source), config.evaluate.batch_size)
     found = batches(
-      [Source(clips, order)],
+      [WeightedStream(clips, order)],
       num_steps=order.steps_per_epoch,
       num_workers=config.host.num_workers,
-      share=sharding.data_share(self._mesh),
+      share=sharding.data_shard(self._mesh),
     )
     pixels = ((batch["video"], batch["record"]) for batch in found)
     queries = self._texts(split).queries
@@ -80,7 +80,7 @@ class Evaluator:
 
   def _ids(self, queries: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """This process' share of every batch of queries: ids, and which queries they are; -1 is padding."""
-    size, (share, count) = self._config.evaluate.batch_size, sharding.data_share(self._mesh)
+    size, (share, count) = self._config.evaluate.batch_size, sharding.data_shard(self._mesh)
     for start in range(0, len(queries), size):
       index = start + share * (size // count) + np.arange(size // count)
       texts = [queries[i] if i < len(queries) else "" for i in index]
@@ -95,27 +95,27 @@ class Evaluator:
     """
     features = np.full((count, self._config.model.embed_dim), np.nan, np.float32)
     for batch, (values, index) in enumerate(found):
-      alive(f"embedding {what}, batch {batch}")
+      report_progress(f"embedding {what}, batch {batch}")
       arrays = sharding.shard_batch(self._mesh, {"values": values, "index": index})
       rows, places = map(np.asarray, embed(params, arrays["values"], arrays["index"]))
       real = places >= 0
       features[places[real]] = rows[real]
     return features
 
-  def embeddings(self, params: Any, split: str) -> Embeddings:
+  def embeddings(self, params: Any, split: str) -> SplitEmbeddings:
     """The features of a split, with its texts."""
     videos, queries = self.features(params, split)
     texts = self._texts(split)
     silent = sum(not captions for captions in texts.captions) if self._config.data.caption else 0
     counts = {**self._corpus.coverage(split), "missing_captions": silent}
-    return Embeddings(split, videos, queries, texts.ids, texts.queries, texts.labels, texts.twins, counts)
+    return SplitEmbeddings(split, videos, queries, texts.ids, texts.queries, texts.labels, texts.twins, counts)
 
   def split(self, params: Any, split: str) -> SplitResult:
-    """Retrieval metrics of a split: see `measure`."""
-    return measure(self.embeddings(params, split))
+    """Retrieval metrics of a split: see `measure_retrieval`."""
+    return measure_retrieval(self.embeddings(params, split))
 
 
-def measure(found: Embeddings) -> SplitResult:
+def measure_retrieval(found: SplitEmbeddings) -> SplitResult:
   """Retrieval metrics: both directions, plain and with dual softmax, and the twins.
 
   Every query is asked on its own; a video is answered by the best of its own. `size` counts the clips, `expected`

@@ -71,7 +71,7 @@ _TEST_SETS = (
 )
 
 
-def find(corpus: str, split: str) -> list[dict[str, str | float]]:
+def published_rows(corpus: str, split: str) -> list[dict[str, str | float]]:
   """Published rows of a test set, none where nothing is known of it.
 
   Args:

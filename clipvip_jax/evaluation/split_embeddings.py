@@ -24,7 +24,7 @@ _COUNTS = ("expected", "missing", "missing_captions")
 
 
 @dataclasses.dataclass(frozen=True)
-class Embeddings:
+class SplitEmbeddings:
   """What a model makes of a split.
 
   Attributes:
@@ -86,7 +86,7 @@ def _distinct(rows: Float[np.ndarray, "n e"]) -> tuple[Float[np.ndarray, "m e"],
   return rows[np.unique(which, return_index=True)[1]], which
 
 
-def write(path: pathlib.Path, found: Embeddings) -> None:
+def write_embeddings(path: pathlib.Path, found: SplitEmbeddings) -> None:
   """Writes the file, whole or not at all; the same embeddings give the same bytes.
 
   Raises:
@@ -106,7 +106,7 @@ def write(path: pathlib.Path, found: Embeddings) -> None:
   npz.write(path, contents)
 
 
-def read(path: pathlib.Path) -> Embeddings:
+def read_embeddings(path: pathlib.Path) -> SplitEmbeddings:
   """Reads and checks the file.
 
   Raises:
@@ -132,7 +132,7 @@ def read(path: pathlib.Path) -> Embeddings:
   counts = dict(zip(_COUNTS, arrays["counts"].tolist(), strict=True))
   labels, twins = arrays["labels"].tolist(), arrays["twins"].tolist()
   ids, queries = texts["ids"], texts["texts"]
-  return Embeddings(
+  return SplitEmbeddings(
     texts["split"][0], arrays["videos"], arrays["queries"], ids, queries, labels, twins, counts, about or {}
   )
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.evaluation import evaluator, split_embeddings
-from clipvip_jax.evaluation.split_embeddings import Embeddings
+from clipvip_jax.evaluation.split_embeddings import SplitEmbeddings
 from clipvip_jax.inference import embedding_model
 from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.corpus import Corpus, check_protocol, open_corpus
@@ -40,7 +40,7 @@ _ABOUT = {"model": dict, "num_params": int, "corpus": dict, "config": dict, "pre
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluated:
+class EvaluationTarget:
   """One model, or what it has left.
 
   Attributes:
@@ -54,15 +54,15 @@ class Evaluated:
 
   name: str
   about: dict[str, Any]
-  splits: Mapping[str, Callable[[], Embeddings]]
+  splits: Mapping[str, Callable[[], SplitEmbeddings]]
   kept: bool = False
-  model: embedding_model.Model | None = None
+  model: embedding_model.EmbeddingModel | None = None
   corpus: Corpus | None = None
   config: ConfigDict | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class EvaluationOptions:
   """What a command says; None, and an empty text, where it does not."""
 
   dataset: str
@@ -79,15 +79,15 @@ class Options:
   tokenizer: str | None = None
 
 
-def from_model(source: str, options: Options) -> Evaluated:
+def from_model(source: str, options: EvaluationOptions) -> EvaluationTarget:
   """A model of any SOURCE on a corpus, checked and loaded; nothing is computed yet.
 
   Raises:
     UserError: the source, the corpus or an option does not fit.
   """
-  weights = sources.read(source)
+  weights = sources.read_weights(source)
   if weights.run is not None:  # whose embeddings of position would be resized in silence
-    load_params.check_fit(weights.params, clip_vip.parameter_shapes(weights.config), source)
+    load_params.check_complete(weights.params, clip_vip.parameter_shapes(weights.config), source)
   config = configuration(weights, options)
   if not config.data.tokenizer:
     vocabulary = weights.config.text.vocab_size
@@ -109,14 +109,14 @@ def from_model(source: str, options: Options) -> Evaluated:
   config.model = model.config.model
   about = _about(model, corpus, config)
   if weights.run is not None:
-    about["run"] = config_tree.plain(weights.run)
+    about["run"] = config_tree.to_json_dict(weights.run)
   assert model.tokenizer is not None  # it has a name
   found = evaluator.Evaluator(model.net, mesh, corpus, model.tokenizer, config)
 
-  def embed(name: str) -> Embeddings:
+  def embed(name: str) -> SplitEmbeddings:
     return dataclasses.replace(found.embeddings(model.params, name), about=about)
 
-  return Evaluated(
+  return EvaluationTarget(
     name=source,
     about=about,
     splits={name: functools.partial(embed, name) for name in config.evaluate.final_splits},
@@ -126,7 +126,7 @@ def from_model(source: str, options: Options) -> Evaluated:
   )
 
 
-def configuration(weights: sources.Weights, options: Options) -> ConfigDict:
+def configuration(weights: sources.Weights, options: EvaluationOptions) -> ConfigDict:
   """The sections model, data, evaluate and host of an evaluation; of the model, dtype alone is decided.
 
   Raises:
@@ -184,12 +184,12 @@ def _complete(run: ConfigDict, source: str) -> ConfigDict:
   return config
 
 
-def _about(model: embedding_model.Model, corpus: Corpus, config: ConfigDict) -> dict[str, Any]:
+def _about(model: embedding_model.EmbeddingModel, corpus: Corpus, config: ConfigDict) -> dict[str, Any]:
   return {
     "model": {"source": model.source, "identity": model.identity},
     "num_params": sum(x.size for x in jax.tree.leaves(model.params)),
     "corpus": {"name": corpus.name, **corpus.metadata},
-    "config": config_tree.plain(config),
+    "config": config_tree.to_json_dict(config),
     "preprocessing": {
       "frames": f"{config.data.num_frames} of each clip, evenly spread: int(linspace(0, n - 1, T))",
       "size": f"squashed to {config.model.image_size} x {config.model.image_size} pixels, bicubic, no antialiasing",
@@ -202,12 +202,12 @@ def _about(model: embedding_model.Model, corpus: Corpus, config: ConfigDict) -> 
   }
 
 
-def from_files(path: pathlib.Path, options: Any) -> list[Evaluated]:
+def from_files(path: pathlib.Path, options: Any) -> list[EvaluationTarget]:
   """What evaluations have kept: a file of embeddings, or a workdir with those of one model or several.
 
   Args:
     path: as it was named.
-    options: `split` and `protocol` of `Options`.
+    options: `split` and `protocol` of `EvaluationOptions`.
 
   Raises:
     UserError: there is none, it cannot be read, or not all is of one model.
@@ -224,9 +224,9 @@ def from_files(path: pathlib.Path, options: Any) -> list[Evaluated]:
   return [_kept(files, options.split, options.protocol) for files in found if files]
 
 
-def _kept(paths: Sequence[pathlib.Path], split: str | None, protocol: str | None) -> Evaluated:
+def _kept(paths: Sequence[pathlib.Path], split: str | None, protocol: str | None) -> EvaluationTarget:
   """The splits of one model."""
-  read = [(path, split_embeddings.read(path)) for path in paths]
+  read = [(path, split_embeddings.read_embeddings(path)) for path in paths]
   about = read[0][1].about
   for path, found in read:
     if split and found.split != split:
@@ -247,10 +247,10 @@ def _kept(paths: Sequence[pathlib.Path], split: str | None, protocol: str | None
     check_protocol(config["evaluate"]["protocol"], found.ids, found.labels, str(path), _PROTOCOL)
   log.info("embeddings of %s", ", ".join(str(path) for path in paths))
   splits = {found.split: functools.partial(lambda found: found, found) for _, found in read}
-  return Evaluated(", ".join(map(str, paths)), about, splits, kept=True)
+  return EvaluationTarget(", ".join(map(str, paths)), about, splits, kept=True)
 
 
-def check_alike(all_evaluated: Sequence[Evaluated]) -> None:
+def check_comparable(all_evaluated: Sequence[EvaluationTarget]) -> None:
   """Refuses models that cannot be runs of one experiment: all but seed and folders must be the same.
 
   Runs may start from runs that differ so, as PRETRAIN/seed_0 and PRETRAIN/seed_1: `init_from` may differ by the seeds.
@@ -292,12 +292,12 @@ def _same_but_for_seeds(a: dict[str, Any], b: dict[str, Any]) -> bool:
   return all(x == y or (x, y) == seeds for x, y in pairs)
 
 
-def _questions(found: Embeddings) -> tuple[list[str], list[str], list[int]]:
+def _questions(found: SplitEmbeddings) -> tuple[list[str], list[str], list[int]]:
   return found.ids, found.texts, found.labels
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, str]:
-  flat_a, flat_b = dict(config_tree.flat(a)), dict(config_tree.flat(b))
+  flat_a, flat_b = dict(config_tree.flatten(a)), dict(config_tree.flatten(b))
   free = {"seed", "data.prepare", "data.tokenizer", "model.attention"}
   free |= {"init_from"} if _same_but_for_seeds(flat_a, flat_b) else set()
   return {

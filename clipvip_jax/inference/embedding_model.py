@@ -26,7 +26,7 @@ from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer, load_tokenizer
 from clipvip_jax.models import clip_vip
-from clipvip_jax.utils.duration import duration
+from clipvip_jax.utils.duration import format_duration
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import quiet_libtpu
 from clipvip_jax.weights import load_params, sources
@@ -38,7 +38,7 @@ _TEXT_BUCKET = 8  # texts are padded to a multiple of this many tokens, so that 
 _SECONDS_BETWEEN_LINES = 2.0
 
 
-class Model:
+class EmbeddingModel:
   """Both towers with their weights on the devices.
 
   Attributes:
@@ -55,7 +55,7 @@ class Model:
     self._mesh = sharding.make_mesh()
     self._batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
     self.net = clip_vip.from_config(config.model)
-    everywhere, split = sharding.on_every_device(self._mesh), sharding.split_over_batch(self._mesh)
+    everywhere, split = sharding.replicated(self._mesh), sharding.batch_sharding(self._mesh)
 
     def embed(method: str):
       return jax.jit(
@@ -158,7 +158,10 @@ def _with_progress(rows: Iterable[np.ndarray], total: int, show: bool) -> Iterat
     now = time.monotonic()
     if show and now - last > _SECONDS_BETWEEN_LINES:
       last, speed = now, done / (now - started)
-      print(f"{done}/{total} videos | {speed:.1f} videos/s | {duration((total - done) / speed)} left", file=sys.stderr)
+      print(
+        f"{done}/{total} videos | {speed:.1f} videos/s | {format_duration((total - done) / speed)} left",
+        file=sys.stderr,
+      )
     yield row
 
 
@@ -175,7 +178,7 @@ def load(
   tokenizer: str | None = None,
   dtype: str | None = None,
   batch_size: int = 32,
-) -> Model:
+) -> EmbeddingModel:
   """Weights of any source as a model that embeds; see `clipvip_jax.weights.sources` for what a source may be.
 
   Args:
@@ -198,7 +201,7 @@ def load(
   asked = {"num_frames": num_frames, "image_size": image_size, "text_length": text_length, "batch_size": batch_size}
   for name, value in {**asked, "vision_heads": vision_heads, "text_heads": text_heads}.items():
     checked_size(value, name)
-  weights = sources.read(source, Hints(activation, vision_heads, text_heads))
+  weights = sources.read_weights(source, Hints(activation, vision_heads, text_heads))
   return from_weights(
     weights,
     num_frames=num_frames,
@@ -221,7 +224,7 @@ def from_weights(
   tokenizer: str | None = None,
   dtype: str | None = None,
   batch_size: int = 32,
-) -> Model:
+) -> EmbeddingModel:
   """The model of weights that were read; see `load`, which raises the same errors."""
   # Weights are not bound to the devices that they were trained on.
   sizes = {name: value for name, value in weights.config.to_dict().items() if name != "attention"}
@@ -241,7 +244,7 @@ def from_weights(
       f"num_frames={config.data.num_frames} is more than the {config.model.text.positions} positions of"
       " temporal='sequence'"
     )
-  return Model(weights.source, config, _place(weights, config), _tokenizer(weights, tokenizer), batch_size)
+  return EmbeddingModel(weights.source, config, _place(weights, config), _tokenizer(weights, tokenizer), batch_size)
 
 
 def _place(weights: sources.Weights, config: ConfigDict) -> Any:
@@ -249,9 +252,9 @@ def _place(weights: sources.Weights, config: ConfigDict) -> Any:
   if config.data.text_length < 2:
     raise UserError(f"text_length={config.data.text_length} must be at least 2, for start and end")
   shapes = clip_vip.parameter_shapes(config.model)
-  fitted = load_params.fit(weights, load_params.shapes_by_name(shapes))
-  load_params.check_fit(fitted, shapes, weights.source)
-  everywhere = sharding.on_every_device(sharding.make_mesh())
+  fitted = load_params.fit_to_shapes(weights, load_params.shapes_by_name(shapes))
+  load_params.check_complete(fitted, shapes, weights.source)
+  everywhere = sharding.replicated(sharding.make_mesh())
   return traverse_util.unflatten_dict(load_params.to_devices(fitted, dict.fromkeys(fitted, everywhere)), sep="/")
 
 

@@ -15,7 +15,7 @@ from clipvip_jax.utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Index:
+class VideoIndex:
   """N videos that could be read, and those that could not.
 
   Attributes:
@@ -35,7 +35,7 @@ class Index:
   reasons: list[str]
 
 
-def write(path: pathlib.Path, index: Index) -> None:
+def write_index(path: pathlib.Path, index: VideoIndex) -> None:
   """Writes the file, whole or not at all; the same index gives the same bytes.
 
   Raises:
@@ -52,7 +52,7 @@ def write(path: pathlib.Path, index: Index) -> None:
   npz.write(path, contents)
 
 
-def read(path: pathlib.Path) -> Index:
+def read_index(path: pathlib.Path) -> VideoIndex:
   """Reads and checks the file.
 
   Raises:
@@ -75,4 +75,4 @@ def read(path: pathlib.Path) -> Index:
     counts["reasons"],
   ):
     raise UserError(f"{path} is no index of videos: {len(features)} features, and {counts}")
-  return Index(features, texts["videos"], texts["source"][0], texts["identity"][0], texts["bad"], texts["reasons"])
+  return VideoIndex(features, texts["videos"], texts["source"][0], texts["identity"][0], texts["bad"], texts["reasons"])

@@ -28,7 +28,7 @@ Layout = Mapping[str, tuple[tuple[int, ...], Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Clips:
+class ClipBatcher:
   """How records become arrays.
 
   Attributes:

@@ -15,7 +15,7 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 from clipvip_jax.input_pipeline import workers
-from clipvip_jax.input_pipeline.batching import Arrays, Clips
+from clipvip_jax.input_pipeline.batching import Arrays, ClipBatcher
 from clipvip_jax.input_pipeline.mixture import schedule
 from clipvip_jax.utils.errors import UserError
 
@@ -27,7 +27,7 @@ _THREADS = _BUFFERED_BATCHES = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Order:
+class RecordSampler:
   """Which record stands where. A last batch that is not full is padded with no record, -1, instead of dropped.
 
   Attributes:
@@ -64,18 +64,20 @@ class Order:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class WeightedStream:
   """Where batches come from: how its records become arrays, in which order, and how often it has its turn."""
 
-  clips: Clips
-  order: Order
+  clips: ClipBatcher
+  order: RecordSampler
   weight: float = 1.0
 
 
 class Tasks(Sequence):
   """What this process has to load for every step from the first on: (source, its (epoch, record))."""
 
-  def __init__(self, sources: Sequence[Source], first_step: int, num_steps: int, share: tuple[int, int] = (0, 1)):
+  def __init__(
+    self, sources: Sequence[WeightedStream], first_step: int, num_steps: int, share: tuple[int, int] = (0, 1)
+  ):
     """`share`: which of how many equal shares of every global batch."""
     self._orders = [source.order for source in sources]
     self._weights = [source.weight for source in sources]
@@ -97,7 +99,7 @@ class Tasks(Sequence):
 
 
 def batches(
-  sources: Sequence[Source],
+  sources: Sequence[WeightedStream],
   *,
   num_steps: int,
   first_step: int = 0,
@@ -128,7 +130,7 @@ def batches(
   return _with_source(found, tasks)
 
 
-def _threads(tasks: Sequence[workers.Task], clips: Sequence[Clips]) -> Iterator[Arrays]:
+def _threads(tasks: Sequence[workers.Task], clips: Sequence[ClipBatcher]) -> Iterator[Arrays]:
   """The tasks' batches, each filled by a thread of this process."""
   options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BUFFERED_BATCHES)
   dataset = grain.MapDataset.source(tasks).map(lambda task: clips[task[0]].batch(task[1]))

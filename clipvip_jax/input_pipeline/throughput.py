@@ -3,9 +3,9 @@
 import dataclasses
 import time
 
-from clipvip_jax.input_pipeline.batching import Clips
+from clipvip_jax.input_pipeline.batching import ClipBatcher
 from clipvip_jax.input_pipeline.corpus import Corpus
-from clipvip_jax.input_pipeline.pipeline import Order, Source, batches
+from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, batches
 from clipvip_jax.input_pipeline.tokenizer import load_tokenizer
 from clipvip_jax.utils.errors import UserError
 
@@ -22,7 +22,7 @@ class Throughput:
     return self.clips / self.seconds
 
 
-def training_clips(corpus: Corpus, split: str, num_frames: int = 12, image_size: int = 224) -> Clips:
+def training_clips(corpus: Corpus, split: str, num_frames: int = 12, image_size: int = 224) -> ClipBatcher:
   """A split's clips as training reads them: jittered frames and the fields `subtitle` and `caption`.
 
   Raises:
@@ -30,10 +30,10 @@ def training_clips(corpus: Corpus, split: str, num_frames: int = 12, image_size:
   """
   fields = {"subtitle": "subtitle", "caption": "caption"}
   corpus.check_fields(split, list(fields))
-  return Clips(corpus.source(split), load_tokenizer("clip"), fields, num_frames, image_size, 70, jitter_seed=0)
+  return ClipBatcher(corpus.source(split), load_tokenizer("clip"), fields, num_frames, image_size, 70, jitter_seed=0)
 
 
-def throughput(clips: Clips, batch_size: int = 16, num_workers: int = 0, seconds: float = 5.0) -> Throughput:
+def throughput(clips: ClipBatcher, batch_size: int = 16, num_workers: int = 0, seconds: float = 5.0) -> Throughput:
   """Loads shuffled batches for about so many seconds, and throws them away.
 
   Args:
@@ -50,8 +50,8 @@ def throughput(clips: Clips, batch_size: int = 16, num_workers: int = 0, seconds
       raise UserError(f"{name}={value} must be at least {least}")
   if not len(clips.source):
     raise UserError("the split holds no records to measure with")
-  order = Order(len(clips.source), batch_size, seed=0)
-  found = batches([Source(clips, order)], num_steps=2**40, num_workers=num_workers)
+  order = RecordSampler(len(clips.source), batch_size, seed=0)
+  found = batches([WeightedStream(clips, order)], num_steps=2**40, num_workers=num_workers)
   for _ in range(2 * max(1, num_workers)):  # until every worker runs and its memory is there
     next(found)
   count, started = 0, time.perf_counter()

@@ -152,7 +152,7 @@ class JsonTokenizer(Tokenizer):
     path = pathlib.Path(path)
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
-      with atomic_write.whole(path) as partial:
+      with atomic_write.atomic_path(path) as partial:
         partial.write_text(self._json.to_str(pretty=True), encoding="utf-8")
     except OSError as error:
       raise UserError(f"cannot write the tokenizer to {path}: {error.strerror}; give a file that can be") from error

@@ -310,7 +310,7 @@ def encode_h264(
     raise ValueError(f"frames {frames.shape}: expected [T, H, W, 3] with T >= 1 and even H and W")
   exact = {"fflags": "+bitexact"}  # leaves the library's version out of the file
   with (
-    atomic_write.whole(pathlib.Path(path)) as temporary,
+    atomic_write.atomic_path(pathlib.Path(path)) as temporary,
     av.open(os.fspath(temporary), "w", format="mp4", container_options=exact) as container,
   ):
     stream = container.add_stream("libx264", rate=fps)

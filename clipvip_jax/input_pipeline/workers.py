@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from clipvip_jax.input_pipeline import preprocessing
-from clipvip_jax.input_pipeline.batching import Arrays, Clips, size, views
+from clipvip_jax.input_pipeline.batching import Arrays, ClipBatcher, size, views
 from clipvip_jax.utils.errors import UserError
 
 # Batches that a worker has to do: the one that it fills, and the next, so that it never waits for this process.
@@ -128,7 +128,7 @@ def _anonymous_file() -> int:
     return os.dup(file.fileno())
 
 
-def run(tasks: Sequence[Task], sources: Sequence[Clips], count: int) -> Iterator[Arrays]:
+def run(tasks: Sequence[Task], sources: Sequence[ClipBatcher], count: int) -> Iterator[Arrays]:
   """The tasks' batches in their order, filled by `count` processes in turn.
 
   Raises:
@@ -162,7 +162,7 @@ def _work(there: Any, pickled: bytes) -> None:
     signal.signal(ending, signal.SIG_IGN)
   preprocessing.limit_threads()
   memories: dict[int, mmap.mmap] = {}
-  sources: list[Clips] = pickle.loads(pickled)
+  sources: list[ClipBatcher] = pickle.loads(pickled)
   try:
     while True:
       (source, slots), number, new = there.recv()
@@ -175,7 +175,7 @@ def _work(there: Any, pickled: bytes) -> None:
     return  # the other process has ended, or wants no more
 
 
-def _fill(clips: Clips, slots: list[tuple[int, int]], memory: mmap.mmap) -> Exception | None:
+def _fill(clips: ClipBatcher, slots: list[tuple[int, int]], memory: mmap.mmap) -> Exception | None:
   """Fills a batch; gives the error that stopped it, with its traceback as a note, since that does not travel."""
   try:
     clips.batch(slots, views(np.frombuffer(memory, np.uint8), clips.layout(len(slots))))

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from clipvip_jax.models.proxy_attention import IMPLEMENTATIONS
-from clipvip_jax.models.temporal import SequenceTransformer, each_frame, mean_pooling, unit
+from clipvip_jax.models.temporal import SequenceTransformer, each_frame, l2_normalize, mean_pooling
 from clipvip_jax.models.text import TextTower
 from clipvip_jax.models.transformer import ACTIVATIONS
 from clipvip_jax.models.vision import EMBEDDING_INITS, VisionTower
@@ -23,10 +23,10 @@ INITIAL_LOGIT_SCALE = 4.60
 
 # How frames become one video: the paper's method, and the baselines that it compares itself with.
 TEMPORAL = {
-  "proxies": lambda model, video: unit(model.vision(video)),
-  "full": lambda model, video: unit(model.vision(video)),  # the tower's blocks differ
-  "sequence": lambda model, video: unit(mean_pooling(model.sequence(each_frame(model.vision, video)))),
-  "mean": lambda model, video: unit(mean_pooling(each_frame(model.vision, video))),
+  "proxies": lambda model, video: l2_normalize(model.vision(video)),
+  "full": lambda model, video: l2_normalize(model.vision(video)),  # the tower's blocks differ
+  "sequence": lambda model, video: l2_normalize(mean_pooling(model.sequence(each_frame(model.vision, video)))),
+  "mean": lambda model, video: l2_normalize(mean_pooling(each_frame(model.vision, video))),
 }
 # Those in which the vision tower sees one frame at a time.
 _BY_FRAME = ("sequence", "mean")
@@ -53,7 +53,7 @@ class ClipVip(nn.Module):
 
   def embed_text(self, ids: Int[Array, "b s"]) -> Float[Array, "b e"]:
     """Token ids, start and end included -> unit features."""
-    return unit(self.text(ids))
+    return l2_normalize(self.text(ids))
 
   def proxy_attention(self, video: Float[Array, "b t s s 3"]) -> Float[Array, "b m t l"]:
     """What each proxy looks at: shares of its attention in the last block, on every patch of every frame, float32.

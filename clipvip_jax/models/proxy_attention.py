@@ -29,7 +29,7 @@ def has_cudnn(dtype: Any) -> bool:
   return is_cuda and float(device.compute_capability) >= _OLDEST_CUDNN
 
 
-def choose(implementation: str, dtype: Any) -> str:
+def resolve_implementation(implementation: str, dtype: Any) -> str:
   """One of IMPLEMENTATIONS -> "xla" or "cudnn".
 
   Raises:
@@ -140,7 +140,7 @@ def proxy_guided(
   return jnp.concatenate([_by_heads(proxies), by_frame if fused else _by_heads(by_frame)], axis=1)
 
 
-def of_one(
+def single_query_attention(
   query: Float[Array, "b 1 h d"], key: Float[Array, "b n h d"], value: Float[Array, "b n h d"], sees: Bool[Array, "b n"]
 ) -> Float[Array, "b 1 h d"]:
   """One token of each sample attends to those that it sees."""

@@ -15,7 +15,7 @@ from clipvip_jax.models.proxy_attention import full
 from clipvip_jax.models.transformer import Transformer
 
 
-def unit(x: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
+def l2_normalize(x: Float[Array, "*b e"]) -> Float[Array, "*b e"]:
   """x / |x| along the last axis, in float32."""
   x = x.astype(jnp.float32)
   return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
@@ -29,7 +29,7 @@ def each_frame(image_features: Callable[[Array], Array], video: Float[Array, "b 
 
 def mean_pooling(frames: Float[Array, "b t e"]) -> Float[Array, "b e"]:
   """Frames' features at unit length, averaged. Not yet of unit length itself."""
-  return einops.reduce(unit(frames), "b t e -> b e", "mean")
+  return einops.reduce(l2_normalize(frames), "b t e -> b e", "mean")
 
 
 class SequenceTransformer(nn.Module):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from clipvip_jax.models.proxy_attention import causal, choose
-from clipvip_jax.models.transformer import Reader, TokenDense, Transformer, layer_norm
+from clipvip_jax.models.proxy_attention import causal, resolve_implementation
+from clipvip_jax.models.transformer import TokenDense, TokenReadout, Transformer, layer_norm
 
 # How the embeddings of tokens and positions start. "clip": as CLIP's. "scratch": large, for random weights; a single
 # word that tells two texts apart is then heard from the start, also by a small model.
@@ -48,9 +48,9 @@ class TextTower(nn.Module):
     tokens = (embedding[ids] + position[: ids.shape[1]]).astype(self.dtype)
     sizes = self.layers, self.heads, self.mlp, self.activation, self.dtype, self.remat
     transformer = Transformer(*sizes, name="transformer")
-    pattern = functools.partial(causal, implementation=choose(self.attention, self.dtype))
+    pattern = functools.partial(causal, implementation=resolve_implementation(self.attention, self.dtype))
     end = jnp.argmax(ids, axis=1)
-    pooled = transformer(tokens, pattern, Reader(end, jnp.arange(ids.shape[1]) <= end[:, None]))[:, 0]
+    pooled = transformer(tokens, pattern, TokenReadout(end, jnp.arange(ids.shape[1]) <= end[:, None]))[:, 0]
     pooled = layer_norm(self.dtype, "final_norm")(pooled)
     projection = TokenDense(self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection")
     return projection(pooled)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from clipvip_jax.models.proxy_attention import of_one
+from clipvip_jax.models.proxy_attention import single_query_attention
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -78,7 +78,7 @@ class TokenDense(nn.Module):
 
 
 @flax.struct.dataclass
-class Reader:
+class TokenReadout:
   """The one token of each sample that is read from a tower's last block, which computes no other.
 
   Attributes:
@@ -103,7 +103,7 @@ class Attention(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b n d"], reader: Reader | None = None) -> Float[Array, "b q d"]:
+  def __call__(self, x: Float[Array, "b n d"], reader: TokenReadout | None = None) -> Float[Array, "b q d"]:
     width = x.shape[-1]
 
     def heads(name: str, x: Array) -> Array:
@@ -112,7 +112,7 @@ class Attention(nn.Module):
 
     query = heads("query", x if reader is None else reader.take(x)) * (width // self.heads) ** -0.5
     key, value = heads("key", x), heads("value", x)
-    y = self.pattern(query, key, value) if reader is None else of_one(query, key, value, reader.sees)
+    y = self.pattern(query, key, value) if reader is None else single_query_attention(query, key, value, reader.sees)
     y = einops.rearrange(y, "b n h d -> b n (h d)")
     return TokenDense(width, std=(2 * self.layers * width) ** -0.5, dtype=self.dtype, name="out")(y)
 
@@ -144,7 +144,7 @@ class Block(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b n d"], reader: Reader | None = None) -> Float[Array, "b q d"]:
+  def __call__(self, x: Float[Array, "b n d"], reader: TokenReadout | None = None) -> Float[Array, "b q d"]:
     attention = Attention(self.heads, self.layers, self.pattern, self.dtype, name="attention")
     attended = attention(layer_norm(self.dtype, "attention_norm")(x), reader)
     x = (x if reader is None else reader.take(x)) + attended
@@ -172,7 +172,7 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b n d"], pattern: AttentionPattern, reader: Reader | None = None
+    self, x: Float[Array, "b n d"], pattern: AttentionPattern, reader: TokenReadout | None = None
   ) -> Float[Array, "b q d"]:
     """All tokens, or the one of `reader`."""
     block_type = nn.remat(Block) if self.remat else Block

@@ -15,8 +15,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from clipvip_jax.models.proxy_attention import choose, full, proxy_guided, proxy_weights
-from clipvip_jax.models.transformer import AttentionPattern, Reader, TokenDense, Transformer, dense, layer_norm
+from clipvip_jax.models.proxy_attention import full, proxy_guided, proxy_weights, resolve_implementation
+from clipvip_jax.models.transformer import AttentionPattern, TokenDense, TokenReadout, Transformer, dense, layer_norm
 
 
 def resize_time(time: Float[Array, "t0 d"], num_frames: int) -> Float[Array, "t d"]:
@@ -102,7 +102,7 @@ class VisionTower(nn.Module):
     unseen = watch is None  # what is watched is neither traced once for all blocks nor computed again
     sizes = self.layers, self.heads, self.mlp, self.activation, self.dtype, self.remat and unseen, unseen
     # The class token sees everything under every pattern. What is watched is all proxies.
-    reader = Reader(jnp.zeros(len(tokens), jnp.int32), jnp.ones(tokens.shape[:2], bool)) if unseen else None
+    reader = TokenReadout(jnp.zeros(len(tokens), jnp.int32), jnp.ones(tokens.shape[:2], bool)) if unseen else None
     tokens = Transformer(*sizes, name="transformer")(tokens, self._pattern(video.shape[1], watch), reader)
     pooled = layer_norm(self.dtype, "post_norm")(tokens[:, 0])
     projection = TokenDense(self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection")
@@ -110,7 +110,7 @@ class VisionTower(nn.Module):
 
   def _pattern(self, num_frames: int, watch: Callable[[Array], None] | None) -> AttentionPattern:
     tokens: dict[str, Any] = {"num_proxies": 1 + self.added_proxies, "num_frames": num_frames}
-    implementation = choose(self.attention, self.dtype)
+    implementation = resolve_implementation(self.attention, self.dtype)
     way = full if self.full_attention else functools.partial(proxy_guided, **tokens)
     pattern: AttentionPattern = functools.partial(way, implementation=implementation)
     if watch is None:

@@ -1,7 +1,7 @@
 """What the proxies of the vision tower look at, drawn over the frames. In a notebook:
 
   model = clipvip_jax.load("build/demo")
-  plt.imshow(attention_maps.picture(model, "cat.mp4"))
+  plt.imshow(attention_maps.draw_video(model, "cat.mp4"))
 
 Letters: M proxies, the class token first, T frames, S side in pixels, L = G^2 patches of a frame, H and W of a picture.
 """
@@ -28,7 +28,9 @@ _HEAT = 0.65  # how much of a pixel is heat, and not the frame
 _GAP = 4  # pixels between the pictures of a grid
 
 
-def measure(net: clip_vip.ClipVip, params: Any, video: Float[np.ndarray, "t s s 3"]) -> Float[np.ndarray, "m t l"]:
+def proxy_attention(
+  net: clip_vip.ClipVip, params: Any, video: Float[np.ndarray, "t s s 3"]
+) -> Float[np.ndarray, "m t l"]:
   """The share of each proxy's attention, in the last block, that falls on each patch; the rest falls on proxies.
 
   It computes on one device, so that one process of several can call it alone.
@@ -42,24 +44,24 @@ def _attention(net: clip_vip.ClipVip, params: Any, video: jax.Array) -> Any:
   return net.apply({"params": params}, video, method="proxy_attention")
 
 
-def names(count: int) -> list[str]:
+def proxy_names(count: int) -> list[str]:
   """Of `count` proxies."""
   return ["class token", *(f"proxy {i}" for i in range(1, count))]
 
 
-def picture(model: Any, video: Any) -> UInt8[np.ndarray, "h w 3"]:
-  """A video as `grid`. `model` is what `clipvip_jax.load` gives; `video` is whatever it embeds.
+def draw_video(model: Any, video: Any) -> UInt8[np.ndarray, "h w 3"]:
+  """A video as `draw_grid`. `model` is what `clipvip_jax.load` gives; `video` is whatever it embeds.
 
   Raises:
     UserError: the video cannot be read.
   """
   num_frames = model.config.data.num_frames
-  attention = measure(clip_vip.from_config(model.config.model), model.params, model.read(video))
-  return grid(attention, read_media.read_frames(video, num_frames))
+  attention = proxy_attention(clip_vip.from_config(model.config.model), model.params, model.read(video))
+  return draw_grid(attention, read_media.read_frames(video, num_frames))
 
 
-def grid(attention: Float[np.ndarray, "m t l"], frames: Sequence[Any]) -> UInt8[np.ndarray, "h w 3"]:
-  """One row with the T frames, and below it one a proxy, in the order of `names`; frames as for `overlays`."""
+def draw_grid(attention: Float[np.ndarray, "m t l"], frames: Sequence[Any]) -> UInt8[np.ndarray, "h w 3"]:
+  """One row with the T frames, and below it one a proxy, in the order of `proxy_names`; frames as for `overlays`."""
   shown = drawn(frames)
   rows = np.concatenate([shown[None], overlays(attention, shown)])
   rows = np.pad(rows, ((0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0)), constant_values=255)
@@ -111,7 +113,7 @@ def heat_colours() -> UInt8[np.ndarray, "256 3"]:
   return cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
 
 
-def of_record(net: clip_vip.ClipVip, params: Any, record: dict[str, Any], config: Any) -> dict[str, Any]:
+def record_attention(net: clip_vip.ClipVip, params: Any, record: dict[str, Any], config: Any) -> dict[str, Any]:
   """A record's frames, as evaluation sees them, with what each proxy looks at: `attention` of `report.write_report`.
 
   Args:
@@ -124,7 +126,7 @@ def of_record(net: clip_vip.ClipVip, params: Any, record: dict[str, Any], config
   frames = [bytes(stored[i]) for i in uniform_frames(len(stored), config.data.num_frames)]
   decoded = [preprocessing.decode_jpeg(frame, f"a frame of {name}") for frame in frames]
   video = np.stack([preprocessing.resize_normalize(frame, config.model.image_size) for frame in decoded])
-  attention = measure(net, params, video)
+  attention = proxy_attention(net, params, video)
   shown = uniform_frames(len(frames), min(_SHOWN, len(frames)))
   small = drawn(decoded)
   maps = overlays(attention, small)
@@ -140,7 +142,7 @@ def of_record(net: clip_vip.ClipVip, params: Any, record: dict[str, Any], config
         "share": float(shares[m].sum()),
         "frames": [{"share": float(shares[m, i]), "jpeg": _jpeg(maps[m, i])} for i in shown],
       }
-      for m, proxy in enumerate(names(len(attention)))
+      for m, proxy in enumerate(proxy_names(len(attention)))
     ],
   }
 

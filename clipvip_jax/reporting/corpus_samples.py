@@ -43,7 +43,7 @@ def write_samples(path: pathlib.Path, corpus: Corpus, split: str, *, count: int,
     epoch=0,
     samples=[_sample(_record(corpus, source, index), index, num_frames, seed) for index in chosen],
   )
-  pages.write(path, page, "--html")
+  pages.write_page(path, page, "--html")
 
 
 def _record(corpus: Corpus, source: Any, index: int) -> dict[str, Any]:

@@ -28,20 +28,20 @@ def _read(name: str) -> str:
   return importlib.resources.files("clipvip_jax.reporting").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def save(path: pathlib.Path, page: str) -> None:
+def save_page(path: pathlib.Path, page: str) -> None:
   """Writes a page that is whole or not there. Raises OSError; what stood at `path` before stays as it was."""
-  with atomic_write.whole(path) as temporary:
+  with atomic_write.atomic_path(path) as temporary:
     # "replace": half a surrogate pair in one caption must not cost the page
     temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
 
 
-def write(path: pathlib.Path, page: str, flag: str) -> None:
+def write_page(path: pathlib.Path, page: str, flag: str) -> None:
   """Writes a page that is whole or not there. Raises UserError, naming the flag, where it cannot be written."""
   path = path.resolve()  # what a link points to is replaced, not the link
   if path.exists() and not path.is_file():
     raise UserError(f"{flag}={path} is no regular file; name one that is, or is not there yet")
   try:
-    save(path, page)
+    save_page(path, page)
   except OSError as error:
     raise UserError(f"{flag}={path} cannot be written: {error.strerror}") from error
 

@@ -22,7 +22,7 @@ _STRIP = 6  # frames of each
 _WATCHED = 3  # videos of which attention is drawn
 
 
-def for_report(net: ClipVip, params: Any, corpus: Corpus, result: SplitResult, config: Any) -> dict[str, Any]:
+def report_examples(net: ClipVip, params: Any, corpus: Corpus, result: SplitResult, config: Any) -> dict[str, Any]:
   """`examples` and `attention` of `report.write_report`; any process may call it alone.
 
   Args:
@@ -34,18 +34,18 @@ def for_report(net: ClipVip, params: Any, corpus: Corpus, result: SplitResult, c
   """
   found = result.embeddings
   source = corpus.source(found.split)
-  chosen = choose(result.similarity, found.labels, config.evaluate.num_examples)
+  chosen = choose_queries(result.similarity, found.labels, config.evaluate.num_examples)
   best = dict.fromkeys(found.labels[query] for kind, query in chosen if kind == "best")
   return {
     "examples": [_example(source, result, kind, query) for kind, query in chosen],
     "attention": [
-      {"split": found.split, **attention_maps.of_record(net, params, source[video], config)}
+      {"split": found.split, **attention_maps.record_attention(net, params, source[video], config)}
       for video in list(best)[:_WATCHED]
     ],
   }
 
 
-def choose(similarity: ArrayLike, labels: ArrayLike, count: int) -> list[tuple[str, int]]:
+def choose_queries(similarity: ArrayLike, labels: ArrayLike, count: int) -> list[tuple[str, int]]:
   """[N, V], [N] -> (kind, query) of `count` queries, or of all N; about a third of each kind, and none twice.
 
   The best have the smallest ranks and, of equal ones, the largest margins between the right video and the best wrong

@@ -36,21 +36,21 @@ def write_report(
     path: the HTML file; its folder must exist.
     results: {"splits": {name: {"size", "expected", "missing", "queries", "duplicate_queries", "missing_captions",
       "plain", "dsl", "twins", "rank_histogram"}}, "published": {name: rows}, "step", "best_step", "num_params",
-      "config", "preprocessing", "versions"}: what `evaluator.measure` and `published_results.find` return, as
-      results.json holds it. Whatever is absent is left out of the page or shown as a dash.
+      "config", "preprocessing", "versions"}: what `evaluator.measure_retrieval` and `published_results.published_rows` return,
+      as results.json holds it. Whatever is absent is left out of the page or shown as a dash.
     history: {"kind": "train", "step", "loss"} and {"kind": "eval", "step", "split", "metrics": one split's
       results}, in any order. Of two entries for one step the later one counts.
     examples: {"split", "kind": "best" | "worst" | "typical", "query", "rank", "top": [{"place", "id", "score", "right",
       "frames": [JPEG bytes]}]}, best video first. They are shown as they come: the caller chooses the queries.
     attention: {"split", "id", "num_frames", "shown": [indices of frames], "frames": [JPEG bytes], "proxies": [{"name",
-      "share", "frames": [{"share", "jpeg"}]}]}, as `attention_maps.of_record` gives it.
+      "share", "frames": [{"share", "jpeg"}]}]}, as `attention_maps.record_attention` gives it.
 
   Raises:
     OSError: the folder is absent or cannot be written; KeyError: an entry of history, examples or attention lacks a key
       named above. A report that stood at `path` before stays as it was.
   """
   page = pages.render("report.html.jinja", **_view(results, list(history), examples, attention))
-  pages.save(pathlib.Path(path), page)
+  pages.save_page(pathlib.Path(path), page)
 
 
 def _view(
@@ -69,7 +69,7 @@ def _view(
     "examples": [_example(example, splits) for example in examples],
     "attention": [_attention(entry) for entry in attention],
     "details": [
-      {"title": title, "rows": [(name, shown(value)) for name, value in config_tree.flat(results[key])]}
+      {"title": title, "rows": [(name, shown(value)) for name, value in config_tree.flatten(results[key])]}
       for key, title in _DETAILS.items()
       if results.get(key)
     ],
@@ -199,12 +199,12 @@ def shown(value: Any) -> str:
 
 def _charts(history: list[Mapping[str, Any]], best_step: int | None) -> Iterator[dict[str, Any]]:
   """-> the charts for which the history holds a point: the loss, and the recalls of each split."""
-  steps, values = metrics_history.losses(history)
+  steps, values = metrics_history.loss_curve(history)
   if steps:
     raw = Curve("raw", steps, values, "first", faint=True, marker=len(steps) == 1)
     smooth = Curve("smoothed", steps, charts.smoothed(values), "first")
     yield charts.lines("Training loss", "raw and smoothed, over optimiser steps", [raw, smooth])
-  for split, evaluated in metrics_history.evaluations(history).items():
+  for split, evaluated in metrics_history.evaluations_by_split(history).items():
     if recalls := _recall_curves(evaluated):
       note = f"{split}, percent, over optimiser steps"
       yield charts.lines("Text-to-video recall", note, recalls, top=100.0, best_step=best_step)
@@ -215,7 +215,7 @@ def _recall_curves(evaluated: Mapping[int, Mapping[str, Any]]) -> list[Curve]:
   wanted["twins accuracy"] = ("twins", "accuracy")
   found = []
   for (name, keys), series, dashes in zip(wanted.items(), charts.SERIES, ("-", "--", "-.", ":"), strict=True):
-    steps, values = metrics_history.percents(evaluated, *keys)
+    steps, values = metrics_history.percent_curve(evaluated, *keys)
     if steps:
       found.append(Curve(name, steps, values, series, dashes, marker=len(steps) <= 40))
   return found

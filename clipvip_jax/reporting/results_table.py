@@ -22,7 +22,7 @@ def lines(split: str, metrics: Mapping[str, Any], published: Sequence[Mapping[st
   Args:
     split: its name.
     metrics: as results.json holds them.
-    published: rows of `published_results.find`.
+    published: rows of `published_results.published_rows`.
   """
   rows = [
     _row(f"{direction}{kind_title}", metrics[kind][key])

@@ -9,7 +9,7 @@ from clipvip_jax.evaluation import confidence
 from clipvip_jax.reporting import charts, pages
 from clipvip_jax.reporting.report import MISSING
 from clipvip_jax.runs import metrics_history
-from clipvip_jax.runs.results import Run
+from clipvip_jax.runs.results import RunResults
 from clipvip_jax.utils import atomic_write
 
 # Column -> where a split's results hold it. Shown in percent.
@@ -23,19 +23,19 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 _LINES = [(series, dashes) for dashes in ("-", "--", ":") for series in charts.SERIES]
 
 
-def arm(runs: Mapping[int, Run]) -> dict[str, Any]:
+def arm(runs: Mapping[int, RunResults]) -> dict[str, Any]:
   """Finished runs of an arm by seed -> what study.json holds of it: see `study.write`."""
   return {
     "seeds": len(runs),
-    "splits": confidence.spread([run.splits for run in runs.values()]),
+    "splits": confidence.mean_and_sd([run.splits for run in runs.values()]),
     "curves": {str(seed): _curve(run.history) for seed, run in runs.items()},
   }
 
 
 def _curve(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
   """Step -> plain text-to-video R@1 in percent, on the split that the run was evaluated on."""
-  evaluated = next(iter(metrics_history.evaluations(history).values()), {})
-  return {str(step): value for step, value in zip(*metrics_history.percents(evaluated, *_RECALL), strict=True)}
+  evaluated = next(iter(metrics_history.evaluations_by_split(history).values()), {})
+  return {str(step): value for step, value in zip(*metrics_history.percent_curve(evaluated, *_RECALL), strict=True)}
 
 
 def _mean_curve(found: Iterable[Mapping[str, float]]) -> dict[int, float]:
@@ -60,7 +60,7 @@ def tables(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
   for title, group in comparison["groups"].items():
     for split in dict.fromkeys(split for arm in group.values() for split in arms[arm]["splits"]):
       values = {
-        name: {column: metrics_history.at(arms[arm]["splits"].get(split), keys) for column, keys in COLUMNS.items()}
+        name: {column: metrics_history.lookup(arms[arm]["splits"].get(split), keys) for column, keys in COLUMNS.items()}
         for name, arm in group.items()
       }
       columns = [column for column in COLUMNS if any(row[column] for row in values.values())]
@@ -82,11 +82,11 @@ def markdown(comparison: Mapping[str, Any]) -> str:
 
 def write(folder: pathlib.Path, comparison: Mapping[str, Any]) -> None:
   """study.md and study.html."""
-  with atomic_write.whole(folder / "study.md") as temporary:
+  with atomic_write.atomic_path(folder / "study.md") as temporary:
     temporary.write_text(markdown(comparison), encoding="utf-8")
   plots = [_chart(title, group, comparison["arms"]) for title, group in comparison["groups"].items()]
   page = pages.render("study.html.jinja", title="Study", tables=tables(comparison), charts=plots)
-  pages.save(folder / "study.html", page)
+  pages.save_page(folder / "study.html", page)
 
 
 def _chart(title: str, group: Mapping[str, str], arms: Mapping[str, Any]) -> dict[str, Any]:

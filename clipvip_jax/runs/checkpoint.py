@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from clipvip_jax.distributed.coordination import exchange
+from clipvip_jax.distributed.coordination import allgather_text
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -26,7 +26,7 @@ SCORE = "text_to_video_R@1"
 _NOT_MEASURED = -1.0
 
 
-def abstract(state: TrainState) -> TrainState:
+def abstract_state(state: TrainState) -> TrainState:
   """Shapes, types and shardings of a state: what a checkpoint is restored onto."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
@@ -64,7 +64,7 @@ class Checkpoints:
     if jax.process_index() == 0:  # which moves them, so that no other finds them half moved
       steps = _steps_on_disk(self._directory)
       damaged = [step for step in steps if np.isnan(_read_score(self._directory / str(step)))]
-    self._move_aside(json.loads(exchange(json.dumps(damaged))[0]))
+    self._move_aside(json.loads(allgather_text(json.dumps(damaged))[0]))
     return ocp.CheckpointManager(
       self._directory,
       options=self._options,
@@ -117,7 +117,7 @@ class Checkpoints:
     return found[0] if found else None
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, int]]:
-    """(state, data position) of a step, placed as `like` (see `abstract`)."""
+    """(state, data position) of a step, placed as `like` (see `abstract_state`)."""
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()),
@@ -149,7 +149,7 @@ class Checkpoints:
         log.warning("checkpoint %d in %s cannot be read (%s)", step, self._directory, self._reason)
         continue
       # A file may be damaged for one process alone, which read a part of its own: nobody goes on from that step.
-      numbers = [int(text) for text in exchange(str(number))]
+      numbers = [int(text) for text in allgather_text(str(number))]
       if len(set(numbers)) > 1:
         restored = self.restore(steps[max(numbers)], like)
       self._put_aside(steps[: max(numbers)])

@@ -16,13 +16,13 @@ from clipvip_jax.utils import atomic_write
 Points = tuple[list[int], list[float]]  # steps, which grow, and values
 
 
-def losses(history: Iterable[Mapping[str, Any]]) -> Points:
+def loss_curve(history: Iterable[Mapping[str, Any]]) -> Points:
   """Of training."""
   by_step = {row["step"]: row.get("loss") for row in history if row["kind"] == "train"}
   return _points(by_step)
 
 
-def evaluations(history: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
+def evaluations_by_split(history: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
   """Split -> step -> metrics as results.json holds them."""
   by_split: dict[str, dict[int, Mapping[str, Any]]] = {}
   for row in history:
@@ -31,13 +31,13 @@ def evaluations(history: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, Map
   return by_split
 
 
-def percents(evaluated: Mapping[int, Mapping[str, Any]], *keys: str) -> Points:
+def percent_curve(evaluated: Mapping[int, Mapping[str, Any]], *keys: str) -> Points:
   """A fraction in the metrics of one split, as ("plain", "text_to_video", "R@1"), in percent."""
-  steps, values = _points({step: at(metrics, keys) for step, metrics in evaluated.items()})
+  steps, values = _points({step: lookup(metrics, keys) for step, metrics in evaluated.items()})
   return steps, [100 * value for value in values]
 
 
-def at(tree: Any, keys: Iterable[str]) -> Any:
+def lookup(tree: Any, keys: Iterable[str]) -> Any:
   """{"a": {"b": 1}}, ("a", "b") -> 1; None where there is nothing."""
   for key in keys:
     tree = tree.get(key) if isinstance(tree, Mapping) else None
@@ -68,7 +68,7 @@ class History:
     self.rows = [row for row in _read_rows(path) if row["step"] <= step]
     self._file = None
     if write:
-      with atomic_write.whole(path) as temporary:
+      with atomic_write.atomic_path(path) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
       self._file = path.open("a", encoding="utf-8")
 

@@ -16,7 +16,7 @@ _CORPUS = ("name", "settings", "pixels", "annotations")
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunResults:
   """What a workdir holds: results.json, and the rows of metrics.jsonl, none where there is no such file."""
 
   folder: pathlib.Path
@@ -32,15 +32,15 @@ class Run:
   def corpus(self) -> dict[str, Any]:
     """Of what was evaluated: the fields of _CORPUS."""
     found = self.results.get("evaluated") or self.results.get("corpus") or {}
-    return dict(config_tree.flat({name: found[name] for name in _CORPUS if name in found}))
+    return dict(config_tree.flatten({name: found[name] for name in _CORPUS if name in found}))
 
   @property
   def config(self) -> dict[str, Any]:
     """`a.b` -> value."""
-    return dict(config_tree.flat(self.results.get("config") or {}))
+    return dict(config_tree.flatten(self.results.get("config") or {}))
 
 
-def read(folder: pathlib.Path) -> Run:
+def read_results(folder: pathlib.Path) -> RunResults:
   """Reads a workdir.
 
   Raises:
@@ -61,7 +61,7 @@ def read(folder: pathlib.Path) -> Run:
   problem = _wrong(results)
   if problem:
     raise UserError(f"{path} holds no results of ours: {problem}")
-  return Run(folder, results, _history(folder / "metrics.jsonl"))
+  return RunResults(folder, results, _history(folder / "metrics.jsonl"))
 
 
 def _wrong(results: Any) -> str | None:
@@ -82,7 +82,7 @@ def _history(path: pathlib.Path) -> list[dict[str, Any]]:
     rows = metrics_history.History(path, sys.maxsize, write=False).rows
     if not all(isinstance(row["step"], int) for row in rows):
       raise TypeError("a step is no number")
-    metrics_history.losses(rows), metrics_history.evaluations(rows)  # whether each row has what it must
+    metrics_history.loss_curve(rows), metrics_history.evaluations_by_split(rows)  # whether each row has what it must
   except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
     raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}): move it away") from error
   return rows

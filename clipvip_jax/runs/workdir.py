@@ -26,7 +26,7 @@ from clipvip_jax.utils.errors import UserError
 
 # What cannot change a result but for the order of sums: a run may be continued with other values.
 _FREE = re.compile(
-  r"(host|mesh)\..*|train\.accumulate|model\.attention|(data|evaluate)\.data_dir|data\.prepare|mix\.[^.]+\.data_dir"
+  r"(host|mesh)\..*|train\.num_microbatches|model\.attention|(data|evaluate)\.data_dir|data\.prepare|mix\.[^.]+\.data_dir"
 )
 
 
@@ -64,14 +64,14 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any], corpus: Mapping[str,
   Raises:
     UserError: the folder cannot be made or written.
   """
-  with writing(workdir):
+  with explain_write_errors(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     config_tree.write_json(workdir / "corpus.json", corpus)
     config_tree.write_json(workdir / "config.json", config)
 
 
 @contextlib.contextmanager
-def writing(workdir: pathlib.Path) -> Iterator[None]:
+def explain_write_errors(workdir: pathlib.Path) -> Iterator[None]:
   """A block that writes to the folder.
 
   Raises:
@@ -93,10 +93,10 @@ def check_same(workdir: pathlib.Path, what: str, wanted: Mapping[str, Any], flag
   if not path.exists():
     return
   try:
-    before = dict(config_tree.flat(json.loads(path.read_text(encoding="utf-8"))))
+    before = dict(config_tree.flatten(json.loads(path.read_text(encoding="utf-8"))))
   except (ValueError, AttributeError) as error:
     raise UserError(f"{path} cannot be read ({error}): name another {flag}") from error
-  now = dict(config_tree.flat(wanted))
+  now = dict(config_tree.flatten(wanted))
   absent = "absent"
   changed = [
     f"{name}: {before.get(name, absent)!r} there, {now.get(name, absent)!r} now"

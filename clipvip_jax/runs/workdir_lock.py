@@ -20,7 +20,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
-def held(folder: pathlib.Path) -> Iterator[None]:
+def workdir_lock(folder: pathlib.Path) -> Iterator[None]:
   """Holds the folder for this process; where the file system has no locks, it warns once and goes on without.
 
   The file stays behind, with host, process and start of who held it last. That it is there says nothing: the kernel

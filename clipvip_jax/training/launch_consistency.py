@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from clipvip_jax.distributed.coordination import exchange, refuse_together
+from clipvip_jax.distributed.coordination import allgather_text, raise_on_all_processes
 from clipvip_jax.runs import workdir
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
@@ -20,7 +20,7 @@ from clipvip_jax.utils.versions import code_digest
 _NOTICE_SECONDS = 60
 # Fields that may differ between hosts, as between two parts of a run, but for these: all processes delete together, and
 # run one program.
-_MUST_AGREE = re.compile(r"host\.keep_checkpoints|model\.attention|train\.accumulate|mesh\..*")
+_MUST_AGREE = re.compile(r"host\.keep_checkpoints|model\.attention|train\.num_microbatches|mesh\..*")
 
 
 def check_shared(folder: pathlib.Path, name: str) -> None:
@@ -34,11 +34,13 @@ def check_shared(folder: pathlib.Path, name: str) -> None:
   """
   if jax.process_count() == 1:
     return
-  wanted = exchange(_text(folder / name))[0]
+  wanted = allgather_text(_text(folder / name))[0]
   deadline = time.monotonic() + _NOTICE_SECONDS
   while (there := _text(folder / name)) != wanted and time.monotonic() < deadline:
     time.sleep(1)
-  refuse_together("" if there == wanted else f"--workdir={folder} is not the folder that process 0 writes to: share it")
+  raise_on_all_processes(
+    "" if there == wanted else f"--workdir={folder} is not the folder that process 0 writes to: share it"
+  )
 
 
 def _text(path: pathlib.Path) -> str:
@@ -60,10 +62,10 @@ def check(config: Any, versions: Mapping[str, str]) -> None:
   """
   if jax.process_count() == 1:
     return
-  mine = describe(config_tree.plain(config), versions)
-  if len(set(exchange(_digest(mine)))) == 1:
+  mine = describe(config_tree.to_json_dict(config), versions)
+  if len(set(allgather_text(_digest(mine)))) == 1:
     return
-  found = [json.loads(text) for text in exchange(json.dumps(mine))]
+  found = [json.loads(text) for text in allgather_text(json.dumps(mine))]
   raise UserError(f"the processes of this launch do not agree: {difference(found)}. Start all with the same command")
 
 
@@ -71,12 +73,12 @@ def describe(config: Mapping[str, Any], versions: Mapping[str, str]) -> dict[str
   """{what processes must agree on: its value}.
 
   Args:
-    config: as `config_tree.plain` gives it.
+    config: as `config_tree.to_json_dict` gives it.
     versions: of the packages.
   """
   fields = {
     name: json.dumps(value)
-    for name, value in config_tree.flat(config)
+    for name, value in config_tree.flatten(config)
     if _MUST_AGREE.fullmatch(name) or not workdir.may_change(name)
   }
   return {**fields, **{f"version of {name}": value for name, value in versions.items()}, "code": code_digest()}

@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from clipvip_jax.distributed import sharding
-from clipvip_jax.distributed.watchdog import alive
+from clipvip_jax.distributed.watchdog import report_progress
 from clipvip_jax.evaluation.evaluator import Evaluator
 from clipvip_jax.input_pipeline.corpus import text
 from clipvip_jax.input_pipeline.pipeline import batches
@@ -22,7 +22,7 @@ from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.metrics_history import History
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training.progress import Progress, tensorboard_writer
-from clipvip_jax.training.setup import Parts
+from clipvip_jax.training.setup import Components
 from clipvip_jax.utils.errors import Terminated, UserError
 from clipvip_jax.utils.log import log
 
@@ -32,7 +32,7 @@ class Loop:
 
   def __init__(
     self,
-    parts: Parts,
+    parts: Components,
     mesh: Mesh,
     step: Callable[[int], Any],
     evaluator: Evaluator,
@@ -58,7 +58,7 @@ class Loop:
     done = first_step
     with _sigterm() as asked_to_stop:
       for batch in self._batches(first_step, progress):
-        alive(f"step {done + 1} of {total}")
+        report_progress(f"step {done + 1} of {total}")
         records = np.stack([batch.pop("source"), batch.pop("record")], axis=1)
         state, metrics = self._step(done)(state, sharding.shard_batch(self._mesh, batch))
         done += 1
@@ -82,11 +82,11 @@ class Loop:
       num_steps=parts.total_steps,
       first_step=first_step,
       num_workers=parts.config.host.num_workers,
-      share=sharding.data_share(self._mesh),
+      share=sharding.data_shard(self._mesh),
     )
     while True:
       started = time.monotonic()
-      alive("waiting for a batch of training clips")
+      report_progress("waiting for a batch of training clips")
       batch = next(found, None)
       progress.waited(time.monotonic() - started)
       if batch is None:
@@ -103,13 +103,13 @@ class Loop:
     started = time.monotonic()
     self._check_finite()
     score = self._evaluate(state, done) if evaluate else None
-    alive(f"saving the checkpoint of step {done}")
+    report_progress(f"saving the checkpoint of step {done}")
     self._checkpoints.save(state, {"next_record": done * self._parts.config.train.batch_size}, score)
     progress.paused(time.monotonic() - started)
 
   def _evaluate(self, state: TrainState, done: int) -> float:
     """Plain text-to-video R@1 on the split that chooses the best checkpoint."""
-    split = self._parts.config.evaluate.during_split
+    split = self._parts.config.evaluate.selection_split
     metrics = self._evaluator.split(state.params, split).metrics
     recall = metrics["plain"]["text_to_video"]
     self._history.append({"kind": "eval", "step": done, "split": split, "metrics": metrics})

@@ -202,7 +202,7 @@ class Loss:
     """The loss of a global batch, float32.
 
     Args:
-      batch: of the whole batch; or inside `jax.shard_map` over `axes` this device's rows (see `sharding.over_batch`).
+      batch: of the whole batch; or inside `jax.shard_map` over `axes` this device's rows (see `sharding.sharded_loss`).
       chunk: side of the blocks in which logits are computed, 0: whole; None: whole up to WHOLE rows or columns, then
         by CHUNK.
     """

@@ -189,9 +189,9 @@ def check_names(config: Any, params: Any) -> None:
     UserError: names a multiplier or a frozen part that no parameter would ever meet, or nothing is left to train.
   """
   names = ["/".join(path) for path in traverse_util.flatten_dict(params)]
-  for part in config.rate_multipliers:
+  for part in config.lr_multipliers:
     if not any(part in name for name in names):
-      raise UserError(f"optimizer.rate_multipliers: no parameter's name contains {part!r}; one is {names[0]!r}")
+      raise UserError(f"optimizer.lr_multipliers: no parameter's name contains {part!r}; one is {names[0]!r}")
   for part in config.frozen:
     if not part or not any(is_frozen(name, (part,)) for name in names):
       raise UserError(f"optimizer.frozen: no parameter's name begins with {part!r}; one is {names[0]!r}")
@@ -212,7 +212,7 @@ def from_config(config: Any, total_steps: int) -> tuple[optax.GradientTransforma
   parts: tuple[optax.GradientTransformation, ...] = (
     clip_by_global_norm(config.clip_norm),
     scale_by_adam(config.b1, config.b2, config.eps),
-    descend(rate, config.weight_decay, config.rate_multipliers),
+    descend(rate, config.weight_decay, config.lr_multipliers),
   )
   if config.frozen:  # no moments are kept for what is frozen, and no decay touches it
     trained = functools.partial(by_name, lambda name: not is_frozen(name, config.frozen))

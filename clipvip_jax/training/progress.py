@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from clipvip_jax.utils.duration import duration
+from clipvip_jax.utils.duration import format_duration
 
 
 class Progress:
@@ -57,7 +57,7 @@ class Progress:
       return f"{start}compiled"
     return (
       f"{start}{numbers['clips_per_second']:.1f} clips/s | waiting for data {numbers['data_wait']:.0%} | "
-      f"{duration(numbers['seconds_left'])} left"
+      f"{format_duration(numbers['seconds_left'])} left"
     )
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from clipvip_jax.distributed import coordination, sharding
+from clipvip_jax.input_pipeline.batching import ClipBatcher
 from clipvip_jax.input_pipeline.corpus import Corpus, open_corpus
 from clipvip_jax.input_pipeline.mixture import steps_until
-from clipvip_jax.input_pipeline.pipeline import Clips, Order, Source
+from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream
 from clipvip_jax.input_pipeline.tokenizer import JsonTokenizer, Tokenizer, WordTokenizer, load_tokenizer
 from clipvip_jax.models import clip_vip, proxy_attention
 from clipvip_jax.runs import workdir, workdir_lock
@@ -31,18 +32,18 @@ _LEAST = {
   "train.num_steps": 0,
   "train.eval_every": 1,
   "train.checkpoint_every": 1,
-  "train.accumulate": 1,
+  "train.num_microbatches": 1,
   "evaluate.num_examples": 0,
   "host.num_workers": 0,
   "host.log_every": 1,
   "host.keep_checkpoints": 1,
-  "host.stuck_after": 0,
+  "host.watchdog_timeout": 0,
 }
 _FROM_CORPUS = "words"  # data.tokenizer of a vocabulary that is built from the corpus
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class Components:
   """Everything that a run is made of, checked and not yet compiled.
 
   `corpus` is that of config.data, and `evaluated` is, too, where config.evaluate names no other; `sources` are what is
@@ -57,7 +58,7 @@ class Parts:
   tokenizer: Tokenizer
   model: clip_vip.ClipVip
   loss: Loss
-  sources: list[Source]
+  sources: list[WeightedStream]
   total_steps: int
 
 
@@ -68,10 +69,10 @@ def check(config: Any, folder: pathlib.Path) -> None:
     UserError: names the field and what is allowed.
   """
   check_recipe(config, jax.device_count())
-  proxy_attention.choose(config.model.get("attention", "auto"), jnp.dtype(config.model.dtype))
+  proxy_attention.resolve_implementation(config.model.get("attention", "auto"), jnp.dtype(config.model.dtype))
   if config.init_from:
-    sources.check(config.init_from)
-  workdir.check_config(folder, config_tree.plain(config))
+    sources.check_source(config.init_from)
+  workdir.check_config(folder, config_tree.to_json_dict(config))
 
 
 def check_recipe(config: Any, devices: int) -> None:
@@ -108,9 +109,9 @@ def _check_train(config: Any) -> None:
   """Raises UserError for a length of the run that is none."""
   if not config.train.epochs and not config.train.num_steps:
     raise UserError("train.epochs and train.num_steps are both 0: set one of them")
-  if not 0 <= config.train.whole_clips <= 1:
+  if not 0 <= config.train.unmasked_fraction <= 1:
     raise UserError(
-      f"train.whole_clips={config.train.whole_clips} must be at least 0 and at most 1, which is all steps"
+      f"train.unmasked_fraction={config.train.unmasked_fraction} must be at least 0 and at most 1, which is all steps"
     )
 
 
@@ -119,9 +120,9 @@ def _check_mesh(config: Any, shape: Mapping[str, int]) -> None:
   sharding.check_batch_size(config.train.batch_size, "train.batch_size", shape)
   sharding.check_batch_size(config.evaluate.batch_size, "evaluate.batch_size", shape)
   share = config.train.batch_size // (shape[sharding.DATA] * shape[sharding.FSDP])
-  if share % config.train.accumulate:
+  if share % config.train.num_microbatches:
     raise UserError(
-      f"train.accumulate={config.train.accumulate} does not divide the {share} clips that a device has of"
+      f"train.num_microbatches={config.train.num_microbatches} does not divide the {share} clips that a device has of"
       f" train.batch_size={config.train.batch_size}"
     )
   for tower in ("vision", "text"):
@@ -142,8 +143,8 @@ def _check_source(section: str, source: Any, loss: str) -> None:
   """Raises UserError for a source that gives the loss nothing, by the configuration alone."""
   if source.num_frames < 1:
     raise UserError(f"{section}.num_frames={source.num_frames} must be at least 1")
-  if not 0 < source.share <= 1:
-    raise UserError(f"{section}.share={source.share} must be above 0 and at most 1, which is all")
+  if not 0 < source.fraction <= 1:
+    raise UserError(f"{section}.fraction={source.fraction} must be above 0 and at most 1, which is all")
   if not 0 < source.weight < float("inf"):
     raise UserError(f"{section}.weight={source.weight} must be a number above 0; leave out a source that is not wanted")
   read = {"subtitle", "caption"} & LOSSES[loss].uses
@@ -152,7 +153,7 @@ def _check_source(section: str, source: Any, loss: str) -> None:
     raise UserError(f"{section} has no text that loss={loss!r} reads: name a field of the records in {fields}")
 
 
-def prepare(config: Any, folder: pathlib.Path) -> Parts:
+def prepare(config: Any, folder: pathlib.Path) -> Components:
   """Checks the configuration and opens the corpora. Writes nothing but a corpus that was to be built.
 
   Raises:
@@ -162,7 +163,7 @@ def prepare(config: Any, folder: pathlib.Path) -> Parts:
   corpora = {section: _open_source(config, section, source) for section, source in _sections(config)}
   corpus = corpora["data"]
   evaluated = _open_corpus(_in_folder(config, config.evaluate), "evaluate") if config.evaluate.name else corpus
-  for split in (config.evaluate.during_split, *config.evaluate.final_splits):
+  for split in (config.evaluate.selection_split, *config.evaluate.final_splits):
     evaluated.check_queries(split, config.evaluate.query, config.data.caption, config.evaluate.protocol)
   identity = corpus.identity()
   if config.mix:
@@ -176,7 +177,7 @@ def prepare(config: Any, folder: pathlib.Path) -> Parts:
     for number, (section, source) in enumerate(_sections(config))
   ]
   main_batches = config.train.epochs * sources[0].order.steps_per_epoch
-  return Parts(
+  return Components(
     config=config,
     workdir=folder,
     corpus=corpus,
@@ -213,13 +214,13 @@ def _open_source(config: Any, section: str, source: Any) -> Corpus:
   return corpus
 
 
-def _source(config: Any, number: int, source: Any, corpus: Corpus, tokenizer: Tokenizer) -> Source:
+def _source(config: Any, number: int, source: Any, corpus: Corpus, tokenizer: Tokenizer) -> WeightedStream:
   """What training reads of a corpus. Source 0, the main one, draws by the seed itself, others by one of their own."""
   seed = config.seed
   if number:
     seed = int(np.random.SeedSequence((config.seed, number)).generate_state(1)[0])
   uses = LOSSES[config.loss].uses
-  clips = Clips(
+  clips = ClipBatcher(
     source=corpus.source(source.train_split),
     tokenizer=tokenizer,
     texts={name: source[name] for name in ("subtitle", "caption") if name in uses},
@@ -231,12 +232,12 @@ def _source(config: Any, number: int, source: Any, corpus: Corpus, tokenizer: To
     fast_decode=config.data.fast_decode,
   )
   there = len(clips.source)
-  order = Order(max(1, round(source.share * there)), config.train.batch_size, seed, subset_of=there)
-  return Source(clips, order, source.weight)
+  order = RecordSampler(max(1, round(source.fraction * there)), config.train.batch_size, seed, subset_of=there)
+  return WeightedStream(clips, order, source.weight)
 
 
 @contextlib.contextmanager
-def claim(parts: Parts) -> Iterator[None]:
+def lock_for_run(parts: Components) -> Iterator[None]:
   """Holds the folder for this run, once nothing is left that could refuse it. All processes enter, or none.
 
   Raises:
@@ -249,22 +250,22 @@ def claim(parts: Parts) -> Iterator[None]:
         _take(parts, stack)
       except UserError as error:
         problem = str(error)
-    coordination.refuse_together(problem)
+    coordination.raise_on_all_processes(problem)
     launch_consistency.check_shared(parts.workdir, workdir_lock.NAME)
     yield
 
 
-def _take(parts: Parts, stack: contextlib.ExitStack) -> None:
+def _take(parts: Components, stack: contextlib.ExitStack) -> None:
   """Locks the folder as long as `stack` is open, and notes whose it is."""
-  with workdir.writing(parts.workdir):
+  with workdir.explain_write_errors(parts.workdir):
     parts.workdir.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(workdir_lock.held(parts.workdir))
-  config = config_tree.plain(parts.config)
+    stack.enter_context(workdir_lock.workdir_lock(parts.workdir))
+  config = config_tree.to_json_dict(parts.config)
   workdir.check_config(parts.workdir, config)  # once more: another run may have come and gone
   workdir.check_corpus(parts.workdir, parts.identity)
   workdir.claim(parts.workdir, config, parts.identity)
   if parts.config.data.tokenizer == _FROM_CORPUS and isinstance(parts.tokenizer, JsonTokenizer):
-    with workdir.writing(parts.workdir):
+    with workdir.explain_write_errors(parts.workdir):
       parts.tokenizer.save(parts.workdir / "tokenizer.json")
 
 
@@ -284,7 +285,7 @@ def _open_corpus(config: Any, section: str) -> Corpus:
 
 
 def _tokenizer(config: Any, corpora: dict[str, Corpus], folder: pathlib.Path) -> Tokenizer:
-  """CLIP's vocabulary, that of a tokenizer.json, or one built from the training texts, which `claim` keeps."""
+  """CLIP's vocabulary, that of a tokenizer.json, or one built from the training texts, which `lock_for_run` keeps."""
   if config.data.tokenizer != _FROM_CORPUS:
     tokenizer = load_tokenizer(config.data.tokenizer)
   elif (path := folder / "tokenizer.json").exists():

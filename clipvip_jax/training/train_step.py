@@ -144,14 +144,14 @@ def make_train_step(
     whole_clips: no patch is left out, whatever `model.patch_dropout` is.
   """
   leaves_out = model.vision.patch_dropout and not whole_clips
-  loss_of_all = loss if mesh is None else sharding.over_batch(mesh, loss)
+  loss_of_all = loss if mesh is None else sharding.sharded_loss(mesh, loss)
 
   def contrast(features, scale):
     return loss_of_all(features, jax.lax.stop_gradient(scale) if is_frozen("logit_scale", frozen) else scale)
 
   def embed(params, batch, key):
     params = without_gradient(params, frozen)
-    return embed_batch(model, loss, params if mesh is None else sharding.gathered(mesh, params), batch, key)
+    return embed_batch(model, loss, params if mesh is None else sharding.gather_params(mesh, params), batch, key)
 
   def step(state, batch):
     key = jax.random.fold_in(jax.random.key(seed), state.step) if leaves_out else None
@@ -169,7 +169,7 @@ def make_train_step(
   return step
 
 
-def jitted_step(
+def jit_train_step(
   config: Any,
   model: ClipVip,
   loss: Loss,
@@ -187,7 +187,7 @@ def jitted_step(
     state: a state or its shapes.
     whole_clips: see `make_train_step`.
   """
-  placed, everywhere = sharding.of_state(mesh, state), sharding.on_every_device(mesh)
+  placed, everywhere = sharding.state_shardings(mesh, state), sharding.replicated(mesh)
   step = make_train_step(
     model,
     loss,
@@ -195,13 +195,13 @@ def jitted_step(
     rate,
     frozen=config.optimizer.frozen,
     seed=config.seed,
-    pieces=config.train.accumulate,
+    pieces=config.train.num_microbatches,
     mesh=mesh,
     whole_clips=whole_clips,
   )
   return jax.jit(
     step,
-    in_shardings=(placed, sharding.split_over_batch(mesh)),
+    in_shardings=(placed, sharding.batch_sharding(mesh)),
     out_shardings=(placed, everywhere),
     donate_argnums=0,
   )

@@ -10,16 +10,16 @@ from flax import traverse_util
 from jax.experimental.compilation_cache import compilation_cache
 
 from clipvip_jax.distributed import sharding
-from clipvip_jax.distributed.watchdog import Watchdog, alive
+from clipvip_jax.distributed.watchdog import Watchdog, report_progress
 from clipvip_jax.evaluation.evaluator import Evaluator
 from clipvip_jax.reporting import query_examples, report
 from clipvip_jax.runs import metrics_history
-from clipvip_jax.runs.checkpoint import Checkpoints, abstract
+from clipvip_jax.runs.checkpoint import Checkpoints, abstract_state
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import launch_consistency, optimizer
 from clipvip_jax.training.loop import Loop
-from clipvip_jax.training.setup import Parts, claim, prepare
-from clipvip_jax.training.train_step import init_state, jitted_step
+from clipvip_jax.training.setup import Components, lock_for_run, prepare
+from clipvip_jax.training.train_step import init_state, jit_train_step
 from clipvip_jax.utils import atomic_write, config_tree
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -27,7 +27,7 @@ from clipvip_jax.utils.versions import versions
 from clipvip_jax.weights import load_params
 
 
-def run(config: Any, folder: pathlib.Path) -> dict[str, Any]:
+def train(config: Any, folder: pathlib.Path) -> dict[str, Any]:
   """Trains, evaluates and reports; goes on from the newest checkpoint in `folder` where there is one.
 
   Args:
@@ -47,12 +47,12 @@ def run(config: Any, folder: pathlib.Path) -> dict[str, Any]:
   chain, rate = optimizer.from_config(config.optimizer, parts.total_steps)
   shapes = jax.eval_shape(lambda: _first_state(parts, chain))
   optimizer.check_names(config.optimizer, shapes.params)
-  weights = load_params.load(config.init_from, shapes.params) if config.init_from else {}
-  with claim(parts), Watchdog(folder, config.host.stuck_after):
+  weights = load_params.load_params(config.init_from, shapes.params) if config.init_from else {}
+  with lock_for_run(parts), Watchdog(folder, config.host.watchdog_timeout):
     return _run(parts, mesh, chain, rate, shapes, weights)
 
 
-def _run(parts: Parts, mesh: Any, chain: Any, rate: Any, shapes: TrainState, weights: Any) -> dict[str, Any]:
+def _run(parts: Components, mesh: Any, chain: Any, rate: Any, shapes: TrainState, weights: Any) -> dict[str, Any]:
   """The run in a folder that is held for it."""
   config, folder = parts.config, parts.workdir
   _keep_compiled(folder, config.host.compilation_cache)
@@ -62,7 +62,7 @@ def _run(parts: Parts, mesh: Any, chain: Any, rate: Any, shapes: TrainState, wei
   step = _step_of_its_time(parts, chain, rate, mesh, shapes)
   history = metrics_history.History(folder / "metrics.jsonl", first_step, write=jax.process_index() == 0)
   loop = Loop(parts, mesh, step, evaluator, checkpoints, history)
-  like = abstract(state)
+  like = abstract_state(state)
   with _full_disk(folder, checkpoints), contextlib.closing(checkpoints), contextlib.closing(history):
     state = loop.train(state, first_step)
     return _finish(parts, mesh, state, like, evaluator, checkpoints, history)
@@ -78,7 +78,7 @@ def _full_disk(folder: pathlib.Path, checkpoints: Checkpoints) -> Iterator[None]
   try:
     yield
   except Exception as error:
-    if not (reason := atomic_write.refusal(error)):
+    if not (reason := atomic_write.disk_error_reason(error)):
       raise
     step = checkpoints.newest_on_disk()
     kept = "there is no checkpoint yet" if step is None else f"the newest checkpoint is that of step {step}"
@@ -87,14 +87,14 @@ def _full_disk(folder: pathlib.Path, checkpoints: Checkpoints) -> Iterator[None]
     ) from error
 
 
-def _step_of_its_time(parts: Parts, chain: Any, rate: Any, mesh: Any, shapes: TrainState) -> Callable[[int], Any]:
+def _step_of_its_time(parts: Components, chain: Any, rate: Any, mesh: Any, shapes: TrainState) -> Callable[[int], Any]:
   """Updates done -> the jitted step that comes next: the last ones of patch dropout see whole clips."""
   config = parts.config
   step, whole = (
-    jitted_step(config, parts.model, parts.loss, chain, rate, mesh, shapes, whole_clips=whole)
+    jit_train_step(config, parts.model, parts.loss, chain, rate, mesh, shapes, whole_clips=whole)
     for whole in (False, True)
   )
-  first_whole = parts.total_steps - round(config.train.whole_clips * parts.total_steps)
+  first_whole = parts.total_steps - round(config.train.unmasked_fraction * parts.total_steps)
   return lambda done: whole if config.model.patch_dropout and done >= first_whole else step
 
 
@@ -105,15 +105,15 @@ def _keep_compiled(folder: pathlib.Path, cache: str) -> None:
     compilation_cache.reset_cache()  # JAX looks once whether there is one
 
 
-def _first_state(parts: Parts, chain: Any) -> TrainState:
+def _first_state(parts: Components, chain: Any) -> TrainState:
   return init_state(parts.model, chain, parts.config.model, parts.config.seed)
 
 
 def _start(
-  parts: Parts, chain: Any, mesh: Any, checkpoints: Checkpoints, shapes: TrainState, weights: Any
+  parts: Components, chain: Any, mesh: Any, checkpoints: Checkpoints, shapes: TrainState, weights: Any
 ) -> tuple[TrainState, int]:
   """(state on the mesh, steps done): the newest checkpoint, or the first state, with `weights` where there are any."""
-  placed = sharding.of_state(mesh, shapes)
+  placed = sharding.state_shardings(mesh, shapes)
   like = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, placed)
   restored = checkpoints.restore_latest(like)
   if restored is not None:
@@ -124,7 +124,7 @@ def _start(
 
   def first(weights):
     state = _first_state(parts, chain)
-    return state.replace(params=load_params.place(weights, state.params))
+    return state.replace(params=load_params.merge(weights, state.params))
 
   # Donated, and what they replace is never computed: no device holds the parameters twice.
   where = traverse_util.flatten_dict(placed.params, sep="/")
@@ -136,7 +136,7 @@ def _start(
 
 
 def _finish(
-  parts: Parts, mesh: Any, state: Any, like: Any, evaluator: Evaluator, checkpoints: Checkpoints, history: Any
+  parts: Components, mesh: Any, state: Any, like: Any, evaluator: Evaluator, checkpoints: Checkpoints, history: Any
 ) -> dict[str, Any]:
   """Evaluates the best checkpoint on the final splits and writes results and report."""
   last = int(state.step)
@@ -148,19 +148,19 @@ def _finish(
     "splits": {split: result.metrics for split, result in found.items()},
     "step": last,
     "best_step": int(state.step),
-    "best_by": f"plain text-to-video R@1 on {config.evaluate.during_split}",
+    "best_by": f"plain text-to-video R@1 on {config.evaluate.selection_split}",
     "num_params": sum(x.size for x in jax.tree.leaves(state.params)),
     "corpus": {"name": parts.corpus.name, **parts.corpus.metadata, "mix": parts.identity.get("mix", {})},
     "evaluated": {"name": parts.evaluated.name, **parts.evaluated.metadata},
-    "config": config_tree.plain(config),
+    "config": config_tree.to_json_dict(config),
     "versions": versions(),
   }
-  alive("writing results and report")
-  params = sharding.whole(mesh, state.params)  # for process 0, which looks at examples alone
+  report_progress("writing results and report")
+  params = sharding.replicate(mesh, state.params)  # for process 0, which looks at examples alone
   if jax.process_index() == 0:
     config_tree.write_json(parts.workdir / "results.json", results)
     first = next(iter(found.values()), None)
-    shown = query_examples.for_report(parts.model, params, parts.evaluated, first, config) if first else {}
+    shown = query_examples.report_examples(parts.model, params, parts.evaluated, first, config) if first else {}
     report.write_report(parts.workdir / "report.html", results, history.rows, **shown)
     log.info("wrote %s and report.html", parts.workdir / "results.json")
   return results

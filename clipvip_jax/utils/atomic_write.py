@@ -12,7 +12,7 @@ from collections.abc import Iterator
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-def refusal(error: BaseException | None) -> str:
+def disk_error_reason(error: BaseException | None) -> str:
   """Why the file system refused a write, where that is what an error, or one behind it, comes from; "": it is not."""
   while error is not None:
     number = error.errno if isinstance(error, OSError) else None
@@ -27,7 +27,7 @@ def refusal(error: BaseException | None) -> str:
 
 
 @contextlib.contextmanager
-def whole(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """A name beside `path` to write to, which takes its place when the block ends well and is removed when it does not.
 
   Raises:

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import printable, show
+from clipvip_jax.utils.log import configure_logging, printable
 
 FAULT, BAD_INPUT, INTERRUPTED = 1, 2, 130
 # 128 + SIGTERM: what a launcher reads as "ended from outside", so that it starts the run again.
-TERMINATED = 143
+EXIT_TERMINATED = 143
 # sysexits' EX_TEMPFAIL, "try again": a run that stood still or lost one of its processes.
-STUCK = 75
+EXIT_HUNG = 75
 # After these the same command goes on: what launchers start again.
-AGAIN = (STUCK, TERMINATED)
+RESTART_EXIT_CODES = (EXIT_HUNG, EXIT_TERMINATED)
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,21 +29,21 @@ class Parser(argparse.ArgumentParser):
     raise UserError(f"{message}; see --help")
 
 
-def run(main: Callable[[], Any]) -> None:
-  """Runs a command of the project, as `plainly`, with its log shown."""
-  show()
-  plainly(main)
+def run_command(main: Callable[[], Any]) -> None:
+  """Runs a command of the project, as `exit_on_error`, with its log shown."""
+  configure_logging()
+  exit_on_error(main)
 
 
-def plainly(main: Callable[[], Any]) -> None:
+def exit_on_error(main: Callable[[], Any]) -> None:
   """Runs a command; bad input, and files that cannot be read or written, end with one line and exit code 2."""
   try:
     main()
   except (UserError, OSError, KeyboardInterrupt) as error:
-    sys.exit(explain(error))
+    sys.exit(report_error(error))
 
 
-def explain(error: BaseException) -> int:
+def report_error(error: BaseException) -> int:
   """Prints an error, in one line where it is none of ours, and gives the exit code that stands for it."""
   code = BAD_INPUT
   if isinstance(error, UserError):

@@ -1,7 +1,7 @@
 """Durations in words."""
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
   """`42s`, `3m05s`, `2h10m`."""
   seconds = round(seconds)
   if seconds < 60:

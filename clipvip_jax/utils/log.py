@@ -27,7 +27,7 @@ def quiet_libtpu() -> None:
       os.environ.setdefault(name, value)
 
 
-def show(*, speak: bool = True) -> None:
+def configure_logging(*, speak: bool = True) -> None:
   """Prints `log` to standard output; only warnings where `speak` is false, as in all but one process of a launch."""
   from absl import logging as absl_logging
 

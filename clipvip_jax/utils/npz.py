@@ -23,7 +23,7 @@ def write(path: pathlib.Path, contents: Mapping[str, np.ndarray | Sequence[str]]
     UserError: it cannot be written.
   """
   try:
-    with atomic_write.whole(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_write.atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
       for name, value in contents.items():
         array = value if isinstance(value, np.ndarray) else _from_texts(value)
         with archive.open(zipfile.ZipInfo(f"{name}.npy", _EPOCH), "w", force_zip64=True) as member:

@@ -11,7 +11,7 @@ from ml_collections import config_flags
 from clipvip_jax.utils.errors import UserError
 
 
-def read(argv: Sequence[str]) -> Any:
+def parse_config(argv: Sequence[str]) -> Any:
   """The configuration that `argv` names; nothing else may stand there.
 
   Raises:
@@ -20,13 +20,13 @@ def read(argv: Sequence[str]) -> Any:
   found = flags.FlagValues()
   everything = ["", *argv]
   config = config_flags.DEFINE_config_file("config", None, "", found, sys_argv=everything)
-  rest = explained(argv, lambda: found(everything))
+  rest = explain_errors(argv, lambda: found(everything))
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}; see --help")
-  return explained(argv, lambda: config.value)
+  return explain_errors(argv, lambda: config.value)
 
 
-def explained(argv: Sequence[str], parse: Callable[[], Any]) -> Any:
+def explain_errors(argv: Sequence[str], parse: Callable[[], Any]) -> Any:
   """What `parse` gives, with every way in which a recipe or an override can be wrong as one kind of error.
 
   Raises:

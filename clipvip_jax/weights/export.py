@@ -10,7 +10,7 @@ import numpy as np
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights import names_clip_vip, names_openclip
-from clipvip_jax.weights.model_config import described
+from clipvip_jax.weights.model_config import metadata_of
 from clipvip_jax.weights.sources import ADDED, SEQUENCE, Weights
 
 # What a folder of each layout holds: the weights, and what says the rest.
@@ -42,7 +42,9 @@ def to_layout(params: Mapping[str, np.ndarray], layout: str, source: str) -> dic
   return names_clip_vip.from_flat(params, names_clip_vip.PREFIX if layout == "clip_vip" else "")
 
 
-def write(weights: Weights, target: pathlib.Path, layout: str, *, overwrite: bool = False) -> list[pathlib.Path]:
+def export_weights(
+  weights: Weights, target: pathlib.Path, layout: str, *, overwrite: bool = False
+) -> list[pathlib.Path]:
   """Writes a .safetensors file, or a folder with the configuration beside the weights; returns the files.
 
   Args:
@@ -69,11 +71,11 @@ def write(weights: Weights, target: pathlib.Path, layout: str, *, overwrite: boo
   tensors = to_layout(weights.params, layout, weights.source)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write.whole(path) as temporary:
+    with atomic_write.atomic_path(path) as temporary:
       # Without a format transformers refuses the file.
-      temporary.write_bytes(save(tensors, metadata={"format": "pt", **described(weights.config)}))
+      temporary.write_bytes(save(tensors, metadata={"format": "pt", **metadata_of(weights.config)}))
     if not target.suffix:
-      with atomic_write.whole(target / config_name) as temporary:
+      with atomic_write.atomic_path(target / config_name) as temporary:
         temporary.write_text(json.dumps(_config(weights.config, layout), indent=2) + "\n", encoding="utf-8")
   except OSError as error:
     raise UserError(f"target {str(target)!r} cannot be written: {error.strerror or error}") from error

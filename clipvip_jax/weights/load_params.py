@@ -12,12 +12,12 @@ from clipvip_jax.models.clip_vip import INITIAL_LOGIT_SCALE
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from clipvip_jax.weights import position_embedding
-from clipvip_jax.weights.sources import ADDED, SEQUENCE, Weights, read
+from clipvip_jax.weights.sources import ADDED, SEQUENCE, Weights, read_weights
 
 _ALIGNMENT = 64  # bytes: of a CPU's array in JAX
 
 
-def load(source: str, params: Any) -> dict[str, np.ndarray]:
+def load_params(source: str, params: Any) -> dict[str, np.ndarray]:
   """What a source holds, {our name: float32 array}, all of it fitted to the model and checked against it.
 
   The logit scale is 4.60 when the weights are a plain CLIP's, whatever they say (the published runs' start); a run of
@@ -31,15 +31,15 @@ def load(source: str, params: Any) -> dict[str, np.ndarray]:
   Raises:
     UserError: the source cannot be read, or a name or a shape does not fit; all of them are named.
   """
-  weights = read(source)
+  weights = read_weights(source)
   shapes = shapes_by_name(params)
-  loaded = fit(weights, shapes)
+  loaded = fit_to_shapes(weights, shapes)
   if weights.is_clip:
     loaded["logit_scale"] = np.array(INITIAL_LOGIT_SCALE, np.float32)
   sequence = [name for name in shapes if name.startswith(SEQUENCE)]
   if not any(name in loaded for name in sequence):
     loaded |= _sequence_from_text(loaded, {name: shapes[name] for name in sequence})
-  check_fit(loaded, params, source, may_lack=(*ADDED, *sequence))
+  check_complete(loaded, params, source, may_lack=(*ADDED, *sequence))
   return loaded
 
 
@@ -60,7 +60,7 @@ def shapes_by_name(params: Any) -> dict[str, tuple[int, ...]]:
   return {name: tuple(x.shape) for name, x in traverse_util.flatten_dict(params, sep="/").items()}
 
 
-def fit(weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def fit_to_shapes(weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
   """The parameters, with the embeddings of position resized to the model's; what cannot be resized stays as it is."""
   params = dict(weights.params)
   vision, text = "vision/position_embedding", "text/position_embedding"
@@ -71,7 +71,7 @@ def fit(weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np
   return params
 
 
-def check_fit(loaded: Mapping[str, np.ndarray], params: Any, source: str, may_lack: Sequence[str] = ()) -> None:
+def check_complete(loaded: Mapping[str, np.ndarray], params: Any, source: str, may_lack: Sequence[str] = ()) -> None:
   """Refuses parameters that are not exactly the model's; `may_lack` names those that may be missing.
 
   Raises:
@@ -113,6 +113,6 @@ def _aligned_copy(x: np.ndarray) -> np.ndarray:
   return copy
 
 
-def place(loaded: Mapping[str, np.ndarray], params: Any) -> Any:
+def merge(loaded: Mapping[str, np.ndarray], params: Any) -> Any:
   """`params` with every value that was loaded; proxies and time embedding stay as they are where CLIP has none."""
   return traverse_util.unflatten_dict({**traverse_util.flatten_dict(params, sep="/"), **loaded}, sep="/")

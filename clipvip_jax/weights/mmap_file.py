@@ -27,7 +27,7 @@ def map_file(path: pathlib.Path) -> mmap.mmap:
     raise UserError(f"{path} cannot be read: {error}") from error
 
 
-def shown(value: object) -> str:
+def printable_value(value: object) -> str:
   """What a file holds, made fit for a message: one short line of printable characters."""
   text = str(value)
   if not text.isprintable():

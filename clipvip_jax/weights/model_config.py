@@ -41,13 +41,13 @@ class Hints:
 _OWN = {f"clipvip_jax.{name}": name for name in ("activation", "vision_heads", "text_heads")}
 
 
-def described(config: ConfigDict) -> dict[str, str]:
-  """What no shape tells of `config.model`, for a file of weights: see `own_hints`."""
+def metadata_of(config: ConfigDict) -> dict[str, str]:
+  """What no shape tells of `config.model`, for a file of weights: see `hints_from_metadata`."""
   values = config.activation, config.vision.heads, config.text.heads
   return dict(zip(_OWN, map(str, values), strict=True))
 
 
-def own_hints(said: Mapping[str, str]) -> Hints:
+def hints_from_metadata(said: Mapping[str, str]) -> Hints:
   """Hints from what a file of weights says of itself.
 
   Raises:

@@ -14,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.weights.mmap_file import shown
+from clipvip_jax.weights.mmap_file import printable_value
 
 PREFIX = "clipmodel."
 WRAPPER = "module."  # what PyTorch's data-parallel training puts before every name
@@ -133,9 +133,9 @@ def to_flat(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndar
       continue
     ours = our_name(name)
     if ours is None:
-      unknown.append(f"{shown(name)} {tuple(tensor.shape)}")
+      unknown.append(f"{printable_value(name)} {tuple(tensor.shape)}")
     elif ours in params:
-      raise UserError(f"{source}: {shown(name)} is the second tensor for {ours}")
+      raise UserError(f"{source}: {printable_value(name)} is the second tensor for {ours}")
     else:
       params[ours] = our_layout(ours, tensor)
   if unknown:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.weights.mmap_file import shown
+from clipvip_jax.weights.mmap_file import printable_value
 
 _LAYER = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
 _PUBLISHED_LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)")
@@ -50,7 +50,7 @@ _HEADS = ("q_proj", "k_proj", "v_proj")
 UNUSED = ("attn_mask", "input_resolution", "context_length", "vocab_size")
 
 
-def recognises(names: Mapping[str, np.ndarray]) -> bool:
+def is_openclip(names: Mapping[str, np.ndarray]) -> bool:
   """Whether tensors carry OpenCLIP's names."""
   return "positional_embedding" in names or "text.positional_embedding" in names
 
@@ -65,7 +65,7 @@ def to_published(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np
 
   def add(name: str, tensor: np.ndarray) -> None:
     if name in found:
-      raise UserError(f"{source}: there are two tensors for {shown(name)}")
+      raise UserError(f"{source}: there are two tensors for {printable_value(name)}")
     found[name] = tensor
 
   for full_name, tensor in tensors.items():

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.weights.mmap_file import map_file, shown
+from clipvip_jax.weights.mmap_file import map_file, printable_value
 
 _DTYPES: dict[str, Any] = {
   "F64": np.float64,
@@ -41,7 +41,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
   except Exception as error:  # whatever damage provokes in the library, in JSON or in NumPy
-    reason = shown(str(error).strip() or type(error).__name__)
+    reason = printable_value(str(error).strip() or type(error).__name__)
     raise UserError(f"{path} is no whole .safetensors file: {reason}") from error
 
 
@@ -67,16 +67,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   found = dict(pairs)
   if len(found) != len(pairs):
     name, _ = collections.Counter(name for name, _ in pairs).most_common(1)[0]
-    raise UserError(f"the header names '{shown(name)}' twice")
+    raise UserError(f"the header names '{printable_value(name)}' twice")
   return found
 
 
 def _tensor(data: Any, start: int, name: str, entry: dict[str, Any]) -> np.ndarray:
   if entry["dtype"] not in _DTYPES:
-    raise UserError(f"{shown(name)} holds {entry['dtype']}; allowed: {', '.join(_DTYPES)}")
+    raise UserError(f"{printable_value(name)} holds {entry['dtype']}; allowed: {', '.join(_DTYPES)}")
   dtype = np.dtype(_DTYPES[entry["dtype"]])
   begin, end = entry["data_offsets"]
   try:
     return np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, start + begin).reshape(entry["shape"])
   except ValueError as error:  # more dimensions, or larger ones around a zero, than NumPy has
-    raise UserError(f"{shown(name)} has shape {shown(entry['shape'])}: {error}") from error
+    raise UserError(f"{printable_value(name)} has shape {printable_value(entry['shape'])}: {error}") from error

@@ -25,8 +25,8 @@ from ml_collections import ConfigDict
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from clipvip_jax.weights import names_clip_vip, names_openclip, safetensors_file, torch_file
-from clipvip_jax.weights.mmap_file import shown
-from clipvip_jax.weights.model_config import Hints, from_weights, own_hints, read_hints
+from clipvip_jax.weights.mmap_file import printable_value
+from clipvip_jax.weights.model_config import Hints, from_weights, hints_from_metadata, read_hints
 
 HUB = "hf://"
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -66,7 +66,7 @@ class Weights:
   tokenizer: str = ""
 
 
-def check(source: str) -> None:
+def check_source(source: str) -> None:
   """Refuses a source that is not there or of no known kind, without reading it.
 
   Raises:
@@ -76,7 +76,7 @@ def check(source: str) -> None:
     _file(source)
 
 
-def read(source: str, hints: Hints | None = None) -> Weights:
+def read_weights(source: str, hints: Hints | None = None) -> Weights:
   """The weights of any SOURCE.
 
   Args:
@@ -87,7 +87,7 @@ def read(source: str, hints: Hints | None = None) -> Weights:
     UserError: nothing is there, it cannot be read, or a tensor is neither loaded nor known to be unused.
   """
   if source.startswith(HUB):
-    return dataclasses.replace(read(str(_from_hub(source)), hints), source=source)
+    return dataclasses.replace(read_weights(str(_from_hub(source)), hints), source=source)
   if _is_run(source):
     return _from_run(source, hints or Hints())
   return _from_file(source, _file(source), hints or Hints())
@@ -114,7 +114,7 @@ def _from_file(source: str, path: pathlib.Path, given: Hints) -> Weights:
     tensors = {name.removeprefix(names_clip_vip.WRAPPER): x for name, x in tensors.items()}
   activation = "quick_gelu"
   guessed = False
-  if names_openclip.recognises(tensors):
+  if names_openclip.is_openclip(tensors):
     if OPENAI not in tensors:
       activation, guessed = "gelu", True
     tensors = names_openclip.to_published(tensors, source)
@@ -141,7 +141,7 @@ def _read(path: pathlib.Path) -> tuple[Mapping[str, np.ndarray], Hints]:
     return torch_file.read(path), Hints()
   tensors, said = safetensors_file.read(path)
   try:
-    return tensors, own_hints(said)
+    return tensors, hints_from_metadata(said)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
 
@@ -181,7 +181,7 @@ def _file(source: str) -> pathlib.Path:
   except FileNotFoundError:
     pass
   except (OSError, ValueError) as error:  # a name that is too long, or holds what no name may
-    raise UserError(f"{shown(source)} is no path that can be read: {error}") from error
+    raise UserError(f"{printable_value(source)} is no path that can be read: {error}") from error
   if path.is_dir():
     for name in _NAMES:
       if (path / name).is_file():

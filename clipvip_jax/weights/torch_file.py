@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.weights.mmap_file import map_file, shown
+from clipvip_jax.weights.mmap_file import map_file, printable_value
 
 _STORAGES: dict[str, Any] = {
   "torch.DoubleStorage": np.float64,
@@ -62,7 +62,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
   except Exception as error:  # whatever a damaged zip or pickle provokes; nothing of it was run
-    reason = shown(str(error).strip() or type(error).__name__)
+    reason = printable_value(str(error).strip() or type(error).__name__)
     raise UserError(f"{path} is damaged, or no file of PyTorch ({reason})") from error
 
 
@@ -79,10 +79,10 @@ def _load(data: Any) -> dict[str, np.ndarray]:
     raise UserError(f"holds {len(pickles)} entries NAME/data.pkl, expected one at the top")
   root = pickles[0].removesuffix("data.pkl")
   if bytes(entries.get(f"{root}byteorder", b"little")) != b"little":
-    raise UserError(f"{shown(root)}byteorder is not 'little', the only order that can be read")
+    raise UserError(f"{printable_value(root)}byteorder is not 'little', the only order that can be read")
   program = entries[pickles[0]]
   if len(program) > _MOST_PICKLE:
-    raise UserError(f"{shown(pickles[0])} has {len(program)} bytes; at most {_MOST_PICKLE} are read")
+    raise UserError(f"{printable_value(pickles[0])} has {len(program)} bytes; at most {_MOST_PICKLE} are read")
   storages = {name.removeprefix(f"{root}data/"): x for name, x in entries.items() if name.startswith(f"{root}data/")}
   return {name: _array(name, tensor, storages) for name, tensor in _state_dict(_run(bytes(program))).items()}
 
@@ -99,7 +99,7 @@ def _entries(data: Any) -> dict[str, memoryview]:
   places = []
   with zipfile.ZipFile(data) as archive:
     for info in archive.infolist():
-      name = shown(info.filename)
+      name = printable_value(info.filename)
       if info.filename in found:
         raise UserError(f"entry '{name}' stands twice in the zip")
       begin = _begin(data, info)
@@ -126,7 +126,7 @@ def _directory_size(data: Any) -> int:
 
 def _begin(data: Any, info: zipfile.ZipInfo) -> int:
   """Where an entry's content begins, once the directory and the entry's own header tell the same about it."""
-  name = shown(info.orig_filename)
+  name = printable_value(info.orig_filename)
   parts = info.orig_filename.removesuffix("/").split("/")
   if info.filename != info.orig_filename or "\\" in name or not {"", ".", ".."}.isdisjoint(parts):
     raise UserError(f"entry '{name}' is no name that PyTorch writes")
@@ -229,7 +229,7 @@ def _run(program: bytes) -> Any:
         if type(stack[-1]) is not _Pairs:
           raise UserError("the pickle changes what is no dict")
       case name:
-        raise UserError(f"data.pkl holds the instruction {name} {shown(argument or '')}: {_REFUSED}")
+        raise UserError(f"data.pkl holds the instruction {name} {printable_value(argument or '')}: {_REFUSED}")
   return stack[-1]
 
 
@@ -256,7 +256,7 @@ def _gather(name: str, stack: list[Any], items: list[Any]) -> None:
 def _named(module: Any, name: Any) -> _Named:
   full = f"{module}.{name}" if type(module) is type(name) is str else ""
   if full not in (_TENSOR, _PARAMETER, _ORDERED_DICT, *_STORAGES):
-    asked = shown(full or "a module that is no text")
+    asked = printable_value(full or "a module that is no text")
     raise UserError(f"data.pkl asks for {asked}: {_REFUSED}")
   return _Named(full)
 
@@ -307,9 +307,9 @@ def _state_dict(content: Any) -> dict[str, _Tensor]:
     if type(name) is not str:
       raise UserError(f"the state dict has a name that is {_kind(name)}, expected a text")
     if type(tensor) is not _Tensor:
-      raise UserError(f"{shown(name)} is {_kind(tensor)}, expected a tensor")
+      raise UserError(f"{printable_value(name)} is {_kind(tensor)}, expected a tensor")
     if name in tensors:
-      raise UserError(f"the state dict names '{shown(name)}' twice")
+      raise UserError(f"the state dict names '{printable_value(name)}' twice")
     tensors[name] = tensor
   if not tensors:
     raise UserError("holds no tensor")
@@ -325,12 +325,13 @@ def _array(name: str, tensor: _Tensor, storages: dict[str, memoryview]) -> np.nd
   """A strided view of a storage, all of it inside."""
   offset, size, stride = tensor.offset, tensor.size, tensor.stride
   dtype, count = tensor.storage.dtype, tensor.storage.count
-  content = _content(shown(name), tensor.storage, storages)
+  content = _content(printable_value(name), tensor.storage, storages)
   if any(type(n) is not int for n in (offset, *size, *stride)):  # what else they hold may be too deep for a message
-    raise UserError(f"{shown(name)} has an offset, size or stride that is no whole number")
+    raise UserError(f"{printable_value(name)} has an offset, size or stride that is no whole number")
   if len(size) > _MOST_AXES or len(stride) > _MOST_AXES or any(abs(n) >= 2**63 for n in (offset, *size, *stride)):
-    raise UserError(f"{shown(name)} has more than {_MOST_AXES} axes, or numbers that no file can reach")
-  told = f"{shown(name)} has offset {shown(offset)}, size {shown(size)} and stride {shown(stride)}"
+    raise UserError(f"{printable_value(name)} has more than {_MOST_AXES} axes, or numbers that no file can reach")
+  numbers = f"offset {printable_value(offset)}, size {printable_value(size)} and stride {printable_value(stride)}"
+  told = f"{printable_value(name)} has {numbers}"
   if any(n < 0 for n in (offset, *size, *stride)) or len(size) != len(stride):
     raise UserError(f"{told}; expected whole numbers from 0, as many strides as sizes")
   if 0 not in size:
@@ -347,7 +348,7 @@ def _array(name: str, tensor: _Tensor, storages: dict[str, memoryview]) -> np.nd
 
 
 def _content(name: str, storage: _Storage, storages: dict[str, memoryview]) -> memoryview:
-  key, promised = shown(storage.key), f"{storage.count} x {storage.dtype.itemsize}"
+  key, promised = printable_value(storage.key), f"{storage.count} x {storage.dtype.itemsize}"
   if storage.key not in storages:
     raise UserError(f"{name}: storage '{key}' is not in the file")
   content = storages[storage.key]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data.engine.annotations import Clip, RetrievalConfig, Videos, find, gathered, json_pairs, to_items
+from data.engine.annotations import Clip, RetrievalConfig, Videos, find_file, json_pairs, make_items, merge_pairs
 from data.engine.builder import CorpusBuilder
 from data.engine.items import Item
 
@@ -46,9 +46,9 @@ class Builder(CorpusBuilder):
     config = self.builder_config
     assert isinstance(config, RetrievalConfig)
     videos = Videos(source, config.videos, _VIDEOS)
-    paths = {split: find(source, *names) for split, names in _FILES.items()}
+    paths = {split: find_file(source, *names) for split, names in _FILES.items()}
     for split, path in paths.items():
-      yield from to_items(split, gathered(json_pairs(path)).values(), videos, _places, joined=True)
+      yield from make_items(split, merge_pairs(json_pairs(path)).values(), videos, _places, joined=True)
 
 
 def _places(clip: Clip) -> Iterable[str]:

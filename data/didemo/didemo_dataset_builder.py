@@ -14,13 +14,13 @@ from data.engine.annotations import (
   Clip,
   RetrievalConfig,
   Videos,
-  find,
-  find_any,
-  gathered,
+  find_file,
+  find_optional_file,
   json_pairs,
   lines_of,
+  make_items,
+  merge_pairs,
   stem,
-  to_items,
 )
 from data.engine.builder import CorpusBuilder
 from data.engine.items import Item
@@ -61,17 +61,17 @@ class Builder(CorpusBuilder):
     config = self.builder_config
     assert isinstance(config, DidemoConfig)
     videos = Videos(source, config.videos, _VIDEOS)
-    paths = {name: find(source, *(file.format(word) for file in _FILES)) for name, word in _SPLITS.items()}
+    paths = {name: find_file(source, *(file.format(word) for file in _FILES)) for name, word in _SPLITS.items()}
     for split, path in paths.items():
-      clips = _listed(source, path, _SPLITS[split], gathered(json_pairs(path)))
-      yield from to_items(split, clips, videos, joined=True, end=config.seconds or None)
+      clips = _listed(source, path, _SPLITS[split], merge_pairs(json_pairs(path)))
+      yield from make_items(split, clips, videos, joined=True, end=config.seconds or None)
 
 
 def _listed(source: epath.Path, path: epath.Path, word: str, clips: dict[str, Clip]) -> Iterable[Clip]:
   """The clips of an owner's file that the list of the split names; all where there is no list, or no need of one."""
   if path.name != _OWNERS.format(word):
     return clips.values()
-  if (names := find_any(source, _LIST.format(word))) is None:
+  if (names := find_optional_file(source, _LIST.format(word))) is None:
     log.info("%s: no %s beside it, all of its %d videos are taken", path, _LIST.format(word), len(clips))
     return clips.values()
   wanted = {

@@ -14,7 +14,7 @@ from etils import epath
 
 from clipvip_jax.utils.errors import UserError
 from data.engine.builder import CorpusConfig
-from data.engine.items import Item, check_id, clean_all, inside
+from data.engine.items import Item, check_id, clean_texts, safe_join
 from data.engine.text_lookup import json_lines, read_json
 
 _FOLDERS = ("", "annotation", "annotations")  # below the source, of the owner's files
@@ -47,16 +47,16 @@ class Clip:
     return posixpath.basename(stem(self.name))
 
 
-def find(source: epath.Path, *names: str) -> epath.Path:
+def find_file(source: epath.Path, *names: str) -> epath.Path:
   """The first of `names` that is there. Raises UserError where none is."""
-  if (path := find_any(source, *names)) is None:
+  if (path := find_optional_file(source, *names)) is None:
     folders = " or ".join(folder for folder in _FOLDERS if folder)
     raise UserError(f"{source}: no annotations; looked for {', '.join(names)} here and in {folders}")
   return path
 
 
-def find_any(source: epath.Path, *names: str) -> epath.Path | None:
-  """`find`, None where none is there."""
+def find_optional_file(source: epath.Path, *names: str) -> epath.Path | None:
+  """`find_file`, None where none is there."""
   paths = (source / folder / name for name in names for folder in _FOLDERS)
   return next((path for path in paths if path.exists()), None)
 
@@ -74,7 +74,7 @@ def lines_of(path: epath.Path) -> Iterator[str]:
     raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def table(path: epath.Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
+def csv_rows(path: epath.Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
   """(place, row) of a CSV file that begins with the names of its columns. Raises UserError for one without these."""
   reader = csv.DictReader(lines_of(path), strict=True)
   try:
@@ -120,18 +120,18 @@ def _json_rows(path: epath.Path) -> Iterator[tuple[str, Any]]:
   yield from ((f"{path}, entry {number}", row) for number, row in enumerate(rows, 1))
 
 
-def gathered(pairs: Iterable[Pair]) -> dict[str, Clip]:
+def merge_pairs(pairs: Iterable[Pair]) -> dict[str, Clip]:
   """Clips by `stem` of their names, each once with its texts in order. Raises UserError for bad names and texts."""
   clips: dict[str, Clip] = {}
   for where, name, texts in pairs:
     clip = Clip(check_name(name, where), where, [])
-    clips.setdefault(stem(name), clip).texts.extend(clean_all(texts, where))
+    clips.setdefault(stem(name), clip).texts.extend(clean_texts(texts, where))
   return clips
 
 
 def check_name(name: Any, where: str) -> str:
   """A clip's name as it is. Raises UserError for one that is none, or leads out of the folder of videos."""
-  inside("the folder of videos", name, where)
+  safe_join("the folder of videos", name, where)
   return str(name)
 
 
@@ -189,7 +189,7 @@ def same_place(clip: Clip) -> Iterable[str]:
   return dict.fromkeys((clip.name, posixpath.basename(clip.name)))
 
 
-def to_items(
+def make_items(
   split: str,
   clips: Iterable[Clip],
   videos: Videos,

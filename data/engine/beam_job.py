@@ -13,13 +13,13 @@ import apache_beam as beam
 
 from clipvip_jax.utils.errors import UserError
 from data.engine import storage
-from data.engine.decode_process import Decoding
+from data.engine.decode_process import DecodeProcess
 from data.engine.plan import Plan, Shard
 from data.engine.shards import Recipe, build_shard
-from data.engine.work import Work
+from data.engine.work import BuildWork
 
 
-def run(todo: list[Shard], plan: Plan, recipe: Recipe, work: Work, runner: Any, options: Any) -> None:
+def run(todo: list[Shard], plan: Plan, recipe: Recipe, work: BuildWork, runner: Any, options: Any) -> None:
   """Makes the shards, and returns when all are done or one has failed, which `work.stop` then says.
 
   Raises:
@@ -72,9 +72,9 @@ def _lost_workers(lost: threading.Event) -> Iterator[None]:
 class _Build(beam.DoFn):
   """Makes shards; each worker has one decoding process."""
 
-  def __init__(self, plan: Plan, recipe: Recipe, work: Work):
+  def __init__(self, plan: Plan, recipe: Recipe, work: BuildWork):
     self._plan, self._recipe, self._work = plan, recipe, work
-    self._decoding: Decoding | None = None
+    self._decoding: DecodeProcess | None = None
 
   def setup(self) -> None:
     """Beam's, once a worker."""
@@ -87,7 +87,7 @@ class _Build(beam.DoFn):
       try:
         build_shard(shard, self._plan, self._recipe, self._work.folder, self._work.digest(shard), self._decoding)
       except UserError as error:
-        with storage.whole(self._work.stop) as temporary:
+        with storage.atomic_path(self._work.stop) as temporary:
           temporary.write_text(json.dumps({"error": str(error)}))
     yield from ()
 

@@ -26,11 +26,11 @@ from tensorflow_datasets.core import constants, dataset_builder
 from clipvip_jax.utils.errors import UserError
 from data.engine import coverage, records, runner, storage, text_lookup
 from data.engine.coverage import Coverage
-from data.engine.frame_extraction import Stored, decoder
+from data.engine.frame_extraction import FrameSettings, decoder_by_name
 from data.engine.items import Item
 from data.engine.plan import Plan, write_plan
 from data.engine.shards import Account, Recipe
-from data.engine.work import Work
+from data.engine.work import BuildWork
 
 _DAY = 86_400  # seconds
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]{0,99}")  # of a configuration: it is a folder's name
@@ -55,13 +55,13 @@ class CorpusConfig(tfds.core.BuilderConfig):
 
   NOT_CONTENT: ClassVar[tuple[str, ...]] = ("sizes",)
 
-  def stored(self) -> Stored:
+  def stored(self) -> FrameSettings:
     """Raises UserError for what no corpus can be."""
     if not _NAME.fullmatch(self.name):
       raise UserError(f"a configuration is named by at most 100 letters, digits and _.=+-, got {self.name!r}")
-    stored = Stored(self.fps, self.frames, self.short_side, self.jpeg_quality, self.min_frames)
+    stored = FrameSettings(self.fps, self.frames, self.short_side, self.jpeg_quality, self.min_frames)
     stored.check()
-    decoder(self.decoder)
+    decoder_by_name(self.decoder)
     return stored
 
   def settings(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   def _lookups(self) -> dict[str, str]:
     """{"subtitle" or "caption": what the file that these are looked up in holds}."""
-    return {field: text_lookup.identity(path) for field, path in self.lookups(self.source).items()}
+    return {field: text_lookup.lookup_identity(path) for field, path in self.lookups(self.source).items()}
 
   def recipe(self) -> Recipe:
     """How items become records."""
@@ -215,7 +215,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     building = self.building
     try:
       building.mkdir(parents=True, exist_ok=True)
-      with storage.locked(building / "lock") as free:
+      with storage.file_lock(building / "lock") as free:
         if not free:
           raise UserError(f"{building}: another process is building this corpus; wait for it, or stop it first")
         super().download_and_prepare(**kwargs)
@@ -233,14 +233,14 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     self._remove_orphans()
     clips, shards = self.options.clips_per_shard, building / "shards"
     plan, recipe = self.plan(building / "plan"), self.recipe()
-    lookups = {field: (path, text_lookup.state(path)) for field, path in recipe.lookups.items()}
+    lookups = {field: (path, text_lookup.lookup_state(path)) for field, path in recipe.lookups.items()}
     settings = json.dumps([self._settings(), lookups], sort_keys=True)
-    runner.build(plan, recipe, Work(shards, settings, clips), download_config)
+    runner.run_build(plan, recipe, BuildWork(shards, settings, clips), download_config)
     left_out = building / coverage.LEFT_OUT_FILE
     account, written = gather(plan, shards, clips, left_out)
     self._check(account, left_out)
     self.info.set_splits(tfds.core.SplitDict([self._split(split, shards, written[split]) for split in plan.counts]))
-    storage.take(left_out, epath.Path(self.data_path) / coverage.LEFT_OUT_FILE)
+    storage.link_or_copy(left_out, epath.Path(self.data_path) / coverage.LEFT_OUT_FILE)
     self.info.metadata["coverage"] = account.as_metadata()
     self.info.metadata["annotations"] = self.annotations
     self.info.metadata["lookups"] = self._lookups()
@@ -286,7 +286,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     template = self._get_filename_template(split_name=split)
     for index, (name, _) in enumerate(full):
       target = template.sharded_filepath(shard_index=index, num_shards=len(full))
-      storage.take(shards / f"{name}.array_record", epath.Path(target))
+      storage.link_or_copy(shards / f"{name}.array_record", epath.Path(target))
     return tfds.core.SplitInfo(
       name=split,
       shard_lengths=[account.records for _, account in full],
@@ -324,7 +324,7 @@ def gather(
   written: dict[str, list[tuple[str, Account]]] = {split: [] for split in plan.counts}
   for split, count in plan.counts.items():
     total.expect(split, count)
-  with storage.whole(left_out) as temporary, temporary.open("w", encoding="utf-8") as file:
+  with storage.atomic_path(left_out) as temporary, temporary.open("w", encoding="utf-8") as file:
     for shard in plan.shards(clips):
       account = Account.read(shards / f"{shard.name}.json")
       if account is None:

@@ -21,7 +21,7 @@ _NAMED = 5  # clips that an error message names itself
 
 
 @dataclasses.dataclass(frozen=True)
-class LeftOut:
+class SkippedClip:
   """A clip that is not in the corpus. reason: one of REASONS; detail: what was seen, in plain words.
 
   again: the next build tries it anew: it took too long, or its decoder was ended.
@@ -38,7 +38,7 @@ class Coverage:
 
   def __init__(self) -> None:
     self._counts: dict[str, collections.Counter[str]] = {}
-    self._first: dict[str, list[LeftOut]] = {}
+    self._first: dict[str, list[SkippedClip]] = {}
 
   def expect(self, split: str, clips: int) -> None:
     """Starts the account of a split of `clips` clips."""
@@ -54,7 +54,7 @@ class Coverage:
     """Counts clips without a text that was looked up: {one of LACKING: clips}."""
     self._counts[split].update(counts)
 
-  def left_out(self, split: str, clips: Iterable[LeftOut]) -> None:
+  def left_out(self, split: str, clips: Iterable[SkippedClip]) -> None:
     """Counts clips that cannot be used; the first few are kept for the message."""
     for clip in clips:
       self._counts[split][clip.reason] += 1
@@ -100,7 +100,7 @@ class Coverage:
     return {split: dict(counts) for split, counts in self._counts.items()}
 
 
-def line(split: str, clip: LeftOut) -> str:
+def line(split: str, clip: SkippedClip) -> str:
   """A line of left_out.tsv: SPLIT, REASON, NAME, DETAIL."""
   return "\t".join(printable(text) for text in (split, clip.reason, clip.name, clip.detail)) + "\n"
 

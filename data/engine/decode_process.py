@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 
 from clipvip_jax.input_pipeline.video_decoder import NO_SUCH_FILE, VideoError
 from clipvip_jax.utils.errors import UserError
-from data.engine.coverage import LeftOut
-from data.engine.frame_extraction import Stored, TooShort, decoder, image_frame, stored_frames
+from data.engine.coverage import SkippedClip
+from data.engine.frame_extraction import FrameSettings, TooShort, decoder_by_name, image_frame, stored_frames
 
 _MEMORY = 16 * 2**30  # bytes of address space of the decoding process
 _GRACE = 5.0  # seconds after which a decoding process ends by itself, should its parent be gone
@@ -30,10 +30,10 @@ _START = 60.0  # seconds for the first answer besides the limit: Python and FFmp
 _COMMAND = "from data.engine.decode_process import serve; serve()"
 
 
-class Decoding:
+class DecodeProcess:
   """A decoding process, started when it is needed and again after it was lost. A context manager, or `close` it."""
 
-  def __init__(self, stored: Stored, decoder: str = "pyav", seconds: float = 60.0):
+  def __init__(self, stored: FrameSettings, decoder: str = "pyav", seconds: float = 60.0):
     """`seconds`: the limit for one clip; `decoder`: see `media.decoder`."""
     self._settings = json.dumps({"stored": dataclasses.asdict(stored), "decoder": decoder, "seconds": seconds})
     self._seconds = seconds
@@ -41,7 +41,7 @@ class Decoding:
 
   def frames(
     self, path: str, start: float | None = None, end: float | None = None, offset: int = 0, size: int = 0
-  ) -> list[bytes] | LeftOut:
+  ) -> list[bytes] | SkippedClip:
     """The stored frames of a clip, or why there are none.
 
     Args:
@@ -67,10 +67,10 @@ class Decoding:
       if code == -signal.SIGALRM:
         return self._too_long(path)
       how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-      return LeftOut(path, "undecodable", f"the decoder crashed ({how})", again=True)
+      return SkippedClip(path, "undecodable", f"the decoder crashed ({how})", again=True)
 
-  def _too_long(self, path: str) -> LeftOut:
-    return LeftOut(path, "undecodable", f"the decoder did not finish within {self._seconds:g} s", again=True)
+  def _too_long(self, path: str) -> SkippedClip:
+    return SkippedClip(path, "undecodable", f"the decoder did not finish within {self._seconds:g} s", again=True)
 
   def _started(self) -> subprocess.Popen[bytes]:
     # By its own interpreter with the same modules in reach; one thread, since builds fill the cores with processes.
@@ -82,13 +82,13 @@ class Decoding:
       env=environment,
     )
 
-  def _ask(self, process: Any, request: dict[str, Any], deadline: float) -> list[bytes] | LeftOut:
+  def _ask(self, process: Any, request: dict[str, Any], deadline: float) -> list[bytes] | SkippedClip:
     process.stdin.write(json.dumps(request).encode() + b"\n")
     process.stdin.flush()
     (length,) = struct.unpack(">I", _read(process.stdout, 4, deadline))
     header = json.loads(_read(process.stdout, length, deadline))
     if "reason" in header:
-      return LeftOut(request["path"], header["reason"], header["detail"])
+      return SkippedClip(request["path"], header["reason"], header["detail"])
     data = memoryview(_read(process.stdout, sum(header["sizes"]), deadline))
     frames = []
     for size in header["sizes"]:
@@ -107,7 +107,7 @@ class Decoding:
             pipe.close()
       self._process = None
 
-  def __enter__(self) -> Decoding:
+  def __enter__(self) -> DecodeProcess:
     return self
 
   def __exit__(self, *_: object) -> None:
@@ -133,7 +133,7 @@ def serve() -> None:
   answers = os.fdopen(os.dup(1), "wb")
   os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a library that prints must not garble the answers
   _limit_memory()
-  stored, decode = Stored(**settings["stored"]), decoder(settings["decoder"])
+  stored, decode = FrameSettings(**settings["stored"]), decoder_by_name(settings["decoder"])
   for line in sys.stdin.buffer:
     request = json.loads(line)
     # Ended by the system: a decoder that hangs in C may never come back to Python.
@@ -146,7 +146,7 @@ def serve() -> None:
     answers.flush()
 
 
-def _answer(request: dict[str, Any], stored: Stored, decode: Any) -> tuple[dict[str, Any], list[bytes]]:
+def _answer(request: dict[str, Any], stored: FrameSettings, decode: Any) -> tuple[dict[str, Any], list[bytes]]:
   try:
     if request["size"]:
       frames = [image_frame(_part(request), stored, request["path"])]

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from data.engine.builder import CorpusBuilder
-from data.engine.coverage import REASONS, LeftOut
+from data.engine.coverage import REASONS, SkippedClip
 from data.engine.items import Item
 from data.engine.plan import Plan
 from data.engine.shards import clip_record, is_there
@@ -32,7 +32,7 @@ class SplitCheck:
   missing: int = 0
   decoded: int = 0
   texts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-  bad: list[LeftOut] = dataclasses.field(default_factory=list)
+  bad: list[SkippedClip] = dataclasses.field(default_factory=list)
 
   @property
   def lost(self) -> float:
@@ -70,11 +70,11 @@ def _check_split(builder: CorpusBuilder, plan: Plan, split: str, decode: int, sa
         found.texts[field] += bool(getattr(item, field))
       if not is_there(item):
         found.missing += 1
-        found.bad.append(LeftOut(item.id, "missing", item.video))
+        found.bad.append(SkippedClip(item.id, "missing", item.video))
       elif index in tried:
         found.decoded += 1
         record = clip_record(item, recipe, decoding, found.texts)
-        if isinstance(record, LeftOut):
+        if isinstance(record, SkippedClip):
           found.bad.append(dataclasses.replace(record, name=item.id))
       if time.monotonic() - said > _SAY:
         said = time.monotonic()

@@ -40,7 +40,7 @@ class TooShort(VideoError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class FrameSettings:
   """What is done to pixels when a corpus is built.
 
   fps: frames a second, each as it is seen at its moment, whatever the file's own rate; 0: every frame of the file.
@@ -73,7 +73,7 @@ class Stored:
     return f"{which}; {size}; aspect kept; JPEG of quality {self.jpeg_quality}, 4:2:0"
 
 
-def decoder(name: str) -> Decoder:
+def decoder_by_name(name: str) -> Decoder:
   """A decoder by its name in DECODERS, or as "MODULE:FUNCTION". Raises UserError for one that is not there."""
   if name in DECODERS:
     return DECODERS[name]
@@ -87,7 +87,7 @@ def decoder(name: str) -> Decoder:
 
 
 def stored_frames(
-  path: str, stored: Stored, decode: Decoder, start: float | None = None, end: float | None = None
+  path: str, stored: FrameSettings, decode: Decoder, start: float | None = None, end: float | None = None
 ) -> list[bytes]:
   """The JPEG frames that a corpus keeps of a video file, an image or a folder of frames.
 
@@ -123,13 +123,13 @@ def _limited(path: str, frames: Iterable[bytes]) -> Iterator[bytes]:
     yield frame
 
 
-def _check_length(path: str, count: int, stored: Stored) -> None:
+def _check_length(path: str, count: int, stored: FrameSettings) -> None:
   least = max(stored.min_frames, 1)
   if count < least:
     raise TooShort(path, f"{count} frames, at least {least} are asked for")
 
 
-def image_frame(data: bytes, stored: Stored, name: str) -> bytes:
+def image_frame(data: bytes, stored: FrameSettings, name: str) -> bytes:
   """One image as a stored frame. An upright JPEG that needs no shrinking is stored as it is, without another loss."""
   picture = image_files.decode_image(data, name)
   if (
@@ -150,7 +150,9 @@ def _read(path: pathlib.Path) -> bytes:
     raise VideoError(path, f"cannot be read: {error.strerror}") from error
 
 
-def _of_video(path: str, stored: Stored, decode: Decoder, start: float | None, end: float | None) -> Iterator[bytes]:
+def _of_video(
+  path: str, stored: FrameSettings, decode: Decoder, start: float | None, end: float | None
+) -> Iterator[bytes]:
   pictures = _within(decode(path, start, end), start)
   if stored.frames:
     count = sum(1 for _ in pictures)  # decoded twice: the number of frames is known only at the end
@@ -175,7 +177,7 @@ def _within(pictures: Iterable[Picture], start: float | None) -> Iterator[Pictur
 _MOMENT = 1.1e-3  # seconds; Matroska rounds time stamps to 1 ms
 
 
-def _at(pictures: Iterable[Picture], wanted: Any, stored: Stored) -> Iterator[bytes]:
+def _at(pictures: Iterable[Picture], wanted: Any, stored: FrameSettings) -> Iterator[bytes]:
   """Frames by index, which never decreases and may repeat."""
   source, index, jpeg = iter(pictures), -1, b""
   for target in wanted:
@@ -188,7 +190,9 @@ def _at(pictures: Iterable[Picture], wanted: Any, stored: Stored) -> Iterator[by
     yield jpeg
 
 
-def _at_moments(pictures: Iterable[Picture], stored: Stored, start: float | None, end: float | None) -> Iterator[bytes]:
+def _at_moments(
+  pictures: Iterable[Picture], stored: FrameSettings, start: float | None, end: float | None
+) -> Iterator[bytes]:
   """What is seen at start, start + 1 / fps, ...: at each moment the last picture that has begun by then."""
   taken, begin = 0, None
   for picture in pictures:
@@ -205,7 +209,7 @@ def _moments(begin: float, until: float, fps: float) -> int:
   return math.ceil((until - begin - _MOMENT) * fps)
 
 
-def _frame(picture: np.ndarray, stored: Stored) -> bytes:
+def _frame(picture: np.ndarray, stored: FrameSettings) -> bytes:
   import cv2
 
   target = _target(picture.shape, stored.short_side)

@@ -63,18 +63,18 @@ def peek(items: Iterator[_T], count: int) -> tuple[list[_T], Iterator[_T]]:
   return first, itertools.chain(first, items)
 
 
-def clean(text: Any, where: str) -> str:
+def clean_text(text: Any, where: str) -> str:
   """A text as it is stored: control characters are spaces, none at the ends. Raises UserError for no text."""
   if not isinstance(text, str):
     raise UserError(f"{where}: a text is a string, got {type(text).__name__} {str(text)[:40]!r}")
   return _CONTROLS.sub(" ", text).strip()
 
 
-def clean_all(texts: Any, where: str) -> tuple[str, ...]:
-  """`clean` of a text or a list of texts, without those that are empty. Raises UserError for anything else."""
+def clean_texts(texts: Any, where: str) -> tuple[str, ...]:
+  """`clean_text` of a text or a list of texts, without those that are empty. Raises UserError for anything else."""
   if not isinstance(texts, list | tuple):
     texts = [texts]
-  return tuple(text for text in (clean(text, where) for text in texts) if text)
+  return tuple(text for text in (clean_text(text, where) for text in texts) if text)
 
 
 def check_id(name: Any, where: str) -> str:
@@ -84,7 +84,7 @@ def check_id(name: Any, where: str) -> str:
   return name
 
 
-def inside(folder: str | os.PathLike[str], name: Any, where: str) -> str:
+def safe_join(folder: str | os.PathLike[str], name: Any, where: str) -> str:
   """FOLDER/NAME. Raises UserError for a name that leads out of the folder, as `../x` or `/x`."""
   name = check_id(name, where)
   if name.startswith("/") or "\\" in name or ".." in posixpath.normpath(name).split("/"):

@@ -13,13 +13,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from clipvip_jax.utils.duration import duration
+from clipvip_jax.utils.duration import format_duration
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from data.engine import storage
 from data.engine.plan import Plan, Shard
 from data.engine.shards import Recipe, is_done, is_written
-from data.engine.work import Work
+from data.engine.work import BuildWork
 
 if TYPE_CHECKING:
   from apache_beam.options.pipeline_options import PipelineOptions
@@ -29,7 +29,7 @@ _LOOK = 1.0  # seconds between two looks at what is finished
 _SAY = 10.0  # seconds between two lines
 
 
-def build(plan: Plan, recipe: Recipe, work: Work, download_config: Any) -> None:
+def run_build(plan: Plan, recipe: Recipe, work: BuildWork, download_config: Any) -> None:
   """Makes every shard that is not done.
 
   Args:
@@ -55,7 +55,7 @@ def build(plan: Plan, recipe: Recipe, work: Work, download_config: Any) -> None:
 
     fitting = min(cores(), sum(shard.count for shard in todo) // _WORTH)
     options = download_config.beam_options or local_options(fitting)
-    with storage.errors_to(work.chatter) if download_config.beam_runner is None else contextlib.nullcontext():
+    with storage.redirect_stderr(work.chatter) if download_config.beam_runner is None else contextlib.nullcontext():
       beam_job.run(todo, plan, recipe, work, download_config.beam_runner, options)
   except UserError:
     raise
@@ -106,7 +106,7 @@ def cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _watch(todo: list[Shard], work: Work, finished: threading.Event) -> None:
+def _watch(todo: list[Shard], work: BuildWork, finished: threading.Event) -> None:
   """Says how far the build is and how long it will take."""
   started = said = time.monotonic()
   waiting = list(todo)
@@ -116,5 +116,5 @@ def _watch(todo: list[Shard], work: Work, finished: threading.Event) -> None:
     said = time.monotonic()
     waiting = [shard for shard in waiting if not is_written(shard, work.folder, work.digest(shard))]
     done = len(todo) - len(waiting)
-    left = f"{duration((said - started) / done * len(waiting))} left" if done else "the first are on their way"
+    left = f"{format_duration((said - started) / done * len(waiting))} left" if done else "the first are on their way"
     log.info("%d of %d shards | %s", done, len(todo), left)

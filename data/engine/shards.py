@@ -23,9 +23,9 @@ from etils import epath
 
 from clipvip_jax.input_pipeline.video_decoder import NO_SUCH_FILE
 from data.engine import records, storage, text_lookup
-from data.engine.coverage import LACKING, LeftOut
-from data.engine.decode_process import Decoding
-from data.engine.frame_extraction import Stored
+from data.engine.coverage import LACKING, SkippedClip
+from data.engine.decode_process import DecodeProcess
+from data.engine.frame_extraction import FrameSettings
 from data.engine.items import Item
 from data.engine.plan import Plan, Shard
 
@@ -34,15 +34,15 @@ from data.engine.plan import Plan, Shard
 class Recipe:
   """How items become records. lookups: {"subtitle" | "caption": file for open_lookup}. extra: see record_features."""
 
-  stored: Stored
+  stored: FrameSettings
   decoder: str
   seconds: float
   lookups: dict[str, str]
   extra: tuple[str, ...] = ()
 
-  def decoding(self) -> Decoding:
+  def decoding(self) -> DecodeProcess:
     """A new decoding process."""
-    return Decoding(self.stored, self.decoder, self.seconds)
+    return DecodeProcess(self.stored, self.decoder, self.seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Account:
   records: int
   bytes: int
   lacking: dict[str, int]
-  left_out: list[LeftOut]
+  left_out: list[SkippedClip]
   files: str
 
   @classmethod
@@ -61,13 +61,13 @@ class Account:
     """None where there is none."""
     try:
       fields = json.loads(path.read_text(encoding="utf-8"))
-      return cls(**{**fields, "left_out": [LeftOut(**clip) for clip in fields["left_out"]]})
+      return cls(**{**fields, "left_out": [SkippedClip(**clip) for clip in fields["left_out"]]})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
       return None
 
   def write(self, path: epath.Path) -> None:
     """Whole or not at all."""
-    with storage.whole(path) as temporary:
+    with storage.atomic_path(path) as temporary:
       temporary.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
 
 
@@ -90,11 +90,13 @@ def _files(shard: Shard, plan: Plan) -> str:
   digest = hashlib.sha256()
   for item in plan.items(shard):
     if not storage.is_remote(item.video):
-      digest.update(f"{item.video!a} {storage.state(item.video)}\n".encode())
+      digest.update(f"{item.video!a} {storage.file_state(item.video)}\n".encode())
   return digest.hexdigest()
 
 
-def build_shard(shard: Shard, plan: Plan, recipe: Recipe, folder: epath.Path, digest: str, decoding: Decoding) -> None:
+def build_shard(
+  shard: Shard, plan: Plan, recipe: Recipe, folder: epath.Path, digest: str, decoding: DecodeProcess
+) -> None:
   """Makes a shard in `folder`, unless it is done.
 
   Raises:
@@ -104,15 +106,15 @@ def build_shard(shard: Shard, plan: Plan, recipe: Recipe, folder: epath.Path, di
     return
   path, account = folder / f"{shard.name}.array_record", folder / f"{shard.name}.json"
   lacking = dict.fromkeys(LACKING, 0)
-  left_out: list[LeftOut] = []
+  left_out: list[SkippedClip] = []
   count = size = 0
   try:
     account.unlink(missing_ok=True)  # first: it must never stand beside other records
     videos = _files(shard, plan)
-    with storage.whole(path) as temporary, _writer(temporary) as write:
+    with storage.atomic_path(path) as temporary, _writer(temporary) as write:
       for item in plan.items(shard):
         record = clip_record(item, recipe, decoding, lacking)
-        if isinstance(record, LeftOut):
+        if isinstance(record, SkippedClip):
           left_out.append(dataclasses.replace(record, name=item.id, detail=f"{item.video}: {record.detail}"))
           continue
         data = _serialise(record, recipe.extra)
@@ -145,17 +147,19 @@ def _with_os_error(call: Any) -> None:
     raise OSError(code, str(error)) from error
 
 
-def clip_record(item: Item, recipe: Recipe, decoding: Decoding, lacking: dict[str, int]) -> dict[str, Any] | LeftOut:
+def clip_record(
+  item: Item, recipe: Recipe, decoding: DecodeProcess, lacking: dict[str, int]
+) -> dict[str, Any] | SkippedClip:
   """A record as `record_features` has it, or why there is none; counts in `lacking` texts looked up in vain."""
   texts = {"subtitle": item.subtitle, "caption": item.caption}
   for field, path in recipe.lookups.items():
-    texts[field] = texts[field] or text_lookup.shared(path).get(item.id) or ""
+    texts[field] = texts[field] or text_lookup.open_shared(path).get(item.id) or ""
   for field in {*recipe.lookups, *item.lacking}:
     lacking[f"lacking_{field}"] += not texts[field]
   if not any((*texts.values(), *item.descriptions)):
-    return LeftOut(item.id, "without_text", "no subtitle, caption or description")
+    return SkippedClip(item.id, "without_text", "no subtitle, caption or description")
   frames = _frames(item, decoding)
-  if isinstance(frames, LeftOut):
+  if isinstance(frames, SkippedClip):
     return frames
   return {
     "id": item.id,
@@ -167,14 +171,14 @@ def clip_record(item: Item, recipe: Recipe, decoding: Decoding, lacking: dict[st
   }
 
 
-def _frames(item: Item, decoding: Decoding) -> list[bytes] | LeftOut:
+def _frames(item: Item, decoding: DecodeProcess) -> list[bytes] | SkippedClip:
   try:
     with _local(item) as (path, offset):
       return decoding.frames(path, item.start, item.end, offset, item.size)
   except FileNotFoundError:
-    return LeftOut(item.id, "missing", NO_SUCH_FILE)
+    return SkippedClip(item.id, "missing", NO_SUCH_FILE)
   except OSError as error:
-    return LeftOut(item.id, "undecodable", f"cannot be read ({error.strerror or error})")
+    return SkippedClip(item.id, "undecodable", f"cannot be read ({error.strerror or error})")
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ def absolute(address: str) -> epath.Path:
   return epath.Path(address) if is_remote(address) else epath.Path(pathlib.Path(address).expanduser().absolute())
 
 
-def state(address: str | os.PathLike[str]) -> list[int]:
+def file_state(address: str | os.PathLike[str]) -> list[int]:
   """Size and time of a file, or of all in a folder: whether it was changed since. Empty for one that is absent."""
   try:
     if not is_remote(address):
@@ -46,14 +46,14 @@ def matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
 
 
 @contextlib.contextmanager
-def whole(path: epath.Path) -> Iterator[pathlib.Path]:
+def atomic_path(path: epath.Path) -> Iterator[pathlib.Path]:
   """A local name to write to; what was written stands at `path` when the block ends well, and not before.
 
   Raises:
     OSError: it cannot be written.
   """
   if not is_remote(path):
-    with atomic_write.whole(pathlib.Path(path)) as temporary:
+    with atomic_write.atomic_path(pathlib.Path(path)) as temporary:
       yield temporary
     return
   with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def whole(path: epath.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def locked(path: epath.Path) -> Iterator[bool]:
+def file_lock(path: epath.Path) -> Iterator[bool]:
   """Holds a lock on a local file, which ends with this process however that ends; gives whether it was free.
 
   A store of objects knows no locks: there it is always free.
@@ -91,7 +91,7 @@ def disk_error(folder: epath.Path, error: OSError) -> UserError:
 
 
 @contextlib.contextmanager
-def errors_to(path: epath.Path) -> Iterator[None]:
+def redirect_stderr(path: epath.Path) -> Iterator[None]:
   """Sends standard error of this process, and of those that it starts meanwhile, to a local file."""
   if is_remote(path):
     yield
@@ -106,7 +106,7 @@ def errors_to(path: epath.Path) -> Iterator[None]:
     os.close(before)
 
 
-def take(source: epath.Path, target: epath.Path) -> None:
+def link_or_copy(source: epath.Path, target: epath.Path) -> None:
   """Makes a finished file stand at `target` too, as a second name where both lie in one file system."""
   if not is_remote(source) and not is_remote(target):
     try:

@@ -12,7 +12,7 @@ from etils import epath
 
 from clipvip_jax.utils.errors import UserError
 from data.engine import storage
-from data.engine.items import Item, clean, peek
+from data.engine.items import Item, clean_text, peek
 
 _ID_KEYS = ("image_id", "clip_id", "video_id", "id")
 _TEXT_KEYS = ("caption", "text", "subtitle")
@@ -70,7 +70,7 @@ class Lmdb:
     if value is None:
       return None
     try:
-      return clean(str(value, "utf-8"), f"{self._path}, key {name!r}")
+      return clean_text(str(value, "utf-8"), f"{self._path}, key {name!r}")
     except UnicodeDecodeError as error:
       raise UserError(f"{self._path}, key {name!r}: the text is not UTF-8 ({error})") from error
 
@@ -92,12 +92,12 @@ def open_lookup(path: str) -> Lookup:
 
 
 @functools.cache
-def shared(path: str) -> Lookup:
+def open_shared(path: str) -> Lookup:
   """`open_lookup`, once a process: LMDB does not allow twice."""
   return open_lookup(path)
 
 
-def checked(items: Iterator[Item], lookups: Mapping[str, str]) -> Iterator[Item]:
+def check_lookups(items: Iterator[Item], lookups: Mapping[str, str]) -> Iterator[Item]:
   """The items, unless a file of texts knows none of the first thousand.
 
   Args:
@@ -107,10 +107,10 @@ def checked(items: Iterator[Item], lookups: Mapping[str, str]) -> Iterator[Item]
   Raises:
     UserError: a file is for other clips: one id of each side is named.
   """
-  shared.cache_clear()  # what an earlier build of this process has read may have been mended since
+  open_shared.cache_clear()  # what an earlier build of this process has read may have been mended since
   first, items = peek(items, _CHECKED)
   for field, path in lookups.items():
-    texts = shared(path)
+    texts = open_shared(path)
     if first and not any(texts.get(item.id) for item in first):
       example = next(iter(texts), None)
       raise UserError(
@@ -126,7 +126,7 @@ def _read_json(path: str) -> dict[str, str]:
   else:
     rows = read_json(path)
   if isinstance(rows, dict):
-    return {str(name): clean(text, f"{path}, {name!r}") for name, text in rows.items()}
+    return {str(name): clean_text(text, f"{path}, {name!r}") for name, text in rows.items()}
   if not isinstance(rows, list):
     raise UserError(f'{path}: expected {{ID: TEXT}} or [{{"image_id": ID, "caption": TEXT}}]')
   return dict(_pair(row, f"{path}, entry {number}") for number, row in enumerate(rows, 1))
@@ -137,20 +137,20 @@ def _pair(row: Any, where: str) -> tuple[str, str]:
     names = [row[key] for key in _ID_KEYS if key in row]
     texts = [row[key] for key in _TEXT_KEYS if key in row]
     if names and texts:
-      return str(names[0]), clean(texts[0], where)
+      return str(names[0]), clean_text(texts[0], where)
   raise UserError(f"{where}: expected one of {_ID_KEYS} and one of {_TEXT_KEYS}, got {str(row)[:80]}")
 
 
-def state(path: str) -> list[int]:
+def lookup_state(path: str) -> list[int]:
   """`places.state` of a file of texts. An LMDB's folder does not show that it has changed, its data file does."""
   file = epath.Path(path)
-  return storage.state(file / "data.mdb" if file.is_dir() else file)
+  return storage.file_state(file / "data.mdb" if file.is_dir() else file)
 
 
-def identity(path: str) -> str:
-  """What shows that a file of texts has other content: a digest of it; of an LMDB, which may be large, its `state`."""
+def lookup_identity(path: str) -> str:
+  """What shows that a file of texts has other content: a digest of it; of an LMDB, its `lookup_state`."""
   file = epath.Path(path)
-  return json.dumps(state(path)) if file.is_dir() else hashlib.sha256(file.read_bytes()).hexdigest()
+  return json.dumps(lookup_state(path)) if file.is_dir() else hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def read_json(path: str) -> Any:

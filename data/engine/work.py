@@ -11,7 +11,7 @@ from data.engine.plan import Shard
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
+class BuildWork:
   """Where shards are made, what decides their content besides the items, and how many clips each has (0: chosen)."""
 
   folder: epath.Path

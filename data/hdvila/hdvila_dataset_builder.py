@@ -17,8 +17,8 @@ from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from data.engine import storage
 from data.engine.builder import CorpusBuilder, CorpusConfig
-from data.engine.items import Item, check_id, clean, inside, peek
-from data.engine.text_lookup import checked, is_lmdb, json_lines
+from data.engine.items import Item, check_id, clean_text, peek, safe_join
+from data.engine.text_lookup import check_lookups, is_lmdb, json_lines
 
 # Where one is looked for, unless the configuration names it.
 _CLIPS = ("video_clips", "video_clips_3fps", "clips")
@@ -61,7 +61,7 @@ class Builder(CorpusBuilder):
     """Raises UserError for a broken line, by its number, and for texts of other clips."""
     layout = self._layout(source)
     log.info("%s: %s", source, layout)
-    return checked(_items(layout), layout.lookups)
+    return check_lookups(_items(layout), layout.lookups)
 
   def lookups(self, source: epath.Path) -> dict[str, str]:
     """Raises UserError where files cannot be told apart."""
@@ -175,13 +175,13 @@ def _clips(path: epath.Path) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 def _item(layout: Layout, video: str, clip: dict[str, Any], where: str, lacking: tuple[str, ...]) -> Item:
   name = clip.get("clip_id")
-  inside(layout.folder, name, f"{where}, clip_id")
+  safe_join(layout.folder, name, f"{where}, clip_id")
   if layout.cut:
-    path, start, end = inside(inside(layout.folder, video, f"{where}, video_id"), name, where), None, None
+    path, start, end = safe_join(safe_join(layout.folder, video, f"{where}, video_id"), name, where), None, None
   else:
-    path = inside(layout.folder, f"{check_id(video, f'{where}, video_id')}.mp4", f"{where}, video_id")
+    path = safe_join(layout.folder, f"{check_id(video, f'{where}, video_id')}.mp4", f"{where}, video_id")
     start, end = _span(clip.get("span"), where)
-  subtitle = clean(clip.get("text") or "", f"{where}, text")
+  subtitle = clean_text(clip.get("text") or "", f"{where}, text")
   return Item(id=str(name), split="train", video=path, subtitle=subtitle, start=start, end=end, lacking=lacking)
 
 

@@ -17,7 +17,7 @@ from clipvip_jax.input_pipeline.image_files import IMAGES
 from clipvip_jax.utils.errors import UserError
 from data.engine import storage
 from data.engine.builder import CorpusBuilder, CorpusConfig
-from data.engine.items import Item, check_id, clean, inside
+from data.engine.items import Item, check_id, clean_text, safe_join
 
 _TARS = ("*.tar", "*/*.tar", "*/*/*.tar")
 _BLOCK = 2**20  # bytes
@@ -113,7 +113,7 @@ def _tar_item(file: BinaryIO, path: epath.Path, name: str, key: str, parts: dict
     id=check_id(f"{name.removesuffix('.tar')}/{key}", where),
     split="train",
     video=os.fspath(path) if image else f"{path}#{key}",  # no file has this name: it counts as missing
-    caption=clean(text, where),
+    caption=clean_text(text, where),
     offset=image[0] if image else 0,
     size=image[1] if image else 0,
   )
@@ -152,7 +152,10 @@ def _table_items(path: epath.Path) -> Iterator[Item]:
     if "://" in name or not name.lower().endswith(IMAGES):
       raise UserError(f"{where}: {name[:80]!r} is no path of an image ({', '.join(IMAGES)})")
     yield Item(
-      id=name, split="train", video=inside(path.parent, name, where), caption=clean(caption, f"{where}, caption")
+      id=name,
+      split="train",
+      video=safe_join(path.parent, name, where),
+      caption=clean_text(caption, f"{where}, caption"),
     )
 
 

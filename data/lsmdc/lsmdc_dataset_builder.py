@@ -16,12 +16,12 @@ from data.engine.annotations import (
   Pair,
   RetrievalConfig,
   Videos,
-  find,
-  find_any,
-  gathered,
+  find_file,
+  find_optional_file,
   json_pairs,
   lines_of,
-  to_items,
+  make_items,
+  merge_pairs,
 )
 from data.engine.builder import CorpusBuilder
 from data.engine.items import Item
@@ -72,13 +72,16 @@ class Builder(CorpusBuilder):
     config = self.builder_config
     assert isinstance(config, RetrievalConfig)
     videos = Videos(source, config.videos, _VIDEOS, suffix=".avi")
-    paths = {split: (find if split in config.splits else find_any)(source, *names) for split, names in _FILES.items()}
+    paths = {
+      split: (find_file if split in config.splits else find_optional_file)(source, *names)
+      for split, names in _FILES.items()
+    }
     for split, path in paths.items():
       if path is None:
         log.info("%s: no %s, so there is no split %s", source, " or ".join(_FILES[split]), split)
         continue
       pairs = _table(path) if path.suffix == ".csv" else json_pairs(path)
-      yield from to_items(split, gathered(pairs).values(), videos, _places)
+      yield from make_items(split, merge_pairs(pairs).values(), videos, _places)
 
 
 def _table(path: epath.Path) -> Iterator[Pair]:

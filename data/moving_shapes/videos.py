@@ -79,7 +79,7 @@ def claim(folder: pathlib.Path, settings: dict[str, object]) -> None:
   text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
   if not path.exists():
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write.whole(path) as temporary:
+    with atomic_write.atomic_path(path) as temporary:
       temporary.write_text(text, encoding="utf-8")
     return
   try:

@@ -18,13 +18,13 @@ from data.engine.annotations import (
   RetrievalConfig,
   Videos,
   check_name,
-  find,
-  find_any,
-  gathered,
+  csv_rows,
+  find_file,
+  find_optional_file,
   json_pairs,
+  make_items,
+  merge_pairs,
   stem,
-  table,
-  to_items,
 )
 from data.engine.builder import CorpusBuilder
 from data.engine.items import Item
@@ -95,9 +95,9 @@ class Builder(CorpusBuilder):
     if config.train == "full":
       yield from _full(_captions(source, "full"), videos)
       return
-    test, train = find(source, *_TEST), find(source, *_TRAIN[config.train])
-    yield from to_items("train", _train(source, train, config.train), videos)
-    yield from to_items("test", gathered(_pairs(test, "sentence")).values(), videos)
+    test, train = find_file(source, *_TEST), find_file(source, *_TRAIN[config.train])
+    yield from make_items("train", _train(source, train, config.train), videos)
+    yield from make_items("test", merge_pairs(_pairs(test, "sentence")).values(), videos)
 
 
 def _pairs(path: epath.Path, *columns: str) -> Iterator[Pair]:
@@ -105,15 +105,15 @@ def _pairs(path: epath.Path, *columns: str) -> Iterator[Pair]:
   if path.suffix != ".csv":
     yield from json_pairs(path)
     return
-  for where, row in table(path, "video_id", *columns):
+  for where, row in csv_rows(path, "video_id", *columns):
     yield where, row["video_id"], [row[column] for column in columns]
 
 
 def _train(source: epath.Path, path: epath.Path, train: str) -> Iterable[Clip]:
   """The clips of the training list; those of a table get all of their captions, which stand elsewhere."""
-  listed = gathered(_pairs(path))
+  listed = merge_pairs(_pairs(path))
   if path.suffix == ".csv":
-    captions = gathered(pair for part in _captions(source, train) for pair in _sentences(part))
+    captions = merge_pairs(pair for part in _captions(source, train) for pair in _sentences(part))
     for name, clip in listed.items():
       clip.texts.extend(captions[name].texts if name in captions else ())
   return listed.values()
@@ -121,23 +121,23 @@ def _train(source: epath.Path, path: epath.Path, train: str) -> Iterable[Clip]:
 
 def _captions(source: epath.Path, train: str) -> list[epath.Path]:
   """The files of captions. All of 7k stands in the first of two."""
-  if whole := find_any(source, _WHOLE):
+  if whole := find_optional_file(source, _WHOLE):
     return [whole]
-  if not any(find_any(source, part) for part in _PARTS):
-    find(source, _WHOLE, *_PARTS)
-  return [find(source, part) for part in (_PARTS[:1] if train == "7k" else _PARTS)]
+  if not any(find_optional_file(source, part) for part in _PARTS):
+    find_file(source, _WHOLE, *_PARTS)
+  return [find_file(source, part) for part in (_PARTS[:1] if train == "7k" else _PARTS)]
 
 
 def _full(paths: list[epath.Path], videos: Videos) -> Iterator[Item]:
   """All videos with all captions, in the order of the files."""
   for path in paths:
-    captions = gathered(_sentences(path))
+    captions = merge_pairs(_sentences(path))
     for where, row in _entries(path, "videos"):
       if (split := _SPLITS.get(str(row.get("split")))) is None:
         raise UserError(f'{where}: a video\'s "split" is one of {", ".join(_SPLITS)}, got {row.get("split")!r}')
       name = check_name(row.get("video_id"), where)
       texts = captions[stem(name)].texts if stem(name) in captions else []
-      yield from to_items(split, [Clip(name, where, texts)], videos)
+      yield from make_items(split, [Clip(name, where, texts)], videos)
 
 
 def _sentences(path: epath.Path) -> Iterator[Pair]:

@@ -14,7 +14,7 @@ from etils import epath
 from clipvip_jax.utils.errors import UserError
 from data.engine import storage
 from data.engine.builder import CorpusBuilder, CorpusConfig
-from data.engine.items import Item, check_id, clean, clean_all
+from data.engine.items import Item, check_id, clean_text, clean_texts
 from data.engine.text_lookup import json_lines
 
 _LONGEST = 1e8  # seconds: no video is longer
@@ -75,14 +75,14 @@ def _item(row: dict[str, Any], where: str, folder: epath.Path, *, joined: bool) 
   if end is not None and end <= (start or 0):
     raise UserError(f"{where}: end {end:g} is not after start {start or 0:g}")
   part = "" if start is None and end is None else f"@{start or 0:g}-{'' if end is None else f'{end:g}'}"
-  descriptions = clean_all(row["text"], f"{where}, text") if row.get("text") is not None else ()
+  descriptions = clean_texts(row["text"], f"{where}, text") if row.get("text") is not None else ()
   return Item(
     id=check_id(row.get("id", video + part), f"{where}, id"),
     split=_split_name(row.get("split", "train"), where),
     video=video if storage.is_remote(video) else os.fspath(folder / video),
     descriptions=(" ".join(descriptions),) if joined and descriptions else descriptions,
-    subtitle=clean(row.get("subtitle") or "", f"{where}, subtitle"),
-    caption=clean(row.get("caption") or "", f"{where}, caption"),
+    subtitle=clean_text(row.get("subtitle") or "", f"{where}, subtitle"),
+    caption=clean_text(row.get("caption") or "", f"{where}, caption"),
     start=start,
     end=end,
   )

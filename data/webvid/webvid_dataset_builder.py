@@ -13,9 +13,9 @@ from etils import epath
 
 from clipvip_jax.utils.errors import UserError
 from data.engine import storage
-from data.engine.annotations import table
+from data.engine.annotations import csv_rows
 from data.engine.builder import CorpusBuilder, CorpusConfig
-from data.engine.items import Item, check_id, clean_all, inside, peek
+from data.engine.items import Item, check_id, clean_texts, peek, safe_join
 
 _SPLITS = {"train": "train", "validation": "val"}  # of the corpus -> as its owner writes it
 # Files of a split, the first pattern that there is. {size}: 2M or 10M.
@@ -61,7 +61,7 @@ class Builder(CorpusBuilder):
     assert isinstance(config, WebvidConfig)
     tables = {split: _tables(source, config.size, split) for split in config.splits}
     for split, paths in tables.items():
-      yield from _items(source, split, itertools.chain.from_iterable(table(path, *_COLUMNS) for path in paths))
+      yield from _items(source, split, itertools.chain.from_iterable(csv_rows(path, *_COLUMNS) for path in paths))
 
 
 def _tables(source: epath.Path, size: str, split: str) -> list[epath.Path]:
@@ -86,12 +86,12 @@ def _items(source: epath.Path, split: str, rows: Iterator[tuple[str, dict[str, s
       id=check_id(row["videoid"], f"{where}, videoid"),
       split=split,
       video=_video(source, place, split, where, row),
-      descriptions=clean_all(row["name"], f"{where}, name"),
+      descriptions=clean_texts(row["name"], f"{where}, name"),
     )
 
 
 def _video(source: epath.Path, place: str, split: str, where: str, row: dict[str, str]) -> str:
   names = {"videoid": row["videoid"], "page_dir": row.get("page_dir") or "."}
   for column, name in names.items():
-    inside(source, name, f"{where}, {column}")
+    safe_join(source, name, f"{where}, {column}")
   return os.fspath(source / place.format(split=_SPLITS[split], **names))

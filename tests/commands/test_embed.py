@@ -41,7 +41,7 @@ def test_every_video_has_its_row_and_the_file_reads_back(tmp_path):
   videos = make_videos(tmp_path / "v")
   whole = embed.embed_files(FakeModel(), videos, tmp_path / "i.npz", threads=2)
   assert whole.videos == [str(v) for v in videos] and whole.features.shape == (10, 3)
-  again = video_index.read(tmp_path / "i.npz")
+  again = video_index.read_index(tmp_path / "i.npz")
   np.testing.assert_array_equal(again.features, whole.features)
   assert (again.videos, again.source, again.identity) == (whole.videos, "fake", "fake-1")
   assert (whole.features.argmax(1) == np.arange(10) % 3).all()
@@ -176,5 +176,5 @@ def test_names_that_would_move_the_cursor_or_cannot_be_encoded(tmp_path, caplog)
   with caplog.at_level("WARNING", logger="clipvip_jax"):
     whole = embed.embed_files(FakeModel(), [video, bad], tmp_path / "i.npz", max_bad_share=0.5)
   assert whole.videos == [str(video)] and whole.bad == [str(bad)]
-  assert video_index.read(tmp_path / "i.npz").videos == [str(video)]
+  assert video_index.read_index(tmp_path / "i.npz").videos == [str(video)]
   assert r"x\n\x1b[31m.mp4" in caplog.text and "\x1b" not in caplog.text

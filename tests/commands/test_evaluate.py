@@ -60,7 +60,7 @@ def config_of_run(miniature, **changes):
   value = post_pretrain.get_config("smoke")
   with value.unlocked():
     value.data.update({"name": "msrvtt", "config": "9k", "prepare": False, "data_dir": str(miniature)})
-    value.evaluate.update({"during_split": "train", "final_splits": ("train",), "num_examples": 3})
+    value.evaluate.update({"selection_split": "train", "final_splits": ("train",), "num_examples": 3})
     value.update_from_flattened_dict(changes)
   return value.lock()
 
@@ -69,7 +69,7 @@ def config_of_run(miniature, **changes):
 def trained(miniature, tmp_path_factory):
   """(workdir, results) of a run."""
   folder = tmp_path_factory.mktemp("runs") / "0"
-  return folder, trainer.run(config_of_run(miniature), folder)
+  return folder, trainer.train(config_of_run(miniature), folder)
 
 
 @pytest.fixture(scope="session")
@@ -186,7 +186,7 @@ def test_a_plain_clip_pools_the_mean_and_the_recipe_says_the_rest(miniature, cli
 def configured(name, patch_size=32, run=None, **options):
   sizes = {"patch_size": patch_size, "text": {"positions": 77, "vocab_size": 49408}}
   weights = targets.sources.Weights("w", {}, targets.ConfigDict(sizes), False, run)
-  found = targets.configuration(weights, targets.Options(name, **options))
+  found = targets.configuration(weights, targets.EvaluationOptions(name, **options))
   data, evaluation = found.data, found.evaluate
   return data.config, data.num_frames, data.text_length, evaluation.final_splits, evaluation.query, found.model.dtype
 
@@ -228,13 +228,15 @@ def test_the_tokenizer_is_the_one_asked_for_the_runs_the_vocabularys_or_the_one_
 
 
 def test_published_figures_stand_beneath_those_of_their_test_set(miniature, clip, tmp_path, capsys, monkeypatch):
-  rows = published_results.find("msrvtt/9k/1.0.0", "test")
+  rows = published_results.published_rows("msrvtt/9k/1.0.0", "test")
   found = {(row["setting"], row["model"], row["kind"], row["direction"]): row["R@1"] for row in rows}
   assert found["fine-tuned", "B/32", "plain", "text_to_video"] == 0.501
   assert found["zero-shot", "B/16", "plain", "text_to_video"] == 0.317 and len(found) == 7
-  assert len(published_results.find("activitynet_captions/default/1.0.0", "validation")) == 4
-  assert not published_results.find("msrvtt/full/1.0.0", "test") + published_results.find("msrvtt/9k/1.0.0", "train")
-  monkeypatch.setattr(evaluate.published_results, "find", lambda corpus, split: rows)
+  assert len(published_results.published_rows("activitynet_captions/default/1.0.0", "validation")) == 4
+  assert not published_results.published_rows("msrvtt/full/1.0.0", "test") + published_results.published_rows(
+    "msrvtt/9k/1.0.0", "train"
+  )
+  monkeypatch.setattr(evaluate.published_results, "published_rows", lambda corpus, split: rows)
   results = command(miniature, tmp_path, clip, *OF_CLIP)
   assert results["published"] == {"train": rows}
   printed = capsys.readouterr().out
@@ -364,7 +366,7 @@ def test_a_folder_of_another_evaluation_or_of_a_run_is_refused(miniature, measur
   with pytest.raises(UserError, match="holds a run: name another --workdir"):
     command(miniature, runs[0], runs[0])
   with pytest.raises(UserError, match="holds an evaluation: name another for a run"):
-    trainer.run(config_of_run(miniature), measured[0])
+    trainer.train(config_of_run(miniature), measured[0])
   (tmp_path / "file").touch()
   with pytest.raises(UserError, match="is a file"):
     command(miniature, tmp_path / "file", runs[0])

@@ -69,7 +69,7 @@ backend_config={"known_trip_count":{"n":"12"}}
 
 
 def test_collectives_are_read_from_the_program_with_loops_and_without_repetitions():
-  found = {(one.kind, one.whole, one.group, one.times) for one in hlo_collectives.read(HLO, 8)}
+  found = {(one.kind, one.whole, one.group, one.times) for one in hlo_collectives.read_collectives(HLO, 8)}
   assert found == {
     ("all-gather", 256, 8, 1),  # both of them
     ("all-reduce", 27, 2, 1),
@@ -79,8 +79,8 @@ def test_collectives_are_read_from_the_program_with_loops_and_without_repetition
     ("reduce-scatter", 256, 8, 1),
     ("all-reduce", 128, 4, 12),
   }
-  assert len(hlo_collectives.read(HLO, 8)) == 8
-  assert "jit(step)/gather" in {one.source for one in hlo_collectives.read(HLO, 8)}
+  assert len(hlo_collectives.read_collectives(HLO, 8)) == 8
+  assert "jit(step)/gather" in {one.source for one in hlo_collectives.read_collectives(HLO, 8)}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_groups_that_reach_over_nodes_are_as_slow_as_the_network(groups, span):
   hlo = (
     f"ENTRY %main (a: f32[4]) -> f32[4] {{\n  %x = f32[4] all-reduce(%a), replica_groups={groups}, to_apply=%add\n}}"
   )
-  (found,) = hlo_collectives.read(hlo, 16)
+  (found,) = hlo_collectives.read_collectives(hlo, 16)
   assert found.span == span
   chip = chips.CHIPS["h100"]
   assert chip.sending(found.span) == (chip.interconnect if span <= 8 else chip.network)
@@ -106,14 +106,14 @@ def test_groups_that_reach_over_nodes_are_as_slow_as_the_network(groups, span):
 @pytest.mark.parametrize("name", chips.CHIPS)
 def test_chips_are_known_by_the_name_that_jax_gives_them(name):
   chip = chips.CHIPS[name]
-  assert chips.of_kind(chip.kind if chip.is_tpu else f"{chip.kind} 80GB HBM3") is chip
-  assert chips.of_kind("cpu") is None
+  assert chips.chip_of_kind(chip.kind if chip.is_tpu else f"{chip.kind} 80GB HBM3") is chip
+  assert chips.chip_of_kind("cpu") is None
 
 
 @pytest.mark.parametrize(("dropout", "whole", "left"), [(0.5, 0.1, 0.0), (0.5, 0.0, 0.5), (0.0, 0.1, 0.0)])
 def test_of_steps_with_and_without_patches_left_out_the_larger_must_fit(dropout, whole, left):
   config = post_pretrain.get_config("b32")
-  config.model.patch_dropout, config.train.whole_clips = dropout, whole
+  config.model.patch_dropout, config.train.unmasked_fraction = dropout, whole
   assert preflight._of_whole_clips(config).model.patch_dropout == left
   assert config.model.patch_dropout == dropout
 
@@ -164,7 +164,7 @@ def test_what_is_repeated_frozen_or_left_out_is_counted_so():
   plain = flops.step(post_pretrain.get_config("b32"))
   config = post_pretrain.get_config("b32,remat,frozen_text,patch_dropout").copy_and_resolve_references()
   config.unlock()
-  config.train.accumulate = 2
+  config.train.num_microbatches = 2
   counted = flops.step(config)
   assert counted["subtitle"] == plain["subtitle"] // 3  # forward alone
   assert counted["video"] < 0.55 * plain["video"]
@@ -188,7 +188,7 @@ def test_what_a_tensor_axis_sums_as_counted_by_hand():
   config.loss = "fc"
   config.model.text.layers = 3
   mesh = AbstractMesh((2, 1, 2), sharding.AXES)
-  *_, found = hlo_collectives.needed(config, mesh, clip_vip.parameter_shapes(config.model))
+  *_, found = hlo_collectives.required_collectives(config, mesh, clip_vip.parameter_shapes(config.model))
   # 16 clips on two shares; 4 proxies and 16 patches, one block; 28 words, three blocks; both 32 wide. Halves of a block
   # sum what comes out and the gradient by what goes in; of the last block, one token but for its keys and values.
   frame = 20 + 3
@@ -242,7 +242,7 @@ def test_bad_input_is_refused_before_anything_is_compiled(override, words):
 
 
 def test_overrides_reach_the_recipe():
-  assert recipe_flags.read([*SMALL, "--config.train.batch_size=32"]).train.batch_size == 32
+  assert recipe_flags.parse_config([*SMALL, "--config.train.batch_size=32"]).train.batch_size == 32
 
 
 def test_a_small_step_for_eight_gpus(tmp_path, capsys):
@@ -254,7 +254,7 @@ def test_a_small_step_for_eight_gpus(tmp_path, capsys):
   assert report["fits"]
   assert report["flops_compiled"] == pytest.approx(sum(report["flops_counted"].values()), rel=0.1)
   assert report["sent"] <= 1.25 * report["sent_needed"]
-  shapes = clip_vip.parameter_shapes(recipe_flags.read(SMALL).model)
+  shapes = clip_vip.parameter_shapes(recipe_flags.parse_config(SMALL).model)
   params = sum(x.size for x in jax.tree.leaves(shapes))
   assert report["memory"]["parameters"] == 4 * params
   assert report["memory"]["optimiser moments"] == pytest.approx(8 * params, rel=0.01)

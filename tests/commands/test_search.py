@@ -6,7 +6,7 @@ from fake_model import FakeModel
 
 from clipvip_jax import search
 from clipvip_jax.inference import video_index
-from clipvip_jax.inference.video_index import Index
+from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.input_pipeline.video_decoder import encode_h264
 from clipvip_jax.utils.errors import UserError
 
@@ -14,7 +14,7 @@ from clipvip_jax.utils.errors import UserError
 def an_index(videos, features=None, **changes):
   features = np.eye(3, dtype=np.float32)[: len(videos)] if features is None else features
   fields = {"source": "fake", "identity": "fake-1", "bad": [], "reasons": []}
-  return Index(features=features, videos=videos, **{**fields, **changes})
+  return VideoIndex(features=features, videos=videos, **{**fields, **changes})
 
 
 def test_the_best_come_first_and_ties_in_the_order_of_the_index():
@@ -45,7 +45,7 @@ def test_the_page_shows_frames_and_escapes_names(tmp_path):
 
 
 def saved(path, **changes):
-  video_index.write(path, an_index(["r.mp4"]))
+  video_index.write_index(path, an_index(["r.mp4"]))
   with np.load(path) as file:
     arrays = {**file, **changes}
   np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
@@ -69,7 +69,7 @@ def test_what_is_no_index_is_refused(tmp_path, changes, message):
   path = tmp_path / "i.npz"
   saved(path, **changes)
   with pytest.raises(UserError, match=message) as refused:
-    video_index.read(path)
+    video_index.read_index(path)
   assert "i.npz is no index" in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -77,9 +77,9 @@ def test_what_is_no_index_is_refused(tmp_path, changes, message):
 def test_other_files_are_refused(tmp_path, content):
   (tmp_path / "i.npz").write_bytes(content)
   with pytest.raises(UserError, match="no index"):
-    video_index.read(tmp_path / "i.npz")
+    video_index.read_index(tmp_path / "i.npz")
   with pytest.raises(UserError, match="no such file; python"):
-    video_index.read(tmp_path / "none.npz")
+    video_index.read_index(tmp_path / "none.npz")
 
 
 def test_an_index_of_other_width_is_refused():
@@ -91,13 +91,13 @@ def test_an_index_of_other_width_is_refused():
 def test_numbers_that_are_no_characters_are_refused(tmp_path):
   saved(tmp_path / "i.npz", videos=np.array([2**31 - 1], np.uint32).view("<U1"))
   with pytest.raises(UserError, match="names are no texts"):
-    video_index.read(tmp_path / "i.npz")
+    video_index.read_index(tmp_path / "i.npz")
 
 
 def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path):
   np.savez_compressed(tmp_path / "i.npz", features=np.zeros((1, 2**20), np.float32))
   with pytest.raises(UserError, match="compressed"):
-    video_index.read(tmp_path / "i.npz")
+    video_index.read_index(tmp_path / "i.npz")
 
 
 def test_names_and_queries_stay_on_their_line():

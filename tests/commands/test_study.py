@@ -28,15 +28,15 @@ def runs(monkeypatch):
   def run(config, folder):
     made.append((folder.parent.name, config.seed, config.init_from))
     folder.mkdir(parents=True)
-    config_tree.write_json(folder / "config.json", config_tree.plain(config))
+    config_tree.write_json(folder / "config.json", config_tree.to_json_dict(config))
     recall = 0.1 * len(made) / 10
     config_tree.write_json(
-      folder / "results.json", {"splits": {"test": split(recall)}, "config": config_tree.plain(config)}
+      folder / "results.json", {"splits": {"test": split(recall)}, "config": config_tree.to_json_dict(config)}
     )
     rows = [{"kind": "eval", "step": step, "split": "validation", "metrics": split(recall)} for step in (1, 2)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-  monkeypatch.setattr(trainer, "run", run)
+  monkeypatch.setattr(trainer, "train", run)
   return made
 
 

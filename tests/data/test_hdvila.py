@@ -140,7 +140,7 @@ def test_spans_of_uncut_videos(uncut):
 
 
 def test_two_steps_of_training(uncut, tmp_path):
-  fields = {"evaluate.during_split": "train", "evaluate.final_splits": ("train",), "evaluate.query": "subtitle"}
+  fields = {"evaluate.selection_split": "train", "evaluate.final_splits": ("train",), "evaluate.query": "subtitle"}
   results = corpora.train_two_steps(uncut, tmp_path / "run", **fields)
   assert results["step"] == 2 and results["splits"]["train"]["size"] == 9
   assert results["corpus"]["coverage"]["train"]["lacking_caption"] == 0

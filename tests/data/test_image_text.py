@@ -98,7 +98,7 @@ def test_what_was_left_out_is_counted_and_named(built):
 
 
 def test_two_steps_of_training(built, tmp_path):
-  fields = {"evaluate.during_split": "train", "evaluate.final_splits": ("train",), "evaluate.query": "caption"}
+  fields = {"evaluate.selection_split": "train", "evaluate.final_splits": ("train",), "evaluate.query": "caption"}
   fields |= {"data.num_frames": 1, "data.subtitle": "caption", "loss": "vs"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields)
   assert results["step"] == 2 and results["splits"]["train"]["size"] == 9

@@ -92,7 +92,7 @@ def test_what_was_left_out_is_counted_and_named(built):
 
 
 def test_two_steps_of_training(built, tmp_path):
-  fields = {"loss": "vs", "data.subtitle": "description", "evaluate.during_split": "test"}
+  fields = {"loss": "vs", "data.subtitle": "description", "evaluate.selection_split": "test"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("test",)})
   assert results["step"] == 2 and results["splits"]["test"]["size"] == 4
 

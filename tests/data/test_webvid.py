@@ -79,7 +79,7 @@ def test_what_was_left_out_is_counted_and_named(built):
 
 
 def test_two_steps_of_training(built, tmp_path):
-  fields = {"evaluate.during_split": "validation", "evaluate.final_splits": ("validation",)}
+  fields = {"evaluate.selection_split": "validation", "evaluate.final_splits": ("validation",)}
   fields |= {"loss": "vs", "data.subtitle": "description"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields)
   assert results["step"] == 2 and results["splits"]["validation"]["size"] == 4

@@ -16,7 +16,7 @@ from clipvip_jax.distributed import sharding
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES
-from clipvip_jax.training.train_step import jitted_step
+from clipvip_jax.training.train_step import jit_train_step
 from clipvip_jax.utils.errors import UserError
 from configs import common
 
@@ -48,7 +48,7 @@ def configuration(accumulate=1, **model):
   for tower in (config.model.vision, config.model.text):
     tower.heads, tower.layers = 8, 2
   config.optimizer = tiny.optimizer_config()
-  config.train.accumulate = accumulate
+  config.train.num_microbatches = accumulate
   return config
 
 
@@ -64,15 +64,17 @@ def trained(shape, loss="vs", accumulate=1, patch_dropout=0.0):
     return TrainState(jnp.int32(0), params, chain.init(params))
 
   shapes = jax.eval_shape(first, params)
-  step = jitted_step(config, model, LOSSES[loss], chain, rate, mesh, shapes)
-  state = jax.jit(first, out_shardings=sharding.of_state(mesh, shapes))(params)
+  step = jit_train_step(config, model, LOSSES[loss], chain, rate, mesh, shapes)
+  state = jax.jit(first, out_shardings=sharding.state_shardings(mesh, shapes))(params)
   losses = []
   for n in range(STEPS):
     sharded = sharding.shard_batch(mesh, batch(n))
     assert len(sharded["video"].addressable_shards) == np.prod(shape)
     state, metrics = step(state, sharded)
     losses.append(float(metrics["loss"]))
-  assert jax.tree.map(lambda x: x.sharding, state) == sharding.of_state(mesh, state), "a step leaves all where it was"
+  assert jax.tree.map(lambda x: x.sharding, state) == sharding.state_shardings(mesh, state), (
+    "a step leaves all where it was"
+  )
   return losses, traverse_util.flatten_dict(jax.device_get(state.params), sep="/")
 
 
@@ -98,7 +100,7 @@ def test_which_patches_are_left_out_does_not_depend_on_the_mesh():
 
 def test_every_large_parameter_of_b32_is_split_and_small_ones_are_whole():
   shapes = traverse_util.flatten_dict(tiny.clip_vip.parameter_shapes(common.base().model), sep="/")
-  placed = {name: sharding.partition(name, x.shape, mesh_of(1, 4, 2)) for name, x in shapes.items()}
+  placed = {name: sharding.partition_spec(name, x.shape, mesh_of(1, 4, 2)) for name, x in shapes.items()}
   whole = {name: x.shape for name, x in shapes.items() if placed[name] == PartitionSpec() and x.size > 50_000}
   assert not whole
   assert placed["vision/transformer/block_3/mlp/down/kernel"] == PartitionSpec("tensor", "fsdp")

@@ -27,14 +27,14 @@ def test_agrees_with_drawing_videos_one_by_one(several):
   ease = rng.random(videos.max() + 1)  # captions of a video are alike
   hits = rng.random(len(videos)) < ease[videos]
   expected = slow_interval(hits, videos, 4000, seed=1)
-  np.testing.assert_allclose(confidence.interval(hits, videos), expected, atol=0.012)
+  np.testing.assert_allclose(confidence.bootstrap_interval(hits, videos), expected, atol=0.012)
 
 
 def test_covers_the_truth_as_often_as_it_promises():
   rng = np.random.default_rng(0)
   inside = 0
   for _ in range(400):
-    low, high = confidence.interval(rng.random(300) < 0.3, np.arange(300), resamples=1000)
+    low, high = confidence.bootstrap_interval(rng.random(300) < 0.3, np.arange(300), resamples=1000)
     inside += low <= 0.3 <= high
   assert 0.91 <= inside / 400 <= 0.98
 
@@ -42,8 +42,8 @@ def test_covers_the_truth_as_often_as_it_promises():
 def test_captions_of_one_video_stay_together():
   hits = np.repeat(np.arange(50) % 2 == 0, 20)
   alone, together = (
-    confidence.interval(hits, np.arange(1000)),
-    confidence.interval(hits, np.repeat(np.arange(50), 20)),
+    confidence.bootstrap_interval(hits, np.arange(1000)),
+    confidence.bootstrap_interval(hits, np.repeat(np.arange(50), 20)),
   )
   assert together[1] - together[0] > 3 * (alone[1] - alone[0])
 
@@ -51,22 +51,22 @@ def test_captions_of_one_video_stay_together():
 def test_the_same_input_gives_the_same_numbers_however_much_is_held_at_once(monkeypatch):
   rng = np.random.default_rng(0)
   hits, videos = rng.random(200) < 0.4, rng.integers(0, 50, 200)
-  found = confidence.interval(hits, videos)
+  found = confidence.bootstrap_interval(hits, videos)
   monkeypatch.setattr(confidence, "_AT_ONCE", 100)
-  assert confidence.interval(hits, videos) == found
+  assert confidence.bootstrap_interval(hits, videos) == found
   assert found[0] < hits.mean() < found[1]
-  assert confidence.interval(hits, videos, seed=1) != found
+  assert confidence.bootstrap_interval(hits, videos, seed=1) != found
 
 
 @pytest.mark.parametrize(("hits", "expected"), [([True], [1.0, 1.0]), ([False] * 5, [0.0, 0.0])])
 def test_without_misses_or_hits_there_is_nothing_to_resample(hits, expected):
-  assert confidence.interval(np.array(hits), np.arange(len(hits))) == expected
+  assert confidence.bootstrap_interval(np.array(hits), np.arange(len(hits))) == expected
 
 
 def test_spread_is_mean_and_sample_standard_deviation_of_every_number():
   runs = [
     {"size": 4, "plain": {"R@1": x, "R@1_interval": [0, 1]}, "twins": {"accuracy": None}} for x in (0.1, 0.2, 0.6)
   ]
-  found = confidence.spread(runs)
+  found = confidence.mean_and_sd(runs)
   assert found["plain"] == {"R@1": {"mean": pytest.approx(0.3), "sd": pytest.approx(statistics.stdev((0.1, 0.2, 0.6)))}}
   assert found["size"] == {"mean": 4.0, "sd": 0.0} and found["twins"] == {}

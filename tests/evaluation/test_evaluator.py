@@ -12,7 +12,7 @@ import written_corpus
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.evaluation import retrieval
-from clipvip_jax.evaluation.evaluator import Evaluator, measure
+from clipvip_jax.evaluation.evaluator import Evaluator, measure_retrieval
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from clipvip_jax.reporting import report
@@ -73,7 +73,7 @@ def test_a_clip_that_no_batch_held_is_named(evaluated):
   found = dataclasses.replace(evaluated[2].embeddings, videos=evaluated[2].embeddings.videos.copy())
   found.videos[3] = np.nan
   with pytest.raises(UserError, match=r"split train: the features of 1 of 11 are not finite, those of clip 'clip3'"):
-    measure(found)
+    measure_retrieval(found)
 
 
 def test_clips_of_the_same_caption_and_features_rank_second(evaluated):
@@ -87,7 +87,7 @@ def test_clips_of_the_same_caption_and_features_rank_second(evaluated):
     labels=[0, 1, 2],
     twins=[-1] * 3,
   )
-  metrics = measure(alike).metrics
+  metrics = measure_retrieval(alike).metrics
   assert metrics["duplicate_queries"] == 2 and metrics["queries"] == 3
   for kind in ("plain", "dsl"):
     for direction in ("text_to_video", "video_to_text"):

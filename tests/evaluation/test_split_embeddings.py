@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipvip_jax.evaluation import split_embeddings
-from clipvip_jax.evaluation.split_embeddings import Embeddings
+from clipvip_jax.evaluation.split_embeddings import SplitEmbeddings
 from clipvip_jax.utils.errors import UserError
 
 
@@ -23,21 +23,21 @@ def some(**changes):
     "counts": {"expected": 4, "missing": 1, "missing_captions": 2},
     "about": {"model": {"identity": "x"}},
   }
-  return Embeddings(**{**fields, **changes})
+  return SplitEmbeddings(**{**fields, **changes})
 
 
 def test_what_is_written_is_read_back_and_equal_embeddings_are_equal_files(tmp_path):
   for name in ("1.npz", "2.npz"):
-    split_embeddings.write(tmp_path / name, some())
+    split_embeddings.write_embeddings(tmp_path / name, some())
   assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
-  found = split_embeddings.read(tmp_path / "1.npz")
-  for field in dataclasses.fields(Embeddings):
+  found = split_embeddings.read_embeddings(tmp_path / "1.npz")
+  for field in dataclasses.fields(SplitEmbeddings):
     np.testing.assert_equal(getattr(found, field.name), getattr(some(), field.name))
   assert found.videos.dtype == np.float32 and type(found.labels[0]) is int
 
 
 def saved(path, **changes):
-  split_embeddings.write(path, some())
+  split_embeddings.write_embeddings(path, some())
   with np.load(path) as file:
     arrays = {**file, **changes}
   np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
@@ -75,7 +75,7 @@ def test_files_whose_parts_do_not_match_are_refused(tmp_path, changes, message):
   path = tmp_path / "e.npz"
   saved(path, **changes)
   with pytest.raises(UserError, match=message) as refused:
-    split_embeddings.read(path)
+    split_embeddings.read_embeddings(path)
   assert "e.npz is no file of embeddings" in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -83,9 +83,9 @@ def test_files_whose_parts_do_not_match_are_refused(tmp_path, changes, message):
 def test_other_files_are_refused(tmp_path, content):
   (tmp_path / "e.npz").write_bytes(content)
   with pytest.raises(UserError, match="no file of embeddings"):
-    split_embeddings.read(tmp_path / "e.npz")
+    split_embeddings.read_embeddings(tmp_path / "e.npz")
   with pytest.raises(UserError, match=r"no such file; python -m clipvip_jax\.evaluate"):
-    split_embeddings.read(tmp_path / "none.npz")
+    split_embeddings.read_embeddings(tmp_path / "none.npz")
 
 
 def test_features_that_are_no_numbers_are_named_by_clip_and_by_query():

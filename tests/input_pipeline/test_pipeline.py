@@ -8,7 +8,8 @@ import pytest
 import simplejpeg
 
 from clipvip_jax.input_pipeline import preprocessing
-from clipvip_jax.input_pipeline.pipeline import Clips, Order, Source, Tasks, batches
+from clipvip_jax.input_pipeline.batching import ClipBatcher
+from clipvip_jax.input_pipeline.pipeline import RecordSampler, Tasks, WeightedStream, batches
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from clipvip_jax.utils.errors import UserError
 
@@ -43,11 +44,11 @@ def clips(source, **overrides):
     "jitter_seed": 7,
     "middle_frame": True,
   }
-  return Clips(**{**fields, **overrides})
+  return ClipBatcher(**{**fields, **overrides})
 
 
 def collect(order, num_steps, **kwargs):
-  return list(batches([Source(clips(records()), order)], num_steps=num_steps, **kwargs))
+  return list(batches([WeightedStream(clips(records()), order)], num_steps=num_steps, **kwargs))
 
 
 def assert_same(first, second):
@@ -59,7 +60,7 @@ def assert_same(first, second):
 
 
 def test_every_record_is_seen_once_an_epoch_in_another_order():
-  order = Order(10, 4, seed=0)
+  order = RecordSampler(10, 4, seed=0)
   seen = np.array([batch["record"] for batch in collect(order, 6)]).reshape(2, 12)
   for epoch in seen:
     assert sorted(epoch[epoch >= 0]) == list(range(10))
@@ -70,7 +71,7 @@ def test_every_record_is_seen_once_an_epoch_in_another_order():
 
 def shown(count, seed):
   """Records of an epoch over `count` of a hundred."""
-  order = Order(count, 10, seed=seed, subset_of=100)
+  order = RecordSampler(count, 10, seed=seed, subset_of=100)
   return [record for step in range(order.steps_per_epoch) for _, record in order.records(step, 0, 10) if record >= 0]
 
 
@@ -82,11 +83,13 @@ def test_subsets_grow_are_random_and_the_same_for_every_seed():
     assert len(set(records)) == len(records) == count
     assert set(shown(count, 1)) == set(records) and (count == 3 or shown(count, 1) != records)
   assert max(subsets[15]) > 60 and subsets[60] != sorted(subsets[60])
-  assert shown(100, 4) == [record for step in range(10) for _, record in Order(100, 10, seed=4).records(step, 0, 10)]
+  assert shown(100, 4) == [
+    record for step in range(10) for _, record in RecordSampler(100, 10, seed=4).records(step, 0, 10)
+  ]
 
 
 def test_padding_is_zeros_that_every_mask_leaves_out():
-  last = collect(Order(10, 4, seed=0), 3)[-1]
+  last = collect(RecordSampler(10, 4, seed=0), 3)[-1]
   padding = last["record"] < 0
   assert padding.tolist() == [False, False, True, True]
   assert not last["video"][padding].any() and not last["frame"][padding].any()
@@ -94,7 +97,7 @@ def test_padding_is_zeros_that_every_mask_leaves_out():
 
 
 def test_a_missing_text_is_masked_and_nothing_else_is():
-  found = collect(Order(10, 5), 2)
+  found = collect(RecordSampler(10, 5), 2)
   subtitles = np.concatenate([batch["subtitle_mask"] for batch in found])
   captions = np.concatenate([batch["caption_mask"] for batch in found])
   assert np.flatnonzero(~subtitles).tolist() == [3]
@@ -105,13 +108,17 @@ def mix():
   """Clips with both texts, clips with one, and single frames with one, of different numbers and sizes."""
   images = [{**record, "frames": record["frames"][:1]} for record in records(7)]
   return [
-    Source(clips(records(10)), Order(10, 4, seed=3), 2.0),
-    Source(clips(records(9), texts={"subtitle": "subtitle", "caption": ""}, jitter_seed=8), Order(9, 4, seed=4)),
-    Source(clips(images, texts={"subtitle": "", "caption": "caption"}, num_frames=1), Order(7, 4, seed=5)),
+    WeightedStream(clips(records(10)), RecordSampler(10, 4, seed=3), 2.0),
+    WeightedStream(
+      clips(records(9), texts={"subtitle": "subtitle", "caption": ""}, jitter_seed=8), RecordSampler(9, 4, seed=4)
+    ),
+    WeightedStream(
+      clips(images, texts={"subtitle": "", "caption": "caption"}, num_frames=1), RecordSampler(7, 4, seed=5)
+    ),
   ]
 
 
-SOURCES = {"one source": lambda: [Source(clips(records()), Order(10, 4, seed=3))], "a mix": mix}
+SOURCES = {"one source": lambda: [WeightedStream(clips(records()), RecordSampler(10, 4, seed=3))], "a mix": mix}
 STEPS = 24  # two epochs of each source and more
 
 
@@ -222,10 +229,10 @@ def test_a_damaged_record_is_named():
 
 def test_a_batch_that_the_processes_cannot_share_is_refused():
   with pytest.raises(UserError, match="3 shares"):
-    collect(Order(10, 4), 1, share=(0, 3))
+    collect(RecordSampler(10, 4), 1, share=(0, 3))
 
 
 def test_tasks_know_how_many_are_left():
-  source = [Source(clips(records()), Order(10, 4))]
+  source = [WeightedStream(clips(records()), RecordSampler(10, 4))]
   assert len(Tasks(source, 1, 3)) == 2
   assert len(Tasks(source, 5, 3)) == 0

@@ -15,9 +15,9 @@ import tensorflow_datasets as tfds
 import written_corpus
 from project_paths import ROOT
 
-from clipvip_jax.input_pipeline.batching import Clips
+from clipvip_jax.input_pipeline.batching import ClipBatcher
 from clipvip_jax.input_pipeline.corpus import Corpus
-from clipvip_jax.input_pipeline.pipeline import Order, Source, batches
+from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, batches
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from clipvip_jax.utils.errors import UserError
 
@@ -31,8 +31,8 @@ def records(count=12):
 
 
 def source(found, batch_size=2):
-  clips = Clips(found, WordTokenizer.train(["a b"], 8), {"subtitle": "subtitle"}, 2, 8, 5, jitter_seed=0)
-  return Source(clips, Order(len(found), batch_size))
+  clips = ClipBatcher(found, WordTokenizer.train(["a b"], 8), {"subtitle": "subtitle"}, 2, 8, 5, jitter_seed=0)
+  return WeightedStream(clips, RecordSampler(len(found), batch_size))
 
 
 def test_a_batch_that_is_held_keeps_its_values_and_one_that_is_not_gives_its_memory_back():

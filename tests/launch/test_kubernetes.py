@@ -5,7 +5,7 @@ import json
 import pytest
 from stand_ins import GPUS, SLICE, TRAINING
 
-from clipvip_jax.utils.cli import STUCK, TERMINATED
+from clipvip_jax.utils.cli import EXIT_HUNG, EXIT_TERMINATED
 from launch import kubernetes
 
 
@@ -86,9 +86,9 @@ def test_a_job_set_is_restarted_after_143_and_a_preemption_and_not_after_a_failu
         break
     return next((rule["action"] for rule in policy["rules"] if reason in rule["onJobFailureReasons"]), "RestartJobSet")
 
-  assert {code: action(code) for code in (1, 2, 139, STUCK, TERMINATED, 134, 137)} == {
+  assert {code: action(code) for code in (1, 2, 139, EXIT_HUNG, EXIT_TERMINATED, 134, 137)} == {
     1: "FailJobSet", 2: "FailJobSet", 139: "FailJobSet",
-    STUCK: "RestartJobSet", TERMINATED: "RestartJobSet", 134: "RestartJobSet", 137: "RestartJobSet",
+    EXIT_HUNG: "RestartJobSet", EXIT_TERMINATED: "RestartJobSet", 134: "RestartJobSet", 137: "RestartJobSet",
   }  # fmt: skip
   assert action(1, disrupted=True) == "RestartJobSet"
 

@@ -10,12 +10,14 @@ import time
 import pytest
 from stand_ins import GONE, REQUEST, ROOT, STAND_IN, TPU, TRAINING, runs, states
 
-from clipvip_jax.utils.cli import BAD_INPUT, TERMINATED
+from clipvip_jax.utils.cli import BAD_INPUT, EXIT_TERMINATED
 from launch import tpu
 
 
 def test_a_slice_is_asked_for_and_the_run_restarted_until_it_is_done(machine):
-  machine.answer(states("ABSENT", "WAITING_FOR_RESOURCES", "PROVISIONING", "READY", "READY") | runs(0, TERMINATED, 0))
+  machine.answer(
+    states("ABSENT", "WAITING_FOR_RESOURCES", "PROVISIONING", "READY", "READY") | runs(0, EXIT_TERMINATED, 0)
+  )
   done = machine.launch("tpu", *TPU, "--spot", "--extra=--network=lab", *TRAINING)
   assert done.returncode == 0, done.stderr
   looks = ["describe"] * 4  # waiting, provisioning, active, machines ready
@@ -63,7 +65,7 @@ def test_a_slice_that_is_preempted_while_it_is_installed_is_asked_for_again(mach
 
 
 def test_a_lost_connection_goes_back_to_the_same_start(machine):
-  answers = states("READY", "READY", "READY") | runs(0, 255, TERMINATED, 0)
+  answers = states("READY", "READY", "READY") | runs(0, 255, EXIT_TERMINATED, 0)
   answers[REQUEST][1:1] = [[1, "", "ERROR: no network"]] * 2
   machine.answer(answers)
   assert machine.launch("tpu", *TPU, *TRAINING).returncode == 0
@@ -87,15 +89,15 @@ def test_what_cannot_go_on_is_said_in_one_line(machine, answers, words):
 
 
 def test_where_restarts_are_used_up_the_slice_is_given_back_as_after_any_end(machine):
-  machine.answer(states(*["READY"] * 9) | runs(0, *[TERMINATED] * 9))
+  machine.answer(states(*["READY"] * 9) | runs(0, *[EXIT_TERMINATED] * 9))
   done = machine.launch("tpu", *TPU, "--max_restarts=2", "--delete_after", *TRAINING)
-  assert done.returncode == TERMINATED
+  assert done.returncode == EXIT_TERMINATED
   assert "error: --max_restarts=2 restarts are used up; the same command goes on" in done.stderr
   assert [verb for verb in machine.verbs() if verb != "describe"][-4:] == ["ssh 1", "ssh 2", "ssh 3", "delete"]
 
 
 def test_going_back_to_a_run_is_no_restart(machine):
-  machine.answer(states(*["READY"] * 9) | runs(0, 255, 255, 255, TERMINATED, 255, 0))
+  machine.answer(states(*["READY"] * 9) | runs(0, 255, 255, 255, EXIT_TERMINATED, 255, 0))
   done = machine.launch("tpu", *TPU, "--max_restarts=1", *TRAINING)
   assert done.returncode == 0, done.stderr
   starts = [verb for verb in machine.verbs() if verb.startswith("ssh ")]

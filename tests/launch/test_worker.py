@@ -9,7 +9,7 @@ import sys
 import pytest
 from stand_ins import HOSTILE, ROOT, TPU, TRAINING, states
 
-from clipvip_jax.utils.cli import TERMINATED
+from clipvip_jax.utils.cli import EXIT_TERMINATED
 from launch import worker
 
 
@@ -57,7 +57,7 @@ def test_a_worker_installs_what_is_pinned_and_runs_what_was_asked_for(home):
   assert "-r source/requirements.lock jax[tpu]" in (home / "installed").read_text()
 
   done = on_worker(home, start)
-  assert done.returncode == TERMINATED, done.stderr
+  assert done.returncode == EXIT_TERMINATED, done.stderr
   assert done.stdout.splitlines() == [
     f"[{arg}]" for arg in ["-m", "clipvip_jax.main", "--distributed", *TRAINING[1:-1], f"--workdir={HOSTILE}"]
   ]
@@ -102,5 +102,5 @@ def test_a_start_is_made_once_and_outlives_its_connection(tmp_path):
 def test_a_run_whose_machine_went_down_is_one_to_be_started_again(tmp_path):
   first = start_worker(tmp_path / "run", 1, "echo $PPID; kill -9 $PPID $$")  # and so no exit code is noted
   first.communicate()
-  assert first.returncode == TERMINATED
-  assert worker.run(tmp_path / "run", "1", ["false"]) == TERMINATED
+  assert first.returncode == EXIT_TERMINATED
+  assert worker.run(tmp_path / "run", "1", ["false"]) == EXIT_TERMINATED

@@ -10,7 +10,7 @@ import tiny
 from numeric import assert_close
 
 from clipvip_jax.models import proxy_attention
-from clipvip_jax.models.temporal import mean_pooling, unit
+from clipvip_jax.models.temporal import l2_normalize, mean_pooling
 from clipvip_jax.models.transformer import Transformer
 from clipvip_jax.models.vision import PATCH_DROPOUT
 
@@ -46,7 +46,7 @@ def test_a_sequence_transformer_adds_what_its_blocks_make_of_the_frames(video):
   assert own["position_embedding"].shape == (16, 32) and len(own["transformer"]) == 4
   blocks = Transformer(4, 4, 96, "quick_gelu")
   mixed = blocks.apply({"params": own["transformer"]}, frames + own["position_embedding"][:3], proxy_attention.full)
-  assert_close(embed(net, params, video), unit(mean_pooling(frames + mixed)), 1e-5)
+  assert_close(embed(net, params, video), l2_normalize(mean_pooling(frames + mixed)), 1e-5)
 
 
 def vision(model, video):

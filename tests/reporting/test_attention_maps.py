@@ -61,7 +61,7 @@ def test_frames_are_drawn_in_their_own_shape_from_bytes_and_arrays():
   jpegs = [simplejpeg.encode_jpeg(frame, quality=95) for frame in FRAMES]
   for frames in (jpegs, FRAMES, np.repeat(FRAMES, 20, axis=1).repeat(20, axis=2)):
     assert attention_maps.drawn(frames).shape == (3, 85, 128, 3)
-  grid = attention_maps.grid(np.ones((4, 3, 16), np.float32), jpegs)
+  grid = attention_maps.draw_grid(np.ones((4, 3, 16), np.float32), jpegs)
   assert grid.shape == (5 * 85 + 4 * 4, 3 * 128 + 2 * 4, 3) and grid.dtype == np.uint8
   np.testing.assert_array_equal(grid[:85, :128], attention_maps.drawn(jpegs)[0])
 
@@ -75,13 +75,13 @@ def test_measured_on_one_device_wherever_the_parameters_are(net, golden):
   params = tiny.params(golden)
   video = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
   expected = net.apply({"params": params}, video[None], method="proxy_attention")[0]
-  everywhere = sharding.on_every_device(sharding.make_mesh())
+  everywhere = sharding.replicated(sharding.make_mesh())
   for copies in (params, jax.device_put(params, everywhere), jax.tree.map(np.asarray, params)):
-    attention = attention_maps.measure(net, copies, video)
+    attention = attention_maps.proxy_attention(net, copies, video)
     assert attention.shape == (4, 4, 16) and attention.dtype == np.float32
     np.testing.assert_allclose(attention, expected, atol=1e-6)
     assert (attention >= 0).all() and (attention.sum((1, 2)) < 1).all()
-  assert attention_maps.names(4) == ["class token", "proxy 1", "proxy 2", "proxy 3"]
+  assert attention_maps.proxy_names(4) == ["class token", "proxy 1", "proxy 2", "proxy 3"]
 
 
 @pytest.mark.parametrize(("stored", "num_frames", "shown"), [(2, 4, [0, 1, 2, 3]), (24, 12, [0, 1, 3, 4, 6, 7, 9, 11])])
@@ -92,12 +92,12 @@ def test_a_record_as_the_report_shows_it(net, golden, stored, num_frames, shown)
     data=types.SimpleNamespace(num_frames=num_frames), model=types.SimpleNamespace(image_size=32)
   )
   params = tiny.params(golden)
-  entry = attention_maps.of_record(net, params, record, config)
+  entry = attention_maps.record_attention(net, params, record, config)
   assert (entry["id"], entry["num_frames"], entry["shown"]) == ("clip", num_frames, shown)
   video = np.stack(
     [preprocessing.decode_jpeg(record["frames"][i]) for i in np.linspace(0, stored - 1, num_frames).astype(int)]
   )
-  attention = attention_maps.measure(net, params, read_media.read_clip(video, num_frames, 32))
+  attention = attention_maps.proxy_attention(net, params, read_media.read_clip(video, num_frames, 32))
   for m, proxy in enumerate(entry["proxies"]):
     assert proxy["share"] == pytest.approx(attention[m].sum(), rel=1e-5)
     assert [frame["share"] for frame in proxy["frames"]] == pytest.approx(attention[m].sum(1)[shown].tolist(), rel=1e-5)
@@ -109,5 +109,5 @@ def test_picture_of_a_video_with_loaded_weights():
   import clipvip_jax
 
   model = clipvip_jax.load(GOLDEN / "vip_tiny.safetensors", vision_heads=4, text_heads=4, num_frames=2)
-  picture = attention_maps.picture(model, FRAMES)
+  picture = attention_maps.draw_video(model, FRAMES)
   assert picture.shape == (5 * 85 + 4 * 4, 2 * 128 + 4, 3)

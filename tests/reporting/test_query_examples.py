@@ -8,7 +8,7 @@ import simplejpeg
 import tiny
 
 from clipvip_jax.evaluation import evaluator, retrieval
-from clipvip_jax.evaluation.split_embeddings import Embeddings
+from clipvip_jax.evaluation.split_embeddings import SplitEmbeddings
 from clipvip_jax.reporting import query_examples, report
 from configs import common
 
@@ -39,7 +39,7 @@ def test_choice_against_plain_loops():
     labels = np.repeat(np.arange(videos), rng.integers(1, 4, videos))
     similarity = rng.integers(-3, 4, (len(labels), videos)) / 4  # full of ties
     count = int(rng.integers(0, 15))
-    chosen = query_examples.choose(similarity, labels, count)
+    chosen = query_examples.choose_queries(similarity, labels, count)
     assert len(chosen) == min(count, len(labels)) == len({query for _, query in chosen}), "a query stands twice"
     best, worst, rest = slow_choice(similarity, labels, count)
     kinds = {kind: [query for name, query in chosen if name == kind] for kind in ("best", "worst", "typical")}
@@ -50,7 +50,7 @@ def test_choice_against_plain_loops():
 
 def test_twelve_are_four_of_each_and_the_typical_ones_reach_from_end_to_end():
   similarity = np.eye(100) + np.random.default_rng(0).normal(size=(100, 100)) / 10
-  chosen = query_examples.choose(similarity, range(100), 12)
+  chosen = query_examples.choose_queries(similarity, range(100), 12)
   assert [kind for kind, _ in chosen] == ["best"] * 4 + ["worst"] * 4 + ["typical"] * 4
   typical = [query for kind, query in chosen if kind == "typical"]
   assert typical[0] < 10 and typical[3] > 90 and min(np.diff(typical)) > 20
@@ -64,7 +64,7 @@ def shown(golden):
   queries, videos = unit(rng, len(labels)), unit(rng, 9)
   ids, texts = [f"clip{i}" for i in range(9)], [f"query{i}" for i in range(len(labels))]
   counts = {"expected": 9, "missing": 0, "missing_captions": 0}
-  result = evaluator.measure(Embeddings("test", videos, queries, ids, texts, labels, [-1] * 9, counts))
+  result = evaluator.measure_retrieval(SplitEmbeddings("test", videos, queries, ids, texts, labels, [-1] * 9, counts))
   frames = [[simplejpeg.encode_jpeg(rng.integers(0, 256, (24, 32, 3), np.uint8)) for _ in range(8)] for _ in range(9)]
   records = [{"id": name, "frames": jpegs} for name, jpegs in zip(ids, frames, strict=True)]
   config = common.base()
@@ -73,7 +73,7 @@ def shown(golden):
   config.evaluate.num_examples = 12
   net = tiny.model()
   corpus = types.SimpleNamespace(source=lambda split: {"test": records}[split])
-  return query_examples.for_report(net, tiny.params(golden), corpus, result, config), result
+  return query_examples.report_examples(net, tiny.params(golden), corpus, result, config), result
 
 
 def test_each_query_comes_with_its_five_best_videos_and_the_right_one(shown):
@@ -121,4 +121,4 @@ def test_none_asked_for_none_shown(shown):
   config = common.base()
   config.evaluate.num_examples = 0
   corpus = types.SimpleNamespace(source=lambda split: [])
-  assert query_examples.for_report(None, None, corpus, shown[1], config) == {"examples": [], "attention": []}
+  assert query_examples.report_examples(None, None, corpus, shown[1], config) == {"examples": [], "attention": []}

@@ -147,7 +147,7 @@ def test_what_the_proxies_look_at(source):
 def test_published_figures_intervals_and_queries_that_are_not_unique(tmp_path):
   split = {**split_results(0, 1000), "duplicate_queries": 1234}
   split["plain"]["text_to_video"]["R@1_interval"] = [0.4701, 0.531]
-  published = published_results.find("msrvtt/9k/1.0.0", "test")
+  published = published_results.published_rows("msrvtt/9k/1.0.0", "test")
   results = {"splits": {"test": split}, "published": {"test": published}, "preprocessing": {"size": "squashed"}}
   write_report(tmp_path / "report.html", results)
   page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))

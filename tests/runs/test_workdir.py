@@ -14,7 +14,7 @@ def config(**changes):
   value = post_pretrain.get_config("smoke")
   with value.unlocked():
     value.update_from_flattened_dict(changes)
-  return config_tree.plain(value)
+  return config_tree.to_json_dict(value)
 
 
 def claimed(folder):

@@ -16,7 +16,7 @@ from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 
 HOLD = "import pathlib, sys, time\nfrom clipvip_jax.runs import workdir_lock\n"
-HOLD += "with workdir_lock.held(pathlib.Path(sys.argv[1])):\n  print('held', flush=True)\n  time.sleep(60)\n"
+HOLD += "with workdir_lock.workdir_lock(pathlib.Path(sys.argv[1])):\n  print('held', flush=True)\n  time.sleep(60)\n"
 
 
 @pytest.fixture
@@ -31,25 +31,32 @@ def holder(tmp_path):
 def test_a_folder_in_use_is_refused_with_its_holder_and_a_killed_holder_holds_nothing(tmp_path, holder):
   words = rf"--workdir={tmp_path} is in use by process {holder.pid} on {socket.gethostname()}, started 20"
   for _ in range(2):  # a refusal changes nothing
-    with pytest.raises(UserError, match=words), workdir_lock.held(tmp_path):
+    with pytest.raises(UserError, match=words), workdir_lock.workdir_lock(tmp_path):
       pytest.fail("two hold it")
   holder.send_signal(signal.SIGKILL)
   holder.wait()
-  with workdir_lock.held(tmp_path):
+  with workdir_lock.workdir_lock(tmp_path):
     assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
 
 
 def test_a_folder_is_free_again_after_an_error(tmp_path):
-  with pytest.raises(ZeroDivisionError), workdir_lock.held(tmp_path):
+  with pytest.raises(ZeroDivisionError), workdir_lock.workdir_lock(tmp_path):
     _ = 1 / 0
-  with workdir_lock.held(tmp_path), pytest.raises(UserError, match="in use by process"), workdir_lock.held(tmp_path):
+  with (
+    workdir_lock.workdir_lock(tmp_path),
+    pytest.raises(UserError, match="in use by process"),
+    workdir_lock.workdir_lock(tmp_path),
+  ):
     pass
 
 
 def test_a_holder_that_has_not_yet_said_who_it_is_is_refused_too(tmp_path):
   with (tmp_path / "lock").open("w") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
-    with pytest.raises(UserError, match="in use by a process that has not yet said"), workdir_lock.held(tmp_path):
+    with (
+      pytest.raises(UserError, match="in use by a process that has not yet said"),
+      workdir_lock.workdir_lock(tmp_path),
+    ):
       pass
 
 
@@ -59,7 +66,7 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
 
   monkeypatch.setattr(log, "propagate", True)
   monkeypatch.setattr(fcntl, "flock", without_locks)
-  with workdir_lock.held(tmp_path), workdir_lock.held(tmp_path):
+  with workdir_lock.workdir_lock(tmp_path), workdir_lock.workdir_lock(tmp_path):
     pass
   assert "without locks" in caplog.text
 
@@ -69,5 +76,5 @@ def test_an_error_of_another_kind_is_none_of_locks(tmp_path, monkeypatch):
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
   monkeypatch.setattr(fcntl, "flock", broken)
-  with pytest.raises(OSError, match="Input/output"), workdir_lock.held(tmp_path):
+  with pytest.raises(OSError, match="Input/output"), workdir_lock.workdir_lock(tmp_path):
     pass

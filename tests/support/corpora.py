@@ -90,7 +90,7 @@ def train_two_steps(builder, workdir, recipe=None, **fields):
     config.train.update({"batch_size": 8, "num_steps": 2, "eval_every": 2, "checkpoint_every": 2})
     config.evaluate.update({"batch_size": 8, "num_examples": 1})
     config.update_from_flattened_dict(fields)
-  return trainer.run(config.lock(), pathlib.Path(workdir))
+  return trainer.train(config.lock(), pathlib.Path(workdir))
 
 
 def small(config):

@@ -85,7 +85,7 @@ def optimizer_config(**overrides) -> ConfigDict:
     "b1": 0.9,
     "b2": 0.98,
     "eps": 1e-6,
-    "rate_multipliers": {},
+    "lr_multipliers": {},
     "frozen": (),
   }
   return ConfigDict({**fields, **overrides})

@@ -16,4 +16,4 @@ def corpus(tmp_path_factory):
 def finished(corpus, tmp_path_factory):
   """A run of the smoke recipe."""
   folder = tmp_path_factory.mktemp("runs") / "finished"
-  return folder, trainer.run(config(corpus), folder)
+  return folder, trainer.train(config(corpus), folder)

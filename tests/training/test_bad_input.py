@@ -16,7 +16,7 @@ def test_another_config_in_the_same_folder_is_refused_and_changes_nothing(finish
   folder, _ = finished
   before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
   with pytest.raises(UserError, match=r"seed: 0 there, 1 now"):
-    trainer.run(config(corpus, seed=1), folder)
+    trainer.train(config(corpus, seed=1), folder)
   assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -34,7 +34,7 @@ def test_another_config_in_the_same_folder_is_refused_and_changes_nothing(finish
     ({"evaluate.num_examples": -1}, r"evaluate\.num_examples=-1"),
     ({"optimizer.clip_norm": 0.0}, r"optimizer\.clip_norm=0\.0.*above 0"),
     ({"optimizer.b1": 0.0}, r"optimizer\.b1=0\.0"),
-    ({"optimizer.rate_multipliers": {"visoin": 0.1}}, r"rate_multipliers.*'visoin'"),
+    ({"optimizer.lr_multipliers": {"visoin": 0.1}}, r"lr_multipliers.*'visoin'"),
     ({"model.vision.heads": 0}, r"model\.vision\.heads=0"),
     ({"model.vision.added_proxies": -1}, r"added_proxies=-1 must be at least 0"),
     ({"model.vision.width": 34, "model.vision.heads": 1}, r"model\.vision\.width=34.*multiple of 4"),
@@ -50,9 +50,9 @@ def test_another_config_in_the_same_folder_is_refused_and_changes_nothing(finish
     ({"evaluate.final_splits": ("tets",)}, r"tets"),
     ({"evaluate.query": "descripton"}, r"descripton.*description"),
     ({"data.subtitle": "speech"}, r"speech.*subtitle"),
-    ({"data.share": 0.0}, r"data\.share=0\.0 must be above 0 and at most 1"),
-    ({"train.whole_clips": 1.5}, r"train\.whole_clips=1\.5 must be at least 0"),
-    ({"train.accumulate": 3}, r"train\.accumulate=3 does not divide the \d+ clips that a device has"),
+    ({"data.fraction": 0.0}, r"data\.fraction=0\.0 must be above 0 and at most 1"),
+    ({"train.unmasked_fraction": 1.5}, r"train\.unmasked_fraction=1\.5 must be at least 0"),
+    ({"train.num_microbatches": 3}, r"train\.num_microbatches=3 does not divide the \d+ clips that a device has"),
     ({"mesh.fsdp": 3}, r"mesh\.data=-1, mesh\.fsdp=3, mesh\.tensor=1 does not fit 8 devices"),
     ({"mesh.tensor": 8}, r"mesh\.tensor=8 does not divide model\.vision\.heads="),
     ({"model.patch_dropout": 1.0}, r"model\.patch_dropout=1\.0 must be at least 0 and below 1"),
@@ -77,7 +77,7 @@ def test_another_config_in_the_same_folder_is_refused_and_changes_nothing(finish
 def test_bad_input_is_refused_before_anything_is_compiled(corpus, finished, tmp_path, changes, message, monkeypatch):
   monkeypatch.setattr(trainer, "Checkpoints", lambda *_: pytest.fail("came as far as the first state"))
   with pytest.raises(UserError, match=message):
-    trainer.run(config(corpus, **changes), tmp_path / "run")
+    trainer.train(config(corpus, **changes), tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 
@@ -104,8 +104,8 @@ def test_a_source_that_cannot_be_used_is_refused_by_its_path(corpus, finished, t
 
 def test_two_runs_in_one_folder_are_refused(finished, corpus):
   folder, _ = finished
-  with workdir_lock.held(folder), pytest.raises(UserError, match=rf"in use by process {os.getpid()} on"):
-    trainer.run(config(corpus), folder)
+  with workdir_lock.workdir_lock(folder), pytest.raises(UserError, match=rf"in use by process {os.getpid()} on"):
+    trainer.train(config(corpus), folder)
 
 
 @pytest.mark.parametrize(

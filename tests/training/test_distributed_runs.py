@@ -87,7 +87,7 @@ def test_two_processes_are_one_run_that_is_terminated_and_loses_one_and_ends_as_
   wait_for(f"step 2/{STEPS}", processes[0])
   processes[1].terminate()  # a signal to either is one to both
   codes, outputs = finish(processes)
-  assert codes == [cli.TERMINATED] * 2, outputs
+  assert codes == [cli.EXIT_TERMINATED] * 2, outputs
   saved = Checkpoints(broken / "checkpoints", 3).steps()[-1]
   assert 2 <= saved < STEPS and f"saved step {saved}" in outputs[0]
 
@@ -98,7 +98,7 @@ def test_two_processes_are_one_run_that_is_terminated_and_loses_one_and_ends_as_
   unbroken = start(whole, corpus)  # while the other process finds out
   codes, outputs = finish(processes)
   assert time.monotonic() - killed < 60
-  assert codes == [cli.STUCK, -signal.SIGKILL], outputs
+  assert codes == [cli.EXIT_HUNG, -signal.SIGKILL], outputs
   assert "error: process 0: process 1 was not heard of for" in outputs[0], outputs[0]
   assert "train.py" in (broken / "stuck_process_0.txt").read_text()
 
@@ -140,7 +140,7 @@ def test_processes_that_were_started_differently_end_with_the_same_words(tmp_pat
 )
 def test_a_launch_that_cannot_be_is_refused(launched, words):
   with pytest.raises(UserError, match=words):
-    coordination.join(*launched)
+    coordination.initialize(*launched)
 
 
 @pytest.mark.parametrize("is_there", [False, True])
@@ -155,5 +155,5 @@ def test_where_jax_aborts_process_0_is_named_if_it_is_gone(is_there):
   if is_there:
     assert done.returncode == -signal.SIGABRT and "Current thread" in done.stderr and "process 0" not in done.stderr
   else:
-    assert done.returncode == cli.STUCK
+    assert done.returncode == cli.EXIT_HUNG
     assert done.stderr.startswith("error: process 3: process 0, which holds the launch together, is no more (")

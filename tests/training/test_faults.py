@@ -22,7 +22,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_records(corpus, t
   # The first update of the warm-up throws the parameters away, so the second loss is no number.
   bad = config(corpus, **{"optimizer.learning_rate": 1e38, "train.checkpoint_every": 1})
   with pytest.raises(UserError, match=r"step 2: loss nan.*step 1\. Records of the batch: train_\d+(, train_\d+){15}\."):
-    trainer.run(bad, tmp_path / "run")
+    trainer.train(bad, tmp_path / "run")
   assert Checkpoints(tmp_path / "run" / "checkpoints", 3).steps() == [1]
 
 
@@ -54,7 +54,7 @@ def test_a_full_disk_stops_the_run_with_a_checkpoint_that_can_be_read(finished, 
     "  save(self, state, *rest)",
     "loop.Checkpoints.save = fill",
     "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
-    "cli.run(lambda: main.app.run(main.main, flags_parser=main.parse_flags))",
+    "cli.run_command(lambda: main.app.run(main.main, flags_parser=main.parse_flags))",
   ]
   arguments = command(corpus, folder)
   arguments[1:3] = ["-c", "\n".join(full)]
@@ -78,12 +78,12 @@ def test_metrics_that_cannot_be_written_stop_the_run_with_words(finished, corpus
   with pytest.raises(
     UserError, match=r"run cannot be written \(No space left on device\).* that of step 3\. Make room"
   ):
-    trainer.run(config(corpus), tmp_path / "run")
+    trainer.train(config(corpus), tmp_path / "run")
   assert checkpoint.read_params(tmp_path / "run" / "checkpoints")[1] == 3
 
 
 def test_a_mix_of_sources_is_one_run_that_goes_on_where_it_stopped(corpus, tmp_path):
-  whole = trainer.run(mixed_config(corpus), tmp_path / "whole")
+  whole = trainer.train(mixed_config(corpus), tmp_path / "whole")
   assert whole["step"] == 12
   identity = json.loads((tmp_path / "whole" / "corpus.json").read_text())
   assert identity["mix"].keys() == {"video_text", "image_text"}
@@ -93,13 +93,13 @@ def test_a_mix_of_sources_is_one_run_that_goes_on_where_it_stopped(corpus, tmp_p
   for step in (folder / "checkpoints").iterdir():
     if step.name.isdigit() and int(step.name) > 6:
       shutil.rmtree(step)
-  again = trainer.run(mixed_config(corpus, **{"host.num_workers": 2}), folder)
+  again = trainer.train(mixed_config(corpus, **{"host.num_workers": 2}), folder)
   assert again["splits"] == whole["splits"]
   assert (folder / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
   other = mixed_config(corpus)
   other.mix.image_text.train_split = "validation"
   with pytest.raises(UserError, match=r"mix\.image_text\.train_split: 'train' there, 'validation' now"):
-    trainer.run(other, folder)
+    trainer.train(other, folder)
 
 
 def run_until(text, arguments):

@@ -10,7 +10,7 @@ def described(versions=None, **changes):
   value = post_pretrain.get_config("smoke")
   with value.unlocked():
     value.update_from_flattened_dict(changes)
-  return launch_consistency.describe(config_tree.plain(value), versions or {"jax": "1.0"})
+  return launch_consistency.describe(config_tree.to_json_dict(value), versions or {"jax": "1.0"})
 
 
 def test_equal_processes_do_not_differ():
@@ -18,13 +18,13 @@ def test_equal_processes_do_not_differ():
 
 
 def test_what_belongs_to_a_host_may_differ():
-  changes = {"host.num_workers": 3, "host.stuck_after": 0, "data.data_dir": "/elsewhere", "data.prepare": False}
+  changes = {"host.num_workers": 3, "host.watchdog_timeout": 0, "data.data_dir": "/elsewhere", "data.prepare": False}
   assert launch_consistency.difference([described(), described(**changes)]) == ""
 
 
 def test_what_shapes_the_program_must_be_the_same():
-  found = launch_consistency.difference([described(), described(**{"mesh.fsdp": 2, "train.accumulate": 4})])
-  assert "mesh.fsdp is 2, in process 0 1" in found and "train.accumulate is 4, in process 0 1" in found
+  found = launch_consistency.difference([described(), described(**{"mesh.fsdp": 2, "train.num_microbatches": 4})])
+  assert "mesh.fsdp is 2, in process 0 1" in found and "train.num_microbatches is 4, in process 0 1" in found
 
 
 def test_another_field_is_named_with_both_values_and_its_process():
@@ -55,5 +55,5 @@ def test_a_field_that_one_process_lacks_is_named():
 
 
 def test_a_single_process_agrees_with_itself():
-  assert coordination.exchange("x") == ["x"]
+  assert coordination.allgather_text("x") == ["x"]
   launch_consistency.check(post_pretrain.get_config("smoke"), {})

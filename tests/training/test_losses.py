@@ -197,10 +197,10 @@ def test_eight_devices_see_the_global_batch(name):
     return LOSSES[name]({**features, **masks}, scale)
 
   def together(features, scale):
-    return sharding.over_batch(mesh, LOSSES[name])({**features, **masks}, scale)
+    return sharding.sharded_loss(mesh, LOSSES[name])({**features, **masks}, scale)
 
   expected = jax.value_and_grad(alone, (0, 1))(features, jnp.float32(3.0))
-  sharded = {name: jax.device_put(x, sharding.split_over_batch(mesh)) for name, x in features.items()}
+  sharded = {name: jax.device_put(x, sharding.batch_sharding(mesh)) for name, x in features.items()}
   step = jax.jit(jax.value_and_grad(together, (0, 1)))
   found = step(sharded, jnp.float32(3.0))
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

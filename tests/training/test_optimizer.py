@@ -78,7 +78,7 @@ def test_updates_equal_the_rule_written_out_in_float64():
   params = {"w": rng.normal(size=5), "bias": rng.normal(size=5), "logit_scale": np.float64(4.6)}
   grads = [jax.tree.map(lambda p: rng.normal(size=np.shape(p)) * 3, params) for _ in range(6)]
   multipliers = {"w": 0.5}
-  chain, _ = optimizer.from_config(config(rate_multipliers=multipliers), 6)
+  chain, _ = optimizer.from_config(config(lr_multipliers=multipliers), 6)
   ours = run(chain, jax.tree.map(jnp.float32, params), jax.tree.map(jnp.float32, grads))
 
   m = dict.fromkeys(params, 0.0)

@@ -60,7 +60,7 @@ def test_the_best_checkpoint_is_the_one_of_the_results(finished):
 def test_a_finished_run_run_again_trains_no_more_and_gives_the_same(finished, corpus):
   folder, results = finished
   before = (folder / "metrics.jsonl").read_bytes()
-  assert trainer.run(config(corpus), folder) == results
+  assert trainer.train(config(corpus), folder) == results
   assert (folder / "metrics.jsonl").read_bytes() == before
 
 
@@ -101,7 +101,7 @@ def test_a_run_is_a_source_by_step_for_conversion_and_for_another_run(finished, 
   clip = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
   np.testing.assert_array_equal(again.embed_videos([clip]), best.embed_videos([clip]))
   changes = {"init_from": str(folder), "train.num_steps": 1, "optimizer.learning_rate": 0.0}
-  trainer.run(config(corpus, **changes), tmp_path / "second")
+  trainer.train(config(corpus, **changes), tmp_path / "second")
   second, _ = checkpoint.read_params(tmp_path / "second" / "checkpoints")
   expected, _ = checkpoint.read_params(folder / "checkpoints")
   # A schedule's zero is 1e-8, so that no update is lost.
@@ -112,7 +112,7 @@ def test_batch_size_of_the_evaluation_and_worker_processes_change_no_number(fini
   """32 clips in batches of 24: the last one is padded."""
   changes = {"evaluate.batch_size": 24, "host.num_workers": 2}
   folder, results = finished
-  again = trainer.run(config(corpus, **changes), tmp_path / "run")
+  again = trainer.train(config(corpus, **changes), tmp_path / "run")
   assert again["splits"] == results["splits"]
   assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
 
@@ -120,9 +120,14 @@ def test_batch_size_of_the_evaluation_and_worker_processes_change_no_number(fini
 def test_a_run_on_part_of_a_corpus_with_half_the_patches_and_a_frozen_tower_evaluated_elsewhere(
   finished, corpus, tmp_path
 ):
-  changes = {"init_from": str(finished[0]), "data.share": 0.5, "train.num_steps": 3, "evaluate.name": "moving_shapes"}
+  changes = {
+    "init_from": str(finished[0]),
+    "data.fraction": 0.5,
+    "train.num_steps": 3,
+    "evaluate.name": "moving_shapes",
+  }
   changes |= {"evaluate.config": "smoke", "evaluate.final_splits": ("validation",)}
-  results = trainer.run(config(corpus, "smoke,patch_dropout,frozen_text,remat", **changes), tmp_path / "run")
+  results = trainer.train(config(corpus, "smoke,patch_dropout,frozen_text,remat", **changes), tmp_path / "run")
   assert set(results["splits"]) == {"validation"}
   assert results["evaluated"]["name"] == f"moving_shapes/smoke/{Builder.VERSION}"
   assert "evaluated" in json.loads((tmp_path / "run" / "corpus.json").read_text())
@@ -135,7 +140,7 @@ def test_a_run_on_part_of_a_corpus_with_half_the_patches_and_a_frozen_tower_eval
 def test_a_run_whose_parameters_are_split_comes_to_its_end(finished, corpus, tmp_path):
   folder, _ = finished
   axes = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "evaluate.batch_size": 16}
-  trainer.run(config(corpus, **axes), tmp_path / "run")
+  trainer.train(config(corpus, **axes), tmp_path / "run")
   ours, whole = (
     [row["loss"] for row in map(json.loads, (path / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
     for path in (tmp_path / "run", folder)
@@ -145,7 +150,7 @@ def test_a_run_whose_parameters_are_split_comes_to_its_end(finished, corpus, tmp
 
 
 def test_the_last_steps_of_patch_dropout_see_whole_clips(monkeypatch):
-  monkeypatch.setattr(trainer, "jitted_step", lambda *_, whole_clips: "whole" if whole_clips else "part")
+  monkeypatch.setattr(trainer, "jit_train_step", lambda *_, whole_clips: "whole" if whole_clips else "part")
 
   def whole_steps(**changes):
     options = post_pretrain.get_config("patch_dropout")
@@ -155,5 +160,5 @@ def test_the_last_steps_of_patch_dropout_see_whole_clips(monkeypatch):
     return [done for done in range(200) if step(done) == "whole"]
 
   assert whole_steps() == list(range(180, 200))
-  assert whole_steps(**{"train.whole_clips": 0.0}) == []
+  assert whole_steps(**{"train.unmasked_fraction": 0.0}) == []
   assert whole_steps(**{"model.patch_dropout": 0.0}) == []  # where both would be the same

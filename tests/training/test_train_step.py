@@ -40,12 +40,12 @@ def steps(request, golden):
   params = tiny.params(golden)
   params["logit_scale"] = np.float32(4.60)
   state = TrainState(np.int32(0), params, chain.init(params))
-  placed = mesh and sharding.of_state(mesh, state)
-  split = mesh and sharding.split_over_batch(mesh)
+  placed = mesh and sharding.state_shardings(mesh, state)
+  split = mesh and sharding.batch_sharding(mesh)
   step = jax.jit(
     make_train_step(model, LOSSES["vsc_fc"], chain, rate, mesh=mesh),
     in_shardings=(placed, split),
-    out_shardings=mesh and (placed, sharding.on_every_device(mesh)),
+    out_shardings=mesh and (placed, sharding.replicated(mesh)),
   )
   found = []
   for n in range(STEPS):

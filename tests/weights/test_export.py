@@ -17,7 +17,7 @@ HEADS = Hints(activation="quick_gelu", vision_heads=4, text_heads=4)
 
 
 def read(source):
-  return sources.read(str(source), HEADS)
+  return sources.read_weights(str(source), HEADS)
 
 
 def assert_equal(a, b):
@@ -30,11 +30,11 @@ def assert_equal(a, b):
 @pytest.mark.parametrize("name", ["clip_tiny.safetensors", "openclip_tiny.safetensors"])
 def test_a_clip_goes_through_every_layout_and_back(tmp_path, name, layout):
   first = read(GOLDEN / name)
-  (path,) = export.write(first, tmp_path / "there.safetensors", layout)
+  (path,) = export.export_weights(first, tmp_path / "there.safetensors", layout)
   there = read(path)
   assert_equal(there.params, first.params)
   own = "openclip" if name.startswith("open") else "clip"
-  (back,) = export.write(there, tmp_path / "back.safetensors", own)
+  (back,) = export.export_weights(there, tmp_path / "back.safetensors", own)
   original, found = load_file(GOLDEN / name), load_file(back)
   assert original.keys() == found.keys()
   for key, value in original.items():
@@ -45,11 +45,11 @@ def test_a_clip_goes_through_every_layout_and_back(tmp_path, name, layout):
 @pytest.mark.parametrize("layout", export.LAYOUTS)
 def test_a_single_file_says_what_its_shapes_do_not(tmp_path, layout):
   told = Hints(activation="gelu", vision_heads=8, text_heads=2)
-  first = sources.read(str(GOLDEN / "clip_tiny.safetensors"), told)
-  (path,) = export.write(first, tmp_path / "there.safetensors", layout)
-  found = sources.read(str(path)).config
+  first = sources.read_weights(str(GOLDEN / "clip_tiny.safetensors"), told)
+  (path,) = export.export_weights(first, tmp_path / "there.safetensors", layout)
+  found = sources.read_weights(str(path)).config
   assert (found.activation, found.vision.heads, found.text.heads) == ("gelu", 8, 2)
-  assert sources.read(str(path), HEADS).config.vision.heads == 4, "who asks knows better"
+  assert sources.read_weights(str(path), HEADS).config.vision.heads == 4, "who asks knows better"
 
 
 @pytest.mark.parametrize(
@@ -65,19 +65,19 @@ def test_what_a_file_says_of_itself_is_not_trusted(tmp_path, name, said, message
   tensors = load_file(GOLDEN / "clip_tiny.safetensors")
   save_file(tensors, tmp_path / "odd.safetensors", {f"clipvip_jax.{name}": said})
   with pytest.raises(UserError, match=message):
-    sources.read(str(tmp_path / "odd.safetensors"))
+    sources.read_weights(str(tmp_path / "odd.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["vip_tiny.safetensors", "vip_tiny.pt"])
 def test_clip_vip_keeps_every_published_tensor(tmp_path, name):
-  (path,) = export.write(read(GOLDEN / name), tmp_path / "out.safetensors", "clip_vip")
+  (path,) = export.export_weights(read(GOLDEN / name), tmp_path / "out.safetensors", "clip_vip")
   assert_equal(load_file(path), load_file(GOLDEN / "vip_tiny.safetensors"))
 
 
 @pytest.mark.parametrize("layout", ["clip", "openclip"])
 def test_a_layout_without_proxies_refuses_clip_vip(tmp_path, layout):
   with pytest.raises(UserError, match=r"cannot hold vision/added_proxies and vision/time_embedding; allowed: clip_vip"):
-    export.write(read(GOLDEN / "vip_tiny.pt"), tmp_path / "out.safetensors", layout)
+    export.export_weights(read(GOLDEN / "vip_tiny.pt"), tmp_path / "out.safetensors", layout)
   assert not list(tmp_path.iterdir())
 
 
@@ -86,21 +86,21 @@ def test_no_layout_takes_a_transformer_over_frames(tmp_path, layout):
   weights = read(GOLDEN / "clip_tiny.safetensors")
   params = {**weights.params, "sequence/position_embedding": np.zeros((4, 32), np.float32)}
   with pytest.raises(UserError, match="no layout holds a transformer over frames"):
-    export.write(dataclasses.replace(weights, params=params), tmp_path / "out", layout)
+    export.export_weights(dataclasses.replace(weights, params=params), tmp_path / "out", layout)
 
 
 @pytest.mark.parametrize("layout", export.LAYOUTS)
 def test_a_folder_says_everything_that_the_weights_do_not(tmp_path, layout):
   weights = read(GOLDEN / "clip_tiny.safetensors")
-  export.write(weights, tmp_path / "out", layout)
-  again = sources.read(str(tmp_path / "out"))
+  export.export_weights(weights, tmp_path / "out", layout)
+  again = sources.read_weights(str(tmp_path / "out"))
   assert again.config.to_dict() == weights.config.to_dict()
   assert_equal(again.params, weights.params)
 
 
 def test_huggingface_finds_what_it_needs(tmp_path):
   weights = read(GOLDEN / "clip_tiny.safetensors")
-  export.write(weights, tmp_path / "out", "clip")
+  export.export_weights(weights, tmp_path / "out", "clip")
   config = json.loads((tmp_path / "out" / "config.json").read_text())
   assert config["model_type"] == "clip" and config["vision_config"]["image_size"] == 32
   assert config["text_config"]["eos_token_id"] == 99
@@ -120,7 +120,7 @@ def test_huggingface_finds_what_it_needs(tmp_path):
 def test_a_target_that_cannot_be_is_refused(tmp_path, target, layout, message):
   (tmp_path / "there.safetensors").write_text("x")
   with pytest.raises(UserError, match=message):
-    export.write(read(GOLDEN / "clip_tiny.safetensors"), tmp_path / target, layout)
+    export.export_weights(read(GOLDEN / "clip_tiny.safetensors"), tmp_path / target, layout)
   assert (tmp_path / "there.safetensors").read_text() == "x"
 
 

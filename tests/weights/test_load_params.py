@@ -17,9 +17,9 @@ def weights_of(net):
 @pytest.mark.parametrize("embed_dim", [48, 32])
 def test_a_transformer_over_frames_starts_as_the_text_towers_first_blocks(monkeypatch, embed_dim):
   given = weights_of(tiny.model(embed_dim=embed_dim))
-  monkeypatch.setattr(load_params, "read", lambda source: given)
+  monkeypatch.setattr(load_params, "read_weights", lambda source: given)
   net = tiny.model(embed_dim=embed_dim, temporal="sequence", sequence_layers=2)
-  loaded = load_params.load("weights", tiny.random_params(net))
+  loaded = load_params.load_params("weights", tiny.random_params(net))
   sequence = {name: x for name, x in loaded.items() if name.startswith("sequence/")}
   if embed_dim != 48:  # as wide as the text tower: otherwise its blocks do not fit
     assert not sequence
@@ -32,7 +32,7 @@ def test_a_transformer_over_frames_starts_as_the_text_towers_first_blocks(monkey
 def test_a_transformer_over_frames_that_was_trained_is_loaded_as_it_is(monkeypatch):
   net = tiny.model(embed_dim=48, temporal="sequence", sequence_layers=2)
   given = weights_of(net)
-  monkeypatch.setattr(load_params, "read", lambda source: given)
-  loaded = load_params.load("weights", tiny.random_params(net))
+  monkeypatch.setattr(load_params, "read_weights", lambda source: given)
+  loaded = load_params.load_params("weights", tiny.random_params(net))
   name = "sequence/transformer/block_0/mlp/up/kernel"
   np.testing.assert_array_equal(loaded[name], given.params[name])

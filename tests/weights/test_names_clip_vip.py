@@ -35,7 +35,7 @@ def test_an_unknown_tensor_is_refused_by_name():
 def test_clip_starts_clip_vip_with_its_own_scale_and_keeps_what_clip_lacks():
   random = tiny.random_params(tiny.model())
   source = str(GOLDEN / "clip_tiny.safetensors")
-  params = flat(load_params.place(load_params.load(source, random), random))
+  params = flat(load_params.merge(load_params.load_params(source, random), random))
   assert params["logit_scale"] == np.float32(4.60)
   for name, value in flat(random).items():
     same = np.array_equal(params[name], value)
@@ -45,7 +45,7 @@ def test_clip_starts_clip_vip_with_its_own_scale_and_keeps_what_clip_lacks():
 
 def test_a_clip_vip_checkpoint_keeps_its_own_scale(golden):
   random = tiny.random_params(tiny.model())
-  params = load_params.place(load_params.load(str(GOLDEN / "vip_tiny.safetensors"), random), random)
+  params = load_params.merge(load_params.load_params(str(GOLDEN / "vip_tiny.safetensors"), random), random)
   assert params["logit_scale"] == golden("vip_tiny.safetensors")["clipmodel.logit_scale"]
 
 
@@ -70,7 +70,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, change, message):
   path = tmp_path / "weights.safetensors"
   save_file(tensors, path)
   with pytest.raises(UserError, match=message):
-    load_params.load(str(path), tiny.random_params(tiny.model()))
+    load_params.load_params(str(path), tiny.random_params(tiny.model()))
 
 
 def test_weights_fit_another_image_size_and_text_length():
@@ -78,6 +78,6 @@ def test_weights_fit_another_image_size_and_text_length():
   config.text.positions = 20
   video, ids = np.zeros((1, 1, 48, 48, 3), np.float32), np.zeros((1, 4), np.int32)
   larger = jax.eval_shape(clip_vip.from_config(config).init, jax.random.key(0), video, ids)["params"]
-  loaded = load_params.load(str(GOLDEN / "vip_tiny.safetensors"), larger)
+  loaded = load_params.load_params(str(GOLDEN / "vip_tiny.safetensors"), larger)
   assert loaded["vision/position_embedding"].shape == (1 + 36, 64)
   assert loaded["text/position_embedding"].shape == (20, 48)

@@ -20,7 +20,7 @@ HEADS = Hints(activation="quick_gelu", vision_heads=4, text_heads=4)
 
 
 def read(name, hints=HEADS):
-  return sources.read(str(GOLDEN / name), hints)
+  return sources.read_weights(str(GOLDEN / name), hints)
 
 
 def features(weights, video, ids, **changes):
@@ -73,7 +73,7 @@ def test_half_precision_is_read(tmp_path, dtype):
   half = {k: np.asarray(jax.numpy.asarray(x, dtype)) if x.dtype == np.float32 else x for k, x in exact.items()}
   path = tmp_path / "half.safetensors"
   save_file(half, path)
-  weights = sources.read(str(path), HEADS)
+  weights = sources.read_weights(str(path), HEADS)
   assert {str(x.dtype) for x in weights.params.values()} == {"float32"}
   for name, value in read("clip_tiny.safetensors").params.items():
     assert_close(weights.params[name], value, 0.01, name)
@@ -102,13 +102,13 @@ OPENCLIP = {
 
 
 def test_a_folder_of_huggingface_tells_heads_and_activation(tmp_path):
-  config = sources.read(folder(tmp_path / "clip", config=HUGGINGFACE)).config
+  config = sources.read_weights(folder(tmp_path / "clip", config=HUGGINGFACE)).config
   assert (config.vision.heads, config.text.heads, config.activation) == (4, 4, "gelu")
 
 
 def test_a_folder_of_openclip_tells_heads_and_activation(tmp_path):
   names = {"file": "open_clip_model.safetensors", "config_file": "open_clip_config.json"}
-  config = sources.read(folder(tmp_path / "clip", "openclip_tiny.safetensors", OPENCLIP, **names)).config
+  config = sources.read_weights(folder(tmp_path / "clip", "openclip_tiny.safetensors", OPENCLIP, **names)).config
   assert (config.vision.heads, config.text.heads, config.activation) == (4, 4, "gelu")
 
 
@@ -127,7 +127,7 @@ def test_a_folder_of_openclip_tells_heads_and_activation(tmp_path):
 )
 def test_a_configuration_that_contradicts_the_weights_is_refused(tmp_path, config, message):
   with pytest.raises(UserError, match=message):
-    sources.read(folder(tmp_path / "clip", config=config))
+    sources.read_weights(folder(tmp_path / "clip", config=config))
 
 
 @pytest.mark.parametrize(
@@ -143,21 +143,21 @@ def test_an_openclip_that_is_no_clip_is_refused(tmp_path, vision, message):
   config = {"model_cfg": {**model, "vision_cfg": {**model["vision_cfg"], **vision}}}
   names = {"file": "open_clip_model.safetensors", "config_file": "open_clip_config.json"}
   with pytest.raises(UserError, match=message):
-    sources.read(folder(tmp_path / "clip", "openclip_tiny.safetensors", config, **names))
+    sources.read_weights(folder(tmp_path / "clip", "openclip_tiny.safetensors", config, **names))
 
 
 def test_a_foreign_configuration_hides_no_other(tmp_path):
   names = {"file": "open_clip_model.safetensors", "config_file": "open_clip_config.json"}
   source = folder(tmp_path / "clip", "openclip_tiny.safetensors", OPENCLIP, **names)
   (tmp_path / "clip" / "config.json").write_text('{"architecture": "vit_base"}')
-  assert sources.read(source).config.vision.heads == 4
+  assert sources.read_weights(source).config.vision.heads == 4
 
 
 def test_openais_own_names_mean_its_activation_and_others_are_guessed_aloud(tmp_path, caplog, monkeypatch):
   monkeypatch.setattr(log, "propagate", True)
   size = {"input_resolution": np.array(32), "context_length": np.array(16), "vocab_size": np.array(100)}
   source = changed(tmp_path, lambda t: t.update(size), "openclip_tiny.safetensors")
-  assert sources.read(source).config.activation == "quick_gelu" and not caplog.text
+  assert sources.read_weights(source).config.activation == "quick_gelu" and not caplog.text
   assert read("openclip_tiny.safetensors", Hints()).config.activation == "gelu"
   assert "nothing says which activation" in caplog.text
 
@@ -207,7 +207,7 @@ def rename_all(tensors, names):
 )
 def test_weights_of_something_else_are_refused_by_name(tmp_path, change, message):
   with pytest.raises(UserError, match=message) as refused:
-    sources.read(changed(tmp_path, change))
+    sources.read_weights(changed(tmp_path, change))
   assert "weights.safetensors" in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -215,7 +215,7 @@ def test_a_fused_matrix_that_is_no_three_parts_is_refused(tmp_path):
   name = "transformer.resblocks.0.attn.in_proj_weight"
   source = changed(tmp_path, lambda t: t.update({name: np.zeros((143, 48), np.float32)}), "openclip_tiny.safetensors")
   with pytest.raises(UserError, match=f"{name} .*three equal parts"):
-    sources.read(source)
+    sources.read_weights(source)
 
 
 def test_nan_is_counted_and_named(tmp_path, caplog, monkeypatch):
@@ -225,7 +225,7 @@ def test_nan_is_counted_and_named(tmp_path, caplog, monkeypatch):
     tensors["text_projection.weight"][0, :3] = np.nan
     tensors["visual_projection.weight"][0, 0] = np.inf
 
-  sources.read(changed(tmp_path, spoil), HEADS)
+  sources.read_weights(changed(tmp_path, spoil), HEADS)
   assert "4 numbers are NaN or infinite" in caplog.text
   assert "text/projection/kernel (3 of 1536)" in caplog.text and "vision/projection/kernel (1 of 2048)" in caplog.text
 
@@ -244,7 +244,7 @@ def test_nan_is_counted_and_named(tmp_path, caplog, monkeypatch):
 def test_what_is_no_source_is_refused(tmp_path, monkeypatch, source, message):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(UserError, match=message):
-    sources.read(source)
+    sources.read_weights(source)
 
 
 def test_a_hub_name_is_fetched_into_a_folder(tmp_path, monkeypatch):
@@ -257,7 +257,7 @@ def test_a_hub_name_is_fetched_into_a_folder(tmp_path, monkeypatch):
     return folder(tmp_path / "clip", config=HUGGINGFACE)
 
   monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-  weights = sources.read("hf://openai/clip-tiny@v1")
+  weights = sources.read_weights("hf://openai/clip-tiny@v1")
   assert asked == [("openai/clip-tiny", "v1")] and weights.source == "hf://openai/clip-tiny@v1"
   assert weights.config.vision.heads == 4
 
@@ -268,4 +268,4 @@ def test_names_behind_a_wrapper_of_data_parallel_training_are_read(tmp_path):
     tensors.clear()
     tensors.update({names_clip_vip.WRAPPER + name: x for name, x in items.items()})
 
-  assert sources.read(changed(tmp_path, wrap, "vip_tiny.safetensors"), HEADS).config.vision.added_proxies == 3
+  assert sources.read_weights(changed(tmp_path, wrap, "vip_tiny.safetensors"), HEADS).config.vision.added_proxies == 3

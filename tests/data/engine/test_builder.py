@@ -152,7 +152,7 @@ def test_shards_without_a_record_leave_no_file(tmp_path):
 
 def test_one_builder_at_a_time(manifest, tmp_path):
   builder = Builder(config="default", data_dir=str(tmp_path), options=BuildOptions(source=str(manifest)))
-  with storage.locked(epath.Path(tmp_path) / "video_manifest/default/1.0.0.building/lock") as free:
+  with storage.file_lock(epath.Path(tmp_path) / "video_manifest/default/1.0.0.building/lock") as free:
     assert free
     with pytest.raises(UserError, match="another process is building this corpus"):
       builder.download_and_prepare(file_format="array_record")

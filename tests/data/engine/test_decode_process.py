@@ -6,9 +6,9 @@ import time
 import corpora
 import pytest
 
-from data.engine.coverage import LeftOut
-from data.engine.decode_process import Decoding
-from data.engine.frame_extraction import Stored
+from data.engine.coverage import SkippedClip
+from data.engine.decode_process import DecodeProcess
+from data.engine.frame_extraction import FrameSettings
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def videos(tmp_path_factory):
 
 
 def decoding(name="pyav", seconds=30.0):
-  return Decoding(Stored(), name, seconds)
+  return DecodeProcess(FrameSettings(), name, seconds)
 
 
 def test_frames_come_back_whole(videos):
@@ -28,8 +28,8 @@ def test_frames_come_back_whole(videos):
     assert child.frames(videos["good"], 0.5, 1.5) == frames[3:9]
     content = open(videos["good"], "rb").read()  # noqa: PTH123, SIM115 - not an image
     refused = child.frames(videos["good"], offset=10, size=len(content) - 10)
-    assert isinstance(refused, LeftOut) and refused.reason == "undecodable"
-    assert child.frames("/no/such.mp4") == LeftOut("/no/such.mp4", "missing", "no such file")
+    assert isinstance(refused, SkippedClip) and refused.reason == "undecodable"
+    assert child.frames("/no/such.mp4") == SkippedClip("/no/such.mp4", "missing", "no such file")
     assert child.frames(videos["good"], 90.0, 91.0).reason == "too_short"
 
 

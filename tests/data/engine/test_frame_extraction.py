@@ -12,7 +12,7 @@ from clipvip_jax.input_pipeline import video_decoder
 from clipvip_jax.input_pipeline.preprocessing import decode_jpeg
 from clipvip_jax.input_pipeline.video_decoder import VideoError
 from clipvip_jax.utils.errors import UserError
-from data.engine.frame_extraction import DECODERS, Stored, TooShort, decoder, stored_frames
+from data.engine.frame_extraction import DECODERS, FrameSettings, TooShort, decoder_by_name, stored_frames
 
 PYAV = DECODERS["pyav"]
 
@@ -28,7 +28,7 @@ def numbers(jpegs):
 
 
 def read(path, start=None, end=None, **stored):
-  return stored_frames(str(path), Stored(**{"short_side": 0, **stored}), PYAV, start, end)
+  return stored_frames(str(path), FrameSettings(**{"short_side": 0, **stored}), PYAV, start, end)
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_a_frame_that_is_gone(tmp_path):
 def test_numbers_and_decoders_that_mean_nothing():
   for changes in ({"fps": -1}, {"frames": -1}, {"jpeg_quality": 0}, {"min_frames": 0}, {"fps": 3, "frames": 3}):
     with pytest.raises(UserError, match=next(iter(changes))):
-      Stored(**changes).check()
+      FrameSettings(**changes).check()
   with pytest.raises(UserError, match="allowed: pyav or MODULE:FUNCTION"):
-    decoder("decord")
-  assert decoder("clipvip_jax.input_pipeline.video_decoder:iterate_pictures") is PYAV
+    decoder_by_name("decord")
+  assert decoder_by_name("clipvip_jax.input_pipeline.video_decoder:iterate_pictures") is PYAV

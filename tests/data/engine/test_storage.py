@@ -75,13 +75,13 @@ def test_a_corpus_written_elsewhere(bucket, tmp_path):
 def test_states_and_whole_files(bucket, tmp_path):
   for folder in (bucket, epath.Path(tmp_path)):
     path = folder / "file"
-    assert storage.state(path) == []
-    with storage.whole(path) as temporary:
+    assert storage.file_state(path) == []
+    with storage.atomic_path(path) as temporary:
       assert isinstance(temporary, pathlib.Path)
       temporary.write_text("content")
       assert not path.exists()
-    assert path.read_text() == "content" and storage.state(path)[0] == 7
-    with pytest.raises(ValueError, match="stopped"), storage.whole(path) as temporary:
+    assert path.read_text() == "content" and storage.file_state(path)[0] == 7
+    with pytest.raises(ValueError, match="stopped"), storage.atomic_path(path) as temporary:
       temporary.write_text("half")
       raise ValueError("stopped")
     assert path.read_text() == "content"
