@@ -3,8 +3,8 @@
   python -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=DIR [--config.SECTION.FIELD=VALUE ...]
 
 Exit codes: 0 done; 2 bad input or a full disk, said in one line. To be started again with the same command: 143 ended
-by SIGTERM after saving; 75 it stood still (host.watchdog_timeout) or lost a process of its launch, which it names; 134 JAX
-ended it, since a process did not come.
+by SIGTERM after saving; 75 it hung (host.watchdog_timeout) or a peer process died, which it names; 134 a process
+never joined.
 """
 
 import pathlib

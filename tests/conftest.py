@@ -14,12 +14,13 @@ from safetensors.numpy import load_file
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
-# What one test has compiled, neither another nor a run that it starts compiles again; nor another process of tests,
-# which inherits the variable of the one that starts it.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# Tests, the runs that they start and the other test processes share one compilation cache; one that the environment
+# names persists between sessions.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   _COMPILED = tempfile.TemporaryDirectory(prefix="clipvip_jax_compiled_")
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
-  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 

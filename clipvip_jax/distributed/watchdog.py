@@ -1,7 +1,8 @@
 """Ends a run that stands still, or that waits for a process that is no more, with words, in place of a silent night.
 
 A thread looks every few seconds at what the run last reported with `report_progress`, and at the other
-processes of the launch. A run has one watchdog as it has one log, so whoever makes progress reports it without being handed anything.
+processes of the launch. A run has one watchdog as it has one log, so whoever makes progress reports it
+without being handed anything.
 """
 
 import contextlib

@@ -36,8 +36,8 @@ def write_report(
     path: the HTML file; its folder must exist.
     results: {"splits": {name: {"size", "expected", "missing", "queries", "duplicate_queries", "missing_captions",
       "plain", "dsl", "twins", "rank_histogram"}}, "published": {name: rows}, "step", "best_step", "num_params",
-      "config", "preprocessing", "versions"}: what `evaluator.measure_retrieval` and `published_results.published_rows` return,
-      as results.json holds it. Whatever is absent is left out of the page or shown as a dash.
+      "config", "preprocessing", "versions"}: what `evaluator.measure_retrieval` and `published_results.published_rows`
+      return, as results.json holds it. Whatever is absent is left out of the page or shown as a dash.
     history: {"kind": "train", "step", "loss"} and {"kind": "eval", "step", "split", "metrics": one split's
       results}, in any order. Of two entries for one step the later one counts.
     examples: {"split", "kind": "best" | "worst" | "typical", "query", "rank", "top": [{"place", "id", "score", "right",
