@@ -1,5 +1,6 @@
 """The command evaluate, end to end on a miniature: runs, a plain CLIP, protocols, kept embeddings, wrong options."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -14,7 +15,7 @@ import written_corpus
 from project_paths import GOLDEN, ROOT
 
 from clipvip_jax import evaluate
-from clipvip_jax.evaluation import published_results, targets
+from clipvip_jax.evaluation import published_results, split_embeddings, targets
 from clipvip_jax.inference import embedding_model
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from clipvip_jax.training import setup, trainer
@@ -299,9 +300,9 @@ def test_kept_embeddings_of_runs_that_differ_have_no_spread(miniature, runs, tmp
     evaluate.main([*kept[:2], f"--workdir={tmp_path / 'no'}"])
   evaluate.main([kept[0], kept[2], f"--workdir={tmp_path / 'spread'}"])
   file = tmp_path / "2" / "embeddings_train.npz"
-  found = targets.embeddings.read(file)
+  found = split_embeddings.read_embeddings(file)
   about = {name: value for name, value in found.about.items() if name != "run"}
-  targets.embeddings.write(tmp_path / "no_run.npz", targets.dataclasses.replace(found, about=about))
+  split_embeddings.write_embeddings(tmp_path / "no_run.npz", dataclasses.replace(found, about=about))
   with pytest.raises(UserError, match="weights of a run 'a run' and 'none'"):
     evaluate.main([kept[0], f"--embeddings={tmp_path / 'no_run.npz'}", f"--workdir={tmp_path / 'no'}"])
 
@@ -334,10 +335,10 @@ def test_runs_that_start_from_runs_of_their_own_seeds_have_a_spread(miniature, r
 
 
 def test_embeddings_of_other_clips_have_no_spread(measured, tmp_path):
-  first = targets.embeddings.read(measured[0] / "embeddings_train.npz")
+  first = split_embeddings.read_embeddings(measured[0] / "embeddings_train.npz")
   about = {**first.about, "model": {"identity": "other"}}
-  other = targets.dataclasses.replace(first, ids=[f"{name}!" for name in first.ids], about=about)
-  targets.embeddings.write(tmp_path / "other.npz", other)
+  other = dataclasses.replace(first, ids=[f"{name}!" for name in first.ids], about=about)
+  split_embeddings.write_embeddings(tmp_path / "other.npz", other)
   with pytest.raises(UserError, match="hold other clips or queries"):
     evaluate.main(
       [f"--embeddings={measured[0]}", f"--embeddings={tmp_path / 'other.npz'}", f"--workdir={tmp_path / 'out'}"]
@@ -350,7 +351,7 @@ def test_embeddings_of_other_clips_have_no_spread(measured, tmp_path):
     ({"corpus": {"name": "\x1b"}}, ""),
   )
   for name, message in odd:
-    targets.embeddings.write(tmp_path / "odd.npz", targets.dataclasses.replace(first, about=name))
+    split_embeddings.write_embeddings(tmp_path / "odd.npz", dataclasses.replace(first, about=name))
     arguments = [f"--embeddings={tmp_path / 'odd.npz'}", f"--workdir={tmp_path / 'odd'}"]
     if not message:
       evaluate.main(arguments)

@@ -170,7 +170,7 @@ def test_pictures_are_used_one_by_one(video, monkeypatch):
     calls[0] += 1
     return original(frame, size)
 
-  monkeypatch.setattr(read_media.pixels, "resize_normalize", resize)
+  monkeypatch.setattr(read_media.preprocessing, "resize_normalize", resize)
   pictures = read_media.iterate_pictures
 
   def counted(path):

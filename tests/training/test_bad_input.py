@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from small_runs import ROOT, config, mixed_config
+from project_paths import ROOT
+from small_runs import config, mixed_config
 
 from clipvip_jax.runs import workdir_lock
 from clipvip_jax.training import setup, trainer

@@ -9,7 +9,8 @@ import subprocess
 import jax
 import numpy as np
 import pytest
-from small_runs import ROOT, command, config, mixed_config
+from project_paths import ROOT
+from small_runs import command, config, mixed_config
 
 from clipvip_jax import main
 from clipvip_jax.runs import checkpoint, metrics_history
@@ -147,7 +148,7 @@ def test_terminated_and_killed_and_cut_the_run_ends_as_an_unbroken_one_bit_for_b
   process, _ = run_until("step 7/40", command(corpus, broken))
   process.send_signal(signal.SIGTERM)
   code, output = finish(process)
-  assert code == main.TERMINATED and "SIGTERM: saved step" in output and "Traceback" not in output, output
+  assert code == main.EXIT_TERMINATED and "SIGTERM: saved step" in output and "Traceback" not in output, output
 
   process, seen = run_until("step 22/40", command(corpus, broken))
   assert any("going on from the checkpoint of step" in line for line in seen)

@@ -2,7 +2,7 @@
 
 from clipvip_jax.distributed import coordination
 from clipvip_jax.training import launch_consistency
-from clipvip_jax.utils import config_tree
+from clipvip_jax.utils import config_tree, versions
 from configs import post_pretrain
 
 
@@ -44,7 +44,7 @@ def test_every_process_that_differs_is_named():
 def test_other_packages_and_other_code_are_named():
   other = {**described({"jax": "1.1"}), "code": "0"}
   assert launch_consistency.difference([described(), other]) == (
-    f"process 1: code is 0, in process 0 {launch_consistency.code()}, version of jax is 1.1, in process 0 1.0"
+    f"process 1: code is 0, in process 0 {versions.code_digest()}, version of jax is 1.1, in process 0 1.0"
   )
 
 
