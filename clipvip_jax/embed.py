@@ -23,9 +23,9 @@ from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.runs import workdir
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.cli import Parser, run_command
-from clipvip_jax.utils.duration import format_duration
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
+from clipvip_jax.utils.progress import format_duration
 
 PART = 64  # videos in a part; a stop costs at most that many
 _NAMED = 3  # bad videos that the last message names

@@ -21,8 +21,8 @@ from typing import Any
 from clipvip_jax.cost_model import chips, preflight_table
 from clipvip_jax.utils import config_tree, recipe_flags
 from clipvip_jax.utils.cli import Parser, run_command
-from clipvip_jax.utils.duration import format_duration
 from clipvip_jax.utils.log import log
+from clipvip_jax.utils.progress import format_duration
 
 DOES_NOT_FIT = 1
 _EVERY = 30  # seconds between two lines while the compiler says nothing

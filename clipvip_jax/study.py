@@ -21,9 +21,9 @@ from clipvip_jax.reporting import study_page
 from clipvip_jax.runs import results, workdir
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.cli import EXIT_TERMINATED, Parser, run_command
-from clipvip_jax.utils.duration import format_duration
 from clipvip_jax.utils.errors import Terminated, UserError
 from clipvip_jax.utils.log import log
+from clipvip_jax.utils.progress import format_duration
 from clipvip_jax.utils.recipe_flags import explain_errors
 
 FROM_ARM = "arm:"  # in a recipe's init_from

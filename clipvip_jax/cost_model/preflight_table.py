@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from clipvip_jax.utils.duration import format_duration
+from clipvip_jax.utils.progress import format_duration
 
 _NAME = 38  # columns
 

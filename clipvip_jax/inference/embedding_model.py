@@ -26,9 +26,9 @@ from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer, load_tokenizer
 from clipvip_jax.models import clip_vip
-from clipvip_jax.utils.duration import format_duration
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import quiet_libtpu
+from clipvip_jax.utils.progress import format_duration
 from clipvip_jax.weights import load_params, sources
 from clipvip_jax.weights.model_config import Hints, checked_size
 

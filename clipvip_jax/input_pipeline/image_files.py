@@ -1,6 +1,7 @@
 """Image files to pixels, upright."""
 
 import io
+import math
 import os
 import pathlib
 import re
@@ -10,7 +11,7 @@ import numpy as np
 from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.video_decoder import VideoError
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 _HEADER = 2**20  # bytes: what a camera says of a picture stands before it
 _JPEG_START = b"\xff\xd8\xff"
@@ -29,10 +30,10 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
   """The images directly in a folder as frames in order; hidden ones are left out. Raises VideoError where none is."""
-  named = [f for f in folder.iterdir() if f.suffix.lower() in IMAGES and not f.name.startswith(".")]
+  named = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")]
   files = [f for f in named if not f.is_dir()]  # a link to nowhere is a frame that is missing, which reading it says
   if not files:
-    raise VideoError(folder, f"the folder holds no frames ({', '.join(IMAGES)})")
+    raise VideoError(folder, f"the folder holds no frames ({', '.join(IMAGE_SUFFIXES)})")
   return sorted(files, key=_natural)
 
 
@@ -54,6 +55,33 @@ def decode_image(data: bytes, name: str = "an image") -> np.ndarray:
     picture, turn = _decode_other(data, name), 1  # OpenCV turns these itself
   mirror, turns = _ORIENTATIONS.get(turn, (False, 0))
   return np.rot90(picture[:, ::-1] if mirror else picture, turns)
+
+
+def fit_size(height: int, width: int, max_height: float, max_width: float) -> tuple[int, int]:
+  """Returns the (height, width) of the largest image with the same aspect ratio that fits into a box, in pixels."""
+  if width * max_height <= height * max_width:
+    return max(1, int(max_height)), max(1, round(width * max_height / height))
+  return max(1, round(height * max_width / width)), max(1, int(max_width))
+
+
+def shrink_to_fit(image: np.ndarray, *, max_height: float = math.inf, max_width: float = math.inf) -> np.ndarray:
+  """Scales an image down by area averaging, aspect kept, until it fits; never up.
+
+  Args:
+    image: uint8 [H, W, 3].
+    max_height: in pixels.
+    max_width: in pixels.
+
+  Returns:
+    uint8 [h, w, 3] with h <= max_height and w <= max_width; `image` itself if it fits already.
+  """
+  import cv2
+
+  height, width = image.shape[:2]
+  if height <= max_height and width <= max_width:
+    return image
+  height, width = fit_size(height, width, max_height, max_width)
+  return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_AREA)
 
 
 def is_jpeg(data: bytes) -> bool:

@@ -15,11 +15,25 @@ from jaxtyping import Float
 
 from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
-from clipvip_jax.input_pipeline.image_files import IMAGES, images_in, read_image
+from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES, images_in, read_image
 from clipvip_jax.input_pipeline.video_decoder import VideoError, count_packets, iterate_pictures
 from clipvip_jax.utils.errors import UserError
 
-VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".flv", ".wmv", ".mpg", ".mpeg", ".gif", ".3gp", ".ts")
+VIDEO_SUFFIXES = (
+  ".mp4",
+  ".m4v",
+  ".mov",
+  ".avi",
+  ".mkv",
+  ".webm",
+  ".flv",
+  ".wmv",
+  ".mpg",
+  ".mpeg",
+  ".gif",
+  ".3gp",
+  ".ts",
+)
 _AHEAD = 2  # items in work for each thread
 
 
@@ -55,7 +69,7 @@ def _spread(video: Any, num_frames: int, use: Callable[[np.ndarray], np.ndarray]
   try:
     if path.is_dir():
       files = images_in(path)
-    elif path.suffix.lower() in IMAGES:
+    elif path.suffix.lower() in IMAGE_SUFFIXES:
       files = [path]
     else:
       return _of_file(path, num_frames, use)
@@ -117,10 +131,11 @@ def list_videos(source: str | os.PathLike[str]) -> list[pathlib.Path]:
     found = sorted(_below(path))
     if not found:
       raise UserError(
-        f"{path}: no videos ({', '.join(VIDEOS)}) and no folders of frames ({', '.join(IMAGES)}) below it"
+        f"{path}: no videos ({', '.join(VIDEO_SUFFIXES)}) and no folders of frames ({', '.join(IMAGE_SUFFIXES)})"
+        " below it"
       )
     return found
-  if path.suffix.lower() in VIDEOS + IMAGES and path.is_file():
+  if path.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES and path.is_file():
     return [path]
   try:
     # As the file system spells names, which need not be UTF-8.
@@ -147,9 +162,9 @@ def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
       continue
     seen.add(real)
     files = [pathlib.Path(root, name) for name in names if not name.startswith(".")]
-    videos = [file for file in files if file.suffix.lower() in VIDEOS]
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
     yield from videos
-    if not videos and any(file.suffix.lower() in IMAGES for file in files):
+    if not videos and any(file.suffix.lower() in IMAGE_SUFFIXES for file in files):
       yield pathlib.Path(root)
 
 

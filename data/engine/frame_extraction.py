@@ -96,7 +96,7 @@ def stored_frames(
     VideoError, UserError: it is not there, or cannot be decoded.
   """
   place = pathlib.Path(path)
-  is_still = place.suffix.lower() in image_files.IMAGES
+  is_still = place.suffix.lower() in image_files.IMAGE_SUFFIXES
   if (start is not None or end is not None) and (is_still or place.is_dir()):
     raise VideoError(path, "images and folders of frames have no times, so there is no part from start to end")
   if place.is_dir():

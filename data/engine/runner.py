@@ -13,9 +13,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from clipvip_jax.utils.duration import format_duration
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
+from clipvip_jax.utils.progress import format_duration
 from data.engine import storage
 from data.engine.plan import Plan, Shard
 from data.engine.shards import Recipe, is_done, is_written

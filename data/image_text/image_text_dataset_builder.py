@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.input_pipeline.image_files import IMAGES
+from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES
 from clipvip_jax.utils.errors import UserError
 from data.engine import storage
 from data.engine.builder import CorpusBuilder, CorpusConfig
@@ -74,7 +74,7 @@ def _tar_items(path: epath.Path, name: str) -> Iterator[Item]:
           yield _tar_item(file, path, name, key, parts)
           parts = {}
         key = base
-        if suffix.lower() in (*IMAGES, ".txt", ".json") and member.size > 0:
+        if suffix.lower() in (*IMAGE_SUFFIXES, ".txt", ".json") and member.size > 0:
           parts[suffix.lower()] = member.offset_data, member.size
       if parts:
         yield _tar_item(file, path, name, key, parts)
@@ -103,7 +103,7 @@ def _members(file: BinaryIO, path: epath.Path) -> Iterator[tarfile.TarInfo]:
 
 def _tar_item(file: BinaryIO, path: epath.Path, name: str, key: str, parts: dict[str, tuple[int, int]]) -> Item:
   where = f"{path}, {key!r}"
-  image = next((parts[suffix] for suffix in IMAGES if suffix in parts), None)
+  image = next((parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts), None)
   text: Any = ""
   if ".txt" in parts:
     text = _text(file, *parts[".txt"], where)
@@ -149,8 +149,8 @@ def _table_items(path: epath.Path) -> Iterator[Item]:
     if len(row) != width:
       raise UserError(f"{where}: {width} columns with a tab between them are expected, got {len(row)}")
     caption, name = (row[column] for column in columns)
-    if "://" in name or not name.lower().endswith(IMAGES):
-      raise UserError(f"{where}: {name[:80]!r} is no path of an image ({', '.join(IMAGES)})")
+    if "://" in name or not name.lower().endswith(IMAGE_SUFFIXES):
+      raise UserError(f"{where}: {name[:80]!r} is no path of an image ({', '.join(IMAGE_SUFFIXES)})")
     yield Item(
       id=name,
       split="train",

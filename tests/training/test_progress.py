@@ -3,14 +3,6 @@
 import pytest
 
 from clipvip_jax.training import progress
-from clipvip_jax.utils import duration
-
-
-@pytest.mark.parametrize(
-  ("seconds", "text"), [(0, "0s"), (59.4, "59s"), (60, "1m00s"), (185, "3m05s"), (7800, "2h10m")]
-)
-def test_durations_read_well(seconds, text):
-  assert duration.format_duration(seconds) == text
 
 
 def test_speed_waiting_and_time_left(monkeypatch):

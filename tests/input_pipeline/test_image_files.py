@@ -1,0 +1,38 @@
+"""Image files: scaling."""
+
+import numpy as np
+import pytest
+
+from clipvip_jax.input_pipeline.image_files import fit_size, shrink_to_fit
+
+
+@pytest.mark.parametrize(
+  ("shape", "box", "expected"),
+  [
+    ((100, 200), (50, np.inf), (50, 100)),
+    ((100, 200), (np.inf, 50), (25, 50)),
+    ((100, 200), (320, 160), (80, 160)),
+    ((600, 200), (320, 160), (320, 107)),
+    ((1, 5000), (np.inf, 50), (1, 50)),
+  ],
+)
+def test_shrinks_into_the_box_and_keeps_the_aspect(shape, box, expected):
+  image = np.zeros((*shape, 3), np.uint8)
+  assert shrink_to_fit(image, max_height=box[0], max_width=box[1]).shape == (*expected, 3)
+
+
+def test_never_enlarges():
+  image = np.zeros((100, 200, 3), np.uint8)
+  assert shrink_to_fit(image, max_height=100, max_width=200) is image
+  assert shrink_to_fit(image) is image
+
+
+def test_averages_areas():
+  image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+  expected = image.reshape(10, 4, 15, 4, 3).mean(axis=(1, 3))
+  np.testing.assert_allclose(shrink_to_fit(image, max_height=10), expected, atol=0.51)
+
+
+def test_fit_size_enlarges_too():
+  assert fit_size(10, 20, 128, 128) == (64, 128)
+  assert fit_size(20, 10, 128, 128) == (128, 64)
