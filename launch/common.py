@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from clipvip_jax.utils.cli import Parser
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.local_paths import require_local_path
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What JAX is told by a launcher; given by hand it would contradict that.
@@ -108,8 +109,7 @@ def check_training(tail: Sequence[str], *, elsewhere: bool) -> None:
     if (name := arg.lstrip("-").partition("=")[0]) in _OURS and arg.startswith("-"):
       raise UserError(f"--{name} is given by the launcher: leave it out behind --")
   _check_recipe(recipe.partition(":")[0], elsewhere=elsewhere)
-  if "://" in workdir:
-    raise UserError(f"--workdir={workdir}: a run's folder must be a path of the file system; mount the bucket")
+  require_local_path(workdir, "--workdir")
   if elsewhere and not workdir.startswith("/"):
     raise UserError(f"--workdir={workdir} must be a whole path, from /, of a folder that all machines share")
 

@@ -1,77 +1,77 @@
-"""On a worker of a TPU slice: starts a run once, however often it is asked to, and waits for its end.
+"""Starts a run once on a worker of a TPU slice, however often it is called, and waits for it to end.
 
   python -m launch.worker FOLDER NUMBER COMMAND...
 
-The run is a session of its own, so a connection that breaks leaves it alone; the same command then shows it again and
-ends with its exit code. NUMBER says which start is meant: one that has ended is not started again, but another is.
-In FOLDER: `lock`, which the run holds while it lives, `number`, `log`, and `exit`, its exit code.
+The run has a session of its own, so a broken connection does not stop it: the same command attaches to it again and
+exits with its exit code. NUMBER identifies the start: one that has ended is not repeated, a new number starts again.
+FOLDER holds `lock`, held by the run while it is alive, `number`, `log`, and `exit`, the run's exit code.
 """
 
-import fcntl
 import pathlib
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, TextIO
 
 from clipvip_jax.utils.cli import EXIT_TERMINATED
+from clipvip_jax.utils.file_lock import LockHeldError, file_lock, is_locked
 
-# Seconds between two looks at the log, and bytes of it for one who comes later.
-_LOOK, _RECENT = 0.2, 4000
-# "$0" is the file for the exit code. It appears whole, and before the lock is given back.
-_NOTE_EXIT_CODE = '"$@"; echo $? > "$0.part"; mv "$0.part" "$0"'
+_POLL_SECONDS = 0.2
+# Bytes of the log that are shown to a caller who attaches to a run.
+_TAIL_BYTES = 4000
+# Processes that wait for the end of a run probe the lock for an instant, so one attempt may fail although nothing runs.
+_LOCK_SECONDS = 1.0
+# "$0" is the file for the exit code. It is written atomically, and before the lock is released.
+_RECORD_EXIT_CODE = '"$@"; echo $? > "$0.part"; mv "$0.part" "$0"'
 
 
 def run(folder: pathlib.Path, number: str, command: Sequence[str]) -> int:
-  """Starts `command` unless it runs, or ran as `number`; shows its log and gives its exit code."""
+  """Starts `command` unless a run is alive or `number` has already run, then shows its log until it ends.
+
+  Returns:
+    The exit code of the run; EXIT_TERMINATED if it left none, since its machine went down.
+  """
   folder.mkdir(parents=True, exist_ok=True)
   log = folder / "log"
-  with (folder / "lock").open("a") as lock, log.open("ab") as written:
-    shown = max(written.tell() - _RECENT, 0)
-    if not _take(lock):
-      print("a run is going on here, with the options that it was started with", flush=True)
-    elif _read(folder / "number") != number:
-      shown = written.tell()
-      (folder / "exit").unlink(missing_ok=True)
-      subprocess.Popen(
-        ["sh", "-c", _NOTE_EXIT_CODE, str(folder / "exit"), *command],
-        stdin=subprocess.DEVNULL,
-        stdout=written,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=[lock.fileno()],
-      )
+  with log.open("ab") as output:
+    start = max(output.tell() - _TAIL_BYTES, 0)
+    try:
+      with file_lock(folder / "lock", timeout=_LOCK_SECONDS) as lock:
+        if _read(folder / "number") != number:
+          start = output.tell()
+          _start(folder, command, output, lock)
+    except LockHeldError:
+      print("a run with the options of its own start is already running here; attaching to it", flush=True)
     (folder / "number").write_text(number)
-  _show_until_end(log, shown, folder / "lock")
-  # Without a code the machine went down under the run: it goes on from its newest checkpoint, as after SIGTERM.
+  _show_until_end(log, start, folder / "lock")
   return int(_read(folder / "exit") or EXIT_TERMINATED)
 
 
-def _take(lock: IO[str]) -> bool:
-  """Whether nothing runs. Tried for a second, since who waits for the end holds the lock for a moment as well."""
-  for _ in range(10):
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      return True
-    except BlockingIOError:
-      time.sleep(0.1)
-  return False
+def _start(folder: pathlib.Path, command: Sequence[str], output: IO[bytes], lock: TextIO) -> None:
+  """Starts the run, which inherits the lock."""
+  (folder / "exit").unlink(missing_ok=True)
+  subprocess.Popen(
+    ["sh", "-c", _RECORD_EXIT_CODE, str(folder / "exit"), *command],
+    stdin=subprocess.DEVNULL,
+    stdout=output,
+    stderr=subprocess.STDOUT,
+    start_new_session=True,
+    pass_fds=[lock.fileno()],
+  )
 
 
-def _show_until_end(log: pathlib.Path, shown: int, lock: pathlib.Path) -> None:
-  """Copies the log from byte `shown` on to standard output until nobody holds the lock."""
-  with log.open("rb") as lines, lock.open("a") as held:
-    lines.seek(shown)
+def _show_until_end(log: pathlib.Path, start: int, lock: pathlib.Path) -> None:
+  """Copies the log from byte `start` to standard output until the run ends."""
+  with log.open("rb") as file:
+    file.seek(start)
     ended = False
     while not ended:
-      try:
-        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        ended = True  # what is written by now is all
-      except BlockingIOError:
-        time.sleep(_LOOK)
-      sys.stdout.buffer.write(lines.read())
+      ended = not is_locked(lock)  # before the last read, so that it reaches the end of the log
+      sys.stdout.buffer.write(file.read())
       sys.stdout.flush()
+      if not ended:
+        time.sleep(_POLL_SECONDS)
 
 
 def _read(path: pathlib.Path) -> str:

@@ -23,7 +23,7 @@ from jax._src import distributed  # its key-value store has no public name
 from jax._src.lib import _jax
 
 from clipvip_jax.utils.cli import EXIT_HUNG
-from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.errors import UserError, first_line
 
 # Seconds: for all processes to come, and after which JAX counts one as lost that is silent (watchdog.py is sooner).
 JOIN, HEARTBEAT = 300, 100
@@ -58,9 +58,8 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
         heartbeat_timeout_seconds=HEARTBEAT,
       )
   except (ValueError, jax.errors.JaxRuntimeError) as error:
-    reason = (str(error).strip() or repr(error)).splitlines()[0]
     raise UserError(
-      f"cannot join a distributed launch: {reason}. Name it with --coordinator=HOST:PORT --num_processes=N "
+      f"cannot join a distributed launch: {first_line(error)}. Name it with --coordinator=HOST:PORT --num_processes=N "
       "--process_id=I, or launch under SLURM, Cloud TPU or MPI"
     ) from error
   if jax.process_index():

@@ -21,6 +21,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.param_names import param_name
 
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
 AXES = (DATA, FSDP, TENSOR)
@@ -106,12 +107,8 @@ def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
 def state_shardings(mesh: Mesh, state: Any) -> Any:
   """The sharding of every array of a state (parameters, moments, counters), or of a part of it, by its name."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, x: NamedSharding(mesh, partition_spec(_name(path), x.shape, mesh)), state
+    lambda path, x: NamedSharding(mesh, partition_spec(param_name(path), x.shape, mesh)), state
   )
-
-
-def _name(path: tuple[Any, ...]) -> str:
-  return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
 def gather_params(mesh: Mesh, params: Any) -> Any:
@@ -121,7 +118,7 @@ def gather_params(mesh: Mesh, params: Any) -> Any:
   """
 
   def one(path, x):
-    spec = partition_spec(_name(path), x.shape, mesh)
+    spec = partition_spec(param_name(path), x.shape, mesh)
     whole = PartitionSpec(*(None if axis == FSDP else axis for axis in spec))
     return _gathered(x, NamedSharding(mesh, spec), NamedSharding(mesh, whole))
 

@@ -18,8 +18,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from clipvip_jax.distributed.coordination import allgather_text
 from clipvip_jax.runs.train_state import TrainState
-from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import log
+from clipvip_jax.utils.errors import UserError, first_line
+from clipvip_jax.utils.log import log, printable
 
 # The name of the score that decides which checkpoint is the best; below every recall where none was measured.
 SCORE = "text_to_video_R@1"
@@ -32,8 +32,7 @@ def abstract_state(state: TrainState) -> TrainState:
 
 
 def _words(error: Exception) -> str:
-  """An error's first line."""
-  return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+  return printable(first_line(error), limit=300)
 
 
 def _score(metrics: dict[str, float] | None) -> float:

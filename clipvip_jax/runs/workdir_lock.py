@@ -1,9 +1,7 @@
-"""One run at a time in a folder: the kernel's lock on DIR/lock, which goes with the process that holds it."""
+"""The lock file of a run's workdir, which prevents two runs from writing to it at the same time."""
 
 import contextlib
 import datetime
-import errno
-import fcntl
 import json
 import os
 import pathlib
@@ -12,59 +10,53 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.file_lock import LockHeldError, LocksUnsupportedError, file_lock
 from clipvip_jax.utils.log import log
 
 NAME = "lock"
-# What flock says on file systems that have no locks.
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
-def workdir_lock(folder: pathlib.Path) -> Iterator[None]:
-  """Holds the folder for this process; where the file system has no locks, it warns once and goes on without.
+def workdir_lock(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds the exclusive lock on WORKDIR/lock. Where the file system has no locks, warns and continues without.
 
-  The file stays behind, with host, process and start of who held it last. That it is there says nothing: the kernel
-  drops the lock however its holder ends, so that of a killed run stands in nobody's way.
+  The file records host, process id and start time of its last holder. It stays behind, and is no obstacle to the next
+  run: the kernel releases the lock itself when its holder ends, even if the holder is killed.
 
   Args:
-    folder: must exist.
+    workdir: an existing folder.
 
   Raises:
-    UserError: another run holds it; names its host and process.
+    UserError: another run holds the lock; names its host and process id.
     OSError: the file cannot be written.
   """
-  # Not truncated on opening: it may tell of another holder.
-  with (folder / NAME).open("a+", encoding="utf-8") as file:
+  path = workdir / NAME
+  with contextlib.ExitStack() as stack:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+      file = stack.enter_context(file_lock(path))
+    except LockHeldError as error:
       raise UserError(
-        f"--workdir={folder} is in use by {_holder(file)}: wait for its end, end it, or name another"
+        f"--workdir={workdir} is in use by {_holder(path)}; wait until it ends, stop it, or choose another --workdir"
       ) from error
-    except OSError as error:
-      if error.errno not in _NO_LOCKS:
-        raise
-      log.warning("%s is on a file system without locks: see that no second run is started there", folder)
-      yield
-      return
-    _sign(file)
+    except LocksUnsupportedError:
+      log.warning("%s is on a file system without locks; make sure that no second run uses this workdir", workdir)
+    else:
+      _record_holder(file)
     yield
 
 
-def _sign(file: TextIO) -> None:
-  """Notes who holds the lock."""
-  started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def _record_holder(file: TextIO) -> None:
+  start = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
   file.truncate(0)
-  json.dump({"host": socket.gethostname(), "pid": os.getpid(), "start": started}, file)
+  json.dump({"host": socket.gethostname(), "pid": os.getpid(), "start": start}, file)
   file.write("\n")
   file.flush()
 
 
-def _holder(file: TextIO) -> str:
-  """Who holds the lock, in words."""
-  file.seek(0)
+def _holder(path: pathlib.Path) -> str:
+  """Describes the process that holds the lock."""
   try:
-    holder = json.loads(file.read())
+    holder = json.loads(path.read_text(encoding="utf-8"))
     return f"process {holder['pid']} on {holder['host']}, started {holder['start']}"
-  except (ValueError, KeyError, TypeError):
-    return "a process that has not yet said which it is"
+  except (OSError, ValueError, KeyError, TypeError):
+    return "a process that has not yet recorded its host and id"

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever the process ends."""
+"""Atomic file writes, and the reasons for which a file system refuses to write."""
 
 import contextlib
 import errno
@@ -8,32 +8,43 @@ import re
 import secrets
 from collections.abc import Iterator
 
-# What the file system says where no program is at fault: full, over a quota, read-only, broken.
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# Conditions of the disk that are not faults of the program: full, over quota, file too large, read-only, I/O error.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# Those that libraries report by the text alone. An I/O error in a message may come from anything that was read.
+_DISK_ERROR_TEXTS = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)))
 
 
 def disk_error_reason(error: BaseException | None) -> str:
-  """Why the file system refused a write, where that is what an error, or one behind it, comes from; "": it is not."""
+  """Returns why the disk refused a write, as in "No space left on device", if that caused an error.
+
+  Looks at the error and at those that it was raised from: OSErrors by number, errors of TensorStore (Orbax writes
+  through it), TensorFlow and ArrayRecord, which carry no number as an attribute, by their text.
+
+  Returns:
+    The reason; "" if the error has another cause.
+  """
   while error is not None:
     number = error.errno if isinstance(error, OSError) else None
-    if found := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's, which Orbax writes with
-      number = int(found[1])
-    if number in _REFUSALS:
+    if match := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore's
+      number = int(match[1])
+    if number in _DISK_ERRORS:
       return os.strerror(number)
-    if os.strerror(errno.ENOSPC) in str(error):  # TensorFlow's
-      return os.strerror(errno.ENOSPC)
+    if reason := next((text for text in _DISK_ERROR_TEXTS if text in str(error)), ""):
+      return reason
     error = error.__cause__ or error.__context__
   return ""
 
 
 @contextlib.contextmanager
 def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A name beside `path` to write to, which takes its place when the block ends well and is removed when it does not.
+  """Yields a temporary path in the folder of `path` that replaces `path` when the block succeeds.
+
+  If the block raises, the temporary file is deleted and `path` stays as it was.
 
   Raises:
-    OSError: the folder is absent or cannot be written; what stood at `path` before stays as it was.
+    OSError: the folder does not exist or cannot be written.
   """
-  # In containers on one file system process numbers are alike.
+  # Random, as process ids repeat between containers that share a file system.
   temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
   try:
     yield temporary

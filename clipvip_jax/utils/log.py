@@ -11,13 +11,23 @@ log = logging.getLogger("clipvip_jax")
 # What libtpu, the TPU compiler, complains about where there is no TPU and nobody says so.
 NO_TPU = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1"}
 
-# What moves a terminal's cursor, colours it, turns text round or cannot be encoded. File names may hold all of it.
+# Control characters, line separators, overrides of text direction, and surrogates, which cannot be encoded.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def printable(text: str) -> str:
-  """A text as one line that does nothing to a terminal: `a\\nb`."""
-  return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
+def printable(value: object, limit: int | None = None) -> str:
+  """Returns untrusted text (file names, captions, contents of files) as one line that is safe to print.
+
+  Args:
+    value: a string, or anything that is converted to one.
+    limit: the most characters to return; longer text is cut and ends with "...".
+
+  Returns:
+    The text with control characters escaped, as in "a\\nb".
+  """
+  text = str(value) if limit is None else str(value)[: limit + 1]
+  text = _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
+  return text if limit is None or len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def quiet_libtpu() -> None:

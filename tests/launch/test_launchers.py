@@ -60,7 +60,7 @@ def test_delete_needs_no_run(machine):
     ("tpu", TPU, "--config is missing behind --"),
     ("tpu", [*TPU, "--", "--config=configs/post_pretrain.py"], "--workdir is missing behind --"),
     ("tpu", [*TPU, "--", "--config=configs/no.py", "--workdir=/a"], "no recipe 'configs/no.py'; there are: conf"),
-    ("tpu", [*TPU, "--", "--config=tests/tiny.py", "--workdir=/a"], "only recipes in configs/ travel"),
+    ("tpu", [*TPU, "--", "--config=tests/support/tiny.py", "--workdir=/a"], "only recipes in configs/ travel"),
     ("tpu", [*TPU, "--", "--config=configs/msrvtt.py", "--workdir=runs"], "must be a whole path"),
     ("tpu", [*TPU, "--", "--config=configs/msrvtt.py", "--workdir=gs://b/r"], "mount the bucket"),
     ("tpu", [*TPU, *TRAINING, "--process_id=3"], "--process_id is given by the launcher"),

@@ -89,7 +89,7 @@ def test_a_start_is_made_once_and_outlives_its_connection(tmp_path):
   first.kill()  # the connection
   first.communicate()
   back = start_worker(tmp_path / "run", 1, command)
-  assert "going on" in back.stdout.readline()
+  assert "already running" in back.stdout.readline()
   gate.touch()
   assert back.communicate()[0].splitlines() == ["started", "ended"]
   assert back.returncode == 7

@@ -54,7 +54,7 @@ def test_a_holder_that_has_not_yet_said_who_it_is_is_refused_too(tmp_path):
   with (tmp_path / "lock").open("w") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     with (
-      pytest.raises(UserError, match="in use by a process that has not yet said"),
+      pytest.raises(UserError, match="in use by a process that has not yet recorded"),
       workdir_lock.workdir_lock(tmp_path),
     ):
       pass

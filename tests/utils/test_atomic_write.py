@@ -1,0 +1,95 @@
+"""Atomic writes, and what counts as an error of the disk."""
+
+import errno
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from clipvip_jax.utils.atomic_write import atomic_path, disk_error_reason
+
+KILLED = """
+import os, pathlib, signal, sys
+from clipvip_jax.utils.atomic_write import atomic_path
+with atomic_path(pathlib.Path(sys.argv[1])) as temporary:
+  temporary.write_text("new")
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_replaces_the_file_on_success(tmp_path):
+  path = tmp_path / "file"
+  path.write_text("old")
+  with atomic_path(path) as temporary:
+    temporary.write_text("new")
+    assert path.read_text() == "old"
+    assert temporary.parent == tmp_path  # in the same file system, or replacing is not atomic
+  assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_keeps_the_old_file_on_an_error(tmp_path):
+  path = tmp_path / "file"
+  path.write_text("old")
+  with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
+    temporary.write_text("half")
+    _ = 1 / 0
+  assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_keeps_the_old_file_when_killed(tmp_path):
+  path = tmp_path / "file"
+  path.write_text("old")
+  assert subprocess.run([sys.executable, "-c", KILLED, path], check=False).returncode == -signal.SIGKILL
+  assert path.read_text() == "old"
+
+
+def test_two_writers_do_not_share_a_temporary_file(tmp_path):
+  with atomic_path(tmp_path / "file") as first, atomic_path(tmp_path / "file") as second:
+    assert first != second
+    first.write_text("first")
+    second.write_text("second")
+  assert (tmp_path / "file").read_text() == "first"  # the one that was committed last
+
+
+def _raised_from(error, cause):
+  try:
+    raise error from cause
+  except Exception as raised:
+    return raised
+
+
+FULL = "No space left on device"
+
+
+@pytest.mark.parametrize(
+  ("error", "reason"),
+  [
+    (OSError(errno.ENOSPC, FULL), FULL),
+    (OSError(errno.EROFS, "x"), "Read-only file system"),
+    (OSError(errno.EIO, "x"), "Input/output error"),
+    (ValueError("writing failed [os_error_code='28' ...]"), FULL),  # TensorStore
+    (RuntimeError(f"RESOURCE_EXHAUSTED: /data/x; {FULL}"), FULL),  # TensorFlow
+    (RuntimeError("UNKNOWN: Disk quota exceeded; error writing to file"), "Disk quota exceeded"),  # ArrayRecord
+    (RuntimeError("File too large"), "File too large"),
+    (_raised_from(ValueError("could not save"), OSError(errno.EDQUOT, "x")), "Disk quota exceeded"),
+    (OSError(errno.ENOENT, "No such file or directory"), ""),
+    (OSError(errno.EACCES, "Permission denied"), ""),
+    (ValueError("writing failed [os_error_code='2' ...]"), ""),
+    (RuntimeError("INTERNAL: Input/output error"), ""),
+    (_raised_from(ValueError("one"), KeyError("two")), ""),
+    (None, ""),
+  ],
+  ids=str,
+)
+def test_disk_error_reason(error, reason):
+  assert disk_error_reason(error) == reason
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="Linux")
+def test_a_real_full_disk():
+  with pytest.raises(OSError) as raised, pathlib.Path("/dev/full").open("w") as file:
+    file.write("x")
+    file.flush()
+  assert disk_error_reason(raised.value) == FULL

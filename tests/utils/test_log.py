@@ -1,0 +1,33 @@
+"""Log output, and untrusted text in it."""
+
+import pytest
+
+from clipvip_jax.utils.log import printable
+
+
+@pytest.mark.parametrize(
+  ("text", "shown"),
+  [
+    ("plain", "plain"),
+    ("größe 動画 🎬", "größe 動画 🎬"),
+    ("a\nb\tc", "a\\nb\\tc"),
+    ("\x1b[31mred", "\\x1b[31mred"),
+    ("\x9b31mred", "\\x9b31mred"),
+    ("abc\u202egpj.exe", "abc\\u202egpj.exe"),
+    ("a\u2028b", "a\\u2028b"),
+    ("not \udcff UTF-8", "not \\udcff UTF-8"),
+    (12, "12"),
+    (None, "None"),
+  ],
+)
+def test_printable_escapes_control_characters(text, shown):
+  assert printable(text) == shown
+  assert len(shown.splitlines()) == 1
+  shown.encode()
+
+
+@pytest.mark.parametrize("limit", [10, 160])
+def test_printable_cuts_at_the_limit(limit):
+  assert printable("a" * limit, limit=limit) == "a" * limit
+  assert printable("a" * (limit + 1), limit=limit) == "a" * (limit - 3) + "..."
+  assert len(printable("\x1b" * limit, limit=limit)) == limit
