@@ -11,9 +11,9 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from clipvip_jax.evaluation.retrieval import RECALLS
 from clipvip_jax.reporting import charts, pages, report
 from clipvip_jax.reporting.charts import Curve
+from clipvip_jax.reporting.results_table import DIRECTIONS, KINDS, METRICS, MISSING, format_metrics, format_row
 from clipvip_jax.runs import metrics_history
 from clipvip_jax.runs.metrics_history import is_number
 from clipvip_jax.runs.results import RunResults, read_results
@@ -21,8 +21,6 @@ from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
-COLUMNS = (*(f"R@{k}" for k in RECALLS), "median_rank", "mean_rank")
-_TITLES = (*(f"R@{k}" for k in RECALLS), "Median rank", "Mean rank")
 _SERIES = {"A": ("first", "-"), "B": ("third", "--")}
 # Of the configuration, what decides what is asked.
 _QUESTIONS = ("evaluate.query", "evaluate.protocol")
@@ -54,8 +52,8 @@ def _about(name: str, one: RunResults) -> dict[str, Any]:
   return {
     "name": name,
     "folder": printable(str(one.folder)),
-    "corpus": str(one.corpus.get("name", report.MISSING)),
-    **{key: f"{value:,}" if is_number(value) else report.MISSING for key, value in numbers.items()},
+    "corpus": str(one.corpus.get("name", MISSING)),
+    **{key: f"{value:,}" if is_number(value) else MISSING for key, value in numbers.items()},
   }
 
 
@@ -83,12 +81,12 @@ def _alone(a: RunResults, b: RunResults) -> Iterator[str]:
 def _split(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
   """A split's tables: rows A, B and their difference."""
   tables = []
-  for kind, title in report.KINDS.items():
-    for direction, label in report.DIRECTIONS.items():
+  for kind, title in KINDS.items():
+    for direction, label in DIRECTIONS.items():
       found = [metrics_history.lookup(split, (kind, direction)) for split in (a, b)]
       metrics = [row if isinstance(row, Mapping) else {} for row in found]
-      rows = [(name, report.cells(row)) for name, row in zip("AB", metrics, strict=True)]
-      tables.append({"title": f"{label}, {title}", "rows": rows, "difference": _difference(*metrics)})
+      rows = [(name, format_metrics(row)) for name, row in zip("AB", metrics, strict=True)]
+      tables.append({"title": f"{label}, {title.lower()}", "rows": rows, "difference": _difference(*metrics)})
   twins = [metrics_history.lookup(split, ("twins", "accuracy")) for split in (a, b)]
   return {"sizes": [a["size"], b["size"]], "tables": tables, "twins": _twins(*twins)}
 
@@ -96,13 +94,13 @@ def _split(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[dict[str, str]]:
   """`text`, B minus A, and `better`, "A", "B" or "" where they are equal."""
   cells = []
-  for name in COLUMNS:
+  for name in METRICS:
     one, other = a.get(name), b.get(name)
     if is_number(one) and is_number(other):
       is_recall = name.startswith("R@")
       cells.append(_signed(100 * (other - one) if is_recall else other - one, more_is_better=is_recall))
     else:
-      cells.append({"text": report.MISSING, "better": ""})
+      cells.append({"text": MISSING, "better": ""})
   return cells
 
 
@@ -153,7 +151,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, 
   """(name, A's value, B's) of what differs; a dash stands where one has none."""
 
   def text(values: Mapping[str, Any], name: str) -> str:
-    return report.shown(values[name]) if name in values else report.MISSING
+    return report.shown(values[name]) if name in values else MISSING
 
   names = sorted(a.keys() | b.keys())
   rows = [(name, text(a, name), text(b, name)) for name in names]
@@ -169,24 +167,18 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
   for split in found["splits"]:
     yield ""
     yield f"{split['name']}: {split['sizes'][0]:,} clips in A, {split['sizes'][1]:,} in B"
-    yield _line("", _TITLES)
+    yield format_row("", [*METRICS.values()])
     for table in split["tables"]:
       difference = [cell["text"] for cell in table["difference"]]
       for name, cells in (*table["rows"], ("B - A", difference)):
-        title = table["title"].replace("→", "to") if name == "A" else ""
-        yield _line(f"{title:<30}{name}", cells)
+        title = table["title"] if name == "A" else ""
+        yield format_row(f"{title:<30}{name}", cells)
     if twins := split["twins"]:
       yield f"Twins told apart: A {twins['A']}, B {twins['B']}, B - A {twins['difference']['text']}"
   for title, rows in (("Configuration", found["config"]), ("Versions", found["versions"])):
     yield ""
     yield f"{title}: {'A | B, where they differ' if rows else 'the same'}"
     yield from (f"  {name}: {one} | {other}" for name, one, other in rows)
-
-
-def _line(name: str, cells: Sequence[str]) -> str:
-  return f"{name:<36}" + "".join(
-    f"{cell:>{max(8, len(title) + 2)}}" for cell, title in zip(cells, _TITLES, strict=True)
-  )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -201,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   for line in lines(found):
     print(printable(line))
   if options.html:
-    pages.write_page(options.html, pages.render("compare.html.jinja", titles=_TITLES, **found), "--html")
+    pages.write_page(options.html, pages.render("compare.html.jinja", titles=[*METRICS.values()], **found), "--html")
     log.info("wrote %s", options.html)
 
 

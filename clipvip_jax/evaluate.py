@@ -109,7 +109,7 @@ def _measure(one: Any, folder: pathlib.Path) -> dict[str, Any]:
   if not (one.kept and page.exists()):  # one of the same evaluation, with frames of videos
     report.write_report(page, results, **_examples(one, next(iter(measured.values()))))
   for split, result in measured.items():
-    print("\n".join(results_table.lines(split, result.metrics, published[split])))
+    print(results_table.format_split(split, result.metrics, published[split]))
   log.info("wrote %s and report.html", folder / "results.json")
   return results
 
@@ -154,7 +154,7 @@ def _spread(found: Sequence[Any], results: Sequence[dict[str, Any]], folder: pat
   config_tree.write_json(folder / "results.json", whole)
   for split, numbers in spread.items():
     published = whole["published"].get(split, [])
-    print("\n".join(results_table.spread_lines(split, numbers, len(results), published)))
+    print(results_table.format_spread(split, numbers, len(results), published))
   log.info("wrote %s", folder / "results.json")
   return whole
 

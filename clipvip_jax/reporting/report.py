@@ -13,14 +13,12 @@ from typing import Any
 from clipvip_jax.evaluation.retrieval import RECALLS, percent
 from clipvip_jax.reporting import charts, pages
 from clipvip_jax.reporting.charts import Curve
+from clipvip_jax.reporting.results_table import DIRECTIONS, KINDS, format_coverage, format_metrics
 from clipvip_jax.runs import metrics_history
 from clipvip_jax.runs.metrics_history import is_number
 from clipvip_jax.utils import config_tree
 
-DIRECTIONS = {"text_to_video": "Text → video", "video_to_text": "Video → text"}
-KINDS = {"plain": "Plain", "dsl": "DSL re-ranked"}
 _DETAILS = {"config": "Configuration", "preprocessing": "Preprocessing", "versions": "Versions"}
-MISSING = "\N{EN DASH}"  # what the page shows for a number nobody measured
 
 
 def write_report(
@@ -95,15 +93,15 @@ def _split(name: str, split: Mapping[str, Any], published: Iterable[Mapping[str,
   chance = {**{f"R@{k}": min(k / size, 1.0) for k in RECALLS}, **ranks} if size else {}
   tables = []
   for kind, title in KINDS.items():
-    rows = [(label, cells((split.get(kind) or {}).get(key))) for key, label in DIRECTIONS.items()]
-    others = [(_published(row), cells(row)) for row in published if row["kind"] == kind]
-    tables.append({"title": title, "rows": rows, "published": others, "chance": cells(chance)})
+    rows = [(label, format_metrics((split.get(kind) or {}).get(key))) for key, label in DIRECTIONS.items()]
+    others = [(_published(row), format_metrics(row)) for row in published if row["kind"] == kind]
+    tables.append({"title": title, "rows": rows, "published": others, "chance": format_metrics(chance)})
   twins = split.get("twins") or {}
   recall = ((split.get("plain") or {}).get("text_to_video") or {}).get("R@1")
   return {
     "name": name,
     "size": size,
-    "coverage": coverage(split) if size else "",
+    "coverage": format_coverage(split) if size else "",
     "queries": split.get("queries") if split.get("queries") != size else None,
     "missing": split.get("missing_captions") or 0,
     "duplicates": split.get("duplicate_queries") or 0,
@@ -126,29 +124,11 @@ def _intervals(plain: Mapping[str, Any]) -> list[str]:
   return [f"{label} {percent(pair[0])} to {percent(pair[1])}" for label, pair in found if pair]
 
 
-def coverage(split: Mapping[str, Any]) -> str:
-  """`998 of 1,000 clips, 2 missing`, from a split's results; `998 clips` where nobody counted what is missing."""
-  if "expected" not in split:
-    return f"{split['size']:,} clips"
-  return f"{split['size']:,} of {split['expected']:,} clips, {split['missing']:,} missing"
-
-
 def _meter(value: float | None, chance: float | None) -> dict[str, str | None] | None:
   """A fraction and its chance level, in percent, or None where it was not measured."""
   if not is_number(value):
     return None
   return {"value": percent(value), "chance": None if chance is None else percent(chance)}
-
-
-def cells(metrics: Mapping[str, Any] | None) -> list[str]:
-  """Metrics of `retrieval.rank_metrics` -> the texts of a table row: recalls in percent, then the ranks."""
-  metrics = metrics or {}
-  names = [f"R@{k}" for k in RECALLS]
-  row = [percent(metrics[name]) if is_number(metrics.get(name)) else MISSING for name in names]
-  for name in ("median_rank", "mean_rank"):
-    value = metrics.get(name)
-    row.append(f"{value:,.1f}" if is_number(value) else MISSING)
-  return row
 
 
 def _example(example: Mapping[str, Any], splits: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,89 +1,131 @@
-"""Results of a split as lines for a terminal, with what is published beneath them."""
+"""Tables of retrieval results: the labels and cells that pages share, and text tables for a terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clipvip_jax.evaluation.retrieval import RECALLS, percent
-from clipvip_jax.reporting.report import coverage
+from clipvip_jax.runs.metrics_history import is_number
 from clipvip_jax.utils.log import printable
 
-_DIRECTIONS = {"text_to_video": "text to video", "video_to_text": "video to text"}
-_KINDS = {"plain": "", "dsl": ", dual softmax"}
-_RANKS = ("median_rank", "mean_rank")
-_NAME = 34  # columns
-_DUAL_SOFTMAX = (
-  "Dual softmax ranks with all queries of the split at once: it stands beside the plain numbers, not for them."
+# Keys of a split's results in results.json -> labels.
+DIRECTIONS = {"text_to_video": "Text to video", "video_to_text": "Video to text"}
+KINDS = {"plain": "Plain", "dsl": "Dual softmax"}
+METRICS = {**{f"R@{k}": f"R@{k}" for k in RECALLS}, "median_rank": "Median rank", "mean_rank": "Mean rank"}
+MISSING = "\N{EN DASH}"  # in place of a number that was not measured
+
+_NAME_WIDTH, _CELL_WIDTH, _SPREAD_WIDTH = 36, 8, 16  # characters
+_DUAL_SOFTMAX_NOTE = (
+  "Dual softmax ranks with all queries of the split at once; report it beside the plain numbers, not in their place."
 )
 
 
-def lines(split: str, metrics: Mapping[str, Any], published: Sequence[Mapping[str, Any]]) -> list[str]:
-  """A split's results of one model.
+def format_metric(name: str, value: Any) -> str:
+  """Formats a metric: recalls and accuracies in percent, ranks as they are, a dash for what is not a number.
 
   Args:
-    split: its name.
-    metrics: as results.json holds them.
-    published: rows of `published_results.published_rows`.
+    name: a key of METRICS, or "accuracy".
+    value: a number, or {"mean", "sd"} over several models, which gives `31.2 ± 1.4`; sd None gives the mean alone.
   """
-  rows = [
-    _row(f"{direction}{kind_title}", metrics[kind][key])
-    for kind, kind_title in _KINDS.items()
-    for key, direction in _DIRECTIONS.items()
+  if isinstance(value, Mapping):
+    mean, sd = format_metric(name, value["mean"]), value["sd"]
+    return mean if sd is None else f"{mean} ± {format_metric(name, sd)}"
+  if not is_number(value):
+    return MISSING
+  return f"{value:,.1f}" if name.endswith("_rank") else percent(value)
+
+
+def format_metrics(metrics: Mapping[str, Any] | None) -> list[str]:
+  """Formats the metrics of one direction as the cells of a table row, one for each of METRICS."""
+  return [format_metric(name, (metrics or {}).get(name)) for name in METRICS]
+
+
+def format_row(name: str, cells: Sequence[str], width: int = _CELL_WIDTH) -> str:
+  """Formats a row of a text table: a name and one right-aligned cell for each of METRICS."""
+  columns = zip(cells, METRICS.values(), strict=True)
+  return f"{name:<{_NAME_WIDTH}}" + "".join(f"{cell:>{max(width, len(title) + 2)}}" for cell, title in columns)
+
+
+def format_coverage(metrics: Mapping[str, Any]) -> str:
+  """Formats the size of an evaluated split: `998 of 1,000 clips, 2 missing`, or `998 clips` if none is expected."""
+  if "expected" not in metrics:
+    return f"{metrics['size']:,} clips"
+  return f"{metrics['size']:,} of {metrics['expected']:,} clips, {metrics['missing']:,} missing"
+
+
+def format_split(split: str, metrics: Mapping[str, Any], published: Sequence[Mapping[str, Any]] = ()) -> str:
+  """Formats the results of one model on a split as a text table of several lines.
+
+  Args:
+    split: name of the split.
+    metrics: its results, as `evaluator.measure_retrieval` returns them and results.json holds them.
+    published: rows of `published_results.published_rows`, shown beneath.
+  """
+  lines = [
+    *_header(split, metrics),
+    f"{format_row('', [*METRICS.values()])}   95% of R@1",
+    *(f"{format_row(label, format_metrics(row))}{_interval(row)}" for label, row in _rows(metrics)),
+    *_published(published),
+    _DUAL_SOFTMAX_NOTE,
   ]
-  return [*_about(split, metrics), _head(7, interval=True), *rows, *_published(published, 7), _DUAL_SOFTMAX]
+  return "\n".join(lines)
 
 
-def spread_lines(
-  split: str, spread: Mapping[str, Any], count: int, published: Sequence[Mapping[str, Any]]
-) -> list[str]:
-  """A split's mean and standard deviation over `count` models; the rest as for `lines`."""
-  rows = [
-    _row(f"{direction}{kind_title}", spread[kind][key], 14)
-    for kind, kind_title in _KINDS.items()
-    for key, direction in _DIRECTIONS.items()
+def format_spread(
+  split: str, spread: Mapping[str, Any], num_models: int, published: Sequence[Mapping[str, Any]] = ()
+) -> str:
+  """Formats mean and standard deviation of a split's results over several models as a text table.
+
+  Args:
+    split: name of the split.
+    spread: its results as `confidence.mean_and_sd` returns them.
+    num_models: number of models.
+    published: rows of `published_results.published_rows`, shown beneath.
+  """
+  lines = [
+    f"{printable(split)}: mean ± standard deviation of {num_models} models",
+    format_row("", [*METRICS.values()], _SPREAD_WIDTH),
+    *(format_row(label, format_metrics(row), _SPREAD_WIDTH) for label, row in _rows(spread)),
+    *_published(published, _SPREAD_WIDTH),
+    _DUAL_SOFTMAX_NOTE,
   ]
-  title = f"{printable(split)}: mean +- standard deviation of {count} models"
-  return [title, _head(14), *rows, *_published(published, 14)]
+  return "\n".join(lines)
 
 
-def _about(split: str, metrics: Mapping[str, Any]) -> list[str]:
-  found = [f"{printable(split)}: {coverage(metrics)}; {metrics['queries']:,} queries"]
+def _header(split: str, metrics: Mapping[str, Any]) -> list[str]:
+  lines = [f"{printable(split)}: {format_coverage(metrics)}; {metrics['queries']:,} queries"]
   if metrics["duplicate_queries"]:
-    found.append(
+    lines.append(
       f"warning: {metrics['duplicate_queries']:,} of {metrics['queries']:,} queries are not unique: another clip has"
-      " the same words, and no model can tell them apart"
+      " the same text, so no model can tell them apart"
     )
   if "twins" in metrics:
-    found.append(f"twins told apart: {percent(metrics['twins']['accuracy'])} of {metrics['twins']['count']:,}")
-  return found
+    lines.append(f"twins told apart: {percent(metrics['twins']['accuracy'])} of {metrics['twins']['count']:,}")
+  return lines
 
 
-def _head(width: int, *, interval: bool = False) -> str:
-  names = [*(f"R@{k}" for k in RECALLS), "median", "mean rank"]
-  cells = "".join(f"{name:>{max(width, len(name) + 2)}}" for name in names)
-  return f"{'':{_NAME}}{cells}{'   95% of R@1' if interval else ''}"
+def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+  """(label, metrics) of each kind and direction."""
+  return [(_label(direction, kind), metrics[kind][direction]) for kind in KINDS for direction in DIRECTIONS]
 
 
-def _row(name: str, metrics: Mapping[str, Any], width: int = 7) -> str:
-  cells = [f"{_cell(metrics[f'R@{k}'], 100):>{width}}" for k in RECALLS]
-  if _RANKS[0] in metrics:
-    cells += [f"{_cell(metrics[_RANKS[0]]):>{max(width, 8)}}", f"{_cell(metrics[_RANKS[1]]):>{max(width, 11)}}"]
-  if "R@1_interval" in metrics:
-    cells.append("   {} to {}".format(*map(percent, metrics["R@1_interval"])))
-  return f"{name:<{_NAME}}{''.join(cells)}"
+def _label(direction: str, kind: str) -> str:
+  return DIRECTIONS[direction] if kind == "plain" else f"{DIRECTIONS[direction]}, {KINDS[kind].lower()}"
 
 
-def _cell(value: Any, scale: int = 1) -> str:
-  """A number, or the mean and standard deviation of several."""
-  if isinstance(value, Mapping):
-    return f"{scale * value['mean']:,.1f} +- {scale * value['sd']:,.1f}"
-  return f"{scale * value:,.1f}"
+def _interval(metrics: Mapping[str, Any]) -> str:
+  bounds = metrics.get("R@1_interval")
+  return f"   {percent(bounds[0])} to {percent(bounds[1])}" if bounds else ""
 
 
-def _published(rows: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+def _published(rows: Sequence[Mapping[str, Any]], width: int = _CELL_WIDTH) -> list[str]:
   if not rows:
     return []
-  found = [f"published on {rows[0]['test_set']}:"]
+  lines = [f"published on {rows[0]['test_set']}:"]
   for row in rows:
-    direction = "" if row["direction"] == "text_to_video" else f", {_DIRECTIONS[row['direction']]}"
-    found.append(_row(f"{row['model']} {row['setting']}{direction}{_KINDS[row['kind']]}", row, width))
-  return found
+    label = f"{row['model']} {row['setting']}"
+    if row["direction"] != "text_to_video":
+      label += f", {DIRECTIONS[row['direction']].lower()}"
+    if row["kind"] != "plain":
+      label += f", {KINDS[row['kind']].lower()}"
+    lines.append(format_row(label, format_metrics(row), width))
+  return lines

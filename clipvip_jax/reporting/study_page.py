@@ -7,7 +7,7 @@ from typing import Any
 
 from clipvip_jax.evaluation import confidence
 from clipvip_jax.reporting import charts, pages
-from clipvip_jax.reporting.report import MISSING
+from clipvip_jax.reporting.results_table import format_metric
 from clipvip_jax.runs import metrics_history
 from clipvip_jax.runs.results import RunResults
 from clipvip_jax.utils import atomic_write
@@ -45,14 +45,6 @@ def _mean_curve(found: Iterable[Mapping[str, float]]) -> dict[int, float]:
   return {int(step): statistics.fmean(curve[step] for curve in every) for step in steps}
 
 
-def cell(value: Mapping[str, Any] | None) -> str:
-  """`31.2 +- 1.4`, in percent."""
-  if value is None:
-    return MISSING
-  mean = f"{100 * value['mean']:.1f}"
-  return mean if value["sd"] is None else f"{mean} ± {100 * value['sd']:.1f}"
-
-
 def tables(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
   """[{"title", "split", "columns", "rows": [(name, seeds, cells)]}]: one a comparison and split."""
   found = []
@@ -64,7 +56,10 @@ def tables(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
         for name, arm in group.items()
       }
       columns = [column for column in COLUMNS if any(row[column] for row in values.values())]
-      rows = [(name, arms[group[name]]["seeds"], [cell(row[c]) for c in columns]) for name, row in values.items()]
+      rows = [
+        (name, arms[group[name]]["seeds"], [format_metric(COLUMNS[column][-1], row[column]) for column in columns])
+        for name, row in values.items()
+      ]
       found.append({"title": title, "split": split, "columns": columns, "rows": rows})
   return found
 

@@ -17,7 +17,7 @@ from clipvip_jax.distributed.watchdog import report_progress
 from clipvip_jax.evaluation.evaluator import Evaluator
 from clipvip_jax.input_pipeline.corpus import text
 from clipvip_jax.input_pipeline.pipeline import batches
-from clipvip_jax.reporting import report
+from clipvip_jax.reporting import results_table
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.metrics_history import History
 from clipvip_jax.runs.train_state import TrainState
@@ -124,7 +124,7 @@ class Loop:
       done,
       split,
       *(100 * recall[name] for name in ("R@1", "R@5", "R@10")),
-      report.coverage(metrics),
+      results_table.format_coverage(metrics),
       twins,
     )
     return recall["R@1"]

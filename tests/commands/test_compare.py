@@ -10,7 +10,7 @@ from page import Page
 
 from clipvip_jax import compare
 from clipvip_jax.evaluation import retrieval
-from clipvip_jax.reporting import report
+from clipvip_jax.reporting.results_table import METRICS, MISSING
 from clipvip_jax.utils.errors import UserError
 
 
@@ -72,9 +72,7 @@ def test_every_number_with_its_difference(tmp_path, capsys, runs):
       for direction in ("text_to_video", "video_to_text"):
         one, other = a[split][kind][direction], b[split][kind][direction]
         scales = [100, 100, 100, 1, 1]
-        rows = [
-          [scale * row[name] for name, scale in zip(compare.COLUMNS, scales, strict=True)] for row in (one, other)
-        ]
+        rows = [[scale * row[name] for name, scale in zip(METRICS, scales, strict=True)] for row in (one, other)]
         shown = [f"{x:,.1f}" for x in rows[0]], [f"{x:,.1f}" for x in rows[1]]
         signed = [f"{y - x:+,.1f}".replace("+0.0", "0.0").replace("-0.0", "0.0") for x, y in zip(*rows, strict=True)]
         wanted = ["A", *shown[0], "B", *shown[1], "B \N{MINUS SIGN} A", *signed]
@@ -119,7 +117,7 @@ def test_fields_of_the_configuration_that_differ(tmp_path, capsys, runs):
   b = write(tmp_path / "c", other, history(1))
   printed, source = compared(tmp_path, capsys, runs[0], b)
   page = Page(source)
-  for row in (("loss", "vs", "vs_fc"), ("optimizer.frozen", report.MISSING, '["text/"]'), ("seed", "0", "1")):
+  for row in (("loss", "vs", "vs_fc"), ("optimizer.frozen", MISSING, '["text/"]'), ("seed", "0", "1")):
     at = page.texts.index(row[0])
     assert page.texts[at : at + 3] == list(row)
     assert "  {}: {} | {}".format(*row) in printed.splitlines()

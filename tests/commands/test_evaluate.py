@@ -139,12 +139,12 @@ def test_the_table_holds_both_directions_dual_softmax_apart_and_what_is_amiss(
   assert "train: 19 of 21 clips, 2 missing; 19 queries" in printed
   assert "warning: 2 of 19 queries are not unique" in printed
   plain = again["splits"]["train"]["plain"]["text_to_video"]
-  row = next(line for line in printed.splitlines() if line.startswith("text to video  "))
+  row = next(line for line in printed.splitlines() if line.startswith("Text to video  "))
   assert row.split()[3:8] == [
     *(f"{100 * plain[f'R@{k}']:.1f}" for k in (1, 5, 10)), f"{plain['median_rank']:.1f}", f"{plain['mean_rank']:.1f}"
   ]  # fmt: skip
   assert "{:.1f} to {:.1f}".format(*(100 * x for x in plain["R@1_interval"])) in row
-  for name in ("video to text", "text to video, dual softmax", "video to text, dual softmax"):
+  for name in ("Video to text", "Text to video, dual softmax", "Video to text, dual softmax"):
     assert f"\n{name}  " in printed
   assert command(miniature, tmp_path, runs[0]) == again, "the same evaluation may be done again"
 
@@ -169,7 +169,7 @@ def test_several_seeds_give_mean_and_standard_deviation(miniature, runs, tmp_pat
   ranks = [one["splits"]["train"]["plain"]["text_to_video"]["mean_rank"] for one in each]
   spread = found["spread"]["train"]["plain"]["text_to_video"]["mean_rank"]
   assert spread == {"mean": pytest.approx(statistics.mean(ranks)), "sd": pytest.approx(statistics.stdev(ranks))}
-  assert f"{statistics.mean(ranks):.1f} +- {statistics.stdev(ranks):.1f}" in printed
+  assert f"{statistics.mean(ranks):.1f} ± {statistics.stdev(ranks):.1f}" in printed
   assert [one["source"] for one in found["models"]] == [str(run) for run in runs]
   assert (tmp_path / "a/model_1/report.html").exists() and "published" in found
   evaluate.main([f"--embeddings={tmp_path / 'a'}", f"--workdir={tmp_path / 'b'}"])

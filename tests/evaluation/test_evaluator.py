@@ -15,7 +15,7 @@ from clipvip_jax.evaluation import retrieval
 from clipvip_jax.evaluation.evaluator import Evaluator, measure_retrieval
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
-from clipvip_jax.reporting import report
+from clipvip_jax.reporting import report, results_table
 from clipvip_jax.utils.errors import UserError
 from configs import common
 
@@ -101,4 +101,4 @@ def test_results_and_report_say_how_many_clips_are_missing(evaluated, tmp_path):
   report.write_report(tmp_path / "report.html", {"splits": {"train": metrics}})
   page = (tmp_path / "report.html").read_text()
   assert "11 of 13 clips, 2 missing" in page and "21 queries" in page
-  assert report.coverage({"size": 1000}) == "1,000 clips"
+  assert results_table.format_coverage({"size": 1000}) == "1,000 clips"

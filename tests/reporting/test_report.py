@@ -7,8 +7,9 @@ import simplejpeg
 from page import Page
 
 from clipvip_jax.evaluation import published_results, retrieval
-from clipvip_jax.reporting import attention_maps, report
+from clipvip_jax.reporting import attention_maps
 from clipvip_jax.reporting.report import write_report
+from clipvip_jax.reporting.results_table import MISSING
 
 
 def split_results(seed, size):
@@ -151,16 +152,22 @@ def test_published_figures_intervals_and_queries_that_are_not_unique(tmp_path):
   results = {"splits": {"test": split}, "published": {"test": published}, "preprocessing": {"size": "squashed"}}
   write_report(tmp_path / "report.html", results)
   page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-  at = page.texts.index("Text → video, B/32 zero-shot")
-  assert page.texts[at : at + 6] == ["Text → video, B/32 zero-shot", "31.5", "53.9", "63.4", *[report.MISSING] * 2]
-  assert sum(text.startswith(("Text → video, B/", "Video → text, B/")) for text in page.texts) == len(published)
+  at = page.texts.index("Text to video, B/32 zero-shot")
+  assert page.texts[at : at + 6] == [
+    "Text to video, B/32 zero-shot",
+    "31.5",
+    "53.9",
+    "63.4",
+    *[MISSING] * 2,
+  ]
+  assert sum(text.startswith(("Text to video, B/", "Video to text, B/")) for text in page.texts) == len(published)
   assert "In small print: what is published on MSR-VTT 1k-A, 1,000 clips." in page.texts
-  assert "95% of R@1, from resampling the videos: Text → video 47.0 to 53.1." in page.texts
+  assert "95% of R@1, from resampling the videos: Text to video 47.0 to 53.1." in page.texts
   assert "1,234 queries that other clips have too" in page.texts and "squashed" in page.texts
 
 
 def test_chance_of_ranks_where_a_clip_has_several_captions_is_left_out(tmp_path):
-  for queries, chance in ((50, "25.5"), (1000, report.MISSING)):
+  for queries, chance in ((50, "25.5"), (1000, MISSING)):
     results = {"splits": {"test": {**split_results(0, 50), "queries": queries}}}
     write_report(tmp_path / "report.html", results)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
