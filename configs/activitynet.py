@@ -1,15 +1,9 @@
-"""Fine-tuning and evaluation on ActivityNet Captions: minutes of video and a paragraph.
+"""Fine-tuning and evaluation on ActivityNet Captions: paragraph-to-video retrieval of minutes-long videos.
 
-Twenty passes, 32 frames a video: the time embedding is resized from its twelve rows. What is reported is the first
-validation set, val_1, by which the best checkpoint is chosen as well.
+20 epochs with 32 frames per video; the time embedding is resized from its 12 rows. The first validation set, val_1,
+serves both to select the best checkpoint and to report results.
 
-| variant | is |
-|---|---|
-| b32 | the default |
-| b16 | ViT-B/16 |
-| from_clip | without post-pretraining |
-| those of variants.TEMPORAL | the paper's baselines, which start from CLIP as well |
-| those of variants.SMALL_HARDWARE | parts frozen, patches left out, activations computed twice |
+Variants: b32 (default), b16, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
 """
 
 from ml_collections import ConfigDict
@@ -18,20 +12,20 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """The recipe with the variants of `arg` applied in order."""
+  """Returns the recipe with the comma-separated variants of `arg` applied in order."""
   config = common.fine_tuning()
   config.data.update({"name": "activitynet_captions", "config": "default", "num_frames": 32, "text_length": 70})
-  config.train.update({"epochs": 20, "eval_every": 79, "checkpoint_every": 79})  # steps: one pass
+  config.train.update({"epochs": 20, "eval_every": 79, "checkpoint_every": 79})  # steps: one epoch
   config.evaluate.update({"selection_split": "validation", "final_splits": ("validation",)})
   return common.apply_variants(config, arg, VARIANTS)
 
 
 def b32(config: ConfigDict) -> None:
-  """As it is."""
+  """ViT-B/32, the default: changes nothing."""
 
 
 def b16(config: ConfigDict) -> None:
-  """Half the batch."""
+  """ViT-B/16 with half the batch size."""
   common.fine_tuning_b16(config)
   config.train.batch_size = 64
   config.train.update({"eval_every": 157, "checkpoint_every": 157})

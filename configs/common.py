@@ -1,10 +1,11 @@
-"""The configuration that every recipe starts from, with each field's meaning.
+"""Base config of all recipes, with the meaning of every field.
 
-A recipe is a file here with `get_config(arg)`: it takes `base()`, sets its numbers, and applies the variants named in
-`arg`, as in `--config=configs/post_pretrain.py:b16,smoke`. Any field can be overridden: `--config.optimizer.b1=0.95`.
+A recipe is a file in configs/ with `get_config(arg)`: it takes `base()`, sets its hyper-parameters, and applies the
+variants named in `arg`, as in `--config=configs/post_pretrain.py:b16,smoke`. Any field can be overridden on the command
+line: `--config.optimizer.b1=0.95`. Unknown fields and variants are errors.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
@@ -12,14 +13,14 @@ from configs import variants
 
 
 def base() -> ConfigDict:
-  """CLIP-ViP B/32 on nothing in particular: sizes of CLIP, data and optimiser as post-pretraining uses them."""
+  """Returns a config of CLIP-ViP B/32 with the paper's post-pretraining hyper-parameters and no weights."""
   config = ConfigDict()
   config.seed = 0
   config.model = model_b32()
   config.loss = "vsc_fc"  # a key of clipvip_jax.training.losses.LOSSES
-  config.init_from = ""  # weights to start from: a SOURCE of clipvip_jax/weights/sources.py; empty: random parameters
+  config.init_from = ""  # initial weights, a SOURCE as in clipvip_jax/weights/sources.py; empty: random parameters
   config.data = data()
-  config.mix = ConfigDict()  # name -> `source`: more corpora to train on, besides config.data
+  config.mix = ConfigDict()  # name -> mix_corpus(...): corpora to train on in addition to config.data
   config.optimizer = optimizer()
   config.train = train()
   config.evaluate = evaluate()
@@ -29,9 +30,9 @@ def base() -> ConfigDict:
 
 
 def fine_tuning() -> ConfigDict:
-  """What fine-tuning on the four retrieval sets has in common (the paper's appendix): V-S on descriptions.
+  """Returns the common base of fine-tuning on the four retrieval datasets: V-S on descriptions (the paper's appendix).
 
-  Weights are those that post-pretraining gives, published or your own: --config.init_from=RUN names a workdir.
+  Starts from the published post-pretrained weights; --config.init_from=WORKDIR starts from a run's own.
   """
   config = base()
   config.init_from = "weights/pretrain_clipvip_base_32.pt"
@@ -43,12 +44,12 @@ def fine_tuning() -> ConfigDict:
 
 
 def from_clip(config: ConfigDict) -> None:
-  """From CLIP's weights, without post-pretraining. After b16, if both are named."""
+  """Starts from CLIP's weights, without post-pretraining. In a list of variants, name it after b16."""
   config.init_from = f"weights/clip-vit-base-patch{config.model.patch_size}/model.safetensors"
 
 
 def _baseline(variant: variants.Variant) -> variants.Variant:
-  """A baseline starts from CLIP: post-pretrained weights have proxies and a time embedding that it may lack."""
+  """Makes `variant` start from CLIP: post-pretrained weights have proxies and a time embedding that it may lack."""
 
   def apply(config: ConfigDict) -> None:
     from_clip(config)
@@ -65,35 +66,35 @@ FINE_TUNING_VARIANTS: dict[str, variants.Variant] = {
 
 
 def fine_tuning_b16(config: ConfigDict) -> None:
-  """Makes a recipe of `fine_tuning` one of ViT-B/16."""
+  """Changes a `fine_tuning` config to ViT-B/16."""
   config.init_from = "weights/pretrain_clipvip_base_16.pt"
   config.model.patch_size = 16
 
 
 def model_b32() -> ConfigDict:
-  """CLIP ViT-B/32 with three added proxies and a time embedding of twelve rows."""
+  """Returns the model section: CLIP ViT-B/32 with 3 added proxies and a time embedding of 12 rows."""
   return ConfigDict(
     {
-      "image_size": 224,  # pixels, both sides
+      "image_size": 224,  # height and width in pixels
       "patch_size": 32,
       "embed_dim": 512,
-      "activation": "quick_gelu",  # OpenAI's weights; "gelu" for LAION's
-      "dtype": "bfloat16",  # compute; parameters are float32
-      # What computes attention: "xla"; "cudnn", the fused kernels of NVIDIA GPUs in bfloat16; "auto": these where they
-      # are. cuDNN takes even numbers of queries and keys alone: B/16's patches, not B/32's, which XLA computes.
+      "activation": "quick_gelu",  # for OpenAI's weights; "gelu" for LAION's
+      "dtype": "bfloat16",  # of computation; parameters are float32
+      # Attention implementation: "xla", "cudnn" (fused kernels for NVIDIA GPUs in bfloat16), or "auto": cuDNN where it
+      # applies. cuDNN requires even numbers of queries and keys, which B/16 has and B/32 has not.
       "attention": "auto",
-      "embedding_init": "clip",  # or "scratch", where training starts from random weights
-      "temporal": "proxies",  # a key of clipvip_jax.models.clip_vip.TEMPORAL: or the baselines full, sequence, mean
-      "sequence_layers": 4,  # blocks over the frames' features, of temporal="sequence" alone
-      "patch_dropout": 0.0,  # share of each frame's patches that training leaves out; evaluation sees all of them
-      "remat": False,  # compute a block's activations again for its gradient, in place of keeping them
+      "embedding_init": "clip",  # "scratch" when training from random weights: sinusoidal position and time embeddings
+      "temporal": "proxies",  # a key of clipvip_jax.models.clip_vip.TEMPORAL: proxies, full, sequence or mean
+      "sequence_layers": 4,  # transformer blocks over per-frame features; temporal="sequence" only
+      "patch_dropout": 0.0,  # share of each frame's patches dropped in training; evaluation uses all patches
+      "remat": False,  # gradient checkpointing: recompute each block's activations in the backward pass
       "vision": {
         "width": 768,
         "layers": 12,
         "heads": 12,
         "mlp": 3072,
-        "added_proxies": 3,  # besides CLIP's class token
-        "time_positions": 12,  # rows of the time embedding; 0: none
+        "added_proxies": 3,  # in addition to CLIP's class token
+        "time_positions": 12,  # rows of the time embedding; 0: no time embedding
       },
       "text": {"vocab_size": 49408, "positions": 77, "width": 512, "layers": 12, "heads": 8, "mlp": 2048},
     }
@@ -101,134 +102,140 @@ def model_b32() -> ConfigDict:
 
 
 def data() -> ConfigDict:
-  """Which corpus, and how its records become batches."""
+  """Returns the data section: the training corpus and how its records become batches."""
   return ConfigDict(
     {
-      "name": "hdvila",  # a folder of data/
-      "config": "",  # the configuration that it was built under; empty: the builder's first
-      "data_dir": "",  # where TFDS keeps its corpora; empty: TFDS' own default
-      "prepare": False,  # build the corpus if it is missing (only for corpora that generate themselves)
+      "name": "hdvila",  # a corpus: a folder of data/
+      "config": "",  # builder configuration of the corpus; empty: the builder's first
+      "data_dir": "",  # dataset directory of TFDS; empty: the TFDS default
+      "prepare": False,  # build a missing corpus; synthetic corpora only
       "train_split": "train",
-      "num_frames": 12,  # T, in training and evaluation
-      "text_length": 70,  # tokens, start and end included
-      "tokenizer": "clip",  # "clip", "words" (from the corpus' training texts), or a tokenizer.json
-      "subtitle": "subtitle",  # the record's field that is the noisy text of a clip; empty: it has none
-      "caption": "caption",  # the record's field that describes the middle frame; empty: it has none
-      # Frames decoded with libjpeg's fast methods and, from twice image_size on, at a fraction of their size. Measured
-      # against exact pixels, in standard deviations of a colour: off by 0.02 in the mean and at most 0.24 for soft
-      # frames, by 0.2 and 0.9 for frames full of noise. Saves 3 % of the time at 320 x 240 and 30 % at 640 x 480.
+      "num_frames": 12,  # frames per clip (T), in training and evaluation
+      "text_length": 70,  # tokens per text, including start and end tokens
+      "tokenizer": "clip",  # "clip", "words" (a vocabulary of the corpus' training texts), or a tokenizer.json
+      "subtitle": "subtitle",  # record field with the noisy text of a clip; empty: none
+      "caption": "caption",  # record field with the caption of the middle frame; empty: none
+      # Decode frames with libjpeg's fast methods and, from twice image_size on, at a reduced scale. Measured error in
+      # standard deviations of a colour channel: mean 0.02 and at most 0.24 for smooth frames, 0.2 and 0.9 for noise.
+      # Saves 3 % of the decoding time at 320 x 240 and 30 % at 640 x 480.
       "fast_decode": False,
-      "fraction": 1.0,  # of the training split that is trained on: a random one, of which smaller ones are part
-      "weight": 1.0,  # its share of the batches, against those of config.mix
+      "fraction": 1.0,  # share of the training split to use: a random subset that contains all smaller ones
+      "weight": 1.0,  # share of the batches, relative to the weights in config.mix
     }
   )
 
 
-def source(**fields: object) -> ConfigDict:
-  """A corpus of config.mix: fields as in `data`, which also says how its texts are read.
+def mix_corpus(**fields: object) -> ConfigDict:
+  """Returns an entry of config.mix: a corpus with fields as in the data section.
 
-  Each batch is of one source, chosen by the weights. `train.epochs` counts passes over config.data alone, whose splits
-  are those that are evaluated.
+  Every batch comes from one corpus, drawn by weight. `train.epochs` counts epochs of config.data, whose splits are
+  evaluated.
+
+  Args:
+    **fields: values that replace the defaults of the data section. An empty data_dir is config.data.data_dir.
+
+  Raises:
+    ValueError: a field that an entry does not have.
   """
   names = ("name", "config", "data_dir", "train_split", "num_frames", "subtitle", "caption", "fraction", "weight")
-  value = ConfigDict({name: data()[name] for name in names})  # an empty data_dir is that of config.data
-  value.update(fields)
-  unknown = set(value.keys()) - set(names)
+  unknown = fields.keys() - set(names)
   if unknown:
-    raise ValueError(f"a source has no field {sorted(unknown)[0]!r}; it has: {', '.join(names)}")
-  return value
+    raise ValueError(f"mix_corpus has no field {min(unknown)!r}; available: {', '.join(names)}")
+  defaults = data()
+  return ConfigDict({name: fields.get(name, defaults[name]) for name in names})
 
 
 def optimizer() -> ConfigDict:
-  """AdamW and its schedule; method: section 4.1 and the appendix of the paper."""
+  """Returns the optimizer section: AdamW and its schedule (section 4.1 and the appendix of the paper)."""
   return ConfigDict(
     {
       "learning_rate": 5e-6,
       "schedule": "cosine",  # a key of clipvip_jax.training.optimizer.SCHEDULES
-      "warmup_ratio": 0.01,  # of all steps
+      "warmup_ratio": 0.01,  # share of all steps
       "weight_decay": 0.05,
       "clip_norm": 5.0,
       "b1": 0.9,
       "b2": 0.98,
       "eps": 1e-6,
-      "lr_multipliers": {"logit_scale": 1.0},  # part of a parameter's name -> factor on its rate
-      "frozen": (),  # parameters that stay as they were loaded: how their names begin, as ("text/",)
+      "lr_multipliers": {"logit_scale": 1.0},  # part of a parameter's name -> factor on its learning rate
+      "frozen": (),  # name prefixes of parameters that are not trained, as ("text/",)
     }
   )
 
 
 def train() -> ConfigDict:
-  """How long, and how often what."""
+  """Returns the train section: batch size, duration and intervals."""
   return ConfigDict(
     {
-      "batch_size": 256,  # global: over all devices and processes
+      "batch_size": 256,  # global: summed over all devices and processes
       "epochs": 5,
-      "num_steps": 0,  # updates; 0: what `epochs` of the training split take
+      "num_steps": 0,  # optimizer steps; 0: derived from `epochs`
       "eval_every": 1000,  # steps; also at the end
       "checkpoint_every": 500,  # steps; also at every evaluation and at the end
-      # Pieces of a batch that pass through the towers one after another, for memory; the loss and its gradient are
-      # those of the whole batch, at the price of one more pass forward.
+      # Microbatches that pass through the towers one after another to save memory: gradient accumulation with cached
+      # features (GradCache). Loss and gradient are those of the full batch; costs one more forward pass.
       "num_microbatches": 1,
-      # Share of the steps, the last ones, that see all patches where model.patch_dropout leaves some out before: clips
-      # are whole where they are searched.
+      # Share of the steps, at the end of training, that use all patches although model.patch_dropout is set, so that
+      # training ends on clips as evaluation sees them.
       "unmasked_fraction": 0.1,
     }
   )
 
 
 def evaluate() -> ConfigDict:
-  """What is measured. The best checkpoint is chosen by plain text-to-video R@1 on `selection_split`."""
+  """Returns the evaluate section. The best checkpoint has the highest plain text-to-video R@1 on `selection_split`."""
   return ConfigDict(
     {
-      "name": "",  # a corpus to evaluate on, where it is not that of config.data; config and data_dir as there
+      "name": "",  # the corpus to evaluate on; empty: the corpus of config.data
       "config": "",
       "data_dir": "",
       "selection_split": "validation",
       "final_splits": ("test",),
-      "query": "description",  # the record's field that is searched with
-      "protocol": "single",  # one query a clip; "multi": several, each asked on its own, the best answers a video
+      "query": "description",  # record field used as the search query
+      "protocol": "single",  # one query per clip; "multi": several, ranked separately; v2t uses a video's best query
       "batch_size": 256,  # global
-      "num_examples": 12,  # queries whose top five videos the report shows
+      "num_examples": 12,  # queries in the report, each with its top five videos
     }
   )
 
 
 def mesh() -> ConfigDict:
-  """How devices are arranged: see clipvip_jax/distributed/sharding.py. A run may be continued on another mesh."""
+  """Returns the mesh section; see clipvip_jax/distributed/sharding.py. A run may resume on another mesh."""
   return ConfigDict(
     {
-      "data": -1,  # shares of a batch; -1: what the others leave of the devices
-      "fsdp": 1,  # shares of a batch and of every large parameter, for models that one device cannot hold
-      "tensor": 1,  # shares of the heads and hidden units of a block
+      "data": -1,  # shards of the batch; -1: all devices that the other axes leave
+      "fsdp": 1,  # shards of the batch and of every large parameter, for models that exceed one device's memory
+      "tensor": 1,  # shards of the heads and hidden units of a block
     }
   )
 
 
 def host() -> ConfigDict:
-  """What cannot change a result; a run may be continued with other values."""
+  """Returns the host section: settings that do not affect results. A run may resume with other values."""
   return ConfigDict(
     {
-      "num_workers": 8,  # processes that load data; 0: threads of this one
+      "num_workers": 8,  # data loading processes; 0: threads of the main process
       "log_every": 50,  # steps
-      "keep_checkpoints": 3,  # the newest; the best is kept besides
-      # Seconds without a step, a batch of an evaluation or a checkpoint after which a process writes where its threads
-      # stand and ends with code 75: more than the first step compiles, or the slowest batch loads. 0: never.
+      "keep_checkpoints": 3,  # the newest ones; the best checkpoint is kept in addition
+      # Seconds without progress (a step, an evaluation batch or a checkpoint) after which a process counts as hung: it
+      # dumps the stacks of its threads and exits with code 75. Must exceed the compile time of the first step and the
+      # load time of the slowest batch. 0: disabled.
       "watchdog_timeout": 1800,
-      # Where compiled programs are kept, so that a run that goes on need not compile: a folder, in the workdir unless
-      # it is absolute; empty: nowhere. JAX_COMPILATION_CACHE_DIR comes first. Of a launch, process 0 alone writes it.
+      # Folder of JAX's persistent compilation cache, so that a resumed run need not compile; relative to the workdir
+      # unless absolute; empty: no cache. JAX_COMPILATION_CACHE_DIR takes precedence. Only process 0 writes it.
       "compilation_cache": "compiled",
     }
   )
 
 
-def apply_variants(config: ConfigDict, arg: str | None, variants: Mapping[str, Callable]) -> ConfigDict:
-  """Applies the comma-separated variants of `arg` in order, and locks the config.
+def apply_variants(config: ConfigDict, arg: str | None, available: Mapping[str, variants.Variant]) -> ConfigDict:
+  """Applies the comma-separated variants of `arg` in order and locks the config.
 
   Raises:
-    ValueError: a variant that the recipe does not have.
+    ValueError: a variant that is not in `available`.
   """
   for name in filter(None, (arg or "").split(",")):
-    if name not in variants:
-      raise ValueError(f"unknown variant {name!r}; this recipe has: {', '.join(variants)}")
-    variants[name](config)
+    if name not in available:
+      raise ValueError(f"unknown variant {name!r}; this recipe has: {', '.join(available)}")
+    available[name](config)
   return config.lock()

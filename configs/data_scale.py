@@ -1,16 +1,16 @@
-"""How much video does post-pretraining need? Growing subsets of a corpus, and what each is worth downstream.
+"""Data scale study: post-pretraining on nested subsets of a corpus, with zero-shot recall over training steps.
 
-Small corpora overfit: recall rises, then falls while the loss goes on down (section 3.1 of the paper). Every subset is
-trained on for the same number of steps, and as it goes, MSR-VTT's test split is searched without fine-tuning.
-`python -m clipvip_jax.study` runs the sizes and draws one plot of their curves.
+Small corpora overfit: recall rises, then falls while the training loss keeps decreasing (section 3.1 of the paper).
+Every subset trains for the same number of steps and is evaluated on MSR-VTT's test split without fine-tuning.
+`python -m clipvip_jax.study` runs all subsets and plots their curves together.
 
-| variant | is |
+| variant | effect |
 |---|---|
-| b32 | the default: HD-VILA-100M from CLIP's B/32, evaluated on MSR-VTT 1k-A |
+| b32 | default: HD-VILA-100M from CLIP's B/32 weights, evaluated on MSR-VTT 1k-A |
 | b16 | ViT-B/16 |
-| demo | the embedded corpus from random weights, minutes a run on two cores |
-| smoke | few steps on few clips |
-| 1%, 3%, 10%, 30%, 100% | of the clips for training; smaller ones are part of larger ones |
+| demo | the embedded corpus from random weights: minutes per run on two cores |
+| smoke | a few steps on a few clips |
+| 1%, 3%, 10%, 30%, 100% | share of the training clips; smaller subsets are contained in larger ones |
 """
 
 import functools
@@ -25,20 +25,20 @@ STUDY = {"Share of the clips for training": {f"{percent}%": f"{percent}%" for pe
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """The recipe with the variants of `arg` applied in order."""
+  """Returns the recipe with the comma-separated variants of `arg` applied in order."""
   config = common.base()
   b32(config)
   return common.apply_variants(config, arg, VARIANTS)
 
 
 def b32(config: ConfigDict) -> None:
-  """Two hundred thousand steps of 256 clips, half a pass over all of them, evaluated twenty times."""
+  """ViT-B/32: 200,000 steps of 256 clips (half an epoch of HD-VILA-100M), evaluated 20 times."""
   post_pretrain.b32(config)
   _downstream(config)
 
 
 def b16(config: ConfigDict) -> None:
-  """The same clips in twice the steps."""
+  """ViT-B/16: the same number of clips in twice as many steps."""
   post_pretrain.b16(config)
   _downstream(config)
 
@@ -50,21 +50,21 @@ def _downstream(config: ConfigDict) -> None:
 
 
 def demo(config: ConfigDict) -> None:
-  """600 steps of 64 clips: six passes over all of them, 600 over a hundredth."""
+  """The demo model: 600 steps of 64 clips, which are 6 epochs of the full corpus or 600 epochs of 1%."""
   post_pretrain.demo(config)
   config.evaluate.update({"name": "", "config": "", "selection_split": "validation", "final_splits": ("test",)})
   config.train.update({"batch_size": 64, "num_steps": 600, "eval_every": 60, "checkpoint_every": 300})
 
 
 def smoke(config: ConfigDict) -> None:
-  """Does everything run?"""
+  """A two-step run that exercises every part."""
   demo(config)
   post_pretrain.tiny(config)
   config.train.update({"num_steps": 2, "eval_every": 1, "checkpoint_every": 2})
 
 
 def share(percent: int, config: ConfigDict) -> None:
-  """A part of the clips."""
+  """Trains on `percent` of the training split."""
   config.data.fraction = percent / 100
 
 

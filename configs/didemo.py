@@ -1,14 +1,8 @@
-"""Fine-tuning and evaluation on DiDeMo: a video is found by the paragraph that describes it.
+"""Fine-tuning and evaluation on DiDeMo: paragraph-to-video retrieval.
 
-Twenty passes. The best checkpoint is chosen by the validation split.
+20 epochs. The best checkpoint is selected on the validation split.
 
-| variant | is |
-|---|---|
-| b32 | the default |
-| b16 | ViT-B/16 |
-| from_clip | without post-pretraining |
-| those of variants.TEMPORAL | the paper's baselines, which start from CLIP as well |
-| those of variants.SMALL_HARDWARE | parts frozen, patches left out, activations computed twice |
+Variants: b32 (default), b16, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
 """
 
 from ml_collections import ConfigDict
@@ -17,19 +11,19 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """The recipe with the variants of `arg` applied in order."""
+  """Returns the recipe with the comma-separated variants of `arg` applied in order."""
   config = common.fine_tuning()
   config.data.update({"name": "didemo", "config": "default"})
-  config.train.update({"epochs": 20, "eval_every": 66, "checkpoint_every": 66})  # steps: one pass
+  config.train.update({"epochs": 20, "eval_every": 66, "checkpoint_every": 66})  # steps: one epoch
   return common.apply_variants(config, arg, VARIANTS)
 
 
 def b32(config: ConfigDict) -> None:
-  """As it is."""
+  """ViT-B/32, the default: changes nothing."""
 
 
 def b16(config: ConfigDict) -> None:
-  """Longer texts, and a faster temperature."""
+  """ViT-B/16 with 70 tokens per text and a tenfold learning rate for logit_scale."""
   common.fine_tuning_b16(config)
   config.data.text_length = 70
   config.optimizer.lr_multipliers.logit_scale = 10.0

@@ -1,15 +1,10 @@
-"""Fine-tuning and evaluation on LSMDC: clips of movies and what is described for the blind.
+"""Fine-tuning and evaluation on LSMDC: movie clips and their audio descriptions.
 
-Ten passes over 101,000 clips. The public lists of the method name no validation clips, so the best checkpoint is chosen
-by the test split; --config.evaluate.selection_split=validation uses the owner's, where it was built.
+10 epochs over 101,000 clips. The split files published with the method have no validation clips, so the best checkpoint
+is selected on the test split. Use --config.evaluate.selection_split=validation if the official validation split was
+built.
 
-| variant | is |
-|---|---|
-| b32 | the default |
-| b16 | ViT-B/16 |
-| from_clip | without post-pretraining |
-| those of variants.TEMPORAL | the paper's baselines, which start from CLIP as well |
-| those of variants.SMALL_HARDWARE | parts frozen, patches left out, activations computed twice |
+Variants: b32 (default), b16, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
 """
 
 from ml_collections import ConfigDict
@@ -18,20 +13,20 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """The recipe with the variants of `arg` applied in order."""
+  """Returns the recipe with the comma-separated variants of `arg` applied in order."""
   config = common.fine_tuning()
   config.data.update({"name": "lsmdc", "config": "default"})
-  config.train.update({"epochs": 10, "eval_every": 790, "checkpoint_every": 395})  # steps: one pass, and half of it
+  config.train.update({"epochs": 10, "eval_every": 790, "checkpoint_every": 395})  # steps: one epoch, and half of it
   config.evaluate.update({"selection_split": "test", "final_splits": ("test",)})
   return common.apply_variants(config, arg, VARIANTS)
 
 
 def b32(config: ConfigDict) -> None:
-  """As it is."""
+  """ViT-B/32, the default: changes nothing."""
 
 
 def b16(config: ConfigDict) -> None:
-  """The same numbers."""
+  """ViT-B/16 with the hyper-parameters of B/32."""
   common.fine_tuning_b16(config)
 
 

@@ -1,15 +1,11 @@
-"""Post-pretraining on a mix: video with subtitles and captions, video with one text, images with one text.
+"""Post-pretraining on a mixture: video with subtitles and captions, video with one text, images with one text.
 
-The model sees more language than subtitles hold. Each batch is of one source, whose missing texts are masked, and an
-image is a video of one frame. The numbers are those of post_pretrain.py; the steps are shared by the weights, one half
-for HD-VILA-100M. It needs CLIP's weights and the three corpora. Variants, separated by commas:
+Every batch comes from one corpus of the mixture; texts that the corpus lacks are masked, and an image is a video of one
+frame. Hyper-parameters are those of post_pretrain.py. Half of the batches come from HD-VILA-100M, a quarter each from
+WebVid and image-text pairs. Requires CLIP's weights and the three corpora.
 
-| variant | is |
-|---|---|
-| b32 | the default |
-| b16 | ViT-B/16 |
-| those of variants.SMALL_HARDWARE | parts frozen, patches left out, activations computed twice |
-| smoke | three sources of the embedded corpus, one without captions and one of single frames, in a few steps |
+Variants: b32 (default), b16, SMALL_HARDWARE (see configs/variants.py), and smoke: a few steps on three views of the
+embedded corpus, one without captions and one of single frames.
 """
 
 from ml_collections import ConfigDict
@@ -18,26 +14,26 @@ from configs import common, post_pretrain, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """The recipe with the variants of `arg` applied in order."""
+  """Returns the recipe with the comma-separated variants of `arg` applied in order."""
   config = common.base()
   b32(config)
-  config.mix.video_text = common.source(name="webvid", subtitle="description", caption="", weight=0.5)
-  config.mix.image_text = common.source(name="image_text", num_frames=1, subtitle="", caption="caption", weight=0.5)
+  config.mix.video_text = common.mix_corpus(name="webvid", subtitle="description", caption="", weight=0.5)
+  config.mix.image_text = common.mix_corpus(name="image_text", num_frames=1, subtitle="", caption="caption", weight=0.5)
   return common.apply_variants(config, arg, VARIANTS)
 
 
 def b32(config: ConfigDict) -> None:
-  """32 clips a GPU on 8 GPUs."""
+  """ViT-B/32 with a global batch of 256 (32 clips per GPU on 8 GPUs)."""
   post_pretrain.b32(config)
 
 
 def b16(config: ConfigDict) -> None:
-  """16 clips a GPU on 8 GPUs."""
+  """ViT-B/16 with a global batch of 128 (16 clips per GPU on 8 GPUs)."""
   post_pretrain.b16(config)
 
 
 def smoke(config: ConfigDict) -> None:
-  """Twelve steps: six of clips with both texts, three of clips with a subtitle alone, three of captioned frames."""
+  """12 steps: six batches with both texts, three with subtitles only, three of captioned single frames."""
   post_pretrain.smoke(config)
   embedded = {"name": config.data.name, "config": config.data.config}
   config.mix.video_text.update({**embedded, "num_frames": config.data.num_frames})

@@ -1,16 +1,9 @@
-"""Fine-tuning and evaluation on MSR-VTT, 9,000 videos for training and 1k-A for testing.
+"""Fine-tuning and evaluation on MSR-VTT: 9,000 training videos, tested on 1k-A.
 
-A hundred passes over 9,000 videos, one of whose twenty captions is drawn at each visit, are five passes over all
-180,000 pairs. 1k-A has no validation split: as in all published numbers on it, the test split chooses the best
-checkpoint.
+Each epoch draws one of the 20 captions per video, so 100 epochs over 9,000 videos equal 5 epochs over all 180,000
+pairs. 1k-A has no validation split; as in published results, the best checkpoint is selected on the test split.
 
-| variant | is |
-|---|---|
-| b32 | the default |
-| b16 | ViT-B/16 |
-| from_clip | without post-pretraining |
-| those of variants.TEMPORAL | the paper's baselines, which start from CLIP as well |
-| those of variants.SMALL_HARDWARE | parts frozen, patches left out, activations computed twice |
+Variants: b32 (default), b16, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
 """
 
 from ml_collections import ConfigDict
@@ -19,20 +12,20 @@ from configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """The recipe with the variants of `arg` applied in order."""
+  """Returns the recipe with the comma-separated variants of `arg` applied in order."""
   config = common.fine_tuning()
   config.data.update({"name": "msrvtt", "config": "9k"})
-  config.train.update({"epochs": 100, "eval_every": 355, "checkpoint_every": 355})  # steps: five passes over the videos
+  config.train.update({"epochs": 100, "eval_every": 355, "checkpoint_every": 355})  # steps: five epochs
   config.evaluate.update({"selection_split": "test", "final_splits": ("test",)})
   return common.apply_variants(config, arg, VARIANTS)
 
 
 def b32(config: ConfigDict) -> None:
-  """As it is."""
+  """ViT-B/32, the default: changes nothing."""
 
 
 def b16(config: ConfigDict) -> None:
-  """The same numbers."""
+  """ViT-B/16 with the hyper-parameters of B/32."""
   common.fine_tuning_b16(config)
 
 

@@ -1,17 +1,16 @@
-"""Post-pretraining: CLIP to CLIP-ViP on video with subtitles and captions of middle frames (section 4.1 of the paper).
+"""Post-pretraining of CLIP on video with subtitles and captions of middle frames (section 4.1 of the paper).
 
-Plain, this is the paper's B/32 on HD-VILA-100M; it needs CLIP's weights and a builder of that corpus. Variants,
-separated by commas:
+The default is the paper's B/32 on HD-VILA-100M. It requires CLIP's weights and the built corpus.
 
-| variant | is |
+| variant | effect |
 |---|---|
-| b32 | the default |
+| b32 | default |
 | b16 | ViT-B/16 |
-| demo | a small model from random weights on the embedded corpus, loss (a) V-S + F-C: minutes on two cores |
-| smoke | the demo in a few steps on a handful of clips: does everything run? |
-| those of variants.TEMPORAL | baselines and ablations of the model; single_frame is the control for the demo's twins |
-| those of variants.OMNISOURCE | other losses, one kind of text alone |
-| those of variants.SMALL_HARDWARE | parts frozen, patches left out, activations computed twice |
+| demo | a small model from random weights on the embedded corpus with loss (a) V-S + F-C: minutes on two cores |
+| smoke | the demo in 12 steps on a few clips |
+
+TEMPORAL, OMNISOURCE and SMALL_HARDWARE are available as well; see configs/variants.py. `single_frame` is the control
+for the demo's twins.
 """
 
 from ml_collections import ConfigDict
@@ -20,33 +19,33 @@ from configs import common, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """The recipe with the variants of `arg` applied in order."""
+  """Returns the recipe with the comma-separated variants of `arg` applied in order."""
   config = common.base()
   b32(config)
   return common.apply_variants(config, arg, VARIANTS)
 
 
 def b32(config: ConfigDict) -> None:
-  """32 clips a GPU on 8 GPUs."""
+  """ViT-B/32 with a global batch of 256 (32 clips per GPU on 8 GPUs)."""
   config.init_from = "weights/clip-vit-base-patch32/model.safetensors"
   config.model.patch_size = 32
   config.train.batch_size = 256
 
 
 def b16(config: ConfigDict) -> None:
-  """16 clips a GPU on 8 GPUs."""
+  """ViT-B/16 with a global batch of 128 (16 clips per GPU on 8 GPUs)."""
   config.init_from = "weights/clip-vit-base-patch16/model.safetensors"
   config.model.patch_size = 16
   config.train.batch_size = 128
 
 
 def demo(config: ConfigDict) -> None:
-  """1.1 M parameters, 32 pixels, 6 frames.
+  """1.1 M parameters, 32 x 32 pixels, 6 frames, from random weights on the embedded corpus.
 
-  From random weights the learning rate is that of a small model, and the embeddings of position and time start as
-  waves: with time at zero, which is right for CLIP's weights, the order of frames stays invisible for too long. The
-  loss is variant (a) of section 3.4 instead of the paper's choice (d): V-S,C also pulls a video to the caption of one
-  frame, which knows no direction of motion, and a model that knows nothing yet is the slower for it.
+  Training from random weights needs a larger learning rate, and sinusoidal initial values of the position and time
+  embeddings: the zero-initialised time embedding that suits CLIP's weights hides the frame order for too long. The loss
+  is variant (a) of section 3.4, not the paper's choice (d): V-S,C also aligns a video with the caption of a single
+  frame, which carries no motion, and this slows down learning from random weights.
   """
   config.init_from = ""
   config.loss = "vs_fc"
@@ -78,7 +77,7 @@ def demo(config: ConfigDict) -> None:
 
 
 def smoke(config: ConfigDict) -> None:
-  """Twelve steps, with the paper's loss."""
+  """12 steps of the tiny model with the paper's loss (d)."""
   demo(config)
   config.loss = "vsc_fc"
   tiny(config)
@@ -86,7 +85,7 @@ def smoke(config: ConfigDict) -> None:
 
 
 def tiny(config: ConfigDict) -> None:
-  """Makes the demo smaller still: towers of one narrow block, and the smallest configuration of the corpus."""
+  """Shrinks the demo: towers of one narrow block and the smallest configuration of the corpus."""
   config.data.config = "smoke"
   tower = {"width": 32, "layers": 1, "heads": 2, "mlp": 64}
   config.model.update({"embed_dim": 32, "vision": tower, "text": tower})

@@ -1,23 +1,25 @@
-"""The paper's claims on the embedded corpus: a small CLIP learns still images, then every method adapts it to video.
+"""Replication study: the paper's comparisons on the embedded corpus.
 
-`pretrain` trains on middle frames and their captions alone. All other runs start from it, train on clips for the same
-number of steps, and differ in what their name says. `python -m clipvip_jax.study` runs them all and compares them.
+The `pretrain` arm trains a small CLIP on middle frames and their captions. Every other arm starts from its weights,
+trains on clips for the same number of steps, and differs in its variants only. `python -m clipvip_jax.study` runs all
+arms and compares them.
 
-| variant | is |
+| variant | effect |
 |---|---|
-| pretrain | a small CLIP from random weights: single frames and captions |
-| zero_shot | that CLIP as it is, frames averaged, not adapted at all |
+| pretrain | a small CLIP from random weights on single frames and captions |
+| zero_shot | the pretrained CLIP with mean pooling, not adapted |
 | from_scratch | the paper's method from random weights |
-| those of variants.TEMPORAL and variants.OMNISOURCE | the paper's method but for what they say |
-| longer | two and a half times the steps |
-| smoke | few steps on few clips |
+| longer | 2.5 times as many steps |
+| smoke | a few steps on a few clips |
+
+TEMPORAL and OMNISOURCE are available as well; see configs/variants.py.
 """
 
 from ml_collections import ConfigDict
 
 from configs import common, post_pretrain, variants
 
-# Comparison -> name -> variants; clipvip_jax.study runs each of them once, with several seeds.
+# Comparison -> arm's label -> variants. clipvip_jax.study runs each distinct arm once per seed.
 STUDY = {
   "Temporal modelling, loss (d)": {
     "video proxies": "vsc_fc",
@@ -50,10 +52,10 @@ STUDY = {
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-  """The recipe with the variants of `arg` applied in order."""
+  """Returns the recipe with the comma-separated variants of `arg` applied in order."""
   config = common.base()
   post_pretrain.demo(config)
-  # Half the demo's cost, so that all arms fit a night on two cores.
+  # Half the cost of the demo, so that all arms finish overnight on two cores.
   config.model.update({"embed_dim": 96, "vision": {"width": 96, "mlp": 384}, "text": {"width": 96, "mlp": 384}})
   config.data.num_frames = 4
   config.init_from = "arm:pretrain"
@@ -65,7 +67,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def pretrain(config: ConfigDict) -> None:
-  """CLIP's own loss on middle frames."""
+  """CLIP's contrastive loss on middle frames and captions."""
   variants.mean(config)
   config.init_from = ""
   config.loss = "fc"
@@ -74,24 +76,24 @@ def pretrain(config: ConfigDict) -> None:
 
 
 def zero_shot(config: ConfigDict) -> None:
-  """One step at no rate: the evaluation of what was loaded."""
+  """One step with a learning rate of 0, which evaluates the loaded weights."""
   variants.mean(config)
   config.optimizer.update({"learning_rate": 0.0, "schedule": "constant"})
   config.train.update({"num_steps": 1, "eval_every": 1, "checkpoint_every": 1})
 
 
 def from_scratch(config: ConfigDict) -> None:
-  """Random weights."""
+  """Starts from random weights."""
   config.init_from = ""
 
 
 def longer(config: ConfigDict) -> None:
-  """300 steps."""
+  """Trains for 300 steps."""
   config.train.update({"num_steps": 300, "eval_every": 60, "checkpoint_every": 150})
 
 
 def smoke(config: ConfigDict) -> None:
-  """Does everything run?"""
+  """A two-step run that exercises every part."""
   post_pretrain.tiny(config)
   config.train.update({"num_steps": 2, "eval_every": 1, "checkpoint_every": 2})
 

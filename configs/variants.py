@@ -1,6 +1,28 @@
-"""Variants that many recipes share: the paper's baselines and ablations, and what fits small hardware.
+"""Shared config variants: the paper's baselines and ablations, and options for small hardware.
 
-Each changes a configuration in place; a recipe names those that it offers in its VARIANTS.
+A variant changes a config in place. Variants combine, separated by commas, and apply in order:
+`--config=configs/post_pretrain.py:b16,mean`. Every recipe lists the variants that it offers in VARIANTS.
+
+| group | variant | effect |
+|---|---|---|
+| recipe | `b32` | ViT-B/32, the default |
+| | `b16` | ViT-B/16 |
+| | `from_clip` | fine-tuning without post-pretraining, from CLIP's weights |
+| TEMPORAL | `single_frame` | one frame per clip, in training and evaluation |
+| | `mean` | mean pooling: CLIP per frame, features averaged |
+| | `sequence` | a transformer over per-frame features |
+| | `full` | full space-time attention over the same tokens |
+| | `proxies_0`, `proxies_1`, `proxies_3`, `proxies_7` | number of added proxies |
+| | `no_time` | no time embedding |
+| OMNISOURCE | `vs`, `vs_fc`, `vs_vc`, `vs_vc_fc`, `vsc`, `vsc_fc`, `joint_batch` | the loss |
+| | `subtitles_only` | V-S on subtitles, no captions |
+| | `captions_only` | V-S on captions, no subtitles |
+| SMALL_HARDWARE | `frozen_text` | the text tower is frozen |
+| | `frozen_lower` | embeddings and the lower half of both towers are frozen |
+| | `patch_dropout` | training drops half of each frame's patches |
+| | `remat` | activations are recomputed in the backward pass |
+
+In fine-tuning recipes, the TEMPORAL variants start from CLIP's weights, as in the paper.
 """
 
 import functools
@@ -12,61 +34,61 @@ Variant = Callable[[ConfigDict], None]
 
 
 def single_frame(config: ConfigDict) -> None:
-  """One frame a clip, in training and evaluation."""
+  """Uses one frame per clip, in training and evaluation."""
   config.data.num_frames = 1
 
 
 def mean(config: ConfigDict) -> None:
-  """Mean pooling: CLIP as it is on every frame, features averaged."""
+  """Applies plain CLIP to every frame and averages the features (mean pooling)."""
   config.model.temporal = "mean"
   _plain_clip(config)
 
 
 def sequence(config: ConfigDict) -> None:
-  """A transformer over the features of frames."""
+  """Applies a sequence transformer to per-frame features."""
   config.model.temporal = "sequence"
   _plain_clip(config)
 
 
 def full(config: ConfigDict) -> None:
-  """Full space-time attention over the same tokens."""
+  """Replaces proxy-guided attention by full space-time attention over the same tokens."""
   config.model.temporal = "full"
 
 
 def proxies(added: int, config: ConfigDict) -> None:
-  """So many proxies besides CLIP's class token."""
+  """Sets the number of proxies added to CLIP's class token."""
   config.model.vision.added_proxies = added
 
 
 def no_time(config: ConfigDict) -> None:
-  """Without a time embedding."""
+  """Removes the time embedding."""
   config.model.vision.time_positions = 0
 
 
 def loss(name: str, config: ConfigDict) -> None:
-  """Another loss of clipvip_jax.training.losses.LOSSES."""
+  """Selects a loss of clipvip_jax.training.losses.LOSSES."""
   config.loss = name
 
 
 def subtitles_only(config: ConfigDict) -> None:
-  """Videos and their subtitles: no captions."""
+  """Trains on videos and subtitles, without captions."""
   config.loss = "vs"
   config.data.caption = ""
 
 
 def captions_only(config: ConfigDict) -> None:
-  """Videos and the captions of their middle frames: no subtitles."""
+  """Trains on videos and captions of their middle frames, without subtitles."""
   config.loss = "vs"
   config.data.update({"subtitle": config.data.caption, "caption": ""})
 
 
 def frozen_text(config: ConfigDict) -> None:
-  """The text tower stays as it was loaded."""
+  """Freezes the text tower."""
   config.optimizer.frozen = ("text/",)
 
 
 def frozen_lower(config: ConfigDict) -> None:
-  """CLIP's embeddings and the lower half of both towers' blocks stay as they were loaded."""
+  """Freezes CLIP's embeddings and the lower half of both towers' blocks."""
   names = [
     *(f"vision/{name}" for name in ("patch_embedding", "class_embedding", "position_embedding", "pre_norm")),
     *(f"text/{name}" for name in ("token_embedding", "position_embedding")),
@@ -77,12 +99,12 @@ def frozen_lower(config: ConfigDict) -> None:
 
 
 def patch_dropout(config: ConfigDict) -> None:
-  """Training sees half of each frame's patches."""
+  """Drops half of each frame's patches in training."""
   config.model.patch_dropout = 0.5
 
 
 def remat(config: ConfigDict) -> None:
-  """Gradient checkpointing: less memory, a third more time."""
+  """Enables gradient checkpointing: less memory, about a third more time."""
   config.model.remat = True
 
 

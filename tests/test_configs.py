@@ -188,8 +188,8 @@ def test_the_mix_is_video_with_both_texts_video_with_one_and_captioned_images():
   smoke = mixed.get_config("smoke")
   assert {source.name for source in (smoke.data, *smoke.mix.values())} == {"moving_shapes"}
   assert {name: source.num_frames for name, source in smoke.mix.items()} == {"video_text": 6, "image_text": 1}
-  with pytest.raises(ValueError, match="no field 'nam'; it has: name, config"):
-    common.source(nam="webvid")
+  with pytest.raises(ValueError, match="no field 'nam'; available: name, config"):
+    common.mix_corpus(nam="webvid")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
