@@ -27,7 +27,8 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
   import jax.numpy as jnp
 
   from benchmarks.train_step import random_params
-  from clipvip_jax.models.proxy_attention import proxy_guided, resolve_implementation
+  from clipvip_jax.models.attention import resolve_implementation
+  from clipvip_jax.models.proxy_attention import proxy_guided
   from clipvip_jax.models.transformer import Transformer
 
   tokens = 4 + options.frames * (224 // options.patch) ** 2

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from clipvip_jax.models import clip_vip, vision
-from clipvip_jax.models.proxy_attention import attend
+from clipvip_jax.models.attention import attend
 from configs import common, variants
 
 WAYS = {"proxies": "proxies_3", "masked": "proxies_3", "full": "full", "sequence": "sequence", "mean": "mean"}

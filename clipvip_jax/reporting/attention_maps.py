@@ -41,7 +41,7 @@ def proxy_attention(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _attention(net: clip_vip.ClipVip, params: Any, video: jax.Array) -> Any:
-  return net.apply({"params": params}, video, method="proxy_attention")
+  return clip_vip.proxy_attention_weights(net, params, video)
 
 
 def proxy_names(count: int) -> list[str]:

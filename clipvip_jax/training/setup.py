@@ -17,7 +17,7 @@ from clipvip_jax.input_pipeline.corpus import Corpus, open_corpus
 from clipvip_jax.input_pipeline.mixture import steps_until
 from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream
 from clipvip_jax.input_pipeline.tokenizer import JsonTokenizer, Tokenizer, WordTokenizer, load_tokenizer
-from clipvip_jax.models import clip_vip, proxy_attention
+from clipvip_jax.models import attention, clip_vip
 from clipvip_jax.runs import workdir, workdir_lock
 from clipvip_jax.training import launch_consistency, optimizer
 from clipvip_jax.training.losses import LOSSES, Loss
@@ -69,7 +69,7 @@ def check(config: Any, folder: pathlib.Path) -> None:
     UserError: names the field and what is allowed.
   """
   check_recipe(config, jax.device_count())
-  proxy_attention.resolve_implementation(config.model.get("attention", "auto"), jnp.dtype(config.model.dtype))
+  attention.resolve_implementation(config.model.get("attention", "auto"), jnp.dtype(config.model.dtype))
   if config.init_from:
     sources.check_source(config.init_from)
   workdir.check_config(folder, config_tree.to_json_dict(config))

@@ -90,7 +90,7 @@ def test_another_image_size_resizes_the_positions(vip):
     (lambda: load(vision_heads=5), "vision_heads=5 do not divide"),
     (lambda: load(activation="relu"), r"activation='relu' is unknown; allowed: quick_gelu, gelu"),
     (lambda: load(temporal="max"), "temporal='max'"),
-    (lambda: load(image_size=30), "image_size=30 is no multiple"),
+    (lambda: load(image_size=30), r"image_size=30 is not divisible by model\.patch_size=8"),
     (lambda: load(num_frames=-1), "num_frames=-1"),
     (lambda: load(batch_size=0), "batch_size=0"),
     (lambda: load(num_frames=0), "num_frames=0 must be a whole number from 1"),

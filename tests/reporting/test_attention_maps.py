@@ -11,6 +11,7 @@ from project_paths import GOLDEN
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline import preprocessing, read_media
+from clipvip_jax.models import clip_vip
 from clipvip_jax.reporting import attention_maps
 from clipvip_jax.utils.errors import UserError
 
@@ -74,7 +75,7 @@ def net():
 def test_measured_on_one_device_wherever_the_parameters_are(net, golden):
   params = tiny.params(golden)
   video = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
-  expected = net.apply({"params": params}, video[None], method="proxy_attention")[0]
+  expected = clip_vip.proxy_attention_weights(net, params, video[None])[0]
   everywhere = sharding.replicated(sharding.make_mesh())
   for copies in (params, jax.device_put(params, everywhere), jax.tree.map(np.asarray, params)):
     attention = attention_maps.proxy_attention(net, copies, video)

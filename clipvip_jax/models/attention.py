@@ -1,0 +1,121 @@
+"""Softmax attention, and the attention patterns of plain CLIP.
+
+An attention pattern decides which token attends to which. It is a pure function of queries, keys and values
+[B, N, H, d], the queries already scaled by `d ** -0.5`, and returns [B, N, H, d]. CLIP-ViP's own pattern is in
+`proxy_attention.py`.
+
+Letters: B batch, N tokens, Q queries, K keys, H heads, d head width.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from clipvip_jax.utils.errors import UserError
+
+AttentionPattern = Callable[[Array, Array, Array], Array]
+
+# "xla": matrix products around a float32 softmax. "cudnn": fused kernels for NVIDIA GPUs, which keep scores out of
+# memory; sizes without a kernel fall back to XLA. "auto": cuDNN where available (docs/performance.md).
+IMPLEMENTATIONS = ("auto", "xla", "cudnn")
+_MIN_COMPUTE_CAPABILITY = 8.0  # Ampere
+_MAX_FUSED_HEAD_WIDTH = 128
+
+
+def has_cudnn(dtype: DTypeLike) -> bool:
+  """Returns whether cuDNN computes attention in `dtype` on the default device."""
+  if dtype != jnp.bfloat16:
+    return False
+  device = jax.devices()[0]
+  is_cuda = device.platform == "gpu" and "cuda" in device.client.platform_version
+  return is_cuda and float(device.compute_capability) >= _MIN_COMPUTE_CAPABILITY
+
+
+def resolve_implementation(implementation: str, dtype: DTypeLike) -> str:
+  """Resolves one of IMPLEMENTATIONS to "xla" or "cudnn".
+
+  Raises:
+    UserError: "cudnn" is requested but not available.
+  """
+  if implementation == "cudnn" and not has_cudnn(dtype):
+    raise UserError(
+      "model.attention=cudnn needs model.dtype=bfloat16 and an NVIDIA GPU of compute capability"
+      f" {_MIN_COMPUTE_CAPABILITY} or higher; this run computes in {jnp.dtype(dtype).name} on"
+      f" {jax.devices()[0].device_kind}; use model.attention=auto."
+    )
+  return "cudnn" if implementation != "xla" and has_cudnn(dtype) else "xla"
+
+
+def has_fused_kernel(head_width: int, *lengths: int) -> bool:
+  """Returns whether cuDNN has forward and backward kernels for a head width and these numbers of queries and keys."""
+  return not any(length % 2 for length in lengths) and not head_width % 8 and head_width <= _MAX_FUSED_HEAD_WIDTH
+
+
+def attend(
+  query: Float[Array, "*b q d"],
+  key: Float[Array, "*b k d"],
+  value: Float[Array, "*b k d"],
+  mask: Bool[Array, "*#b #q k"] | None = None,
+) -> Float[Array, "*b q d"]:
+  """Softmax attention of every query to every key, or to those where `mask` is true. The softmax is float32."""
+  scores = jnp.einsum("...qd,...kd->...qk", query, key, preferred_element_type=jnp.float32)
+  if mask is not None:
+    scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+  return jnp.einsum("...qk,...kd->...qd", weights, value)
+
+
+def fused_attend(
+  query: Float[Array, "*b q h d"],
+  key: Float[Array, "*b k h d"],
+  value: Float[Array, "*b k h d"],
+  *,
+  is_causal: bool = False,
+) -> Float[Array, "*b q h d"]:
+  """Softmax attention of all heads by cuDNN, whose softmax is float32 as well. Heads are the last axis but one."""
+  batched = (x.reshape(-1, *x.shape[-3:]) for x in (query, key, value))
+  attended = jax.nn.dot_product_attention(*batched, scale=1.0, is_causal=is_causal, implementation="cudnn")
+  return attended.reshape(query.shape)
+
+
+def swap_heads(x: Array) -> Array:
+  """[B, N, H, d] <-> [B, H, N, d]; XLA's products are fastest in the latter, on CPUs and GPUs alike."""
+  return jnp.swapaxes(x, 1, 2)
+
+
+def causal(
+  query: Float[Array, "b n h d"],
+  key: Float[Array, "b n h d"],
+  value: Float[Array, "b n h d"],
+  *,
+  implementation: str = "xla",
+) -> Float[Array, "b n h d"]:
+  """Causal attention, of CLIP's text tower: a token attends to itself and to earlier tokens."""
+  num_tokens = query.shape[1]
+  if implementation == "cudnn" and has_fused_kernel(query.shape[-1], num_tokens):
+    return fused_attend(query, key, value, is_causal=True)
+  mask = jnp.tril(jnp.ones((num_tokens, num_tokens), bool))
+  return swap_heads(attend(swap_heads(query), swap_heads(key), swap_heads(value), mask))
+
+
+def full(
+  query: Float[Array, "b n h d"],
+  key: Float[Array, "b n h d"],
+  value: Float[Array, "b n h d"],
+  *,
+  implementation: str = "xla",
+) -> Float[Array, "b n h d"]:
+  """Full attention: every token attends to every token. Over a clip this is full space-time attention."""
+  if implementation == "cudnn" and has_fused_kernel(query.shape[-1], query.shape[1]):
+    return fused_attend(query, key, value)
+  return swap_heads(attend(swap_heads(query), swap_heads(key), swap_heads(value)))
+
+
+def single_query_attention(
+  query: Float[Array, "b 1 h d"], key: Float[Array, "b n h d"], value: Float[Array, "b n h d"], mask: Bool[Array, "b n"]
+) -> Float[Array, "b 1 h d"]:
+  """Attention of one query per sample to the keys where `mask` is true."""
+  return swap_heads(attend(swap_heads(query), swap_heads(key), swap_heads(value), mask[:, None, None]))
