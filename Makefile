@@ -1,44 +1,50 @@
-# `make demo` and `make test` do everything from a bare clone; a second call reuses what is there.
+# `make demo` and `make test` run from a bare clone: they create .venv and install the pinned packages. A second call
+# reuses both. PYTHON=python3.12 selects another interpreter; use another VENV for it.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILD := build
+DOCS_VENV := $(BUILD)/docs-venv
+DOCS_INSTALLED := $(DOCS_VENV)/.installed
 
-.PHONY: demo demo-single-frame ablation data-scale smoke test check format lock clean
+.PHONY: help demo demo-single-frame ablation data-scale smoke test test-fast check format docs lock clean
 
-# The recipe on a small model and the embedded corpus: results.json and report.html in build/demo.
-demo: $(INSTALLED)
+help: ## Show this list.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+demo: $(INSTALLED) ## Build the embedded corpus, train a small model, write results.json and report.html to build/demo.
 	$(BIN)/python -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=$(BUILD)/demo --config.data.data_dir=$(BUILD)/datasets
 
-# The same on single frames, the control that must fail to tell the twins apart.
-demo-single-frame: $(INSTALLED)
+demo-single-frame: $(INSTALLED) ## The demo on single frames: the control that cannot distinguish twins.
 	$(BIN)/python -m clipvip_jax.main --config=configs/post_pretrain.py:demo,single_frame --workdir=$(BUILD)/demo_single_frame --config.data.data_dir=$(BUILD)/datasets
 
-# A small CLIP learns still images, and every method of the paper adapts it to video, with three seeds each: a night on
-# two cores. Goes on where it was stopped; build/replication/study.html shows what is finished.
-ablation: $(INSTALLED)
+ablation: $(INSTALLED) ## Run all arms of docs/replication.md with three seeds each. Resumes where it stopped.
 	$(BIN)/python -m clipvip_jax.study --config=configs/replication.py --workdir=$(BUILD)/replication --data_dir=$(BUILD)/datasets
 
-# What growing shares of the corpus are worth: curves that rise and fall again.
-data-scale: $(INSTALLED)
+data-scale: $(INSTALLED) ## Train on growing shares of the corpus and plot recall over steps.
 	$(BIN)/python -m clipvip_jax.study --config=configs/data_scale.py:demo --workdir=$(BUILD)/data_scale --data_dir=$(BUILD)/datasets --seeds=1
 
-# A few steps of everything: half a minute.
-smoke: $(INSTALLED)
+smoke: $(INSTALLED) ## Build, train and evaluate in a few steps: half a minute.
 	$(BIN)/python -m clipvip_jax.main --config=configs/post_pretrain.py:smoke --workdir=$(BUILD)/smoke --config.data.data_dir=$(BUILD)/datasets_smoke
 
-test: $(INSTALLED)
+test: $(INSTALLED) ## Run all tests.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
-check: $(INSTALLED)
+test-fast: $(INSTALLED) ## Run the tests without those marked slow (whole runs, builds).
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m "not slow"
+
+check: $(INSTALLED) ## Run the linters and the type checker.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(INSTALLED)
+format: $(INSTALLED) ## Fix what the linters can fix.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(DOCS_INSTALLED) ## Render docs/ and the API reference to build/site; warnings are errors.
+	$(DOCS_VENV)/bin/mkdocs build --strict --site-dir $(BUILD)/site
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or 3.12, or run make PYTHON=/path/to/python"; exit 1; }
@@ -47,11 +53,17 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-# Resolve requirements.txt again, for every supported Python and platform.
-lock: $(INSTALLED)
+# The documentation has its own environment, since its tools are not part of the lock.
+$(DOCS_INSTALLED): requirements-docs.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or 3.12, or run make PYTHON=/path/to/python"; exit 1; }
+	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
+lock: $(INSTALLED) ## Resolve requirements.txt again, for every supported Python and platform.
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade --no-header --no-annotate --no-emit-find-links --no-emit-index-url requirements-dev.txt -o requirements.lock
 	sed -i '1i # Resolved from requirements.txt and requirements-dev.txt by `make lock`, for Python 3.11 and 3.12.' requirements.lock
 
-clean:
+clean: ## Delete build/ and the environment.
 	rm -rf $(BUILD) $(VENV)
