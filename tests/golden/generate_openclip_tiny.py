@@ -2,8 +2,9 @@
 
   python tests/golden/generate_openclip_tiny.py [OUT.safetensors]
 
-It maps names and layouts by hand, independently of clipvip_jax/weights, which the file tests. OpenCLIP stacks the query,
-key and value projections into one, and multiplies by projection matrices that HuggingFace stores transposed. The output is byte-identical to the file.
+It maps names and layouts by hand, independently of clipvip_jax/weights, which the file tests. OpenCLIP stacks the
+query, key and value projections into one, and multiplies by projection matrices that HuggingFace stores transposed.
+The output is byte-identical to the file.
 """
 
 import pathlib
