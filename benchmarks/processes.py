@@ -73,7 +73,7 @@ def lose(folder: pathlib.Path, count: int, steps: int, dies: int) -> list[str]:
   killed, problems = time.monotonic(), []
   codes = [process.wait() for process in processes]
   seconds = time.monotonic() - killed
-  words = f"process {dies} was not heard of" if dies else "process 0, which holds the launch together"
+  words = f"process {dies} died" if dies else "process 0, the coordinator of this launch"
   others = [index for index in range(count) if index != dies]
   naming = [index for index in others if words in said(folder, index)]
   print(f"process {dies} of {count} killed: exit codes {codes} after {seconds:.0f} s; named by {naming or 'nobody'}")

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
 
   if _DISTRIBUTED.value or _COORDINATOR.value:
     coordination.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  configure_logging(speak=jax.process_index() == 0)
+  configure_logging(warnings_only=jax.process_index() != 0)
   try:
     trainer.train(_CONFIG.value, pathlib.Path(_WORKDIR.value or ".").resolve())
   except Terminated as stop:

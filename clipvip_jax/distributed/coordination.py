@@ -1,203 +1,184 @@
-"""The processes of one launch: how they come together, tell each other things, and leave.
+"""Joins the processes of a launch, exchanges text and status between them, and shuts them down after errors.
 
-They speak through JAX's coordination service, which lives in process 0 and needs no device.
+Uses the key-value store of JAX's coordination service, which runs in process 0 and involves no device, so it works
+before the mesh exists and while collectives hang.
 """
 
-import contextlib
-import ctypes
-import errno
-import faulthandler
-import functools
+import dataclasses
 import itertools
 import json
 import os
-import signal
-import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Literal, NoReturn
 
 import jax
-from jax._src import distributed  # its key-value store has no public name
-from jax._src.lib import _jax
 
+from clipvip_jax.distributed import jax_internals
+from clipvip_jax.distributed.jax_internals import key_value_store
 from clipvip_jax.utils.cli import EXIT_HUNG
 from clipvip_jax.utils.errors import UserError, first_line
 
-# Seconds: for all processes to come, and after which JAX counts one as lost that is silent (watchdog.py is sooner).
-JOIN, HEARTBEAT = 300, 100
-# Seconds that process 0 waits for others to leave after an error, and without a word of theirs.
-_LEAVE, _SILENT = 40, 8
-# Seconds that processes wait for each other where one has files to read.
-_PATIENCE = 600
-# Seconds in which process 0 answers when it is asked whether it is there, and errors of hosts that are gone.
-_ANSWER = 5
-_UNREACHABLE = (errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH)
-_kept: list[Any] = []  # handlers, which C knows and Python must not forget
-_round = itertools.count()  # every exchange has a name of its own; all processes make the same ones
+# Seconds for all processes to join, and without heartbeats after which JAX ends a launch (watchdog.py is faster).
+JOIN_SECONDS, HEARTBEAT_SECONDS = 300, 100
+# Seconds for all processes to reach an all-gather. They wait for each other where one of them reads files.
+ALLGATHER_SECONDS = 600
+# Seconds that process 0 waits for the others after an error, in all and without a new status from them.
+_SHUTDOWN_SECONDS, _SILENT_SECONDS = 40, 8
+_allgather_ids = itertools.count()  # keys are used once; all processes make the same calls in the same order
+
+State = Literal["alive", "done", "failed", "lost"]
 
 
-def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-  """Joins the processes of a launch into one; what is None, JAX finds in SLURM's, Cloud TPU's or MPI's environment.
+@dataclasses.dataclass(frozen=True)
+class Status:
+  """The last status of a process; `message` explains "failed" and "lost", each update has another `version`."""
 
-  A process that does not come within JOIN seconds ends the others, and JAX names it.
+  state: State
+  message: str
+  version: float
+
+
+def initialize(
+  coordinator: str | None, num_processes: int | None, process_id: int | None, join_seconds: int = JOIN_SECONDS
+) -> None:
+  """Joins the processes of a launch. JAX detects arguments that are None from SLURM, Cloud TPU or MPI.
+
+  If a process does not join in time, JAX aborts the others with an error that names it.
+
+  Args:
+    coordinator: HOST:PORT of process 0.
+    num_processes: number of processes of the launch.
+    process_id: index of this process.
+    join_seconds: time limit for all processes to join.
 
   Raises:
-    UserError: the launch does not say enough, or says what cannot be.
+    UserError: an argument is missing or invalid, or the installed JAX is not supported.
   """
   _check(coordinator, num_processes, process_id)
+  jax_internals.check_compatibility()
   jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPU devices of several processes
   try:
-    with _absent_are_named():
+    with jax_internals.registration_timeout(join_seconds):
       jax.distributed.initialize(
         coordinator,
         num_processes,
         process_id,
-        initialization_timeout=JOIN + 30,  # the service, which knows who is absent, speaks first
-        heartbeat_timeout_seconds=HEARTBEAT,
+        initialization_timeout=join_seconds + 30,  # later than the service's, whose error names the absent processes
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
       )
   except (ValueError, jax.errors.JaxRuntimeError) as error:
     raise UserError(
-      f"cannot join a distributed launch: {first_line(error)}. Name it with --coordinator=HOST:PORT --num_processes=N "
+      f"cannot join a distributed launch: {first_line(error)}. Pass --coordinator=HOST:PORT --num_processes=N "
       "--process_id=I, or launch under SLURM, Cloud TPU or MPI"
     ) from error
   if jax.process_index():
-    name_process_0_where_jax_aborts(jax.process_index(), str(distributed.global_state.coordinator_address))
+    jax_internals.exit_when_process_0_dies(jax.process_index(), jax_internals.coordinator_address(), EXIT_HUNG)
   publish_status("alive")
 
 
-def name_process_0_where_jax_aborts(process: int, coordinator: str) -> None:
-  """Where JAX aborts `process` because process 0 is gone, says so and ends it with STUCK.
-
-  JAX aborts in C++, calls it "the leader" and runs no Python, so this is a handler of the signal itself. Process 0 is
-  asked first; where it answers, the abort is another, which shows its stacks and goes on.
-  """
-  host, _, port = coordinator.rpartition(":")
-
-  def aborted(_: int) -> None:
-    try:
-      socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
-    except OSError as error:
-      if isinstance(error, ConnectionError | TimeoutError | socket.gaierror) or error.errno in _UNREACHABLE:
-        words = f"process {process}: process 0, which holds the launch together, is no more ({error})"
-        os.write(2, f"error: {words}\n".encode())
-        os._exit(EXIT_HUNG)
-    faulthandler.dump_traceback()
-
-  _kept.append(ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted))
-  ctypes.CDLL(None).signal(int(signal.SIGABRT), _kept[-1])
-
-
 def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-  """Raises UserError for an address or numbers that cannot be."""
+  """Raises UserError for an invalid address or number."""
   _, colon, port = (coordinator or "").rpartition(":")
   if coordinator and not (colon and port.isdecimal() and 0 < int(port) < 2**16):
     raise UserError(f"--coordinator={coordinator} must be HOST:PORT, with a port from 1 to 65535")
   if num_processes is not None and num_processes < 1:
     raise UserError(f"--num_processes={num_processes} must be at least 1")
   if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
-    raise UserError(f"--process_id={process_id}: processes of a launch of {num_processes} are numbered from 0")
-
-
-@contextlib.contextmanager
-def _absent_are_named() -> Iterator[None]:
-  """Gives the coordination service a time-out, for which JAX has no option; without it nobody knows who is absent."""
-  service = _jax.get_distributed_runtime_service
-  _jax.get_distributed_runtime_service = functools.partial(service, cluster_register_timeout=JOIN)
-  try:
-    yield
-  finally:
-    _jax.get_distributed_runtime_service = service
-
-
-def _store() -> Any:
-  return distributed.global_state.client
+    limit = f"from 0 to {num_processes - 1}" if num_processes else "at least 0"
+    raise UserError(f"--process_id={process_id} must be {limit}")
 
 
 def allgather_text(text: str) -> list[str]:
-  """Every process' text, in their order. All processes of the launch must call it.
+  """Gathers a text from every process, in order of their indices. All processes must call it.
 
   Raises:
-    UserError: a process did not come in time.
+    UserError: a process did not call it within ALLGATHER_SECONDS; names it.
   """
   if jax.process_count() == 1:
     return [text]
-  here = f"clipvip_jax/exchange/{next(_round)}"
-  _store().key_value_set(f"{here}/{jax.process_index()}", text)
+  prefix = f"clipvip_jax/allgather/{next(_allgather_ids)}"
+  key_value_store().key_value_set(f"{prefix}/{jax.process_index()}", text)
   try:
-    _store().wait_at_barrier(here.replace("/", "_"), _PATIENCE * 1000)
+    key_value_store().wait_at_barrier(prefix.replace("/", "_"), ALLGATHER_SECONDS * 1000)
   except jax.errors.JaxRuntimeError as error:
-    absent = sorted(set(range(jax.process_count())) - _read(here).keys())
-    raise UserError(f"{format_processes(absent)} did not come within {_PATIENCE} s; see the output there") from error
-  return [text for _, text in sorted(_read(here).items())]
+    absent = sorted(set(range(jax.process_count())) - _values_by_process(prefix).keys())
+    raise UserError(
+      f"{format_processes(absent)} did not reach the same point within {ALLGATHER_SECONDS} s; see the output there"
+    ) from error
+  return [text for _, text in sorted(_values_by_process(prefix).items())]
 
 
-def _read(folder: str) -> dict[int, str]:
-  """{process: what it wrote there}."""
-  return {int(key.rsplit("/", 1)[1]): text for key, text in _store().key_value_dir_get(folder)}
+def _values_by_process(prefix: str) -> dict[int, str]:
+  return {int(key.rsplit("/", 1)[1]): text for key, text in key_value_store().key_value_dir_get(prefix)}
 
 
 def format_processes(processes: Sequence[int]) -> str:
-  """`process 1`, `processes 1, 2`."""
+  """Formats indices of processes: `process 1`, `processes 1, 2`."""
   return f"process{'es' if len(processes) > 1 else ''} {', '.join(map(str, processes))}"
 
 
 def raise_on_all_processes(problem: str) -> None:
-  """Ends all processes where one of them has a problem, "" being none. All processes must call it.
+  """Raises the same error on all processes if any of them has a problem. All processes must call it.
+
+  Args:
+    problem: an error message; "" for none.
 
   Raises:
     UserError: the problem of the first process that has one.
   """
   problems = allgather_text(problem)
-  for process, found in enumerate(problems):
-    if found:
-      raise UserError(found if len(problems) == 1 else f"process {process}: {found}")
+  for process, text in enumerate(problems):
+    if text:
+      raise UserError(text if len(problems) == 1 else f"process {process}: {text}")
 
 
-def publish_status(state: str, words: str = "", process: int | None = None) -> None:
-  """Tells all processes how this one is, "alive", "done" or "failed" with words, and that it said so now.
+def publish_status(state: State, message: str = "", process: int | None = None) -> None:
+  """Publishes the status of a process to all others.
 
   Args:
-    process: another one, which is "lost" and can say nothing more.
+    state: "alive", "done", "failed", or "lost", which others publish for a process that died.
+    message: the reason of "failed" or "lost".
+    process: None for this process.
   """
-  process = distributed.global_state.process_id if process is None else process
-  text = json.dumps([state, words, time.monotonic()])
-  _store().key_value_set(f"clipvip_jax/state/{process}", text, allow_overwrite=True)
+  process = jax.process_index() if process is None else process
+  text = json.dumps([state, message, time.monotonic()])
+  key_value_store().key_value_set(f"clipvip_jax/status/{process}", text, allow_overwrite=True)
 
 
-def read_statuses() -> dict[int, list[Any]]:
-  """{process: [state, words, a number that is another whenever it said something]}."""
-  return {process: json.loads(text) for process, text in _read("clipvip_jax/state").items()}
+def read_statuses() -> dict[int, Status]:
+  """Returns the last status of every process that has published one."""
+  return {process: Status(*json.loads(text)) for process, text in _values_by_process("clipvip_jax/status").items()}
 
 
-def shutdown(code: int, words: str) -> NoReturn:
-  """Ends this process of a launch of several, after an error.
+def shutdown(exit_code: int, message: str) -> NoReturn:
+  """Ends this process of a launch after an error, without running exit handlers.
 
-  The way out through the interpreter's end would wait for the others, which wait for this one. Process 0 leaves last:
-  with it goes what the others hear of each other by.
+  JAX's exit handler waits for the other processes, which may wait for this one: a deadlock. Process 0 exits last, since
+  it hosts the coordination service through which the others read each other's status.
   """
   try:
-    publish_status("failed", words)
+    publish_status("failed", message)
     if jax.process_index() == 0:
-      _see_off()
+      _wait_for_others()
   except jax.errors.JaxRuntimeError:
-    pass  # there is nobody to tell
+    pass  # the coordination service is down
   finally:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    os._exit(exit_code)
 
 
-def _see_off() -> None:
-  """Waits until every other process has ended, by its word or by its silence."""
-  heard: dict[int, tuple[Any, float]] = {}
-  deadline = time.monotonic() + _LEAVE
+def _wait_for_others() -> None:
+  """Waits until every other process has published its end or stopped updating its status."""
+  last_seen: dict[int, tuple[Status, float]] = {}
+  deadline = time.monotonic() + _SHUTDOWN_SECONDS
   while (now := time.monotonic()) < deadline:
-    for process, said in read_statuses().items():
-      if process not in heard or heard[process][0] != said:
-        heard[process] = said, now
-    if all(said[0] != "alive" or now - when > _SILENT for said, when in heard.values()):
+    for process, status in read_statuses().items():
+      if process not in last_seen or last_seen[process][0] != status:
+        last_seen[process] = status, now
+    if all(status.state != "alive" or now - since > _SILENT_SECONDS for status, since in last_seen.values()):
       break
     time.sleep(0.2)
-  time.sleep(0.5)  # whoever said that it ends is gone by then
+  time.sleep(0.5)  # a process publishes its end just before it exits

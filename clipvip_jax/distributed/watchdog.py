@@ -1,8 +1,7 @@
-"""Ends a run that stands still, or that waits for a process that is no more, with words, in place of a silent night.
+"""Detects hung processes and dead peer processes, and aborts with stack traces.
 
-A thread looks every few seconds at what the run last reported with `report_progress`, and at the other
-processes of the launch. A run has one watchdog as it has one log, so whoever makes progress reports it
-without being handed anything.
+A thread checks every two seconds when the run last called `report_progress`, and the status of the other processes of
+the launch. The time of the last progress is global to the process, so any module can report it.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import NoReturn, Self
 
 import jax
 
@@ -22,38 +21,71 @@ from clipvip_jax.utils.cli import EXIT_HUNG
 from clipvip_jax.utils.errors import Terminated
 from clipvip_jax.utils.log import printable
 
-_LOOK_SECONDS = 2.0
-# A process that was not heard of for so long is lost, the second where an error in this one says the same. Its thread
-# may be silent for a while where an import or a compiler lets no other run.
-_LOST_SECONDS, _LOST_AFTER_ERROR = 40.0, 10.0
-# The writing of stacks may hang as well.
-_LAST_WORDS_SECONDS = 10.0
-# One that failed is followed by the others after so long, if what ended it does not end them.
-_FOLLOW_SECONDS = 15.0
+CHECK_SECONDS = 2.0
+# Seconds without a status update after which a peer counts as dead; the second after an error here that its death may
+# have caused. Long, since an import or a compilation may keep the peer's watchdog thread from running for a while.
+LOST_SECONDS, LOST_SECONDS_AFTER_ERROR = 40.0, 10.0
+# Seconds after which a process follows a peer that failed, unless it ends by itself.
+FOLLOW_SECONDS = 15.0
+# Seconds for writing stack traces, which may hang as well.
+_WRITE_SECONDS = 10.0
 
-_last = (0.0, "")  # when, what
+_last_progress = (0.0, "")  # time, activity
 
 
-def report_progress(doing: str) -> None:
-  """Reports progress: what the run does from now on."""
-  global _last
-  _last = (time.monotonic(), doing)
+def report_progress(activity: str) -> None:
+  """Resets the watchdog. `activity` is what the run does from now on, for the error message."""
+  global _last_progress
+  _last_progress = (time.monotonic(), activity)
+
+
+class PeerMonitor:
+  """Finds processes of the launch that died or failed, by their published statuses."""
+
+  def __init__(self) -> None:
+    self.lost_seconds = LOST_SECONDS
+    self._last_seen: dict[int, tuple[coordination.Status, float]] = {}  # the status, and when it was first read
+
+  def check(self) -> str:
+    """Publishes the status of this process and reads the others'.
+
+    Returns:
+      A message that names the process that died or failed; "" if there is none.
+    """
+    now = time.monotonic()
+    try:
+      coordination.publish_status("alive")
+      statuses = coordination.read_statuses()
+    except jax.errors.JaxRuntimeError as error:
+      return f"process 0, the coordinator of this launch, does not respond ({error})"
+    for process, status in statuses.items():
+      if status.state == "lost":  # found by another process
+        return f"process {process} {status.message}"
+      previous, since = self._last_seen.get(process, (None, 0.0))
+      if previous != status:
+        self._last_seen[process] = status, now
+      elif status.state == "alive" and now - since > self.lost_seconds:
+        message = f"died or its host is down: no status for {now - since:.0f} s"
+        coordination.publish_status("lost", message, process)
+        return f"process {process} {message}"
+      elif status.state == "failed" and now - since > FOLLOW_SECONDS:
+        return f"process {process} failed: {status.message}"
+    return ""
 
 
 class Watchdog:
-  """Watches a run inside a `with` block.
+  """Context manager that ends the process with EXIT_HUNG if its block makes no progress or a peer process dies."""
 
-  Args:
-    folder: of the run, which gets stuck_process_N.txt with the stacks of all threads.
-    patience: seconds without progress after which the process is ended; 0: any.
-  """
+  def __init__(self, workdir: pathlib.Path, timeout: float):
+    """Creates a watchdog.
 
-  def __init__(self, folder: pathlib.Path, patience: float):
-    self._folder, self._patience = folder, patience
-    self._several = jax.process_count() > 1
-    self._silence = _LOST_SECONDS
-    self._over = threading.Event()
-    self._heard: dict[int, tuple[list[Any], float]] = {}  # process -> what it said, since when
+    Args:
+      workdir: the run's folder, for stack_traces_process_N.txt with the stacks of all threads.
+      timeout: seconds without progress; 0 for no limit.
+    """
+    self._workdir, self._timeout = workdir, timeout
+    self._peers = PeerMonitor() if jax.process_count() > 1 else None
+    self._finished = threading.Event()
     self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
   def __enter__(self) -> Self:
@@ -62,60 +94,39 @@ class Watchdog:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-    """Leaves the run; after an error that another process' loss may have caused, that process is looked for first."""
-    if self._several and isinstance(error, jax.errors.JaxRuntimeError | ValueError | RuntimeError):
+    """Stops watching. After an error that the death of a peer may have caused, first looks for that peer."""
+    if self._peers and isinstance(error, jax.errors.JaxRuntimeError | ValueError | RuntimeError):
       report_progress(f"ending after an error: {error}")
-      self._silence = _LOST_AFTER_ERROR
-      time.sleep(_LOST_AFTER_ERROR + 3 * _LOOK_SECONDS)  # the thread ends the process if one is lost
-    self._over.set()
+      self._peers.lost_seconds = LOST_SECONDS_AFTER_ERROR
+      time.sleep(LOST_SECONDS_AFTER_ERROR + 3 * CHECK_SECONDS)  # the thread ends the process if a peer is dead
+    self._finished.set()
     self._thread.join()
-    if self._several and (kind is None or isinstance(error, Terminated)):
+    if self._peers and (kind is None or isinstance(error, Terminated)):
       coordination.publish_status("done")
 
   def _watch(self) -> None:
-    while not self._over.wait(_LOOK_SECONDS):
-      when, doing = _last
-      still = time.monotonic() - when
-      if self._patience and still > self._patience:
-        self._end(f"no progress for {still:.0f} s (host.watchdog_timeout={self._patience:g}); last: {doing}")
-      if self._several and (lost := self._lost()):
-        self._end(f"{lost}; here: {doing}")
+    while not self._finished.wait(CHECK_SECONDS):
+      since, activity = _last_progress
+      idle = time.monotonic() - since
+      if self._timeout and idle > self._timeout:
+        self._abort(
+          f"no progress for {idle:.0f} s (host.watchdog_timeout={self._timeout:g}); last activity: {activity}"
+        )
+      if self._peers and (problem := self._peers.check()):
+        self._abort(f"{problem}; activity here: {activity}")
 
-  def _lost(self) -> str:
-    """Which process is no more, in words; "": none."""
-    now = time.monotonic()
-    try:
-      coordination.publish_status("alive")
-      states = coordination.read_statuses()
-    except jax.errors.JaxRuntimeError as error:
-      return f"process 0, which holds the launch together, does not answer ({error})"
-    for process, said in states.items():
-      state, words, _ = said
-      if state == "lost":  # another process has found that out
-        return f"process {process} {words}"
-      before, when = self._heard.get(process, (None, 0.0))
-      if before != said:
-        self._heard[process] = said, now
-      elif state == "alive" and now - when > self._silence:
-        words = f"was not heard of for {now - when:.0f} s: killed, or its host is gone"
-        coordination.publish_status("lost", words, process)
-        return f"process {process} {words}"
-      elif state == "failed" and now - when > _FOLLOW_SECONDS:
-        return f"process {process} failed: {words}"
-    return ""
-
-  def _end(self, words: str) -> None:
-    """Says what is wrong, shows where every thread stands, and ends the process, whatever its threads wait for."""
-    words = f"process {jax.process_index()}: {words}"
-    print(f"error: {printable(words)}", file=sys.stderr, flush=True)
-    hanging = threading.Timer(_LAST_WORDS_SECONDS, os._exit, [EXIT_HUNG])
-    hanging.start()
+  def _abort(self, message: str) -> NoReturn:
+    """Prints the message and the stacks of all threads, writes them to the workdir, and ends the process."""
+    message = f"process {jax.process_index()}: {message}"
+    print(f"error: {printable(message)}", file=sys.stderr, flush=True)
+    timer = threading.Timer(_WRITE_SECONDS, os._exit, [EXIT_HUNG])
+    timer.start()
     faulthandler.dump_traceback()
-    path = self._folder / f"stuck_process_{jax.process_index()}.txt"
+    path = self._workdir / f"stack_traces_process_{jax.process_index()}.txt"
     with contextlib.suppress(OSError), path.open("w", encoding="utf-8") as file:
-      print(words, file=file, flush=True)
+      print(message, file=file, flush=True)
       faulthandler.dump_traceback(file)
-    hanging.cancel()
-    if self._several:
-      coordination.shutdown(EXIT_HUNG, words)
+    timer.cancel()
+    if self._peers:
+      coordination.shutdown(EXIT_HUNG, message)
     os._exit(EXIT_HUNG)

@@ -1,42 +1,42 @@
-"""What the command lines share: options, one line for bad input, exit codes."""
+"""Argument parser, exit codes and error reporting shared by all commands."""
 
 import argparse
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import configure_logging, printable
 
-FAULT, BAD_INPUT, INTERRUPTED = 1, 2, 130
-# 128 + SIGTERM: what a launcher reads as "ended from outside", so that it starts the run again.
-EXIT_TERMINATED = 143
-# sysexits' EX_TEMPFAIL, "try again": a run that stood still or lost one of its processes.
-EXIT_HUNG = 75
-# After these the same command goes on: what launchers start again.
+EXIT_FAILURE = 1  # a bug: an exception with its traceback
+EXIT_BAD_INPUT = 2  # an error that the user can fix, in one line
+EXIT_HUNG = 75  # the watchdog ended a run without progress or with a dead peer process (EX_TEMPFAIL of sysexits.h)
+EXIT_INTERRUPTED = 130  # Ctrl-C: 128 + SIGINT
+EXIT_TERMINATED = 143  # a checkpoint was saved after SIGTERM: 128 + SIGTERM
+# After these the same command resumes the run, so launchers restart it.
 RESTART_EXIT_CODES = (EXIT_HUNG, EXIT_TERMINATED)
 
 
 class Parser(argparse.ArgumentParser):
-  """argparse's, whose errors are ours. `description` is the module's docstring, shown by --help as it is."""
+  """ArgumentParser that raises UserError and shows `description`, a module's docstring, unchanged in --help."""
 
   def __init__(self, description: str | None):
     super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
   def error(self, message: str) -> NoReturn:
-    """Raises UserError in place of printing the usage."""
+    """Raises UserError instead of printing the usage and exiting."""
     raise UserError(f"{message}; see --help")
 
 
-def run_command(main: Callable[[], Any]) -> None:
-  """Runs a command of the project, as `exit_on_error`, with its log shown."""
+def run_command(main: Callable[[], object]) -> None:
+  """Configures logging, then runs a command as `exit_on_error` does."""
   configure_logging()
   exit_on_error(main)
 
 
-def exit_on_error(main: Callable[[], Any]) -> None:
-  """Runs a command; bad input, and files that cannot be read or written, end with one line and exit code 2."""
+def exit_on_error(main: Callable[[], object]) -> None:
+  """Runs a command. Bad input, files that cannot be read or written, and Ctrl-C exit with a one-line error."""
   try:
     main()
   except (UserError, OSError, KeyboardInterrupt) as error:
@@ -44,16 +44,20 @@ def exit_on_error(main: Callable[[], Any]) -> None:
 
 
 def report_error(error: BaseException) -> int:
-  """Prints an error, in one line where it is none of ours, and gives the exit code that stands for it."""
-  code = BAD_INPUT
+  """Prints an error to standard error: one line if the user can fix it, else the traceback.
+
+  Returns:
+    The exit code for this kind of error.
+  """
+  code = EXIT_BAD_INPUT
   if isinstance(error, UserError):
     message = str(error)
   elif isinstance(error, OSError):
     message = f"{error.filename or 'a file'}: {error.strerror or error}"
   elif isinstance(error, KeyboardInterrupt):
-    message, code = "interrupted", INTERRUPTED
+    message, code = "interrupted", EXIT_INTERRUPTED
   else:
     traceback.print_exception(error)
-    return FAULT
+    return EXIT_FAILURE
   print(f"error: {printable(message)}", file=sys.stderr)
   return code

@@ -1,4 +1,4 @@
-"""The lines that a person reads while a command runs. Libraries' own chatter is kept out of them."""
+"""The `clipvip_jax` logger, quiet settings for noisy libraries, and safe printing of untrusted text."""
 
 import logging
 import os
@@ -8,7 +8,7 @@ import sys
 
 log = logging.getLogger("clipvip_jax")
 
-# What libtpu, the TPU compiler, complains about where there is no TPU and nobody says so.
+# Environment in which libtpu does not query the metadata server and does not warn, on machines without a TPU.
 NO_TPU = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-1"}
 
 # Control characters, line separators, overrides of text direction, and surrogates, which cannot be encoded.
@@ -31,27 +31,31 @@ def printable(value: object, limit: int | None = None) -> str:
 
 
 def quiet_libtpu() -> None:
-  """Where there is no TPU, says so before JAX looks for one."""
+  """Sets NO_TPU if this machine has no TPU. Must be called before JAX initializes its backends."""
   if not any(any(pathlib.Path("/dev").glob(name)) for name in ("accel*", "vfio/*")):  # a TPU's chips
     for name, value in NO_TPU.items():
       os.environ.setdefault(name, value)
 
 
-def configure_logging(*, speak: bool = True) -> None:
-  """Prints `log` to standard output; only warnings where `speak` is false, as in all but one process of a launch."""
+def configure_logging(*, warnings_only: bool = False) -> None:
+  """Sends `log` to standard output and silences the libraries' own logs.
+
+  Args:
+    warnings_only: whether to omit INFO lines, as all processes of a launch but process 0 do.
+  """
   from absl import logging as absl_logging
 
-  # TensorFlow, which writes TensorBoard's files, speaks of the CPU.
+  # TensorFlow, which writes the TensorBoard files.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-  os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # of broken images we speak ourselves
+  os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # the input pipeline reports corrupt images itself
   quiet_libtpu()
-  # Orbax and TFDS narrate through absl, and warn of every corpus that is not there yet.
+  # Orbax logs its progress through absl, and TFDS warns about every corpus that does not exist yet.
   absl_logging.set_verbosity(absl_logging.ERROR)
-  # Apache Beam says at every start which of Google's libraries are absent.
+  # Apache Beam lists the absent Google Cloud libraries at every start.
   logging.getLogger().addFilter(lambda record: "apitools" not in record.getMessage())
   handler = logging.StreamHandler(sys.stdout)
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
   log.handlers[:] = [handler]
-  log.setLevel(logging.INFO if speak else logging.WARNING)
+  log.setLevel(logging.WARNING if warnings_only else logging.INFO)
   log.propagate = False

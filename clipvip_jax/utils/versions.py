@@ -9,15 +9,15 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-d
 
 
 def versions() -> dict[str, str]:
-  """Versions of this project, of Python and of the packages that decide a result's numbers."""
-  import importlib.metadata  # late: not needed for the version alone
+  """Returns the versions of this project, of Python and of the packages that affect numerical results."""
+  import importlib.metadata  # late: not needed for __version__ alone
 
   packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
   return {"clipvip_jax": __version__, "python": platform.python_version(), **packages}
 
 
 def code_digest() -> str:
-  """First 16 hexadecimal digits of the SHA-256 over the package's source files."""
+  """Returns the first 16 hexadecimal digits of the SHA-256 of the package's source files."""
   root = pathlib.Path(__file__).parents[1]
   digest = hashlib.sha256()
   for path in sorted(root.rglob("*.py")):

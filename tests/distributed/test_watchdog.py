@@ -1,4 +1,4 @@
-"""A run that stands still is ended with words; one that is slow is not."""
+"""Hung processes and dead peers are ended with a message; slow ones are not."""
 
 import os
 import subprocess
@@ -7,31 +7,31 @@ import textwrap
 
 import pytest
 
-from clipvip_jax.distributed import watchdog
+from clipvip_jax.distributed import coordination, watchdog
 from clipvip_jax.utils import cli
 
 RUN = """
   import pathlib, sys, time
   from clipvip_jax.distributed import watchdog
-  watchdog._LOOK_SECONDS = 0.05
+  watchdog.CHECK_SECONDS = 0.05
 
-  def stands_still():
+  def hang():
     time.sleep(60)
 
   with watchdog.Watchdog(pathlib.Path(sys.argv[1]), float(sys.argv[2])):
     for step in range(6):
       watchdog.report_progress(f"step {step} of 6")
       time.sleep(0.3)
-    if sys.argv[3] == "stands still":
-      stands_still()
+    if sys.argv[3] == "hangs":
+      hang()
     time.sleep(1.5)
-  print("came to its end")
+  print("finished")
 """
 
 
-def run(folder, patience, how):
+def run(workdir, timeout, how):
   return subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(RUN), folder, patience, how],
+    [sys.executable, "-c", textwrap.dedent(RUN), workdir, timeout, how],
     capture_output=True,
     text=True,
     timeout=50,
@@ -39,46 +39,82 @@ def run(folder, patience, how):
   )
 
 
-def test_a_run_that_stands_still_is_ended_and_says_where(tmp_path):
-  done = run(tmp_path, "1", "stands still")
+def test_aborts_a_hung_process_with_stack_traces(tmp_path):
+  done = run(tmp_path, "1", "hangs")
   assert done.returncode == cli.EXIT_HUNG, done.stderr
-  first, *stacks = done.stderr.splitlines()
-  assert first.startswith("error: process 0: no progress for 1 s (host.watchdog_timeout=1); last: step 5 of 6")
-  for text in ("\n".join(stacks), (tmp_path / "stuck_process_0.txt").read_text()):
-    assert "in stands_still" in text
-  assert (tmp_path / "stuck_process_0.txt").read_text().startswith(first.removeprefix("error: "))
+  message, *stacks = done.stderr.splitlines()
+  assert message.startswith(
+    "error: process 0: no progress for 1 s (host.watchdog_timeout=1); last activity: step 5 of 6"
+  )
+  written = (tmp_path / "stack_traces_process_0.txt").read_text()
+  for text in ("\n".join(stacks), written):
+    assert "in hang" in text
+  assert written.startswith(message.removeprefix("error: "))
 
 
-@pytest.mark.parametrize("patience", ["2", "0"])
-def test_a_run_that_is_slow_comes_to_its_end(tmp_path, patience):
-  done = run(tmp_path, patience, "is slow")
-  assert done.returncode == 0 and "came to its end" in done.stdout, done.stderr
+@pytest.mark.parametrize("timeout", ["2", "0"])
+def test_a_slow_process_finishes(tmp_path, timeout):
+  done = run(tmp_path, timeout, "is slow")
+  assert done.returncode == 0 and "finished" in done.stdout, done.stderr
   assert not list(tmp_path.iterdir())
 
 
-def test_where_the_folder_cannot_be_written_it_ends_all_the_same(tmp_path):
-  done = run(tmp_path / "absent", "1", "stands still")
-  assert done.returncode == cli.EXIT_HUNG and "in stands_still" in done.stderr, done.stderr
+def test_aborts_although_the_workdir_cannot_be_written(tmp_path):
+  done = run(tmp_path / "absent", "1", "hangs")
+  assert done.returncode == cli.EXIT_HUNG and "in hang" in done.stderr, done.stderr
 
 
-def test_who_finds_that_a_process_is_lost_tells_all_who_then_say_the_same_at_once(tmp_path, monkeypatch):
-  told = {0: ["alive", "", 1.0], 1: ["alive", "", 1.0], 2: ["alive", "", 1.0]}
-  now = [100.0]
-  monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
-  monkeypatch.setattr(
-    watchdog.coordination, "read_statuses", lambda: {process: list(said) for process, said in told.items()}
-  )
+class Launch:
+  """Statuses of three processes and a clock, in place of a coordination service. Calls come from process 0."""
 
-  def say(state, words="", process=0):
-    told[process] = [state, words, now[0]]
+  def __init__(self, monkeypatch):
+    self.now = 100.0
+    self.statuses = {}
+    for process in range(3):
+      self.publish("alive", process=process)
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: self.now)
+    monkeypatch.setattr(coordination, "read_statuses", lambda: dict(self.statuses))
+    monkeypatch.setattr(coordination, "publish_status", self.publish)
 
-  monkeypatch.setattr(watchdog.coordination, "publish_status", say)
-  finder, other = (watchdog.Watchdog(tmp_path, 0) for _ in range(2))
-  assert finder._lost() == ""
-  now[0] += 10
-  assert other._lost() == ""  # looks for the first time, so it would find out 10 s later
-  now[0] += watchdog._LOST_SECONDS - 9
-  told[1] = ["alive", "", now[0]]
-  assert finder._lost() == "process 2 was not heard of for 41 s: killed, or its host is gone"
-  assert told[2][0] == "lost"
-  assert other._lost() == "process 2 was not heard of for 41 s: killed, or its host is gone"
+  def publish(self, state, message="", process=None):
+    self.statuses[process or 0] = coordination.Status(state, message, self.now)
+
+
+@pytest.fixture
+def launch(monkeypatch):
+  return Launch(monkeypatch)
+
+
+def test_a_process_without_status_updates_is_lost_and_all_name_it_at_once(launch):
+  first, second = watchdog.PeerMonitor(), watchdog.PeerMonitor()
+  assert first.check() == ""
+  launch.now += 10
+  assert second.check() == ""  # began 10 s later, so it would find the loss 10 s later
+  launch.now += watchdog.LOST_SECONDS - 9
+  launch.publish("alive", process=1)
+  message = "process 2 died or its host is down: no status for 41 s"
+  assert first.check() == message
+  assert launch.statuses[2].state == "lost"
+  assert second.check() == message
+
+
+def test_after_an_error_a_dead_process_is_found_sooner(launch):
+  peers = watchdog.PeerMonitor()
+  assert peers.check() == ""
+  launch.now += watchdog.LOST_SECONDS_AFTER_ERROR + 1
+  launch.publish("alive", process=1)
+  assert peers.check() == ""
+  peers.lost_seconds = watchdog.LOST_SECONDS_AFTER_ERROR
+  assert peers.check().startswith("process 2 died")
+
+
+def test_a_failed_process_is_followed_after_a_while_and_a_finished_one_is_not(launch):
+  peers = watchdog.PeerMonitor()
+  launch.publish("failed", "out of memory", process=1)
+  launch.publish("done", process=2)
+  assert peers.check() == ""
+  launch.now += watchdog.FOLLOW_SECONDS + 1
+  assert peers.check() == "process 1 failed: out of memory"
+  launch.publish("done", process=1)
+  launch.now += 10 * watchdog.LOST_SECONDS
+  assert peers.check() == peers.check() == ""

@@ -9,7 +9,7 @@ from absl import flags
 from stand_ins import GPUS, HOSTILE, ROOT, SLICE, SLURM, TPU, TRAINING, states
 
 from clipvip_jax import main as training
-from clipvip_jax.utils.cli import BAD_INPUT
+from clipvip_jax.utils.cli import EXIT_BAD_INPUT
 from launch import common
 
 
@@ -85,7 +85,7 @@ def test_delete_needs_no_run(machine):
 )  # fmt: skip
 def test_bad_input_is_refused_in_one_line_before_anything_runs(machine, launcher, arguments, words):
   done = machine.launch(launcher, *arguments)
-  assert done.returncode == BAD_INPUT, done.stdout
+  assert done.returncode == EXIT_BAD_INPUT, done.stdout
   assert done.stderr.startswith("error: ") and words in done.stderr and done.stderr.count("\n") == 1
   assert machine.calls() == []
 
@@ -96,7 +96,7 @@ def test_bad_input_is_refused_in_one_line_before_anything_runs(machine, launcher
 def test_a_missing_tool_is_named(machine, launcher, options, tool):
   (machine.folder / tool).unlink()
   done = machine.launch(launcher, *options, *TRAINING)
-  assert done.returncode == BAD_INPUT and f"error: {tool} is not installed, or not on PATH" in done.stderr
+  assert done.returncode == EXIT_BAD_INPUT and f"error: {tool} is not installed, or not on PATH" in done.stderr
   assert machine.calls() == []
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from stand_ins import GONE, REQUEST, ROOT, STAND_IN, TPU, TRAINING, runs, states
 
-from clipvip_jax.utils.cli import BAD_INPUT, EXIT_TERMINATED
+from clipvip_jax.utils.cli import EXIT_BAD_INPUT, EXIT_TERMINATED
 from launch import tpu
 
 
@@ -83,7 +83,7 @@ def test_a_lost_connection_goes_back_to_the_same_start(machine):
 def test_what_cannot_go_on_is_said_in_one_line(machine, answers, words):
   machine.answer(answers)
   done = machine.launch("tpu", *TPU, "--max_restarts=2", *TRAINING)
-  assert done.returncode == BAD_INPUT
+  assert done.returncode == EXIT_BAD_INPUT
   assert words in next(line for line in done.stderr.splitlines() if line.startswith("error: "))
   assert not [verb for verb in machine.verbs() if verb.startswith("ssh ")]
 

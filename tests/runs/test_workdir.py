@@ -52,11 +52,6 @@ def test_another_config_is_refused_with_both_values(tmp_path):
     workdir.check_config(claimed(tmp_path), config(**{"optimizer.learning_rate": 0.1}))
 
 
-def test_a_name_that_is_no_unicode_is_kept(tmp_path):
-  config_tree.write_json(tmp_path / "a.json", {"source": "caf\udce9.pt"})
-  assert json.loads((tmp_path / "a.json").read_text()) == {"source": "caf\udce9.pt"}
-
-
 def test_another_corpus_is_refused(tmp_path):
   corpus = {"name": "shapes/1.0.0", "settings": {"seed": 0}, "records": {"train": 10}}
   workdir.claim(tmp_path / "run", config(), corpus)

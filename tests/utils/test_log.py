@@ -1,4 +1,7 @@
-"""Log output, and untrusted text in it."""
+"""The logger, and untrusted text in messages."""
+
+import subprocess
+import sys
 
 import pytest
 
@@ -31,3 +34,19 @@ def test_printable_cuts_at_the_limit(limit):
   assert printable("a" * limit, limit=limit) == "a" * limit
   assert printable("a" * (limit + 1), limit=limit) == "a" * (limit - 3) + "..."
   assert len(printable("\x1b" * limit, limit=limit)) == limit
+
+
+@pytest.mark.parametrize(("warnings_only", "lines"), [(False, ["a step", "a warning"]), (True, ["a warning"])])
+def test_info_lines_can_be_omitted(warnings_only, lines):
+  code = f"""
+import logging
+from absl import logging as absl_logging
+from clipvip_jax.utils.log import configure_logging, log
+for _ in range(2):  # twice configured, each line is printed once
+  configure_logging(warnings_only={warnings_only})
+log.info("a step")
+log.warning("a warning")
+absl_logging.info("library")
+"""
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert [line.partition(" ")[2] for line in done.stdout.splitlines()] == lines and not done.stderr
