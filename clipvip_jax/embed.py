@@ -1,8 +1,8 @@
 """Embeds many videos into an index that search.py searches.
 
-  python -m clipvip_jax.embed --model=SOURCE --videos=DIR_OR_LIST --out=FILE.npz
+  python -m clipvip_jax.embed --model=SOURCE --videos=DIR_OR_LIST --out=FILE.safetensors
 
-What is finished is kept in FILE.npz.parts: after a stop of any kind the same command goes on there, and ends with the
+What is finished is kept in FILE.safetensors.parts: after a stop of any kind the same command goes on there, and ends with the
 same bytes. Videos that cannot be read are named, counted and left out. Exit codes: 0 done; 2 bad input, or too many
 such videos.
 """
@@ -54,17 +54,17 @@ def embed_files(
   listed = hashlib.blake2b(os.fsencode("\0".join(names)), digest_size=4).hexdigest()
   _claim(out, parts, {"identity": model.identity, "videos": f"{len(names)}, digest {listed}", "part": PART})
   count = -(-len(videos) // PART)
-  missing = [number for number in range(count) if not _is_done(parts / f"{number}.npz", model.read, threads)]
+  missing = [number for number in range(count) if not _is_done(parts / f"{number}.safetensors", model.read, threads)]
   waiting = (video for number in missing for video in videos[number * PART : (number + 1) * PART])
   found = read_media.read_all(waiting, model.read, threads)
   started = time.monotonic()
   for done, number in enumerate(missing, 1):
     size = len(videos[number * PART : (number + 1) * PART])
-    video_index.write_index(parts / f"{number}.npz", _part(model, itertools.islice(found, size)))
+    video_index.write_index(parts / f"{number}.safetensors", _part(model, itertools.islice(found, size)))
     elapsed, read = time.monotonic() - started, min(done * PART, len(videos))
     left = elapsed / done * (len(missing) - done)
     log.info("%d/%d parts | %.1f videos/s | %s left", number + 1, count, read / elapsed, format_duration(left))
-  whole = _joined([video_index.read_index(parts / f"{number}.npz") for number in range(count)], model)
+  whole = _joined([video_index.read_index(parts / f"{number}.safetensors") for number in range(count)], model)
   _check_bad(whole, len(videos), max_bad_share)
   video_index.write_index(out, whole)
   shutil.rmtree(parts)
@@ -154,13 +154,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = Parser(__doc__)
   parser.add_argument("--model", metavar="SOURCE", required=True, help="file, folder, hf://OWNER/NAME or workdir")
   parser.add_argument("--videos", metavar="DIR_OR_LIST", required=True, help="a folder, or a file with a path a line")
-  parser.add_argument("--out", metavar="FILE.npz", required=True, type=pathlib.Path)
+  parser.add_argument("--out", metavar="FILE.safetensors", required=True, type=pathlib.Path)
   parser.add_argument("--batch_size", type=int, default=32, help="videos that are computed together (default 32)")
   parser.add_argument("--threads", type=int, default=0, help="that decode; 0, the default: one a core")
   parser.add_argument("--max_bad_share", type=float, default=0.05, help="of videos, may be unreadable (default 0.05)")
   options = parser.parse_args(argv)
-  if options.out.suffix != ".npz":
-    raise UserError(f"--out={options.out} must end with .npz")
+  if options.out.suffix != ".safetensors":
+    raise UserError(f"--out={options.out} must end with .safetensors")
   if not 0 <= options.max_bad_share <= 1:
     raise UserError(f"--max_bad_share={options.max_bad_share} is no share: allowed are 0 to 1")
   if options.threads < 0:

@@ -4,7 +4,7 @@
   python -m clipvip_jax.evaluate --embeddings=FILE_OR_WORKDIR --workdir=DIR
 
 What is not said comes from the run that SOURCE is, where it was trained on that corpus, else from the corpus' recipe in
-configs/. --workdir gets results.json, report.html and embeddings_SPLIT.npz, from which the second form measures again
+configs/. --workdir gets results.json, report.html and embeddings_SPLIT.safetensors, from which the second form measures again
 without model and corpus. Several --model (or --embeddings), runs that differ in seed alone, give mean and standard
 deviation as well. Exit codes: 0 done; 2 bad input.
 """
@@ -95,7 +95,7 @@ def _measure(one: Any, folder: pathlib.Path) -> dict[str, Any]:
     measured[split] = measure_retrieval(embed())
     _add_intervals(measured[split])
     if not one.kept:
-      split_embeddings.write_embeddings(folder / f"embeddings_{split}.npz", measured[split].embeddings)
+      split_embeddings.write_embeddings(folder / f"embeddings_{split}.safetensors", measured[split].embeddings)
   published = {split: published_results.published_rows(_corpus_name(one), split) for split in measured}
   results = {
     **one.about,

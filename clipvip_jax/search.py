@@ -1,6 +1,6 @@
 """Searches an index of videos by text.
 
-  python -m clipvip_jax.search --index=FILE.npz "a dog catches a frisbee" [MORE QUERIES] [--top=10] [--html=OUT.html]
+  python -m clipvip_jax.search --index=FILE.safetensors "a dog catches a frisbee" [MORE QUERIES] [--top=10] [--html=OUT.html]
 
 The model is the one that made the index. Exit codes: 0 done; 2 bad input.
 """
@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Reads options, searches, prints."""
   parser = Parser(__doc__)
   parser.add_argument("queries", metavar="QUERY", nargs="+")
-  parser.add_argument("--index", metavar="FILE.npz", required=True, type=pathlib.Path, help="what embed wrote")
+  parser.add_argument("--index", metavar="FILE.safetensors", required=True, type=pathlib.Path, help="what embed wrote")
   parser.add_argument("--model", metavar="SOURCE", help="where the index' model lies now, if elsewhere")
   parser.add_argument("--top", type=int, default=10, help="videos to show for each query (default 10)")
   parser.add_argument("--html", type=pathlib.Path, help="a page to write, with frames of the videos")

@@ -1,13 +1,11 @@
-"""Embeddings of a split, with all that is needed to measure retrieval again without the model and the corpus.
+"""Embeddings of a split, in memory and on disk: enough to measure retrieval again without the model and the corpus.
 
-Letters: V clips, N queries, E embedding size. In a file they are untrusted like any: nothing is unpickled, and shapes,
-types and numbers are checked.
+Letters: V clips, N queries, E embedding size. Files are untrusted: shapes, types and values are checked.
 """
 
 import collections
 import dataclasses
 import hashlib
-import json
 import pathlib
 import re
 from collections.abc import Sequence
@@ -16,28 +14,29 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from clipvip_jax.utils import npz
+from clipvip_jax.inference import feature_file
 from clipvip_jax.utils.errors import UserError
 
-_KIND = "file of embeddings"
+_KIND = "a file of embeddings"
+_ARRAYS = ("videos", "queries", "labels", "twins")
+_FIELDS = {"split": str, "ids": list, "texts": list, "counts": dict, "about": dict}
 _COUNTS = ("expected", "missing", "missing_captions")
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitEmbeddings:
-  """What a model makes of a split.
+  """Features of the clips and queries of a split, with the texts and labels that retrieval is measured on.
 
   Attributes:
     split: its name.
-    videos: of unit length.
-    queries: likewise, those of the first clip first.
+    videos: features of unit length.
+    queries: features of unit length, ordered by clip.
     ids: [V].
     texts: [N], of the queries.
-    labels: [N], the clip of each query.
-    twins: [V], the clip that differs in motion or order only; -1: none.
-    counts: "expected", clips that the split should hold; "missing", those of them that it does not; and
-      "missing_captions".
-    about: what made them, as results.json says it.
+    labels: [N], the index of each query's clip.
+    twins: [V], the index of each clip's temporal hard negative (a clip that differs in motion or order only); -1: none.
+    counts: "expected", clips of the complete split; "missing", how many of them the corpus lacks; "missing_captions".
+    about: model, corpus and configuration, as in results.json.
   """
 
   split: str
@@ -51,134 +50,123 @@ class SplitEmbeddings:
   about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def similarity(self) -> Float[np.ndarray, "n v"]:
-    """Cosines of queries and videos. Equal features have equal ones to the last bit, so that ties are ties.
+    """Returns cosine similarities; equal features have bit-identical similarities, so that ties are exact.
 
     Raises:
-      UserError: features that are not finite; names the clips and texts.
+      UserError: features are not finite; names the clips or texts.
     """
-    for what, features, names in (("clip", self.videos, self.ids), ("query", self.queries, self.texts)):
+    for kind, features, names in (("clip", self.videos, self.ids), ("query", self.queries, self.texts)):
       bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
       if bad.size:
-        named = ", ".join(repr(names[i]) for i in bad[:3])
+        first = ", ".join(repr(names[i]) for i in bad[:3])
         raise UserError(
-          f"split {self.split}: the features of {bad.size} of {len(names)} are not finite, those of {what} {named}:"
-          " the weights or the pixels are damaged"
+          f"split {self.split}: the features of {bad.size} of {len(names)} are not finite, those of {kind} {first};"
+          " check the weights and the pixels for NaN"
         )
-    # A product adds up equal rows in another order where they stand elsewhere, so each is multiplied once.
-    (queries, query_of), (videos, video_of) = map(_distinct, (self.queries, self.videos))
-    found = queries @ videos.T
-    return found if found.shape == (len(query_of), len(video_of)) else found[query_of][:, video_of]
+    # A matrix product adds up equal rows in different orders at different positions: multiply each distinct row once.
+    (queries, query_index), (videos, video_index) = map(_distinct_rows, (self.queries, self.videos))
+    similarity = queries @ videos.T
+    if similarity.shape == (len(query_index), len(video_index)):
+      return similarity
+    return similarity[query_index][:, video_index]
 
   def duplicate_queries(self) -> int:
-    """Queries that another clip's query equals but for case and spaces: no model can tell whose they are."""
-    said = [" ".join(text.lower().split()) for text in self.texts]
+    """Counts the queries that equal a query of another clip up to case and white space: no model can rank these."""
+    normalized = [" ".join(text.lower().split()) for text in self.texts]
     clips = collections.defaultdict(set)
-    for text, label in zip(said, self.labels, strict=True):
+    for text, label in zip(normalized, self.labels, strict=True):
       clips[text].add(label)
-    return sum(len(clips[text]) > 1 for text in said)
+    return sum(len(clips[text]) > 1 for text in normalized)
 
 
-def _distinct(rows: Float[np.ndarray, "n e"]) -> tuple[Float[np.ndarray, "m e"], np.ndarray]:
-  """(the distinct rows in order, which of them each row is)."""
+def _distinct_rows(rows: Float[np.ndarray, "n e"]) -> tuple[Float[np.ndarray, "m e"], np.ndarray]:
+  """Returns the distinct rows in order of appearance, and the index of each row among them."""
   numbers: dict[bytes, int] = {}
   digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows)
-  which = np.array([numbers.setdefault(digest, len(numbers)) for digest in digests], np.int64)
-  return rows[np.unique(which, return_index=True)[1]], which
+  index = np.array([numbers.setdefault(digest, len(numbers)) for digest in digests], np.int64)
+  return rows[np.unique(index, return_index=True)[1]], index
 
 
-def write_embeddings(path: pathlib.Path, found: SplitEmbeddings) -> None:
-  """Writes the file, whole or not at all; the same embeddings give the same bytes.
+def file_name(split: str) -> str:
+  """Returns the name of a split's file in an evaluation's workdir."""
+  return f"embeddings_{split}{feature_file.SUFFIX}"
+
+
+def write_embeddings(path: pathlib.Path, embeddings: SplitEmbeddings) -> None:
+  """Writes the file atomically; equal embeddings give byte-identical files.
 
   Raises:
-    UserError: it cannot be written.
+    UserError: the file cannot be written.
   """
-  contents: dict[str, np.ndarray | Sequence[str]] = {
-    "videos": np.asarray(found.videos, np.float32),
-    "queries": np.asarray(found.queries, np.float32),
-    "labels": np.asarray(found.labels, np.int64),
-    "twins": np.asarray(found.twins, np.int64),
-    "counts": np.array([found.counts[name] for name in _COUNTS], np.int64),
-    "ids": found.ids,
-    "texts": found.texts,
-    "split": [found.split],
-    "about": [json.dumps(found.about, sort_keys=True)],
+  arrays = {
+    "videos": np.asarray(embeddings.videos, np.float32),
+    "queries": np.asarray(embeddings.queries, np.float32),
+    "labels": np.asarray(embeddings.labels, np.int64),
+    "twins": np.asarray(embeddings.twins, np.int64),
   }
-  npz.write(path, contents)
+  feature_file.write_features(path, arrays, {name: getattr(embeddings, name) for name in _FIELDS})
 
 
 def read_embeddings(path: pathlib.Path) -> SplitEmbeddings:
   """Reads and checks the file.
 
   Raises:
-    UserError: it is not there, is no such file, or its parts do not match; names which.
+    UserError: the file does not exist, is not a file of embeddings, or its parts do not match; names which.
   """
   if not path.is_file():
     raise UserError(f"embeddings {str(path)!r}: no such file; python -m clipvip_jax.evaluate --model=... writes one")
-  arrays, texts = npz.read(
-    path, ("videos", "queries", "labels", "twins", "counts"), ("ids", "texts", "split", "about"), _KIND
-  )
+  arrays, fields = feature_file.read_features(path, _ARRAYS, _FIELDS, _KIND)
   problem = (
-    _wrong_features(arrays["videos"], arrays["queries"])
-    or _wrong_lengths(arrays, texts)
-    or _wrong_numbers(arrays, texts["ids"])
+    _features_problem(arrays["videos"], arrays["queries"])
+    or _length_problem(arrays, fields)
+    or _index_problem(arrays, fields["ids"])
+    or _counts_problem(fields["counts"])
   )
-  about = _about(texts["about"])
-  if problem is None and not re.fullmatch(r"[\w-][\w.-]*", "".join(texts["split"])):
-    problem = f"split is {texts['split']}, no name"
-  if problem is None and about is None:
-    problem = "about is no JSON object"
+  if problem is None and not re.fullmatch(r"[\w-][\w.-]*", fields["split"]):
+    problem = f"split {fields['split']!r} is not a valid name"
   if problem is not None:
-    raise UserError(f"{path} is no {_KIND}: {problem}")
-  counts = dict(zip(_COUNTS, arrays["counts"].tolist(), strict=True))
-  labels, twins = arrays["labels"].tolist(), arrays["twins"].tolist()
-  ids, queries = texts["ids"], texts["texts"]
-  return SplitEmbeddings(
-    texts["split"][0], arrays["videos"], arrays["queries"], ids, queries, labels, twins, counts, about or {}
-  )
+    raise UserError(f"{path} is not {_KIND}: {problem}")
+  arrays["labels"], arrays["twins"] = arrays["labels"].tolist(), arrays["twins"].tolist()
+  return SplitEmbeddings(**arrays, **fields)
 
 
-def _wrong_features(videos: np.ndarray, queries: np.ndarray) -> str | None:
-  """What is wrong with the features, None where nothing is; likewise below."""
+def _features_problem(videos: np.ndarray, queries: np.ndarray) -> str | None:
+  """Returns what is wrong with the features, or None; likewise the functions below."""
   for name, features in (("videos", videos), ("queries", queries)):
     if features.dtype != np.float32 or features.ndim != 2 or not features.size:
       return f"{name} are {features.dtype} {list(features.shape)}, expected float32 [count, size], not empty"
     if not np.isfinite(features).all():
       return f"{name} are not finite in row {int(np.argmin(np.isfinite(features).all(axis=1)))}"
   if videos.shape[1] != queries.shape[1]:
-    return f"videos have features of {videos.shape[1]} numbers, queries of {queries.shape[1]}"
+    return f"videos have {videos.shape[1]} features, queries have {queries.shape[1]}"
   return None
 
 
-def _wrong_lengths(arrays: dict[str, np.ndarray], texts: dict[str, list[str]]) -> str | None:
-  clips, queries = len(arrays["videos"]), len(arrays["queries"])
-  expected = {"labels": queries, "twins": clips, "counts": len(_COUNTS)}
-  for name, count in expected.items():
+def _length_problem(arrays: dict[str, np.ndarray], fields: dict[str, Any]) -> str | None:
+  num_clips, num_queries = len(arrays["videos"]), len(arrays["queries"])
+  for name, count in {"labels": num_queries, "twins": num_clips}.items():
     array = arrays[name]
     if array.dtype != np.int64 or array.shape != (count,):
       return f"{name} are {array.dtype} {list(array.shape)}, expected int64 [{count}]"
-  for name, count in {"ids": clips, "texts": queries, "split": 1, "about": 1}.items():
-    if len(texts[name]) != count:
-      return f"{name} are {len(texts[name])}, expected {count}"
+  for name, count in {"ids": num_clips, "texts": num_queries}.items():
+    if len(fields[name]) != count:
+      return f"it has {len(fields[name])} {name}, expected {count}"
   return None
 
 
-def _wrong_numbers(arrays: dict[str, np.ndarray], ids: Sequence[str]) -> str | None:
-  clips = len(ids)
-  for name, least in (("labels", 0), ("twins", -1)):
-    wrong = np.flatnonzero((arrays[name] < least) | (arrays[name] >= clips))
+def _index_problem(arrays: dict[str, np.ndarray], ids: Sequence[str]) -> str | None:
+  num_clips = len(ids)
+  for name, lowest in (("labels", 0), ("twins", -1)):
+    wrong = np.flatnonzero((arrays[name] < lowest) | (arrays[name] >= num_clips))
     if wrong.size:
-      return f"{name}[{wrong[0]}] is {arrays[name][wrong[0]]}, allowed are {least} to {clips - 1}"
-  silent = sorted(set(range(clips)) - set(arrays["labels"].tolist()))
-  if silent:
-    return f"{len(silent)} clips have no query, first {ids[silent[0]]!r}"
-  if (arrays["counts"] < 0).any():
-    return f"counts are {arrays['counts'].tolist()}, expected numbers from 0"
+      return f"{name}[{wrong[0]}] is {arrays[name][wrong[0]]}, allowed are {lowest} to {num_clips - 1}"
+  without_query = sorted(set(range(num_clips)) - set(arrays["labels"].tolist()))
+  if without_query:
+    return f"{len(without_query)} clips have no query, first {ids[without_query[0]]!r}"
   return None
 
 
-def _about(texts: Sequence[str]) -> dict[str, Any] | None:
-  try:
-    found = json.loads("".join(texts))
-  except (ValueError, RecursionError):
-    return None
-  return found if isinstance(found, dict) else None
+def _counts_problem(counts: dict[str, Any]) -> str | None:
+  if counts.keys() != set(_COUNTS) or not all(type(count) is int and count >= 0 for count in counts.values()):
+    return f"counts must be {', '.join(_COUNTS)}, integers of at least 0"
+  return None

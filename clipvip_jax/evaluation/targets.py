@@ -212,7 +212,7 @@ def from_files(path: pathlib.Path, options: Any) -> list[EvaluationTarget]:
   Raises:
     UserError: there is none, it cannot be read, or not all is of one model.
   """
-  name = f"embeddings_{options.split or '*'}.npz"
+  name = f"embeddings_{options.split or '*'}.safetensors"
   if not path.is_dir():
     found = [[path]]
   elif own := sorted(path.glob(name)):

@@ -1,30 +1,29 @@
-"""The index: features of many videos in one .npz file, which embed.py writes and search.py reads.
-
-Untrusted like any file: nothing in it is unpickled, and shapes and types are checked.
-"""
+"""Video index: the features of many videos in one file, written by `embed` and read by `search`."""
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 
-from clipvip_jax.utils import npz
+from clipvip_jax.inference import feature_file
 from clipvip_jax.utils.errors import UserError
+
+_KIND = "an index of videos"
+_FIELDS = {"videos": list, "source": str, "identity": str, "bad": list, "reasons": list}
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoIndex:
-  """N videos that could be read, and those that could not.
+  """Features of N videos, and the videos that could not be read.
 
   Attributes:
-    features: unit length.
-    videos: N paths, as they were given.
-    source: of the model.
-    identity: of the model; features of another one cannot be compared.
-    bad: paths that could not be read.
-    reasons: why, for each of them.
+    features: of unit length.
+    videos: N paths, as they were passed to `embed`.
+    source: SOURCE of the model.
+    identity: of the model (`EmbeddingModel.identity`); features of different models are not comparable.
+    bad: paths of unreadable videos.
+    reasons: one error message for each of `bad`.
   """
 
   features: Float[np.ndarray, "n e"]
@@ -36,43 +35,30 @@ class VideoIndex:
 
 
 def write_index(path: pathlib.Path, index: VideoIndex) -> None:
-  """Writes the file, whole or not at all; the same index gives the same bytes.
+  """Writes the file atomically; equal indexes give byte-identical files.
 
   Raises:
-    UserError: it cannot be written.
+    UserError: the file cannot be written.
   """
-  contents: dict[str, np.ndarray | Sequence[str]] = {
-    "features": np.asarray(index.features, np.float32),
-    "videos": index.videos,
-    "source": [index.source],
-    "identity": [index.identity],
-    "bad": index.bad,
-    "reasons": index.reasons,
-  }
-  npz.write(path, contents)
+  fields = {name: getattr(index, name) for name in _FIELDS}
+  feature_file.write_features(path, {"features": np.asarray(index.features, np.float32)}, fields)
 
 
 def read_index(path: pathlib.Path) -> VideoIndex:
   """Reads and checks the file.
 
   Raises:
-    UserError: it is not there, or no index.
+    UserError: the file does not exist or is not an index.
   """
   if not path.is_file():
-    raise UserError(f"index {str(path)!r}: no such file; python -m clipvip_jax.embed makes one")
-  names = ("videos", "source", "identity", "bad", "reasons")
-  arrays, texts = npz.read(path, ["features"], names, "index of videos")
+    raise UserError(f"index {str(path)!r}: no such file; python -m clipvip_jax.embed writes one")
+  arrays, fields = feature_file.read_features(path, ["features"], _FIELDS, _KIND)
   features = arrays["features"]
-  if features.dtype != np.float32 or features.ndim != 2 or not np.isfinite(features).all():
-    raise UserError(
-      f"{path} is no index of videos: features are {features.dtype} {list(features.shape)}, or not finite"
-    )
-  counts = {name: len(values) for name, values in texts.items()}
-  if (counts["videos"], counts["source"], counts["identity"], counts["bad"]) != (
-    len(features),
-    1,
-    1,
-    counts["reasons"],
-  ):
-    raise UserError(f"{path} is no index of videos: {len(features)} features, and {counts}")
-  return VideoIndex(features, texts["videos"], texts["source"][0], texts["identity"][0], texts["bad"], texts["reasons"])
+  if features.dtype != np.float32 or features.ndim != 2:
+    raise UserError(f"{path} is not {_KIND}: features are {features.dtype} {list(features.shape)}, expected float32 2D")
+  if not np.isfinite(features).all():
+    raise UserError(f"{path} is not {_KIND}: features are not finite")
+  for name, expected in (("videos", len(features)), ("reasons", len(fields["bad"]))):
+    if len(fields[name]) != expected:
+      raise UserError(f"{path} is not {_KIND}: it has {len(fields[name])} {name}, expected {expected}")
+  return VideoIndex(features, **fields)

@@ -135,7 +135,9 @@ def test_the_table_holds_both_directions_dual_softmax_apart_and_what_is_amiss(
   again = command(miniature, tmp_path, runs[0])
   printed = capsys.readouterr().out
   assert again == measured[1]
-  assert (tmp_path / "embeddings_train.npz").read_bytes() == (measured[0] / "embeddings_train.npz").read_bytes()
+  assert (tmp_path / "embeddings_train.safetensors").read_bytes() == (
+    measured[0] / "embeddings_train.safetensors"
+  ).read_bytes()
   assert "train: 19 of 21 clips, 2 missing; 19 queries" in printed
   assert "warning: 2 of 19 queries are not unique" in printed
   plain = again["splits"]["train"]["plain"]["text_to_video"]
@@ -153,13 +155,13 @@ def test_embeddings_give_the_same_results_without_model_and_corpus(measured, tmp
   folder, _ = measured
   for name in ("open_corpus", "sources", "interface"):
     monkeypatch.delattr(targets, name)
-  for number, source in enumerate((folder, folder / "embeddings_train.npz")):
+  for number, source in enumerate((folder, folder / "embeddings_train.safetensors")):
     evaluate.main([f"--embeddings={source}", f"--workdir={tmp_path / str(number)}"])
     assert (tmp_path / str(number) / "results.json").read_bytes() == (folder / "results.json").read_bytes()
-  with pytest.raises(UserError, match=r"holds no embeddings_test\.npz"):
+  with pytest.raises(UserError, match=r"holds no embeddings_test\.safetensors"):
     evaluate.main([f"--embeddings={folder}", f"--workdir={tmp_path}", "--split=test"])
   with pytest.raises(UserError, match="holds the split 'train', not --split=test"):
-    evaluate.main([f"--embeddings={folder / 'embeddings_train.npz'}", f"--workdir={tmp_path}", "--split=test"])
+    evaluate.main([f"--embeddings={folder / 'embeddings_train.safetensors'}", f"--workdir={tmp_path}", "--split=test"])
 
 
 def test_several_seeds_give_mean_and_standard_deviation(miniature, runs, tmp_path, capsys):
@@ -300,12 +302,12 @@ def test_kept_embeddings_of_runs_that_differ_have_no_spread(miniature, runs, tmp
   with pytest.raises(UserError, match=r"optimizer\.learning_rate 0\.002 and 0\.5$"):
     evaluate.main([*kept[:2], f"--workdir={tmp_path / 'no'}"])
   evaluate.main([kept[0], kept[2], f"--workdir={tmp_path / 'spread'}"])
-  file = tmp_path / "2" / "embeddings_train.npz"
+  file = tmp_path / "2" / "embeddings_train.safetensors"
   found = split_embeddings.read_embeddings(file)
   about = {name: value for name, value in found.about.items() if name != "run"}
-  split_embeddings.write_embeddings(tmp_path / "no_run.npz", dataclasses.replace(found, about=about))
+  split_embeddings.write_embeddings(tmp_path / "no_run.safetensors", dataclasses.replace(found, about=about))
   with pytest.raises(UserError, match="weights of a run 'a run' and 'none'"):
-    evaluate.main([kept[0], f"--embeddings={tmp_path / 'no_run.npz'}", f"--workdir={tmp_path / 'no'}"])
+    evaluate.main([kept[0], f"--embeddings={tmp_path / 'no_run.safetensors'}", f"--workdir={tmp_path / 'no'}"])
 
 
 def _starting_from(run, folder, source):
@@ -336,13 +338,13 @@ def test_runs_that_start_from_runs_of_their_own_seeds_have_a_spread(miniature, r
 
 
 def test_embeddings_of_other_clips_have_no_spread(measured, tmp_path):
-  first = split_embeddings.read_embeddings(measured[0] / "embeddings_train.npz")
+  first = split_embeddings.read_embeddings(measured[0] / "embeddings_train.safetensors")
   about = {**first.about, "model": {"identity": "other"}}
   other = dataclasses.replace(first, ids=[f"{name}!" for name in first.ids], about=about)
-  split_embeddings.write_embeddings(tmp_path / "other.npz", other)
+  split_embeddings.write_embeddings(tmp_path / "other.safetensors", other)
   with pytest.raises(UserError, match="hold other clips or queries"):
     evaluate.main(
-      [f"--embeddings={measured[0]}", f"--embeddings={tmp_path / 'other.npz'}", f"--workdir={tmp_path / 'out'}"]
+      [f"--embeddings={measured[0]}", f"--embeddings={tmp_path / 'other.safetensors'}", f"--workdir={tmp_path / 'out'}"]
     )
   odd = (
     ({"config": 3}, "about.config is 3"),
@@ -352,8 +354,8 @@ def test_embeddings_of_other_clips_have_no_spread(measured, tmp_path):
     ({"corpus": {"name": "\x1b"}}, ""),
   )
   for name, message in odd:
-    split_embeddings.write_embeddings(tmp_path / "odd.npz", dataclasses.replace(first, about=name))
-    arguments = [f"--embeddings={tmp_path / 'odd.npz'}", f"--workdir={tmp_path / 'odd'}"]
+    split_embeddings.write_embeddings(tmp_path / "odd.safetensors", dataclasses.replace(first, about=name))
+    arguments = [f"--embeddings={tmp_path / 'odd.safetensors'}", f"--workdir={tmp_path / 'odd'}"]
     if not message:
       evaluate.main(arguments)
       continue
@@ -414,7 +416,7 @@ def test_wrong_options_are_refused_before_anything_is_written(miniature, runs, t
     (["--model=a", "--embeddings=b"], "name what to evaluate"),
     (["--embeddings=b", "--num_frames=3"], "--num_frames says nothing of embeddings"),
     (["--embeddings=b", "--dataset=msrvtt"], "--dataset says nothing of embeddings"),
-    (["--embeddings=none.npz"], "embeddings 'none.npz': no such file"),
+    (["--embeddings=none.safetensors"], "embeddings 'none.safetensors': no such file"),
   ],
   ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )

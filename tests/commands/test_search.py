@@ -5,7 +5,6 @@ import pytest
 from fake_model import FakeModel
 
 from clipvip_jax import search
-from clipvip_jax.inference import video_index
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.input_pipeline.video_decoder import encode_h264
 from clipvip_jax.utils.errors import UserError
@@ -44,60 +43,10 @@ def test_the_page_shows_frames_and_escapes_names(tmp_path):
     search.write_page(tmp_path / "none" / "page.html", [], [])
 
 
-def saved(path, **changes):
-  video_index.write_index(path, an_index(["r.mp4"]))
-  with np.load(path) as file:
-    arrays = {**file, **changes}
-  np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
-
-
-@pytest.mark.parametrize(
-  ("changes", "message"),
-  [
-    ({"features": None}, "features"),
-    ({"features": np.zeros((1, 3))}, r"features are float64 \[1, 3\]"),
-    ({"features": np.zeros(3, np.float32)}, r"float32 \[3\]"),
-    ({"features": np.full((1, 3), np.nan, np.float32)}, "not finite"),
-    ({"features": np.zeros((2, 3), np.float32)}, "2 features"),
-    ({"videos": np.zeros(1)}, "no texts"),
-    ({"videos": np.array([object()])}, "allow_pickle"),
-    ({"source": np.array(["a", "b"])}, "'source': 2"),
-    ({"reasons": np.array(["a"])}, "'reasons': 1"),
-  ],
-)
-def test_what_is_no_index_is_refused(tmp_path, changes, message):
-  path = tmp_path / "i.npz"
-  saved(path, **changes)
-  with pytest.raises(UserError, match=message) as refused:
-    video_index.read_index(path)
-  assert "i.npz is no index" in str(refused.value) and "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut"])
-def test_other_files_are_refused(tmp_path, content):
-  (tmp_path / "i.npz").write_bytes(content)
-  with pytest.raises(UserError, match="no index"):
-    video_index.read_index(tmp_path / "i.npz")
-  with pytest.raises(UserError, match="no such file; python"):
-    video_index.read_index(tmp_path / "none.npz")
-
-
 def test_an_index_of_other_width_is_refused():
   wide = an_index(["r.mp4"], np.zeros((1, 5), np.float32))
   with pytest.raises(UserError, match="features of 5 numbers, the model gives 3"):
     search.search(FakeModel(), wide, ["red"], top=1)
-
-
-def test_numbers_that_are_no_characters_are_refused(tmp_path):
-  saved(tmp_path / "i.npz", videos=np.array([2**31 - 1], np.uint32).view("<U1"))
-  with pytest.raises(UserError, match="names are no texts"):
-    video_index.read_index(tmp_path / "i.npz")
-
-
-def test_a_small_file_that_unpacks_to_a_large_one_is_refused(tmp_path):
-  np.savez_compressed(tmp_path / "i.npz", features=np.zeros((1, 2**20), np.float32))
-  with pytest.raises(UserError, match="compressed"):
-    video_index.read_index(tmp_path / "i.npz")
 
 
 def test_names_and_queries_stay_on_their_line():

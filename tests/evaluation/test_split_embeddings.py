@@ -1,7 +1,8 @@
-"""Embeddings in a file: what is written is read back, and files whose parts do not match are refused."""
+"""Embeddings of a split: the file, similarities with exact ties, and duplicate queries."""
 
 import dataclasses
 
+import feature_files
 import numpy as np
 import pytest
 
@@ -26,69 +27,57 @@ def some(**changes):
   return SplitEmbeddings(**{**fields, **changes})
 
 
-def test_what_is_written_is_read_back_and_equal_embeddings_are_equal_files(tmp_path):
-  for name in ("1.npz", "2.npz"):
+def test_round_trip_and_equal_embeddings_are_byte_identical(tmp_path):
+  for name in ("1", "2"):
     split_embeddings.write_embeddings(tmp_path / name, some())
-  assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
-  found = split_embeddings.read_embeddings(tmp_path / "1.npz")
+  assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+  found = split_embeddings.read_embeddings(tmp_path / "1")
   for field in dataclasses.fields(SplitEmbeddings):
     np.testing.assert_equal(getattr(found, field.name), getattr(some(), field.name))
   assert found.videos.dtype == np.float32 and type(found.labels[0]) is int
 
 
-def saved(path, **changes):
-  split_embeddings.write_embeddings(path, some())
-  with np.load(path) as file:
-    arrays = {**file, **changes}
-  np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
-
-
 @pytest.mark.parametrize(
-  ("changes", "message"),
+  ("arrays", "fields", "message"),
   [
-    ({"videos": None}, "videos"),
-    ({"videos": np.eye(3)}, r"videos are float64 \[3, 3\]"),
-    ({"videos": np.zeros((0, 3), np.float32)}, r"videos are float32 \[0, 3\].*not empty"),
-    ({"videos": np.ones((3, 2), np.float32)}, "videos have features of 2 numbers, queries of 3"),
-    ({"queries": np.full((4, 3), np.nan, np.float32)}, "queries are not finite in row 0"),
-    ({"queries": np.ones((5, 3), np.float32)}, r"labels are int64 \[4\], expected int64 \[5\]"),
-    ({"labels": np.zeros(4)}, r"labels are float64 \[4\]"),
-    ({"labels": np.array([0, 1, 2, 3])}, r"labels\[3\] is 3, allowed are 0 to 2"),
-    ({"labels": np.array([0, -1, 2, 2])}, r"labels\[1\] is -1"),
-    ({"labels": np.array([0, 1, 1, 1])}, "1 clips have no query, first 'cé'"),
-    ({"twins": np.array([1, 0])}, r"twins are int64 \[2\], expected int64 \[3\]"),
-    ({"twins": np.array([1, 0, 5])}, r"twins\[2\] is 5, allowed are -1 to 2"),
-    ({"counts": np.array([1, 2])}, r"counts are int64 \[2\]"),
-    ({"counts": np.array([1, -2, 0])}, "counts are "),
-    ({"ids": np.array(["a"])}, "ids are 1, expected 3"),
-    ({"texts": np.array(["a"])}, "texts are 1, expected 4"),
-    ({"texts": np.zeros(4)}, "no texts"),
-    ({"texts": np.array([object()])}, "allow_pickle"),
-    ({"split": np.array(["../x"])}, "split is .*no name"),
-    ({"split": np.array(["a", "b"])}, "split are 2"),
-    ({"about": np.array(["{"])}, "about is no JSON object"),
-    ({"about": np.array(["[1]"])}, "about is no JSON object"),
-    ({"about": np.array(["[" * 9999])}, "about is no JSON object"),
+    ({"videos": None}, {}, "no tensor 'videos'"),
+    ({"videos": np.eye(3)}, {}, r"videos are float64 \[3, 3\]"),
+    ({"videos": np.zeros((0, 3), np.float32)}, {}, r"videos are float32 \[0, 3\].*not empty"),
+    ({"videos": np.ones((3, 2), np.float32)}, {}, "videos have 2 features, queries have 3"),
+    ({"queries": np.full((4, 3), np.nan, np.float32)}, {}, "queries are not finite in row 0"),
+    ({"queries": np.ones((5, 3), np.float32)}, {}, r"labels are int64 \[4\], expected int64 \[5\]"),
+    ({"labels": np.zeros(4)}, {}, r"labels are float64 \[4\]"),
+    ({"labels": np.array([0, 1, 2, 3])}, {}, r"labels\[3\] is 3, allowed are 0 to 2"),
+    ({"labels": np.array([0, -1, 2, 2])}, {}, r"labels\[1\] is -1"),
+    ({"labels": np.array([0, 1, 1, 1])}, {}, "1 clips have no query, first 'cé'"),
+    ({"twins": np.array([1, 0])}, {}, r"twins are int64 \[2\], expected int64 \[3\]"),
+    ({"twins": np.array([1, 0, 5])}, {}, r"twins\[2\] is 5, allowed are -1 to 2"),
+    ({}, {"counts": {"expected": 1, "missing": 2}}, "counts must be expected, missing, missing_captions"),
+    ({}, {"counts": {"expected": 1, "missing": -2, "missing_captions": 0}}, "counts must be .* at least 0"),
+    ({}, {"counts": {"expected": 1, "missing": 0.5, "missing_captions": 0}}, "counts must be .*integers"),
+    ({}, {"ids": ["a"]}, "it has 1 ids, expected 3"),
+    ({}, {"texts": ["a"]}, "it has 1 texts, expected 4"),
+    ({}, {"texts": [0, 1, 2, 3]}, "'texts' is not a list of strings"),
+    ({}, {"split": "../x"}, "split '../x' is not a valid name"),
+    ({}, {"split": ["a", "b"]}, "'split' is not a string"),
+    ({}, {"about": [1]}, "'about' is not a JSON object"),
   ],
 )
-def test_files_whose_parts_do_not_match_are_refused(tmp_path, changes, message):
-  path = tmp_path / "e.npz"
-  saved(path, **changes)
+def test_files_whose_parts_do_not_match_are_refused(tmp_path, arrays, fields, message):
+  path = tmp_path / "e.safetensors"
+  split_embeddings.write_embeddings(path, some())
+  feature_files.rewrite(path, arrays, fields)
   with pytest.raises(UserError, match=message) as refused:
     split_embeddings.read_embeddings(path)
-  assert "e.npz is no file of embeddings" in str(refused.value) and "\n" not in str(refused.value)
+  assert "e.safetensors is not a file of embeddings" in str(refused.value) and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut"])
-def test_other_files_are_refused(tmp_path, content):
-  (tmp_path / "e.npz").write_bytes(content)
-  with pytest.raises(UserError, match="no file of embeddings"):
-    split_embeddings.read_embeddings(tmp_path / "e.npz")
+def test_missing_file_names_the_command_that_writes_one(tmp_path):
   with pytest.raises(UserError, match=r"no such file; python -m clipvip_jax\.evaluate"):
-    split_embeddings.read_embeddings(tmp_path / "none.npz")
+    split_embeddings.read_embeddings(tmp_path / "none.safetensors")
 
 
-def test_features_that_are_no_numbers_are_named_by_clip_and_by_query():
+def test_non_finite_features_are_named_by_clip_and_by_query():
   bad = np.eye(3, dtype=np.float32)
   bad[1, 0] = np.nan
   with pytest.raises(UserError, match=r"split test: the features of 1 of 3 are not finite, those of clip 'b'"):
@@ -97,8 +86,8 @@ def test_features_that_are_no_numbers_are_named_by_clip_and_by_query():
     some(queries=np.full((4, 3), np.inf, np.float32)).similarity()
 
 
-def test_equal_features_tie_wherever_they_stand():
-  """A product of float32 adds up the same row differently in another place."""
+def test_equal_features_tie_at_any_position():
+  """A float32 matrix product sums the same row in another order at another position."""
   rng = np.random.default_rng(0)
   videos, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(2, 300, 512)))
   videos, queries = videos.astype(np.float32), queries.astype(np.float32)
@@ -112,7 +101,7 @@ def test_equal_features_tie_wherever_they_stand():
   np.testing.assert_array_equal(twice[0], twice[6])
 
 
-def test_queries_of_several_clips_that_say_the_same_are_counted():
+def test_queries_that_several_clips_share_are_counted():
   assert some().duplicate_queries() == 0
   assert some(texts=["A cat", " a  cat ", "a dog", "a cats"]).duplicate_queries() == 2
   assert some(texts=["a", "b", "c", "c"]).duplicate_queries() == 0, "two captions of one clip"

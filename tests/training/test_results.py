@@ -81,7 +81,7 @@ def test_a_run_embeds_through_every_door_what_its_evaluation_embeds(finished, co
       (clip / f"{place}.jpg").write_bytes(jpeg)
   paths = read_media.list_videos(tmp_path / "frames")
   np.testing.assert_allclose(model.embed_videos(paths), videos, atol=1e-6)
-  found = embed.embed_files(model, paths, tmp_path / "index.npz")
+  found = embed.embed_files(model, paths, tmp_path / "index.safetensors")
   np.testing.assert_allclose(found.features, videos, atol=1e-6)
   texts = parts_.corpus.texts("test").queries
   np.testing.assert_allclose(model.embed_texts(texts), queries, atol=1e-6)

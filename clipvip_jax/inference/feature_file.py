@@ -1,0 +1,77 @@
+"""Feature files: named arrays and JSON fields in one .safetensors file.
+
+Equal contents give byte-identical files. What is read is untrusted: nothing is unpickled, and the header is checked.
+The fields are a tensor of JSON text rather than metadata of the header, whose size and order safetensors does not
+guarantee.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clipvip_jax.utils import atomic_write
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.weights import safetensors_file
+
+SUFFIX = ".safetensors"
+_FIELDS = "fields"  # the tensor of JSON text
+_TYPES = {str: "a string", list: "a list of strings", dict: "a JSON object"}
+
+
+def write_features(path: pathlib.Path, arrays: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> None:
+  """Writes a file atomically.
+
+  Args:
+    path: its directory must exist.
+    arrays: by name; the name "fields" is reserved.
+    fields: JSON-compatible values by name.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  from safetensors.numpy import save
+
+  text = json.dumps(fields, sort_keys=True)  # ASCII, since file names need not be valid UTF-8
+  tensors = {**arrays, _FIELDS: np.frombuffer(text.encode(), np.uint8)}
+  try:
+    with atomic_write.atomic_path(path) as temporary:
+      temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in tensors.items()}))
+  except OSError as error:
+    raise UserError(f"{path} cannot be written ({error.strerror or error}); name another file") from error
+
+
+def read_features(
+  path: pathlib.Path, arrays: Sequence[str], fields: Mapping[str, type], kind: str
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """Reads a file that has these arrays, of any shape and type, and these fields.
+
+  Args:
+    path: an existing file.
+    arrays: names.
+    fields: types by name: str, list (of str) or dict.
+    kind: for messages, "an index of videos".
+
+  Returns:
+    The arrays, copied out of the file, and the fields.
+
+  Raises:
+    UserError: the file is corrupt, or an array or field is missing or has another type.
+  """
+  tensors, _ = safetensors_file.read(path)
+  missing = [name for name in (*arrays, _FIELDS) if name not in tensors]
+  if missing:
+    raise UserError(f"{path} is not {kind}: it has no tensor {missing[0]!r}")
+  try:
+    values = json.loads(tensors[_FIELDS].tobytes())
+  except (ValueError, RecursionError):
+    values = None
+  if not isinstance(values, dict):
+    raise UserError(f"{path} is not {kind}: tensor {_FIELDS!r} is not a JSON object")
+  for name, expected in fields.items():
+    value = values.get(name)
+    if not isinstance(value, expected) or (expected is list and not all(isinstance(text, str) for text in value)):
+      raise UserError(f"{path} is not {kind}: field {name!r} is not {_TYPES[expected]}")
+  return {name: np.array(tensors[name]) for name in arrays}, {name: values[name] for name in fields}

@@ -1,0 +1,49 @@
+"""The index of videos: round trip, and files whose parts do not match."""
+
+import feature_files
+import numpy as np
+import pytest
+
+from clipvip_jax.inference import video_index
+from clipvip_jax.inference.video_index import VideoIndex
+from clipvip_jax.utils.errors import UserError
+
+INDEX = VideoIndex(np.eye(3, dtype=np.float32)[:2], ["r.mp4", "g.mp4"], "fake", "fake-1", ["b.mp4"], ["not a video"])
+
+
+@pytest.fixture
+def path(tmp_path):
+  video_index.write_index(tmp_path / "i.safetensors", INDEX)
+  return tmp_path / "i.safetensors"
+
+
+def test_round_trip(path):
+  index = video_index.read_index(path)
+  np.testing.assert_array_equal(index.features, INDEX.features)
+  assert (index.videos, index.source, index.identity) == (INDEX.videos, "fake", "fake-1")
+  assert (index.bad, index.reasons) == (["b.mp4"], ["not a video"])
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"arrays": {"features": None}}, "no tensor 'features'"),
+    ({"arrays": {"features": np.zeros((2, 3))}}, r"features are float64 \[2, 3\], expected float32"),
+    ({"arrays": {"features": np.zeros(3, np.float32)}}, r"features are float32 \[3\]"),
+    ({"arrays": {"features": np.full((2, 3), np.nan, np.float32)}}, "features are not finite"),
+    ({"arrays": {"features": np.zeros((1, 3), np.float32)}}, "it has 2 videos, expected 1"),
+    ({"fields": {"videos": [1, 2]}}, "'videos' is not a list of strings"),
+    ({"fields": {"source": ["a", "b"]}}, "'source' is not a string"),
+    ({"fields": {"reasons": []}}, "it has 0 reasons, expected 1"),
+  ],
+)
+def test_files_whose_parts_do_not_match_are_refused(path, changes, message):
+  feature_files.rewrite(path, **changes)
+  with pytest.raises(UserError, match=message) as refused:
+    video_index.read_index(path)
+  assert "i.safetensors is not an index of videos" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_missing_file_names_the_command_that_writes_one(tmp_path):
+  with pytest.raises(UserError, match=r"none\.safetensors': no such file; python -m clipvip_jax\.embed"):
+    video_index.read_index(tmp_path / "none.safetensors")
