@@ -53,10 +53,10 @@ def main() -> None:
       picture = rng.integers(0, 256, (60, 15, 20, 3), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
       encode_h264(pathlib.Path(folder, f"{number}.mp4"), picture, fps=12)
     videos = read_media.list_videos(folder)
-    pixels = [value for _, value in read_media.read_all(videos, net.read, cores)]
+    pixels = [value for _, value in read_media.read_all(videos, net.read_clip, cores)]
     list(net.embed_pixels(pixels[:20]))  # compiles
-    one = seconds(lambda: list(read_media.read_all(videos, net.read, 1)))
-    many = seconds(lambda: list(read_media.read_all(videos, net.read, cores)))
+    one = seconds(lambda: list(read_media.read_all(videos, net.read_clip, 1)))
+    many = seconds(lambda: list(read_media.read_all(videos, net.read_clip, cores)))
     computing = seconds(lambda: list(net.embed_pixels(pixels)))
     together = seconds(lambda: net.embed_videos(videos, progress=False))
   print(f"decoding, one thread            {one:6.2f} s")

@@ -41,7 +41,7 @@ OUTSIDE = {
 }
 # Rooms of one layer do not import each other, and these may import what lies outside of the package.
 REACH = {
-  "clipvip_jax.evaluation.targets": {"configs"},
+  "clipvip_jax.evaluation.evaluation_config": {"configs"},
   "clipvip_jax.data_tool": {"data"},
 }
 

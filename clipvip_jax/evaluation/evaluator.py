@@ -1,16 +1,17 @@
-"""Embeds a split and measures retrieval on it.
+"""Embeds the splits of a corpus and measures retrieval on them.
 
-Letters: V clips of the split, N queries, of which a clip has one or several; B batch, E embedding size.
+Letters: V clips of the split, N queries (a clip has one or several), B batch, E embedding size.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.distributed.watchdog import report_progress
@@ -22,10 +23,14 @@ from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, b
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
 from clipvip_jax.models.clip_vip import ClipVip
 
+# Pixels or token ids of a batch, and the index of each row in the split; -1 is padding.
+InputBatch = tuple[np.ndarray, Int[np.ndarray, " b"]]
+FeatureBatch = tuple[Float[Array, "b e"], Int[Array, " b"]]
+
 
 @dataclasses.dataclass(frozen=True)
 class SplitResult:
-  """`metrics` as results.json holds them, similarity [N queries, V videos], and what both were measured on."""
+  """Retrieval results of a split: `metrics` as in results.json, and the similarities that they are computed from."""
 
   metrics: dict[str, Any]
   similarity: Float[np.ndarray, "n v"]
@@ -33,27 +38,48 @@ class SplitResult:
 
 
 class Evaluator:
-  """Measures any split of a corpus with any parameters; compiled once."""
+  """Evaluates any split of a corpus with any parameters; both towers are compiled once."""
 
-  def __init__(self, model: ClipVip, mesh: Mesh, corpus: Corpus, tokenizer: Tokenizer, config: Any):
-    """`config`: the whole configuration."""
+  def __init__(self, model: ClipVip, mesh: Mesh, corpus: Corpus, tokenizer: Tokenizer, config: ConfigDict):
+    """`config` has the sections model, data, evaluate and host."""
     self._mesh, self._corpus, self._tokenizer, self._config = mesh, corpus, tokenizer, config
-    everywhere = sharding.replicated(mesh)
 
-    def embed(method):
-      def apply(params, pixels_or_ids, index):
-        return model.apply({"params": params}, pixels_or_ids, method=method), index
+    def embed(method: str) -> Callable[..., FeatureBatch]:
+      def apply(params, values, index):
+        return model.apply({"params": params}, values, method=method), index
 
-      # Every process gets the whole result, so that each can rank.
-      return jax.jit(apply, out_shardings=everywhere)
+      # Replicated: every process computes the metrics.
+      return jax.jit(apply, out_shardings=sharding.replicated(mesh))
 
     self._embed_video, self._embed_text = embed("embed_video"), embed("embed_text")
+
+  def split(self, params: Mapping[str, Any], split: str) -> SplitResult:
+    """Embeds a split and measures retrieval on it; see `measure_retrieval`."""
+    return measure_retrieval(self.embeddings(params, split))
+
+  def embeddings(self, params: Mapping[str, Any], split: str) -> SplitEmbeddings:
+    """Embeds a split."""
+    videos, queries = self.features(params, split)
+    texts = self._texts(split)
+    missing_captions = sum(not captions for captions in texts.captions) if self._config.data.caption else 0
+    counts = {**self._corpus.coverage(split), "missing_captions": missing_captions}
+    return SplitEmbeddings(split, videos, queries, texts.ids, texts.queries, texts.labels, texts.twins, counts)
+
+  def features(
+    self, params: Mapping[str, Any], split: str
+  ) -> tuple[Float[np.ndarray, "v e"], Float[np.ndarray, "n e"]]:
+    """Returns the features of the videos, ordered as the records, and of the queries, ordered as `Corpus.texts`."""
+    num_clips, queries = len(self._corpus.source(split)), self._texts(split).queries
+    videos = self._embed(self._embed_video, params, self._pixel_batches(split), f"clips of {split}")
+    texts = self._embed(self._embed_text, params, self._id_batches(queries), f"queries of {split}")
+    dim = self._config.model.embed_dim
+    return scatter_rows(videos, num_clips, dim), scatter_rows(texts, len(queries), dim)
 
   def _texts(self, split: str) -> Texts:
     return self._corpus.texts(split, self._config.evaluate.query, self._config.data.caption)
 
-  def features(self, params: Any, split: str) -> tuple[Float[np.ndarray, "v e"], Float[np.ndarray, "n e"]]:
-    """(videos in the records' order, queries in that of `Corpus.texts`) of a split."""
+  def _pixel_batches(self, split: str) -> Iterator[InputBatch]:
+    """Yields this process' shard of every batch of clips."""
     config = self._config
     clips = ClipBatcher(
       source=self._corpus.source(split),
@@ -64,75 +90,71 @@ class Evaluator:
       text_length=config.data.text_length,
       fast_decode=config.data.fast_decode,
     )
-    order = RecordSampler(len(clips.source), config.evaluate.batch_size)
-    found = batches(
-      [WeightedStream(clips, order)],
-      num_steps=order.steps_per_epoch,
+    sampler = RecordSampler(len(clips.source), config.evaluate.batch_size)
+    clip_batches = batches(
+      [WeightedStream(clips, sampler)],
+      num_steps=sampler.steps_per_epoch,
       num_workers=config.host.num_workers,
       share=sharding.data_shard(self._mesh),
     )
-    pixels = ((batch["video"], batch["record"]) for batch in found)
-    queries = self._texts(split).queries
-    return (
-      self._collect(self._embed_video, params, pixels, order.num_records, f"the clips of {split}"),
-      self._collect(self._embed_text, params, self._ids(queries), len(queries), f"the queries of {split}"),
-    )
+    for batch in clip_batches:
+      yield batch["video"], batch["record"]
 
-  def _ids(self, queries: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """This process' share of every batch of queries: ids, and which queries they are; -1 is padding."""
-    size, (share, count) = self._config.evaluate.batch_size, sharding.data_shard(self._mesh)
-    for start in range(0, len(queries), size):
-      index = start + share * (size // count) + np.arange(size // count)
+  def _id_batches(self, queries: list[str]) -> Iterator[InputBatch]:
+    """Yields this process' shard of every batch of queries."""
+    batch_size, (shard, num_shards) = self._config.evaluate.batch_size, sharding.data_shard(self._mesh)
+    shard_size = batch_size // num_shards
+    for start in range(0, len(queries), batch_size):
+      index = start + shard * shard_size + np.arange(shard_size)
       texts = [queries[i] if i < len(queries) else "" for i in index]
       yield self._tokenizer(texts, self._config.data.text_length), np.where(index < len(queries), index, -1)
 
-  def _collect(
-    self, embed: Callable, params: Any, found: Iterable[tuple[np.ndarray, np.ndarray]], count: int, what: str
-  ) -> Float[np.ndarray, "n e"]:
-    """The features of batches of (pixels or ids, index), by index.
-
-    Padding carries index -1 and goes nowhere; a row that no batch held would stay NaN, which `retrieval` refuses.
-    """
-    features = np.full((count, self._config.model.embed_dim), np.nan, np.float32)
-    for batch, (values, index) in enumerate(found):
-      report_progress(f"embedding {what}, batch {batch}")
+  def _embed(
+    self, embed: Callable[..., FeatureBatch], params: Mapping[str, Any], inputs: Iterable[InputBatch], what: str
+  ) -> Iterator[FeatureBatch]:
+    for number, (values, index) in enumerate(inputs):
+      report_progress(f"embedding the {what}, batch {number}")
       arrays = sharding.shard_batch(self._mesh, {"values": values, "index": index})
-      rows, places = map(np.asarray, embed(params, arrays["values"], arrays["index"]))
-      real = places >= 0
-      features[places[real]] = rows[real]
-    return features
-
-  def embeddings(self, params: Any, split: str) -> SplitEmbeddings:
-    """The features of a split, with its texts."""
-    videos, queries = self.features(params, split)
-    texts = self._texts(split)
-    silent = sum(not captions for captions in texts.captions) if self._config.data.caption else 0
-    counts = {**self._corpus.coverage(split), "missing_captions": silent}
-    return SplitEmbeddings(split, videos, queries, texts.ids, texts.queries, texts.labels, texts.twins, counts)
-
-  def split(self, params: Any, split: str) -> SplitResult:
-    """Retrieval metrics of a split: see `measure_retrieval`."""
-    return measure_retrieval(self.embeddings(params, split))
+      yield embed(params, arrays["values"], arrays["index"])
 
 
-def measure_retrieval(found: SplitEmbeddings) -> SplitResult:
-  """Retrieval metrics: both directions, plain and with dual softmax, and the twins.
+def scatter_rows(feature_batches: Iterable[FeatureBatch], count: int, dim: int) -> Float[np.ndarray, "n e"]:
+  """Collects the features of batches by the index of each row.
 
-  Every query is asked on its own; a video is answered by the best of its own. `size` counts the clips, `expected`
-  those that the split should hold, and `missing` those that it does not.
+  Args:
+    feature_batches: features and indices; rows of index -1 are padding and are dropped.
+    count: N.
+    dim: E.
+
+  Returns:
+    float32; rows that no batch has are NaN, which `SplitEmbeddings.similarity` refuses.
+  """
+  features = np.full((count, dim), np.nan, np.float32)
+  for batch in feature_batches:
+    rows, index = map(np.asarray, batch)
+    is_real = index >= 0
+    features[index[is_real]] = rows[is_real]
+  return features
+
+
+def measure_retrieval(embeddings: SplitEmbeddings) -> SplitResult:
+  """Measures retrieval in both directions, plain and with dual softmax, and the accuracy on twins.
+
+  Every query is ranked separately; a video is answered by the best of its own queries. In the metrics, `size` counts
+  clips, `expected` those of the complete split and `missing` those that the corpus lacks.
 
   Raises:
-    UserError: features that are not finite; names their clips or texts.
+    UserError: features are not finite; names their clips or texts.
   """
-  similarity = found.similarity()
+  similarity = embeddings.similarity()
   metrics = {
-    "size": len(found.ids),
-    **found.counts,
-    "queries": len(found.texts),
-    "duplicate_queries": found.duplicate_queries(),
-    **retrieval.evaluate(similarity, found.labels),
-    "rank_histogram": retrieval.rank_histogram(retrieval.text_to_video_ranks(similarity, found.labels)),
+    "size": len(embeddings.ids),
+    **embeddings.counts,
+    "queries": len(embeddings.texts),
+    "duplicate_queries": embeddings.duplicate_queries(),
+    **retrieval.evaluate(similarity, embeddings.labels),
+    "rank_histogram": retrieval.rank_histogram(retrieval.text_to_video_ranks(similarity, embeddings.labels)),
   }
-  if any(twin >= 0 for twin in found.twins):
-    metrics["twins"] = retrieval.twin_accuracy(similarity, found.twins, found.labels)
-  return SplitResult(metrics, similarity, found)
+  if any(twin >= 0 for twin in embeddings.twins):
+    metrics["twins"] = retrieval.twin_accuracy(similarity, embeddings.twins, embeddings.labels)
+  return SplitResult(metrics, similarity, embeddings)

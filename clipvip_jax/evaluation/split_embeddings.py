@@ -98,7 +98,7 @@ def write_embeddings(path: pathlib.Path, embeddings: SplitEmbeddings) -> None:
   Raises:
     UserError: the file cannot be written.
   """
-  arrays = {
+  arrays: dict[str, np.ndarray] = {
     "videos": np.asarray(embeddings.videos, np.float32),
     "queries": np.asarray(embeddings.queries, np.float32),
     "labels": np.asarray(embeddings.labels, np.int64),
@@ -126,8 +126,13 @@ def read_embeddings(path: pathlib.Path) -> SplitEmbeddings:
     problem = f"split {fields['split']!r} is not a valid name"
   if problem is not None:
     raise UserError(f"{path} is not {_KIND}: {problem}")
-  arrays["labels"], arrays["twins"] = arrays["labels"].tolist(), arrays["twins"].tolist()
-  return SplitEmbeddings(**arrays, **fields)
+  return SplitEmbeddings(
+    videos=arrays["videos"],
+    queries=arrays["queries"],
+    labels=arrays["labels"].tolist(),
+    twins=arrays["twins"].tolist(),
+    **fields,
+  )
 
 
 def _features_problem(videos: np.ndarray, queries: np.ndarray) -> str | None:

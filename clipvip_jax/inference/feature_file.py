@@ -18,7 +18,7 @@ from clipvip_jax.weights import safetensors_file
 
 SUFFIX = ".safetensors"
 _FIELDS = "fields"  # the tensor of JSON text
-_TYPES = {str: "a string", list: "a list of strings", dict: "a JSON object"}
+_TYPES: dict[type, str] = {str: "a string", list: "a list of strings", dict: "a JSON object"}
 
 
 def write_features(path: pathlib.Path, arrays: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> None:
@@ -72,6 +72,9 @@ def read_features(
     raise UserError(f"{path} is not {kind}: tensor {_FIELDS!r} is not a JSON object")
   for name, expected in fields.items():
     value = values.get(name)
-    if not isinstance(value, expected) or (expected is list and not all(isinstance(text, str) for text in value)):
+    is_valid = isinstance(value, expected)
+    if isinstance(value, list):
+      is_valid = is_valid and all(isinstance(text, str) for text in value)
+    if not is_valid:
       raise UserError(f"{path} is not {kind}: field {name!r} is not {_TYPES[expected]}")
   return {name: np.array(tensors[name]) for name in arrays}, {name: values[name] for name in fields}

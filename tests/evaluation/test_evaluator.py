@@ -1,4 +1,4 @@
-"""Evaluation of a split whose clips have several queries, and what is missing of it."""
+"""Evaluation of a split whose clips have several queries and of which some are missing."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ import written_corpus
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.evaluation import retrieval
-from clipvip_jax.evaluation.evaluator import Evaluator, measure_retrieval
+from clipvip_jax.evaluation.evaluator import Evaluator, measure_retrieval, scatter_rows
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from clipvip_jax.reporting import report, results_table
@@ -46,7 +46,7 @@ def evaluated(tmp_path_factory):
   return evaluator, params, evaluator.split(params, "train"), net, tokenizer
 
 
-def test_every_query_is_asked_on_its_own_and_a_video_is_answered_by_its_best(evaluated):
+def test_every_query_is_ranked_separately_and_a_video_by_its_best(evaluated):
   evaluator, params, result, net, tokenizer = evaluated
   labels = [i for i, queries in enumerate(QUERIES) for _ in queries]
   videos, queries = evaluator.features(params, "train")
@@ -58,25 +58,27 @@ def test_every_query_is_asked_on_its_own_and_a_video_is_answered_by_its_best(eva
 
 
 @pytest.mark.parametrize("count", range(1, 18))
-def test_padding_of_the_last_batch_never_counts(evaluated, count):
-  """Rows of padding come out of the model as features that would win every comparison."""
-  evaluator = evaluated[0]
-  batches = [np.arange(start, start + 8) for start in range(0, count, 8)]
-  found = ((np.where(rows < count, rows, 10**6)[:, None], np.where(rows < count, rows, -1)) for rows in batches)
-  features = evaluator._collect(
-    lambda _, values, index: (np.repeat(values, 32, axis=1), index), None, found, count, "clips"
-  )
-  np.testing.assert_array_equal(features, np.repeat(np.arange(count)[:, None], 32, axis=1))
+def test_padding_of_the_last_batch_is_dropped(count):
+  """Padding has features that would win every comparison."""
+  index = [np.arange(start, start + 8) for start in range(0, count, 8)]
+  padded = ((np.repeat(np.where(i < count, i, 10**6)[:, None], 4, 1), np.where(i < count, i, -1)) for i in index)
+  features = scatter_rows(padded, count, 4)
+  np.testing.assert_array_equal(features, np.repeat(np.arange(count)[:, None], 4, axis=1))
 
 
-def test_a_clip_that_no_batch_held_is_named(evaluated):
+def test_rows_that_no_batch_has_are_nan():
+  features = scatter_rows([(np.ones((2, 3)), np.array([2, 0]))], 3, 3)
+  np.testing.assert_array_equal(np.isnan(features[:, 0]), [False, True, False])
+
+
+def test_clip_without_finite_features_is_named(evaluated):
   found = dataclasses.replace(evaluated[2].embeddings, videos=evaluated[2].embeddings.videos.copy())
   found.videos[3] = np.nan
   with pytest.raises(UserError, match=r"split train: the features of 1 of 11 are not finite, those of clip 'clip3'"):
     measure_retrieval(found)
 
 
-def test_clips_of_the_same_caption_and_features_rank_second(evaluated):
+def test_clips_with_equal_captions_and_features_tie_and_rank_second(evaluated):
   before = evaluated[2].embeddings
   alike = dataclasses.replace(
     before,
@@ -94,7 +96,7 @@ def test_clips_of_the_same_caption_and_features_rank_second(evaluated):
       assert (metrics[kind][direction]["R@1"], metrics[kind][direction]["mean_rank"]) == (1 / 3, 1 + 2 / 3)
 
 
-def test_results_and_report_say_how_many_clips_are_missing(evaluated, tmp_path):
+def test_metrics_and_report_count_missing_clips(evaluated, tmp_path):
   metrics = evaluated[2].metrics
   numbers = {name: metrics[name] for name in ("size", "expected", "missing", "queries", "missing_captions")}
   assert numbers == {"size": 11, "expected": 13, "missing": 2, "queries": 21, "missing_captions": 1}

@@ -1,8 +1,13 @@
-"""load(): the golden models through the Python interface, and what it refuses."""
+"""The Python interface: the golden models, batching, tokenizers, and arguments that do not fit."""
+
+import functools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tiny
+from ml_collections import ConfigDict
 from numeric import assert_close
 from project_paths import GOLDEN
 
@@ -11,6 +16,7 @@ from clipvip_jax.inference import embedding_model
 from clipvip_jax.input_pipeline import frame_sampling
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.weights.sources import Weights
 
 OPTIONS = {"vision_heads": 4, "text_heads": 4, "activation": "quick_gelu", "batch_size": 8}
 
@@ -32,14 +38,14 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_pixels_give_the_reference_features_whatever_the_batch(golden, vip, count):
+def test_pixels_give_the_reference_features_at_any_batch_size(golden, vip, count):
   data = golden("forward.npz")
   video = tiny.channels_last(data["T4/video"])[:count]
   assert_close(np.stack(list(vip.embed_pixels(video))), data["T4/video_features"][:count])
 
 
 @pytest.mark.parametrize("name", ["clip_tiny.safetensors", "openclip_tiny.safetensors"])
-def test_a_plain_clip_pools_the_mean(golden, name):
+def test_plain_clip_uses_mean_pooling(golden, name):
   data = golden("meanpool.npz")
   model = load(name, num_frames=4)
   assert model.config.model.temporal == "mean"
@@ -69,16 +75,16 @@ def test_texts_of_any_length_are_batched(vip, tokenizer):
 
 
 def test_without_a_tokenizer_texts_are_refused_and_videos_are_not(vip):
-  with pytest.raises(UserError, match=r"no tokenizer for a vocabulary of 100.*tokenizer="):
+  with pytest.raises(UserError, match=r"no tokenizer is known for a vocabulary of 100.*tokenizer="):
     vip.embed_texts(["a red circle"])
 
 
-def test_identity_follows_weights_and_frames(vip):
+def test_identity_depends_on_weights_and_frames(vip):
   assert vip.identity == load().identity == load("vip_tiny.safetensors").identity
   assert len({vip.identity, load(num_frames=2).identity, load("clip_tiny.safetensors").identity}) == 3
 
 
-def test_another_image_size_resizes_the_positions(vip):
+def test_another_image_size_resizes_the_position_embedding(vip):
   larger = load(image_size=64)
   assert larger.params["vision"]["position_embedding"].shape == (65, 64)
   assert larger.embed_videos([clip(4)]).shape == (1, 32)
@@ -104,22 +110,41 @@ def test_another_image_size_resizes_the_positions(vip):
     (lambda: load().embed_videos(["none.mp4"]), "none.mp4: no such file"),
   ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(call, message):
+def test_arguments_that_do_not_fit_are_refused_in_one_line(call, message):
   with pytest.raises(UserError, match=message) as refused:
     call()
   assert "\n" not in str(refused.value)
 
 
-def test_the_package_itself_imports_neither_jax_nor_numpy():
-  import subprocess
-  import sys
-
+def test_package_imports_neither_jax_nor_numpy():
   code = "import sys, clipvip_jax; print([m for m in ('jax', 'numpy') if m in sys.modules])"
   assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_progress_lines_come_while_it_works(capsys, monkeypatch):
-  now = iter(range(0, 100, 3))
-  monkeypatch.setattr(embedding_model.time, "monotonic", lambda: next(now))
-  assert list(embedding_model._with_progress(iter([1, 2]), 4, True)) == [1, 2]
-  assert "1/4 videos | 0.3 videos/s | 9s left" in capsys.readouterr().err
+def test_progress_lines_go_to_stderr_on_request(vip, capsys, monkeypatch):
+  reporter = functools.partial(embedding_model.ProgressReporter, interval=0)
+  monkeypatch.setattr(embedding_model, "ProgressReporter", reporter)
+  vip.embed_videos([clip(1), clip(2)], progress=False)
+  assert capsys.readouterr().err == ""
+  vip.embed_videos([clip(1), clip(2)], progress=True)
+  first, second = capsys.readouterr().err.splitlines()
+  assert first.startswith("1/2 videos | ") and second.startswith("2/2 videos | ") and second.endswith("0s left")
+
+
+@pytest.mark.parametrize(
+  ("vocab_size", "requested", "beside", "trained", "expected"),
+  [
+    (49408, None, "", None, "clip"),
+    (49408, None, "b.json", None, "clip"),
+    (7, None, "b.json", None, "b.json"),
+    (7, None, "", None, ""),
+    (49408, None, "", "t.json", "t.json"),
+    (7, None, "b.json", "words", "b.json"),
+    (7, None, "", "words", ""),
+    (49408, "a.json", "b.json", "t.json", "a.json"),
+  ],
+)
+def test_tokenizer_is_the_requested_one_or_fits_the_weights(vocab_size, requested, beside, trained, expected):
+  run = trained and ConfigDict({"data": {"tokenizer": trained}})
+  weights = Weights("w", {}, ConfigDict({"text": {"vocab_size": vocab_size}}), False, run, beside)
+  assert embedding_model.tokenizer_name(weights, requested) == expected

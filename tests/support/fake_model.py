@@ -16,7 +16,7 @@ class FakeModel:
     self.config = ConfigDict({"model": {"image_size": 8, "embed_dim": 3}, "data": {"num_frames": 2}})
     self.embedded, self._stop_after = 0, stop_after
 
-  def read(self, video):
+  def read_clip(self, video):
     return np.stack(read_media.read_frames(video, 2)).astype(np.float32)
 
   def embed_pixels(self, pixels):

@@ -9,9 +9,10 @@ import pytest
 from small_runs import config
 
 import clipvip_jax
-from clipvip_jax import convert, embed
+from clipvip_jax import convert
 from clipvip_jax.distributed import sharding
 from clipvip_jax.evaluation.evaluator import Evaluator
+from clipvip_jax.inference import index_builder
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.runs import checkpoint
 from clipvip_jax.runs.checkpoint import Checkpoints
@@ -81,7 +82,7 @@ def test_a_run_embeds_through_every_door_what_its_evaluation_embeds(finished, co
       (clip / f"{place}.jpg").write_bytes(jpeg)
   paths = read_media.list_videos(tmp_path / "frames")
   np.testing.assert_allclose(model.embed_videos(paths), videos, atol=1e-6)
-  found = embed.embed_files(model, paths, tmp_path / "index.safetensors")
+  found = index_builder.build_index(model, paths, tmp_path / "index.safetensors")
   np.testing.assert_allclose(found.features, videos, atol=1e-6)
   texts = parts_.corpus.texts("test").queries
   np.testing.assert_allclose(model.embed_texts(texts), queries, atol=1e-6)

@@ -1,0 +1,102 @@
+"""Configuration of an evaluation.
+
+Fields that the command line leaves out come, in this order, from the run that the weights are from, if it was trained
+or evaluated on the corpus; from the recipe of the corpus in configs/; and from `configs.common`.
+"""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from clipvip_jax.inference import embedding_model
+from clipvip_jax.utils.errors import UserError, first_line
+from clipvip_jax.weights import sources
+from configs import activitynet, common, didemo, lsmdc, msrvtt
+
+RECIPES = {"msrvtt": msrvtt, "didemo": didemo, "lsmdc": lsmdc, "activitynet_captions": activitynet}
+# The fields that an evaluation reads.
+_FIELDS = {
+  "data": ("name", "config", "data_dir", "num_frames", "text_length", "tokenizer", "caption", "fast_decode"),
+  "evaluate": ("final_splits", "query", "protocol", "batch_size", "num_examples"),
+  "host": ("num_workers",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+  """Command-line options of an evaluation; None and empty strings are unset."""
+
+  dataset: str
+  data_dir: str = ""
+  split: str | None = None
+  num_frames: int | None = None
+  text_length: int | None = None
+  query: str | None = None
+  batch_size: int | None = None
+  dtype: str | None = None
+  protocol: str | None = None
+  num_workers: int | None = None
+  temporal: str | None = None
+  tokenizer: str | None = None
+
+
+def evaluation_config(weights: sources.Weights, options: EvaluationOptions) -> ConfigDict:
+  """Returns the sections model (dtype alone), data, evaluate and host of an evaluation.
+
+  Raises:
+    UserError: the config.json of a run does not fit this version.
+  """
+  corpus, _, corpus_config = options.dataset.partition("/")
+  base, is_of_run = _base_config(weights, corpus)
+  config = ConfigDict({section: {field: base[section][field] for field in _FIELDS[section]} for section in _FIELDS})
+  config.model = {"dtype": base.model.dtype}
+  config.data.name = corpus
+  config.data.config = corpus_config or config.data.config
+  config.data.data_dir = options.data_dir or config.data.data_dir
+  config.data.tokenizer = embedding_model.tokenizer_name(weights, options.tokenizer)
+  if not is_of_run:
+    config.data.text_length = min(config.data.text_length, weights.config.text.positions)
+  overrides: dict[str, dict[str, Any]] = {
+    "model": {"dtype": options.dtype},
+    "data": {"num_frames": options.num_frames, "text_length": options.text_length},
+    "evaluate": {"query": options.query, "batch_size": options.batch_size, "protocol": options.protocol},
+    "host": {"num_workers": options.num_workers},
+  }
+  for section, fields in overrides.items():
+    config[section].update({field: value for field, value in fields.items() if value is not None})
+  if options.split:
+    config.evaluate.final_splits = (options.split,)
+  return config
+
+
+def _base_config(weights: sources.Weights, corpus: str) -> tuple[ConfigDict, bool]:
+  """Returns the configuration for unset options, and whether it is that of a run on this corpus."""
+  run = None if weights.run is None else _with_new_fields(weights.run, weights.source)
+  if run is not None and corpus in (run.data.name, run.evaluate.get("name", "")):
+    if corpus != run.data.name:
+      data_dir = run.evaluate.data_dir or run.data.data_dir
+      run.data.update({"config": run.evaluate.config, "data_dir": data_dir})
+    return run, True
+  if corpus in RECIPES:
+    config = RECIPES[corpus].get_config("b16" if weights.config.patch_size == 16 else "b32")
+    config.unlock()
+    return config, False
+  config = common.base()
+  config.data.caption = ""  # missing captions are counted only where a recipe names the field
+  if run is not None:
+    config.data.update({"num_frames": run.data.num_frames, "text_length": run.data.text_length})
+  return config, False
+
+
+def _with_new_fields(run: ConfigDict, source: str) -> ConfigDict:
+  """Returns a run's configuration with defaults for fields that did not exist when it ran."""
+  config = common.base()
+  try:
+    config.update(run.to_dict())
+  except (TypeError, ValueError, AttributeError) as error:
+    raise UserError(
+      f"{source}: its config.json is not a configuration of this program ({first_line(error)});"
+      " restore the file that the run wrote"
+    ) from error
+  return config

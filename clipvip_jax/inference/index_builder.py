@@ -1,0 +1,166 @@
+"""Builds a video index: embeds videos in parts, resumes after an interruption, and writes the index atomically."""
+
+import hashlib
+import itertools
+import os
+import pathlib
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from clipvip_jax.inference import video_index
+from clipvip_jax.inference.embedding_model import EmbeddingModel
+from clipvip_jax.inference.feature_file import SUFFIX
+from clipvip_jax.inference.video_index import VideoIndex
+from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.runs import workdir
+from clipvip_jax.utils import config_tree
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log, printable
+from clipvip_jax.utils.progress import ProgressReporter
+
+PART_SIZE = 64  # videos per part: the most that an interruption loses
+_MAX_NAMED = 3  # unreadable videos that an error message names
+
+
+def build_index(
+  model: EmbeddingModel,
+  videos: Sequence[pathlib.Path],
+  out: pathlib.Path,
+  *,
+  threads: int = 0,
+  max_bad_share: float = 0.05,
+) -> VideoIndex:
+  """Embeds videos into the index `out`; idempotent, and resumes where an earlier call was interrupted.
+
+  Finished parts are kept in `out`.parts until the index is complete. A part is embedded again if its file is corrupt
+  or if a video that could not be read has become readable.
+
+  Args:
+    model: see `clipvip_jax.load`.
+    videos: see `read_media.list_videos`.
+    out: the index file.
+    threads: that decode while the model computes; 0: one per core.
+    max_bad_share: the largest fraction of videos that may be unreadable, 0 to 1.
+
+  Returns:
+    The index. An interrupted and resumed build writes the same bytes as an uninterrupted one.
+
+  Raises:
+    UserError: `out` or its parts belong to other videos or another model, or too many videos are unreadable.
+  """
+  names = [os.fspath(video) for video in videos]
+  if out.exists():
+    return _read_finished(out, model, names)
+  parts_dir = out.with_name(f"{out.name}.parts")
+  _claim(out, parts_dir, model, names)
+  num_parts = -(-len(videos) // PART_SIZE)
+  part_paths = [parts_dir / f"{number}{SUFFIX}" for number in range(num_parts)]
+  _embed_missing_parts(model, videos, part_paths, threads or os.cpu_count() or 1)
+  index = _merge_parts([video_index.read_index(path) for path in part_paths], model)
+  _check_unreadable(index, len(videos), max_bad_share)
+  video_index.write_index(out, index)
+  shutil.rmtree(parts_dir)
+  return index
+
+
+def _read_finished(out: pathlib.Path, model: EmbeddingModel, names: list[str]) -> VideoIndex:
+  """Returns the index that exists, if it is of the same model and videos."""
+  if out.is_dir():
+    raise UserError(f"--out={out} is a folder; name a file")
+  index = video_index.read_index(out)
+  if index.identity != model.identity or sorted([*index.videos, *index.bad]) != sorted(names):
+    raise UserError(f"{out} is an index of another model or of other videos; name another --out, or delete it")
+  log.info("%s is complete already", out)
+  return index
+
+
+def _claim(out: pathlib.Path, parts_dir: pathlib.Path, model: EmbeddingModel, names: list[str]) -> None:
+  """Records what is embedded in parts_dir/job.json; refuses the parts of another job."""
+  digest = hashlib.blake2b(os.fsencode("\0".join(names)), digest_size=4).hexdigest()
+  job = {"identity": model.identity, "videos": f"{len(names)}, digest {digest}", "part": PART_SIZE}
+  try:
+    parts_dir.mkdir(parents=True, exist_ok=True)
+    workdir.check_same(parts_dir, "job", job, flag="--out")
+    config_tree.write_json(parts_dir / "job.json", job)
+  except OSError as error:
+    raise UserError(f"--out={out} cannot be written ({error.strerror}); name another file") from error
+
+
+def _embed_missing_parts(
+  model: EmbeddingModel, videos: Sequence[pathlib.Path], part_paths: Sequence[pathlib.Path], threads: int
+) -> None:
+  """Embeds the parts that are missing, corrupt or outdated; decoding runs ahead across parts."""
+  parts = {path: videos[i * PART_SIZE : (i + 1) * PART_SIZE] for i, path in enumerate(part_paths)}
+  missing = {path: part for path, part in parts.items() if not _is_complete(path, model, threads)}
+  if len(missing) < len(parts):
+    log.info("resuming: %d of %d parts are complete", len(parts) - len(missing), len(parts))
+  queue = itertools.chain.from_iterable(missing.values())
+  clips = read_media.read_all(queue, model.read_clip, threads)
+  progress, done = ProgressReporter(sum(map(len, missing.values())), "videos"), 0
+  for path, part in missing.items():
+    video_index.write_index(path, _embed_part(model, itertools.islice(clips, len(part))))
+    done += len(part)
+    progress.update(done)
+
+
+def _is_complete(path: pathlib.Path, model: EmbeddingModel, threads: int) -> bool:
+  """Returns whether a part can be kept: its file is intact, and its unreadable videos are still unreadable."""
+  try:
+    bad = video_index.read_index(path).bad
+  except UserError:
+    return False
+  return all(isinstance(clip, UserError) for _, clip in read_media.read_all(bad, model.read_clip, threads))
+
+
+def _embed_part(model: EmbeddingModel, clips: Iterable[tuple[os.PathLike[str], np.ndarray | UserError]]) -> VideoIndex:
+  """Embeds (video, its pixels or the error of reading it)."""
+  good: list[str] = []
+  bad: list[str] = []
+  reasons: list[str] = []
+
+  def readable() -> Iterator[np.ndarray]:
+    for video, clip in clips:
+      name = os.fspath(video)
+      if isinstance(clip, UserError):
+        reason = " ".join(str(clip).removeprefix(f"{video}: ").split())
+        log.warning("skipped %s: %s", printable(name), printable(reason))
+        bad.append(name)
+        reasons.append(reason)
+      else:
+        good.append(name)
+        yield clip
+
+  features = np.array(list(model.embed_pixels(readable())), np.float32).reshape(-1, model.config.model.embed_dim)
+  finite = np.isfinite(features).all(axis=1)
+  if not finite.all():
+    name = good[int(finite.argmin())]
+    raise UserError(f"{name}: its features are not finite; check the weights of {model.source!r} for NaN")
+  return VideoIndex(features, good, model.source, model.identity, bad, reasons)
+
+
+def _merge_parts(parts: Sequence[VideoIndex], model: EmbeddingModel) -> VideoIndex:
+  no_features = np.zeros((0, model.config.model.embed_dim), np.float32)
+  return VideoIndex(
+    features=np.concatenate([no_features, *(part.features for part in parts)]),
+    videos=[name for part in parts for name in part.videos],
+    source=model.source,
+    identity=model.identity,
+    bad=[name for part in parts for name in part.bad],
+    reasons=[reason for part in parts for reason in part.reasons],
+  )
+
+
+def _check_unreadable(index: VideoIndex, num_videos: int, max_bad_share: float) -> None:
+  """Raises UserError if no video, or too few of them, could be read."""
+  if index.videos and len(index.bad) <= max_bad_share * num_videos:
+    return
+  pairs = itertools.islice(zip(index.bad, index.reasons, strict=True), _MAX_NAMED)
+  first = printable("; ".join(f"{name}: {reason}" for name, reason in pairs))
+  if not index.videos:
+    raise UserError(f"none of {num_videos} videos can be read; first {first}")
+  raise UserError(
+    f"{len(index.bad)} of {num_videos} videos cannot be read, more than --max_bad_share={max_bad_share:g} allows; first"
+    f" {first}. Repair them or raise --max_bad_share, and run the same command again: it resumes"
+  )

@@ -1,0 +1,141 @@
+"""Building an index: resuming, unreadable videos, and indexes of other videos or models."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from fake_model import FakeModel
+from videos import write_videos
+
+from clipvip_jax.inference import index_builder, video_index
+from clipvip_jax.inference.index_builder import build_index
+from clipvip_jax.utils.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+  monkeypatch.setattr(index_builder, "PART_SIZE", 4)
+
+
+@pytest.fixture
+def out(tmp_path):
+  return tmp_path / "i.safetensors"
+
+
+def interrupt(videos, out, after, **options):
+  with pytest.raises(KeyboardInterrupt):
+    build_index(FakeModel(stop_after=after), videos, out, **options)
+  assert not out.exists()
+
+
+def test_index_has_the_features_of_every_video_in_order(tmp_path, out):
+  videos = write_videos(tmp_path / "v")
+  index = build_index(FakeModel(), videos, out, threads=2)
+  assert index.videos == [str(video) for video in videos] and index.features.shape == (10, 3)
+  assert (index.features.argmax(1) == np.arange(10) % 3).all()
+  again = video_index.read_index(out)
+  np.testing.assert_array_equal(again.features, index.features)
+  assert (again.videos, again.source, again.identity) == (index.videos, "fake", "fake-1")
+  assert {path.name for path in tmp_path.iterdir()} == {"v", out.name}, "no parts and no temporary files remain"
+
+
+def test_resumes_and_writes_the_bytes_of_an_uninterrupted_build(tmp_path, out):
+  videos = write_videos(tmp_path / "v", bad=(6,))
+  uninterrupted = tmp_path / "uninterrupted.safetensors"
+  build_index(FakeModel(), videos, uninterrupted, max_bad_share=0.2)
+  interrupt(videos, out, after=6, max_bad_share=0.2)
+  resumed = FakeModel()
+  build_index(resumed, videos, out, max_bad_share=0.2)
+  assert resumed.embedded == 5, "the first part of four is kept"
+  assert out.read_bytes() == uninterrupted.read_bytes()
+
+
+def test_complete_index_is_not_built_again(tmp_path, out):
+  videos = write_videos(tmp_path / "v", 3)
+  build_index(FakeModel(), videos, out)
+  second = FakeModel()
+  assert len(build_index(second, videos, out).videos) == 3
+  assert second.embedded == 0
+
+
+def test_too_many_unreadable_videos_are_refused_and_finished_parts_kept(tmp_path, out):
+  videos = write_videos(tmp_path / "v", bad=(2, 5))
+  with pytest.raises(UserError, match=r"2 of 10 videos cannot be read.*002\.mp4: not a video.*raise --max_bad_share"):
+    build_index(FakeModel(), videos, out)
+  assert not out.exists()
+  second = FakeModel()
+  index = build_index(second, videos, out, max_bad_share=1)
+  assert second.embedded == 0
+  assert [pathlib.Path(name).name for name in index.bad] == ["002.mp4", "005.mp4"] and len(index.videos) == 8
+  assert all("not a video" in reason for reason in index.reasons)
+
+
+def test_repaired_video_is_read_when_resuming(tmp_path, out):
+  videos = write_videos(tmp_path / "v", bad=(2, 5))
+  with pytest.raises(UserError, match="cannot be read"):
+    build_index(FakeModel(), videos, out)
+  write_videos(tmp_path / "v")
+  second = FakeModel()
+  assert not build_index(second, videos, out).bad
+  assert second.embedded == 8, "the part without an unreadable video is kept"
+  uninterrupted = tmp_path / "uninterrupted.safetensors"
+  build_index(FakeModel(), videos, uninterrupted)
+  assert out.read_bytes() == uninterrupted.read_bytes()
+
+
+def test_truncated_part_is_embedded_again(tmp_path, out):
+  videos = write_videos(tmp_path / "v")
+  interrupt(videos, out, after=9)
+  part = tmp_path / "i.safetensors.parts" / "0.safetensors"
+  part.write_bytes(part.read_bytes()[:-1])
+  second = FakeModel()
+  assert len(build_index(second, videos, out).videos) == 10
+  assert second.embedded == 6
+
+
+def test_another_model_or_other_videos_are_refused(tmp_path, out):
+  videos = write_videos(tmp_path / "v")
+  other = FakeModel()
+  other.identity = "fake-2"
+  interrupt(videos, out, after=6)
+  with pytest.raises(UserError, match=r"identity.*'fake-1'.*'fake-2'.*--out"):
+    build_index(other, videos, out)
+  with pytest.raises(UserError, match=r"videos.*10, digest.*3, digest.*--out"):
+    build_index(FakeModel(), videos[:3], out)
+  build_index(FakeModel(), videos, out)
+  for model, some in ((other, videos), (FakeModel(), videos[:3])):
+    with pytest.raises(UserError, match="index of another model or of other videos; name another --out"):
+      build_index(model, some, out)
+
+
+def test_without_a_readable_video_there_is_no_index(tmp_path, out):
+  with pytest.raises(UserError, match=r"none of 1 videos can be read; first .*none\.mp4: no such file"):
+    build_index(FakeModel(), [tmp_path / "none.mp4"], out, max_bad_share=1)
+  assert not out.exists()
+
+
+def test_non_finite_features_are_refused_and_not_kept(tmp_path, out):
+  model = FakeModel()
+  model.embed_pixels = lambda clips: (np.full(3, np.nan, np.float32) for _ in clips)
+  videos = write_videos(tmp_path / "v", 2)
+  with pytest.raises(UserError, match=r"000\.mp4: its features are not finite; check the weights of 'fake'"):
+    build_index(model, videos, out)
+  assert len(build_index(FakeModel(), videos, out).videos) == 2
+
+
+def test_folder_as_output_is_refused(tmp_path):
+  videos = write_videos(tmp_path / "v", 1)
+  with pytest.raises(UserError, match=r"--out=.*v is a folder; name a file"):
+    build_index(FakeModel(), videos, tmp_path / "v")
+
+
+def test_file_names_with_control_characters_or_outside_utf8(tmp_path, out, caplog):
+  (video, bad) = write_videos(tmp_path / "v", 2, bad=(1,))
+  video = video.rename(tmp_path / os.fsdecode(b"caf\xe9.mp4"))
+  bad = bad.rename(tmp_path / "x\n\x1b[31m.mp4")
+  with caplog.at_level("WARNING", logger="clipvip_jax"):
+    index = build_index(FakeModel(), [video, bad], out, max_bad_share=0.5)
+  assert index.videos == [str(video)] and index.bad == [str(bad)]
+  assert video_index.read_index(out).videos == [str(video)]
+  assert r"x\n\x1b[31m.mp4" in caplog.text and "\x1b" not in caplog.text

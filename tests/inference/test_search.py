@@ -1,0 +1,54 @@
+"""Search in an index: ranking, indexes of other models, and the printed lines."""
+
+import numpy as np
+import pytest
+from fake_model import FakeModel
+
+from clipvip_jax.inference.search import Hit, format_hits, search_index
+from clipvip_jax.inference.video_index import VideoIndex
+from clipvip_jax.utils.errors import UserError
+
+
+def index_of(videos, features=None, identity="fake-1"):
+  features = np.eye(3, dtype=np.float32)[: len(videos)] if features is None else features
+  return VideoIndex(features, videos, "fake", identity, bad=[], reasons=[])
+
+
+def test_best_videos_come_first_and_ties_in_the_order_of_the_index():
+  hits = search_index(FakeModel(), index_of(["r.mp4", "g.mp4", "b.mp4"]), ["blue", "red and green"], top=2)
+  assert hits[0] == [Hit("b.mp4", 1.0), Hit("r.mp4", 0.0)]
+  assert [hit.video for hit in hits[1]] == ["r.mp4", "g.mp4"]
+
+
+def test_agrees_with_sorting_by_score():
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=(50, 3)).astype(np.float32)
+  videos = [f"{i}.mp4" for i in range(50)]
+  (hits,) = search_index(FakeModel(), index_of(videos, features), ["red and blue"], top=7)
+  scores = features[:, 0] + features[:, 2]
+  expected = sorted(range(50), key=lambda i: -scores[i])[:7]
+  assert [hit.video for hit in hits] == [videos[i] for i in expected]
+  np.testing.assert_allclose([hit.score for hit in hits], scores[expected], rtol=1e-6)
+
+
+def test_top_may_exceed_the_size_of_the_index():
+  (hits,) = search_index(FakeModel(), index_of(["r.mp4"]), ["red"], top=10)
+  assert hits == [Hit("r.mp4", 1.0)]
+
+
+@pytest.mark.parametrize(
+  ("index", "top", "message"),
+  [
+    (index_of(["r.mp4"], identity="other"), 1, r"built with other weights .* 'fake' .* name its model with --model"),
+    (index_of(["r.mp4"]), 0, "--top=0 must be at least 1"),
+    (index_of(["r.mp4"], np.zeros((1, 5), np.float32)), 1, "features of size 5, the model 3; build the index again"),
+  ],
+)
+def test_unusable_indexes_and_options_are_refused(index, top, message):
+  with pytest.raises(UserError, match=message):
+    search_index(FakeModel(), index, ["red"], top)
+
+
+def test_each_hit_is_one_printable_line():
+  text = format_hits("q\n1", [Hit("a\n\x1b]0;x\x07\u202eb\udce9.mp4", 0.5), Hit("b.mp4", -0.25)])
+  assert text.splitlines() == ["q\\n1", "   1   0.500  a\\n\\x1b]0;x\\x07\\u202eb\\udce9.mp4", "   2  -0.250  b.mp4"]
