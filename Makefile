@@ -44,7 +44,7 @@ format: $(INSTALLED) ## Fix what the linters can fix.
 	$(BIN)/ruff format .
 
 docs: $(DOCS_INSTALLED) ## Render docs/ and the API reference to build/site; warnings are errors.
-	$(DOCS_VENV)/bin/mkdocs build --strict --site-dir $(BUILD)/site
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --site-dir $(BUILD)/site
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or 3.12, or run make PYTHON=/path/to/python"; exit 1; }
