@@ -1,10 +1,17 @@
-"""The project's own promises: the lock, and dependencies that each have a reason."""
+"""Project-wide rules: pinned dependencies with a reason, and documentation that mentions only what exists."""
 
 import ast
+import functools
+import importlib
 import re
+import subprocess
 import sys
 
-from project_paths import ROOT
+import pytest
+from ml_collections import ConfigDict
+from project_paths import GOLDEN, ROOT
+
+from configs import common
 
 
 def requirements(name):
@@ -52,3 +59,120 @@ def test_what_is_imported_is_what_is_declared():
   declared = {package(line) for line in requirements("requirements.txt")}
   names = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in declared - USED_BY_OTHERS}
   assert names == imported
+
+
+# The CHANGELOG is exempt from all but links: it lists old names.
+PAGES = sorted(
+  [ROOT / "README.md", ROOT / "CONTRIBUTING.md", GOLDEN / "README.md", *(ROOT / "docs").rglob("*.md")],
+  key=str,
+)
+PACKAGES = ("clipvip_jax", "configs", "data", "launch", "benchmarks")
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_point_to_existing_files(page):
+  links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+  missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+  assert not missing, f"{page.name} links to missing files: {missing}"
+
+
+def test_paths_mentioned_in_documentation_and_code_exist():
+  sources = [path for top in PACKAGES for path in (ROOT / top).rglob("*.py")]
+  tops = "|".join((*PACKAGES, "tests", "docs", "colabs"))
+  pattern = re.compile(r"(?<![\w./{}-])(?:" + tops + r")/[\w/]+\.(?:py|md|ipynb|jinja|npz)\b")
+  missing = [
+    f"{path.relative_to(ROOT)}: {mention}"
+    for path in [*PAGES, *sources, ROOT / "Makefile"]
+    for mention in pattern.findall(path.read_text(encoding="utf-8"))
+    if not {"NAME", "MODULE", "ROOM"} & set(re.split(r"[/_.]", mention)) and not (ROOT / mention).exists()
+  ]
+  assert not missing, "mentions of files that do not exist:\n" + "\n".join(missing)
+
+
+def exists(dotted: str) -> bool:
+  """Whether a dotted name is a module, or an attribute of one."""
+  parts = dotted.split(".")
+  for length in range(len(parts), 0, -1):
+    path = ROOT.joinpath(*parts[:length])
+    if path.with_suffix(".py").exists() or (path / "__init__.py").exists() or (length == 1 and path.is_dir()):
+      if length == len(parts):
+        return True
+      value = importlib.import_module(".".join(parts[:length]))
+      for name in parts[length:]:
+        if not hasattr(value, name):
+          return False
+        value = getattr(value, name)
+      return True
+  return False
+
+
+@each_page
+def test_modules_and_names_mentioned_in_documentation_exist(page):
+  text = page.read_text(encoding="utf-8")
+  mentions = set(re.findall(r"(?<![\w./-])(?:clipvip_jax|data\.engine|launch|benchmarks)(?:\.\w+)+\b(?![/(])", text))
+  missing = sorted(name for name in mentions if not name.endswith((".md", ".py")) and not exists(name))
+  assert not missing, f"{page.name} mentions modules or names that do not exist: {missing}"
+
+
+def has_field(config: ConfigDict, dotted: str) -> bool:
+  """Whether a config has the field; entries of `mix` and multipliers have names of their own."""
+  section, *rest = dotted.split(".")
+  if section == "mix":
+    return not rest[1:] or rest[1] in common.mix_corpus()
+  return section in config and (not rest or section == "loss" or has_field(config[section], ".".join(rest)))
+
+
+@each_page
+def test_config_fields_mentioned_in_documentation_exist(page):
+  text = page.read_text(encoding="utf-8")
+  mentions = set(re.findall(r"(?:--|`)config\.(?!json)([a-z]\w*(?:\.\w+)*)", text))
+  mentions |= set(re.findall(r"\b((?:train|model|data|optimizer|host|mesh|evaluate)\.[a-z]\w+)=", text))
+  missing = sorted(name for name in mentions if not has_field(common.base(), name))
+  assert not missing, f"{page.name} mentions config fields that do not exist: {missing}"
+
+
+@each_page
+def test_recipes_and_variants_mentioned_in_documentation_exist(page):
+  for recipe, arg in re.findall(r"configs/(\w+)\.py:([\w,%]+)", page.read_text(encoding="utf-8")):
+    importlib.import_module(f"configs.{recipe}").get_config(arg)  # raises on an unknown variant
+
+
+@functools.cache
+def defined_flags() -> frozenset[str]:
+  """Every flag of a command, a launcher or a benchmark, and the fields of `data_tool build`, which become flags."""
+  flags: set[str] = set()
+  for top in ("clipvip_jax", "launch", "benchmarks", "data"):
+    for path in (ROOT / top).rglob("*.py"):
+      text = path.read_text(encoding="utf-8")
+      flags |= set(re.findall(r"""["']--([a-z][\w-]*)["']""", text))
+      flags |= set(re.findall(r"""DEFINE_\w+\(\s*["'](\w+)["']""", text))
+      if path.is_relative_to(ROOT / "data" / "engine"):
+        flags |= set(re.findall(r"^  (\w+): ", text, flags=re.MULTILINE))  # dataclass fields
+  return frozenset(flags)
+
+
+@each_page
+def test_flags_mentioned_in_documentation_exist(page):
+  text = page.read_text(encoding="utf-8")
+  commands = re.findall(r"python -m (?:clipvip_jax|launch)\.(?:[^\n]*\\\n)*[^\n]*", text)
+  mentions = {flag for line in commands for flag in re.findall(r"(?<![\w=-])--([a-z][\w-]*)(?![\w.-])", line)}
+  mentions |= set(re.findall(r"`--([a-z][\w-]*)[=`]", text))
+  missing = sorted(mentions - defined_flags() - {"help", "device"})
+  assert not missing, f"{page.name} mentions flags that no command defines: {missing}"
+
+
+def test_every_golden_file_has_its_provenance():
+  text = (GOLDEN / "README.md").read_text(encoding="utf-8")
+  missing = [path.name for path in GOLDEN.iterdir() if path.is_file() and f"`{path.name}`" not in text]
+  assert set(missing) <= {"README.md"}, f"tests/golden/README.md lacks {missing}"
+
+
+def test_openclip_golden_file_is_what_its_generator_writes(tmp_path):
+  path = tmp_path / "openclip_tiny.safetensors"
+  subprocess.run([sys.executable, str(GOLDEN / "generate_openclip_tiny.py"), str(path)], check=True)
+  assert path.read_bytes() == (GOLDEN / path.name).read_bytes()
+
+
+def test_readme_fits_five_minutes():
+  assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
