@@ -1,4 +1,4 @@
-"""Every recipe and variant, without allocating or compiling anything: shapes, sizes, names."""
+"""Recipes and variants: shapes, parameter counts and hyper-parameters, without allocation or compilation."""
 
 import functools
 import pathlib
@@ -19,8 +19,8 @@ RECIPES = sorted(
   for path in pathlib.Path(common.__file__).parent.glob("*.py")
   if path.stem not in ("__init__", "common", "variants")
 )
-# Plain, every variant, and those that change another: all of them with their number of parameters. CLIP's published
-# sizes are 151,277,313 and 149,620,737; three proxies and twelve frames add 15 rows of 768.
+# Variants, alone and combined -> number of parameters. CLIP's published sizes are 151,277,313 and 149,620,737; three
+# proxies and twelve frames add 15 rows of 768.
 B32, B16, DEMO, SMOKE = 151_277_313 + 15 * 768, 149_620_737 + 15 * 768, 1_122_049, 43_617
 VARIANTS = {
   "": B32,
@@ -31,8 +31,8 @@ VARIANTS = {
   "demo,single_frame": DEMO,
   "b16,single_frame": B16,
 }
-# The paper's baselines and ablations, from B/32 on. A sequence transformer has four of the text tower's blocks, each of
-# 12 D^2 + 13 D, and 77 positions.
+# The paper's baselines and ablations of B/32. The sequence transformer has four blocks of the text tower's size, each
+# with 12 D^2 + 13 D parameters, and 77 positions.
 PLAIN = B32 - 15 * 768
 TEMPORAL = {
   "single_frame": B32,
@@ -53,7 +53,7 @@ def recipe_shapes(variant):
 
 
 def shapes(config, batch_size=4):
-  """The shapes of a state, and of state and metrics after one step."""
+  """Returns the shapes of a state, and of state and metrics after one step."""
   model = clip_vip.from_config(config.model)
   chain, rate = optimizer.from_config(config.optimizer, 100)
   frozen = config.optimizer.frozen
@@ -79,22 +79,22 @@ FINE_TUNING = {"msrvtt": msrvtt, "didemo": didemo, "lsmdc": lsmdc, "activitynet"
 
 @pytest.mark.parametrize("variant", ["b32", "b16"])
 @pytest.mark.parametrize("name", FINE_TUNING)
-def test_fine_tuning_at_full_size(name, variant):
+def test_fine_tuning_recipes_trace_at_full_size(name, variant):
   config = FINE_TUNING[name].get_config(variant)
   before, (after, _) = shapes(config, batch_size=2)
   assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)
   assert sum(x.size for x in jax.tree.leaves(before.params)) == {"b32": B32, "b16": B16}[variant]
 
 
-def test_fine_tuning_holds_the_papers_numbers():
-  found = {}
+def test_fine_tuning_recipes_have_the_papers_hyper_parameters():
+  values = {}
   for name, recipe in FINE_TUNING.items():
     for variant in ("b32", "b16"):
       c = recipe.get_config(variant)
       o, d, t = c.optimizer, c.data, c.train
       assert (o.learning_rate, o.weight_decay, o.clip_norm, o.warmup_ratio, c.loss) == (1e-6, 0.2, 1, 0.01, "vs")
-      found[name, variant] = (t.epochs, t.batch_size, d.num_frames, d.text_length, o.lr_multipliers.logit_scale)
-  assert found == {
+      values[name, variant] = (t.epochs, t.batch_size, d.num_frames, d.text_length, o.lr_multipliers.logit_scale)
+  assert values == {
     ("msrvtt", "b32"): (100, 128, 12, 50, 1),
     ("msrvtt", "b16"): (100, 128, 12, 50, 1),
     ("didemo", "b32"): (20, 128, 12, 50, 1),
@@ -106,7 +106,7 @@ def test_fine_tuning_holds_the_papers_numbers():
   }
 
 
-def test_there_is_no_recipe_or_variant_that_this_file_forgets():
+def test_all_recipes_and_variants_are_covered_here():
   assert sorted(["data_scale", "mixed", "post_pretrain", "replication", *FINE_TUNING]) == RECIPES
   assert TEMPORAL.keys() == variants.TEMPORAL.keys()
   shared = variants.TEMPORAL.keys() | variants.OMNISOURCE.keys() | variants.SMALL_HARDWARE.keys()
@@ -118,7 +118,7 @@ def test_there_is_no_recipe_or_variant_that_this_file_forgets():
 
 
 @pytest.mark.parametrize(("variant", "count"), TEMPORAL.items())
-def test_baselines_and_ablations_of_the_model(variant, count):
+def test_temporal_variants_change_the_parameter_count_as_expected(variant, count):
   full_size = clip_vip.parameter_shapes(post_pretrain.get_config(variant).model)
   assert sum(x.size for x in jax.tree.leaves(full_size)) == count
   state, (after, _) = recipe_shapes(f"smoke,{variant}")
@@ -126,7 +126,7 @@ def test_baselines_and_ablations_of_the_model(variant, count):
 
 
 @pytest.mark.parametrize("variant", [*variants.OMNISOURCE, *variants.SMALL_HARDWARE])
-def test_variants_that_leave_the_model_as_it_is(variant):
+def test_other_variants_keep_the_parameters(variant):
   config = post_pretrain.get_config(f"smoke,{variant}")
   before, (after, _) = shapes(config)
   assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)
@@ -136,7 +136,7 @@ def test_variants_that_leave_the_model_as_it_is(variant):
   assert (trained < 2 * SMOKE) == variant.startswith("frozen")
 
 
-def test_variants_say_what_the_paper_compares():
+def test_variants_select_texts_and_weights_as_in_the_paper():
   expected = {"subtitles_only": ("vs", "subtitle", ""), "captions_only": ("vs", "caption", "")}
   for name, (loss, subtitle, caption) in expected.items():
     config = post_pretrain.get_config(name)
@@ -149,7 +149,7 @@ def test_variants_say_what_the_paper_compares():
     msrvtt.get_config("vsc")  # fine-tuning has no captions
 
 
-def test_shares_of_a_corpus_are_trained_on_for_the_same_number_of_clips_and_searched_downstream():
+def test_data_scale_trains_all_shares_on_equally_many_clips():
   for variant, steps in (("10%", 200_000), ("b16,10%", 400_000)):
     config = data_scale.get_config(variant)
     assert (config.data.name, config.data.fraction, config.evaluate.name) == ("hdvila", 0.1, "msrvtt")
@@ -158,7 +158,7 @@ def test_shares_of_a_corpus_are_trained_on_for_the_same_number_of_clips_and_sear
 
 
 @pytest.mark.parametrize("arm", ["pretrain", "zero_shot", "from_scratch", "longer"])
-def test_what_the_replication_adds_to_the_shared_variants_fits_the_step(arm):
+def test_replication_arms_trace(arm):
   own = {"pretrain", "zero_shot", "from_scratch", "longer", "smoke"}
   assert set(replication.VARIANTS) == own | variants.TEMPORAL.keys() | variants.OMNISOURCE.keys()
   before, (after, _) = shapes(replication.get_config(f"{arm},smoke"))
@@ -166,34 +166,34 @@ def test_what_the_replication_adds_to_the_shared_variants_fits_the_step(arm):
 
 
 @pytest.mark.parametrize(("variant", "count"), MIXED.items())
-def test_every_source_of_a_mix_fits_the_step(variant, count):
+def test_every_corpus_of_a_mixture_traces(variant, count):
   config = mixed.get_config(variant)
-  for frames in {source.num_frames for source in (config.data, *config.mix.values())}:
+  for frames in {corpus.num_frames for corpus in (config.data, *config.mix.values())}:
     config.data.num_frames = frames
     before, (after, _) = shapes(config)
     assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)
     assert sum(x.size for x in jax.tree.leaves(before.params)) == count
 
 
-def test_the_mix_is_video_with_both_texts_video_with_one_and_captioned_images():
+def test_mixture_has_videos_with_both_texts_videos_with_one_and_captioned_images():
   config = mixed.get_config()
-  sources = {"data": config.data, **config.mix}
-  found = {name: (s.weight, s.num_frames, s.subtitle, s.caption) for name, s in sources.items()}
-  assert found == {
+  corpora = {"data": config.data, **config.mix}
+  values = {name: (s.weight, s.num_frames, s.subtitle, s.caption) for name, s in corpora.items()}
+  assert values == {
     "data": (1.0, 12, "subtitle", "caption"),
     "video_text": (0.5, 12, "description", ""),
     "image_text": (0.5, 1, "", "caption"),
   }
   assert config.optimizer == post_pretrain.get_config().optimizer
   smoke = mixed.get_config("smoke")
-  assert {source.name for source in (smoke.data, *smoke.mix.values())} == {"moving_shapes"}
-  assert {name: source.num_frames for name, source in smoke.mix.items()} == {"video_text": 6, "image_text": 1}
+  assert {corpus.name for corpus in (smoke.data, *smoke.mix.values())} == {"moving_shapes"}
+  assert {name: corpus.num_frames for name, corpus in smoke.mix.items()} == {"video_text": 6, "image_text": 1}
   with pytest.raises(ValueError, match="no field 'nam'; available: name, config"):
     common.mix_corpus(nam="webvid")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_step_keeps_the_shapes_of_the_state(variant):
+def test_step_preserves_the_shapes_of_the_state(variant):
   before, (after, metrics) = recipe_shapes(variant)
   assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
   assert {name: x.shape for name, x in metrics.items()} == dict.fromkeys(
@@ -202,7 +202,7 @@ def test_a_step_keeps_the_shapes_of_the_state(variant):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss_fits_the_step(loss):
+def test_every_loss_traces(loss):
   config = post_pretrain.get_config("smoke")
   config.loss = loss
   shapes(config)
@@ -214,7 +214,7 @@ def test_parameter_counts(variant, count):
   assert sum(x.size for x in jax.tree.leaves(state.params)) == count
 
 
-def test_undecayed_names_of_b32():
+def test_parameters_without_weight_decay_are_biases_and_the_logit_scale():
   state, _ = recipe_shapes("")
   names = list(traverse_util.flatten_dict(state.params, sep="/"))
   undecayed = [name for name in names if not optimizer.decays(name)]
@@ -225,9 +225,9 @@ def test_undecayed_names_of_b32():
   assert {"vision/pre_norm/scale", "vision/time_embedding", "text/token_embedding", "vision/added_proxies"} <= decayed
 
 
-def test_the_plain_recipe_holds_the_papers_numbers():
+def test_post_pretraining_has_the_papers_hyper_parameters():
   config = post_pretrain.get_config()
-  found = {
+  values = {
     "lr": config.optimizer.learning_rate,
     "decay": config.optimizer.weight_decay,
     "clip": config.optimizer.clip_norm,
@@ -239,7 +239,7 @@ def test_the_plain_recipe_holds_the_papers_numbers():
     "warm-up": config.optimizer.warmup_ratio,
     "loss": config.loss,
   }
-  assert found == {
+  assert values == {
     "lr": 5e-6,
     "decay": 0.05,
     "clip": 5,
@@ -253,12 +253,12 @@ def test_the_plain_recipe_holds_the_papers_numbers():
   }
 
 
-def test_an_unknown_variant_is_refused_with_those_that_there_are():
+def test_unknown_variant_lists_the_available_ones():
   with pytest.raises(ValueError, match=r"'b64'.*b32, b16, demo"):
     post_pretrain.get_config("b64")
 
 
-def test_a_misspelt_field_is_refused():
+def test_misspelt_field_is_refused():
   config = post_pretrain.get_config()
   with pytest.raises(AttributeError, match="learning_rate"):
     config.optimizer.learning_rat = 1.0

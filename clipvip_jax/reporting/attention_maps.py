@@ -56,7 +56,7 @@ def draw_video(model: Any, video: Any) -> UInt8[np.ndarray, "h w 3"]:
     UserError: the video cannot be read.
   """
   num_frames = model.config.data.num_frames
-  attention = proxy_attention(clip_vip.from_config(model.config.model), model.params, model.read(video))
+  attention = proxy_attention(clip_vip.from_config(model.config.model), model.params, model.read_clip(video))
   return draw_grid(attention, read_media.read_frames(video, num_frames))
 
 
