@@ -1,9 +1,9 @@
-"""How far a recall may be from that of other videos of the same kind, and how far runs are from each other.
+"""Bootstrap confidence intervals of recalls, and mean and standard deviation over runs.
 
-The interval resamples the videos of a split with replacement, each with all of its queries: several captions of a video
-are no independent evidence. Ranks stay as they were among all videos of the split.
+The bootstrap resamples the videos of a split with replacement, each with all of its queries, since captions of one
+video are not independent. Ranks are not computed again: they stay those among all videos of the split.
 
-Letters: Q queries or videos that are asked, V videos, K kinds of video.
+Letters: Q queries (texts, or videos in video-to-text), K distinct (hits, queries) counts of a video, R resamples.
 """
 
 import math
@@ -16,56 +16,56 @@ from jaxtyping import Bool, Float, Int
 RESAMPLES = 10_000
 _LEVEL = 0.95
 _SEED = 0
-_AT_ONCE = 2**20  # numbers in memory
+MAX_CHUNK = 2**20  # integers drawn at once, which bounds the memory
 
 
 def bootstrap_interval(
   hits: Bool[np.ndarray, " q"], videos: Int[np.ndarray, " q"], resamples: int = RESAMPLES, seed: int = _SEED
 ) -> list[float]:
-  """[low, high]: the 95% percentile bootstrap interval of the share of hits. The same input gives the same numbers.
+  """Returns [low, high], the 95% percentile bootstrap interval of the fraction of hits; deterministic.
 
   Args:
-    hits: whether each query was answered rightly.
+    hits: whether each query is a hit.
     videos: the video of each query, any integers.
-    resamples: of the videos.
+    resamples: number of bootstrap samples.
     seed: of the resampling.
   """
   clusters = np.unique(videos, return_inverse=True)[1]
   totals = np.stack([np.bincount(clusters, weights=hits), np.bincount(clusters)], axis=1).astype(np.int64)
-  # Videos of as many hits and queries are of one kind: how often each kind is drawn says all, and kinds are few.
+  # Videos with equal counts are exchangeable: draw how often each distinct pair of counts occurs.
   kinds, sizes = np.unique(totals, axis=0, return_counts=True)
-  shares = np.concatenate(list(_resampled(kinds, sizes, resamples, seed)))
+  fractions = _resample(kinds, sizes, resamples, seed)
   tail = 100 * (1 - _LEVEL) / 2
-  return [float(bound) for bound in np.percentile(shares, [tail, 100 - tail])]
+  return [float(bound) for bound in np.percentile(fractions, [tail, 100 - tail])]
 
 
-def _resampled(
+def _resample(
   kinds: Int[np.ndarray, "k 2"], sizes: Int[np.ndarray, " k"], resamples: int, seed: int
-) -> Sequence[Float[np.ndarray, " r"]]:
-  """The share of hits of every resample, some at a time."""
+) -> Float[np.ndarray, " r"]:
+  """Returns the fraction of hits of every resample, drawn in chunks."""
   rng, count = np.random.default_rng(seed), int(sizes.sum())
-  step = max(1, _AT_ONCE // len(sizes))
-  found = []
+  step = max(1, MAX_CHUNK // len(sizes))
+  chunks = []
   for start in range(0, resamples, step):
     drawn = rng.multinomial(count, sizes / count, size=min(step, resamples - start))
     hits, queries = (drawn @ kinds).T
-    found.append(hits / queries)
-  return found
+    chunks.append(hits / queries)
+  return np.concatenate(chunks)
 
 
 def mean_and_sd(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """Mean and sample standard deviation over runs of every number of trees that are alike.
+  """Computes mean and sample standard deviation over runs for every number in trees of equal structure.
 
   Returns:
-    The tree with {"mean", "sd"} in place of each number; what is no number, or not one in every run, is left out. sd is
-    None where there is one run alone.
+    The tree with {"mean", "sd"} in place of each number. Values that are not a finite number in every run are omitted.
+    sd is None for a single run.
   """
-  found: dict[str, Any] = {}
+  summary: dict[str, Any] = {}
   for name, value in runs[0].items():
     values: list[Any] = [run.get(name) for run in runs]
     if isinstance(value, Mapping):
-      found[name] = mean_and_sd([other if isinstance(other, Mapping) else {} for other in values])
+      summary[name] = mean_and_sd([other if isinstance(other, Mapping) else {} for other in values])
     elif all(isinstance(other, int | float) and math.isfinite(other) for other in values):
       sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-      found[name] = {"mean": float(np.mean(values)), "sd": sd}
-  return found
+      summary[name] = {"mean": float(np.mean(values)), "sd": sd}
+  return summary

@@ -1,6 +1,6 @@
-"""What the paper and its checkpoints reach on the four retrieval sets: the figures to reach with the same weights.
+"""Published retrieval results of CLIP-ViP on the four test sets.
 
-From Xue et al., ICLR 2023 (arXiv 2209.06430), and the public implementation. Fractions from 0 to 1, as ours.
+From Xue et al., ICLR 2023 (arXiv 2209.06430), and the reference implementation; recalls in percent, as printed there.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ Row = tuple[str, str, str, str, tuple[float, float, float]]
 
 @dataclasses.dataclass(frozen=True)
 class _TestSet:
-  """`corpus`: a pattern of CORPUS/CONFIGURATION. Rows: setting, model, plain or dsl, direction, recalls in percent."""
+  """Rows (setting, model, plain or dsl, direction, recalls) of one test set; `corpus` matches NAME/CONFIG."""
 
   title: str
   corpus: str
@@ -72,20 +72,21 @@ _TEST_SETS = (
 
 
 def published_rows(corpus: str, split: str) -> list[dict[str, str | float]]:
-  """Published rows of a test set, none where nothing is known of it.
+  """Returns the published rows of a split of a corpus; empty if there are none.
 
   Args:
-    corpus: `msrvtt/9k/1.0.0`, as `Corpus.name` gives it.
+    corpus: `Corpus.name`, as in msrvtt/9k/1.0.0.
     split: its name.
 
   Returns:
-    [{"test_set", "setting", "model", "kind": "plain" | "dsl", "direction", "R@1", "R@5", "R@10"}].
+    [{"test_set", "setting", "model", "kind": "plain" | "dsl", "direction", "R@1", "R@5", "R@10"}], recalls as fractions
+    from 0 to 1.
   """
   name = "/".join(corpus.split("/")[:2])
   return [
-    {"test_set": found.title, "setting": setting, "model": model, "kind": kind, "direction": direction}
+    {"test_set": test_set.title, "setting": setting, "model": model, "kind": kind, "direction": direction}
     | {f"R@{k}": round(value / 100, 3) for k, value in zip(RECALLS, recalls, strict=True)}
-    for found in _TEST_SETS
-    if found.split == split and re.fullmatch(found.corpus, name)
-    for setting, model, kind, direction, recalls in found.rows
+    for test_set in _TEST_SETS
+    if test_set.split == split and re.fullmatch(test_set.corpus, name)
+    for setting, model, kind, direction, recalls in test_set.rows
   ]

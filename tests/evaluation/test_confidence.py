@@ -1,4 +1,4 @@
-"""Intervals against plain resampling and against what they promise; the spread of runs."""
+"""Bootstrap intervals against plain resampling and their coverage; mean and deviation of runs."""
 
 import statistics
 
@@ -21,7 +21,7 @@ def slow_interval(hits, videos, resamples, seed):
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_agrees_with_drawing_videos_one_by_one(several):
+def test_interval_agrees_with_drawing_videos_one_by_one(several):
   rng = np.random.default_rng(3)
   videos = rng.integers(0, 60, 300) if several else np.arange(150)
   ease = rng.random(videos.max() + 1)  # captions of a video are alike
@@ -30,7 +30,7 @@ def test_agrees_with_drawing_videos_one_by_one(several):
   np.testing.assert_allclose(confidence.bootstrap_interval(hits, videos), expected, atol=0.012)
 
 
-def test_covers_the_truth_as_often_as_it_promises():
+def test_interval_covers_the_true_recall_in_95_percent_of_samples():
   rng = np.random.default_rng(0)
   inside = 0
   for _ in range(400):
@@ -39,7 +39,7 @@ def test_covers_the_truth_as_often_as_it_promises():
   assert 0.91 <= inside / 400 <= 0.98
 
 
-def test_captions_of_one_video_stay_together():
+def test_captions_of_one_video_are_resampled_together():
   hits = np.repeat(np.arange(50) % 2 == 0, 20)
   alone, together = (
     confidence.bootstrap_interval(hits, np.arange(1000)),
@@ -48,22 +48,22 @@ def test_captions_of_one_video_stay_together():
   assert together[1] - together[0] > 3 * (alone[1] - alone[0])
 
 
-def test_the_same_input_gives_the_same_numbers_however_much_is_held_at_once(monkeypatch):
+def test_interval_is_deterministic_at_any_chunk_size(monkeypatch):
   rng = np.random.default_rng(0)
   hits, videos = rng.random(200) < 0.4, rng.integers(0, 50, 200)
   found = confidence.bootstrap_interval(hits, videos)
-  monkeypatch.setattr(confidence, "_AT_ONCE", 100)
+  monkeypatch.setattr(confidence, "MAX_CHUNK", 100)
   assert confidence.bootstrap_interval(hits, videos) == found
   assert found[0] < hits.mean() < found[1]
   assert confidence.bootstrap_interval(hits, videos, seed=1) != found
 
 
 @pytest.mark.parametrize(("hits", "expected"), [([True], [1.0, 1.0]), ([False] * 5, [0.0, 0.0])])
-def test_without_misses_or_hits_there_is_nothing_to_resample(hits, expected):
+def test_interval_of_all_hits_or_all_misses_is_a_point(hits, expected):
   assert confidence.bootstrap_interval(np.array(hits), np.arange(len(hits))) == expected
 
 
-def test_spread_is_mean_and_sample_standard_deviation_of_every_number():
+def test_mean_and_sample_standard_deviation_of_every_number():
   runs = [
     {"size": 4, "plain": {"R@1": x, "R@1_interval": [0, 1]}, "twins": {"accuracy": None}} for x in (0.1, 0.2, 0.6)
   ]

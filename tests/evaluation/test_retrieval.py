@@ -1,3 +1,5 @@
+"""Retrieval metrics: the reference numbers, plain loops as the oracle, ties, and invalid input."""
+
 import fractions
 import math
 import statistics
@@ -99,12 +101,12 @@ def test_ties_rank_last():
   assert retrieval.video_to_text_ranks(np.zeros((4, 4))).tolist() == [4, 4, 4, 4]
 
 
-def test_own_captions_do_not_compete():
+def test_captions_of_one_video_do_not_compete():
   similarity = np.array([[0.9, 0.0], [0.9, 0.0], [0.1, 0.5]])
   assert retrieval.video_to_text_ranks(similarity, [0, 0, 1]).tolist() == [1, 1]
 
 
-def test_a_video_without_caption_is_only_a_distractor():
+def test_video_without_caption_is_only_a_distractor():
   similarity = np.array([[0.5, 0.9, 0.1], [0.0, 0.2, 0.7]])
   assert retrieval.text_to_video_ranks(similarity, [0, 2]).tolist() == [2, 1]
   assert retrieval.video_to_text_ranks(similarity, [0, 2]).tolist() == [1, 1]
@@ -129,14 +131,14 @@ def test_dual_softmax_neither_overflows_nor_touches_its_input():
 
 
 def test_dual_softmax_demotes_a_hub_video():
-  """Video 0 is everybody's favourite; its own text claims it, which frees the other."""
+  """Video 0 is closest to both texts; its own text is closer, which leaves video 1 to the other."""
   similarity = np.array([[0.9, 0.1], [0.5, 0.4]])
   metrics = retrieval.evaluate(similarity)
   assert metrics["plain"]["text_to_video"]["R@1"] == 0.5
   assert metrics["dsl"]["text_to_video"]["R@1"] == 1.0
 
 
-def test_twins():
+def test_twin_accuracy_counts_ties_as_wrong():
   similarity = np.array([[0.9, 0.1, 0.0], [0.3, 0.3, 0.0], [0.0, 0.0, 0.0]])
   assert retrieval.twin_accuracy(similarity, [1, 0, -1]) == {"accuracy": 0.5, "count": 2}, "a tie is wrong"
   assert retrieval.twin_accuracy(similarity, [-1, -1, -1]) == {"accuracy": None, "count": 0}
@@ -144,7 +146,7 @@ def test_twins():
   assert captions == {"accuracy": 1 / 3, "count": 3}
 
 
-def test_half_precision_and_integers_are_welcome():
+def test_half_precision_and_integers_are_accepted():
   ml_dtypes = pytest.importorskip("ml_dtypes")
   for dtype in (np.float16, ml_dtypes.bfloat16, np.int8):
     assert retrieval.text_to_video(np.eye(3).astype(dtype))["R@1"] == 1.0
@@ -153,34 +155,38 @@ def test_half_precision_and_integers_are_welcome():
 @pytest.mark.parametrize(
   ("similarity", "labels", "message"),
   [
-    (np.eye(3)[:2], None, "2 texts and 3 videos"),
+    (np.eye(3)[:2], None, "2 texts and 3 videos: without labels it must be square.*; pass labels"),
     (np.zeros(3), None, r"shape \(3,\)"),
     (np.zeros((0, 3)), None, r"shape \(0, 3\)"),
-    (np.array([["a"]]), None, "real numbers"),
-    (np.array([[0.0, 1.0], [np.nan, 1.0]]), None, "text 1 and video 0 is nan"),
-    (np.array([[0.0, np.inf]]), [0], "text 0 and video 1 is inf"),
-    (np.eye(3), [0, 1], r"labels has shape \(2,\): expected \(3,\)"),
-    (np.eye(3), [0, 3, 1], r"labels\[1\] is 3: allowed are 0 to 2"),
-    (np.eye(3), [0, -1, 1], r"labels\[1\] is -1"),
-    (np.eye(3), [0.0, 1.0, 2.0], "labels holds float64"),
+    (np.array([["a"]]), None, "dtype <U1; expected real numbers"),
+    (np.array([[0.0, 1.0], [np.nan, 1.0]]), None, "text 1 and video 0 is nan .1 of 4 .*; check the features"),
+    (np.array([[0.0, np.inf]]), [0], "text 0 and video 1 is inf .1 of 2 .*; check the features"),
+    (np.eye(3), [0, 1], r"labels has shape \(2,\); expected \(3,\), one per text"),
+    (np.eye(3), [0, 3, 1], r"labels\[1\] is 3; allowed are 0 to 2"),
+    (np.eye(3), [0, -1, 1], r"labels\[1\] is -1; allowed are 0 to 2"),
+    (np.eye(3), [0.0, 1.0, 2.0], "labels has dtype float64; expected integers"),
   ],
 )
-def test_bad_input_is_named(similarity, labels, message):
+def test_invalid_similarity_and_labels_are_refused(similarity, labels, message):
   with pytest.raises(UserError, match=message):
     retrieval.evaluate(similarity, labels)
 
 
 @pytest.mark.parametrize(
   ("twins", "message"),
-  [([1, 0], r"twins has shape"), ([1, 0, 2], "its own twin"), ([1, 0, -2], "allowed are -1 to 2")],
+  [
+    ([1, 0], r"twins has shape \(2,\); expected \(3,\)"),
+    ([1, 0, 2], r"twins\[2\].*own twin; use -1"),
+    ([1, 0, -2], r"\[2\] is -2; allowed are -1 to 2"),
+  ],
 )
-def test_bad_twins_are_named(twins, message):
+def test_invalid_twins_are_refused(twins, message):
   with pytest.raises(UserError, match=message):
     retrieval.twin_accuracy(np.eye(3), twins)
 
 
-def test_no_ranks():
-  with pytest.raises(UserError, match="no query"):
+def test_split_without_query_is_refused():
+  with pytest.raises(UserError, match="no query; choose another split"):
     retrieval.rank_metrics([])
 
 
