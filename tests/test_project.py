@@ -26,15 +26,15 @@ def package(line):
 def test_every_direct_dependency_has_a_reason_and_is_locked():
   locked = {package(line) for line in requirements("requirements.lock")}
   for line in requirements("requirements.txt") + requirements("requirements-dev.txt"):
-    assert "#" in line, f"{line}: why?"
-    assert package(line) in locked, f"{line}: run make lock"
+    assert "#" in line, f"requirement {line!r} has no reason; add one behind a #"
+    assert package(line) in locked, f"requirement {line!r} is not in requirements.lock; run make lock"
 
 
 def test_the_lock_pins_exact_versions():
   assert all(re.match(r"[A-Za-z0-9_.-]+==[^ ]+", line) for line in requirements("requirements.lock"))
 
 
-# Packages whose import has another name; an extra in brackets is one of ours.
+# Distribution name -> name of its import, where they differ.
 IMPORTED_AS = {
   "absl-py": "absl",
   "array-record": "array_record",
@@ -42,11 +42,11 @@ IMPORTED_AS = {
   "orbax-checkpoint": "orbax",
   "pillow": "PIL",
 }
-# Needed without an import: clu writes TensorBoard files through it.
+# Required without being imported: clu writes TensorBoard files through them.
 USED_BY_OTHERS = {"tensorboard", "tensorflow-cpu"}
 
 
-def test_what_is_imported_is_what_is_declared():
+def test_imported_packages_are_the_declared_ones():
   imported = set()
   for top in ("clipvip_jax", "configs", "data", "launch"):
     for path in (ROOT / top).rglob("*.py"):
