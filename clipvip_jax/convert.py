@@ -1,8 +1,9 @@
-"""Turns weights of any source into files that others read.
+"""Converts weights of any source to a layout that other projects read.
 
   python -m clipvip_jax.convert SOURCE TARGET [--layout=clip_vip|clip|openclip]
 
-TARGET is FILE.safetensors, or a folder that gets a configuration as well. Exit codes: 0 done; 2 bad input.
+SOURCE is a file of weights, a folder, hf://OWNER/NAME or a workdir. TARGET is FILE.safetensors, or a folder, which also
+gets a configuration. Exit codes: 0 done; 2 bad input.
 """
 
 import pathlib
@@ -13,29 +14,30 @@ from clipvip_jax.utils.log import log
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Reads SOURCE, writes TARGET.
+  """Reads SOURCE and writes TARGET.
 
   Raises:
-    UserError: a wrong command, a source that cannot be read, or a layout that cannot hold it.
+    UserError: an invalid option, a source that cannot be read, or a layout that does not support it.
   """
   parser = Parser(__doc__)
   parser.add_argument("source", metavar="SOURCE")
   parser.add_argument("target", metavar="TARGET", type=pathlib.Path)
-  parser.add_argument("--layout", help="clip_vip, clip (HuggingFace's) or openclip; default: what SOURCE is")
-  parser.add_argument("--activation", help="quick_gelu or gelu, where SOURCE does not say")
-  parser.add_argument("--vision_heads", type=int, help="where SOURCE does not say and 64 a head is wrong")
+  parser.add_argument("--layout", help="clip_vip, clip (HuggingFace's) or openclip; default: the layout of SOURCE")
+  parser.add_argument("--activation", help="quick_gelu or gelu; default: from the files of SOURCE")
+  parser.add_argument("--vision_heads", type=int, help="default: from the files of SOURCE, else one per 64 channels")
   parser.add_argument("--text_heads", type=int, help="likewise")
-  parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+  parser.add_argument("--overwrite", action="store_true", help="replace existing files")
   options = parser.parse_args(argv)
-  from clipvip_jax.models.clip_vip import parameter_shapes  # late: --help answers at once
+  from clipvip_jax.models.clip_vip import parameter_shapes  # lazy, so that --help is fast
   from clipvip_jax.weights import export, load_params, sources
   from clipvip_jax.weights.model_config import Hints
 
   weights = sources.read_weights(options.source, Hints(options.activation, options.vision_heads, options.text_heads))
   load_params.check_complete(weights.params, parameter_shapes(weights.config), weights.source)
   layout = options.layout or ("clip" if weights.is_clip else "clip_vip")
+  num_parameters = sum(x.size for x in weights.params.values())
   for path in export.export_weights(weights, options.target, layout, overwrite=options.overwrite):
-    log.info("wrote %s (%s, %d parameters)", path, layout, sum(x.size for x in weights.params.values()))
+    log.info("wrote %s (layout %s, %d parameters)", path, layout, num_parameters)
 
 
 if __name__ == "__main__":

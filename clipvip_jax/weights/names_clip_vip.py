@@ -1,10 +1,10 @@
-"""The published checkpoints' names and layouts <-> our parameters.
+"""Names and layouts of published CLIP-ViP and HuggingFace CLIP checkpoints <-> parameters of the model.
 
-CLIP-ViP's checkpoints carry HuggingFace CLIP's names behind the prefix `clipmodel.`, and two tensors of their own:
-`added_cls` and `temporal_embedding`. A plain CLIP has neither. PyTorch keeps dense kernels as [out, in] and the
-patch convolution as [out, 3, P, P]; ours are [in, out] and [P, P, 3, out].
+CLIP-ViP's checkpoints have HuggingFace CLIP's names with the prefix `clipmodel.`, and two additional tensors:
+`added_cls` and `temporal_embedding`. PyTorch keeps dense kernels as [out, in] and the patch convolution as
+[out, 3, P, P]; the model has [in, out] and [P, P, 3, out].
 
-Parameters are addressed by name here: {"vision/transformer/block_0/mlp/up/kernel": array}.
+Parameters are flat here: {"vision/transformer/block_0/mlp/up/kernel": array}.
 """
 
 import re
@@ -13,13 +13,14 @@ from collections.abc import Mapping
 import numpy as np
 from flax import traverse_util
 
+from clipvip_jax.models.clip_vip import Params
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.weights.mmap_file import printable_value
+from clipvip_jax.utils.log import printable
 
 PREFIX = "clipmodel."
-WRAPPER = "module."  # what PyTorch's data-parallel training puts before every name
+WRAPPER_PREFIX = "module."  # of PyTorch's DataParallel
 
-# Buffers that hold 0, 1, 2, ...: nothing to load.
+# Buffers of position ids 0, 1, 2, ..., which are not loaded.
 UNUSED = re.compile(r"(text|vision)_model\.embeddings\.position_ids$")
 
 _BLOCK = {
@@ -35,7 +36,7 @@ _BLOCK = {
 _MODULES = {
   "text_model.final_layer_norm": "text/final_norm",
   "text_projection": "text/projection",
-  "vision_model.pre_layrnorm": "vision/pre_norm",  # spelt so in every published checkpoint
+  "vision_model.pre_layrnorm": "vision/pre_norm",  # sic, in every published checkpoint
   "vision_model.post_layernorm": "vision/post_norm",
   "visual_projection": "vision/projection",
 }
@@ -50,11 +51,13 @@ _TENSORS = {
   "vision_model.embeddings.temporal_embedding": "vision/time_embedding",
 }
 _LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.([0-9]{1,4})\.(.+)")
-_OUR_LAYER = re.compile(r"(text|vision)/transformer/block_(\d+)/(.+)/(\w+)")
-_BLOCK_BACK, _MODULES_BACK, _TENSORS_BACK = ({v: k for k, v in t.items()} for t in (_BLOCK, _MODULES, _TENSORS))
+_BLOCK_PARAM = re.compile(r"(text|vision)/transformer/block_(\d+)/(.+)/(\w+)")
+_BLOCK_INVERSE, _MODULES_INVERSE, _TENSORS_INVERSE = (
+  {v: k for k, v in t.items()} for t in (_BLOCK, _MODULES, _TENSORS)
+)
 
-# Tensors by which checkpoints of other architectures are known.
-_FOREIGN = {
+# Tensors that identify checkpoints of other architectures.
+_OTHER_ARCHITECTURES = {
   "visual.layer1.0.conv1.weight": "a ResNet CLIP",
   "logit_bias": "SigLIP",
   "vision_model.head.probe": "SigLIP",
@@ -62,28 +65,28 @@ _FOREIGN = {
 }
 
 
-def our_name(name: str) -> str | None:
-  """The parameter that a published tensor fills, as `vision/transformer/block_0/mlp/up/kernel`; None: no such."""
+def param_name(name: str) -> str | None:
+  """Returns the parameter of a published tensor, as `vision/transformer/block_0/mlp/up/kernel`; None if unknown."""
   name = name.removeprefix(PREFIX)
   if name in _TENSORS:
     return _TENSORS[name]
   module, _, kind = name.rpartition(".")
   layer = _LAYER.fullmatch(module)
   if layer and layer[3] in _BLOCK:
-    ours = f"{layer[1]}/transformer/block_{layer[2]}/{_BLOCK[layer[3]]}"
+    param = f"{layer[1]}/transformer/block_{layer[2]}/{_BLOCK[layer[3]]}"
   elif module in _MODULES:
-    ours = _MODULES[module]
+    param = _MODULES[module]
   else:
     return None
   if kind == "bias":
-    return f"{ours}/bias"
+    return f"{param}/bias"
   if kind == "weight":
-    return f"{ours}/scale" if ours.endswith("_norm") else f"{ours}/kernel"
+    return f"{param}/scale" if param.endswith("_norm") else f"{param}/kernel"
   return None
 
 
-def our_layout(name: str, tensor: np.ndarray) -> np.ndarray:
-  """A published tensor in the layout of our parameter `name`; one of another rank as it is, for a check to refuse."""
+def to_param_layout(name: str, tensor: np.ndarray) -> np.ndarray:
+  """Returns a published tensor in the layout of the parameter `name`; unchanged if its rank is wrong."""
   if name.endswith("/kernel"):
     return tensor.T
   if name == "vision/patch_embedding" and tensor.ndim == 4:
@@ -94,20 +97,20 @@ def our_layout(name: str, tensor: np.ndarray) -> np.ndarray:
 
 
 def published_name(name: str) -> str:
-  """The published name, without a prefix, of our parameter `name`; the inverse of `our_name`."""
-  if name in _TENSORS_BACK:
-    return _TENSORS_BACK[name]
-  layer = _OUR_LAYER.fullmatch(name)
+  """Returns the published name, without prefix, of the parameter `name`; the inverse of `param_name`."""
+  if name in _TENSORS_INVERSE:
+    return _TENSORS_INVERSE[name]
+  layer = _BLOCK_PARAM.fullmatch(name)
   if layer:
-    module, kind = f"{layer[1]}_model.encoder.layers.{layer[2]}.{_BLOCK_BACK[layer[3]]}", layer[4]
+    module, kind = f"{layer[1]}_model.encoder.layers.{layer[2]}.{_BLOCK_INVERSE[layer[3]]}", layer[4]
   else:
-    ours, _, kind = name.rpartition("/")
-    module = _MODULES_BACK[ours]
+    parent, _, kind = name.rpartition("/")
+    module = _MODULES_INVERSE[parent]
   return f"{module}.bias" if kind == "bias" else f"{module}.weight"
 
 
-def published_layout(name: str, value: np.ndarray) -> np.ndarray:
-  """The inverse of `our_layout`."""
+def to_published_layout(name: str, value: np.ndarray) -> np.ndarray:
+  """The inverse of `to_param_layout`."""
   if name.endswith("/kernel"):
     return value.T
   if name == "vision/patch_embedding":
@@ -118,41 +121,41 @@ def published_layout(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def to_flat(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-  """Published tensors -> {our name: array}, as views in the tensors' own types.
+  """Converts published tensors to {parameter name: array}, as views in their own dtypes.
 
   Args:
     tensors: by published name, with or without the prefix `clipmodel.`.
-    source: where they come from, for messages.
+    source: their SOURCE, for error messages.
 
   Raises:
-    UserError: a name that has no place in the model; every such name is listed.
+    UserError: tensors that are not part of the model; all are listed.
   """
   params, unknown = {}, []
   for name, tensor in tensors.items():
     if UNUSED.search(name):
       continue
-    ours = our_name(name)
-    if ours is None:
-      unknown.append(f"{printable_value(name)} {tuple(tensor.shape)}")
-    elif ours in params:
-      raise UserError(f"{source}: {printable_value(name)} is the second tensor for {ours}")
+    param = param_name(name)
+    if param is None:
+      unknown.append(f"{printable(name, 160)} {tuple(tensor.shape)}")
+    elif param in params:
+      raise UserError(f"{source}: {printable(name, 160)} is a second tensor for {param}; remove one of them")
     else:
-      params[ours] = our_layout(ours, tensor)
+      params[param] = to_param_layout(param, tensor)
   if unknown:
-    kind = next((kind for name, kind in _FOREIGN.items() if name in tensors), "")
-    looks = f" (it looks like {kind}; only CLIP with a vision transformer can be read)" if kind else ""
-    raise UserError(f"{source}: {len(unknown)} tensors are no part of CLIP or CLIP-ViP{looks}: {', '.join(unknown)}")
+    architecture = next((kind for name, kind in _OTHER_ARCHITECTURES.items() if name in tensors), "")
+    hint = f" (the file looks like {architecture}; use CLIP with a vision transformer)" if architecture else ""
+    raise UserError(f"{source}: {len(unknown)} tensors are not part of CLIP or CLIP-ViP{hint}: {', '.join(unknown)}")
   return params
 
 
-def to_params(tensors: Mapping[str, np.ndarray], source: str) -> dict:
-  """`to_flat` as a nested tree of float32 arrays."""
+def to_params(tensors: Mapping[str, np.ndarray], source: str) -> Params:
+  """Like `to_flat`, as nested dicts of float32 arrays."""
   flat = {name: np.asarray(x, np.float32, order="C") for name, x in to_flat(tensors, source).items()}
   return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def from_flat(params: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, np.ndarray]:
-  """{our name: array} -> published tensors, with the buffers of position numbers that PyTorch's load_state_dict wants.
+  """Converts {parameter name: array} to published tensors, with the position id buffers that load_state_dict needs.
 
   Args:
     params: all parameters of a model.
@@ -160,7 +163,7 @@ def from_flat(params: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, n
   """
   tensors = {}
   for name, value in params.items():
-    published = published_layout(name, np.asarray(value))
+    published = to_published_layout(name, np.asarray(value))
     tensors[prefix + published_name(name)] = np.ascontiguousarray(published).reshape(published.shape)
   for tower in ("text", "vision"):
     count = len(params[f"{tower}/position_embedding"])

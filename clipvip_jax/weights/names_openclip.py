@@ -1,6 +1,6 @@
-"""OpenCLIP's names <-> HuggingFace CLIP's. OpenAI's own names are the same.
+"""OpenCLIP's names and layouts <-> HuggingFace CLIP's. OpenAI's own checkpoints have the same names.
 
-OpenCLIP keeps query, key and value of a block in one matrix, and both projections as [in, out].
+OpenCLIP keeps query, key and value of a block in one fused matrix, and both projections as [in, out].
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.weights.mmap_file import printable_value
+from clipvip_jax.utils.log import printable
 
 _LAYER = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)")
 _PUBLISHED_LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)")
@@ -41,70 +41,70 @@ _TENSORS = {
   "visual.ln_post.bias": "vision_model.post_layernorm.bias",
   "visual.proj": "visual_projection.weight",
 }
-_BLOCK_BACK, _TENSORS_BACK = ({v: k for k, v in table.items()} for table in (_BLOCK, _TENSORS))
+_BLOCK_INVERSE, _TENSORS_INVERSE = ({v: k for k, v in table.items()} for table in (_BLOCK, _TENSORS))
 _PROJECTIONS = ("text_projection", "visual.proj")
 _IN_PROJECTION = re.compile(r"attn\.in_proj_(weight|bias)")
 _HEADS = ("q_proj", "k_proj", "v_proj")
 
-# The causal mask and the sizes that OpenAI's files hold beside the weights.
+# OpenAI's files hold the causal mask and sizes as tensors.
 UNUSED = ("attn_mask", "input_resolution", "context_length", "vocab_size")
 
 
-def is_openclip(names: Mapping[str, np.ndarray]) -> bool:
-  """Whether tensors carry OpenCLIP's names."""
-  return "positional_embedding" in names or "text.positional_embedding" in names
+def is_openclip(tensors: Mapping[str, np.ndarray]) -> bool:
+  """Returns whether tensors have OpenCLIP's names."""
+  return "positional_embedding" in tensors or "text.positional_embedding" in tensors
 
 
 def to_published(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-  """OpenCLIP's tensors under HuggingFace CLIP's names, as views; other names stay, for a check to refuse.
+  """Renames OpenCLIP's tensors to HuggingFace CLIP's names, as views. Unknown names are kept.
 
   Raises:
-    UserError: a fused matrix that three equal parts cannot make.
+    UserError: two tensors for one name, or a fused matrix that cannot be split in three.
   """
-  found: dict[str, np.ndarray] = {}
+  renamed: dict[str, np.ndarray] = {}
 
   def add(name: str, tensor: np.ndarray) -> None:
-    if name in found:
-      raise UserError(f"{source}: there are two tensors for {printable_value(name)}")
-    found[name] = tensor
+    if name in renamed:
+      raise UserError(f"{source}: two tensors for {printable(name, 160)}; remove one of them")
+    renamed[name] = tensor
 
   for full_name, tensor in tensors.items():
-    name = full_name.removeprefix("text.")  # newer files keep the text tower in a module of its own
+    name = full_name.removeprefix("text.")  # newer files keep the text tower in a submodule
     layer = _LAYER.fullmatch(name)
     if name in UNUSED:
       continue
     if name in _TENSORS:
       add(_TENSORS[name], tensor.T if name in _PROJECTIONS else tensor)
     elif layer and layer[3] in _BLOCK:
-      add(f"{_tower(layer)}.{_BLOCK[layer[3]]}", tensor)
+      add(f"{_block(layer)}.{_BLOCK[layer[3]]}", tensor)
     elif layer and (fused := _IN_PROJECTION.fullmatch(layer[3])):
       if not tensor.ndim or len(tensor) % 3:
-        raise UserError(f"{source}: {full_name} {tensor.shape} should hold query, key and value in three equal parts")
+        raise UserError(f"{source}: {full_name} {tensor.shape} cannot be split into query, key and value of equal size")
       for head, part in zip(_HEADS, np.split(tensor, 3), strict=True):
-        add(f"{_tower(layer)}.self_attn.{head}.{fused[1]}", part)
+        add(f"{_block(layer)}.self_attn.{head}.{fused[1]}", part)
     else:
       add(full_name, tensor)
-  return found
+  return renamed
 
 
-def _tower(layer: re.Match) -> str:
+def _block(layer: re.Match[str]) -> str:
   return f"{'vision' if layer[1] else 'text'}_model.encoder.layers.{layer[2]}"
 
 
 def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The inverse of `to_published`; buffers of position numbers are left out, which OpenCLIP does not have."""
-  found: dict[str, np.ndarray] = {}
+  """The inverse of `to_published`, without the position id buffers, which OpenCLIP does not have."""
+  renamed: dict[str, np.ndarray] = {}
   for name, tensor in tensors.items():
     layer = _PUBLISHED_LAYER.fullmatch(name)
-    if name in _TENSORS_BACK:
-      ours = _TENSORS_BACK[name]
-      found[ours] = np.ascontiguousarray(tensor.T) if ours in _PROJECTIONS else tensor
+    if name in _TENSORS_INVERSE:
+      openclip = _TENSORS_INVERSE[name]
+      renamed[openclip] = np.ascontiguousarray(tensor.T) if openclip in _PROJECTIONS else tensor
     elif layer:
       block = f"{'visual.' if layer[1] == 'vision' else ''}transformer.resblocks.{layer[2]}"
-      if layer[3] in _BLOCK_BACK:
-        found[f"{block}.{_BLOCK_BACK[layer[3]]}"] = tensor
+      if layer[3] in _BLOCK_INVERSE:
+        renamed[f"{block}.{_BLOCK_INVERSE[layer[3]]}"] = tensor
       elif layer[3].startswith("self_attn.q_proj."):
         kind = layer[3].rpartition(".")[2]
-        parts = [tensors[name.replace("q_proj", head)] for head in _HEADS]
-        found[f"{block}.attn.in_proj_{kind}"] = np.concatenate(parts)
-  return found
+        fused = [tensors[name.replace("q_proj", head)] for head in _HEADS]
+        renamed[f"{block}.attn.in_proj_{kind}"] = np.concatenate(fused)
+  return renamed

@@ -1,17 +1,20 @@
-"""Reads .safetensors files. The library checks the header; the tensors are views of the file."""
+""".safetensors files: the library validates the header, tensors are read-only views of the file."""
 
 import collections
 import json
+import mmap
 import pathlib
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import DTypeLike
 
-from clipvip_jax.utils.errors import UserError
-from clipvip_jax.weights.mmap_file import map_file, printable_value
+from clipvip_jax.utils.errors import UserError, first_line
+from clipvip_jax.utils.log import printable
+from clipvip_jax.weights.mmap_file import map_file
 
-_DTYPES: dict[str, Any] = {
+_DTYPES: dict[str, DTypeLike] = {
   "F64": np.float64,
   "F32": np.float32,
   "F16": np.float16,
@@ -23,60 +26,64 @@ _DTYPES: dict[str, Any] = {
   "U8": np.uint8,
   "BOOL": np.bool_,
 }
-_LENGTH = 8  # bytes before the header, which say how long it is
-_MOST_HEADER = 16 << 20  # bytes; parsed, they take up to thirty times as many. That of B/32 has 50 kB
+_PREFIX = 8  # bytes before the header that hold its length
+# Bytes of the header; parsing takes up to thirty times as much memory. B/32 has 50 kB.
+_MAX_HEADER = 16 << 20
+_TEXT_LIMIT = 160  # characters of a name from the file in a message
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-  """({name: array}, what the file says of itself); the arrays are read-only views of the file in its own types.
+  """Returns ({name: array}, metadata); the arrays are read-only views of the file in its own dtypes.
 
   Raises:
-    UserError: the file is not there, damaged (a header that is no JSON, offsets that overlap, leave holes or reach
-      outside, sizes that do not fit the shape), names a tensor twice, holds a type that is not supported, or no
-      tensor. One line that names file and tensor.
+    UserError: the file is missing or corrupt (header is not JSON; offsets overlap, leave gaps or lie outside; sizes
+      contradict shapes), contains a tensor twice, an unsupported dtype, or no tensors. The message is one line that
+      names file and tensor.
   """
   data = map_file(path)
   try:
-    return _tensors(data, path)
+    return _load(data, path)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
-  except Exception as error:  # whatever damage provokes in the library, in JSON or in NumPy
-    reason = printable_value(str(error).strip() or type(error).__name__)
-    raise UserError(f"{path} is no whole .safetensors file: {reason}") from error
+  except Exception as error:  # from the library, JSON and NumPy on corrupt input
+    reason = printable(first_line(error), _TEXT_LIMIT)
+    raise UserError(f"{path} is corrupt or not a .safetensors file ({reason}); download it again") from error
 
 
-def _tensors(data: Any, path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _load(data: mmap.mmap, path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   from safetensors import safe_open
 
-  length = int.from_bytes(data[:_LENGTH], "little")
-  if length > _MOST_HEADER:
+  length = int.from_bytes(data[:_PREFIX], "little")
+  if length > _MAX_HEADER:
     raise UserError(
-      f"is no whole .safetensors file: it claims a header of {length} bytes; at most {_MOST_HEADER} are read"
+      f"corrupt or not a .safetensors file: header of {length} bytes; at most {_MAX_HEADER} are supported"
     )
   with safe_open(path, framework="np"):
-    pass  # opening checks everything about the header
-  header = json.loads(data[_LENGTH : _LENGTH + length], object_pairs_hook=_once)
-  said = header.pop("__metadata__", None) or {}
+    pass  # opening validates the header
+  header = json.loads(data[_PREFIX : _PREFIX + length], object_pairs_hook=_unique_keys)
+  metadata = header.pop("__metadata__", None) or {}
   if not header:
-    raise UserError("holds no tensor")
-  return {name: _tensor(data, _LENGTH + length, name, entry) for name, entry in header.items()}, said
+    raise UserError("contains no tensors; pass a file of weights")
+  return {name: _tensor(data, _PREFIX + length, name, entry) for name, entry in header.items()}, metadata
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """A JSON object; two entries of one name would hide one another."""
-  found = dict(pairs)
-  if len(found) != len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """Builds a JSON object, refusing duplicate keys, of which a dict would keep the last."""
+  entries = dict(pairs)
+  if len(entries) != len(pairs):
     name, _ = collections.Counter(name for name, _ in pairs).most_common(1)[0]
-    raise UserError(f"the header names '{printable_value(name)}' twice")
-  return found
+    raise UserError(f"the header contains '{printable(name, _TEXT_LIMIT)}' twice; download the file again")
+  return entries
 
 
-def _tensor(data: Any, start: int, name: str, entry: dict[str, Any]) -> np.ndarray:
+def _tensor(data: mmap.mmap, start: int, name: str, entry: dict[str, Any]) -> np.ndarray:
+  """Returns the view that a header entry describes; `start` is the offset of the data section."""
+  shown = printable(name, _TEXT_LIMIT)
   if entry["dtype"] not in _DTYPES:
-    raise UserError(f"{printable_value(name)} holds {entry['dtype']}; allowed: {', '.join(_DTYPES)}")
+    raise UserError(f"{shown} has dtype {entry['dtype']}; allowed: {', '.join(_DTYPES)}")
   dtype = np.dtype(_DTYPES[entry["dtype"]])
   begin, end = entry["data_offsets"]
   try:
     return np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, start + begin).reshape(entry["shape"])
-  except ValueError as error:  # more dimensions, or larger ones around a zero, than NumPy has
-    raise UserError(f"{printable_value(name)} has shape {printable_value(entry['shape'])}: {error}") from error
+  except ValueError as error:  # more axes than NumPy has, or an empty array with sizes beyond its limits
+    raise UserError(f"{shown} has shape {printable(entry['shape'], _TEXT_LIMIT)}: {error}") from error

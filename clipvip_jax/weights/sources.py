@@ -1,13 +1,13 @@
-"""SOURCE: whatever weights are named by, on a command line or in a recipe.
+"""SOURCE, the name of weights on a command line or in a recipe, and reading the weights of any SOURCE.
 
-| SOURCE | is |
+| SOURCE | meaning |
 |---|---|
 | FILE.safetensors, FILE.pt (.pth, .bin) | one file of weights |
-| a folder | HuggingFace's or OpenCLIP's layout: weights with their config.json |
-| hf://OWNER/NAME, hf://OWNER/NAME@REVISION | such a folder on the HuggingFace hub |
-| a workdir, or WORKDIR@STEP | a run of ours: its best checkpoint, or that of a step |
+| a folder | HuggingFace's or OpenCLIP's layout: weights and their configuration |
+| hf://OWNER/NAME, hf://OWNER/NAME@REVISION | such a folder on the HuggingFace Hub |
+| a workdir, or WORKDIR@STEP | a run of this project: its best checkpoint, or that of a step |
 
-Names are HuggingFace CLIP's, CLIP-ViP's or OpenCLIP's; which ones, the tensors tell.
+Tensors may have the names of HuggingFace's CLIP, CLIP-ViP or OpenCLIP, which are detected.
 """
 
 import concurrent.futures
@@ -22,40 +22,39 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import log
+from clipvip_jax.utils.errors import UserError, first_line
+from clipvip_jax.utils.log import log, printable
 from clipvip_jax.weights import names_clip_vip, names_openclip, safetensors_file, torch_file
-from clipvip_jax.weights.mmap_file import printable_value
 from clipvip_jax.weights.model_config import Hints, from_weights, hints_from_metadata, read_hints
 
 HUB = "hf://"
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-# In a folder, the first that is there.
-_NAMES = (
+# The first that exists in a folder is read.
+_WEIGHT_FILES = (
   "model.safetensors",
   "open_clip_model.safetensors",
   "open_clip_pytorch_model.bin",
   "pytorch_model.bin",
 )
-_HUB_FILES = [*_NAMES, "config.json", "open_clip_config.json", "tokenizer.json"]
-# What CLIP-ViP adds to CLIP, and what may therefore be missing from a checkpoint.
-ADDED = ("vision/added_proxies", "vision/time_embedding")
-SEQUENCE = "sequence/"  # how the names of a transformer over frames begin, which no publisher has
-OPENAI = "input_resolution"  # stands in OpenAI's own files alone
+_DOWNLOADED_FILES = [*_WEIGHT_FILES, "config.json", "open_clip_config.json", "tokenizer.json"]
+# Parameters that CLIP-ViP adds to CLIP, which a checkpoint of CLIP lacks.
+CLIP_VIP_PARAMS = ("vision/added_proxies", "vision/time_embedding")
+SEQUENCE_PREFIX = "sequence/"  # parameters of temporal=sequence, which no published layout holds
+_OPENAI_TENSOR = "input_resolution"  # only in OpenAI's own files
 _STEP = re.compile(r"(.+)@(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """Weights as they were found.
+  """Weights of a SOURCE.
 
   Attributes:
-    source: as it was named.
-    params: {our name: array}, float32; views of the file where its own layout allows.
-    config: `config.model`, as the weights and what lies beside them say.
-    is_clip: whether they are a plain CLIP's, without proxies and time embedding.
-    run: the whole configuration, where the source is a run of ours.
-    tokenizer: a tokenizer.json beside the weights; "": none.
+    source: the SOURCE.
+    params: {parameter name: float32 array}; views of the file where its layout allows.
+    config: `config.model`, inferred from the weights and the files next to them.
+    is_clip: whether they are a plain CLIP's, without added proxies and time embedding.
+    run: the complete configuration, if the source is a run.
+    tokenizer: path of a tokenizer.json next to the weights; "": none.
   """
 
   source: str
@@ -67,64 +66,72 @@ class Weights:
 
 
 def check_source(source: str) -> None:
-  """Refuses a source that is not there or of no known kind, without reading it.
+  """Checks that a source exists and is of a supported kind, without reading it.
 
   Raises:
-    UserError: says what is allowed.
+    UserError: it does not; the message lists what is allowed.
   """
   if not source.startswith(HUB) and not _is_run(source):
-    _file(source)
+    _weight_file(source)
 
 
 def read_weights(source: str, hints: Hints | None = None) -> Weights:
-  """The weights of any SOURCE.
+  """Reads the weights of any SOURCE.
 
   Args:
-    source: see the table at the top.
-    hints: what the caller knows better than the files.
+    source: see the table in the module docstring.
+    hints: heads and activation, which take precedence over those of the files.
 
   Raises:
-    UserError: nothing is there, it cannot be read, or a tensor is neither loaded nor known to be unused.
+    UserError: the source does not exist or cannot be read, or a tensor is neither loaded nor known to be unused.
   """
   if source.startswith(HUB):
-    return dataclasses.replace(read_weights(str(_from_hub(source)), hints), source=source)
+    return dataclasses.replace(read_weights(str(_download(source)), hints), source=source)
   if _is_run(source):
     return _from_run(source, hints or Hints())
-  return _from_file(source, _file(source), hints or Hints())
+  return _from_file(source, _weight_file(source), hints or Hints())
 
 
-def _from_run(source: str, given: Hints) -> Weights:
-  from clipvip_jax.runs.checkpoint import read_params  # Orbax takes seconds to import, and runs alone need it
+def _from_run(source: str, overrides: Hints) -> Weights:
+  from clipvip_jax.runs.checkpoint import read_params  # lazy: Orbax takes seconds to import
 
   folder, step = _run_and_step(source)
   params, _ = read_params(folder / "checkpoints", step)
   flat = traverse_util.flatten_dict(params, sep="/")
   config = ConfigDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-  there = (config.model.activation, config.model.vision.heads, config.model.text.heads)
-  for asked, have in zip((given.activation, given.vision_heads, given.text_heads), there, strict=True):
-    if asked is not None and asked != have:
-      raise UserError(f"{source!r} is a run of ours with {have!r}, not {asked!r}: leave the option out")
+  actual = {
+    "activation": config.model.activation,
+    "vision_heads": config.model.vision.heads,
+    "text_heads": config.model.text.heads,
+  }
+  for name, value in actual.items():
+    override = getattr(overrides, name)
+    if override is not None and override != value:
+      raise UserError(f"{name}={override!r} contradicts the run {source!r}, which has {value!r}; omit the option")
   tokenizer = folder / "tokenizer.json"
   return Weights(source, flat, config.model, _is_clip(flat), config, str(tokenizer) if tokenizer.is_file() else "")
 
 
-def _from_file(source: str, path: pathlib.Path, given: Hints) -> Weights:
-  tensors, own = _read(path)
-  if all(name.startswith(names_clip_vip.WRAPPER) for name in tensors):
-    tensors = {name.removeprefix(names_clip_vip.WRAPPER): x for name, x in tensors.items()}
+def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
+  tensors, file_hints = _read(path)
+  if all(name.startswith(names_clip_vip.WRAPPER_PREFIX) for name in tensors):
+    tensors = {name.removeprefix(names_clip_vip.WRAPPER_PREFIX): x for name, x in tensors.items()}
   activation = "quick_gelu"
   guessed = False
   if names_openclip.is_openclip(tensors):
-    if OPENAI not in tensors:
+    if _OPENAI_TENSOR not in tensors:
       activation, guessed = "gelu", True
     tensors = names_openclip.to_published(tensors, source)
   flat = {name: _float32(name, x, source) for name, x in names_clip_vip.to_flat(tensors, source).items()}
   if "logit_scale" in flat and flat["logit_scale"].size == 1:
-    flat["logit_scale"] = flat["logit_scale"].reshape(())  # some publishers keep one number as [1]
-  _warn_of_nan(flat, source)
-  hints = given | own | read_hints(path.parent)
+    flat["logit_scale"] = flat["logit_scale"].reshape(())  # some publishers store a scalar as [1]
+  _warn_if_not_finite(flat, source)
+  hints = overrides | file_hints | read_hints(path.parent)
   if guessed and hints.activation is None:
-    log.warning("%s: nothing says which activation; gelu is taken, as LAION has it. OpenAI has quick_gelu", source)
+    log.warning(
+      "%s: no file specifies the activation; assuming gelu, as in LAION's weights (OpenAI's need quick_gelu)",
+      source,
+    )
   tokenizer = path.parent / "tokenizer.json"
   return Weights(
     source=source,
@@ -136,68 +143,74 @@ def _from_file(source: str, path: pathlib.Path, given: Hints) -> Weights:
 
 
 def _read(path: pathlib.Path) -> tuple[Mapping[str, np.ndarray], Hints]:
-  """(tensors, what the file says of itself)."""
+  """Returns (tensors, hints in the metadata of the file)."""
   if path.suffix != ".safetensors":
     return torch_file.read(path), Hints()
-  tensors, said = safetensors_file.read(path)
+  tensors, metadata = safetensors_file.read(path)
   try:
-    return tensors, hints_from_metadata(said)
+    return tensors, hints_from_metadata(metadata)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
 
 
 def _is_clip(params: Mapping[str, np.ndarray]) -> bool:
-  return not any(name in ADDED or name.startswith(SEQUENCE) for name in params)
+  return not any(name in CLIP_VIP_PARAMS or name.startswith(SEQUENCE_PREFIX) for name in params)
 
 
 def _float32(name: str, tensor: np.ndarray, source: str) -> np.ndarray:
   if tensor.dtype == np.float32:
     return tensor
   if not (np.issubdtype(tensor.dtype, np.floating) or tensor.dtype.name == "bfloat16"):
-    raise UserError(f"{source}: {name} holds {tensor.dtype}, expected floating point numbers")
+    raise UserError(f"{source}: {name} has dtype {tensor.dtype}, expected floating point; save the weights as float32")
   return tensor.astype(np.float32)
 
 
-def _warn_of_nan(params: Mapping[str, np.ndarray], source: str) -> None:
-  # The sum of an array is finite only where all of it is, and needs no second array; it may overflow without harm.
+def _warn_if_not_finite(params: Mapping[str, np.ndarray], source: str) -> None:
+  """Logs the number of NaN and infinite values by parameter."""
+
+  # An array with a finite sum is finite; the sum needs no temporary array. A sum that overflows is checked below.
   def finite(x: np.ndarray) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
       return bool(np.isfinite(np.sum(x)))
 
-  with concurrent.futures.ThreadPoolExecutor() as pool:  # reading the pages of the file is most of the work
-    suspects = [name for name, fine in zip(params, pool.map(finite, params.values()), strict=True) if not fine]
-  bad = {name: int(np.count_nonzero(~np.isfinite(params[name]))) for name in suspects}
-  bad = {name: count for name, count in bad.items() if count}
-  if bad:
-    named = ", ".join(f"{name} ({count} of {params[name].size})" for name, count in bad.items())
-    log.warning("%s: %d numbers are NaN or infinite, in %s", source, sum(bad.values()), named)
+  with concurrent.futures.ThreadPoolExecutor() as pool:  # most of the time goes into reading the file
+    suspects = [
+      name for name, is_finite in zip(params, pool.map(finite, params.values()), strict=True) if not is_finite
+    ]
+  counts = {name: int(np.count_nonzero(~np.isfinite(params[name]))) for name in suspects}
+  counts = {name: count for name, count in counts.items() if count}
+  if counts:
+    listed = ", ".join(f"{name} ({count} of {params[name].size})" for name, count in counts.items())
+    log.warning("%s: %d values are NaN or infinite: %s", source, sum(counts.values()), listed)
 
 
-def _file(source: str) -> pathlib.Path:
-  """The file of weights that a path names, itself or as a folder."""
+def _weight_file(source: str) -> pathlib.Path:
+  """Returns the file of weights at a path, or in the folder at it."""
   path = pathlib.Path(source)
   try:
     path.stat()
   except FileNotFoundError:
     pass
-  except (OSError, ValueError) as error:  # a name that is too long, or holds what no name may
-    raise UserError(f"{printable_value(source)} is no path that can be read: {error}") from error
+  except (OSError, ValueError) as error:  # a name that is too long or contains NUL
+    raise UserError(f"{printable(source, 160)} is not a readable path: {first_line(error)}") from error
   if path.is_dir():
-    for name in _NAMES:
+    for name in _WEIGHT_FILES:
       if (path / name).is_file():
         return path / name
-    split = next(path.glob("*.index.json"), None)
-    why = f"; {split.name} tells of weights in several files, which cannot be read" if split else ""
-    raise UserError(f"{source!r} holds no weights{why}: neither a run's checkpoints nor one of {', '.join(_NAMES)}")
+    index = next(path.glob("*.index.json"), None)
+    sharded = f" ({index.name} describes sharded weights, which are not supported)" if index else ""
+    raise UserError(
+      f"{source!r} contains no weights{sharded}; expected a run's checkpoints or one of {', '.join(_WEIGHT_FILES)}"
+    )
   if path.suffix not in _SUFFIXES:
     raise UserError(
-      f"{source!r} is no source of weights: allowed are files ({', '.join(_SUFFIXES)}), folders in HuggingFace's"
+      f"{source!r} is not a source of weights; allowed: files ({', '.join(_SUFFIXES)}), folders in HuggingFace's"
       f" layout, {HUB}OWNER/NAME, and workdirs of runs (WORKDIR or WORKDIR@STEP)"
     )
   if not path.is_file():
     raise UserError(
-      f"{source!r}: no such file. CLIP's weights are published on HuggingFace: download model.safetensors of"
-      f" openai/clip-vit-base-patch32 or -patch16, or name them {HUB}openai/clip-vit-base-patch32"
+      f"{source!r}: no such file; to start from CLIP, pass {HUB}openai/clip-vit-base-patch32 (or -patch16), or the"
+      " model.safetensors of that repository"
     )
   return path
 
@@ -221,20 +234,19 @@ def _is_run(source: str) -> bool:
   return isinstance(content, dict) and {"model", "data", "train"} <= content.keys()
 
 
-def _from_hub(source: str) -> pathlib.Path:
-  """Downloads what is needed into the hub's own cache."""
+def _download(source: str) -> pathlib.Path:
+  """Downloads weights and configuration into the Hub's cache; returns their folder."""
   name, _, revision = source.removeprefix(HUB).partition("@")
   if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
     raise UserError(
-      f"{source!r} is no name on the HuggingFace hub: expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION"
+      f"{source!r} is not a repository of the HuggingFace Hub; expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION"
     )
   try:
     import huggingface_hub
   except ImportError as error:
-    raise UserError(f"{source!r} needs the package huggingface_hub: pip install huggingface_hub") from error
+    raise UserError(f"{source!r} needs a package that is not installed: pip install huggingface_hub") from error
   try:
-    folder = huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES)
-  except Exception as error:  # network, authentication, no such repository: the package raises many kinds
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    raise UserError(f"{source!r} cannot be downloaded: {reason}") from error
+    folder = huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=_DOWNLOADED_FILES)
+  except Exception as error:  # the package raises many types: network, authentication, missing repository
+    raise UserError(f"{source!r} cannot be downloaded: {first_line(error)}") from error
   return pathlib.Path(folder)

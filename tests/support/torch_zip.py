@@ -1,10 +1,11 @@
-"""Files as PyTorch writes them, good and hostile, made by hand."""
+"""Files in PyTorch's format, valid and hostile, written without PyTorch."""
 
 import pickle
 import struct
 import zipfile
 
 import numpy as np
+import pytest
 
 STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage", "int64": "LongStorage"}
 
@@ -72,7 +73,7 @@ def save(path, arrays):
 
 
 def calls(module, name, *arguments):
-  """A pickle that asks for a function to be called."""
+  """A pickle that calls a function."""
   return stream(call(named(module, name), *arguments))
 
 
@@ -85,3 +86,90 @@ def protocol_4(module, name, argument):
 
 def legacy():
   return pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + b"rest"
+
+
+NO_HOOKS = named("collections", "OrderedDict") + b")R"
+FOUR_FLOATS = storage("0", 4)
+FOUR_FLOATS_DATA = {"0": np.arange(4, dtype=np.float32).tobytes()}
+FOUR_FLOATS_TENSOR = tensor(FOUR_FLOATS, 0, (4,), (1,))
+
+
+# Functions of a path that write a file, valid or not.
+
+
+def with_tensor(*arguments, data=FOUR_FLOATS_DATA, store=FOUR_FLOATS):
+  return lambda path: archive(path, stream(mapping({"a": tensor(store, *arguments)})), data)
+
+
+def with_pickle(pkl, data=FOUR_FLOATS_DATA):
+  return lambda path: archive(path, pkl, data)
+
+
+def write_valid(path):
+  return with_tensor(0, (4,), (1,))(path)
+
+
+def edited(change):
+  """A write_valid file, its bytes changed."""
+
+  def make(path):
+    path.write_bytes(change(bytearray(write_valid(path).read_bytes())))
+
+  return make
+
+
+def with_entries(*extra):
+  return lambda path: archive(path, stream(mapping({})), FOUR_FLOATS_DATA, extra=extra)
+
+
+def with_duplicate_entry(path):
+  with pytest.warns(UserWarning, match="Duplicate"):
+    archive(path, stream(mapping({})), FOUR_FLOATS_DATA, extra=[("archive/data/0", b"x" * 16)])
+
+
+def local_header(name, size, flags=0, method=0):
+  return struct.pack("<4s5H3L2H", b"PK\3\4", 20, flags, method, 0, 0, 0, size, size, len(name), 0) + name
+
+
+def redirected(inner):
+  """The directory entry of the second storage points into the content of the first."""
+
+  def make(path):
+    archive(path, stream(mapping({})), {"0": inner, "1": b"b" * 16})
+    data = bytearray(path.read_bytes())
+    second, content = data.rindex(b"archive/data/1") - 46, data.index(inner)
+    data[second + 42 : second + 46] = struct.pack("<I", content)
+    path.write_bytes(data)
+
+  return make
+
+
+def directory_field(offset, value):
+  """A write_valid file, one field of the directory's first entry changed."""
+
+  def change(data):
+    at = data.index(b"PK\1\2") + offset
+    data[at : at + len(value)] = value
+    return data
+
+  return edited(change)
+
+
+def end_record_field(offset, value):
+  def change(data):
+    at = len(data) - 22 + offset
+    data[at : at + len(value)] = value
+    return data
+
+  return edited(change)
+
+
+def nested_zip(path):
+  write_valid(path)
+  with zipfile.ZipFile(path.with_name("outer"), "w") as file:
+    file.writestr("archive/inner.pt", path.read_bytes())
+  path.write_bytes(path.with_name("outer").read_bytes())
+
+
+def zip_as_pickle(path):
+  archive(path, write_valid(path).read_bytes(), FOUR_FLOATS_DATA)

@@ -95,7 +95,7 @@ def test_a_run_is_a_source_by_step_for_conversion_and_for_another_run(finished, 
   with pytest.raises(UserError, match=r"no checkpoint of step 5; there are: .*12"):
     clipvip_jax.load(f"{folder}@5")
   convert.main([str(folder), str(tmp_path / "run.safetensors")])
-  with pytest.raises(UserError, match=r"is a run of ours with 2, not 4"):
+  with pytest.raises(UserError, match=r"vision_heads=4 contradicts the run .*, which has 2; omit the option"):
     convert.main([str(folder), str(tmp_path / "other.safetensors"), "--vision_heads=4"])
   options = {"vision_heads": 2, "text_heads": 2, "tokenizer": str(folder / "tokenizer.json")}
   again = clipvip_jax.load(tmp_path / "run.safetensors", **options)

@@ -1,11 +1,20 @@
-"""What a model starts from where the weights lack a part of it."""
+"""Initial parameters where the weights lack some of the model's."""
 
+import jax
 import numpy as np
 import pytest
 import tiny
 from flax import traverse_util
+from project_paths import GOLDEN
+from safetensors.numpy import load_file, save_file
 
+from clipvip_jax.models import clip_vip
+from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights import load_params, sources
+
+
+def flat(tree):
+  return traverse_util.flatten_dict(tree, sep="/")
 
 
 def weights_of(net):
@@ -15,24 +24,85 @@ def weights_of(net):
 
 
 @pytest.mark.parametrize("embed_dim", [48, 32])
-def test_a_transformer_over_frames_starts_as_the_text_towers_first_blocks(monkeypatch, embed_dim):
-  given = weights_of(tiny.model(embed_dim=embed_dim))
-  monkeypatch.setattr(load_params, "read_weights", lambda source: given)
+def test_sequence_transformer_starts_as_the_text_towers_first_blocks_of_equal_width(monkeypatch, embed_dim):
+  weights = weights_of(tiny.model(embed_dim=embed_dim))
+  monkeypatch.setattr(load_params, "read_weights", lambda source: weights)
   net = tiny.model(embed_dim=embed_dim, temporal="sequence", sequence_layers=2)
   loaded = load_params.load_params("weights", tiny.random_params(net))
   sequence = {name: x for name, x in loaded.items() if name.startswith("sequence/")}
-  if embed_dim != 48:  # as wide as the text tower: otherwise its blocks do not fit
+  if embed_dim != 48:  # the text tower's width
     assert not sequence
     return
   assert len(sequence) == 2 * 16 + 1
   for name, value in sequence.items():
-    np.testing.assert_array_equal(value, given.params[name.replace("sequence/", "text/")])
+    np.testing.assert_array_equal(value, weights.params[name.replace("sequence/", "text/")])
 
 
-def test_a_transformer_over_frames_that_was_trained_is_loaded_as_it_is(monkeypatch):
+def test_trained_sequence_transformer_is_loaded(monkeypatch):
   net = tiny.model(embed_dim=48, temporal="sequence", sequence_layers=2)
-  given = weights_of(net)
-  monkeypatch.setattr(load_params, "read_weights", lambda source: given)
+  weights = weights_of(net)
+  monkeypatch.setattr(load_params, "read_weights", lambda source: weights)
   loaded = load_params.load_params("weights", tiny.random_params(net))
   name = "sequence/transformer/block_0/mlp/up/kernel"
-  np.testing.assert_array_equal(loaded[name], given.params[name])
+  np.testing.assert_array_equal(loaded[name], weights.params[name])
+
+
+@pytest.mark.parametrize(
+  ("name", "overrides"),
+  [("vip_tiny.safetensors", {}), ("clip_tiny.safetensors", {"added_proxies": 0, "time_positions": 0})],
+)
+def test_every_parameter_is_filled_with_its_own_shape(golden, name, overrides):
+  expected = flat(tiny.random_params(tiny.model(**overrides)))
+  found = flat(tiny.params(golden, name))
+  assert {key: x.shape for key, x in found.items()} == {key: x.shape for key, x in expected.items()}
+
+
+def test_clip_gets_the_initial_scale_and_parameters_it_lacks_stay_random():
+  random = tiny.random_params(tiny.model())
+  source = str(GOLDEN / "clip_tiny.safetensors")
+  params = flat(load_params.merge(load_params.load_params(source, random), random))
+  assert params["logit_scale"] == np.float32(4.60)
+  for name, value in flat(random).items():
+    same = np.array_equal(params[name], value)
+    constant = name == "logit_scale" or (value.ndim == 1 and not np.any(value != value[0]))
+    assert same == (name in sources.CLIP_VIP_PARAMS) or constant, name
+
+
+def test_clip_vip_checkpoint_keeps_its_scale(golden):
+  random = tiny.random_params(tiny.model())
+  params = load_params.merge(load_params.load_params(str(GOLDEN / "vip_tiny.safetensors"), random), random)
+  assert params["logit_scale"] == golden("vip_tiny.safetensors")["clipmodel.logit_scale"]
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda t: t.pop("text_projection.weight"), "text/projection/kernel is missing"),
+    (
+      lambda t: t.update({"text_projection.weight": np.zeros((3, 4), np.float32)}),
+      r"is \(4, 3\), the model's is \(48, 32\)",
+    ),
+    (lambda t: t.update({"vision_model.embeddings.added_cls": np.zeros((5, 64), np.float32)}), r"\(5, 64\)"),
+    (
+      lambda t: t.update({"text_model.encoder.layers.7.layer_norm1.bias": np.zeros(48, np.float32)}),
+      "text/transformer/block_7/attention_norm/bias is not a parameter of the model",
+    ),
+  ],
+)
+def test_weights_that_do_not_fit_are_refused_by_parameter_name(tmp_path, change, message):
+  tensors = load_file(GOLDEN / "clip_tiny.safetensors")
+  change(tensors)
+  path = tmp_path / "weights.safetensors"
+  save_file(tensors, path)
+  with pytest.raises(UserError, match=message):
+    load_params.load_params(str(path), tiny.random_params(tiny.model()))
+
+
+def test_position_embeddings_are_resized_to_the_model():
+  config = tiny.config(image_size=48)
+  config.text.positions = 20
+  video, ids = np.zeros((1, 1, 48, 48, 3), np.float32), np.zeros((1, 4), np.int32)
+  larger = jax.eval_shape(clip_vip.from_config(config).init, jax.random.key(0), video, ids)["params"]
+  loaded = load_params.load_params(str(GOLDEN / "vip_tiny.safetensors"), larger)
+  assert loaded["vision/position_embedding"].shape == (1 + 36, 64)
+  assert loaded["text/position_embedding"].shape == (20, 48)

@@ -1,4 +1,4 @@
-"""Embeddings of position for other sizes."""
+"""Position embeddings resized to other sizes."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from clipvip_jax.weights.position_embedding import resize_grid, resize_text
 
 
 @pytest.mark.parametrize(("old", "new"), [(7, 14), (14, 7), (7, 10), (4, 5), (3, 1)])
-def test_the_grid_is_resized_bicubically_and_the_class_token_kept(old, new):
+def test_grid_is_resized_bicubically_and_class_token_kept(old, new):
   position = np.random.default_rng(0).normal(size=(1 + old * old, 6)).astype(np.float32)
   resized = resize_grid(position, new)
   # OpenCV's kernel, centres and borders are PyTorch's.
@@ -19,13 +19,13 @@ def test_the_grid_is_resized_bicubically_and_the_class_token_kept(old, new):
   assert resized.dtype == np.float32
 
 
-def test_the_same_size_is_left_alone():
+def test_equal_size_is_not_copied():
   position = np.ones((50, 3), np.float32)
   assert resize_grid(position, 7) is position
   assert resize_text(position, 50).base is position
 
 
-def test_a_shorter_text_keeps_its_positions_and_a_longer_one_stretches_them():
+def test_shorter_text_is_truncated_and_longer_text_interpolated():
   position = np.arange(10, dtype=np.float32)[:, None] * np.ones(3, np.float32)
   np.testing.assert_array_equal(resize_text(position, 4), position[:4])
   longer = resize_text(position, 20)
