@@ -140,7 +140,7 @@ def scatter_rows(feature_batches: Iterable[FeatureBatch], count: int, dim: int) 
 def measure_retrieval(embeddings: SplitEmbeddings) -> SplitResult:
   """Measures retrieval in both directions, plain and with dual softmax, and the accuracy on twins.
 
-  Every query is ranked separately; a video is answered by the best of its own queries. In the metrics, `size` counts
+  Every query is ranked separately; the rank of a video is that of its best query. In the metrics, `size` counts
   clips, `expected` those of the complete split and `missing` those that the corpus lacks.
 
   Raises:

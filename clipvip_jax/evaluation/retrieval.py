@@ -22,8 +22,8 @@ def text_to_video_ranks(similarity: ArrayLike, labels: ArrayLike | None = None) 
   Raises:
     UserError: invalid similarity or labels.
   """
-  scores, right = _checked(similarity, labels)
-  own = scores[np.arange(len(right)), right]
+  scores, own_video = _checked(similarity, labels)
+  own = scores[np.arange(len(own_video)), own_video]
   return np.count_nonzero(scores >= own[:, None], axis=1)  # counts the text's own video, hence from 1
 
 
@@ -36,12 +36,12 @@ def video_to_text_ranks(similarity: ArrayLike, labels: ArrayLike | None = None) 
   Raises:
     UserError: invalid similarity or labels.
   """
-  scores, right = _checked(similarity, labels)
-  own = scores[np.arange(len(right)), right]
+  scores, own_video = _checked(similarity, labels)
+  own = scores[np.arange(len(own_video)), own_video]
   best = np.full(scores.shape[1], -np.inf, scores.dtype)
-  np.maximum.at(best, right, own)
+  np.maximum.at(best, own_video, own)
   at_least = np.count_nonzero(scores >= best, axis=0)
-  own_at_best = np.bincount(right[own == best[right]], minlength=len(best))
+  own_at_best = np.bincount(own_video[own == best[own_video]], minlength=len(best))
   has_caption = own_at_best > 0
   return (1 + at_least - own_at_best)[has_caption]
 
@@ -108,9 +108,9 @@ def evaluate(similarity: ArrayLike, labels: ArrayLike | None = None) -> dict[str
   Raises:
     UserError: invalid similarity or labels.
   """
-  scores, right = _checked(similarity, labels)
+  scores, own_video = _checked(similarity, labels)
   return {
-    name: {"text_to_video": text_to_video(matrix, right), "video_to_text": video_to_text(matrix, right)}
+    name: {"text_to_video": text_to_video(matrix, own_video), "video_to_text": video_to_text(matrix, own_video)}
     for name, matrix in (("plain", scores), ("dsl", dual_softmax(scores)))
   }
 
@@ -134,13 +134,13 @@ def twin_accuracy(
   Raises:
     UserError: invalid similarity, labels or twins.
   """
-  scores, right = _checked(similarity, labels)
+  scores, own_video = _checked(similarity, labels)
   twin = _indices(twins, scores.shape[1], "twins", "one per video", scores.shape[1], lowest=-1)
   own_twin = np.flatnonzero(twin == np.arange(len(twin)))
   if own_twin.size:
     raise UserError(f"twins[{own_twin[0]}] is {own_twin[0]}: a video cannot be its own twin; use -1 for none")
-  texts = np.flatnonzero(twin[right] >= 0)
-  wins = scores[texts, right[texts]] > scores[texts, twin[right[texts]]]
+  texts = np.flatnonzero(twin[own_video] >= 0)
+  wins = scores[texts, own_video[texts]] > scores[texts, twin[own_video[texts]]]
   return {"accuracy": float(np.mean(wins)) if texts.size else None, "count": int(texts.size)}
 
 

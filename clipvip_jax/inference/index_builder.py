@@ -153,13 +153,13 @@ def _merge_parts(parts: Sequence[VideoIndex], model: EmbeddingModel) -> VideoInd
 
 
 def _check_unreadable(index: VideoIndex, num_videos: int, max_bad_share: float) -> None:
-  """Raises UserError if no video, or too few of them, could be read."""
+  """Raises UserError if too many videos, or all of them, are unreadable."""
   if index.videos and len(index.bad) <= max_bad_share * num_videos:
     return
   pairs = itertools.islice(zip(index.bad, index.reasons, strict=True), _MAX_NAMED)
   first = printable("; ".join(f"{name}: {reason}" for name, reason in pairs))
   if not index.videos:
-    raise UserError(f"none of {num_videos} videos can be read; first {first}")
+    raise UserError(f"all {num_videos} videos are unreadable, first {first}; check --videos")
   raise UserError(
     f"{len(index.bad)} of {num_videos} videos cannot be read, more than --max_bad_share={max_bad_share:g} allows; first"
     f" {first}. Repair them or raise --max_bad_share, and run the same command again: it resumes"

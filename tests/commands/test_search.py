@@ -1,21 +1,16 @@
 """The command search: from an index to lines and a page, and wrong options."""
 
+import miniature
 import pytest
-from project_paths import GOLDEN
 from videos import write_videos
 
 from clipvip_jax import embed, search
-from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from clipvip_jax.utils.errors import UserError
 
 
 def test_embeds_and_searches(tmp_path, capsys):
-  """`clip` is a folder of weights with a tokenizer."""
   (tmp_path / "clip").mkdir()
-  (tmp_path / "clip" / "model.safetensors").write_bytes((GOLDEN / "clip_tiny.safetensors").read_bytes())
-  heads = '{"num_attention_heads": 4}'
-  (tmp_path / "clip" / "config.json").write_text(f'{{"text_config": {heads}, "vision_config": {heads}}}')
-  WordTokenizer.train(["a red square moves"], 100).save(tmp_path / "clip" / "tokenizer.json")
+  miniature.write_clip(tmp_path / "clip")
   videos, index = write_videos(tmp_path / "v", 3), tmp_path / "i.safetensors"
   embed.main([f"--model={tmp_path / 'clip'}", f"--videos={tmp_path / 'v'}", f"--out={index}"])
   capsys.readouterr()

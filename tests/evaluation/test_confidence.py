@@ -51,11 +51,11 @@ def test_captions_of_one_video_are_resampled_together():
 def test_interval_is_deterministic_at_any_chunk_size(monkeypatch):
   rng = np.random.default_rng(0)
   hits, videos = rng.random(200) < 0.4, rng.integers(0, 50, 200)
-  found = confidence.bootstrap_interval(hits, videos)
+  interval = confidence.bootstrap_interval(hits, videos)
   monkeypatch.setattr(confidence, "MAX_CHUNK", 100)
-  assert confidence.bootstrap_interval(hits, videos) == found
-  assert found[0] < hits.mean() < found[1]
-  assert confidence.bootstrap_interval(hits, videos, seed=1) != found
+  assert confidence.bootstrap_interval(hits, videos) == interval
+  assert interval[0] < hits.mean() < interval[1]
+  assert confidence.bootstrap_interval(hits, videos, seed=1) != interval
 
 
 @pytest.mark.parametrize(("hits", "expected"), [([True], [1.0, 1.0]), ([False] * 5, [0.0, 0.0])])
@@ -67,6 +67,8 @@ def test_mean_and_sample_standard_deviation_of_every_number():
   runs = [
     {"size": 4, "plain": {"R@1": x, "R@1_interval": [0, 1]}, "twins": {"accuracy": None}} for x in (0.1, 0.2, 0.6)
   ]
-  found = confidence.mean_and_sd(runs)
-  assert found["plain"] == {"R@1": {"mean": pytest.approx(0.3), "sd": pytest.approx(statistics.stdev((0.1, 0.2, 0.6)))}}
-  assert found["size"] == {"mean": 4.0, "sd": 0.0} and found["twins"] == {}
+  summary = confidence.mean_and_sd(runs)
+  assert summary["plain"] == {
+    "R@1": {"mean": pytest.approx(0.3), "sd": pytest.approx(statistics.stdev((0.1, 0.2, 0.6)))}
+  }
+  assert summary["size"] == {"mean": 4.0, "sd": 0.0} and summary["twins"] == {}

@@ -51,7 +51,7 @@ def test_every_query_is_ranked_separately_and_a_video_by_its_best(evaluated):
   labels = [i for i, queries in enumerate(QUERIES) for _ in queries]
   videos, queries = evaluator.features(params, "train")
   assert videos.shape == (11, 32) and queries.shape == (len(labels), 32)
-  ids = tokenizer([query for found in QUERIES for query in found], 8)
+  ids = tokenizer([query for clip_queries in QUERIES for query in clip_queries], 8)
   expected = jax.jit(lambda x: net.apply({"params": params}, x, method="embed_text"))(ids)
   np.testing.assert_allclose(queries, expected, atol=1e-6)
   assert {name: result.metrics[name] for name in ("plain", "dsl")} == retrieval.evaluate(queries @ videos.T, labels)
@@ -72,10 +72,10 @@ def test_rows_that_no_batch_has_are_nan():
 
 
 def test_clip_without_finite_features_is_named(evaluated):
-  found = dataclasses.replace(evaluated[2].embeddings, videos=evaluated[2].embeddings.videos.copy())
-  found.videos[3] = np.nan
+  embeddings = dataclasses.replace(evaluated[2].embeddings, videos=evaluated[2].embeddings.videos.copy())
+  embeddings.videos[3] = np.nan
   with pytest.raises(UserError, match=r"split train: the features of 1 of 11 are not finite, those of clip 'clip3'"):
-    measure_retrieval(found)
+    measure_retrieval(embeddings)
 
 
 def test_clips_with_equal_captions_and_features_tie_and_rank_second(evaluated):

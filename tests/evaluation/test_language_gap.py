@@ -24,12 +24,12 @@ def cloud(count, centre, seed, size=8):
 @pytest.mark.parametrize("distance", [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 6.0])
 def test_agrees_with_scikit_learn(distance):
   a, b = cloud(600, distance / 2, 0), cloud(600, -distance / 2, 1)
-  found = language_gap.measure_gap(a, b)
+  gap = language_gap.measure_gap(a, b)
   labels = cluster.KMeans(2, n_init=10, random_state=0).fit_predict(np.concatenate([a, b]))
   expected = metrics.normalized_mutual_info_score(np.repeat([0, 1], 600), labels)
-  assert found.nmi == pytest.approx(expected, abs=0.02)
-  same = metrics.normalized_mutual_info_score(np.repeat([0, 1], 600), found.clusters)
-  assert found.nmi == pytest.approx(same, abs=1e-12)
+  assert gap.nmi == pytest.approx(expected, abs=0.02)
+  same = metrics.normalized_mutual_info_score(np.repeat([0, 1], 600), gap.clusters)
+  assert gap.nmi == pytest.approx(same, abs=1e-12)
 
 
 def test_separate_clouds_have_a_gap_near_one_and_halves_near_zero():
@@ -42,10 +42,10 @@ def test_separate_clouds_have_a_gap_near_one_and_halves_near_zero():
 
 
 def test_draws_as_many_of_the_larger_set_as_the_smaller_has():
-  found = language_gap.measure_gap(cloud(1000, 3, 0), cloud(120, -3, 1))
-  assert found.count == 120 and len(found.clusters) == 240
+  gap = language_gap.measure_gap(cloud(1000, 3, 0), cloud(120, -3, 1))
+  assert gap.count == 120 and len(gap.clusters) == 240
   again = language_gap.measure_gap(cloud(1000, 3, 0), cloud(120, -3, 1))
-  assert found.nmi == again.nmi and (found.clusters == again.clusters).all()
+  assert gap.nmi == again.nmi and (gap.clusters == again.clusters).all()
 
 
 def test_bundled_corpus_shows_the_gap_of_the_paper():

@@ -1,4 +1,4 @@
-"""Published figures: found by corpus and split, as fractions."""
+"""Published results: selected by corpus and split, as fractions."""
 
 import pytest
 

@@ -31,10 +31,10 @@ def test_round_trip_and_equal_embeddings_are_byte_identical(tmp_path):
   for name in ("1", "2"):
     split_embeddings.write_embeddings(tmp_path / name, some())
   assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
-  found = split_embeddings.read_embeddings(tmp_path / "1")
+  embeddings = split_embeddings.read_embeddings(tmp_path / "1")
   for field in dataclasses.fields(SplitEmbeddings):
-    np.testing.assert_equal(getattr(found, field.name), getattr(some(), field.name))
-  assert found.videos.dtype == np.float32 and type(found.labels[0]) is int
+    np.testing.assert_equal(getattr(embeddings, field.name), getattr(some(), field.name))
+  assert embeddings.videos.dtype == np.float32 and type(embeddings.labels[0]) is int
 
 
 @pytest.mark.parametrize(

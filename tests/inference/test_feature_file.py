@@ -35,9 +35,9 @@ def test_round_trip_is_exact_and_equal_contents_are_byte_identical(tmp_path):
 def test_arrays_of_no_rows_and_in_any_memory_order_round_trip(tmp_path):
   arrays = {"features": np.zeros((0, 3), np.float32), "labels": np.arange(6).reshape(2, 3).T}
   feature_file.write_features(tmp_path / "file", arrays, FIELDS)
-  found, _ = read(tmp_path / "file")
-  assert found["features"].shape == (0, 3)
-  np.testing.assert_array_equal(found["labels"], arrays["labels"])
+  read_arrays, _ = read(tmp_path / "file")
+  assert read_arrays["features"].shape == (0, 3)
+  np.testing.assert_array_equal(read_arrays["labels"], arrays["labels"])
 
 
 def test_arrays_outlive_the_file(tmp_path):
@@ -82,9 +82,9 @@ def test_fields_that_are_not_a_json_object_are_refused(tmp_path, text):
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut", b"\xff" * 64, pickle.dumps({"features": 1})])
 def test_corrupt_files_are_refused_in_one_line(tmp_path, content):
   (tmp_path / "file").write_bytes(content)
-  with pytest.raises(UserError, match="file") as refused:
+  with pytest.raises(UserError) as refused:
     read(tmp_path / "file")
-  assert "\n" not in str(refused.value)
+  assert str(refused.value).startswith(f"{tmp_path / 'file'}") and "\n" not in str(refused.value)
 
 
 def test_truncated_file_is_refused_at_every_length(tmp_path):

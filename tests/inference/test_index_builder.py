@@ -110,7 +110,7 @@ def test_another_model_or_other_videos_are_refused(tmp_path, out):
 
 
 def test_without_a_readable_video_there_is_no_index(tmp_path, out):
-  with pytest.raises(UserError, match=r"none of 1 videos can be read; first .*none\.mp4: no such file"):
+  with pytest.raises(UserError, match=r"all 1 videos are unreadable, first .*none\.mp4: no such.*; check --videos"):
     build_index(FakeModel(), [tmp_path / "none.mp4"], out, max_bad_share=1)
   assert not out.exists()
 

@@ -37,5 +37,5 @@ def target(seed=0, name=None, embeddings=None, **about):
     "run": {"seed": seed, "init_from": "", "optimizer": {"learning_rate": 0.002}, "data": {"data_dir": f"/disk{seed}"}},
   }
   sections = {key: value for key, value in {**defaults, **about}.items() if value is not None}
-  splits = {embeddings.split: functools.partial(lambda found: found, embeddings)}
+  splits = {embeddings.split: functools.partial(lambda value: value, embeddings)}
   return EvaluationTarget(name or f"run{seed}", sections, splits)
