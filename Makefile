@@ -31,7 +31,7 @@ smoke: $(INSTALLED) ## Build, train and evaluate in a few steps: half a minute.
 test: $(INSTALLED) ## Run all tests.
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal
 
-test-fast: $(INSTALLED) ## Run the tests without those marked slow (whole runs, builds).
+test-fast: $(INSTALLED) ## Run the tests without those marked slow (complete runs, builds).
 	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal -m "not slow"
 
 check: $(INSTALLED) ## Run the linters and the type checker.

@@ -201,5 +201,5 @@ def test_functions_have_few_parameters(module):
     if f"{module}.{node.name}" in PENDING_PARAMETERS:
       continue
     assert count <= MAX_PARAMETERS, (
-      f"{module}:{node.lineno} {node.name} takes {count} parameters; group some in a dataclass (at most {MAX_PARAMETERS})"
+      f"{module}:{node.lineno} {node.name} takes {count} parameters; group them (at most {MAX_PARAMETERS})"
     )
