@@ -132,7 +132,7 @@ def _memory() -> float:
 def report(config: Any, programs: Programs, seconds: dict[str, float]) -> None:
   """Prints what was measured."""
   count, operations = config.train.batch_size, flops.step(config)
-  needed = sum(operations.values()) - operations["again"]
+  needed = sum(operations.values()) - operations["recomputed"]
   print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}, {config.model.dtype}")
   shown = f"B/{config.model.patch_size}, batch {count}, {config.data.num_frames} frames"
   print(f"{shown}, compiled in {programs.compile_seconds:.0f} s")

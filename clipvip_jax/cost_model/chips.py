@@ -1,4 +1,4 @@
-"""Chips by name, as their makers publish them, and the slices and nodes that they come in."""
+"""Published peaks of accelerator chips, and the topologies that they come in."""
 
 import dataclasses
 import importlib.util
@@ -6,28 +6,31 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import NO_TPU
+
+if TYPE_CHECKING:
+  import jax
 
 GIB, GB = 2**30, 10**9
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """What one chip can do.
+  """Peaks of one chip.
 
   Attributes:
-    flops: peak bfloat16 products and sums a second, of dense matrices.
+    flops: dense bfloat16 operations per second.
     hbm: bytes of memory.
-    hbm_bandwidth: bytes a second.
-    interconnect: bytes a second that one chip can send to its neighbours while it receives as many.
-    examples: sizes, the first of them usual.
-    usable: share of the memory that a program gets.
-    node: chips that share the interconnect; 0: all of a slice.
-    network: bytes a second of one chip between nodes.
-    kind: how JAX calls it, or how that begins.
+    hbm_bandwidth: bytes per second.
+    interconnect: bytes per second that a chip sends to its neighbours, in one direction.
+    examples: sizes of a topology, the usual one first.
+    usable: fraction of the memory available to a program.
+    node: chips that share the interconnect; 0: the complete slice.
+    network: bytes per second per chip between nodes.
+    kind: JAX's `device_kind`, or its prefix.
   """
 
   flops: float
@@ -42,14 +45,14 @@ class Chip:
 
   @property
   def is_tpu(self) -> bool:
-    """A slice, for which libtpu compiles; for GPUs CPU devices stand in."""
+    """Whether libtpu compiles for the chip; CPU devices stand in for GPUs."""
     return not self.node
 
   def sending(self, span: int) -> float:
-    """Bytes a second that each chip can send to others of a group: the slowest link of their ring.
+    """Returns the bytes per second that each chip of a group can send, by the slowest link of their ring.
 
     Args:
-      span: consecutive chips from the group's first to its last.
+      span: number of consecutive chips from the group's first to its last.
     """
     return self.network if self.node and span > self.node else self.interconnect
 
@@ -57,11 +60,11 @@ class Chip:
 _FLAT = ("4x8", "2x2", "2x4", "4x4", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x4", "2x2x1", "2x2x2", "2x4x4", "4x4x4", "4x4x8")
 _NODES = ("8", "1", "2", "4", "16", "32")
-# JAX takes three quarters of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise:
+# JAX preallocates three quarters of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set:
 # docs.jax.dev/en/latest/gpu_memory_allocation.html
 _GPU: dict[str, Any] = {"examples": _NODES, "usable": 0.75, "node": 8}
 
-# Google gives the interconnect of both directions together; here is one.
+# Google publishes the interconnect of both directions together; these are of one.
 CHIPS = {
   # cloud.google.com/tpu/docs/v5e: 197 TFLOPs, 16 GB, 819 GBps, 400 GBps
   "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, _FLAT, kind="TPU v5 lite"),
@@ -81,27 +84,29 @@ CHIPS = {
 
 
 def chip_of_kind(kind: str) -> Chip | None:
-  """The chip that JAX calls so, as in "NVIDIA H100 80GB HBM3"; None: an unknown one."""
+  """Returns the chip of a JAX `device_kind`, as in "NVIDIA H100 80GB HBM3"; None if unknown."""
   known = [chip for chip in CHIPS.values() if kind == chip.kind or (not chip.is_tpu and kind.startswith(chip.kind))]
   return known[0] if known else None
 
 
 def parse_topology(topology: str) -> tuple[Chip, int]:
-  """(chip, how many of them) of a name such as `v5e:4x8` or `h100:8`.
+  """Parses a topology such as `v5e:4x8` or `h100:8`; returns (chip, number of chips).
 
   Raises:
-    UserError: no such chip or size, with what is allowed.
+    UserError: unknown chip or size; the message lists those allowed.
   """
   name, _, size = topology.partition(":")
   if name not in CHIPS:
-    raise UserError(f"--topology={topology}: there is no chip {name!r}; allowed: {', '.join(map(_example, CHIPS))}")
+    raise UserError(f"--topology={topology}: unknown chip {name!r}; allowed: {', '.join(map(_example, CHIPS))}")
   chip = CHIPS[name]
   dimensions = chip.examples[0].count("x")
   if not re.fullmatch(rf"[1-9]\d*(x[1-9]\d*){{{dimensions}}}", size):
-    raise _no_such_size(topology, chip)
+    raise _unknown_size(topology, chip)
   count = math.prod(map(int, size.split("x")))
   if count > chip.node > 0 and count % chip.node:
-    raise UserError(f"--topology={topology}: more than {chip.node} GPUs come in nodes of {chip.node}")
+    raise UserError(
+      f"--topology={topology}: {count} is not divisible by nodes of {chip.node} GPUs; use a multiple of {chip.node}"
+    )
   return chip, count
 
 
@@ -109,19 +114,19 @@ def _example(name: str) -> str:
   return f"{name}:{CHIPS[name].examples[0]}"
 
 
-def _no_such_size(topology: str, chip: Chip) -> UserError:
+def _unknown_size(topology: str, chip: Chip) -> UserError:
   name = topology.partition(":")[0]
   sizes = ", ".join(f"{name}:{size}" for size in chip.examples)
-  return UserError(f"--topology={topology}: there is no such size; allowed are such as {sizes}")
+  return UserError(f"--topology={topology}: unknown size; use one such as {sizes}")
 
 
-def devices(topology: str) -> Sequence[Any]:
-  """Devices to compile for: those of a TPU slice that is not there, or CPU devices in place of GPUs.
+def devices(topology: str) -> Sequence["jax.Device"]:
+  """Returns devices to compile for: those of an absent TPU slice, or CPU devices in place of GPUs.
 
-  To be called before JAX has made any array, since the number of CPU devices cannot change later.
+  Must be called before JAX initialises its backends, which fixes the number of CPU devices.
 
   Raises:
-    UserError: no such topology, or libtpu is missing.
+    UserError: unknown topology, or libtpu is not installed.
   """
   chip, count = parse_topology(topology)
   import jax
@@ -130,30 +135,32 @@ def devices(topology: str) -> Sequence[Any]:
   return _slice(topology, chip) if chip.is_tpu else _simulated(count)
 
 
-def _simulated(count: int) -> Sequence[Any]:
+def _simulated(count: int) -> Sequence["jax.Device"]:
   import jax
 
   try:
     jax.config.update("jax_num_cpu_devices", count)
-  except RuntimeError:  # JAX has started, with as many devices as somebody else has asked for
+  except RuntimeError:  # JAX's backends are initialised; their devices may suffice
     if jax.device_count() < count:
       raise
   return jax.devices()[:count]
 
 
-# What keeps libtpu from asking for the machine that it is on, and from being the only one there.
+# Keeps libtpu from querying the metadata of its machine and from locking the TPU.
 _COMPILE_ONLY = {**NO_TPU, "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
-def _slice(topology: str, chip: Chip) -> Sequence[Any]:
+def _slice(topology: str, chip: Chip) -> Sequence["jax.Device"]:
   import jax
   from jax.experimental import topologies
 
   if importlib.util.find_spec("libtpu") is None:
-    raise UserError(f"--topology={topology} needs the TPU compiler: pip install 'jax[tpu]'")
+    raise UserError(f"--topology={topology} needs the TPU compiler, which is not installed; pip install 'jax[tpu]'")
   for name, value in _COMPILE_ONLY.items():
     os.environ.setdefault(name, value)
+  # Cached executables cannot be loaded for devices that are not attached.
+  jax.config.update("jax_enable_compilation_cache", False)
   try:
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
   except jax.errors.JaxRuntimeError as error:
-    raise _no_such_size(topology, chip) from error
+    raise _unknown_size(topology, chip) from error

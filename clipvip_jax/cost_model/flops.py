@@ -1,16 +1,19 @@
-"""How many floating-point operations a training step needs, counted by hand: products alone, a sum with each.
+"""Floating-point operations of a training step, counted from the configuration.
+
+Only matrix products count, two operations per multiply-add.
 
 Letters: B global batch, T frames, L patches per frame, M proxies, N tokens, D width, E embedding size.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+
+from ml_collections import ConfigDict
 
 from clipvip_jax.training.losses import LOSSES
 from clipvip_jax.training.optimizer import is_frozen
 
-# Products [B, E] x [E, B] of each loss: one a direction of every contrast and every kind of negatives.
+# Products [B, E] x [E, B] of each loss: one per direction of every contrast and per kind of negatives.
 CONTRASTS = {
   "vs": 2,
   "vs_fc": 4,
@@ -26,33 +29,33 @@ CONTRASTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-  """Forward operations of one sample.
+  """Operations of one layer in the forward pass of one sample.
 
   Attributes:
-    name: how its parameters' names begin.
+    name: prefix of its parameters' names.
     dense: products with parameters.
     scores: products of activations with each other.
-    again: of them, what `model.remat` repeats.
+    recomputed: operations that `model.remat` repeats in the backward pass.
   """
 
   name: str
   dense: int
   scores: int = 0
-  again: int = 0
+  recomputed: int = 0
 
   @property
   def forward(self) -> int:
-    """All of one pass."""
+    """Operations of the forward pass."""
     return self.dense + self.scores
 
 
 def dense(rows: int, inputs: int, outputs: int) -> int:
-  """A product [rows, inputs] x [inputs, outputs]."""
+  """Operations of a product [rows, inputs] x [inputs, outputs]."""
   return 2 * rows * inputs * outputs
 
 
 def attention(pairs: int, width: int) -> int:
-  """Scores of `pairs` of a query and a key over all heads, and the sum of values that they weigh."""
+  """Operations of the scores of `pairs` of query and key over all heads, and of the weighted sum of values."""
   return 2 * dense(pairs, width, 1)
 
 
@@ -66,12 +69,12 @@ def block(name: str, tokens: int, pairs: int, width: int, mlp: int) -> Layer:
   projections = 4 * dense(tokens, width, width)
   up, down = dense(tokens, width, mlp), dense(tokens, mlp, width)
   scores = attention(pairs, width)
-  # The gradient of a block does not read what its last product gives, so that alone is not computed again.
+  # The gradient does not need the output of the last product, so all but that is recomputed.
   return Layer(name, projections + up + down, scores, projections + up + scores)
 
 
 def last_block(name: str, tokens: int, width: int, mlp: int) -> Layer:
-  """The last block of a tower, from which one token is read: keys and values are of all, the rest is of that one."""
+  """Last block of a tower: keys and values of all tokens, everything else of the one that the feature is read from."""
   projections = 2 * dense(1, width, width) + 2 * dense(tokens, width, width)
   up, down = dense(1, width, mlp), dense(1, mlp, width)
   scores = attention(tokens, width)
@@ -80,20 +83,21 @@ def last_block(name: str, tokens: int, width: int, mlp: int) -> Layer:
 
 def _tower(name: str, layers: int, tokens: int, pairs: int, width: int, mlp: int) -> list[Layer]:
   """The blocks of a tower."""
-  whole = [block(f"{name}/transformer/block_{i}/", tokens, pairs, width, mlp) for i in range(layers - 1)]
-  return [*whole, last_block(f"{name}/transformer/block_{layers - 1}/", tokens, width, mlp)]
+  blocks = [block(f"{name}/transformer/block_{i}/", tokens, pairs, width, mlp) for i in range(layers - 1)]
+  return [*blocks, last_block(f"{name}/transformer/block_{layers - 1}/", tokens, width, mlp)]
 
 
 def _times(count: int, layer: Layer) -> Layer:
-  return Layer(layer.name, count * layer.dense, count * layer.scores, count * layer.again)
+  return Layer(layer.name, count * layer.dense, count * layer.scores, count * layer.recomputed)
 
 
-def vision(model: Any, frames: int, *, training: bool = True) -> list[Layer]:
-  """Layers of the vision tower, and of what follows it, on a clip of `frames`.
+def vision(model: ConfigDict, frames: int, *, training: bool = True) -> list[Layer]:
+  """Returns the layers of the vision tower and of a sequence transformer on a clip.
 
   Args:
     model: `config.model`.
-    training: leaves out the patches that `model.patch_dropout` leaves out.
+    frames: of the clip.
+    training: whether patch dropout applies.
   """
   tower, sizes = model.vision, model.image_size // model.patch_size
   by_frame = model.temporal in ("mean", "sequence")
@@ -111,27 +115,30 @@ def vision(model: Any, frames: int, *, training: bool = True) -> list[Layer]:
   return layers + (_sequence(model, frames) if model.temporal == "sequence" else [])
 
 
-def _sequence(model: Any, frames: int) -> list[Layer]:
+def _sequence(model: ConfigDict, frames: int) -> list[Layer]:
   names = [f"sequence/transformer/block_{i}/" for i in range(model.sequence_layers)]
   blocks = [block(name, frames, frames**2, model.embed_dim, model.text.mlp) for name in names]
-  return [dataclasses.replace(layer, again=0) for layer in blocks]  # these are kept in any case
+  return [dataclasses.replace(layer, recomputed=0) for layer in blocks]  # never rematerialised
 
 
-def text(model: Any, tokens: int) -> list[Layer]:
-  """Layers of the text tower on one text. A causal mask hides scores; it does not save them."""
+def text(model: ConfigDict, tokens: int) -> list[Layer]:
+  """Returns the layers of the text tower on one text. Scores hidden by the causal mask are computed."""
   tower = model.text
   blocks = _tower("text", tower.layers, tokens, tokens**2, tower.width, tower.mlp)
   return [*blocks, Layer("text/projection", dense(1, tower.width, model.embed_dim))]
 
 
-def step(config: Any) -> dict[str, int]:
-  """Operations of one training step over the global batch, by part: towers, loss, and what is computed again.
+def step(config: ConfigDict) -> dict[str, int]:
+  """Returns the operations of one training step over the global batch, by part.
 
-  A pass back costs two passes forward: one product for the gradient by the inputs, one for that by the parameters,
-  where these are trained; nothing below the first trained layer has gradients.
+  A backward pass costs two forward passes: one product for the gradient of the inputs, one for that of the parameters,
+  if trained. Layers below the first trained one have no gradients.
 
   Args:
-    config: the whole configuration.
+    config: the complete configuration.
+
+  Returns:
+    {part: operations}: a tower's input ("video", "frame", "subtitle", "caption"), "loss" and "recomputed".
   """
   model, uses, batch = config.model, LOSSES[config.loss].uses, config.train.batch_size
   inputs: dict[str, Sequence[Layer]] = {
@@ -140,21 +147,21 @@ def step(config: Any) -> dict[str, int]:
     "subtitle": text(model, config.data.text_length),
     "caption": text(model, config.data.text_length),
   }
-  towers = {name: batch * _there_and_back(layers, config) for name, layers in inputs.items() if name in uses}
-  again = sum(batch * _again(layers, config) for name, layers in inputs.items() if name in uses)
+  towers = {name: batch * _forward_and_backward(layers, config) for name, layers in inputs.items() if name in uses}
+  recomputed = sum(batch * _recomputed(layers, config) for name, layers in inputs.items() if name in uses)
   loss = 3 * CONTRASTS[config.loss] * dense(batch, model.embed_dim, batch)
-  return {**towers, "loss": loss, "again": again}
+  return {**towers, "loss": loss, "recomputed": recomputed}
 
 
-def _trained_from(layers: Sequence[Layer], config: Any) -> int:
-  """The first layer with trained parameters; embeddings of tokens lie below all of a text's layers."""
+def _trained_from(layers: Sequence[Layer], config: ConfigDict) -> int:
+  """Returns the index of the first trained layer; token embeddings precede all layers of the text tower."""
   frozen = config.optimizer.frozen
   if layers[0].name.startswith("text/") and not is_frozen("text/token_embedding", frozen):
     return 0
   return next((i for i, layer in enumerate(layers) if not is_frozen(layer.name, frozen)), len(layers))
 
 
-def _there_and_back(layers: Sequence[Layer], config: Any) -> int:
+def _forward_and_backward(layers: Sequence[Layer], config: ConfigDict) -> int:
   first = _trained_from(layers, config)
   total = sum(layer.forward for layer in layers)
   for layer in layers[first:]:
@@ -163,9 +170,9 @@ def _there_and_back(layers: Sequence[Layer], config: Any) -> int:
   return total
 
 
-def _again(layers: Sequence[Layer], config: Any) -> int:
-  """What accumulation and rematerialisation repeat."""
+def _recomputed(layers: Sequence[Layer], config: ConfigDict) -> int:
+  """Returns what gradient accumulation with cached features and rematerialisation repeat."""
   total = sum(layer.forward for layer in layers) if config.train.num_microbatches > 1 else 0
   if config.model.remat:
-    total += sum(layer.again for layer in layers[_trained_from(layers, config) :])
+    total += sum(layer.recomputed for layer in layers[_trained_from(layers, config) :])
   return total

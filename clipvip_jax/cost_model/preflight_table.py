@@ -1,4 +1,4 @@
-"""What preflight.py found, as lines for a terminal."""
+"""Preflight report as lines for a terminal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ _NAME = 38  # columns
 
 
 def _unit(value: float, base: int, ending: str) -> str:
-  """1.5e9, 1000, "B" -> `1.50 GB`: a number of at most three digits before its point."""
+  """Formats 1.5e9, 1000, "B" as `1.50 GB`."""
   prefix = 0
   while value >= base and prefix < 4:
     value, prefix = value / base, prefix + 1
@@ -29,15 +29,15 @@ def _operations(count: float) -> str:
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
-  """The tables of `preflight.preflight`'s report; without costs where the compiler refused the step."""
+  """Formats the report of `preflight.preflight`, without costs if the step was not compiled."""
   mesh = " ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
   head = [
     f"{report['config']} on {report['topology']}: {report['chips']} chips, {mesh}; batch {report['batch']:,},"
     f" {report['clips_of_a_chip']:,} clips a chip",
     "",
   ]
-  known = [*_flops(report), "", *_collectives(report), "", *_time(report)] if "memory" in report else []
-  return [*head, *_memory(report), "", *known, *_largest(report)]
+  costs = [*_flops(report), "", *_collectives(report), "", *_time(report)] if "memory" in report else []
+  return [*head, *_memory(report), "", *costs, *_largest(report)]
 
 
 def _row(name: str, *cells: str) -> str:
@@ -48,11 +48,11 @@ def _memory(report: Mapping[str, Any]) -> list[str]:
   estimated = " (estimated: CPU devices stand in for GPUs)" if report["memory_is_estimated"] else ""
   parts = [_row(name, _memory_of(size)) for name, size in report.get("memory", {}).items()]
   used = _memory_of(report["memory_used"]) if report["memory_used"] else "too much"
-  there = f"of {_memory_of(report['hbm'])}"
+  available = f"of {_memory_of(report['hbm'])}"
   if report["usable"] < report["hbm"]:
-    there += f", of which JAX takes {_memory_of(report['usable'])}"
+    available += f", of which JAX takes {_memory_of(report['usable'])}"
   verdict = "fits" if report["fits"] else "does not fit"
-  return [f"memory of a chip{estimated}", *parts, f"{_row('together', used)} {there}: {verdict}"]
+  return [f"memory of a chip{estimated}", *parts, f"{_row('together', used)} {available}: {verdict}"]
 
 
 def _flops(report: Mapping[str, Any]) -> list[str]:
@@ -68,7 +68,7 @@ def _flops(report: Mapping[str, Any]) -> list[str]:
 
 def _collectives(report: Mapping[str, Any]) -> list[str]:
   rows = [
-    _row(kind, f"{found['count']:,}", _sent(found["sent"])) for kind, found in sorted(report["collectives"].items())
+    _row(kind, f"{totals['count']:,}", _sent(totals["sent"])) for kind, totals in sorted(report["collectives"].items())
   ]
   sent, needed = report["sent"], report["sent_needed"]
   together = _row("together", "", _sent(sent))
@@ -97,7 +97,7 @@ def _time(report: Mapping[str, Any]) -> list[str]:
 def _largest(report: Mapping[str, Any]) -> list[str]:
   if "largest_batch" not in report:
     return []
-  found = report["largest_batch"]
-  if found is None:
-    return ["largest batch: unknown, the compiler does not say what these take"]
-  return [f"largest batch that fits, by a line through two compiled ones: {found:,}"]
+  batch = report["largest_batch"]
+  if batch is None:
+    return ["largest batch: unknown, the compiler does not report memory use"]
+  return [f"largest batch that fits, by a line through two compiled ones: {batch:,}"]

@@ -1,4 +1,4 @@
-"""What the compiled training step of a configuration costs on each chip: memory, operations, communication, time."""
+"""Memory, operations, communication and time per chip of a compiled training step."""
 
 import dataclasses
 import math
@@ -9,10 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from clipvip_jax.cost_model import flops, hlo_collectives
+from clipvip_jax.cost_model import communication, flops, hlo_collectives
 from clipvip_jax.cost_model.chips import Chip
+from clipvip_jax.cost_model.collective import Collective
 from clipvip_jax.distributed import sharding
 from clipvip_jax.models import clip_vip
 from clipvip_jax.runs.train_state import TrainState
@@ -21,8 +24,12 @@ from clipvip_jax.training.losses import LOSSES, Loss
 from clipvip_jax.training.train_step import init_state, jit_train_step
 
 
-class TooLarge(Exception):
-  """The compiler found no way to fit the step into a chip's memory. `used`: bytes that it would take, 0 if unknown."""
+class OutOfMemory(Exception):
+  """The step does not fit into a chip's memory according to the compiler.
+
+  Attributes:
+    used: bytes that it needs; 0: unknown.
+  """
 
   def __init__(self, used: float):
     super().__init__("the step does not fit a chip's memory")
@@ -31,70 +38,71 @@ class TooLarge(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """Of one step; bytes and operations are those of one chip.
+  """Cost of one step; bytes and operations are per chip.
 
   Attributes:
-    memory: part -> bytes.
-    flops, hbm_bytes: as the compiler counts them. A loop counts once, so under accumulation they are too small.
-    collectives: see `collectives.read`.
-    needed: see `collectives.needed`.
-    counted: operations of all chips, by part: see `flops.step`.
-    seconds: to compile.
+    memory: {part: bytes}.
+    flops: as the compiler counts them, a loop once; too small with microbatches.
+    hbm_bytes: read and written, likewise.
+    collectives: of the compiled program; see hlo_collectives.py.
+    needed: collectives of the method; see communication.py.
+    counted: operations of all chips, by part; see `flops.step`.
+    seconds: compilation time.
   """
 
   memory: Mapping[str, float]
   flops: float
   hbm_bytes: float
-  collectives: Sequence[hlo_collectives.Collective]
-  needed: Sequence[hlo_collectives.Collective]
+  collectives: Sequence[Collective]
+  needed: Sequence[Collective]
   counted: Mapping[str, int]
   seconds: float
 
   @property
   def memory_used(self) -> float:
-    """Bytes of a chip."""
+    """Bytes per chip."""
     return sum(self.memory.values())
 
 
-def batch_shapes(config: Any, loss: Loss) -> dict[str, jax.ShapeDtypeStruct]:
-  """The global batch that the input pipeline gives a run; see `train_step.embed_batch`."""
+def batch_shapes(config: ConfigDict, loss: Loss) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of the global batch of a run; see `train_step.embed_batch`."""
   count, side = config.train.batch_size, config.model.image_size
   shapes = {"video": (count, config.data.num_frames, side, side, 3), "frame": (count, side, side, 3)}
-  found = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items() if name in loss.uses}
+  batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items() if name in loss.uses}
   for name in sorted(loss.uses & {"subtitle", "caption"}):
-    found[name] = jax.ShapeDtypeStruct((count, config.data.text_length), jnp.int32)
-    found[f"{name}_mask"] = jax.ShapeDtypeStruct((count,), jnp.bool_)
-  return found
+    batch[name] = jax.ShapeDtypeStruct((count, config.data.text_length), jnp.int32)
+    batch[f"{name}_mask"] = jax.ShapeDtypeStruct((count,), jnp.bool_)
+  return batch
 
 
-def state_shapes(config: Any, model: clip_vip.ClipVip, chain: Any) -> TrainState:
-  """The shapes of a run's state."""
-  return jax.eval_shape(lambda: init_state(model, chain, config.model, config.seed))
+def state_shapes(config: ConfigDict, model: clip_vip.ClipVip, tx: optax.GradientTransformation) -> TrainState:
+  """Returns the shapes of a run's training state."""
+  return jax.eval_shape(lambda: init_state(model, tx, config.model, config.seed))
 
 
-def measure(config: Any, mesh: Mesh) -> Cost:
-  """Compiles the step that a run of `config` would call, for the devices of `mesh`.
+def measure(config: ConfigDict, mesh: Mesh) -> Cost:
+  """Compiles the training step of a run for the devices of `mesh`.
 
   Raises:
-    TooLarge: the compiler says that it does not fit.
-    UserError: bad input, as for a run.
+    OutOfMemory: the compiler cannot fit the step into memory.
+    UserError: invalid configuration, as for a run.
   """
   sizes = config.model.copy_and_resolve_references()
   with sizes.unlocked():
-    sizes.attention = "xla"  # cuDNN is not here
+    sizes.attention = "xla"  # cuDNN needs a GPU
   model, loss = clip_vip.from_config(sizes), LOSSES[config.loss]
-  chain, rate = optimizer.from_config(config.optimizer, max(config.train.num_steps, 1))
-  state, batch = state_shapes(config, model, chain), batch_shapes(config, loss)
+  tx, lr_schedule = optimizer.from_config(config.optimizer, max(config.train.num_steps, 1))
+  state, batch = state_shapes(config, model, tx), batch_shapes(config, loss)
   optimizer.check_names(config.optimizer, state.params)
-  # CPU devices only stand in: nothing runs there, so the compiler need not make it fast.
+  # CPU devices stand in for GPUs and run nothing, so optimisation would be wasted.
   options = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
-  step, started = jit_train_step(config, model, loss, chain, rate, mesh, state), time.monotonic()
+  step, started = jit_train_step(config, model, loss, tx, lr_schedule, mesh, state), time.monotonic()
   try:
     compiled = step.lower(state, batch).compile(options)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    raise TooLarge(_used(str(error))) from error
+    raise OutOfMemory(used_bytes(str(error))) from error
   seconds = time.monotonic() - started
   analysis = compiled.cost_analysis()
   return Cost(
@@ -102,16 +110,16 @@ def measure(config: Any, mesh: Mesh) -> Cost:
     flops=analysis["flops"],
     hbm_bytes=analysis["bytes accessed"],
     collectives=hlo_collectives.read_collectives(compiled.as_text(), mesh.size),
-    needed=hlo_collectives.required_collectives(config, mesh, state.params),
+    needed=communication.required_collectives(config, mesh, state.params),
     counted=flops.step(config),
     seconds=seconds,
   )
 
 
-def _used(message: str) -> float:
-  """Bytes, from `Used 17.53G of 15.75G hbm`."""
-  found = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
-  return float(found[1]) * 1024 ** " KMGT".index(found[2] or " ") if found else 0.0
+def used_bytes(message: str) -> float:
+  """Parses the bytes of `Used 17.53G of 15.75G hbm` in the compiler's message; 0 if absent."""
+  match = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
+  return float(match[1]) * 1024 ** " KMGT".index(match[2] or " ") if match else 0.0
 
 
 def _memory(analysis: Any, mesh: Mesh, state: TrainState, batch: Mapping[str, Any]) -> dict[str, float]:
@@ -124,7 +132,7 @@ def _memory(analysis: Any, mesh: Mesh, state: TrainState, batch: Mapping[str, An
     "optimiser moments": moments,
     "batch": inputs,
     "gradients, activations, temporaries": analysis.temp_size_in_bytes,
-    # What arrays take beyond their elements, results that replace no argument, and the program itself.
+    # Padding of arrays, results that do not alias an argument, and the program.
     "padding and program": max(0, arguments - params - moments - inputs)
     + max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
     + analysis.generated_code_size_in_bytes,
@@ -132,38 +140,41 @@ def _memory(analysis: Any, mesh: Mesh, state: TrainState, batch: Mapping[str, An
 
 
 def _held(mesh: Mesh, tree: Any) -> float:
-  """Bytes of a part of the state on one chip."""
-  placed = sharding.state_shardings(mesh, tree)
-  sizes = jax.tree.map(lambda x, where: math.prod(where.shard_shape(x.shape)) * x.dtype.itemsize, tree, placed)
+  """Returns the bytes of a part of the state on one chip."""
+  shardings = sharding.state_shardings(mesh, tree)
+  sizes = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, tree, shardings)
   return sum(jax.tree.leaves(sizes))
 
 
 def fits(used: float, chip: Chip) -> bool:
-  """Whether so many bytes fit a chip's memory."""
+  """Returns whether `used` bytes fit into a chip's memory."""
   return used <= chip.usable * chip.hbm
 
 
 def step_seconds(cost: Cost, chip: Chip, count: int, *, loops: bool) -> dict[str, float]:
-  """Seconds of a step by what a chip computes, reads and writes, and sends; the largest bounds the step.
+  """Returns lower bounds of a step's seconds by compute, memory and interconnect; the largest bounds the step.
 
   Args:
-    count: of chips.
-    loops: whether the step has loops, which the compiler counts once; our own count then stands for its.
+    cost: of the step.
+    chip: its published peaks.
+    count: number of chips.
+    loops: whether the step has loops, which the compiler counts once; `cost.counted` is then used in place of it.
   """
   operations = sum(cost.counted.values()) / count if loops else cost.flops
   return {
     "compute": operations / chip.flops,
     "memory": cost.hbm_bytes / chip.hbm_bandwidth,
-    "interconnect": sum(one.sent / chip.sending(one.span) for one in cost.collectives),
+    "interconnect": sum(collective.sent / chip.sending(collective.span) for collective in cost.collectives),
   }
 
 
 def share_that_fits(points: Mapping[int, float], chip: Chip, multiple: int) -> int:
-  """The most clips of a chip that fit, by a line through two points; 0: not even `multiple` of them.
+  """Returns the largest number of clips per chip that fits, extrapolated linearly from two points; 0 if none.
 
   Args:
-    points: clips of a chip -> bytes of it.
-    multiple: of which the answer must be one: `train.num_microbatches`.
+    points: {clips per chip: bytes per chip}.
+    chip: whose memory must suffice.
+    multiple: of which the result is one: `train.num_microbatches`.
   """
   (few, least), (many, most) = sorted(points.items())
   slope = (most - least) / (many - few)

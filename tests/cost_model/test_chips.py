@@ -1,0 +1,57 @@
+"""Chips and topologies."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+from project_paths import ROOT
+
+from clipvip_jax.cost_model import chips
+from clipvip_jax.utils.errors import UserError
+
+
+@pytest.mark.parametrize("name", chips.CHIPS)
+def test_chip_is_found_by_its_device_kind(name):
+  chip = chips.CHIPS[name]
+  assert chips.chip_of_kind(chip.kind if chip.is_tpu else f"{chip.kind} 80GB HBM3") is chip
+  assert chips.chip_of_kind("cpu") is None
+
+
+@pytest.mark.parametrize(
+  ("topology", "name", "count"),
+  [("v5e:4x8", "v5e", 32), ("v5p:2x2x4", "v5p", 16), ("h100:4", "h100", 4), ("a100:16", "a100", 16)],
+)
+def test_topology_is_parsed(topology, name, count):
+  assert chips.parse_topology(topology) == (chips.CHIPS[name], count)
+
+
+@pytest.mark.parametrize(
+  ("topology", "message"),
+  [
+    ("v9:4x8", "--topology=v9:4x8: unknown chip 'v9'; allowed: v5e:4x8, v5p:2x2x4, v6e:4x8, a100:8"),
+    ("v5e", "--topology=v5e: unknown size; use one such as v5e:4x8"),
+    ("v5e:2x2x2", "unknown size; use one such as v5e:4x8"),
+    ("v5p:4x4", "unknown size; use one such as v5p:2x2x4"),
+    ("h100:0", "unknown size; use one such as h100:8"),
+    ("h100:12", "12 is not divisible by nodes of 8 GPUs; use a multiple of 8"),
+  ],
+)
+def test_unknown_topology_is_refused_with_those_allowed(topology, message):
+  with pytest.raises(UserError, match=message):
+    chips.parse_topology(topology)
+
+
+def test_missing_libtpu_is_refused_with_the_command_to_install_it(monkeypatch):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UserError, match=r"pip install 'jax\[tpu\]'"):
+    chips.devices("v5e:2x2")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: no TPU compiler")
+def test_mesh_axis_may_span_several_axes_of_a_slice():
+  code = "from clipvip_jax.cost_model import chips; from clipvip_jax.distributed import sharding; "
+  code += "devices = chips.devices('v6e:4x8'); "
+  code += "print(dict(sharding.make_mesh({'data': -1, 'fsdp': 2, 'tensor': 1}, devices).shape))"
+  done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+  assert done.stdout.strip() == "{'data': 16, 'fsdp': 2, 'tensor': 1}", done.stderr
