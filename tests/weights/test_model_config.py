@@ -1,0 +1,54 @@
+"""`config.model` inferred from weights and hints."""
+
+import numpy as np
+import pytest
+import tiny
+from project_paths import GOLDEN
+from safetensors.numpy import load_file
+
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.weights import model_config, names_clip_vip
+from clipvip_jax.weights.model_config import Hints
+
+HEADS = Hints(vision_heads=4, text_heads=4)
+
+
+def weights():
+  return names_clip_vip.to_flat(load_file(GOLDEN / "vip_tiny.safetensors"), "vip_tiny")
+
+
+def test_config_is_inferred_from_shapes_and_hints():
+  config = model_config.from_weights(weights(), HEADS, "quick_gelu", "vip_tiny")
+  assert config.to_dict() == tiny.config().to_dict()
+
+
+def test_metadata_round_trips():
+  config = tiny.config()
+  hints = model_config.hints_from_metadata(model_config.to_metadata(config))
+  assert hints == Hints(config.activation, config.vision.heads, config.text.heads)
+
+
+def test_earlier_hints_take_precedence():
+  assert Hints("gelu", None, 8) | Hints("quick_gelu", 4, 2) == Hints("gelu", 4, 8)
+
+
+def test_folder_without_configuration_gives_no_hints(tmp_path):
+  assert model_config.read_hints(tmp_path) == Hints()
+
+
+def test_missing_block_is_refused():
+  params = {name: x for name, x in weights().items() if "vision/transformer/block_0/" not in name}
+  with pytest.raises(UserError, match=r"vip_tiny: the vision tower has blocks \[1\], expected 0, 1, 2, \.\.\. without"):
+    model_config.from_weights(params, HEADS, "quick_gelu", "vip_tiny")
+
+
+def test_patches_that_form_no_square_grid_are_refused():
+  params = {**weights(), "vision/position_embedding": np.zeros((12, 64), np.float32)}
+  with pytest.raises(UserError, match="vision/position_embedding has 11 patches, which do not form a square grid"):
+    model_config.from_weights(params, HEADS, "quick_gelu", "vip_tiny")
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, "4", True])
+def test_size_must_be_a_positive_integer(size):
+  with pytest.raises(UserError, match=r"width=.* must be an integer of at least 1"):
+    model_config.checked_size(size, "width")
