@@ -1,125 +1,133 @@
-"""AdamW as CLIP-ViP's results were made with it, as an optax chain; and the learning-rate schedules.
+"""The AdamW of CLIP-ViP's public implementation as an optax chain, and its learning-rate schedules.
 
-It differs from `optax.adamw` in two places: epsilon stands outside the bias correction, and weights decay after the
-Adam step, from the values that it left. Parameters are addressed by name, as `text/transformer/block_0/mlp/up/bias`.
+It differs from `optax.adamw` in two places: epsilon is added outside the bias correction, and weight decay applies to
+the values after the Adam step. Rules address parameters by name, as `text/transformer/block_0/mlp/up/bias`.
 """
 
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import traverse_util
 from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
 
 from clipvip_jax.utils.errors import UserError
 
-Schedule = Callable[[Array], Array]
+Leaf = TypeVar("Leaf")
+Update = Int[Array, ""]  # number of an update, from 1
 
-# Keeps the temperature sane: similarities are multiplied by at most 200.
+# The temperature's upper bound: similarities are multiplied by at most 200.
 MAX_LOGIT_SCALE = math.log(200.0)
 
-# What a schedule gives where its formula gives 0, so that no update is lost.
-_SMALLEST_RATE = 1e-8
+# Replaces a learning rate of exactly 0, as in the public implementation.
+_MIN_LEARNING_RATE = 1e-8
 
 
-def _cosine(n, warmup, total):
+def _cosine(n: Update, warmup: int, total: int) -> Float[Array, ""]:
   return 0.5 * (1 + jnp.cos(jnp.pi * _progress(n, warmup, total)))
 
 
-def _linear(n, warmup, total):
+def _linear(n: Update, warmup: int, total: int) -> Float[Array, ""]:
   return 1 - _progress(n, warmup, total)
 
 
-def _inverse_sqrt(n, warmup, total):
+def _inverse_sqrt(n: Update, warmup: int, total: int) -> Float[Array, ""]:
   del total
   return jnp.sqrt(max(warmup, 1) / jnp.maximum(n, 1))
 
 
-def _progress(n, warmup, total):
-  """0 at the end of the warm-up, 1 at the last update."""
+def _progress(n: Update, warmup: int, total: int) -> Float[Array, ""]:
+  """Returns 0 at the end of the warm-up, 1 at the last update."""
   return jnp.clip((n - warmup) / max(total - warmup, 1), 0, 1)
 
 
-# After the linear warm-up. "constant" has none.
+# Decay after the linear warm-up; "constant" has neither.
 SCHEDULES = {"cosine": _cosine, "linear": _linear, "inverse_sqrt": _inverse_sqrt, "constant": None}
 
 
-def learning_rate(name: str, base: float, total_steps: int, warmup_ratio: float) -> Schedule:
-  """The rate of update n = 1, 2, ..., total_steps: `base` times a warm-up from 0 and a decay.
+def learning_rate(name: str, base: float, total_steps: int, warmup_ratio: float) -> optax.Schedule:
+  """Creates a schedule: update n = 1, 2, ..., total_steps -> `base` times linear warm-up from 0, or decay.
 
-  The warm-up takes `int(warmup_ratio * total_steps)` updates.
+  Args:
+    name: a key of SCHEDULES.
+    base: learning rate at the end of the warm-up.
+    total_steps: updates.
+    warmup_ratio: the warm-up takes `int(warmup_ratio * total_steps)` updates.
 
   Raises:
-    UserError: no such schedule.
+    UserError: unknown schedule.
   """
   if name not in SCHEDULES:
     raise UserError(f"optimizer.schedule={name!r} is unknown; allowed: {', '.join(SCHEDULES)}")
   decay = SCHEDULES[name]
   warmup = int(warmup_ratio * total_steps)
 
-  def rate(n: Int[Array, ""]) -> Float[Array, ""]:
+  def schedule(n: Update) -> Float[Array, ""]:
     if decay is None:
       return jnp.full(jnp.shape(n), base, jnp.float32)
     factor = jnp.where(n < warmup, n / max(warmup, 1), decay(n, warmup, total_steps))
     value = base * factor
-    return jnp.where(value == 0, _SMALLEST_RATE, value).astype(jnp.float32)
+    return jnp.where(value == 0, _MIN_LEARNING_RATE, value).astype(jnp.float32)
 
-  return rate
-
-
-def by_name(function: Callable[[str], Any], params: Any) -> Any:
-  """A tree like `params` whose leaves are `function(name of the parameter)`."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: function(_name(path)), params)
+  return schedule
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def map_names(function: Callable[[str], Leaf], params: optax.Params) -> optax.Params:
+  """Returns a tree of the structure of `params`, whose leaves are `function(parameter name)`."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: function(_param_name(path)), params)
+
+
+def _param_name(path: jax.tree_util.KeyPath) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def is_frozen(name: str, frozen: Sequence[str]) -> bool:
-  """Whether a parameter is one of those that training leaves alone: its name begins as one of `frozen`."""
+  """Returns whether a parameter's name begins with one of the prefixes in `frozen`."""
   return name.startswith(tuple(frozen))
 
 
-def without_gradient(params: Any, frozen: Sequence[str]) -> Any:
-  """The same parameters; nothing is computed for the gradients of those that are frozen, which are zeros."""
+def stop_frozen_gradients(params: optax.Params, frozen: Sequence[str]) -> optax.Params:
+  """Returns the same parameters, with `stop_gradient` on frozen ones: their gradients are zeros and not computed."""
 
-  def stopped(path, value):
-    return jax.lax.stop_gradient(value) if is_frozen(_name(path), frozen) else value
+  def stop(path: jax.tree_util.KeyPath, value: Array) -> Array:
+    return jax.lax.stop_gradient(value) if is_frozen(_param_name(path), frozen) else value
 
-  return jax.tree_util.tree_map_with_path(stopped, params)
+  return jax.tree_util.tree_map_with_path(stop, params)
 
 
 def decays(name: str) -> bool:
-  """Whether weight decay applies. LayerNorm scales and embeddings do decay, as in the published runs."""
+  """Returns whether weight decay applies. LayerNorm scales and embeddings decay, as in the published runs."""
   return "bias" not in name and name != "logit_scale"
 
 
-def rate_multiplier(name: str, multipliers: Mapping[str, float]) -> float:
-  """The product of the multipliers whose key is part of the name."""
+def lr_multiplier(name: str, multipliers: Mapping[str, float]) -> float:
+  """Returns the product of the multipliers whose key is a substring of the parameter name."""
   return math.prod(factor for part, factor in multipliers.items() if part in name)
 
 
 class AdamState(NamedTuple):
-  """Updates done; first and second moments, like the parameters."""
+  """Number of updates, and first and second moments of every parameter."""
 
   step: Int[Array, ""]
-  first: Any
-  second: Any
+  first: optax.Params
+  second: optax.Params
 
 
 def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-  """g -> sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)."""
+  """Scales gradients g to sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)."""
 
-  def init(params):
+  def init(params: optax.Params) -> AdamState:
     zeros = jax.tree.map(jnp.zeros_like, params)
     return AdamState(jnp.zeros((), jnp.int32), zeros, zeros)
 
-  def update(grads, state, params=None):
+  def update(
+    grads: optax.Updates, state: AdamState, params: optax.Params | None = None
+  ) -> tuple[optax.Updates, AdamState]:
     del params
     step = state.step + 1
     first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.first, grads)
@@ -134,98 +142,107 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
 
 
 class DescendState(NamedTuple):
-  """Updates done."""
+  """Number of updates."""
 
   step: Int[Array, ""]
 
 
-def descend(rate: Schedule, weight_decay: float, multipliers: Mapping[str, float]) -> optax.GradientTransformation:
-  """p <- p - lr * direction, then p <- p - lr * weight_decay * p, with the rate of each parameter's name."""
+def descend(
+  lr_schedule: optax.Schedule, weight_decay: float, multipliers: Mapping[str, float]
+) -> optax.GradientTransformation:
+  """Applies p <- p - lr * direction, then p <- p - lr * weight_decay * p, with each parameter's multiplier on lr."""
 
-  def init(params):
+  def init(params: optax.Params) -> DescendState:
     del params
     return DescendState(jnp.zeros((), jnp.int32))
 
-  def update(directions, state, params):
+  def update(
+    directions: optax.Updates, state: DescendState, params: optax.Params | None = None
+  ) -> tuple[optax.Updates, DescendState]:
     step = state.step + 1
-    rates = by_name(lambda name: rate(step) * rate_multiplier(name, multipliers), params)
-    decay = by_name(lambda name: weight_decay if decays(name) else 0.0, params)
+    learning_rates = map_names(lambda name: lr_schedule(step) * lr_multiplier(name, multipliers), params)
+    decay = map_names(lambda name: weight_decay if decays(name) else 0.0, params)
 
     def change(direction, p, lr, wd):
       return -lr * direction - lr * wd * (p - lr * direction)
 
-    return jax.tree.map(change, directions, params, rates, decay), DescendState(step)
+    return jax.tree.map(change, directions, params, learning_rates, decay), DescendState(step)
 
   return optax.GradientTransformation(init, update)
 
 
-def keep_logit_scale() -> optax.GradientTransformation:
-  """Keeps the updated logit scale in [0, ln 200]."""
+def clip_logit_scale() -> optax.GradientTransformation:
+  """Clips the updated logit scale to [0, ln 200]."""
 
-  def update(updates, params):
+  def update(updates: optax.Updates, params: optax.Params) -> optax.Updates:
     scale = params["logit_scale"]
-    kept = jnp.clip(scale + updates["logit_scale"], 0.0, MAX_LOGIT_SCALE)
-    return {**updates, "logit_scale": kept - scale}
+    clipped = jnp.clip(scale + updates["logit_scale"], 0.0, MAX_LOGIT_SCALE)
+    return {**updates, "logit_scale": clipped - scale}
 
   return optax.stateless(update)
 
 
-# Outside of these a run goes on without an error and without learning.
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+  """Scales gradients by `min(1, max_norm / (norm + 1e-6))` as PyTorch does; optax does not add 1e-6."""
+
+  def update(grads: optax.Updates, params: optax.Params | None) -> optax.Updates:
+    del params
+    factor = jnp.minimum(1.0, max_norm / (optax.global_norm(grads) + 1e-6))
+    return jax.tree.map(lambda g: factor * g, grads)
+
+  return optax.stateless(update)
+
+
+def from_config(config: ConfigDict, total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Creates the optimizer and the learning-rate schedule of `config.optimizer` over `total_steps` updates.
+
+  Raises:
+    UserError: unknown schedule, or a number out of range.
+  """
+  for field, allowed, is_allowed in _RANGES:
+    if not is_allowed(config[field]):
+      raise UserError(f"optimizer.{field}={config[field]} is out of range; allowed: {allowed}")
+  lr_schedule = learning_rate(config.schedule, config.learning_rate, total_steps, config.warmup_ratio)
+  transformations: tuple[optax.GradientTransformation, ...] = (
+    clip_by_global_norm(config.clip_norm),
+    scale_by_adam(config.b1, config.b2, config.eps),
+    descend(lr_schedule, config.weight_decay, config.lr_multipliers),
+  )
+  if config.frozen:  # frozen parameters have no moments and no weight decay
+    trained = functools.partial(map_names, lambda name: not is_frozen(name, config.frozen))
+    transformations = (optax.masked(optax.chain(*transformations), trained),)
+  return optax.chain(*transformations, clip_logit_scale()), lr_schedule
+
+
+# Values out of range would train without an error and without effect.
 _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
   ("learning_rate", "0 or more", lambda x: 0 <= x < math.inf),
   ("warmup_ratio", "0 to 1", lambda x: 0 <= x <= 1),
   ("weight_decay", "0 or more", lambda x: 0 <= x < math.inf),
-  ("clip_norm", "above 0; inf for none", lambda x: x > 0),
+  ("clip_norm", "above 0; inf for no clipping", lambda x: x > 0),
   ("b1", "above 0, below 1", lambda x: 0 < x < 1),
   ("b2", "above 0, below 1", lambda x: 0 < x < 1),
   ("eps", "above 0", lambda x: 0 < x < math.inf),
 )
 
 
-def check_names(config: Any, params: Any) -> None:
-  """Refuses what `config.optimizer` says of parameters that the model does not have.
+def check_names(config: ConfigDict, params: optax.Params) -> None:
+  """Checks that the parameter names in `config.optimizer` match parameters of the model.
+
+  Args:
+    config: `config.optimizer`.
+    params: parameters or their shapes.
 
   Raises:
-    UserError: names a multiplier or a frozen part that no parameter would ever meet, or nothing is left to train.
+    UserError: a multiplier or a frozen prefix matches no parameter, or all parameters are frozen.
   """
   names = ["/".join(path) for path in traverse_util.flatten_dict(params)]
+  example = f"use a part of a name such as {names[0]!r}"
   for part in config.lr_multipliers:
     if not any(part in name for name in names):
-      raise UserError(f"optimizer.lr_multipliers: no parameter's name contains {part!r}; one is {names[0]!r}")
-  for part in config.frozen:
-    if not part or not any(is_frozen(name, (part,)) for name in names):
-      raise UserError(f"optimizer.frozen: no parameter's name begins with {part!r}; one is {names[0]!r}")
+      raise UserError(f"optimizer.lr_multipliers: no parameter name contains {part!r}; {example}")
+  for prefix in config.frozen:
+    if not prefix or not any(is_frozen(name, (prefix,)) for name in names):
+      raise UserError(f"optimizer.frozen: no parameter name begins with {prefix!r}; {example}")
   if all(is_frozen(name, config.frozen) for name in names if name != "logit_scale"):
-    raise UserError(f"optimizer.frozen={tuple(config.frozen)} leaves nothing to train")
-
-
-def from_config(config: Any, total_steps: int) -> tuple[optax.GradientTransformation, Schedule]:
-  """The optimiser of `config.optimizer` over `total_steps` updates, and its learning rate by update number.
-
-  Raises:
-    UserError: no such schedule, or a number out of its range.
-  """
-  for field, allowed, ok in _RANGES:
-    if not ok(config[field]):
-      raise UserError(f"optimizer.{field}={config[field]} is out of range; allowed: {allowed}")
-  rate = learning_rate(config.schedule, config.learning_rate, total_steps, config.warmup_ratio)
-  parts: tuple[optax.GradientTransformation, ...] = (
-    clip_by_global_norm(config.clip_norm),
-    scale_by_adam(config.b1, config.b2, config.eps),
-    descend(rate, config.weight_decay, config.lr_multipliers),
-  )
-  if config.frozen:  # no moments are kept for what is frozen, and no decay touches it
-    trained = functools.partial(by_name, lambda name: not is_frozen(name, config.frozen))
-    parts = (optax.masked(optax.chain(*parts), trained),)
-  return optax.chain(*parts, keep_logit_scale()), rate
-
-
-def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-  """Factor `min(1, max_norm / (norm + 1e-6))`, as PyTorch clips; optax leaves the 1e-6 out."""
-
-  def update(grads, params):
-    del params
-    factor = jnp.minimum(1.0, max_norm / (optax.global_norm(grads) + 1e-6))
-    return jax.tree.map(lambda g: factor * g, grads)
-
-  return optax.stateless(update)
+    raise UserError(f"optimizer.frozen={tuple(config.frozen)} leaves no parameter to train; remove a prefix")

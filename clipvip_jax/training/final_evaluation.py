@@ -1,0 +1,91 @@
+"""Final evaluation of a run: the best checkpoint on the final splits, results.json and report.html."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from clipvip_jax.distributed import sharding
+from clipvip_jax.distributed.watchdog import report_progress
+from clipvip_jax.evaluation.evaluator import Evaluator, SplitResult
+from clipvip_jax.reporting import query_examples, report
+from clipvip_jax.runs.checkpoint import Checkpoints
+from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.training.setup import Components
+from clipvip_jax.utils import config_tree
+from clipvip_jax.utils.log import log
+from clipvip_jax.utils.versions import versions
+
+
+@dataclasses.dataclass(frozen=True)
+class FinalEvaluation:
+  """Outcome of a run.
+
+  Attributes:
+    last_step: updates done.
+    state: the best checkpoint by plain text-to-video R@1 on the selection split.
+    splits: final split to its result.
+  """
+
+  last_step: int
+  state: TrainState
+  splits: dict[str, SplitResult]
+
+
+def evaluate_best(
+  components: Components, evaluator: Evaluator, checkpoints: Checkpoints, state: TrainState
+) -> FinalEvaluation:
+  """Evaluates the best checkpoint on the final splits; `state` is the last one."""
+  last_step = int(state.step)
+  if checkpoints.best_step() not in (None, last_step):
+    state = checkpoints.restore_best(components.abstract_state) or state
+  splits = components.config.evaluate.final_splits
+  return FinalEvaluation(last_step, state, {split: evaluator.split(state.params, split) for split in splits})
+
+
+def write_results(
+  components: Components, evaluation: FinalEvaluation, history: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+  """Writes results.json and report.html on process 0. All processes must call it.
+
+  Args:
+    components: of the run.
+    evaluation: of the run.
+    history: rows of metrics.jsonl.
+
+  Returns:
+    The content of results.json.
+  """
+  results = _results(components, evaluation)
+  report_progress("writing results and report")
+  # Process 0 computes the report's attention maps alone, so it needs every parameter.
+  params = sharding.replicate(components.mesh, evaluation.state.params)
+  if jax.process_index() == 0:
+    path = components.workdir / "results.json"
+    config_tree.write_json(path, results)
+    first_split = next(iter(evaluation.splits.values()), None)
+    examples: dict[str, Any] = {}
+    if first_split is not None:
+      examples = query_examples.report_examples(
+        components.model, params, components.eval_corpus, first_split, components.config
+      )
+    report.write_report(components.workdir / "report.html", results, history, **examples)
+    log.info("wrote %s and report.html", path)
+  return results
+
+
+def _results(components: Components, evaluation: FinalEvaluation) -> dict[str, Any]:
+  """Returns the content of results.json."""
+  corpus, eval_corpus = components.corpus, components.eval_corpus
+  return {
+    "splits": {split: result.metrics for split, result in evaluation.splits.items()},
+    "step": evaluation.last_step,
+    "best_step": int(evaluation.state.step),
+    "best_by": f"plain text-to-video R@1 on {components.config.evaluate.selection_split}",
+    "num_params": sum(x.size for x in jax.tree.leaves(evaluation.state.params)),
+    "corpus": {"name": corpus.name, **corpus.metadata, "mix": components.corpus_identity.get("mix", {})},
+    "evaluated": {"name": eval_corpus.name, **eval_corpus.metadata},
+    "config": config_tree.to_json_dict(components.config),
+    "versions": versions(),
+  }

@@ -1,0 +1,67 @@
+"""Initial training state: the latest checkpoint, or initial weights and random parameters."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from clipvip_jax.runs.checkpoint import Checkpoints
+from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.training.setup import Components
+from clipvip_jax.training.train_step import init_state
+from clipvip_jax.utils.log import log
+from clipvip_jax.weights import load_params
+
+
+def load_initial_weights(components: Components) -> dict[str, np.ndarray]:
+  """Loads the weights of config.init_from and checks them against the model.
+
+  Returns:
+    {parameter name: array}; {} where config.init_from is empty.
+
+  Raises:
+    UserError: the weights cannot be read, or do not fit the model.
+  """
+  init_from = components.config.init_from
+  return load_params.load_params(init_from, components.abstract_state.params) if init_from else {}
+
+
+def restore_or_initialize(
+  components: Components, checkpoints: Checkpoints, weights: Mapping[str, np.ndarray]
+) -> tuple[TrainState, int]:
+  """Restores the latest checkpoint; initializes the state where there is none.
+
+  Args:
+    components: of the run.
+    checkpoints: of the run.
+    weights: {parameter name: array} that replace random parameters.
+
+  Returns:
+    (state on the mesh, number of updates done).
+  """
+  restored = checkpoints.restore_latest(components.abstract_state)
+  if restored is None:
+    return _initialize(components, weights), 0
+  state, position = restored
+  step = position["next_record"] // components.config.train.batch_size
+  log.info("resuming from step %d (%s)", step, components.workdir / "checkpoints" / str(step))
+  return state, step
+
+
+def _initialize(components: Components, weights: Mapping[str, np.ndarray]) -> TrainState:
+  """Creates the state on the mesh. Each device holds its parameters once: `weights` are donated."""
+  config = components.config
+  shardings = jax.tree.map(lambda x: x.sharding, components.abstract_state)
+
+  def initialize(weights: Mapping[str, jax.Array]) -> TrainState:
+    state = init_state(components.model, components.optimizer, config.model, config.seed)
+    # The compiler removes the random initialization of parameters that are replaced.
+    return state.replace(params=load_params.merge(weights, state.params))
+
+  sharding_by_name = traverse_util.flatten_dict(shardings.params, sep="/")
+  on_devices = load_params.to_devices(weights, {name: sharding_by_name[name] for name in weights})
+  state = jax.jit(initialize, out_shardings=shardings, donate_argnums=0)(on_devices)
+  if weights:
+    log.info("initialized from %s", config.init_from)
+  return state

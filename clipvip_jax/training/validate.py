@@ -1,0 +1,130 @@
+"""Configuration checks that read no corpus: an invalid field fails before anything is compiled or written."""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from clipvip_jax.distributed import sharding
+from clipvip_jax.models import attention, clip_vip
+from clipvip_jax.runs import workdir as run_workdir
+from clipvip_jax.training import optimizer
+from clipvip_jax.training.losses import LOSSES
+from clipvip_jax.utils import config_tree
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.weights import sources
+
+_MINIMUM = {
+  "seed": 0,
+  "data.text_length": 2,
+  "train.epochs": 0,
+  "train.num_steps": 0,
+  "train.eval_every": 1,
+  "train.checkpoint_every": 1,
+  "train.num_microbatches": 1,
+  "evaluate.num_examples": 0,
+  "host.num_workers": 0,
+  "host.log_every": 1,
+  "host.keep_checkpoints": 1,
+  "host.watchdog_timeout": 0,
+}
+
+
+def validate_run(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Validates a configuration on this host: its fields, the initial weights' path, and the run that `workdir` holds.
+
+  Raises:
+    UserError: names the field and the allowed values.
+  """
+  validate_recipe(config, jax.device_count())
+  attention.resolve_implementation(config.model.get("attention", "auto"), jnp.dtype(config.model.dtype))
+  if config.init_from:
+    sources.check_source(config.init_from)
+  run_workdir.check_config(workdir, config_tree.to_json_dict(config))
+
+
+def validate_recipe(config: ConfigDict, num_devices: int) -> None:
+  """Validates a configuration for a number of devices, without accessing files or devices.
+
+  Raises:
+    UserError: names the field and the allowed values.
+  """
+  clip_vip.from_config(config.model)
+  optimizer.from_config(config.optimizer, 1)
+  if config.loss not in LOSSES:
+    raise UserError(f"loss={config.loss!r} is unknown; allowed: {', '.join(LOSSES)}")
+  _check_lengths(config)
+  for section, stream in stream_sections(config):
+    _check_stream(section, stream, config.loss)
+  _check_duration(config.train)
+  _check_mesh(config, sharding.mesh_shape(config.mesh, num_devices))
+
+
+def stream_sections(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
+  """Yields (path in the configuration, section) of each corpus that a run trains on: config.data, then config.mix."""
+  yield "data", config.data
+  for name, section in config.mix.items():
+    yield f"mix.{name}", section
+
+
+def _check_lengths(config: ConfigDict) -> None:
+  """Raises UserError for text and clips longer than their position embeddings, and for fields below their minimum."""
+  positions = config.model.text.positions
+  if config.data.text_length > positions:
+    raise UserError(
+      f"data.text_length={config.data.text_length} exceeds model.text.positions={positions}; use at most {positions}"
+    )
+  if config.model.temporal == "sequence" and config.data.num_frames > positions:
+    raise UserError(
+      f"data.num_frames={config.data.num_frames} exceeds model.text.positions={positions}, the number of frame positions"
+      f" of model.temporal='sequence'; use at most {positions}"
+    )
+  for name, minimum in _MINIMUM.items():
+    section, _, field = name.rpartition(".")
+    value = config[section][field] if section else config[field]
+    if value < minimum:
+      raise UserError(f"{name}={value} must be at least {minimum}")
+
+
+def _check_duration(train: ConfigDict) -> None:
+  """Raises UserError for a run without steps, or a fraction of them out of range."""
+  if not train.epochs and not train.num_steps:
+    raise UserError("train.epochs and train.num_steps are both 0; set one of them")
+  if not 0 <= train.unmasked_fraction <= 1:
+    raise UserError(f"train.unmasked_fraction={train.unmasked_fraction} must be at least 0 and at most 1 (all steps)")
+
+
+def _check_mesh(config: ConfigDict, mesh_shape: Mapping[str, int]) -> None:
+  """Raises UserError for batches, microbatches or attention heads that the mesh does not divide."""
+  sharding.check_batch_size(config.train.batch_size, "train.batch_size", mesh_shape)
+  sharding.check_batch_size(config.evaluate.batch_size, "evaluate.batch_size", mesh_shape)
+  clips_per_device = config.train.batch_size // (mesh_shape[sharding.DATA] * mesh_shape[sharding.FSDP])
+  if clips_per_device % config.train.num_microbatches:
+    raise UserError(
+      f"train.num_microbatches={config.train.num_microbatches} does not divide the {clips_per_device} clips per device"
+      f" of train.batch_size={config.train.batch_size}; use a divisor of {clips_per_device}"
+    )
+  for tower in ("vision", "text"):
+    if config.model[tower].heads % mesh_shape[sharding.TENSOR]:
+      raise UserError(
+        f"mesh.tensor={mesh_shape[sharding.TENSOR]} does not divide model.{tower}.heads={config.model[tower].heads};"
+        " use a divisor of the heads of both towers"
+      )
+
+
+def _check_stream(section: str, stream: ConfigDict, loss: str) -> None:
+  """Raises UserError for a corpus section that gives the loss no text, or whose numbers are out of range."""
+  if stream.num_frames < 1:
+    raise UserError(f"{section}.num_frames={stream.num_frames} must be at least 1")
+  if not 0 < stream.fraction <= 1:
+    raise UserError(f"{section}.fraction={stream.fraction} must be above 0 and at most 1 (all records)")
+  if not 0 < stream.weight < float("inf"):
+    raise UserError(
+      f"{section}.weight={stream.weight} must be a finite number above 0; remove a corpus that is not used"
+    )
+  texts = sorted({"subtitle", "caption"} & LOSSES[loss].uses)
+  if not any(stream[text] for text in texts):
+    fields = " or ".join(f"{section}.{text}" for text in texts)
+    raise UserError(f"{section} has no text for loss={loss!r}; set {fields} to a text field of its records")

@@ -1,0 +1,51 @@
+"""Claims a run's workdir: locks it and records the configuration, the corpora and the tokenizer in it."""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+
+from clipvip_jax.distributed.coordination import raise_on_all_processes
+from clipvip_jax.input_pipeline.tokenizer import JsonTokenizer
+from clipvip_jax.runs import workdir as run_workdir
+from clipvip_jax.runs import workdir_lock
+from clipvip_jax.training.launch_consistency import check_shared_workdir
+from clipvip_jax.training.setup import WORDS_TOKENIZER, Components
+from clipvip_jax.utils import config_tree
+from clipvip_jax.utils.errors import UserError
+
+
+@contextlib.contextmanager
+def claim_workdir(components: Components) -> Iterator[None]:
+  """Locks the workdir of a validated run inside a `with` block. All processes must enter it.
+
+  Raises:
+    UserError: on all processes, where another run holds the lock, the workdir is not writable, or processes see
+      different workdirs.
+  """
+  with contextlib.ExitStack() as stack:
+    problem = ""
+    if jax.process_index() == 0:
+      try:
+        _lock_and_record(components, stack)
+      except UserError as error:
+        problem = str(error)
+    raise_on_all_processes(problem)
+    check_shared_workdir(components.workdir, workdir_lock.NAME)
+    yield
+
+
+def _lock_and_record(components: Components, stack: contextlib.ExitStack) -> None:
+  """Locks the workdir until `stack` closes, and writes config.json, corpus.json and a built tokenizer.json."""
+  workdir = components.workdir
+  with run_workdir.explain_write_errors(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(workdir_lock.workdir_lock(workdir))
+  config = config_tree.to_json_dict(components.config)
+  # Checked again under the lock: another run may have written these files since `prepare`.
+  run_workdir.check_config(workdir, config)
+  run_workdir.check_corpus(workdir, components.corpus_identity)
+  run_workdir.claim(workdir, config, components.corpus_identity)
+  if components.config.data.tokenizer == WORDS_TOKENIZER and isinstance(components.tokenizer, JsonTokenizer):
+    with run_workdir.explain_write_errors(workdir):
+      components.tokenizer.save(workdir / "tokenizer.json")
