@@ -16,6 +16,7 @@ from ml_collections import config_flags
 from clipvip_jax.utils import recipe_flags
 from clipvip_jax.utils.cli import EXIT_TERMINATED, report_error, run_command
 from clipvip_jax.utils.errors import Terminated, UserError
+from clipvip_jax.utils.local_paths import require_local_path
 from clipvip_jax.utils.log import configure_logging, log
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, with variants after a colon.", lock_config=True)
@@ -42,8 +43,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         f"--{flag.name} is missing; example: python -m clipvip_jax.main --config=configs/post_pretrain.py:demo "
         "--workdir=build/demo"
       )
-  if "://" in str(_WORKDIR.value):
-    raise UserError(f"--workdir={_WORKDIR.value} is not a path of the file system; mount the bucket")
+  require_local_path(str(_WORKDIR.value), "--workdir")
   if (_NUM_PROCESSES.value, _PROCESS_ID.value) != (None, None) and not _COORDINATOR.value:
     raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT, the address of process 0")
   return rest
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
   import jax
 
   from clipvip_jax.distributed import coordination
-  from clipvip_jax.training import trainer
+  from clipvip_jax.training import final_evaluation, trainer
 
   if _DISTRIBUTED.value or _COORDINATOR.value:
     coordination.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
       coordination.shutdown(report_error(error), str(error))
     raise
   if jax.process_index() == 0:
-    print(format_results(results))
+    print(final_evaluation.format_results(results))
 
 
 if __name__ == "__main__":

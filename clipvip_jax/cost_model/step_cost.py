@@ -98,7 +98,7 @@ def measure(config: ConfigDict, mesh: Mesh) -> Cost:
   options = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
   step, started = jit_train_step(config, model, loss, tx, lr_schedule, mesh, state), time.monotonic()
   try:
-    compiled = step.lower(state, batch).compile(options)
+    compiled: Any = step.lower(state, batch).compile(options)  # type: ignore[arg-type]  # integers are accepted, too
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise

@@ -62,7 +62,7 @@ def format_split(split: str, metrics: Mapping[str, Any], published: Sequence[Map
   """
   lines = [
     *_header(split, metrics),
-    f"{format_row('', [*METRICS.values()])}   95% of R@1",
+    f"{format_row('', [*METRICS.values()])}{_interval_title(metrics)}",
     *(f"{format_row(label, format_metrics(row))}{_interval(row)}" for label, row in _rows(metrics)),
     *_published(published),
     _DUAL_SOFTMAX_NOTE,
@@ -110,6 +110,11 @@ def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _label(direction: str, kind: str) -> str:
   return DIRECTIONS[direction] if kind == "plain" else f"{DIRECTIONS[direction]}, {KINDS[kind].lower()}"
+
+
+def _interval_title(metrics: Mapping[str, Any]) -> str:
+  """Returns the title of the intervals' column; "" where they were not computed."""
+  return "   95% of R@1" if "R@1_interval" in metrics["plain"]["text_to_video"] else ""
 
 
 def _interval(metrics: Mapping[str, Any]) -> str:

@@ -45,6 +45,6 @@ class DivergenceCheck:
     steps = self._checkpoints.steps()
     newest = f"the newest checkpoint is step {steps[-1]}" if steps else "there is no checkpoint"
     raise UserError(
-      f"step {step}: loss {loss}, gradient norm {grad_norm}; stopped, {newest}. Records of the batch: {', '.join(ids)}. "
-      "Inspect them, or try a smaller optimizer.learning_rate or model.dtype=float32"
+      f"step {step}: loss {loss}, gradient norm {grad_norm}; stopped, {newest}. Records of the batch: {', '.join(ids)}."
+      " Inspect them, or try a smaller optimizer.learning_rate or model.dtype=float32"
     )

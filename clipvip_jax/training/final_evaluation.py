@@ -8,8 +8,9 @@ import jax
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.distributed.watchdog import report_progress
+from clipvip_jax.evaluation import published_results
 from clipvip_jax.evaluation.evaluator import Evaluator, SplitResult
-from clipvip_jax.reporting import query_examples, report
+from clipvip_jax.reporting import query_examples, report, results_table
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training.setup import Components
@@ -73,6 +74,16 @@ def write_results(
     report.write_report(components.workdir / "report.html", results, history, **examples)
     log.info("wrote %s and report.html", path)
   return results
+
+
+def format_results(results: Mapping[str, Any]) -> str:
+  """Formats the content of results.json as tables for a terminal, one for each split."""
+  corpus = results["evaluated"]["name"]
+  tables = [
+    results_table.format_split(split, metrics, published_results.published_rows(corpus, split))
+    for split, metrics in results["splits"].items()
+  ]
+  return "\n\n".join(tables)
 
 
 def _results(components: Components, evaluation: FinalEvaluation) -> dict[str, Any]:

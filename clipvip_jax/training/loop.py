@@ -20,7 +20,7 @@ from clipvip_jax.training.divergence import DivergenceCheck
 from clipvip_jax.training.setup import Components
 from clipvip_jax.training.step_timer import StepTimer
 from clipvip_jax.training.termination import handle_sigterm
-from clipvip_jax.training.train_step import TrainStep, jit_train_step, num_masked_steps
+from clipvip_jax.training.train_step import JittedTrainStep, jit_train_step, num_masked_steps
 from clipvip_jax.utils.errors import Terminated
 from clipvip_jax.utils.log import log
 
@@ -131,7 +131,7 @@ class TrainLoop:
     return recall["R@1"]
 
 
-def _jit_step(components: Components, *, drop_patches: bool) -> TrainStep:
+def _jit_step(components: Components, *, drop_patches: bool) -> JittedTrainStep:
   return jit_train_step(
     components.config,
     components.model,

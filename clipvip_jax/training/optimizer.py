@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.param_names import param_name
 
 Leaf = TypeVar("Leaf")
 Update = Int[Array, ""]  # number of an update, from 1
@@ -79,11 +80,7 @@ def learning_rate(name: str, base: float, total_steps: int, warmup_ratio: float)
 
 def map_names(function: Callable[[str], Leaf], params: optax.Params) -> optax.Params:
   """Returns a tree of the structure of `params`, whose leaves are `function(parameter name)`."""
-  return jax.tree_util.tree_map_with_path(lambda path, _: function(_param_name(path)), params)
-
-
-def _param_name(path: jax.tree_util.KeyPath) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator="/")
+  return jax.tree_util.tree_map_with_path(lambda path, _: function(param_name(path)), params)
 
 
 def is_frozen(name: str, frozen: Sequence[str]) -> bool:
@@ -95,7 +92,7 @@ def stop_frozen_gradients(params: optax.Params, frozen: Sequence[str]) -> optax.
   """Returns the same parameters, with `stop_gradient` on frozen ones: their gradients are zeros and not computed."""
 
   def stop(path: jax.tree_util.KeyPath, value: Array) -> Array:
-    return jax.lax.stop_gradient(value) if is_frozen(_param_name(path), frozen) else value
+    return jax.lax.stop_gradient(value) if is_frozen(param_name(path), frozen) else value
 
   return jax.tree_util.tree_map_with_path(stop, params)
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 
-from clipvip_jax.utils.duration import format_duration
+from clipvip_jax.utils.progress import format_duration
 
 
 class StepTimer:

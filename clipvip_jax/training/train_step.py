@@ -4,7 +4,7 @@ Letters: B global batch, T frames, S side in pixels or tokens of a text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar, cast
 
 import einops
 import jax
@@ -29,6 +29,16 @@ Batch = Mapping[str, Array]
 Metrics = dict[str, Float[Array, ""]]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 Tree = TypeVar("Tree")
+
+
+class JittedTrainStep(Protocol):
+  """A `TrainStep` under `jax.jit`."""
+
+  def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """Runs the step; donates `state`."""
+
+  def lower(self, state: TrainState, batch: Mapping[str, Array | jax.ShapeDtypeStruct]) -> jax.stages.Lowered:
+    """Lowers the step for ahead-of-time compilation, from arrays or their shapes."""
 
 
 def init_state(
@@ -66,13 +76,19 @@ def embed_batch(
     clip = inputs[name] if name == "video" else inputs[name][:, None]
     # Video and middle frame drop different patches.
     rngs = {} if key is None else {PATCH_DROPOUT: jax.random.fold_in(key, _INPUTS.index(name))}
-    features[name] = model.apply({"params": params}, clip, method="embed_video", rngs=rngs)
+    features[name] = _apply(model, params, "embed_video", clip, rngs)
   if texts := [name for name in inputs if name not in _VISUAL]:
     # One pass over all texts. Those of a clip are adjacent, so that they stay on the device of the clip.
     ids = einops.rearrange([inputs[name] for name in texts], "k b s -> (b k) s")
-    text_features = model.apply({"params": params}, ids, method="embed_text")
+    text_features = _apply(model, params, "embed_text", ids, {})
     features |= zip(texts, einops.rearrange(text_features, "(b k) e -> k b e", k=len(texts)), strict=True)
   return features | _masks(batch)
+
+
+def _apply(
+  model: ClipVip, params: optax.Params, method: str, inputs: Array, rngs: Mapping[str, Key[Array, ""]]
+) -> Float[Array, "b e"]:
+  return cast(Array, model.apply({"params": params}, inputs, method=method, rngs=dict(rngs)))
 
 
 def _masks(batch: Batch) -> dict[str, Array]:
@@ -172,7 +188,6 @@ def make_train_step(
     num_microbatches: see `loss_and_gradients`.
     mesh: devices of batch and parameters; None: one device.
   """
-  drops_patches = model.vision.patch_dropout and dropout_seed is not None
   global_loss = loss if mesh is None else sharding.sharded_loss(mesh, loss)
 
   def contrast(features: FeatureBatch, scale: Float[Array, ""]) -> Float[Array, ""]:
@@ -183,7 +198,9 @@ def make_train_step(
     return embed_batch(model, loss, params if mesh is None else sharding.gather_params(mesh, params), batch, key)
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    key = jax.random.fold_in(jax.random.key(dropout_seed), state.step) if drops_patches else None
+    key = None
+    if model.vision.patch_dropout and dropout_seed is not None:
+      key = jax.random.fold_in(jax.random.key(dropout_seed), state.step)
     value, grads = loss_and_gradients(embed, contrast, state.params, batch, key, num_microbatches)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -208,7 +225,7 @@ def jit_train_step(
   state: TrainState,
   *,
   drop_patches: bool = True,
-) -> jax.stages.Wrapped:
+) -> JittedTrainStep:
   """Jits the step of a configuration on a mesh, for training and for ahead-of-time compilation.
 
   Args:

@@ -78,8 +78,8 @@ def _check_lengths(config: ConfigDict) -> None:
     )
   if config.model.temporal == "sequence" and config.data.num_frames > positions:
     raise UserError(
-      f"data.num_frames={config.data.num_frames} exceeds model.text.positions={positions}, the number of frame positions"
-      f" of model.temporal='sequence'; use at most {positions}"
+      f"data.num_frames={config.data.num_frames} exceeds model.text.positions={positions}, the number of frame"
+      f" positions of model.temporal='sequence'; use at most {positions}"
     )
   for name, minimum in _MINIMUM.items():
     section, _, field = name.rpartition(".")
@@ -121,9 +121,7 @@ def _check_stream(section: str, stream: ConfigDict, loss: str) -> None:
   if not 0 < stream.fraction <= 1:
     raise UserError(f"{section}.fraction={stream.fraction} must be above 0 and at most 1 (all records)")
   if not 0 < stream.weight < float("inf"):
-    raise UserError(
-      f"{section}.weight={stream.weight} must be a finite number above 0; remove a corpus that is not used"
-    )
+    raise UserError(f"{section}.weight={stream.weight} must be above 0 and finite; remove a corpus that is not used")
   texts = sorted({"subtitle", "caption"} & LOSSES[loss].uses)
   if not any(stream[text] for text in texts):
     fields = " or ".join(f"{section}.{text}" for text in texts)

@@ -122,6 +122,6 @@ def _aligned_copy(x: np.ndarray) -> np.ndarray:
   return copy
 
 
-def merge(loaded: Mapping[str, np.ndarray], params: Params) -> Params:
+def merge(loaded: Mapping[str, np.ndarray | jax.Array], params: Params) -> Params:
   """Returns `params` with every loaded value; parameters that were not loaded keep theirs."""
   return traverse_util.unflatten_dict({**traverse_util.flatten_dict(params, sep="/"), **loaded}, sep="/")
