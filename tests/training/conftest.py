@@ -3,17 +3,20 @@
 import pytest
 from small_runs import config
 
+from clipvip_jax.input_pipeline.corpus import open_corpus
 from clipvip_jax.training import trainer
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory):
-  """A folder with moving_shapes/smoke; built by the first run that asks for it."""
-  return tmp_path_factory.mktemp("corpora")
+def corpora(tmp_path_factory):
+  """Dataset directory with moving_shapes/smoke."""
+  folder = tmp_path_factory.mktemp("corpora")
+  open_corpus(config(folder).data)
+  return folder
 
 
 @pytest.fixture(scope="session")
-def finished(corpus, tmp_path_factory):
-  """A run of the smoke recipe."""
-  folder = tmp_path_factory.mktemp("runs") / "finished"
-  return folder, trainer.train(config(corpus), folder)
+def finished(corpora, tmp_path_factory):
+  """(workdir, results) of a run of the smoke recipe."""
+  workdir = tmp_path_factory.mktemp("runs") / "finished"
+  return workdir, trainer.train(config(corpora), workdir)

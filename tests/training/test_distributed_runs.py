@@ -105,7 +105,7 @@ def test_two_processes_are_one_run_that_is_terminated_and_loses_one_and_ends_as_
   assert f"step {STEPS}/{STEPS}" in outputs[0] and "step" not in outputs[1], "only process 0 speaks"
   codes, outputs = finish(start(broken, corpus))
   assert codes == [0, 0], outputs
-  assert "going on from the checkpoint of step" in outputs[0]
+  assert "resuming from step" in outputs[0]
   assert rows(broken) == rows(whole)
   for name in ("results.json", "report.html"):
     assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
@@ -121,6 +121,6 @@ def test_what_one_process_refuses_ends_both(tmp_path):
 def test_processes_that_were_started_differently_end_with_the_same_words(tmp_path):
   codes, outputs = finish(start(tmp_path / "run", tmp_path, second=("--config.seed=3", "--config.host.num_workers=1")))
   assert codes == [cli.EXIT_BAD_INPUT] * 2, outputs
-  words = "error: the processes of this launch do not agree: process 1: seed is 3, in process 0 0. Start all with"
+  words = "error: the processes of this launch differ: process 1: seed is 3, in process 0 0. Start all of them with"
   assert all(words in output for output in outputs), outputs
   assert not list(tmp_path.iterdir())

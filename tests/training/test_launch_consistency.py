@@ -1,4 +1,4 @@
-"""What processes of a launch must agree on; test_distributed.py has two that do not."""
+"""Settings that all processes of a launch share; test_distributed_runs.py starts two that differ."""
 
 from clipvip_jax.distributed import coordination
 from clipvip_jax.training import launch_consistency
@@ -6,54 +6,59 @@ from clipvip_jax.utils import config_tree, versions
 from configs import post_pretrain
 
 
-def described(versions=None, **changes):
+def settings(versions=None, **changes):
   value = post_pretrain.get_config("smoke")
   with value.unlocked():
     value.update_from_flattened_dict(changes)
-  return launch_consistency.describe(config_tree.to_json_dict(value), versions or {"jax": "1.0"})
+  return launch_consistency.launch_settings(config_tree.to_json_dict(value), versions or {"jax": "1.0"})
+
+
+def differences(*processes):
+  return launch_consistency.describe_differences(processes)
 
 
 def test_equal_processes_do_not_differ():
-  assert launch_consistency.difference([described()] * 3) == ""
+  assert differences(settings(), settings(), settings()) == ""
 
 
-def test_what_belongs_to_a_host_may_differ():
+def test_ignores_fields_of_the_host():
   changes = {"host.num_workers": 3, "host.watchdog_timeout": 0, "data.data_dir": "/elsewhere", "data.prepare": False}
-  assert launch_consistency.difference([described(), described(**changes)]) == ""
+  assert differences(settings(), settings(**changes)) == ""
 
 
-def test_what_shapes_the_program_must_be_the_same():
-  found = launch_consistency.difference([described(), described(**{"mesh.fsdp": 2, "train.num_microbatches": 4})])
-  assert "mesh.fsdp is 2, in process 0 1" in found and "train.num_microbatches is 4, in process 0 1" in found
-
-
-def test_another_field_is_named_with_both_values_and_its_process():
-  assert (
-    launch_consistency.difference([described(), described(seed=1), described()])
-    == "process 1: seed is 1, in process 0 0"
+def test_compares_fields_that_shape_the_program():
+  differences = launch_consistency.describe_differences(
+    [settings(), settings(**{"mesh.fsdp": 2, "train.num_microbatches": 4})]
   )
-  found = launch_consistency.difference([described(), described(**{"train.batch_size": 8, "host.keep_checkpoints": 1})])
-  assert found == ("process 1: host.keep_checkpoints is 1, in process 0 3, train.batch_size is 8, in process 0 16")
+  assert "mesh.fsdp is 2, in process 0 1" in text and "train.num_microbatches is 4, in process 0 1" in text
 
 
-def test_every_process_that_differs_is_named():
-  found = launch_consistency.difference([described(), described(seed=1), described(loss="vs")])
-  assert found == 'process 1: seed is 1, in process 0 0; process 2: loss is "vs", in process 0 "vsc_fc"'
+def test_names_process_field_and_both_values():
+  assert differences(settings(), settings(seed=1), settings()) == "process 1: seed is 1, in process 0 0"
+  differences = launch_consistency.describe_differences(
+    [settings(), settings(**{"train.batch_size": 8, "host.keep_checkpoints": 1})]
+  )
+  assert text == ("process 1: host.keep_checkpoints is 1, in process 0 3, train.batch_size is 8, in process 0 16")
 
 
-def test_other_packages_and_other_code_are_named():
-  other = {**described({"jax": "1.1"}), "code": "0"}
-  assert launch_consistency.difference([described(), other]) == (
+def test_names_every_process_that_differs():
+  text = differences(settings(), settings(seed=1), settings(loss="vs"))
+  assert text == 'process 1: seed is 1, in process 0 0; process 2: loss is "vs", in process 0 "vsc_fc"'
+
+
+def test_compares_packages_and_code():
+  other = {**settings({"jax": "1.1"}), "code": "0"}
+  assert differences(settings(), other) == (
     f"process 1: code is 0, in process 0 {versions.code_digest()}, version of jax is 1.1, in process 0 1.0"
   )
 
 
-def test_a_field_that_one_process_lacks_is_named():
-  less = described()
+def test_names_a_field_that_is_absent_in_one_process():
+  less = settings()
   del less["loss"]
-  assert launch_consistency.difference([described(), less]) == 'process 1: loss is absent, in process 0 "vsc_fc"'
+  assert differences(settings(), less) == 'process 1: loss is absent, in process 0 "vsc_fc"'
 
 
-def test_a_single_process_agrees_with_itself():
+def test_a_single_process_needs_no_launch():
   assert coordination.allgather_text("x") == ["x"]
-  launch_consistency.check(post_pretrain.get_config("smoke"), {})
+  launch_consistency.check_launch(post_pretrain.get_config("smoke"), {})

@@ -1,4 +1,4 @@
-"""Losses and their gradients against the public implementation, and what a mask must not change."""
+"""Losses and their gradients against the public implementation, under masks, by chunks and on a mesh."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ REFERENCE = {
 }
 FEATURES = ("video", "subtitle", "frame", "caption")
 MASKS = ("subtitle_mask", "caption_mask")
-# Relative differences from another order of sums; dual softmax has the logits' own rounding in an exponent once more.
+# Relative differences of another order of sums; dual softmax exponentiates rounded logits twice.
 ROUNDING = {**dict.fromkeys(LOSSES, 2e-6), "vs_dual_softmax": 1e-5}
 
 
@@ -45,7 +45,7 @@ def test_every_loss_has_a_reference():
   assert {*REFERENCE, "fc"} == set(LOSSES)
 
 
-def test_what_an_image_text_model_is_trained_with_is_the_difference_of_two_references(golden):
+def test_fc_equals_the_difference_of_two_references(golden):
   data = golden("losses.npz")
   features, scale = inputs(golden)
   everything = np.ones(8, bool)
@@ -71,7 +71,7 @@ def test_value_and_gradients_equal_the_reference(golden, name):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("garbage", [0.0, np.nan])
-def test_a_masked_record_is_as_if_it_were_not_there(golden, name, garbage):
+def test_a_masked_record_equals_a_batch_without_it(golden, name, garbage):
   features, scale = inputs(golden)
   mask = np.array([1, 1, 0, 1, 1, 1, 0, 1], bool)
   spoiled = {key: np.where(mask[:, None], x, garbage).astype(np.float32) for key, x in features.items()}
@@ -86,7 +86,7 @@ def test_a_masked_record_is_as_if_it_were_not_there(golden, name, garbage):
 
 
 def oracle_vsc_fc(f, scale, s_mask, c_mask):
-  """(d) written out with loops over the pairs that exist."""
+  """Computes (d) in float64 with loops over unmasked pairs."""
   f = {key: np.asarray(x, np.float64) for key, x in f.items()}
   scale = np.exp(np.float64(scale))
 
@@ -130,7 +130,7 @@ def test_missing_captions_drop_only_their_pairs(golden, missing):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_what_stands_in_place_of_a_missing_text_changes_nothing(golden, name):
+def test_features_of_missing_text_change_nothing(golden, name):
   features, scale = inputs(golden)
   masks = {"subtitle": np.arange(8) != 5, "caption": ~np.isin(np.arange(8), [0, 3])}
   results = []
@@ -151,7 +151,7 @@ def test_a_batch_without_any_text_gives_zero_and_no_gradient(golden, name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_no_loss_reads_a_feature_that_it_does_not_name(golden, name):
+def test_each_loss_uses_exactly_the_features_that_it_names(golden, name):
   features, scale = inputs(golden)
   everything = np.ones(8, bool)
   _, grads = value_and_grad(name, features, scale, everything, everything)
@@ -168,7 +168,7 @@ def random_batch(size, width=16):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("chunk", [8, 7])
-def test_by_blocks_it_is_the_same(name, chunk):
+def test_chunks_give_the_same_loss_and_gradients(name, chunk):
   features, masks = random_batch(24)
   whole = value_and_grad(name, features, 3.0, **masks)
   chunked = value_and_grad(name, features, 3.0, **masks, chunk=chunk)
@@ -177,15 +177,15 @@ def test_by_blocks_it_is_the_same(name, chunk):
     assert_close(chunked[1][key], expected, ROUNDING[name], key)
 
 
-def test_beyond_a_limit_blocks_are_what_is_computed():
+def test_large_batches_are_computed_by_chunks():
   def largest(size):
     features, masks = jax.eval_shape(lambda: random_batch(8))
     resized = {name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for name, x in {**features, **masks}.items()}
     jaxpr = jax.make_jaxpr(lambda batch: LOSSES["vs"](batch, jnp.float32(2.0)))(resized)
     return max(np.prod(var.aval.shape, dtype=int) for eqn in jaxpr.eqns for var in eqn.outvars)
 
-  assert largest(losses.WHOLE) >= losses.WHOLE**2
-  assert largest(losses.WHOLE + 1) < losses.WHOLE**2 / 50
+  assert largest(losses.UNCHUNKED_SIZE) >= losses.UNCHUNKED_SIZE**2
+  assert largest(losses.UNCHUNKED_SIZE + 1) < losses.UNCHUNKED_SIZE**2 / 50
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -205,12 +205,12 @@ def test_eight_devices_see_the_global_batch(name):
   found = step(sharded, jnp.float32(3.0))
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
     assert_close(a, b, ROUNDING[name])
-  # No device makes more of the 32 x 32 logits than its own eight rows.
+  # Each device computes only its own eight rows of the 32 x 32 logits.
   assert "f32[8,32]" in (text := step.lower(sharded, jnp.float32(3.0)).compile().as_text()) and "f32[32,32]" not in text
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_eight_pieces_of_sixteen_have_the_gradient_of_one_of_128(name):
+def test_eight_microbatches_of_16_give_the_gradient_of_one_batch_of_128(name):
   rng = np.random.default_rng(1)
   loss, width = LOSSES[name], 16
   batch = {key: rng.normal(size=(128, width)).astype(np.float32) for key in FEATURES}
@@ -227,25 +227,24 @@ def test_eight_pieces_of_sixteen_have_the_gradient_of_one_of_128(name):
     found = {key: tower(towers[key], batch[key]) for key in FEATURES if key in loss.uses}
     return found | {key: x for key, x in batch.items() if key in MASKS}
 
-  at_once, in_pieces = (
-    jax.jit(lambda params, pieces=pieces: loss_and_gradients(embed, loss, params, batch, None, pieces))(params)
-    for pieces in (1, 8)
+  at_once, accumulated = (
+    jax.jit(lambda params, n=n: loss_and_gradients(embed, loss, params, batch, None, n))(params) for n in (1, 8)
   )
-  assert_close(in_pieces[0], at_once[0], 1e-6)
+  assert_close(accumulated[0], at_once[0], 1e-6)
   largest = max(np.abs(x).max() for x in at_once[1].values())
   for key, expected in at_once[1].items():
-    assert np.abs(in_pieces[1][key] - expected).max() <= 1e-6 * largest, key
+    assert np.abs(accumulated[1][key] - expected).max() <= 1e-6 * largest, key
 
 
-def needed(size, chunk):
-  """Bytes that value and gradient of (d) need besides arguments and results, for B = size."""
+def temporary_bytes(size, chunk):
+  """Temporary memory of value and gradient of (d) for B = size, in bytes."""
   features, masks = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, random_batch(8, width=512)))
   batch = {name: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype) for name, x in {**features, **masks}.items()}
   loss = jax.value_and_grad(lambda batch: LOSSES["vsc_fc"](batch, jnp.float32(4.6), chunk=chunk), allow_int=True)
   return jax.jit(loss).lower(batch).compile().memory_analysis().temp_size_in_bytes
 
 
-def test_memory_by_blocks_grows_with_the_batch_and_not_with_its_square():
-  small, middle, large = (needed(size, losses.CHUNK) for size in (4_096, 32_768, 65_536))
+def test_memory_of_chunks_grows_linearly_with_the_batch():
+  small, middle, large = (temporary_bytes(size, losses.CHUNK) for size in (4_096, 32_768, 65_536))
   assert small < large <= 16 * small and large <= 2.1 * middle
-  assert middle <= needed(32_768, 0) / 8
+  assert middle <= temporary_bytes(32_768, 0) / 8

@@ -1,4 +1,4 @@
-"""Schedules, decay and update rule against the public implementation and against formulas written out."""
+"""Schedules, weight decay and update rule against the public implementation and against float64 formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +21,24 @@ REFERENCE_SCHEDULES = {
 @pytest.mark.parametrize("name", optimizer.SCHEDULES)
 def test_learning_rates_equal_the_reference(golden, name):
   data = golden("schedules.json")["lr_schedule"]
-  rate = optimizer.learning_rate(name, data["base"], data["total"], data["warmup_ratio"])
-  ours = [float(rate(jnp.int32(step))) for step in data["steps"]]
+  schedule = optimizer.learning_rate(name, data["base"], data["total"], data["warmup_ratio"])
+  ours = [float(schedule(jnp.int32(step))) for step in data["steps"]]
   assert_close(ours, data["values"][REFERENCE_SCHEDULES[name]])
 
 
-def test_a_rate_of_zero_becomes_the_smallest_rate():
-  rate = optimizer.learning_rate("cosine", 1e-3, 8, 0.25)
-  assert float(rate(jnp.int32(8))) == pytest.approx(1e-8)
-  assert float(rate(jnp.int32(1))) == pytest.approx(5e-4)
+def test_a_learning_rate_of_0_becomes_the_minimum():
+  schedule = optimizer.learning_rate("cosine", 1e-3, 8, 0.25)
+  assert float(schedule(jnp.int32(8))) == pytest.approx(1e-8)
+  assert float(schedule(jnp.int32(1))) == pytest.approx(5e-4)
 
 
-def test_an_unknown_schedule_is_refused_with_those_allowed():
-  with pytest.raises(UserError, match=r"cosin'.*cosine, linear"):
+def test_rejects_an_unknown_schedule():
+  with pytest.raises(UserError, match=r"optimizer\.schedule='cosin' is unknown; allowed: cosine, linear"):
     optimizer.learning_rate("cosin", 1e-3, 8, 0.25)
 
 
 def names(tree):
-  return jax.tree.leaves(optimizer.by_name(str, tree))
+  return jax.tree.leaves(optimizer.map_names(str, tree))
 
 
 def test_the_undecayed_names_are_the_biases_and_the_logit_scale():
@@ -65,21 +65,21 @@ def config(**overrides):
   return tiny.optimizer_config(**{**fields, **overrides})
 
 
-def run(chain, params, grads):
-  state = chain.init(params)
+def run(adamw, params, grads):
+  state = adamw.init(params)
   for g in grads:
-    updates, state = chain.update(g, state, params)
+    updates, state = adamw.update(g, state, params)
     params = jax.tree.map(jnp.add, params, updates)
   return params
 
 
-def test_updates_equal_the_rule_written_out_in_float64():
+def test_updates_equal_the_float64_formula():
   rng = np.random.default_rng(0)
   params = {"w": rng.normal(size=5), "bias": rng.normal(size=5), "logit_scale": np.float64(4.6)}
   grads = [jax.tree.map(lambda p: rng.normal(size=np.shape(p)) * 3, params) for _ in range(6)]
   multipliers = {"w": 0.5}
-  chain, _ = optimizer.from_config(config(lr_multipliers=multipliers), 6)
-  ours = run(chain, jax.tree.map(jnp.float32, params), jax.tree.map(jnp.float32, grads))
+  adamw, _ = optimizer.from_config(config(lr_multipliers=multipliers), 6)
+  ours = run(adamw, jax.tree.map(jnp.float32, params), jax.tree.map(jnp.float32, grads))
 
   m = dict.fromkeys(params, 0.0)
   v = dict.fromkeys(params, 0.0)
@@ -100,39 +100,43 @@ def test_updates_equal_the_rule_written_out_in_float64():
 
 @pytest.mark.parametrize(("gradient", "bound"), [(-1.0, np.log(200)), (1.0, 0.0)])
 def test_the_logit_scale_stays_between_zero_and_ln_200(gradient, bound):
-  chain, _ = optimizer.from_config(config(learning_rate=1.0), 10)
-  params = run(chain, {"logit_scale": jnp.float32(4.6)}, [{"logit_scale": jnp.float32(gradient)}] * 8)
+  adamw, _ = optimizer.from_config(config(learning_rate=1.0), 10)
+  params = run(adamw, {"logit_scale": jnp.float32(4.6)}, [{"logit_scale": jnp.float32(gradient)}] * 8)
   assert float(params["logit_scale"]) == pytest.approx(bound, abs=1e-6)
 
 
-def test_a_rate_multiplier_applies_to_names_that_contain_it():
-  assert optimizer.rate_multiplier("logit_scale", {"logit_scale": 10.0}) == 10
-  assert optimizer.rate_multiplier("text/final_norm/bias", {"text/": 2.0, "bias": 3.0, "vision": 5.0}) == 6
+def test_multipliers_apply_to_names_that_contain_them():
+  assert optimizer.lr_multiplier("logit_scale", {"logit_scale": 10.0}) == 10
+  assert optimizer.lr_multiplier("text/final_norm/bias", {"text/": 2.0, "bias": 3.0, "vision": 5.0}) == 6
 
 
 def test_frozen_parameters_have_no_gradient_no_moments_and_no_decay():
   params = {"text": {"w": jnp.ones(3)}, "vision": {"w": jnp.ones(3)}, "logit_scale": jnp.float32(4.6)}
-  chain, _ = optimizer.from_config(config(frozen=("text/",)), 4)
-  moments = jax.tree.leaves(chain.init(params), is_leaf=lambda x: isinstance(x, optimizer.AdamState))
+  adamw, _ = optimizer.from_config(config(frozen=("text/",)), 4)
+  moments = jax.tree.leaves(adamw.init(params), is_leaf=lambda x: isinstance(x, optimizer.AdamState))
   adam = next(x for x in moments if isinstance(x, optimizer.AdamState))
   assert len(jax.tree.leaves(adam.first)) == len(jax.tree.leaves(adam.second)) == 2
 
   def objective(params):
-    params = optimizer.without_gradient(params, ("text/",))
+    params = optimizer.stop_frozen_gradients(params, ("text/",))
     return (params["text"]["w"] * params["vision"]["w"]).sum()
 
   grads = jax.grad(objective)(params)
   assert not np.any(grads["text"]["w"]) and np.all(grads["vision"]["w"])
-  after = run(chain, params, [grads] * 3)
+  after = run(adamw, params, [grads] * 3)
   np.testing.assert_array_equal(after["text"]["w"], params["text"]["w"])
   assert np.all(after["vision"]["w"] < 1)
 
 
 @pytest.mark.parametrize(
   ("frozen", "message"),
-  [(("txet/",), "begins with 'txet/'"), (("",), "begins with ''"), (("a", "b"), "leaves nothing to train")],
+  [
+    (("txet/",), r"optimizer\.frozen: no parameter name begins with 'txet/'; use a part of a name such as 'a/w'"),
+    (("",), r"optimizer\.frozen: no parameter name begins with ''"),
+    (("a", "b"), r"optimizer\.frozen=\('a', 'b'\) leaves no parameter to train; remove a prefix"),
+  ],
 )
-def test_frozen_parts_that_cannot_be_are_refused(frozen, message):
+def test_rejects_frozen_prefixes_without_parameters_and_freezing_all(frozen, message):
   params = {"a": {"w": 1.0}, "b": {"w": 1.0}, "logit_scale": 1.0}
   with pytest.raises(UserError, match=message):
     optimizer.check_names(config(frozen=frozen), params)

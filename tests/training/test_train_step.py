@@ -1,4 +1,4 @@
-"""Eight training steps of the public implementation, repeated."""
+"""Training steps: eight steps of the public implementation, frozen parameters, patch dropout, microbatches."""
 
 import jax
 import numpy as np
@@ -11,13 +11,20 @@ from clipvip_jax.distributed import sharding
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES
-from clipvip_jax.training.train_step import init_state, make_train_step
+from clipvip_jax.training.train_step import (
+  init_state,
+  make_train_step,
+  merge_microbatches,
+  num_masked_steps,
+  split_microbatches,
+)
+from configs import post_pretrain
 
 STEPS = 8
 
 
 def batch(data, step, padding=0):
-  """The reference's six clips, and `padding` more that have no text and so change nothing."""
+  """The six clips of the reference, and `padding` clips without text, which change nothing."""
   video = tiny.channels_last(data[f"{step}/video"])
   everything = np.ones(len(video), bool)
   found = {
@@ -33,19 +40,19 @@ def batch(data, step, padding=0):
 
 @pytest.fixture(scope="module", params=[None, (2, 2, 2)], ids=["one_device", "2x2x2"])
 def steps(request, golden):
-  """(state, metrics) after each step, of one device and of a mesh of all three axes."""
+  """(state, metrics) after each step, on one device and on a mesh with three axes."""
   data, model = golden("train.npz"), tiny.model()
   mesh = request.param and sharding.make_mesh(dict(zip(sharding.AXES, request.param, strict=True)))
-  chain, rate = optimizer.from_config(tiny.optimizer_config(), STEPS)
+  adamw, lr_schedule = optimizer.from_config(tiny.optimizer_config(), STEPS)
   params = tiny.params(golden)
   params["logit_scale"] = np.float32(4.60)
-  state = TrainState(np.int32(0), params, chain.init(params))
-  placed = mesh and sharding.state_shardings(mesh, state)
-  split = mesh and sharding.batch_sharding(mesh)
+  state = TrainState(np.int32(0), params, adamw.init(params))
+  shardings = mesh and sharding.state_shardings(mesh, state)
+  batch_sharding = mesh and sharding.batch_sharding(mesh)
   step = jax.jit(
-    make_train_step(model, LOSSES["vsc_fc"], chain, rate, mesh=mesh),
-    in_shardings=(placed, split),
-    out_shardings=mesh and (placed, sharding.replicated(mesh)),
+    make_train_step(model, LOSSES["vsc_fc"], adamw, lr_schedule, mesh=mesh),
+    in_shardings=(shardings, batch_sharding),
+    out_shardings=mesh and (shardings, sharding.replicated(mesh)),
   )
   found = []
   for n in range(STEPS):
@@ -68,7 +75,7 @@ def test_eight_steps_equal_the_reference(golden, steps):
     assert error <= 1e-5, f"{name}: off by {error:.3g}"
 
 
-def test_gradients_of_the_first_step_equal_the_reference_name_by_name(golden, steps):
+def test_gradients_of_the_first_step_equal_the_reference(golden, steps):
   (adam,) = (x for x in steps[0][0].opt_state if isinstance(x, optimizer.AdamState))
   # After one step the first moment is a tenth of the gradient; the reference's, too, is that after clipping.
   grads = jax.tree.map(lambda x: np.asarray(x) / (1 - tiny.optimizer_config().b1), adam.first)
@@ -85,13 +92,13 @@ def test_gradients_of_the_first_step_equal_the_reference_name_by_name(golden, st
       assert_close(ours[name], value, 2e-5, name)
 
 
-def test_a_frozen_logit_scale_stays():
+def test_a_frozen_logit_scale_does_not_change():
   config = tiny.optimizer_config()
   config.frozen = ("logit_scale",)
-  chain, rate = optimizer.from_config(config, STEPS)
+  adamw, lr_schedule = optimizer.from_config(config, STEPS)
   model = tiny.model()
-  step = jax.jit(make_train_step(model, LOSSES["fc"], chain, rate, frozen=config.frozen))
-  before = init_state(model, chain, tiny.config(), 0)
+  step = jax.jit(make_train_step(model, LOSSES["fc"], adamw, lr_schedule, frozen=config.frozen))
+  before = init_state(model, adamw, tiny.config(), 0)
   rng = np.random.default_rng(0)
   frames = {"frame": rng.normal(size=(4, 32, 32, 3)).astype(np.float32)}
   captions = {"caption": rng.integers(1, 99, (4, 8)).astype(np.int32), "caption_mask": np.ones(4, bool)}
@@ -99,15 +106,34 @@ def test_a_frozen_logit_scale_stays():
   assert after.params["logit_scale"] == before.params["logit_scale"]
 
 
-def test_patches_are_drawn_only_where_some_are_left_out():
-  chain, rate = optimizer.from_config(tiny.optimizer_config(), 8)
+def test_draws_random_patches_only_with_patch_dropout():
+  adamw, lr_schedule = optimizer.from_config(tiny.optimizer_config(), 8)
 
-  def draws(patch_dropout, whole_clips):
+  def num_draws(patch_dropout, dropout_seed):
     model = tiny.model(patch_dropout=patch_dropout)
-    step = make_train_step(model, LOSSES["fc"], chain, rate, whole_clips=whole_clips)
-    state = jax.eval_shape(lambda: init_state(model, chain, tiny.config(), 0))
+    step = make_train_step(model, LOSSES["fc"], adamw, lr_schedule, dropout_seed=dropout_seed)
+    state = jax.eval_shape(lambda: init_state(model, adamw, tiny.config(), 0))
     shapes = {"frame": ((4, 32, 32, 3), np.float32), "caption": ((4, 8), np.int32), "caption_mask": ((4,), bool)}
     made = jax.make_jaxpr(step)(state, {name: jax.ShapeDtypeStruct(*x) for name, x in shapes.items()})
     return str(made).count("random_bits")
 
-  assert [draws(0.5, False), draws(0.5, True), draws(0.0, False)] == [1, 0, 0]
+  assert [num_draws(0.5, 0), num_draws(0.5, None), num_draws(0.0, 0)] == [1, 0, 0]
+
+
+def test_microbatches_take_clips_of_every_device_and_merge_in_order():
+  batch = {"ids": np.arange(12).reshape(12, 1), "mask": np.arange(12) % 2 == 0}
+  microbatches = split_microbatches(batch, 3)
+  assert microbatches["ids"].shape == (3, 4, 1)
+  # Two devices hold clips 0 to 5 and 6 to 11: each microbatch has two clips of both.
+  assert microbatches["ids"][0].ravel().tolist() == [0, 3, 6, 9]
+  jax.tree.map(np.testing.assert_array_equal, merge_microbatches(microbatches), batch)
+
+
+@pytest.mark.parametrize(
+  ("changes", "expected"),
+  [({}, 180), ({"train.unmasked_fraction": 0.0}, 200), ({"model.patch_dropout": 0.0}, 0)],
+)
+def test_the_last_fraction_of_a_run_with_patch_dropout_sees_all_patches(changes, expected):
+  config = post_pretrain.get_config("patch_dropout")
+  config.update_from_flattened_dict(changes)
+  assert num_masked_steps(config, 200) == expected

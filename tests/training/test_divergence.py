@@ -1,0 +1,41 @@
+"""Losses and gradients that are not finite: the error names records and checkpoint."""
+
+import types
+
+import numpy as np
+import pytest
+
+from clipvip_jax.training.divergence import DivergenceCheck
+from clipvip_jax.utils.errors import UserError
+
+
+def create_check(saved_steps):
+  streams = [
+    types.SimpleNamespace(clips=types.SimpleNamespace(source=[{"id": f"{name}{i}".encode()} for i in range(3)]))
+    for name in ("train_", "mixed_")
+  ]
+  return DivergenceCheck(streams, types.SimpleNamespace(steps=lambda: saved_steps))
+
+
+@pytest.mark.parametrize(("loss", "grad_norm"), [(np.nan, 0.0), (np.inf, 1.0), (1.0, np.nan), (1.0, -np.inf)])
+def test_names_the_records_of_each_stream_without_padding(loss, grad_norm):
+  check = create_check([1, 4])
+  check.defer(7, {"loss": loss, "grad_norm": grad_norm}, np.array([[1, 1], [1, 0], [0, 2], [1, -1]]))
+  message = r"step 7: loss .*the newest checkpoint is step 4\. Records of the batch: mixed_1, mixed_0, train_2\."
+  with pytest.raises(UserError, match=message):
+    check.check()
+
+
+def test_states_that_there_is_no_checkpoint():
+  check = create_check([])
+  check.defer(1, {"loss": np.nan, "grad_norm": 0.0}, np.array([[0, 0]]))
+  with pytest.raises(UserError, match=r"there is no checkpoint.*try a smaller optimizer\.learning_rate"):
+    check.check()
+
+
+def test_accepts_finite_values_and_checks_each_step_once():
+  check = create_check([])
+  check.check()  # before the first step
+  check.defer(1, {"loss": 3.0, "grad_norm": 1e30}, np.array([[0, 5]]))  # a record that cannot be read for its name
+  check.check()
+  check.check()

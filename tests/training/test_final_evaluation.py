@@ -1,0 +1,31 @@
+"""Final results as a table; `test_trainer.py` checks the files of a run."""
+
+from clipvip_jax.training.final_evaluation import format_results
+
+
+def split_metrics(recall):
+  metrics = {"R@1": recall, "R@5": 0.5, "R@10": 1.0, "median_rank": 2.0, "mean_rank": 3.0}
+  directions = {"text_to_video": metrics, "video_to_text": metrics}
+  return {"size": 9, "queries": 9, "duplicate_queries": 0, "plain": directions, "dsl": directions}
+
+
+def rows(text):
+  return [line.split() for line in text.splitlines()]
+
+
+def test_formats_each_split_with_plain_and_dual_softmax_results():
+  results = {
+    "evaluated": {"name": "mine/full/1.0.0"},
+    "splits": {"test": split_metrics(0.25), "val": split_metrics(0.75)},
+  }
+  tables = format_results(results).split("\n\n")
+  for table, split, recall in zip(tables, ("test", "val"), ("25.0", "75.0"), strict=True):
+    assert table.startswith(f"{split}: 9 clips; 9 queries")
+    assert ["Text", "to", "video", recall, "50.0", "100.0", "2.0", "3.0"] in rows(table)
+    assert ["Video", "to", "text,", "dual", "softmax", recall, "50.0", "100.0", "2.0", "3.0"] in rows(table)
+    assert "published" not in table and "95%" not in table
+
+
+def test_shows_published_results_of_a_known_test_set():
+  results = {"evaluated": {"name": "msrvtt/full/1.0.0"}, "splits": {"test": split_metrics(0.25)}}
+  assert "published on MSR-VTT" in format_results(results)

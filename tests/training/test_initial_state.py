@@ -1,0 +1,46 @@
+"""Initial state: checkpoint, initial weights or random parameters."""
+
+import jax
+import numpy as np
+import pytest
+from project_paths import ROOT
+from small_runs import config
+
+from clipvip_jax.runs.checkpoint import Checkpoints
+from clipvip_jax.training import setup
+from clipvip_jax.training.initial_state import load_initial_weights, restore_or_initialize
+from clipvip_jax.utils.errors import UserError
+
+
+def test_rejects_weights_of_another_size(corpora, tmp_path):
+  weights = ROOT / "tests/golden/vip_tiny.safetensors"
+  components = setup.prepare(config(corpora, init_from=str(weights)), tmp_path)
+  with pytest.raises(UserError, match=r"vip_tiny\.safetensors' does not fit config\.model: .*the model's is"):
+    load_initial_weights(components)
+
+
+def test_a_run_without_init_from_loads_no_weights(corpora, tmp_path):
+  assert load_initial_weights(setup.prepare(config(corpora), tmp_path)) == {}
+
+
+def test_initializes_from_weights_and_restores_its_checkpoint_exactly(corpora, tmp_path):
+  components = setup.prepare(config(corpora, **{"mesh.fsdp": 2}), tmp_path)
+  checkpoints = Checkpoints(tmp_path / "checkpoints", 1)
+  scale = np.float32(1.25)
+  state, step = restore_or_initialize(components, checkpoints, {"logit_scale": scale})
+  assert step == 0 and state.params["logit_scale"] == scale
+  kernel = state.params["vision"]["transformer"]["block_0"]["mlp"]["up"]["kernel"]
+  assert np.std(kernel) > 0  # random where there is no weight
+  jax.tree.map(
+    lambda x, abstract: np.testing.assert_equal(x.sharding, abstract.sharding), state, components.abstract_state
+  )
+
+  batch_size = components.config.train.batch_size
+  saved = jax.device_get(state.replace(step=np.int32(3)))
+  checkpoints.save(state.replace(step=state.step + 3), {"next_record": 3 * batch_size}, None)
+  checkpoints.close()
+  resumed, step = restore_or_initialize(
+    components, Checkpoints(tmp_path / "checkpoints", 1), {"logit_scale": scale + 1}
+  )
+  assert step == 3
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), saved)

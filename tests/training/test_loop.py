@@ -1,0 +1,79 @@
+"""Training loop: what is due after which step, and SIGTERM."""
+
+import contextlib
+import json
+import os
+import signal
+import types
+
+import pytest
+from small_runs import config
+
+from clipvip_jax.runs.checkpoint import Checkpoints
+from clipvip_jax.runs.metrics_history import History
+from clipvip_jax.training import setup
+from clipvip_jax.training.initial_state import restore_or_initialize
+from clipvip_jax.training.loop import TrainLoop
+from clipvip_jax.utils.errors import Terminated, UserError
+
+CHANGES = {"loss": "vs", "train.num_steps": 5, "train.eval_every": 2, "train.checkpoint_every": 3, "host.log_every": 4}
+
+
+class StubEvaluator:
+  """Returns a recall that grows with each evaluation, after calling `on_evaluation`."""
+
+  def __init__(self, on_evaluation=lambda: None):
+    self.splits, self._on_evaluation = [], on_evaluation
+
+  def split(self, params, split):
+    self._on_evaluation()
+    self.splits.append(split)
+    recall = dict.fromkeys(("R@1", "R@5", "R@10"), 0.1 * len(self.splits))
+    metrics = {"size": 8, "plain": {"text_to_video": recall}}
+    return types.SimpleNamespace(metrics=metrics)
+
+
+@contextlib.contextmanager
+def open_loop(corpora, workdir, evaluator, **changes):
+  """(loop, first state, checkpoints)."""
+  components = setup.prepare(config(corpora, **{**CHANGES, **changes}), workdir)
+  checkpoints = Checkpoints(workdir / "checkpoints", 5)
+  history = History(workdir / "metrics.jsonl", 0)
+  with contextlib.closing(checkpoints), contextlib.closing(history):
+    state, _ = restore_or_initialize(components, checkpoints, {})
+    yield TrainLoop(components, evaluator, checkpoints, history), state, checkpoints
+
+
+@pytest.mark.slow
+def test_logs_evaluates_and_saves_at_the_configured_steps(corpora, tmp_path):
+  evaluator = StubEvaluator()
+  with open_loop(corpora, tmp_path, evaluator) as (loop, state, checkpoints):
+    assert int(loop.run(state, 0).step) == 5
+    assert checkpoints.best_step() == 5  # the last evaluation has the highest recall
+    assert checkpoints.steps() == [2, 3, 4, 5]
+  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert [row["step"] for row in rows if row["kind"] == "train"] == [4, 5]
+  assert [row["step"] for row in rows if row["kind"] == "eval"] == [2, 4, 5]
+  assert evaluator.splits == ["validation"] * 3
+
+
+@pytest.mark.slow
+def test_saves_and_stops_at_the_step_after_sigterm(corpora, tmp_path):
+  evaluator = StubEvaluator(lambda: os.kill(os.getpid(), signal.SIGTERM))  # in the evaluation of step 2
+  with open_loop(corpora, tmp_path, evaluator, **{"train.checkpoint_every": 5}) as (loop, state, checkpoints):
+    with pytest.raises(Terminated, match=r"SIGTERM: saved step 3 of 5 in .*; run the same command to resume"):
+      loop.run(state, 0)
+    assert checkpoints.restore_latest(state)[1] == {"next_record": 3 * 16}
+
+
+@pytest.mark.slow
+def test_stops_at_a_loss_that_is_not_finite_before_saving_it(corpora, tmp_path):
+  # The first update of the warm-up overflows the parameters, so that the second loss is NaN.
+  changes = {"optimizer.learning_rate": 1e38, "train.checkpoint_every": 1}
+  with open_loop(corpora, tmp_path, StubEvaluator(), **changes) as (loop, state, checkpoints):
+    with pytest.raises(
+      UserError, match=r"step 2: loss nan.* step 1\. Records of the batch: train_\d+(, train_\d+){15}\."
+    ):
+      loop.run(state, 0)
+    checkpoints.best_step()  # waits for the write
+    assert checkpoints.steps() == [1]

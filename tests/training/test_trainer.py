@@ -1,0 +1,293 @@
+"""Complete runs on a small corpus: their files, their reuse, resumption and disk errors."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import jax
+import numpy as np
+import pytest
+from project_paths import ROOT
+from small_runs import command, config, mixed_config
+
+import clipvip_jax
+from clipvip_jax import convert
+from clipvip_jax.distributed import sharding
+from clipvip_jax.evaluation.evaluator import Evaluator
+from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.runs import checkpoint, metrics_history
+from clipvip_jax.runs.checkpoint import Checkpoints
+from clipvip_jax.training import setup, trainer
+from clipvip_jax.utils import cli
+from clipvip_jax.utils.errors import UserError
+from data.moving_shapes.moving_shapes_dataset_builder import Builder
+
+pytestmark = pytest.mark.slow
+
+
+def read_rows(workdir, kind):
+  rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+  return [row for row in rows if row["kind"] == kind]
+
+
+def test_results_name_corpus_configuration_and_versions(finished):
+  workdir, results = finished
+  assert json.loads((workdir / "results.json").read_text()) == results
+  assert set(results["splits"]) == {"test", "test_unseen"}
+  test = results["splits"]["test"]
+  assert test["size"] == test["expected"] == test["queries"] == test["twins"]["count"] == 32
+  assert test["missing"] == 0
+  assert 0 <= test["missing_captions"] < 8
+  for kind in ("plain", "dsl"):
+    for direction in ("text_to_video", "video_to_text"):
+      assert set(test[kind][direction]) == {"R@1", "R@5", "R@10", "median_rank", "mean_rank"}
+  assert results["step"] == 12 and results["best_step"] in (6, 12)
+  assert results["config"]["optimizer"]["learning_rate"] == 2e-3
+  assert results["versions"]["jax"] == jax.__version__
+  assert results["corpus"]["name"] == f"moving_shapes/smoke/{Builder.VERSION}"
+  assert "JPEG" in results["corpus"]["pixels"]
+
+
+def test_writes_report_history_and_tensorboard_files(finished):
+  workdir, _ = finished
+  assert (workdir / "report.html").read_text().count("data:image/jpeg") >= 4 * 5
+  assert list(workdir.glob("events.out.tfevents.*"))
+  assert [row["step"] for row in read_rows(workdir, "train")] == [3, 6, 9, 12]
+  assert [row["step"] for row in read_rows(workdir, "eval")] == [6, 12]
+
+
+def test_reports_the_checkpoint_with_the_highest_recall(finished):
+  workdir, results = finished
+  scores = {row["step"]: row["metrics"]["plain"]["text_to_video"]["R@1"] for row in read_rows(workdir, "eval")}
+  best = max(scores, key=lambda step: (scores[step], step))
+  assert results["best_step"] == best == Checkpoints(workdir / "checkpoints", 3).best_step()
+
+
+def test_a_finished_run_is_idempotent(finished, corpora):
+  workdir, results = finished
+  before = (workdir / "metrics.jsonl").read_bytes()
+  assert trainer.train(config(corpora), workdir) == results
+  assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_rejects_another_configuration_in_the_workdir_and_changes_no_file(finished, corpora):
+  workdir, _ = finished
+  before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
+  with pytest.raises(UserError, match=r"seed: 0 .*1 .*--workdir"):
+    trainer.train(config(corpora, seed=1), workdir)
+  assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+def test_the_loaded_model_gives_the_features_of_the_evaluation(finished, corpora, tmp_path):
+  workdir, results = finished
+  components = setup.prepare(config(corpora), workdir)
+  params, step = checkpoint.read_params(workdir / "checkpoints")
+  assert step == results["best_step"]
+  evaluator = Evaluator(
+    components.model, sharding.make_mesh(), components.corpus, components.tokenizer, config(corpora)
+  )
+  videos, queries = evaluator.features(params, "test")
+
+  model = clipvip_jax.load(workdir)
+  for number in range(len(videos)):
+    clip = tmp_path / "frames" / f"{number:03d}"
+    clip.mkdir(parents=True)
+    for index, jpeg in enumerate(components.corpus.source("test")[number]["frames"]):
+      (clip / f"{index}.jpg").write_bytes(jpeg)
+  np.testing.assert_allclose(model.embed_videos(read_media.list_videos(tmp_path / "frames")), videos, atol=1e-6)
+  texts = components.corpus.texts("test").queries
+  np.testing.assert_allclose(model.embed_texts(texts), queries, atol=1e-6)
+
+
+def test_a_run_is_a_source_of_weights_by_step(finished, tmp_path):
+  workdir, results = finished
+  best, first = clipvip_jax.load(workdir), clipvip_jax.load(f"{workdir}@6")
+  assert (best.identity == first.identity) == (results["best_step"] == 6)
+  with pytest.raises(UserError, match=r"no checkpoint of step 5; there are: .*12"):
+    clipvip_jax.load(f"{workdir}@5")
+  convert.main([str(workdir), str(tmp_path / "run.safetensors")])
+  with pytest.raises(UserError, match=r"2.*4"):
+    convert.main([str(workdir), str(tmp_path / "other.safetensors"), "--vision_heads=4"])
+  options = {"vision_heads": 2, "text_heads": 2, "tokenizer": str(workdir / "tokenizer.json")}
+  converted = clipvip_jax.load(tmp_path / "run.safetensors", **options)
+  clip = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+  np.testing.assert_array_equal(converted.embed_videos([clip]), best.embed_videos([clip]))
+
+
+def test_initializes_from_another_run(finished, corpora, tmp_path):
+  workdir, _ = finished
+  changes = {"init_from": str(workdir), "train.num_steps": 1, "optimizer.learning_rate": 0.0}
+  trainer.train(config(corpora, **changes), tmp_path / "second")
+  params, _ = checkpoint.read_params(tmp_path / "second" / "checkpoints")
+  expected, _ = checkpoint.read_params(workdir / "checkpoints")
+  # A learning rate of 0 becomes 1e-8.
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), params, expected)
+
+
+def test_evaluation_batch_size_and_workers_change_no_number(finished, corpora, tmp_path):
+  """Evaluates 32 clips in batches of 24: the last one is padded."""
+  changes = {"evaluate.batch_size": 24, "host.num_workers": 2}
+  workdir, results = finished
+  again = trainer.train(config(corpora, **changes), tmp_path / "run")
+  assert again["splits"] == results["splits"]
+  assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (workdir / "metrics.jsonl").read_bytes()
+
+
+def test_trains_on_a_fraction_with_patch_dropout_and_a_frozen_tower_and_evaluates_on_another_corpus(
+  finished, corpora, tmp_path
+):
+  changes = {
+    "init_from": str(finished[0]),
+    "data.fraction": 0.5,
+    "train.num_steps": 3,
+    "evaluate.name": "moving_shapes",
+    "evaluate.config": "smoke",
+    "evaluate.final_splits": ("validation",),
+  }
+  results = trainer.train(config(corpora, "smoke,patch_dropout,frozen_text,remat", **changes), tmp_path / "run")
+  assert set(results["splits"]) == {"validation"}
+  assert results["evaluated"]["name"] == f"moving_shapes/smoke/{Builder.VERSION}"
+  assert "evaluated" in json.loads((tmp_path / "run" / "corpus.json").read_text())
+  after, before = (checkpoint.read_params(path / "checkpoints")[0] for path in (tmp_path / "run", finished[0]))
+  jax.tree.map(np.testing.assert_array_equal, after["text"], before["text"])
+  assert np.any(after["vision"]["added_proxies"] != before["vision"]["added_proxies"])
+  clipvip_jax.load(tmp_path / "run")
+
+
+def test_sharded_parameters_give_the_losses_of_replicated_ones(finished, corpora, tmp_path):
+  axes = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "evaluate.batch_size": 16}
+  trainer.train(config(corpora, **axes), tmp_path / "run")
+  losses, expected = ([row["loss"] for row in read_rows(path, "train")] for path in (tmp_path / "run", finished[0]))
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+  assert "class token" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_mixed_run_resumes_bit_identically(corpora, tmp_path):
+  unbroken = trainer.train(mixed_config(corpora), tmp_path / "unbroken")
+  assert unbroken["step"] == 12
+  # Resumes from step 6 of a copy without the later checkpoints.
+  resumed = tmp_path / "resumed"
+  shutil.copytree(tmp_path / "unbroken", resumed)
+  for step in (resumed / "checkpoints").iterdir():
+    if step.name.isdigit() and int(step.name) > 6:
+      shutil.rmtree(step)
+  results = trainer.train(mixed_config(corpora, **{"host.num_workers": 2}), resumed)
+  assert results["splits"] == unbroken["splits"]
+  assert (resumed / "metrics.jsonl").read_bytes() == (tmp_path / "unbroken" / "metrics.jsonl").read_bytes()
+  other = mixed_config(corpora)
+  other.mix.image_text.train_split = "validation"
+  with pytest.raises(UserError, match=r"mix\.image_text\.train_split: 'train' .*'validation' .*--workdir"):
+    trainer.train(other, resumed)
+
+
+def run_until(text, arguments):
+  """Starts a run and returns (process, lines) when its output contains `text`."""
+  process = subprocess.Popen(
+    arguments,
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env={**os.environ, "PYTHONUNBUFFERED": "1"},
+  )
+  lines = []
+  for line in process.stdout:
+    lines.append(line)
+    if text in line:
+      return process, lines
+  raise AssertionError(f"{text!r} is missing:\n{''.join(lines)}")
+
+
+def finish(process):
+  output = process.stdout.read()
+  return process.wait(timeout=300), output
+
+
+def run(arguments):
+  return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def final_state(workdir, corpora):
+  """Every array of the last checkpoint."""
+  changes = {"train.num_steps": 40, "train.eval_every": 20, "train.checkpoint_every": 4, "host.log_every": 1}
+  components = setup.prepare(config(corpora, **changes), workdir)
+  state, _ = Checkpoints(workdir / "checkpoints", 3).restore(40, components.abstract_state)
+  return jax.device_get(state)
+
+
+def test_resumes_bit_identically_after_sigterm_sigkill_and_a_corrupt_checkpoint(corpora, tmp_path):
+  unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+  done = run(command(corpora, unbroken))
+  assert done.returncode == 0, done.stderr
+  assert "test_unseen: 32 of 32 clips" in done.stdout and "Text to video" in done.stdout, "prints the results"
+
+  process, _ = run_until("step 7/40", command(corpora, broken))
+  process.send_signal(signal.SIGTERM)
+  code, output = finish(process)
+  assert code == cli.EXIT_TERMINATED and "SIGTERM: saved step" in output and "Traceback" not in output, output
+
+  process, lines = run_until("step 22/40", command(corpora, broken))
+  assert any("resuming from step" in line for line in lines)
+  process.kill()
+  finish(process)
+
+  committed = [path for path in (broken / "checkpoints").iterdir() if path.name.isdigit()]
+  newest = max(committed, key=lambda path: int(path.name))
+  for file in newest.rglob("*"):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[:10])
+  done = run(command(corpora, broken))
+  assert done.returncode == 0, done.stderr
+  assert "resuming from step" in done.stdout and f"resuming from step {newest.name} " not in done.stdout, done.stdout
+
+  for name in ("results.json", "report.html", "metrics.jsonl", "tokenizer.json"):
+    assert (broken / name).read_bytes() == (unbroken / name).read_bytes(), name
+  jax.tree.map(np.testing.assert_array_equal, final_state(broken, corpora), final_state(unbroken, corpora))
+
+
+def test_a_full_disk_stops_the_run_with_a_readable_checkpoint(corpora, tmp_path):
+  """From step 8 on, a limit on file sizes rejects large writes (arrays) as a full disk does."""
+  workdir = tmp_path / "run"
+  program = [
+    "import resource, signal, time",
+    "from clipvip_jax import main",
+    "from clipvip_jax.training import loop",
+    "from clipvip_jax.utils import cli",
+    "save = loop.Checkpoints.save",
+    "def save_to_full_disk(self, state, *rest):",
+    "  if int(state.step) == 8:",
+    "    while self.newest_on_disk() != 4: time.sleep(0.1)",  # written in the background
+    "    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))",
+    "  save(self, state, *rest)",
+    "loop.Checkpoints.save = save_to_full_disk",
+    "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
+    "cli.run_command(lambda: main.app.run(main.main, flags_parser=main.parse_flags))",
+  ]
+  arguments = command(corpora, workdir)
+  arguments[1:3] = ["-c", "\n".join(program)]
+  done = run(arguments)
+  assert done.returncode == 2, done.stderr
+  (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+  assert line.startswith(
+    f"error: {workdir} is not writable (File too large); stopped, the newest checkpoint is step 4."
+  )
+  assert "Free disk space, then run the same command to resume" in line
+  assert checkpoint.read_params(workdir / "checkpoints")[1] == 4
+
+
+def test_metrics_that_cannot_be_written_stop_the_run_with_a_readable_checkpoint(corpora, tmp_path, monkeypatch):
+  append = metrics_history.History.append
+
+  def append_to_full_disk(history, row):
+    if row["step"] >= 6:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    append(history, row)
+
+  monkeypatch.setattr(metrics_history.History, "append", append_to_full_disk)
+  message = r"run is not writable \(No space left on device\).* step 3\. Free disk space"
+  with pytest.raises(UserError, match=message):
+    trainer.train(config(corpora), tmp_path / "run")
+  assert checkpoint.read_params(tmp_path / "run" / "checkpoints")[1] == 3
