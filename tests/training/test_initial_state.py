@@ -23,6 +23,7 @@ def test_a_run_without_init_from_loads_no_weights(corpora, tmp_path):
   assert load_initial_weights(setup.prepare(config(corpora), tmp_path)) == {}
 
 
+@pytest.mark.slow
 def test_initializes_from_weights_and_restores_its_checkpoint_exactly(corpora, tmp_path):
   components = setup.prepare(config(corpora, **{"mesh.fsdp": 2}), tmp_path)
   checkpoints = Checkpoints(tmp_path / "checkpoints", 1)

@@ -27,18 +27,14 @@ def test_ignores_fields_of_the_host():
 
 
 def test_compares_fields_that_shape_the_program():
-  differences = launch_consistency.describe_differences(
-    [settings(), settings(**{"mesh.fsdp": 2, "train.num_microbatches": 4})]
-  )
-  assert "mesh.fsdp is 2, in process 0 1" in text and "train.num_microbatches is 4, in process 0 1" in text
+  text = differences(settings(), settings(**{"mesh.fsdp": 2, "train.num_microbatches": 4}))
+  assert text == "process 1: mesh.fsdp is 2, in process 0 1, train.num_microbatches is 4, in process 0 1"
 
 
 def test_names_process_field_and_both_values():
   assert differences(settings(), settings(seed=1), settings()) == "process 1: seed is 1, in process 0 0"
-  differences = launch_consistency.describe_differences(
-    [settings(), settings(**{"train.batch_size": 8, "host.keep_checkpoints": 1})]
-  )
-  assert text == ("process 1: host.keep_checkpoints is 1, in process 0 3, train.batch_size is 8, in process 0 16")
+  text = differences(settings(), settings(**{"train.batch_size": 8, "host.keep_checkpoints": 1}))
+  assert text == "process 1: host.keep_checkpoints is 1, in process 0 3, train.batch_size is 8, in process 0 16"
 
 
 def test_names_every_process_that_differs():
