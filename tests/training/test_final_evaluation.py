@@ -27,5 +27,5 @@ def test_formats_each_split_with_plain_and_dual_softmax_results():
 
 
 def test_shows_published_results_of_a_known_test_set():
-  results = {"evaluated": {"name": "msrvtt/full/1.0.0"}, "splits": {"test": split_metrics(0.25)}}
+  results = {"evaluated": {"name": "msrvtt/9k/1.0.0"}, "splits": {"test": split_metrics(0.25)}}
   assert "published on MSR-VTT" in format_results(results)
