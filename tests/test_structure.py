@@ -132,9 +132,6 @@ PENDING_DOCSTRINGS: set[str] = {
   "clipvip_jax.runs.metrics_history",
   "clipvip_jax.runs.results",
   "clipvip_jax.runs.workdir",
-  "clipvip_jax.training.launch_consistency",
-  "clipvip_jax.training.progress",
-  "clipvip_jax.training.setup",
   "data.engine.annotations",
   "data.engine.dry_run",
   "data.engine.items",
@@ -151,7 +148,6 @@ PENDING_LENGTHS: set[str] = {
 # `load` is called with keywords: its options are independent of each other.
 PENDING_PARAMETERS: set[str] = {
   "clipvip_jax.inference.embedding_model.load",
-  "clipvip_jax.training.train_step.make_train_step",
 }
 
 
