@@ -100,8 +100,8 @@ def _report(result: "TargetResult") -> None:
   if loaded is not None:
     first = next(iter(result.splits.values()))
     model = loaded.model
-    shown = query_examples.report_examples(model.net, model.params, loaded.corpus, first, loaded.config)
-    report.write_report(page, result.results, **shown)
+    examples = query_examples.report_examples(model.net, model.params, loaded.corpus, first, loaded.config)
+    report.write_report(page, result.results, examples=examples)
   elif not page.exists():  # an existing page is of the same evaluation, and has frames of the videos
     report.write_report(page, result.results)
   for split, metrics in result.results["splits"].items():

@@ -1,13 +1,14 @@
-"""Which queries of a split the report shows, with the frames of their videos.
+"""Selection of the queries that the report shows, with the frames of their videos.
 
 Letters: N queries, V videos of the split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
 from clipvip_jax.evaluation import retrieval
@@ -16,40 +17,54 @@ from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
 from clipvip_jax.models.clip_vip import ClipVip
 from clipvip_jax.reporting import attention_maps
+from clipvip_jax.reporting.report_inputs import Examples, Kind, QueryExample, RankedVideo
 
-TOP = 5  # videos that a query shows
-_STRIP = 6  # frames of each
-_WATCHED = 3  # videos of which attention is drawn
+NUM_VIDEOS = 5  # of a query
+_NUM_FRAMES = 6  # of a video
+_NUM_ATTENTION_MAPS = 3  # videos
 
 
-def report_examples(net: ClipVip, params: Any, corpus: Corpus, result: SplitResult, config: Any) -> dict[str, Any]:
-  """`examples` and `attention` of `report.write_report`; any process may call it alone.
+def report_examples(
+  net: ClipVip, params: Mapping[str, Any], corpus: Corpus, result: SplitResult, config: ConfigDict
+) -> Examples:
+  """Selects `config.evaluate.num_examples` queries, and draws attention maps of the best ones' matching videos.
+
+  It communicates with no other process, so one process of several may call it alone.
 
   Args:
     net: both towers.
-    params: the parameters, NumPy's or on devices, a copy on each.
-    corpus: what was evaluated.
-    result: of one of its splits.
-    config: the whole configuration.
+    params: their parameters, in NumPy arrays or replicated on devices.
+    corpus: the evaluated corpus.
+    result: the result of one of its splits.
+    config: the run's configuration.
   """
-  found = result.embeddings
-  source = corpus.source(found.split)
-  chosen = choose_queries(result.similarity, found.labels, config.evaluate.num_examples)
-  best = dict.fromkeys(found.labels[query] for kind, query in chosen if kind == "best")
-  return {
-    "examples": [_example(source, result, kind, query) for kind, query in chosen],
-    "attention": [
-      {"split": found.split, **attention_maps.record_attention(net, params, source[video], config)}
-      for video in list(best)[:_WATCHED]
+  embeddings = result.embeddings
+  records = corpus.source(embeddings.split)
+  chosen = choose_queries(result.similarity, embeddings.labels, config.evaluate.num_examples)
+  best_videos = dict.fromkeys(embeddings.labels[query] for kind, query in chosen if kind == "best")
+  return Examples(
+    queries=[query_example(records, result, kind, query) for kind, query in chosen],
+    attention=[
+      attention_maps.record_attention(net, params, records[video], config, embeddings.split)
+      for video in list(best_videos)[:_NUM_ATTENTION_MAPS]
     ],
-  }
+  )
 
 
-def choose_queries(similarity: ArrayLike, labels: ArrayLike, count: int) -> list[tuple[str, int]]:
-  """[N, V], [N] -> (kind, query) of `count` queries, or of all N; about a third of each kind, and none twice.
+def choose_queries(similarity: ArrayLike, labels: ArrayLike, count: int) -> list[tuple[Kind, int]]:
+  """Chooses queries of three kinds, about a third each.
 
-  The best have the smallest ranks and, of equal ones, the largest margins between the right video and the best wrong
-  one. The worst have the largest ranks. The typical ones are spread evenly over the rest. Of equals, the first.
+  The best have the smallest ranks and, of equal ranks, the largest margins between the matching video and the best
+  other one. The worst have the largest ranks. The typical ones are spread evenly over the rest. Of equals, the first
+  query is chosen.
+
+  Args:
+    similarity: [N, V].
+    labels: [N], the matching video of each query.
+    count: number of queries; at most N are chosen.
+
+  Returns:
+    (kind, query) of each, without duplicates: the best first, then the worst.
   """
   ranks = retrieval.text_to_video_ranks(similarity, labels)
   count = min(count, len(ranks))
@@ -61,44 +76,46 @@ def choose_queries(similarity: ArrayLike, labels: ArrayLike, count: int) -> list
   worst = rest[np.argsort(-ranks[rest], kind="stable")][:num_worst]
   rest = np.setdiff1d(rest, worst)
   spread = np.linspace(0, len(rest) - 1, count - num_best - num_worst).astype(int)
-  kinds = {"best": best, "worst": worst, "typical": rest[spread]}
-  return [(kind, int(query)) for kind, queries in kinds.items() for query in queries]
+  queries_by_kind: dict[Kind, np.ndarray] = {"best": best, "worst": worst, "typical": rest[spread]}
+  return [(kind, int(query)) for kind, queries in queries_by_kind.items() for query in queries]
 
 
 def _margins(similarity: ArrayLike, labels: ArrayLike) -> Float[np.ndarray, " n"]:
-  """By how much the right video of each query is closer than the best wrong one; infinity where there is no other."""
-  wrong = np.array(similarity, np.float64)
-  right = np.arange(len(wrong)), np.asarray(labels)
-  own = wrong[right]
-  wrong[right] = -np.inf
-  return own - wrong.max(axis=1)
+  """Similarity of each query's matching video minus that of its best other video; infinite if there is no other."""
+  others = np.array(similarity, np.float64)
+  matches = np.arange(len(others)), np.asarray(labels)
+  match_scores = others[matches]
+  others[matches] = -np.inf
+  return match_scores - others.max(axis=1)
 
 
-def _example(source: Sequence[dict[str, Any]], result: SplitResult, kind: str, query: int) -> dict[str, Any]:
-  """A query with its TOP videos, and the right one where it is not among them."""
-  found, scores = result.embeddings, result.similarity[query]
-  right = found.labels[query]
-  # Of equally close videos the right one comes last, as its rank is counted.
-  order = np.lexsort((np.arange(len(scores)) == right, -scores)).tolist()
-  rank = order.index(right) + 1
-  places = [*range(1, min(TOP, len(order)) + 1), *([rank] if rank > TOP else [])]
-  return {
-    "split": found.split,
-    "kind": kind,
-    "query": found.texts[query],
-    "rank": rank,
-    "top": [
-      {
-        "place": place,
-        "id": found.ids[video],
-        "score": float(scores[video]),
-        "right": video == right,
-        "frames": _strip(source[video]["frames"]),
-      }
-      for place, video in ((place, order[place - 1]) for place in places)
-    ],
-  }
+def query_example(records: Sequence[Mapping[str, Any]], result: SplitResult, kind: Kind, query: int) -> QueryExample:
+  """Returns a query with its first NUM_VIDEOS videos, and the matching one if it is not among them.
+
+  Args:
+    records: the records of the split, in the order of the similarity's columns.
+    result: the result of the split.
+    kind: why the query is shown.
+    query: its index.
+  """
+  embeddings, scores = result.embeddings, result.similarity[query]
+  match = embeddings.labels[query]
+  # Of equally similar videos the matching one comes last, as its rank counts ties against the model.
+  order = np.lexsort((np.arange(len(scores)) == match, -scores)).tolist()
+  match_rank = order.index(match) + 1
+  ranks = [*range(1, min(NUM_VIDEOS, len(order)) + 1), *([match_rank] if match_rank > NUM_VIDEOS else [])]
+  videos = [
+    RankedVideo(
+      rank=rank,
+      id=embeddings.ids[video],
+      score=float(scores[video]),
+      is_match=video == match,
+      frames=_sample_frames(records[video]["frames"]),
+    )
+    for rank, video in ((rank, order[rank - 1]) for rank in ranks)
+  ]
+  return QueryExample(embeddings.split, kind, embeddings.texts[query], match_rank, videos)
 
 
-def _strip(frames: Sequence[bytes]) -> list[bytes]:
-  return [bytes(frames[i]) for i in uniform_frames(len(frames), min(_STRIP, len(frames)))]
+def _sample_frames(frames: Sequence[bytes]) -> list[bytes]:
+  return [bytes(frames[i]) for i in uniform_frames(len(frames), min(_NUM_FRAMES, len(frames)))]

@@ -84,10 +84,10 @@ def write(folder: pathlib.Path, comparison: Mapping[str, Any]) -> None:
   pages.save_page(folder / "study.html", page)
 
 
-def _chart(title: str, group: Mapping[str, str], arms: Mapping[str, Any]) -> dict[str, Any]:
+def _chart(title: str, group: Mapping[str, str], arms: Mapping[str, Any]) -> charts.Chart:
   drawn = []
   for number, (name, arm) in enumerate(group.items()):
     series, dashes = _LINES[number % len(_LINES)]
     if points := _mean_curve(arms[arm]["curves"].values()):
       drawn.append(charts.Curve(name, list(points), list(points.values()), series, dashes, marker=len(points) <= 40))
-  return charts.lines(title, "text-to-video R@1 while training, percent, mean over seeds", drawn)
+  return charts.line_chart(title, "text-to-video R@1 while training, percent, mean over seeds", drawn)

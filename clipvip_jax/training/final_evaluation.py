@@ -11,6 +11,7 @@ from clipvip_jax.distributed.watchdog import report_progress
 from clipvip_jax.evaluation import published_results
 from clipvip_jax.evaluation.evaluator import Evaluator, SplitResult
 from clipvip_jax.reporting import query_examples, report, results_table
+from clipvip_jax.reporting.report_inputs import Examples
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training.setup import Components
@@ -66,12 +67,12 @@ def write_results(
     path = components.workdir / "results.json"
     config_tree.write_json(path, results)
     first_split = next(iter(evaluation.splits.values()), None)
-    examples: dict[str, Any] = {}
+    examples = Examples()
     if first_split is not None:
       examples = query_examples.report_examples(
         components.model, params, components.eval_corpus, first_split, components.config
       )
-    report.write_report(components.workdir / "report.html", results, history, **examples)
+    report.write_report(components.workdir / "report.html", results, history, examples)
     log.info("wrote %s and report.html", path)
   return results
 

@@ -1,4 +1,4 @@
-"""Which queries the report shows, and what it shows of them."""
+"""Selection of the queries that the report shows."""
 
 import types
 
@@ -10,16 +10,17 @@ import tiny
 from clipvip_jax.evaluation import evaluator, retrieval
 from clipvip_jax.evaluation.split_embeddings import SplitEmbeddings
 from clipvip_jax.reporting import query_examples, report
+from clipvip_jax.reporting.report_inputs import Examples
 from configs import common
 
 
-def unit(rng, count, size=8):
+def unit_features(rng, count, size=8):
   features = rng.normal(size=(count, size)).astype(np.float32)
   return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
-def slow_choice(similarity, labels, count):
-  """The same in plain words."""
+def choose_queries_with_loops(similarity, labels, count):
+  """Reference implementation."""
   ranks = retrieval.text_to_video_ranks(similarity, labels).tolist()
   wrong = [[x for j, x in enumerate(row) if j != label] for row, label in zip(similarity.tolist(), labels, strict=True)]
   margins = [
@@ -32,7 +33,7 @@ def slow_choice(similarity, labels, count):
   return best, worst, sorted(queries - set(best) - set(worst))
 
 
-def test_choice_against_plain_loops():
+def test_choice_equals_reference_loops():
   for seed in range(200):
     rng = np.random.default_rng(seed)
     videos = int(rng.integers(1, 9))
@@ -40,15 +41,15 @@ def test_choice_against_plain_loops():
     similarity = rng.integers(-3, 4, (len(labels), videos)) / 4  # full of ties
     count = int(rng.integers(0, 15))
     chosen = query_examples.choose_queries(similarity, labels, count)
-    assert len(chosen) == min(count, len(labels)) == len({query for _, query in chosen}), "a query stands twice"
-    best, worst, rest = slow_choice(similarity, labels, count)
+    assert len(chosen) == min(count, len(labels)) == len({query for _, query in chosen}), "a query is chosen twice"
+    best, worst, rest = choose_queries_with_loops(similarity, labels, count)
     kinds = {kind: [query for name, query in chosen if name == kind] for kind in ("best", "worst", "typical")}
     assert kinds["best"] == best and kinds["worst"] == worst
     assert kinds["typical"] == sorted(kinds["typical"]) and set(kinds["typical"]) <= set(rest)
     assert abs(len(best) - len(worst)) <= 1 and abs(len(worst) - len(kinds["typical"])) <= 1
 
 
-def test_twelve_are_four_of_each_and_the_typical_ones_reach_from_end_to_end():
+def test_twelve_queries_are_four_of_each_kind_and_typical_ones_span_the_split():
   similarity = np.eye(100) + np.random.default_rng(0).normal(size=(100, 100)) / 10
   chosen = query_examples.choose_queries(similarity, range(100), 12)
   assert [kind for kind, _ in chosen] == ["best"] * 4 + ["worst"] * 4 + ["typical"] * 4
@@ -57,11 +58,11 @@ def test_twelve_are_four_of_each_and_the_typical_ones_reach_from_end_to_end():
 
 
 @pytest.fixture(scope="module")
-def shown(golden):
-  """What the report shows of a split of 9 clips with one to three queries each, and the split's result."""
+def examples_and_result(golden):
+  """Examples of a split of 9 clips with one to three queries each, and the result of the split."""
   rng = np.random.default_rng(0)
   labels = [i for i in range(9) for _ in range(1 + i % 3)]
-  queries, videos = unit(rng, len(labels)), unit(rng, 9)
+  queries, videos = unit_features(rng, len(labels)), unit_features(rng, 9)
   ids, texts = [f"clip{i}" for i in range(9)], [f"query{i}" for i in range(len(labels))]
   counts = {"expected": 9, "missing": 0, "missing_captions": 0}
   result = evaluator.measure_retrieval(SplitEmbeddings("test", videos, queries, ids, texts, labels, [-1] * 9, counts))
@@ -76,49 +77,42 @@ def shown(golden):
   return query_examples.report_examples(net, tiny.params(golden), corpus, result, config), result
 
 
-def test_each_query_comes_with_its_five_best_videos_and_the_right_one(shown):
-  found, result = shown
+def test_each_query_has_its_five_best_videos_and_the_matching_one(examples_and_result):
+  examples, result = examples_and_result
   labels = result.embeddings.labels
   ranks = retrieval.text_to_video_ranks(result.similarity, labels)
-  assert len(found["examples"]) == 12 and ranks.max() > 5
-  for example in found["examples"]:
-    query = int(example["query"].removeprefix("query"))
-    assert example["split"] == "test" and example["rank"] == ranks[query]
-    right = [video for video in example["top"] if video["right"]]
-    assert [(video["id"], video["place"]) for video in right] == [(f"clip{labels[query]}", ranks[query])]
-    assert [video["place"] for video in example["top"]] == [
-      1,
-      2,
-      3,
-      4,
-      5,
-      *([ranks[query]] if ranks[query] > 5 else []),
-    ]
-    scores = [video["score"] for video in example["top"]]
+  assert len(examples.queries) == 12 and ranks.max() > 5
+  for example in examples.queries:
+    query = int(example.query.removeprefix("query"))
+    assert example.split == "test" and example.rank == ranks[query]
+    matches = [video for video in example.videos if video.is_match]
+    assert [(video.id, video.rank) for video in matches] == [(f"clip{labels[query]}", ranks[query])]
+    assert [video.rank for video in example.videos] == [*range(1, 6), *([ranks[query]] if ranks[query] > 5 else [])]
+    scores = [video.score for video in example.videos]
     assert scores == sorted(scores, reverse=True)
-    assert all(len(video["frames"]) == 6 for video in example["top"])
+    assert all(len(video.frames) == 6 for video in example.videos)
 
 
-def test_a_model_that_answers_the_same_to_everything_shows_the_right_video_last():
+def test_matching_video_comes_last_among_ties():
   similarity = np.zeros((7, 7), np.float32)
   embeddings = types.SimpleNamespace(split="test", ids=list("abcdefg"), texts=list("abcdefg"), labels=list(range(7)))
   result = types.SimpleNamespace(similarity=similarity, embeddings=embeddings)
-  example = query_examples._example([{"frames": [b"jpeg"]}] * 7, result, "worst", 2)
-  assert example["rank"] == 7 and [video["id"] for video in example["top"]] == [*"abdef", "c"]
+  example = query_examples.query_example([{"frames": [b"jpeg"]}] * 7, result, "worst", 2)
+  assert example.rank == 7 and [video.id for video in example.videos] == [*"abdef", "c"]
 
 
-def test_attention_is_that_of_the_best_examples_videos(shown, tmp_path):
-  found, result = shown
-  best = [example for example in found["examples"] if example["kind"] == "best"]
-  right = dict.fromkeys(f"clip{result.embeddings.labels[int(example['query'][5:])]}" for example in best)
-  assert [entry["id"] for entry in found["attention"]] == list(right)[:3]
-  report.write_report(tmp_path / "report.html", {"splits": {"test": result.metrics}}, **found)
+def test_attention_maps_are_of_the_best_queries_videos(examples_and_result, tmp_path):
+  examples, result = examples_and_result
+  best = [example for example in examples.queries if example.kind == "best"]
+  right = dict.fromkeys(f"clip{result.embeddings.labels[int(example.query[5:])]}" for example in best)
+  assert [entry.id for entry in examples.attention] == list(right)[:3]
+  report.write_report(tmp_path / "report.html", {"splits": {"test": result.metrics}}, examples=examples)
   page = (tmp_path / "report.html").read_text()
-  assert "What the proxies look at" in page and "Where the right video ranked" in page
+  assert "Attention of the proxies" in page and "Rank of the matching video" in page
 
 
-def test_none_asked_for_none_shown(shown):
+def test_no_examples_when_none_are_requested(examples_and_result):
   config = common.base()
   config.evaluate.num_examples = 0
   corpus = types.SimpleNamespace(source=lambda split: [])
-  assert query_examples.report_examples(None, None, corpus, shown[1], config) == {"examples": [], "attention": []}
+  assert query_examples.report_examples(None, None, corpus, examples_and_result[1], config) == Examples([], [])

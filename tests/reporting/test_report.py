@@ -1,3 +1,6 @@
+"""The report page: contents, escaping, self-containment and stable bytes."""
+
+import dataclasses
 import json
 
 import browser
@@ -9,6 +12,14 @@ from page import Page
 from clipvip_jax.evaluation import published_results, retrieval
 from clipvip_jax.reporting import attention_maps
 from clipvip_jax.reporting.report import write_report
+from clipvip_jax.reporting.report_inputs import (
+  Examples,
+  FrameAttention,
+  ProxyAttention,
+  QueryExample,
+  RankedVideo,
+  VideoAttention,
+)
 from clipvip_jax.reporting.results_table import MISSING
 
 
@@ -50,37 +61,28 @@ def history():
 @pytest.fixture(scope="module")
 def examples():
   frame = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))
-  top = [
-    {"place": i + 1, "id": f"clip-{i}", "score": 0.5 - i / 10, "right": i == 2, "frames": [frame] * 3} for i in range(5)
+  top = [RankedVideo(i + 1, f"clip-{i}", 0.5 - i / 10, i == 2, [frame] * 3) for i in range(5)]
+  others = [dataclasses.replace(video, is_match=False) for video in top]
+  worst = [*others, RankedVideo(64, "<b>clip</b>", -0.5, True, [frame] * 3)]
+  queries = [
+    QueryExample("test", "best", "<script>alert('x')</script> & \"quotes\"", 3, top),
+    QueryExample("test", "typical", "a cat \ud83d", 17, others),
+    QueryExample("test", "worst", "a dog", 64, worst),
   ]
-  lost = [{**video, "right": False} for video in top]
-  worst = [*lost, {"place": 64, "id": "<b>clip</b>", "score": -0.5, "right": True, "frames": [frame] * 3}]
-  return [
-    {"split": "test", "query": "<script>alert('x')</script> & \"quotes\"", "kind": "best", "rank": 3, "top": top},
-    {"split": "test", "query": "a cat \ud83d", "kind": "typical", "rank": 17, "top": lost},
-    {"split": "test", "query": "a dog", "kind": "worst", "rank": 64, "top": worst},
-  ]
+  frames = [FrameAttention(0.25, frame), FrameAttention(0.5, frame)]
+  proxies = [ProxyAttention(name, 0.75, frames) for name in ("class token", "proxy 1")]
+  return Examples(queries, [VideoAttention("test", "<i>clip</i>", 3, [0, 2], [frame] * 2, proxies)])
 
 
 @pytest.fixture(scope="module")
-def attention():
-  frame = simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))
-  seen = [{"share": 0.25, "jpeg": frame}, {"share": 0.5, "jpeg": frame}]
-  proxies = [{"name": name, "share": 0.75, "frames": seen} for name in ("class token", "proxy 1")]
-  return [
-    {"split": "test", "id": "<i>clip</i>", "num_frames": 3, "shown": [0, 2], "frames": [frame] * 2, "proxies": proxies}
-  ]
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory, results, history, examples, attention):
+def source(tmp_path_factory, results, history, examples):
   path = tmp_path_factory.mktemp("report") / "report.html"
-  write_report(path, results, history, examples, attention)
+  write_report(path, results, history, examples)
   assert [file.name for file in path.parent.iterdir()] == ["report.html"], "left a temporary file"
   return path.read_text(encoding="utf-8")
 
 
-def test_parses_and_holds_every_metric(source, results):
+def test_page_is_well_formed_and_shows_every_metric(source, results):
   page = Page(source)
   for split in results["splits"].values():
     for kind in ("plain", "dsl"):
@@ -91,7 +93,7 @@ def test_parses_and_holds_every_metric(source, results):
         assert any(page.texts[i : i + len(shown)] == shown for i in starts), (kind, shown)
     assert f"Twins: {retrieval.percent(split['twins']['accuracy'])}%" in page.texts
   for text in (
-    "12 without a caption",
+    "12 clips without a caption",
     "151.3 M",
     "900",
     "optimizer.learning_rate",
@@ -110,7 +112,7 @@ def test_queries_and_ids_are_escaped(source):
   assert any("<script>alert('x')</script> & \"quotes\"" in text for text in Page(source).texts)
 
 
-def test_refers_to_nothing_outside(source):
+def test_page_is_self_contained(source):
   page = Page(source)
   assert all(value.startswith("data:image/jpeg;base64,") for value in page.values("src"))
   links = page.values("href") + page.values("xlink:href")
@@ -122,30 +124,30 @@ def test_refers_to_nothing_outside(source):
   assert "default-src 'none'" in source
 
 
-def test_examples_say_the_rank_and_mark_the_right_video_in_words(source):
+def test_examples_have_the_rank_and_mark_the_matching_video_in_words(source):
   page = Page(source)
-  assert "Right video: rank 3 of 64" in page.texts
-  assert "Right video: rank 17 of 64" in page.texts
-  assert page.texts.count("✓ right video") == 2
+  assert "Matching video: rank 3 of 64" in page.texts
+  assert "Matching video: rank 17 of 64" in page.texts
+  assert page.texts.count("✓ matching video") == 2
   assert "below the 5 shown" in page.texts
   assert [text for text in page.texts if text in ("Best", "Worst", "Typical")] == ["Best", "Typical", "Worst"]
-  assert page.texts.count("⋮") == 1, "between the fifth video and the right one, which ranks last"
+  assert page.texts.count("⋮") == 1, "between the fifth video and the matching one, which ranks last"
   assert page.texts[page.texts.index("⋮") + 1] == "64"
   assert page.values("alt").count("Video clip-2, frame 3 of 3") == 3
-  assert page.values("tabindex").count("0") == 17, "what scrolls can be reached from the keyboard"
+  assert page.values("tabindex").count("0") == 17, "scrollable regions need keyboard focus"
 
 
-def test_what_the_proxies_look_at(source):
+def test_attention_maps_have_shares_and_a_legend(source):
   page = Page(source)
   assert "2 of 3 frames" in page.texts and "frame 3" in page.texts
   at = page.texts.index("class token")
   assert page.texts[at : at + 4] == ["class token", "75.0%", "25.0%", "50.0%"]
   assert "Attention of the proxy 1 in frame 3" in page.values("alt")
   colours = ", ".join("#" + bytes(colour).hex() for colour in attention_maps.heat_colours()[::51])
-  assert f"linear-gradient(90deg, {colours})" in source, "the legend has other colours than the pictures"
+  assert f"linear-gradient(90deg, {colours})" in source, "the legend and the maps have different colours"
 
 
-def test_published_figures_intervals_and_queries_that_are_not_unique(tmp_path):
+def test_published_results_intervals_and_duplicate_queries(tmp_path):
   split = {**split_results(0, 1000), "duplicate_queries": 1234}
   split["plain"]["text_to_video"]["R@1_interval"] = [0.4701, 0.531]
   published = published_results.published_rows("msrvtt/9k/1.0.0", "test")
@@ -161,12 +163,12 @@ def test_published_figures_intervals_and_queries_that_are_not_unique(tmp_path):
     *[MISSING] * 2,
   ]
   assert sum(text.startswith(("Text to video, B/", "Video to text, B/")) for text in page.texts) == len(published)
-  assert "In small print: what is published on MSR-VTT 1k-A, 1,000 clips." in page.texts
-  assert "95% of R@1, from resampling the videos: Text to video 47.0 to 53.1." in page.texts
-  assert "1,234 queries that other clips have too" in page.texts and "squashed" in page.texts
+  assert "In small print: published results on MSR-VTT 1k-A, 1,000 clips." in page.texts
+  assert "95% bootstrap interval of R@1 (resampled videos): Text to video 47.0 to 53.1." in page.texts
+  assert "1,234 queries that are not unique" in page.texts and "squashed" in page.texts
 
 
-def test_chance_of_ranks_where_a_clip_has_several_captions_is_left_out(tmp_path):
+def test_chance_of_ranks_is_omitted_with_several_queries_per_clip(tmp_path):
   for queries, chance in ((50, "25.5"), (1000, MISSING)):
     results = {"splits": {"test": {**split_results(0, 50), "queries": queries}}}
     write_report(tmp_path / "report.html", results)
@@ -175,33 +177,33 @@ def test_chance_of_ranks_where_a_clip_has_several_captions_is_left_out(tmp_path)
     assert page.texts[at + 4 : at + 6] == [chance] * 2
 
 
-def test_where_the_right_video_ranked(tmp_path):
+def test_rank_histogram_is_in_order(tmp_path):
   histogram = {"1": 300, "2-5": 100, "6-10": 0, "11-20": 1}
   write_report(tmp_path / "report.html", {"splits": {"test": {"rank_histogram": dict(sorted(histogram.items()))}}})
   page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-  label = next(label for label in page.values("aria-label") if label.startswith("Where"))
+  label = next(label for label in page.values("aria-label") if label.startswith("Rank of"))
   assert label.endswith("1: 300 (74.8%); 2-5: 100 (24.9%); 6-10: 0 (0.0%); 11-20: 1 (0.2%)")
-  assert "100 (24.9%)" in page.texts, "the bars carry their numbers as text"
+  assert "100 (24.9%)" in page.texts, "the bars have no text"
 
 
-def test_curves(source):
+def test_training_curves_are_thinned(source):
   page = Page(source)
   labels = [label for label in page.values("aria-label") if label.startswith(("Training", "Text-to"))]
   assert "raw from 5 at step 1 to 0.0025 at step 2000" in labels[0]
   assert "validation" in labels[1] and "twins accuracy from" in labels[1] and "at step 1000" in labels[1]
-  assert "#0102" not in source, "a stand-in colour was left"
+  assert "#0102" not in source, "a placeholder colour is left"
   assert len(source) < 200_000, "long curves are thinned"
 
 
 @pytest.mark.parametrize("flags", [("--window-size=1280,900",), ("--window-size=400,800", browser.DARK)])
-def test_a_browser_opens_it_without_complaint(source, tmp_path, flags):
+def test_browser_opens_the_page_without_console_messages(source, tmp_path, flags):
   (tmp_path / "report.html").write_text(source, encoding="utf-8")
   document, console = browser.opened(tmp_path / "report.html", *flags)
   assert not console
   assert document.count("<img") == source.count("<img") and document.rstrip().endswith("</html>")
 
 
-def test_the_policy_keeps_out_what_a_caption_might_smuggle_in(source, tmp_path):
+def test_content_security_policy_blocks_injected_scripts_and_images(source, tmp_path):
   outside = '<script>document.title = "owned"</script><img src="http://127.0.0.1:9/x.png">'
   (tmp_path / "report.html").write_text(source.replace("</main>", f"{outside}</main>"), encoding="utf-8")
   document, console = browser.opened(tmp_path / "report.html")
@@ -209,39 +211,39 @@ def test_the_policy_keeps_out_what_a_caption_might_smuggle_in(source, tmp_path):
   assert any("script-src" in line for line in console) and any("img-src" in line for line in console)
 
 
-def test_same_input_same_bytes(source, tmp_path, results, history, examples, attention):
+def test_equal_input_gives_a_byte_identical_page(source, tmp_path, results, history, examples):
   matplotlib = pytest.importorskip("matplotlib")
   with matplotlib.rc_context({"lines.linewidth": 9, "font.size": 20}):
-    write_report(tmp_path / "again.html", results, history, examples, attention)
+    write_report(tmp_path / "again.html", results, history, examples)
   assert (tmp_path / "again.html").read_bytes() == source.encode()
 
 
 @pytest.mark.parametrize("from_json", [False, True])
-def test_results_as_json_holds_them(tmp_path, results, from_json):
+def test_results_may_come_from_json(tmp_path, results, from_json):
   results = json.loads(json.dumps(results)) if from_json else results
-  write_report(tmp_path / "report.html", results, [], [])
+  write_report(tmp_path / "report.html", results)
   page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
   assert "Training" not in page.texts and "Examples" not in page.texts
 
 
-def test_what_is_absent_is_left_out(tmp_path):
-  write_report(tmp_path / "empty.html", {}, [], [])
-  assert "No split has been evaluated." in Page((tmp_path / "empty.html").read_text(encoding="utf-8")).texts
+def test_missing_values_are_omitted_or_dashes(tmp_path):
+  write_report(tmp_path / "empty.html", {})
+  assert "No split is evaluated." in Page((tmp_path / "empty.html").read_text(encoding="utf-8")).texts
   bare = {"splits": {"test": {"size": 2, "twins": {"accuracy": None, "count": 0}}}}
   history = [
     {"kind": "train", "step": 1, "loss": 2.0},
     {"kind": "eval", "step": 1, "split": "a", "metrics": {}},
   ]
-  write_report(tmp_path / "bare.html", bare, history, [])
+  write_report(tmp_path / "bare.html", bare, history)
   page = Page((tmp_path / "bare.html").read_text(encoding="utf-8"))
   assert "\N{EN DASH}" in page.texts and "Training loss" in page.texts
   assert "Text-to-video recall" not in page.texts
 
 
-def test_a_failure_leaves_the_old_report(tmp_path, results):
+def test_a_failed_write_keeps_the_old_report(tmp_path, results):
   path = tmp_path / "report.html"
   path.write_text("old")
-  with pytest.raises(KeyError):
-    write_report(path, results, [], [{"query": "no split"}])
+  with pytest.raises(KeyError, match="kind"):
+    write_report(path, results, [{"step": 1}])
   assert path.read_text() == "old"
   assert list(tmp_path.iterdir()) == [path]
