@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   except Terminated as stop:
     log.info("%s", stop)
     sys.exit(EXIT_TERMINATED)
-  print(study_page.markdown(comparison))
+  print(study_page.format_markdown(comparison))
   log.info("wrote %s, study.md and study.html", study.folder / "study.json")
 
 

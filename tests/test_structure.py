@@ -126,9 +126,6 @@ FORBIDDEN_FIRST_WORDS = {"What", "Which", "How", "Where", "Who", "That"}
 PENDING_DOCSTRINGS: set[str] = {
   "clipvip_jax.input_pipeline.frame_sampling",
   "clipvip_jax.input_pipeline.throughput",
-  "clipvip_jax.reporting.attention_maps",
-  "clipvip_jax.reporting.query_examples",
-  "clipvip_jax.reporting.study_page",
   "clipvip_jax.runs.metrics_history",
   "clipvip_jax.runs.results",
   "clipvip_jax.runs.workdir",

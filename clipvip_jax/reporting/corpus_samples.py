@@ -1,6 +1,7 @@
-"""A page of a corpus' clips as training sees them."""
+"""Page with sample clips of a corpus, as training reads them."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,73 +9,84 @@ import numpy as np
 from clipvip_jax.input_pipeline.corpus import Corpus, text, texts
 from clipvip_jax.input_pipeline.frame_sampling import jittered_frames, middle_frame
 from clipvip_jax.reporting import pages
-from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import printable
 
 _TEXT_FIELDS = ("subtitle", "caption", "description")
-_LONGEST = 600  # characters of a text
+_MAX_CHARACTERS = 600  # of a text
+_EPOCH = 0  # of training
 
 
 def write_samples(path: pathlib.Path, corpus: Corpus, split: str, *, count: int, num_frames: int, seed: int) -> None:
-  """Writes one self-contained page: frames as drawn in the first epoch, and the texts with their lengths.
+  """Writes a self-contained page with the frames that training samples in the first epoch, and the texts.
 
   Args:
     path: the page.
-    corpus: see `corpus.open_corpus`.
-    split: of it.
-    count: clips, evenly spread over the split.
-    num_frames: T.
-    seed: of the run.
+    corpus: an open corpus.
+    split: name of a split.
+    count: number of clips, evenly spread over the split.
+    num_frames: frames per clip.
+    seed: seed of the training run.
 
   Raises:
-    UserError: no such split, or the page cannot be written.
+    UserError: the corpus has no such split, a record cannot be read, or the page cannot be written.
   """
-  source = corpus.source(split)
-  chosen = np.unique(np.linspace(0, len(source) - 1, count).astype(int)).tolist() if len(source) else []
-  counts = sorted(
-    corpus.metadata.get("coverage", {}).get(split, {}).items(), key=lambda count: count[0] not in ("expected", "found")
-  )
+  records = corpus.source(split)
+  indices = np.unique(np.linspace(0, len(records) - 1, count).astype(int)).tolist() if len(records) else []
   page = pages.render(
     "samples.html.jinja",
     corpus=corpus.name,
     split=split,
-    pixels=corpus.metadata.get("pixels", "Pixels: not said"),
-    coverage=", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts if value),
-    epoch=0,
-    samples=[_sample(_record(corpus, source, index), index, num_frames, seed) for index in chosen],
+    pixels=corpus.metadata.get("pixels", "Preprocessing of pixels unknown"),
+    coverage=_format_counts(corpus.metadata.get("coverage", {}).get(split, {})),
+    epoch=_EPOCH,
+    samples=[_sample(_read_record(corpus, records, index), index, num_frames, seed) for index in indices],
   )
   pages.write_page(path, page, "--html")
 
 
-def _record(corpus: Corpus, source: Any, index: int) -> dict[str, Any]:
+def _format_counts(counts: dict[str, int]) -> str:
+  """Formats the counts that are not zero, expected and found clips first."""
+  ordered = sorted(counts.items(), key=lambda item: item[0] not in ("expected", "found"))
+  return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in ordered if value)
+
+
+def _read_record(corpus: Corpus, records: Sequence[dict[str, Any]], index: int) -> dict[str, Any]:
   try:
-    return source[index]
-  except (RuntimeError, ValueError) as error:  # a file that is gone or cut
-    raise UserError(f"{corpus.name}: record {index} cannot be read ({error}); build the corpus again") from error
+    return records[index]
+  except (RuntimeError, ValueError) as error:  # a missing or truncated file
+    raise UserError(
+      f"{corpus.name}: record {index} cannot be read ({first_line(error)}); build the corpus again"
+    ) from error
 
 
 def _sample(record: dict[str, Any], index: int, num_frames: int, seed: int) -> dict[str, Any]:
   import simplejpeg
 
   frames = record["frames"]
-  drawn = jittered_frames(len(frames), num_frames, np.random.default_rng((seed, 0, index)))
+  sampled = jittered_frames(len(frames), num_frames, np.random.default_rng((seed, _EPOCH, index)))
   height, width = simplejpeg.decode_jpeg_header(frames[0])[:2]
   return {
     "id": printable(text(record, "id")),
-    "frames": [pages.jpeg_uri(frames[i]) for i in drawn],
+    "frames": [pages.jpeg_uri(frames[i]) for i in sampled],
     "middle": pages.jpeg_uri(frames[middle_frame(len(frames))]),
-    "chosen": ", ".join(str(i) for i in drawn),
+    "frame_indices": ", ".join(str(i) for i in sampled),
     "num_frames": len(frames),
     "size": f"{width} x {height}",
-    "texts": [(name, value) for field in _TEXT_FIELDS for name, value in _rows(record, field)],
+    "texts": [row for field in _TEXT_FIELDS for row in _text_rows(record, field)],
   }
 
 
-def _rows(record: dict[str, Any], field: str) -> list[tuple[str, str]]:
-  found = texts(record, field)
-  if not found:
+def _text_rows(record: dict[str, Any], field: str) -> list[tuple[str, str]]:
+  """Returns (label, text with its number of words) of each text of a field."""
+  values = texts(record, field)
+  if not values:
     return [(field, "(none)")]
-  rows = [(field if len(found) == 1 else f"{field} {n}", words) for n, words in enumerate(found, 1)]
+  labels = [field] if len(values) == 1 else [f"{field} {number}" for number in range(1, len(values) + 1)]
   return [
-    (name, f"{words[:_LONGEST]}{'…' * (len(words) > _LONGEST)} (words: {len(words.split())})") for name, words in rows
+    (label, f"{_truncate(value)} (words: {len(value.split())})") for label, value in zip(labels, values, strict=True)
   ]
+
+
+def _truncate(value: str) -> str:
+  return value if len(value) <= _MAX_CHARACTERS else f"{value[:_MAX_CHARACTERS]}…"

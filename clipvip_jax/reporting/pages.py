@@ -1,4 +1,4 @@
-"""Self-contained HTML pages from the templates beside this file."""
+"""Self-contained HTML pages, rendered from templates/ and written atomically."""
 
 import base64
 import importlib.resources
@@ -12,9 +12,13 @@ from clipvip_jax.utils.errors import UserError
 
 
 def render(template: str, **values: Any) -> str:
-  """A template of this package, filled in; what it does not mark as safe is escaped."""
+  """Renders a template of templates/; values are escaped unless they are `markupsafe.Markup`.
+
+  Raises:
+    jinja2.UndefinedError: the template uses a value that is not given.
+  """
   environment = jinja2.Environment(
-    loader=jinja2.FunctionLoader(_read),
+    loader=jinja2.FunctionLoader(_read_template),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
@@ -24,28 +28,41 @@ def render(template: str, **values: Any) -> str:
   return environment.get_template(template).render(**values)
 
 
-def _read(name: str) -> str:
+def _read_template(name: str) -> str:
   return importlib.resources.files("clipvip_jax.reporting").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def save_page(path: pathlib.Path, page: str) -> None:
-  """Writes a page that is whole or not there. Raises OSError; what stood at `path` before stays as it was."""
+  """Writes a page atomically.
+
+  Raises:
+    OSError: it cannot be written; an existing file is unchanged.
+  """
   with atomic_write.atomic_path(path) as temporary:
-    # "replace": half a surrogate pair in one caption must not cost the page
+    # "replace": a lone surrogate in a caption must not prevent the page
     temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
 
 
 def write_page(path: pathlib.Path, page: str, flag: str) -> None:
-  """Writes a page that is whole or not there. Raises UserError, naming the flag, where it cannot be written."""
-  path = path.resolve()  # what a link points to is replaced, not the link
+  """Writes a page that a flag names, atomically.
+
+  Args:
+    path: the file; of a symbolic link, its target is replaced.
+    page: the HTML.
+    flag: for error messages, such as "--html".
+
+  Raises:
+    UserError: it cannot be written, or is not a regular file.
+  """
+  path = path.resolve()
   if path.exists() and not path.is_file():
-    raise UserError(f"{flag}={path} is no regular file; name one that is, or is not there yet")
+    raise UserError(f"{flag}={path} is not a regular file; name a regular or a new file")
   try:
     save_page(path, page)
   except OSError as error:
-    raise UserError(f"{flag}={path} cannot be written: {error.strerror}") from error
+    raise UserError(f"{flag}={path} cannot be written ({error.strerror}); name another file") from error
 
 
 def jpeg_uri(jpeg: bytes) -> str:
-  """JPEG bytes as a data: URI."""
+  """Returns JPEG bytes as a data: URI."""
   return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")

@@ -170,9 +170,9 @@ def write_comparison(study: Study, num_seeds: int) -> dict[str, Any]:
   for arm in study.arms():
     runs = {seed: run for seed in range(num_seeds) if (run := read_finished_run(study, arm, seed))}
     if runs:
-      arms[arm] = study_page.arm(runs)
+      arms[arm] = study_page.summarize_arm(runs)
   comparison = {"groups": _select_arms(study.groups, arms), "arms": arms}
   study.folder.mkdir(parents=True, exist_ok=True)
   config_tree.write_json(study.folder / "study.json", comparison)
-  study_page.write(study.folder, comparison)
+  study_page.write_study(study.folder, comparison)
   return comparison

@@ -46,7 +46,7 @@ def test_passes_flags_on_and_prints_the_tables(tmp_path, calls, capsys):
   flags = ["--seeds=2", "--only", "mean", "vs", "--data_dir=/corpora"]
   study.main([f"--config={REPLICATION}:smoke", f"--workdir={tmp_path}", *flags])
   assert calls == [(tmp_path, "/corpora", ["mean", "vs"], 2)]
-  assert capsys.readouterr().out.startswith(study_page.markdown({"groups": {}, "arms": {}}))
+  assert capsys.readouterr().out.startswith(study_page.format_markdown({"groups": {}, "arms": {}}))
 
 
 def test_exits_with_the_code_of_sigterm(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ def test_page_shows_frames_and_escapes_names(tmp_path):
   write_search_page(tmp_path / "page.html", ["<script>alert(1)</script>"], hits)
   page = (tmp_path / "page.html").read_text()
   assert page.count("data:image/jpeg;base64,") == 4, "each frame of a short video once"
-  assert "cannot be read any more" in page and "<script" not in page and "a&lt;b&gt;&amp;.mp4" in page
+  assert "This video cannot be read" in page and "<script" not in page and "a&lt;b&gt;&amp;.mp4" in page
   assert "default-src 'none'" in page and "0.500" in page and "0.250" in page
 
 

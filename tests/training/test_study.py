@@ -81,14 +81,14 @@ def test_tables_show_mean_and_standard_deviation_of_finished_arms(tmp_path, runs
   # Runs 2, 5 and 8 of the nine are of "mean": R@1 of 0.02, 0.05 and 0.08.
   text = (tmp_path / "study.md").read_text()
   assert "| mean pooling | 3 | 5.0 ± 3.0 | 10.0 ± 6.0 | 5.0 ± 3.0 | 50.0 ± 0.0 |" in text
-  assert text == study_page.markdown(comparison)
+  assert text == study_page.format_markdown(comparison)
   page = (tmp_path / "study.html").read_text()
   assert "5.0 ± 3.0" in page and "<svg" in page and "<script" not in page
 
 
 def test_one_seed_has_no_deviation(tmp_path, runs):
   comparison = study.run_study(load(tmp_path, "mean"), 1)
-  assert "| mean pooling | 1 | 2.0 | 4.0 | 2.0 | 50.0 |" in study_page.markdown(comparison)
+  assert "| mean pooling | 1 | 2.0 | 4.0 | 2.0 | 50.0 |" in study_page.format_markdown(comparison)
 
 
 def test_rejects_an_arm_that_initializes_itself(tmp_path):
