@@ -1,15 +1,12 @@
-"""Corpora: check what a build would meet, build, look, measure.
+"""Checks, builds and inspects corpora.
 
-  python -m clipvip_jax.data_tool check NAME|MANIFEST.jsonl [--source=PATH] [--decode=20]
-  python -m clipvip_jax.data_tool build NAME|MANIFEST.jsonl --data_dir=DIR [--source=PATH] [--workers=N]
+  python -m clipvip_jax.data_tool check NAME|MANIFEST.jsonl [--raw_dir=PATH] [--decode=20]
+  python -m clipvip_jax.data_tool build NAME|MANIFEST.jsonl --data_dir=DIR [--raw_dir=PATH] [--workers=N]
   python -m clipvip_jax.data_tool show NAME --data_dir=DIR --html=FILE [--split=train] [--count=20]
   python -m clipvip_jax.data_tool throughput NAME --data_dir=DIR [--split=train] [--workers=N]
 
-NAME is a folder of data/, a MANIFEST is read by data/video_manifest. --config names one of the builder's
-configurations. Every field of a configuration and of the build can be set, as --fps=3 --short_side=224
---max_left_out=0.2; other content gets another name, which is derived unless --name gives it. --runner=SparkRunner
---beam_options=a=b,c builds on another engine of Apache Beam.
-Exit codes: 0 done; 2 bad input, or what `check` has found would stop a build.
+NAME is a folder of data/; a MANIFEST is read by data/video_manifest. Each subcommand has its own --help.
+Exit codes: 0 success; 2 bad input, or `check` found that a build would fail.
 """
 
 import argparse
@@ -17,15 +14,38 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import log, printable
+from clipvip_jax.utils.log import log
 
-_NAMED = 10  # clips that `check` names of each split
-MANIFEST = "video_manifest"
-_BOUNDS = (
+if TYPE_CHECKING:
+  from clipvip_jax.input_pipeline.corpus import Corpus
+  from data.engine.builder import CorpusBuilder
+
+_T = TypeVar("_T")
+_MANIFEST_CORPUS = "video_manifest"
+_DESCRIPTIONS = {
+  "check": "Dry run of a build: reads annotations, looks for videos and decodes a sample of them. Writes nothing.",
+  "build": "Builds a corpus. Resumes an interrupted build; checks the annotations if the corpus exists.",
+  "show": "Writes a page with sample clips of a built corpus.",
+  "throughput": "Measures how many clips per second the input pipeline reads from a built corpus.",
+}
+_FIELDS_HELP = """
+
+--FIELD=VALUE sets any other field of the configuration, for example --fps=3, --frames=32, --short_side=224 or
+--decoder=MODULE:FUNCTION. The corpus then has another name, derived from the fields unless --name is set."""
+# Fields of data.engine.corpus_config.BuildOptions.
+_BUILD_FLAGS = {
+  "raw_dir": "folder of the owner's files; default: DATA_DIR/downloads/manual/NAME",
+  "check_sizes": "true or false: whether splits must have their official sizes; default: true",
+  "decode_timeout": "seconds to decode a clip, after which it is skipped; default: 120",
+  "max_skipped": "accepted fraction of skipped clips in each split; default: 0.05",
+  "max_missing_text": "accepted fraction of clips without a subtitle or caption that is looked up; default: 0.5",
+  "clips_per_shard": "clips of each shard; default: chosen by the size of the split",
+}
+_LIMITS = (
   ("num_frames", 1, 10_000),
   ("count", 1, 10_000),
   ("seed", 0, 2**63 - 1),
@@ -36,179 +56,78 @@ _BOUNDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Reads options, then one call."""
-  options, fields = _parser().parse_known_args(argv)
-  wrong = [field for field in fields if not (field.startswith("--") and "=" in field)]
-  if wrong:
-    raise UserError(f"unexpected argument {wrong[0]!r}; fields are given as --NAME=VALUE, see --help")
-  changes = dict(field[2:].split("=", 1) for field in fields)
-  if options.command in ("show", "throughput") and changes:
-    raise UserError(f"unknown option --{next(iter(changes))}; see --help")
-  {"check": _check, "build": _build, "show": _show, "throughput": _throughput}[options.command](options, changes)
+  """Parses flags and runs a subcommand."""
+  options, extra = _parser().parse_known_args(argv)
+  invalid = [flag for flag in extra if not (flag.startswith("--") and "=" in flag)]
+  if invalid:
+    raise UserError(f"unexpected argument {invalid[0]!r}; set fields with --NAME=VALUE, see --help")
+  fields = dict(flag[2:].split("=", 1) for flag in extra)
+  if options.command in ("show", "throughput") and fields:
+    raise UserError(f"unknown option --{next(iter(fields))}; see --help")
+  {"check": _check, "build": _build, "show": _show, "throughput": _throughput}[options.command](options, fields)
 
 
 def _parser() -> Parser:
   parser = Parser(__doc__)
-  commands = parser.add_subparsers(dest="command", required=True, parser_class=_SubParser)
-  for name in ("check", "build", "show", "throughput"):
-    command = commands.add_parser(name)
-    command.add_argument("corpus", metavar="NAME|MANIFEST")
+  subparsers = parser.add_subparsers(dest="command", required=True, parser_class=_SubParser)
+  for name, description in _DESCRIPTIONS.items():
+    builds = name in ("check", "build")
+    command = subparsers.add_parser(name, help=description, description=description + (_FIELDS_HELP if builds else ""))
+    command.add_argument("corpus", metavar="NAME|MANIFEST" if builds else "NAME", help="the corpus")
     command.add_argument("--config", default="", help="the builder's configuration; default: its first")
-    command.add_argument("--data_dir", default="", help="where corpora stand; default: TFDS' own")
-    if name in ("check", "build"):
-      command.add_argument("--name", default="", help="of a configuration with other fields")
-    if name == "check":
-      command.add_argument("--decode", type=int, default=20, help="clips of each split to decode; -1: all")
+    command.add_argument("--data_dir", default="", help="dataset directory; default: that of TFDS")
+    if builds:
+      command.add_argument("--name", default="", help="name of a configuration with changed fields")
+      for flag, text in _BUILD_FLAGS.items():
+        command.add_argument(f"--{flag}", help=text)
+    else:
+      command.add_argument("--split", default="train", help="default: train")
+      command.add_argument("--num_frames", type=int, default=12, help="frames sampled from each clip; default: 12")
     if name in ("build", "throughput"):
-      command.add_argument("--workers", type=int, default=None, help="processes; default: one a core")
+      command.add_argument("--workers", type=int, default=None, help="number of processes; default: one per core")
+    if name == "check":
+      command.add_argument("--decode", type=int, default=20, help="clips of each split to decode, -1: all; default: 20")
     if name == "build":
-      command.add_argument("--runner", default="", help="Apache Beam's; default: this machine")
-      command.add_argument("--beam_options", default="", help="NAME=VALUE,... for the runner")
-    if name in ("show", "throughput"):
-      command.add_argument("--split", default="train")
-      command.add_argument("--num_frames", type=int, default=12, help="drawn of each clip")
+      command.add_argument("--runner", default="", help="Apache Beam runner, as SparkRunner; default: this machine")
+      command.add_argument("--beam_options", default="", help="NAME=VALUE,... options of the runner")
     if name == "show":
-      command.add_argument("--html", type=pathlib.Path, required=True, help="the page to write")
-      command.add_argument("--count", type=int, default=20, help="clips")
-      command.add_argument("--seed", type=int, default=0, help="of the run whose frames are shown")
+      command.add_argument("--html", type=pathlib.Path, required=True, help="page to write")
+      command.add_argument("--count", type=int, default=20, help="number of clips; default: 20")
+      command.add_argument("--seed", type=int, default=0, help="seed of the training run whose frames are shown")
     if name == "throughput":
-      command.add_argument("--image_size", type=int, default=224)
-      command.add_argument("--batch_size", type=int, default=32)
-      command.add_argument("--seconds", type=float, default=20.0, help="to measure")
+      command.add_argument("--image_size", type=int, default=224, help="height and width in pixels; default: 224")
+      command.add_argument("--batch_size", type=int, default=32, help="clips per batch; default: 32")
+      command.add_argument("--seconds", type=float, default=20.0, help="length of the measurement; default: 20")
   return parser
 
 
 class _SubParser(Parser):
-  """argparse hands a command's parser more than a description."""
+  """Parser of a subcommand."""
 
-  def __init__(self, **_: Any):
-    super().__init__(__doc__)
-
-
-def _builder(options: argparse.Namespace, changes: dict[str, str]) -> Any:
-  """The builder with fields changed as the command line says."""
-  import tensorflow_datasets as tfds
-
-  from clipvip_jax.input_pipeline.corpus import builder_class
-  from data.engine.builder import BuildOptions
-
-  name = options.corpus
-  if name.endswith((".jsonl", ".json")):
-    if "source" in changes:
-      raise UserError(f"--source={changes['source']}: the manifest {options.corpus} is the source")
-    name, changes = MANIFEST, {**changes, "source": options.corpus}
-  builder = builder_class(name)
-  configs = builder.builder_configs
-  config = configs.get(options.config or next(iter(configs)))
-  if config is None:
-    raise UserError(f"--config={options.config!r} is unknown to {name}; it has: {', '.join(configs)}")
-  build_fields = {field.name for field in dataclasses.fields(BuildOptions)}
-  known = {field.name for field in dataclasses.fields(config)} | build_fields
-  if unknown := sorted(changes.keys() - known):
-    general = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)} | {"splits", "sizes"}
-    allowed = ", ".join(f"--{name}" for name in sorted(known - general))
-    raise UserError(f"unknown option --{unknown[0]}; fields that can be set: {allowed}")
-  build = _replaced(BuildOptions(), {key: value for key, value in changes.items() if key in build_fields})
-  content = {key: value for key, value in changes.items() if key not in build_fields}
-  if content or options.name:
-    parts = [config.name, *(f"{key}_{value}" for key, value in sorted(content.items()))]
-    derived = re.sub(r"[^A-Za-z0-9_.=+-]", "_", "-".join(parts))
-    config = _replaced(config, {**content, "name": options.name or derived})
-  folder = _folder(options) or None
-  return builder(config=config, data_dir=folder, file_format="array_record", options=build)
+  def __init__(self, *, prog: str, description: str, **_: Any):
+    super().__init__(description)
+    self.prog = prog
 
 
-def _folder(options: argparse.Namespace) -> str:
-  """--data_dir; a shell leaves the ~ behind = as it is."""
-  remote = "://" in options.data_dir
-  return options.data_dir if remote or not options.data_dir else str(pathlib.Path(options.data_dir).expanduser())
-
-
-def _replaced(config: Any, changes: dict[str, str]) -> Any:
-  """The dataclass with fields given as text, each as the type that it has."""
-  kinds = {field.name: str(field.type).split(" |")[0] for field in dataclasses.fields(config)}
-  return dataclasses.replace(config, **{name: _typed(name, text, kinds[name]) for name, text in changes.items()})
-
-
-def _typed(name: str, text: str, kind: str) -> Any:
-  kinds: dict[str, tuple[Callable[[str], Any], str]] = {
-    "str": (str, "a text"),
-    "int": (int, "a whole number"),
-    "float": (float, "a number"),
-    "bool": (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
-  }
-  if kind not in kinds:
-    raise UserError(f"--{name} cannot be set here; it is set in the builder's configurations")
-  convert, what = kinds[kind]
-  try:
-    return convert(text)
-  except (KeyError, ValueError) as error:
-    raise UserError(f"--{name}={text}: expected {what}") from error
-
-
-def _check(options: argparse.Namespace, changes: dict[str, str]) -> None:
+def _check(options: argparse.Namespace, fields: dict[str, str]) -> None:
   from data.engine import dry_run
-  from data.engine.coverage import LACKING
 
-  builder = _builder(options, changes)
-  most = builder.options.max_left_out
-  found = dry_run.check(builder, options.decode, log.info)
-  print(f"{builder.name}/{builder.builder_config.name}: {builder.builder_config.stored().describe()}")
-  print(f"{'split':<12}{'clips':>10}{'missing':>10}{'decoded':>10}{'bad':>8}  texts")
-  for split, result in found.items():
-    texts = ", ".join(f"{count} {field}" for field, count in result.texts.items() if count)
-    bad = sum(clip.reason != "missing" for clip in result.bad)
-    print(f"{split:<12}{result.clips:>10}{result.missing:>10}{result.decoded:>10}{bad:>8}  {texts}")
-  for split, result in found.items():
-    for clip in result.bad[:_NAMED]:
-      print(printable(f"{split}: {clip.name}: {clip.reason.replace('_', ' ')}: {clip.detail}"))
-    if len(result.bad) > _NAMED:
-      print(f"{split}: and {len(result.bad) - _NAMED} more")
-  lost = {split: f"{result.lost:.1%}" for split, result in found.items() if result.lost > most}
-  if lost:
-    raise UserError(f"a build would leave out more than {most:.1%} of {lost}; mend the files, or raise --max_left_out")
-  most = builder.options.max_lacking
-  for split, result in found.items():
-    for name in LACKING:
-      if result.texts[name] > most * result.decoded:
-        raise UserError(
-          f"split {split!r}: of {result.decoded} clips that were decoded {result.texts[name]} have no"
-          f" {name.removeprefix('lacking_')}, and a build refuses more than {most:.1%} of all. Is the file that of"
-          " these clips? If so, raise --max_lacking"
-        )
+  builder = _make_builder(options, fields)
+  results = dry_run.check_corpus(builder, options.decode)
+  print(dry_run.format_report(builder, results))
+  dry_run.check_limits(builder, results)
 
 
-def _build(options: argparse.Namespace, changes: dict[str, str]) -> None:
+def _build(options: argparse.Namespace, fields: dict[str, str]) -> None:
   import tensorflow_datasets as tfds
 
   from data.engine import runner
 
   if options.workers is not None and options.workers < 1:
-    raise UserError(f"--workers={options.workers} must be at least 1")
-  builder = _builder(options, changes)
-  if builder.is_prepared():
-    builder.check_annotations()
-    log.info("%s is there already", builder.data_path)
-    return
-  beam = runner.options(options.runner, options.beam_options, options.workers)
-  builder.download_and_prepare(
-    download_config=tfds.download.DownloadConfig(beam_runner=options.runner or None, beam_options=beam)
-  )
-  for split, counts in builder.info.metadata["coverage"].items():
-    log.info("%s: %s", split, ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items() if value))
-  log.info("wrote %s", builder.data_path)
-
-
-def _open(options: argparse.Namespace) -> Any:
-  from ml_collections import ConfigDict
-
-  from clipvip_jax.input_pipeline.corpus import open_corpus
-
-  for name, least, most in _BOUNDS:
-    value = getattr(options, name, None)
-    if value is not None and not least <= value <= most:
-      raise UserError(f"--{name}={value}: allowed are {least} to {most}")
-  return open_corpus(ConfigDict({"name": options.corpus, "config": options.config, "data_dir": _folder(options)}), "")
+    raise UserError(f"--workers={options.workers} is out of range; use at least 1")
+  builder = _make_builder(options, fields)
+  beam_options = runner.parse_options(options.runner, options.beam_options, options.workers)
+  builder.build(tfds.download.DownloadConfig(beam_runner=options.runner or None, beam_options=beam_options))
 
 
 def _show(options: argparse.Namespace, _: dict[str, str]) -> None:
@@ -216,7 +135,7 @@ def _show(options: argparse.Namespace, _: dict[str, str]) -> None:
 
   write_samples(
     options.html,
-    _open(options),
+    _open_corpus(options),
     options.split,
     count=options.count,
     num_frames=options.num_frames,
@@ -227,18 +146,90 @@ def _show(options: argparse.Namespace, _: dict[str, str]) -> None:
 
 def _throughput(options: argparse.Namespace, _: dict[str, str]) -> None:
   from clipvip_jax.input_pipeline.throughput import throughput, training_clips
+  from data.engine.runner import available_cores
 
-  clips = training_clips(_open(options), options.split, options.num_frames, options.image_size)
-  workers = _cores() if options.workers is None else options.workers
-  log.info("%d frames of each clip to %d pixels, %d worker processes", options.num_frames, options.image_size, workers)
-  found = throughput(clips, options.batch_size, workers, options.seconds)
-  print(f"{found.clips_per_second:.1f} clips/s ({found.clips} clips in {found.seconds:.1f} s)")
+  clips = training_clips(_open_corpus(options), options.split, options.num_frames, options.image_size)
+  workers = available_cores() if options.workers is None else options.workers
+  log.info("%d frames per clip at %d pixels, %d worker processes", options.num_frames, options.image_size, workers)
+  result = throughput(clips, options.batch_size, workers, options.seconds)
+  print(f"{result.clips_per_second:.1f} clips/s ({result.clips} clips in {result.seconds:.1f} s)")
 
 
-def _cores() -> int:
-  from data.engine.runner import cores
+def _open_corpus(options: argparse.Namespace) -> "Corpus":
+  from ml_collections import ConfigDict
 
-  return cores()
+  from clipvip_jax.input_pipeline.corpus import open_corpus
+
+  for name, low, high in _LIMITS:
+    value = getattr(options, name, None)
+    if value is not None and not low <= value <= high:
+      raise UserError(f"--{name}={value} is out of range; use {low} to {high}")
+  config = ConfigDict({"name": options.corpus, "config": options.config, "data_dir": _expand_user(options.data_dir)})
+  return open_corpus(config, "")
+
+
+def _make_builder(options: argparse.Namespace, fields: dict[str, str]) -> "CorpusBuilder":
+  """Returns the builder of a corpus with the fields that flags change."""
+  import tensorflow_datasets as tfds
+
+  from clipvip_jax.input_pipeline.corpus import builder_class
+  from data.engine.corpus_config import BuildOptions
+
+  name = options.corpus
+  build_fields = {flag: value for flag in _BUILD_FLAGS if (value := getattr(options, flag)) is not None}
+  if name.endswith((".jsonl", ".json")):
+    if "raw_dir" in build_fields:
+      raise UserError(f"--raw_dir={build_fields['raw_dir']} does not apply to the manifest {name}; remove it")
+    name, build_fields = _MANIFEST_CORPUS, {**build_fields, "raw_dir": name}
+  builder = builder_class(name)
+  configs = builder.builder_configs
+  config = configs.get(options.config or next(iter(configs)))
+  if config is None:
+    raise UserError(f"--config={options.config!r} is unknown to {name}; use {', '.join(configs)}")
+  known = {field.name for field in dataclasses.fields(config)}
+  if unknown := sorted(fields.keys() - known):
+    fixed = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)} | {"splits", "sizes"}
+    flags = ", ".join(f"--{field}" for field in sorted({*known, *_BUILD_FLAGS} - fixed))
+    raise UserError(f"unknown option --{unknown[0]}; fields that can be set: {flags}")
+  if fields or options.name:
+    parts = [config.name, *(f"{key}_{value}" for key, value in sorted(fields.items()))]
+    derived_name = re.sub(r"[^A-Za-z0-9_.=+-]", "_", "-".join(parts))
+    config = _replace_fields(config, {**fields, "name": options.name or derived_name})
+  return builder(
+    config=config,
+    data_dir=_expand_user(options.data_dir) or None,
+    file_format="array_record",
+    options=_replace_fields(BuildOptions(), build_fields),
+  )
+
+
+def _expand_user(data_dir: str) -> str:
+  """Expands ~, which shells do not expand after `=`."""
+  remote = "://" in data_dir
+  return data_dir if remote or not data_dir else str(pathlib.Path(data_dir).expanduser())
+
+
+def _replace_fields(config: _T, texts: dict[str, str]) -> _T:
+  """Returns a copy of a dataclass with fields parsed from texts."""
+  assert dataclasses.is_dataclass(config) and not isinstance(config, type)
+  types = {field.name: str(field.type).split(" |")[0] for field in dataclasses.fields(config)}
+  return dataclasses.replace(config, **{name: _parse_value(name, text, types[name]) for name, text in texts.items()})
+
+
+def _parse_value(name: str, text: str, type_name: str) -> Any:
+  parsers: dict[str, tuple[Callable[[str], Any], str]] = {
+    "str": (str, "a text"),
+    "int": (int, "an integer"),
+    "float": (float, "a number"),
+    "bool": (lambda text: {"true": True, "false": False}[text.lower()], "true or false"),
+  }
+  if type_name not in parsers:
+    raise UserError(f"--{name} cannot be set on the command line; it is part of the builder's configurations")
+  parse, expected = parsers[type_name]
+  try:
+    return parse(text)
+  except (KeyError, ValueError) as error:
+    raise UserError(f"--{name}={text}: expected {expected}") from error
 
 
 if __name__ == "__main__":

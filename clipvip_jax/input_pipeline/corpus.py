@@ -285,7 +285,7 @@ def open_corpus(config: Any, section: str = "data") -> Corpus:
     raise UserError(f"{folder.removesuffix('DIR')}{config.data_dir}: corpora are read from the file system; mount it")
   builder_type = builder_class(config.name, section)
   registered = list(builder_type.builder_configs)
-  generates = getattr(builder_type, "GENERATES_ITSELF", False)
+  generates = getattr(builder_type, "SYNTHETIC", False)
   if generates and (not config.config or config.config in registered):
     # Opened again by its folder, so that worker processes do not import the builder's code.
     return _opened(_generating_builder(builder_type, config, section).data_path)

@@ -1,4 +1,4 @@
-"""activitynet_captions: ActivityNet Captions, videos of two minutes with a paragraph each."""
+"""activitynet_captions: ActivityNet Captions, two-minute videos with one paragraph each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from collections.abc import Iterable, Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data.engine.annotations import Clip, RetrievalConfig, Videos, find_file, json_pairs, make_items, merge_pairs
+from data.engine.annotations import (
+  Clip,
+  RetrievalConfig,
+  VideoFinder,
+  find_file,
+  make_items,
+  merge_clips,
+  read_json_clips,
+)
 from data.engine.builder import CorpusBuilder
 from data.engine.items import Item
 
@@ -17,21 +25,21 @@ _FILES = {
   "train": ("train.json", "train.jsonl", "anet_ret_train.json"),
   "validation": ("val_1.json", "val1.jsonl", "anet_ret_val_1.json"),
 }
-_VIDEOS = ("videos", "Activity_Videos", "video_frames", "video_frames_lr", "frames")
-_PREFIX = "v_"  # of names in the annotations; files are named with or without it
+_VIDEO_FOLDERS = ("videos", "Activity_Videos", "video_frames", "video_frames_lr", "frames")
+_PREFIX = "v_"  # of names in the annotations; names of files have or lack it
 
 
 class Builder(CorpusBuilder):
-  """All sentences of a video make one paragraph. Results are reported on validation, which is the owner's val_1.
+  """All sentences of a video are joined into one paragraph. Results are reported on validation, the owner's val_1.
 
-  Annotations are the owner's train.json and val_1.json, {"v_ID": {"duration", "timestamps", "sentences"}}; or
-  train.jsonl and val1.jsonl, or anet_ret_train.json and anet_ret_val_1.json, as `json_pairs` reads them. A video is a
-  file v_ID.mp4 or ID.mp4, or another extension, or a folder of frames v_ID/v_ID_000.jpg, of which all are stored.
+  Annotations: the owner's train.json and val_1.json, {"v_ID": {"duration", "timestamps", "sentences"}}; or train.jsonl
+  and val1.jsonl, or anet_ret_train.json and anet_ret_val_1.json, as read by `read_json_clips`.
+  Videos: v_ID.mp4 or ID.mp4, or another extension; or a folder of frames v_ID/v_ID_000.jpg, all of which are stored.
   """
 
   code_path = pathlib.Path(__file__)
   VERSION = tfds.core.Version("1.0.0")
-  BUILDER_CONFIGS = [  # noqa: RUF012 - TFDS' own way
+  BUILDER_CONFIGS = [  # noqa: RUF012 - as in TFDS
     RetrievalConfig(
       name="default",
       description="One frame a second of videos, all of folders of frames.",
@@ -41,17 +49,18 @@ class Builder(CorpusBuilder):
     )
   ]
 
-  def items(self, source: epath.Path) -> Iterator[Item]:
-    """Raises UserError for files that are absent or broken, by line or entry."""
+  def items(self, raw_dir: epath.Path) -> Iterator[Item]:
+    """Yields the clips. Raises UserError for missing or invalid annotations."""
     config = self.builder_config
     assert isinstance(config, RetrievalConfig)
-    videos = Videos(source, config.videos, _VIDEOS)
-    paths = {split: find_file(source, *names) for split, names in _FILES.items()}
+    videos = VideoFinder(raw_dir, config.videos, _VIDEO_FOLDERS)
+    paths = {split: find_file(raw_dir, *names) for split, names in _FILES.items()}
     for split, path in paths.items():
-      yield from make_items(split, merge_pairs(json_pairs(path)).values(), videos, _places, joined=True)
+      clips = merge_clips(read_json_clips(path)).values()
+      yield from make_items(split, clips, videos, _video_names, join_texts=True)
 
 
-def _places(clip: Clip) -> Iterable[str]:
-  """With and without v_ before the name."""
+def _video_names(clip: Clip) -> Iterable[str]:
+  """Returns the name as in the annotations, and with and without `v_`."""
   bare = clip.id.removeprefix(_PREFIX)
   return dict.fromkeys((clip.name, posixpath.basename(clip.name), _PREFIX + bare, bare))

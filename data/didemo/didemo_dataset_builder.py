@@ -1,4 +1,4 @@
-"""didemo: DiDeMo, videos of Flickr with a paragraph each."""
+"""didemo: DiDeMo, Flickr videos with one paragraph each."""
 
 from __future__ import annotations
 
@@ -13,70 +13,77 @@ from clipvip_jax.utils.log import log
 from data.engine.annotations import (
   Clip,
   RetrievalConfig,
-  Videos,
+  VideoFinder,
   find_file,
   find_optional_file,
-  json_pairs,
-  lines_of,
   make_items,
-  merge_pairs,
+  merge_clips,
+  read_json_clips,
+  read_lines,
   stem,
 )
 from data.engine.builder import CorpusBuilder
 from data.engine.items import Item
 
-_OWNERS = "{}_data.json"
-_FILES = (_OWNERS, "{}.jsonl", "didemo_ret_{}.json")
-_LIST = "{}_list.txt"
-_SPLITS = {"train": "train", "validation": "val", "test": "test"}  # of the corpus -> in the files' names
-_VIDEOS = ("videos", "DiDeMo_Videos", "didemo_videos", "video")
+_OWNERS_FILE = "{}_data.json"
+_FILES = (_OWNERS_FILE, "{}.jsonl", "didemo_ret_{}.json")
+_LIST_FILE = "{}_list.txt"
+_SPLITS = {"train": "train", "validation": "val", "test": "test"}  # split -> its name in file names
+_VIDEO_FOLDERS = ("videos", "DiDeMo_Videos", "didemo_videos", "video")
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class DidemoConfig(RetrievalConfig):
-  """seconds: the beginning of each video that is kept, as people who described them saw 30 seconds; 0: all of it."""
+  """Configuration of DiDeMo.
+
+  Attributes:
+    seconds: Length of the kept beginning of each video (annotators saw 30 seconds); 0: the entire video.
+  """
 
   seconds: float = 0.0
   splits: tuple[str, ...] = tuple(_SPLITS)
 
 
 class Builder(CorpusBuilder):
-  """All sentences of a video, in the order of the file, make one paragraph.
+  """All sentences of a video, in the order of the file, are joined into one paragraph.
 
-  Annotations of a split are the owner's train_data.json, val_data.json, test_data.json, lists of {"video": NAME,
-  "description": SENTENCE}; or train.jsonl or didemo_ret_train.json, as `json_pairs` reads them, and so on. The owner's
-  files name more videos than are reported on; train_list.txt, val_list.txt, test_list.txt beside them, a name a line,
-  say which (1,004 for testing). A video is found by its name without the extension: many were converted.
+  Annotations of a split: the owner's train_data.json, val_data.json, test_data.json, lists of {"video": NAME,
+  "description": SENTENCE}; or train.jsonl or didemo_ret_train.json, as read by `read_json_clips`, and so on. The
+  owner's files have more videos than results are reported on; train_list.txt, val_list.txt, test_list.txt beside them
+  list the reported ones, one name per line (1,004 in test).
+  Videos are found by name without the extension, since redistributions converted many of them.
   """
 
   code_path = pathlib.Path(__file__)
   VERSION = tfds.core.Version("1.0.0")
-  SIZE_HINT = " with test_list.txt, which names the videos that are reported on,"
-  BUILDER_CONFIGS = [  # noqa: RUF012 - TFDS' own way
+  SIZE_HINT = " with test_list.txt, which lists the videos that results are reported on,"
+  BUILDER_CONFIGS = [  # noqa: RUF012 - as in TFDS
     DidemoConfig(name="default", description="Whole videos at three frames a second.", fps=3, sizes={"test": 1004})
   ]
 
-  def items(self, source: epath.Path) -> Iterator[Item]:
-    """Raises UserError for files that are absent or broken, by line or entry."""
+  def items(self, raw_dir: epath.Path) -> Iterator[Item]:
+    """Yields the clips. Raises UserError for missing or invalid annotations."""
     config = self.builder_config
     assert isinstance(config, DidemoConfig)
-    videos = Videos(source, config.videos, _VIDEOS)
-    paths = {name: find_file(source, *(file.format(word) for file in _FILES)) for name, word in _SPLITS.items()}
+    videos = VideoFinder(raw_dir, config.videos, _VIDEO_FOLDERS)
+    paths = {split: find_file(raw_dir, *(file.format(word) for file in _FILES)) for split, word in _SPLITS.items()}
     for split, path in paths.items():
-      clips = _listed(source, path, _SPLITS[split], merge_pairs(json_pairs(path)))
-      yield from make_items(split, clips, videos, joined=True, end=config.seconds or None)
+      clips = _select_listed(raw_dir, path, _SPLITS[split], merge_clips(read_json_clips(path)))
+      yield from make_items(split, clips, videos, join_texts=True, end=config.seconds or None)
 
 
-def _listed(source: epath.Path, path: epath.Path, word: str, clips: dict[str, Clip]) -> Iterable[Clip]:
-  """The clips of an owner's file that the list of the split names; all where there is no list, or no need of one."""
-  if path.name != _OWNERS.format(word):
+def _select_listed(raw_dir: epath.Path, path: epath.Path, word: str, clips: dict[str, Clip]) -> Iterable[Clip]:
+  """Returns the clips in the split's list; all clips if there is no list, or `path` is not the owner's file."""
+  if path.name != _OWNERS_FILE.format(word):
     return clips.values()
-  if (names := find_optional_file(source, _LIST.format(word))) is None:
-    log.info("%s: no %s beside it, all of its %d videos are taken", path, _LIST.format(word), len(clips))
+  if (list_file := find_optional_file(raw_dir, _LIST_FILE.format(word))) is None:
+    log.info("%s: no %s; using all %d videos", path, _LIST_FILE.format(word), len(clips))
     return clips.values()
-  wanted = {
-    stem(line.strip()): f"{names}, line {number}" for number, line in enumerate(lines_of(names), 1) if line.strip()
+  lines = {
+    stem(line.strip()): f"{list_file}, line {number}"
+    for number, line in enumerate(read_lines(list_file), 1)
+    if line.strip()
   }
-  # A name of which the owner's file says nothing is a clip without a text, and counted as that.
-  silent = (Clip(name, where, []) for name, where in wanted.items() if name not in clips)
-  return [*(clip for name, clip in clips.items() if name in wanted), *silent]
+  # Listed names without annotations are clips without a text, which are skipped and counted.
+  unannotated = (Clip(name, where, []) for name, where in lines.items() if name not in clips)
+  return [*(clip for name, clip in clips.items() if name in lines), *unannotated]

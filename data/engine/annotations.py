@@ -1,4 +1,4 @@
-"""What retrieval corpora have in common: files of clips and their texts, and videos that are found by a clip's name."""
+"""Annotation files of retrieval corpora, and the videos that belong to their clips."""
 
 from __future__ import annotations
 
@@ -12,30 +12,38 @@ from typing import Any
 
 from etils import epath
 
+from clipvip_jax.input_pipeline.read_media import VIDEO_SUFFIXES
 from clipvip_jax.utils.errors import UserError
-from data.engine.builder import CorpusConfig
+from data.engine.corpus_config import CorpusConfig
 from data.engine.items import Item, check_id, clean_texts, safe_join
-from data.engine.text_lookup import json_lines, read_json
+from data.engine.json_files import ANNOTATION_KEYS, id_and_text, read_json, read_json_lines
 
-_FOLDERS = ("", "annotation", "annotations")  # below the source, of the owner's files
-_ID_KEYS = ("clip_id", "video", "video_id")
-_TEXT_KEYS = ("text", "caption", "description", "sentences")
-# Of videos; where several files have one name, the first of these is taken.
-_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".3gp", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv")
+_FOLDERS = ("", "annotation", "annotations")  # of annotation files, below the raw files
 
-Pair = tuple[str, Any, Any]  # (place in a file, name of a clip, its text or texts), not checked yet
+# Unchecked (location, name of a clip, its text or list of texts).
+AnnotationRow = tuple[str, Any, Any]
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class RetrievalConfig(CorpusConfig):
-  """videos: the folder of videos below the source; "": the corpus' usual names are tried."""
+  """Configuration of a retrieval corpus.
+
+  Attributes:
+    videos: Folder of videos below the raw files; "": the usual folders of the corpus.
+  """
 
   videos: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """A clip and all that a file says of it. name: as the file has it. where: its first place."""
+  """A clip with all texts of an annotation file.
+
+  Attributes:
+    name: Name in the annotations.
+    where: Location of its first row.
+    texts: Its texts in order.
+  """
 
   name: str
   where: str
@@ -43,170 +51,212 @@ class Clip:
 
   @property
   def id(self) -> str:
-    """Its name without folders and without the extension of a video, so that it is the same in every edition."""
+    """The name without folders and video extensions, which is the same in all redistributions."""
     return posixpath.basename(stem(self.name))
 
 
-def find_file(source: epath.Path, *names: str) -> epath.Path:
-  """The first of `names` that is there. Raises UserError where none is."""
-  if (path := find_optional_file(source, *names)) is None:
+def find_file(raw_dir: epath.Path, *names: str) -> epath.Path:
+  """Returns the first existing file among `names`.
+
+  Raises:
+    UserError: None exists.
+  """
+  if (path := find_optional_file(raw_dir, *names)) is None:
     folders = " or ".join(folder for folder in _FOLDERS if folder)
-    raise UserError(f"{source}: no annotations; looked for {', '.join(names)} here and in {folders}")
+    raise UserError(f"{raw_dir}: no annotations; put {' or '.join(names)} here, or in {folders}")
   return path
 
 
-def find_optional_file(source: epath.Path, *names: str) -> epath.Path | None:
-  """`find_file`, None where none is there."""
-  paths = (source / folder / name for name in names for folder in _FOLDERS)
+def find_optional_file(raw_dir: epath.Path, *names: str) -> epath.Path | None:
+  """Returns the first existing file among `names`, or None."""
+  paths = (raw_dir / folder / name for name in names for folder in _FOLDERS)
   return next((path for path in paths if path.exists()), None)
 
 
-def lines_of(path: epath.Path) -> Iterator[str]:
-  """Raises UserError for a file that cannot be read, or is not in UTF-8; the line is named."""
+def read_lines(path: epath.Path) -> Iterator[str]:
+  """Yields the lines of a text file.
+
+  Raises:
+    UserError: The file is unreadable, or is not UTF-8.
+  """
   number = 0
   try:
     with path.open("rb") as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
-      for number, line in enumerate(lines, 1):  # noqa: B007  # the last number is used
+      for number, line in enumerate(lines, 1):  # noqa: B007  # `number` is used after the loop
         yield line
   except UnicodeDecodeError as error:
-    raise UserError(f"{path}, after line {number}: not in UTF-8 ({error})") from error
+    raise UserError(f"{path}, after line {number}: not UTF-8 ({error}); re-encode the file") from error
   except OSError as error:
     raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def csv_rows(path: epath.Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
-  """(place, row) of a CSV file that begins with the names of its columns. Raises UserError for one without these."""
-  reader = csv.DictReader(lines_of(path), strict=True)
-  try:
-    if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-      raise UserError(f"{path}, line 1: no column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}")
-    for row in reader:
-      if None in row or None in row.values():
-        raise UserError(f"{path}, line {reader.line_num}: {len(reader.fieldnames or ())} columns are expected")
-      yield f"{path}, line {reader.line_num}", row
-  except csv.Error as error:
-    raise UserError(f"{path}, after line {reader.line_num}: no CSV ({error})") from error
+def read_csv(path: epath.Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
+  """Yields (location, row) of a CSV file with a header.
 
-
-def json_pairs(path: epath.Path) -> Iterator[Pair]:
-  """Pairs of JSON lines {ID: NAME, TEXT: TEXT or [TEXT, ...]}, of a JSON list of these, or of {NAME: {TEXT: ...}}.
-
-  ID is one of "clip_id", "video", "video_id"; TEXT one of "text", "caption", "description", "sentences".
+  Args:
+    path: The file.
+    *columns: Required columns.
 
   Raises:
-    UserError: a line or an entry is none of that; it is named.
+    UserError: The file is unreadable or invalid, or lacks a required column.
+  """
+  reader = csv.DictReader(read_lines(path), strict=True)
+  try:
+    header = ", ".join(reader.fieldnames or ())
+    if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+      raise UserError(f"{path}, line 1: no column {', '.join(missing)}; the file has {header}")
+    for row in reader:
+      if None in row or None in row.values():
+        raise UserError(f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} columns ({header})")
+      yield f"{path}, line {reader.line_num}", row
+  except csv.Error as error:
+    raise UserError(f"{path}, after line {reader.line_num}: invalid CSV ({error})") from error
+
+
+def read_json_clips(path: epath.Path) -> Iterator[AnnotationRow]:
+  """Yields the rows of a JSON or JSON lines file.
+
+  Args:
+    path: Lines {ID: NAME, TEXT: TEXT or [TEXT, ...]}, a list of these, or {NAME: {TEXT: ...}}, with the keys of
+      `json_files.ANNOTATION_KEYS`.
+
+  Raises:
+    UserError: The file is unreadable or invalid.
   """
   for where, row in _json_rows(path):
-    names = [row[key] for key in _ID_KEYS if key in row] if isinstance(row, dict) else []
-    texts = [row[key] for key in _TEXT_KEYS if key in row] if isinstance(row, dict) else []
-    if not (names and texts):
-      raise UserError(f"{where}: expected one of {_ID_KEYS} and one of {_TEXT_KEYS}, got {str(row)[:80]!r}")
-    yield where, names[0], texts[0]
+    yield where, *id_and_text(row, ANNOTATION_KEYS, where)
 
 
 def _json_rows(path: epath.Path) -> Iterator[tuple[str, Any]]:
   if path.suffix == ".jsonl":
-    yield from ((f"{path}, line {number}", row) for number, row in json_lines(os.fspath(path)))
+    yield from ((f"{path}, line {number}", row) for number, row in read_json_lines(os.fspath(path)))
     return
   rows = read_json(os.fspath(path))
   if isinstance(rows, dict):
-    named = rows.items()
-    yield from (
-      (f"{path}, {name!r}", {"clip_id": name, **row} if isinstance(row, dict) else row) for name, row in named
-    )
-    return
-  if not isinstance(rows, list):
-    raise UserError(f"{path}: expected a list of clips, or {{NAME: CLIP}}, got {str(rows)[:40]!r}")
-  yield from ((f"{path}, entry {number}", row) for number, row in enumerate(rows, 1))
+    for name, row in rows.items():
+      yield f"{path}, {name!r}", {"clip_id": name, **row} if isinstance(row, dict) else row
+  elif isinstance(rows, list):
+    yield from ((f"{path}, entry {number}", row) for number, row in enumerate(rows, 1))
+  else:
+    raise UserError(f"{path}: expected a list of clips or {{NAME: CLIP}}, got {str(rows)[:40]!r}")
 
 
-def merge_pairs(pairs: Iterable[Pair]) -> dict[str, Clip]:
-  """Clips by `stem` of their names, each once with its texts in order. Raises UserError for bad names and texts."""
+def merge_clips(rows: Iterable[AnnotationRow]) -> dict[str, Clip]:
+  """Merges rows of the same clip.
+
+  Returns:
+    {`stem` of the name: clip}, in order of their first rows.
+
+  Raises:
+    UserError: A name or text is invalid.
+  """
   clips: dict[str, Clip] = {}
-  for where, name, texts in pairs:
+  for where, name, texts in rows:
     clip = Clip(check_name(name, where), where, [])
     clips.setdefault(stem(name), clip).texts.extend(clean_texts(texts, where))
   return clips
 
 
 def check_name(name: Any, where: str) -> str:
-  """A clip's name as it is. Raises UserError for one that is none, or leads out of the folder of videos."""
+  """Returns the name of a clip unchanged.
+
+  Raises:
+    UserError: It is not a valid id, or escapes the folder of videos.
+  """
   safe_join("the folder of videos", name, where)
   return str(name)
 
 
 def stem(name: str) -> str:
-  """A name without extensions of videos: `x` of `x.mp4`, and of `x.mov.mp4`; other dots belong to the name."""
-  while (split := posixpath.splitext(name))[1].lower() in _SUFFIXES:
+  """Returns a name without video extensions: `x` for `x.mp4` and `x.mov.mp4`. Other dots are part of the name."""
+  while (split := posixpath.splitext(name))[1].lower() in VIDEO_SUFFIXES:
     name = split[0]
   return name
 
 
-class Videos:
-  """Videos by a clip's name, whatever their extension; each folder is listed once."""
+class VideoFinder:
+  """Finds videos by the names of clips, with any extension. Lists each folder once."""
 
-  def __init__(self, source: epath.Path, named: str, usual: Iterable[str], suffix: str = ".mp4"):
-    """Looks in `source`/`named`, or in each of the `usual` folders that is there, and last in the source itself.
+  def __init__(self, raw_dir: epath.Path, folder: str, default_folders: Iterable[str], suffix: str = ".mp4"):
+    """Selects the folders to search.
 
-    suffix: of videos that are not there.
+    Args:
+      raw_dir: Folder of the owner's files.
+      folder: Folder of videos below `raw_dir`; "": the existing `default_folders`, then `raw_dir` itself.
+      default_folders: Usual names of the folder.
+      suffix: Extension in the paths of videos that do not exist.
 
     Raises:
-      UserError: `named` is not there.
+      UserError: `folder` does not exist.
     """
-    if named and not (source / named).is_dir():
-      raise UserError(f"{source / named}: no such folder, although `videos` names it")
-    usual = [named] if named else [name for name in usual if (source / name).is_dir()] + [""]
-    self._folders, self._suffix = [os.fspath(source / name) for name in usual], suffix
-    self._listed: dict[str, dict[str, str]] = {}
+    if folder and not (raw_dir / folder).is_dir():
+      raise UserError(f"videos={folder!r}: no such folder in {raw_dir}; name the folder of videos")
+    folders = [folder] if folder else [name for name in default_folders if (raw_dir / name).is_dir()] + [""]
+    self._folders, self._suffix = [os.fspath(raw_dir / name) for name in folders], suffix
+    self._listings: dict[str, dict[str, str]] = {}
 
   def path(self, names: Iterable[str]) -> str:
-    """The first of `names` in the first folder that has one; where none has, where the first is expected."""
+    """Returns the path of a clip's video.
+
+    Args:
+      names: Names of the clip, the preferred one first.
+
+    Returns:
+      The video of the first name in the first folder that has one; else the path where the first name is expected.
+    """
     names = list(names)
     for folder in self._folders:
       for name in names:
-        below, last = posixpath.split(posixpath.join(folder, stem(name)))
-        if last in (listed := self._listing(below)):
-          return posixpath.join(below, listed[last])
-    ending = "" if stem(names[0]) != names[0] else self._suffix
-    return posixpath.join(self._folders[0], names[0] + ending)
+        parent, last = posixpath.split(posixpath.join(folder, stem(name)))
+        if last in (listing := self._list(parent)):
+          return posixpath.join(parent, listing[last])
+    suffix = "" if stem(names[0]) != names[0] else self._suffix
+    return posixpath.join(self._folders[0], names[0] + suffix)
 
-  def _listing(self, folder: str) -> dict[str, str]:
-    """{stem: name} of what is in a folder; empty where there is none."""
-    if folder not in self._listed:
+  def _list(self, folder: str) -> dict[str, str]:
+    """Returns {stem: file name} of a folder; empty if it does not exist."""
+    if folder not in self._listings:
       path = epath.Path(folder)
-      names = sorted((entry.name for entry in path.iterdir()), key=_rank) if path.is_dir() else []
-      self._listed[folder] = {stem(name): name for name in reversed(names)}
-    return self._listed[folder]
+      names = sorted((entry.name for entry in path.iterdir()), key=_preference) if path.is_dir() else []
+      self._listings[folder] = {stem(name): name for name in reversed(names)}
+    return self._listings[folder]
 
 
-def _rank(name: str) -> tuple[int, str]:
+def _preference(name: str) -> tuple[int, str]:
+  """Sort key: of files with the same stem, the one whose suffix comes first in VIDEO_SUFFIXES is used."""
   suffix = posixpath.splitext(name)[1].lower()
-  return (_SUFFIXES.index(suffix) if suffix in _SUFFIXES else len(_SUFFIXES)), name
+  return (VIDEO_SUFFIXES.index(suffix) if suffix in VIDEO_SUFFIXES else len(VIDEO_SUFFIXES)), name
 
 
-def same_place(clip: Clip) -> Iterable[str]:
-  """Names under which a clip's video is looked for: as the file has it, then without its folders."""
+def video_names(clip: Clip) -> Iterable[str]:
+  """Returns the names under which a clip's video is searched: as in the annotations, then without folders."""
   return dict.fromkeys((clip.name, posixpath.basename(clip.name)))
 
 
 def make_items(
   split: str,
   clips: Iterable[Clip],
-  videos: Videos,
-  names: Callable[[Clip], Iterable[str]] = same_place,
+  videos: VideoFinder,
+  names: Callable[[Clip], Iterable[str]] = video_names,
   *,
-  joined: bool = False,
+  join_texts: bool = False,
   end: float | None = None,
 ) -> Iterator[Item]:
-  """Items of a split.
+  """Yields the items of a split.
 
-  names: under which a clip's video is looked for. joined: all of its texts make one paragraph. end: see Item.
+  Args:
+    split: Name of the split.
+    clips: Its clips.
+    videos: Finds their videos.
+    names: Returns the names under which a clip's video is searched.
+    join_texts: Whether all texts of a clip form one paragraph.
+    end: End of each clip in seconds; None: end of the video.
 
   Raises:
-    UserError: a name is no id.
+    UserError: A name is not a valid id.
   """
   for clip in clips:
-    texts = (" ".join(clip.texts),) if joined and clip.texts else tuple(clip.texts)
+    texts = (" ".join(clip.texts),) if join_texts and clip.texts else tuple(clip.texts)
     yield Item(
       id=check_id(clip.id, clip.where), split=split, video=videos.path(names(clip)), descriptions=texts, end=end
     )

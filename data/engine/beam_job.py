@@ -1,4 +1,4 @@
-"""The Beam job of a build: every shard is one element, made where Beam puts it."""
+"""The Apache Beam job of a build. Each shard is one element, written by the worker that receives it."""
 
 from __future__ import annotations
 
@@ -7,91 +7,110 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineRunner
 
 from clipvip_jax.utils.errors import UserError
 from data.engine import storage
+from data.engine.clip_record import RecordSpec
 from data.engine.decode_process import DecodeProcess
 from data.engine.plan import Plan, Shard
-from data.engine.shards import Recipe, build_shard
+from data.engine.shards import build_shard
 from data.engine.work import BuildWork
 
+_POLL_SECONDS = 0.2
 
-def run(todo: list[Shard], plan: Plan, recipe: Recipe, work: BuildWork, runner: Any, options: Any) -> None:
-  """Makes the shards, and returns when all are done or one has failed, which `work.stop` then says.
+
+def run(
+  shards: list[Shard],
+  plan: Plan,
+  spec: RecordSpec,
+  work: BuildWork,
+  runner: PipelineRunner | str | None,
+  options: PipelineOptions,
+) -> None:
+  """Builds shards. Returns when all are completed, or after a UserError in one, saved to `work.error_file`.
+
+  Args:
+    shards: The shards to build.
+    plan: The items.
+    spec: How items become records.
+    work: The working folder.
+    runner: Beam runner; None: this machine.
+    options: Beam options.
 
   Raises:
-    UserError: a process of this machine was killed, for which Beam would wait for ever.
-    Exception: Beam's own.
+    UserError: A worker process of this machine was killed; Beam would wait for it forever.
+    Exception: Any error of Beam.
   """
   logging.getLogger("apache_beam").setLevel(logging.ERROR)
-  ended, lost, errors = threading.Event(), threading.Event(), list[BaseException]()
+  finished, worker_died, errors = threading.Event(), threading.Event(), list[BaseException]()
 
-  def pipeline() -> None:
+  def run_pipeline() -> None:
     try:
       with beam.Pipeline(runner=runner or "FnApiRunner", options=options) as pipeline:
-        shards = pipeline | "shards" >> beam.Create(todo, reshuffle=True)
-        _ = shards | "build" >> beam.ParDo(_Build(plan, recipe, work))
+        elements = pipeline | "shards" >> beam.Create(shards, reshuffle=True)
+        _ = elements | "build" >> beam.ParDo(_BuildShard(plan, spec, work))
     except BaseException as error:
       errors.append(error)
-    ended.set()
+    finished.set()
 
-  with _lost_workers(lost):
-    # Beside this thread, which is then free for Ctrl-C and for workers that are lost.
-    threading.Thread(target=pipeline, daemon=True).start()
-    while not ended.wait(_LOOK):
-      if lost.is_set():
-        raise UserError("a process of the build was killed, mostly for want of memory: try fewer --workers")
+  with _detect_worker_death(worker_died):
+    # In a thread, so that this one can react to Ctrl-C and to the death of workers.
+    threading.Thread(target=run_pipeline, daemon=True).start()
+    while not finished.wait(_POLL_SECONDS):
+      if worker_died.is_set():
+        raise UserError(
+          "a worker process of the build was killed, probably because memory ran out; run the build again with fewer"
+          " --workers"
+        )
   if errors:
     raise errors[0]
 
 
-_LOOK = 0.2  # seconds between two looks at what has ended
-
-
 @contextlib.contextmanager
-def _lost_workers(lost: threading.Event) -> Iterator[None]:
-  """Notes a Beam process that has failed: the thread that waits for it raises, and nobody hears it."""
-  before = threading.excepthook
+def _detect_worker_death(worker_died: threading.Event) -> Iterator[None]:
+  """Sets an event when a Beam worker process dies: the thread that waits for it raises, and Beam ignores that."""
+  original = threading.excepthook
 
-  def heard(arguments: Any) -> None:
+  def hook(arguments: threading.ExceptHookArgs) -> None:
     if "Worker subprocess exited" in str(arguments.exc_value):
-      lost.set()
+      worker_died.set()
     else:
-      before(arguments)
+      original(arguments)
 
-  threading.excepthook = heard
+  threading.excepthook = hook
   try:
     yield
   finally:
-    threading.excepthook = before
+    threading.excepthook = original
 
 
-class _Build(beam.DoFn):
-  """Makes shards; each worker has one decoding process."""
+class _BuildShard(beam.DoFn):
+  """Builds shards; each worker has one decoding process."""
 
-  def __init__(self, plan: Plan, recipe: Recipe, work: BuildWork):
-    self._plan, self._recipe, self._work = plan, recipe, work
-    self._decoding: DecodeProcess | None = None
+  def __init__(self, plan: Plan, spec: RecordSpec, work: BuildWork):
+    self._plan, self._spec, self._work = plan, spec, work
+    self._decoder: DecodeProcess | None = None
 
   def setup(self) -> None:
-    """Beam's, once a worker."""
-    self._decoding = self._recipe.decoding()
+    """Called by Beam once per worker."""
+    self._decoder = self._spec.decode_process()
 
   def process(self, shard: Shard) -> Iterator[None]:
-    """An error of a user's making ends the build, and not by Beam's trying again."""
-    assert self._decoding is not None
-    if not self._work.stop.exists():
+    """Builds a shard. A UserError is saved, not raised: Beam would retry the shard."""
+    assert self._decoder is not None
+    if not self._work.error_file.exists():
       try:
-        build_shard(shard, self._plan, self._recipe, self._work.folder, self._work.digest(shard), self._decoding)
+        build_shard(shard, self._plan, self._spec, self._work, self._decoder)
       except UserError as error:
-        with storage.atomic_path(self._work.stop) as temporary:
+        with storage.atomic_path(self._work.error_file) as temporary:
           temporary.write_text(json.dumps({"error": str(error)}))
     yield from ()
 
   def teardown(self) -> None:
-    """Beam's, where a worker ends in peace."""
-    if self._decoding is not None:
-      self._decoding.close()
+    """Called by Beam when a worker ends normally."""
+    if self._decoder is not None:
+      self._decoder.close()

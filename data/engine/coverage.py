@@ -1,111 +1,115 @@
-"""The account of a build: which clips were expected, which were found, and why the others were left out."""
+"""Coverage of a corpus: counts of the clips that were expected, found and skipped, by split and reason."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import pathlib
+import os
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 
-LEFT_OUT_FILE = "left_out.tsv"  # beside the records
-# Why a clip is left out: there is no such file; it cannot be decoded; it has too few frames; nothing is said of it.
+SKIPPED_FILE = "skipped.tsv"  # beside the records
+# Why a clip is skipped: no such file; not decodable; fewer than min_frames frames; no subtitle, caption or description.
 REASONS = ("missing", "undecodable", "too_short", "without_text")
-# Texts that were looked up for a clip and not found; the clip is kept as long as one text is left.
-LACKING = ("lacking_subtitle", "lacking_caption")
-_ROUNDING = 1e-6  # clips: 0.29 of 100 are 28.999...
-_NAMED = 5  # clips that an error message names itself
+# Counts of clips without a text that was looked up. These clips are kept if they have another text.
+MISSING_TEXT_KEYS = ("lacking_subtitle", "lacking_caption")
+_TOLERANCE = 1e-6  # clips; 0.29 * 100 is 28.999...
+_LISTED = 5  # skipped clips listed in an error message
 
 
 @dataclasses.dataclass(frozen=True)
 class SkippedClip:
-  """A clip that is not in the corpus. reason: one of REASONS; detail: what was seen, in plain words.
+  """A clip that is not in the corpus.
 
-  again: the next build tries it anew: it took too long, or its decoder was ended.
+  Attributes:
+    name: Id or path of the clip.
+    reason: One of REASONS.
+    detail: Description of the error.
+    retry: Whether the next build tries the clip again, since the decoder timed out or crashed.
   """
 
   name: str
   reason: str
   detail: str
-  again: bool = False
+  retry: bool = False
+
+
+def missing_text_key(field: str) -> str:
+  """Returns the key among MISSING_TEXT_KEYS of "subtitle" or "caption"."""
+  return f"lacking_{field}"
 
 
 class Coverage:
-  """Counts of each split; nothing is dropped in silence."""
+  """Counts of clips by split, and checks of them."""
 
   def __init__(self) -> None:
     self._counts: dict[str, collections.Counter[str]] = {}
     self._first: dict[str, list[SkippedClip]] = {}
 
-  def expect(self, split: str, clips: int) -> None:
-    """Starts the account of a split of `clips` clips."""
-    none = dict.fromkeys(("found", *REASONS, *LACKING), 0)
-    self._counts[split] = collections.Counter({"expected": clips, **none})
+  def add_split(self, split: str, expected: int) -> None:
+    """Adds a split of `expected` clips with all other counts at 0."""
+    zeros = dict.fromkeys(("found", *REASONS, *MISSING_TEXT_KEYS), 0)
+    self._counts[split] = collections.Counter({"expected": expected, **zeros})
     self._first[split] = []
 
-  def found(self, split: str, clips: int = 1) -> None:
-    """Counts good clips."""
+  def add_found(self, split: str, clips: int) -> None:
+    """Counts clips that are in the corpus."""
     self._counts[split]["found"] += clips
 
-  def lacking(self, split: str, counts: Mapping[str, int]) -> None:
-    """Counts clips without a text that was looked up: {one of LACKING: clips}."""
+  def add_missing_texts(self, split: str, counts: Mapping[str, int]) -> None:
+    """Adds counts by MISSING_TEXT_KEYS."""
     self._counts[split].update(counts)
 
-  def left_out(self, split: str, clips: Iterable[SkippedClip]) -> None:
-    """Counts clips that cannot be used; the first few are kept for the message."""
+  def add_skipped(self, split: str, clips: Iterable[SkippedClip]) -> None:
+    """Counts skipped clips; keeps the first few for error messages."""
     for clip in clips:
       self._counts[split][clip.reason] += 1
-      if len(self._first[split]) < _NAMED:
+      if len(self._first[split]) < _LISTED:
         self._first[split].append(clip)
 
-  def check(self, split: str, most: float, file: pathlib.Path, override: str) -> None:
-    """Refuses a split with too many clips left out.
+  def check_skipped(self, split: str, limit: float, file: os.PathLike[str], override: str) -> None:
+    """Checks that not too many clips of a split were skipped.
 
     Args:
-      split: its name.
-      most: the share, 0 to 1, that may be left out.
-      file: names all of them.
-      override: what to run to accept more.
+      split: Name of the split.
+      limit: The accepted fraction, 0 to 1.
+      file: The list of skipped clips, named in the message.
+      override: The command that accepts the skipped clips, named in the message.
 
     Raises:
-      UserError: more are left out; counts by reason and the first few are in the message.
+      UserError: More clips were skipped, or all of them; the message has counts by reason and the first clips.
     """
     counts = self._counts[split]
-    lost = sum(counts[reason] for reason in REASONS)
-    if lost <= most * counts["expected"] + _ROUNDING:
-      return
-    why = ", ".join(f"{counts[reason]} {reason.replace('_', ' ')}" for reason in REASONS if counts[reason])
-    named = "; ".join(f"{clip.name}: {clip.detail}" for clip in self._first[split])
-    raise UserError(
-      f"split {split!r}: {lost} of {counts['expected']} clips cannot be used ({why}), at most {most:.1%} may be."
-      f" {file} names all of them, first {printable(named)}. Mend these files and build again, or accept it: {override}"
-    )
+    skipped = sum(counts[reason] for reason in REASONS)
+    if skipped > limit * counts["expected"] + _TOLERANCE:
+      reasons = ", ".join(f"{counts[reason]} {reason.replace('_', ' ')}" for reason in REASONS if counts[reason])
+      listed = "; ".join(f"{clip.name}: {clip.detail}" for clip in self._first[split])
+      raise UserError(
+        f"split {split!r}: {skipped} of {counts['expected']} clips were skipped ({reasons}), more than {limit:.1%}."
+        f" First: {printable(listed)}; all are listed in {file}. Repair these files and build again, or accept it:"
+        f" {override}"
+      )
+    if not counts["found"]:
+      raise UserError(f"split {split!r}: all {skipped} clips were skipped, see {file}; repair these files")
 
-  def check_lacking(self, split: str, most: float, override: str) -> None:
-    """Refuses a split where more than `most` of the clips lack a text that was looked up, as `check` does."""
+  def check_missing_texts(self, split: str, limit: float, override: str) -> None:
+    """Checks that at most the fraction `limit` of the clips has no text in a lookup; see `check_skipped`."""
     counts = self._counts[split]
-    for name in LACKING:
-      if counts[name] > most * counts["expected"] + _ROUNDING:
-        field = name.removeprefix("lacking_")
+    for key in MISSING_TEXT_KEYS:
+      if counts[key] > limit * counts["expected"] + _TOLERANCE:
+        field = key.removeprefix("lacking_")
         raise UserError(
-          f"split {split!r}: {counts[name]} of {counts['expected']} clips have no {field}, at most {most:.1%} may lack"
-          f" it. Is the file of {field}s that of these clips? If so: {override}"
+          f"split {split!r}: {counts[key]} of {counts['expected']} clips have no {field}, more than {limit:.1%}. Check"
+          f" that the file of {field}s belongs to these clips, or accept it: {override}"
         )
 
   def as_metadata(self) -> dict[str, dict[str, int]]:
-    """{split: {"expected", "found", each of REASONS, each of LACKING}}, for the data set's metadata."""
+    """Returns {split: {"expected", "found", each of REASONS, each of MISSING_TEXT_KEYS: count}}."""
     return {split: dict(counts) for split, counts in self._counts.items()}
 
 
-def line(split: str, clip: SkippedClip) -> str:
-  """A line of left_out.tsv: SPLIT, REASON, NAME, DETAIL."""
+def skipped_line(split: str, clip: SkippedClip) -> str:
+  """Formats a line of SKIPPED_FILE: split, reason, name and detail, separated by tabs."""
   return "\t".join(printable(text) for text in (split, clip.reason, clip.name, clip.detail)) + "\n"
-
-
-def check_share(name: str, value: Any) -> None:
-  """Raises UserError unless `value` is a share."""
-  if not isinstance(value, int | float) or not 0 <= value <= 1:
-    raise UserError(f"{name} is {value}: a share lies between 0 and 1")

@@ -1,7 +1,7 @@
-"""Decoding in a process of its own: a file that hangs or crashes the decoder costs one clip and not the build.
+"""Decodes clips in a child process, so that a file that hangs or crashes the decoder costs one clip, not the build.
 
-The parent writes one request a line (JSON); the answer is the length of a header (4 bytes), the header (JSON) and the
-frames. Nothing is pickled.
+The parent writes one JSON request per line. The child answers with the length of a header (4 bytes), the header (JSON)
+and the frames. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -17,87 +17,83 @@ import struct
 import subprocess
 import sys
 import time
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from clipvip_jax.input_pipeline.video_decoder import NO_SUCH_FILE, VideoError
 from clipvip_jax.utils.errors import UserError
 from data.engine.coverage import SkippedClip
-from data.engine.frame_extraction import FrameSettings, TooShort, decoder_by_name, image_frame, stored_frames
+from data.engine.frame_extraction import (
+  Decoder,
+  FrameSettings,
+  TooShortError,
+  decoder_by_name,
+  extract_frames,
+  extract_image,
+)
 
-_MEMORY = 16 * 2**30  # bytes of address space of the decoding process
-_GRACE = 5.0  # seconds after which a decoding process ends by itself, should its parent be gone
-_START = 60.0  # seconds for the first answer besides the limit: Python and FFmpeg are loaded
-_COMMAND = "from data.engine.decode_process import serve; serve()"
+STARTUP_SECONDS = 60.0  # added to the timeout of the first request: Python and FFmpeg are loaded
+_MEMORY_LIMIT = 16 * 2**30  # bytes of address space
+_GRACE_SECONDS = 5.0  # after the timeout, the child ends itself in case its parent died
+_COMMAND = f"from {__name__} import serve; serve()"
 
 
 class DecodeProcess:
-  """A decoding process, started when it is needed and again after it was lost. A context manager, or `close` it."""
+  """A child process that decodes clips, started on demand and restarted after a timeout or crash.
 
-  def __init__(self, stored: FrameSettings, decoder: str = "pyav", seconds: float = 60.0):
-    """`seconds`: the limit for one clip; `decoder`: see `media.decoder`."""
-    self._settings = json.dumps({"stored": dataclasses.asdict(stored), "decoder": decoder, "seconds": seconds})
-    self._seconds = seconds
-    self._process: subprocess.Popen[bytes] | None = None
+  Use it as a context manager, or call `close`.
+  """
 
-  def frames(
-    self, path: str, start: float | None = None, end: float | None = None, offset: int = 0, size: int = 0
-  ) -> list[bytes] | SkippedClip:
-    """The stored frames of a clip, or why there are none.
+  def __init__(self, settings: FrameSettings, decoder: str = "pyav", timeout: float = 60.0):
+    """Starts no process yet.
 
     Args:
-      path: a local video file, image or folder of frames.
-      start: seconds, where the clip begins; None: where the video does.
-      end: seconds, where the clip ends.
-      offset: where an image begins within a larger file, in bytes.
-      size: its bytes; 0: the whole file is read.
+      settings: How frames are sampled, resized and encoded.
+      decoder: A name for `frame_extraction.decoder_by_name`.
+      timeout: Limit for one clip in seconds.
     """
-    fresh = self._process is None
+    self._settings = json.dumps(
+      {"frame_settings": dataclasses.asdict(settings), "decoder": decoder, "timeout": timeout}
+    )
+    self._timeout = timeout
+    self._process: subprocess.Popen[bytes] | None = None
+
+  @property
+  def pid(self) -> int | None:
+    """Id of the child process; None if there is none."""
+    return None if self._process is None else self._process.pid
+
+  def read_frames(
+    self, path: str, start: float | None = None, end: float | None = None, offset: int = 0, size: int = 0
+  ) -> list[bytes] | SkippedClip:
+    """Returns the JPEG frames of a clip, or why it is skipped.
+
+    Args:
+      path: A local video file, image, folder of frames, or file that contains an image.
+      start: Start of the clip in seconds; None: start of the video.
+      end: End of the clip in seconds; None: end of the video.
+      offset: Offset in bytes of an image within a larger file.
+      size: Size in bytes of an image within a larger file; 0: the file is the video or image.
+    """
+    deadline = time.monotonic() + self._timeout
     if self._process is None:
-      self._process = self._started()
-    deadline = time.monotonic() + self._seconds + (_START if fresh else 0)
+      self._process = self._start()
+      deadline += STARTUP_SECONDS
     try:
       request = {"path": path, "start": start, "end": end, "offset": offset, "size": size}
-      return self._ask(self._process, request, deadline)
+      return _send_request(self._process, request, deadline)
     except TimeoutError:
       self.close()
-      return self._too_long(path)
+      return self._timed_out(path)
     except (EOFError, BrokenPipeError):
       code = self._process.wait()
       self._process = None
       if code == -signal.SIGALRM:
-        return self._too_long(path)
-      how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-      return SkippedClip(path, "undecodable", f"the decoder crashed ({how})", again=True)
-
-  def _too_long(self, path: str) -> SkippedClip:
-    return SkippedClip(path, "undecodable", f"the decoder did not finish within {self._seconds:g} s", again=True)
-
-  def _started(self) -> subprocess.Popen[bytes]:
-    # By its own interpreter with the same modules in reach; one thread, since builds fill the cores with processes.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-      [sys.executable, "-c", _COMMAND, self._settings],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      env=environment,
-    )
-
-  def _ask(self, process: Any, request: dict[str, Any], deadline: float) -> list[bytes] | SkippedClip:
-    process.stdin.write(json.dumps(request).encode() + b"\n")
-    process.stdin.flush()
-    (length,) = struct.unpack(">I", _read(process.stdout, 4, deadline))
-    header = json.loads(_read(process.stdout, length, deadline))
-    if "reason" in header:
-      return SkippedClip(request["path"], header["reason"], header["detail"])
-    data = memoryview(_read(process.stdout, sum(header["sizes"]), deadline))
-    frames = []
-    for size in header["sizes"]:
-      frames.append(bytes(data[:size]))
-      data = data[size:]
-    return frames
+        return self._timed_out(path)
+      cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+      return SkippedClip(path, "undecodable", f"the decoder crashed ({cause})", retry=True)
 
   def close(self) -> None:
-    """Ends the process."""
+    """Kills the child process."""
     if self._process is not None:
       self._process.kill()
       self._process.wait()
@@ -113,9 +109,40 @@ class DecodeProcess:
   def __exit__(self, *_: object) -> None:
     self.close()
 
+  def _timed_out(self, path: str) -> SkippedClip:
+    return SkippedClip(path, "undecodable", f"the decoder hung: no result within {self._timeout:g} s", retry=True)
 
-def _read(pipe: BinaryIO, count: int, deadline: float) -> bytearray:
-  """Exactly `count` bytes. Raises TimeoutError after the deadline, EOFError where the process has ended."""
+  def _start(self) -> subprocess.Popen[bytes]:
+    # The same interpreter and module path. One thread: builds run one process per core.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+      [sys.executable, "-c", _COMMAND, self._settings],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      env=environment,
+    )
+
+
+def _send_request(
+  process: subprocess.Popen[bytes], request: dict[str, Any], deadline: float
+) -> list[bytes] | SkippedClip:
+  assert process.stdin is not None and process.stdout is not None
+  process.stdin.write(json.dumps(request).encode() + b"\n")
+  process.stdin.flush()
+  (length,) = struct.unpack(">I", _read(process.stdout, 4, deadline))
+  header = json.loads(_read(process.stdout, length, deadline))
+  if "reason" in header:
+    return SkippedClip(request["path"], header["reason"], header["detail"])
+  data = memoryview(_read(process.stdout, sum(header["sizes"]), deadline))
+  frames = []
+  for size in header["sizes"]:
+    frames.append(bytes(data[:size]))
+    data = data[size:]
+  return frames
+
+
+def _read(pipe: IO[bytes], count: int, deadline: float) -> bytearray:
+  """Reads exactly `count` bytes. Raises TimeoutError after the deadline, EOFError if the process ended."""
   data, descriptor = bytearray(), pipe.fileno()
   while len(data) < count:
     if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -128,17 +155,17 @@ def _read(pipe: BinaryIO, count: int, deadline: float) -> bytearray:
 
 
 def serve() -> None:
-  """The decoding process: answers requests from standard input until it ends."""
+  """Answers requests from standard input until it is closed; the main function of the child process."""
   settings = json.loads(sys.argv[1])
   answers = os.fdopen(os.dup(1), "wb")
-  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # a library that prints must not garble the answers
+  os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # output of libraries must not mix with answers
   _limit_memory()
-  stored, decode = FrameSettings(**settings["stored"]), decoder_by_name(settings["decoder"])
+  frame_settings, decode = FrameSettings(**settings["frame_settings"]), decoder_by_name(settings["decoder"])
   for line in sys.stdin.buffer:
     request = json.loads(line)
-    # Ended by the system: a decoder that hangs in C may never come back to Python.
-    signal.setitimer(signal.ITIMER_REAL, settings["seconds"] + _GRACE)
-    header, frames = _answer(request, stored, decode)
+    # The system ends the process: a decoder that hangs in C may never return to Python.
+    signal.setitimer(signal.ITIMER_REAL, settings["timeout"] + _GRACE_SECONDS)
+    header, frames = _answer(request, frame_settings, decode)
     signal.setitimer(signal.ITIMER_REAL, 0)
     encoded = json.dumps(header).encode()
     answers.write(struct.pack(">I", len(encoded)) + encoded)
@@ -146,14 +173,14 @@ def serve() -> None:
     answers.flush()
 
 
-def _answer(request: dict[str, Any], stored: FrameSettings, decode: Any) -> tuple[dict[str, Any], list[bytes]]:
+def _answer(request: dict[str, Any], settings: FrameSettings, decode: Decoder) -> tuple[dict[str, Any], list[bytes]]:
   try:
     if request["size"]:
-      frames = [image_frame(_part(request), stored, request["path"])]
+      frames = [extract_image(_read_part(request), settings, request["path"])]
     else:
-      frames = stored_frames(request["path"], stored, decode, request["start"], request["end"])
+      frames = extract_frames(request["path"], settings, decode, request["start"], request["end"])
     return {"sizes": [len(frame) for frame in frames]}, frames
-  except TooShort as error:
+  except TooShortError as error:
     return {"reason": "too_short", "detail": error.reason}, []
   except VideoError as error:
     reason = "missing" if error.reason == NO_SUCH_FILE else "undecodable"
@@ -161,19 +188,19 @@ def _answer(request: dict[str, Any], stored: FrameSettings, decode: Any) -> tupl
   except UserError as error:
     return {"reason": "undecodable", "detail": str(error)}, []
   except MemoryError:
-    return {"reason": "undecodable", "detail": f"needs more than {_MEMORY / 2**30:g} GiB to decode"}, []
-  except Exception as error:  # whatever a damaged file brings about: this clip is lost, and said to be
+    return {"reason": "undecodable", "detail": f"decoding needs more than {_MEMORY_LIMIT / 2**30:g} GiB of memory"}, []
+  except Exception as error:  # libraries raise anything for corrupt files; the clip is skipped and reported
     return {"reason": "undecodable", "detail": f"{type(error).__name__}: {error}"}, []
 
 
-def _part(request: dict[str, Any]) -> bytes:
+def _read_part(request: dict[str, Any]) -> bytes:
   with pathlib.Path(request["path"]).open("rb") as file:
     file.seek(request["offset"])
     return file.read(request["size"])
 
 
 def _limit_memory() -> None:
-  with contextlib.suppress(ImportError, ValueError, OSError):  # not everywhere
+  with contextlib.suppress(ImportError, ValueError, OSError):  # not supported on all systems
     import resource
 
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, resource.getrlimit(resource.RLIMIT_AS)[1]))

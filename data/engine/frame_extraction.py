@@ -1,6 +1,6 @@
-"""From a video file, an image or a folder of frames to the frames that a corpus stores.
+"""Extracts the JPEG frames that a corpus stores from a video file, an image or a folder of frames.
 
-This runs in the decoding process: neither JAX nor TensorFlow nor TFDS nor Beam is imported here.
+Runs in the decoding process: imports neither JAX nor TensorFlow nor TFDS nor Beam.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import importlib
 import itertools
 import math
 import pathlib
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -21,32 +21,39 @@ from clipvip_jax.input_pipeline.video_decoder import Picture, VideoError
 from clipvip_jax.utils.errors import UserError
 from data.engine.records import encode_jpeg
 
+MAX_CLIP_BYTES, MAX_CLIP_FRAMES = 2**29, 100_000
+_TIME_TOLERANCE = 1.1e-3  # seconds; Matroska rounds timestamps to 1 ms
+
 
 class Decoder(Protocol):
-  """Pictures of a file in the order of time, from at or before `start` (seconds) to before `end`; VideoError if bad."""
+  """Yields the pictures of a video in order of time, from at or before `start` to before `end`, both in seconds.
+
+  Raises:
+    VideoError: The file cannot be decoded.
+  """
 
   def __call__(self, path: str, start: float | None, end: float | None) -> Iterator[Picture]: ...
 
 
-# Another decoder is a row here, or is named as "MODULE:FUNCTION".
+# Other decoders are added here, or named as "MODULE:FUNCTION".
 DECODERS: dict[str, Decoder] = {"pyav": video_decoder.iterate_pictures}
 
 
-MOST_BYTES, MOST_FRAMES = 2**29, 100_000  # of a stored clip
-
-
-class TooShort(VideoError):
-  """A clip with fewer frames than a corpus asks for."""
+class TooShortError(VideoError):
+  """A clip has fewer frames than a corpus requires."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameSettings:
-  """What is done to pixels when a corpus is built.
+  """How frames are sampled, resized and encoded.
 
-  fps: frames a second, each as it is seen at its moment, whatever the file's own rate; 0: every frame of the file.
-  frames: this many, evenly spread from first to last, in place of `fps`; 0: by `fps`. Folders of frames have no
-  times: all are taken, or `frames` of them. short_side: larger frames are shrunk until their shorter side has
-  this many pixels; 0: kept. jpeg_quality: 1 to 100, 4:2:0. min_frames: of a video; fewer make it too short.
+  Attributes:
+    fps: Frames per second, each as displayed at its time, independent of the file's frame rate; 0: all frames.
+    frames: Number of frames, evenly spaced from first to last, in place of `fps`; 0: use `fps`. Folders of frames have
+      no times: `fps` does not apply to them.
+    short_side: Larger frames are shrunk until their shorter side has this many pixels; 0: never.
+    jpeg_quality: 1 to 100.
+    min_frames: Videos with fewer frames are too short.
   """
 
   fps: float = 0.0
@@ -56,25 +63,29 @@ class FrameSettings:
   min_frames: int = 1
 
   def check(self) -> None:
-    """Raises UserError for numbers that mean nothing."""
-    bounds = {"fps": 1000, "frames": 100_000, "short_side": 16_384, "jpeg_quality": 100, "min_frames": 100_000}
-    for name, most in bounds.items():
-      least = 1 if name in ("jpeg_quality", "min_frames") else 0
-      if not least <= getattr(self, name) <= most:
-        raise UserError(f"{name}={getattr(self, name)}: allowed are {least} to {most}")
+    """Raises UserError for a value out of range."""
+    limits = {"fps": 1000, "frames": 100_000, "short_side": 16_384, "jpeg_quality": 100, "min_frames": 100_000}
+    for name, high in limits.items():
+      low = 1 if name in ("jpeg_quality", "min_frames") else 0
+      if not low <= getattr(self, name) <= high:
+        raise UserError(f"{name}={getattr(self, name)} is out of range; use {low} to {high}")
     if self.fps and self.frames:
-      raise UserError(f"fps={self.fps} and frames={self.frames}: give one of them, and 0 for the other")
+      raise UserError(f"fps={self.fps} and frames={self.frames} exclude each other; set one of them to 0")
 
   def describe(self) -> str:
-    """In words, for the data set's metadata."""
+    """Returns a description for the metadata of the corpus."""
     rate = f"{self.fps:g} frames a second" if self.fps else "every frame"
-    which = f"{self.frames} frames evenly spread" if self.frames else rate
+    sampling = f"{self.frames} frames evenly spread" if self.frames else rate
     size = f"shorter side at most {self.short_side} pixels (area averaging)" if self.short_side else "size kept"
-    return f"{which}; {size}; aspect kept; JPEG of quality {self.jpeg_quality}, 4:2:0"
+    return f"{sampling}; {size}; aspect kept; JPEG of quality {self.jpeg_quality}, 4:2:0"
 
 
 def decoder_by_name(name: str) -> Decoder:
-  """A decoder by its name in DECODERS, or as "MODULE:FUNCTION". Raises UserError for one that is not there."""
+  """Returns a decoder of DECODERS, or the function that "MODULE:FUNCTION" names.
+
+  Raises:
+    UserError: There is no such decoder.
+  """
   if name in DECODERS:
     return DECODERS[name]
   module, _, function = name.partition(":")
@@ -82,63 +93,76 @@ def decoder_by_name(name: str) -> Decoder:
     return getattr(importlib.import_module(module), function)
   except (ImportError, AttributeError, ValueError, TypeError) as error:
     raise UserError(
-      f"decoder={name!r} is unknown ({error}); allowed: {', '.join(DECODERS)} or MODULE:FUNCTION"
+      f"decoder={name!r} is unknown ({error}); use one of {', '.join(DECODERS)}, or MODULE:FUNCTION"
     ) from error
 
 
-def stored_frames(
-  path: str, stored: FrameSettings, decode: Decoder, start: float | None = None, end: float | None = None
+def extract_frames(
+  path: str, settings: FrameSettings, decode: Decoder, start: float | None = None, end: float | None = None
 ) -> list[bytes]:
-  """The JPEG frames that a corpus keeps of a video file, an image or a folder of frames.
+  """Returns the JPEG frames of a video file, an image or a folder of frames.
+
+  Args:
+    path: Local path.
+    settings: How frames are sampled, resized and encoded.
+    decode: Decoder of video files.
+    start: Start of the clip within a video in seconds; None: start of the video.
+    end: End of the clip within a video in seconds; None: end of the video.
 
   Raises:
-    TooShort: fewer than `stored.min_frames`, or nothing between `start` and `end`.
-    VideoError, UserError: it is not there, or cannot be decoded.
+    TooShortError: There are fewer than `settings.min_frames` frames, or none from `start` to `end`.
+    VideoError, UserError: The file does not exist or cannot be decoded.
   """
-  place = pathlib.Path(path)
-  is_still = place.suffix.lower() in image_files.IMAGE_SUFFIXES
-  if (start is not None or end is not None) and (is_still or place.is_dir()):
-    raise VideoError(path, "images and folders of frames have no times, so there is no part from start to end")
-  if place.is_dir():
-    files = image_files.images_in(place)
-    _check_length(path, len(files), stored)
-    chosen = [files[i] for i in uniform_frames(len(files), stored.frames)] if stored.frames else files
-    return list(_limited(path, (image_frame(_read(file), stored, str(file)) for file in chosen)))
-  if is_still:
-    return [image_frame(_read(place), stored, path)]
-  return list(_limited(path, _of_video(path, stored, decode, start, end)))
+  file = pathlib.Path(path)
+  is_image = file.suffix.lower() in image_files.IMAGE_SUFFIXES
+  if (start is not None or end is not None) and (is_image or file.is_dir()):
+    raise VideoError(path, "start and end do not apply to images and folders of frames, which have no times")
+  if file.is_dir():
+    images = image_files.images_in(file)
+    _check_length(path, len(images), settings)
+    sampled = [images[i] for i in uniform_frames(len(images), settings.frames)] if settings.frames else images
+    return list(_limit_size(path, (extract_image(_read(image), settings, str(image)) for image in sampled)))
+  if is_image:
+    return [extract_image(_read(file), settings, path)]
+  return list(_limit_size(path, _video_frames(path, settings, decode, start, end)))
 
 
-def _limited(path: str, frames: Iterable[bytes]) -> Iterator[bytes]:
-  """Refuses a clip that would fill the memory: hours of frames, or a time stamp that jumps."""
+def extract_image(data: bytes, settings: FrameSettings, name: str) -> bytes:
+  """Returns the JPEG frame of an image; an upright JPEG of sufficiently small size unchanged.
+
+  Args:
+    data: Content of the image file.
+    settings: How frames are resized and encoded.
+    name: Name of the image for error messages.
+
+  Raises:
+    VideoError: The image cannot be decoded.
+  """
+  picture = image_files.decode_image(data, name)
+  shrunk = _shrink(picture, settings.short_side)
+  if shrunk is picture and image_files.is_jpeg(data) and image_files.orientation(data) == 1:
+    return data
+  return encode_jpeg(shrunk, settings.jpeg_quality)
+
+
+def _limit_size(path: str, frames: Iterable[bytes]) -> Iterator[bytes]:
+  """Raises VideoError for a clip that would exhaust memory: hours of frames, or a jump of timestamps."""
   size = 0
   for count, frame in enumerate(frames, 1):
     size += len(frame)
-    if size > MOST_BYTES or count > MOST_FRAMES:
+    if size > MAX_CLIP_BYTES or count > MAX_CLIP_FRAMES:
       raise VideoError(
         path,
-        f"a clip of more than {MOST_BYTES / 2**20:g} MiB or {MOST_FRAMES} frames; give start and end, fewer frames a"
-        " second, or a smaller short_side",
+        f"the clip has more than {MAX_CLIP_BYTES / 2**20:g} MiB or {MAX_CLIP_FRAMES} frames; set start and end, a lower"
+        " fps, or a smaller short_side",
       )
     yield frame
 
 
-def _check_length(path: str, count: int, stored: FrameSettings) -> None:
-  least = max(stored.min_frames, 1)
-  if count < least:
-    raise TooShort(path, f"{count} frames, at least {least} are asked for")
-
-
-def image_frame(data: bytes, stored: FrameSettings, name: str) -> bytes:
-  """One image as a stored frame. An upright JPEG that needs no shrinking is stored as it is, without another loss."""
-  picture = image_files.decode_image(data, name)
-  if (
-    image_files.is_jpeg(data)
-    and image_files.orientation(data) == 1
-    and _target(picture.shape, stored.short_side) is None
-  ):
-    return data
-  return _frame(picture, stored)
+def _check_length(path: str, count: int, settings: FrameSettings) -> None:
+  required = max(settings.min_frames, 1)
+  if count < required:
+    raise TooShortError(path, f"{count} frames, at least {required} are required")
 
 
 def _read(path: pathlib.Path) -> bytes:
@@ -150,78 +174,71 @@ def _read(path: pathlib.Path) -> bytes:
     raise VideoError(path, f"cannot be read: {error.strerror}") from error
 
 
-def _of_video(
-  path: str, stored: FrameSettings, decode: Decoder, start: float | None, end: float | None
+def _video_frames(
+  path: str, settings: FrameSettings, decode: Decoder, start: float | None, end: float | None
 ) -> Iterator[bytes]:
-  pictures = _within(decode(path, start, end), start)
-  if stored.frames:
-    count = sum(1 for _ in pictures)  # decoded twice: the number of frames is known only at the end
-    _check_length(path, count, stored)
-    yield from _at(_within(decode(path, start, end), start), uniform_frames(count, stored.frames), stored)
+  pictures = _from_start(decode(path, start, end), start)
+  if settings.frames:
+    count = sum(1 for _ in pictures)  # the video is decoded twice: the number of frames is known only at its end
+    _check_length(path, count, settings)
+    indices = uniform_frames(count, settings.frames).tolist()
+    yield from _at_indices(_from_start(decode(path, start, end), start), indices, settings)
     return
-  if stored.fps:
-    frames = _at_moments(pictures, stored, start, end)
+  if settings.fps:
+    frames = _at_rate(pictures, settings, start, end)
   else:
-    frames = (_frame(picture.rgb(), stored) for picture in pictures)
+    frames = (_encode(picture, settings) for picture in pictures)
   count = 0
-  for count, frame in enumerate(frames, 1):  # noqa: B007  # the last number is used
+  for count, frame in enumerate(frames, 1):  # noqa: B007  # `count` is used after the loop
     yield frame
-  _check_length(path, count, stored)
+  _check_length(path, count, settings)
 
 
-def _within(pictures: Iterable[Picture], start: float | None) -> Iterator[Picture]:
-  """Without those that are over before `start`."""
-  return (p for p in pictures if start is None or p.seconds + p.shown_for > start + _MOMENT)
+def _from_start(pictures: Iterable[Picture], start: float | None) -> Iterator[Picture]:
+  """Drops pictures that are no longer displayed at `start`."""
+  return (p for p in pictures if start is None or p.seconds + p.shown_for > start + _TIME_TOLERANCE)
 
 
-_MOMENT = 1.1e-3  # seconds; Matroska rounds time stamps to 1 ms
-
-
-def _at(pictures: Iterable[Picture], wanted: Any, stored: FrameSettings) -> Iterator[bytes]:
-  """Frames by index, which never decreases and may repeat."""
-  source, index, jpeg = iter(pictures), -1, b""
-  for target in wanted:
-    if target > index:
-      for picture in source:
-        index += 1
-        if index == target:
-          jpeg = _frame(picture.rgb(), stored)
+def _at_indices(pictures: Iterable[Picture], indices: Sequence[int], settings: FrameSettings) -> Iterator[bytes]:
+  """Yields the frames at non-decreasing indices, which may repeat."""
+  numbered, current, jpeg = enumerate(pictures), -1, b""
+  for target in indices:
+    if target > current:
+      for current, picture in numbered:
+        if current == target:
+          jpeg = _encode(picture, settings)
           break
     yield jpeg
 
 
-def _at_moments(
-  pictures: Iterable[Picture], stored: FrameSettings, start: float | None, end: float | None
+def _at_rate(
+  pictures: Iterable[Picture], settings: FrameSettings, start: float | None, end: float | None
 ) -> Iterator[bytes]:
-  """What is seen at start, start + 1 / fps, ...: at each moment the last picture that has begun by then."""
-  taken, begin = 0, None
+  """Yields the frames displayed at start, start + 1 / fps, ...: the last picture that began by each of these times."""
+  count, begin = 0, None
   for picture in pictures:
     begin = max(picture.seconds, start or picture.seconds) if begin is None else begin
     until = picture.seconds + picture.shown_for
-    moments = _moments(begin, until if end is None else min(until, end), stored.fps) - taken
-    if moments > 0:
-      taken += moments
-      yield from itertools.repeat(_frame(picture.rgb(), stored), moments)
+    repeats = _samples_before(begin, until if end is None else min(until, end), settings.fps) - count
+    if repeats > 0:
+      count += repeats
+      yield from itertools.repeat(_encode(picture, settings), repeats)
 
 
-def _moments(begin: float, until: float, fps: float) -> int:
-  """How many of the moments begin + k / fps lie before `until`."""
-  return math.ceil((until - begin - _MOMENT) * fps)
+def _samples_before(begin: float, until: float, fps: float) -> int:
+  """Returns how many of the times begin + k / fps are before `until`."""
+  return math.ceil((until - begin - _TIME_TOLERANCE) * fps)
 
 
-def _frame(picture: np.ndarray, stored: FrameSettings) -> bytes:
-  import cv2
-
-  target = _target(picture.shape, stored.short_side)
-  if target is not None:
-    picture = cv2.resize(np.ascontiguousarray(picture), target, interpolation=cv2.INTER_AREA)
-  return encode_jpeg(picture, stored.jpeg_quality)
+def _encode(picture: Picture, settings: FrameSettings) -> bytes:
+  return encode_jpeg(_shrink(picture.rgb(), settings.short_side), settings.jpeg_quality)
 
 
-def _target(shape: tuple[int, ...], short_side: int) -> tuple[int, int] | None:
-  """(width, height) to shrink to; None where the frame is small enough."""
-  height, width = shape[:2]
-  shorter = min(height, width)
-  if not short_side or shorter <= short_side:
-    return None
-  return max(1, round(width * short_side / shorter)), max(1, round(height * short_side / shorter))
+def _shrink(picture: np.ndarray, short_side: int) -> np.ndarray:
+  """Shrinks a picture until its shorter side has at most `short_side` pixels; returns `picture` itself if it does."""
+  height, width = picture.shape[:2]
+  if not short_side:
+    return picture
+  if height <= width:
+    return image_files.shrink_to_fit(picture, max_height=short_side)
+  return image_files.shrink_to_fit(picture, max_width=short_side)

@@ -1,4 +1,4 @@
-"""What a corpus' annotation files say of one clip, before anything is decoded."""
+"""Items: the annotations of one clip, before its video is decoded."""
 
 from __future__ import annotations
 
@@ -14,19 +14,29 @@ from typing import Any, TypeVar
 from clipvip_jax.utils.errors import UserError
 
 _T = TypeVar("_T")
-# Never part of language: a terminal obeys them, and many programs stop at NUL. Lone surrogates cannot be stored.
+# Control characters (terminals obey them, many programs stop at NUL) and lone surrogates, which UTF-8 cannot encode.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+# Items are serialised under these names. Digests of annotations, which corpora store, depend on them.
+_JSON_NAMES = {"missing_texts": "lacking"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Item:
   """One clip of a split.
 
-  id: unique in its split. video: path or gs:// address of a video file, an image, a folder of frames, or a tar file.
-  descriptions: texts of the whole clip. subtitle, caption: as in `records.record_features`. start, end: seconds,
-  where the clip is a part of the video. offset, size: bytes of the image within a tar file; size 0: not in one.
-  extra: texts of the fields that a corpus adds. lacking: "subtitle", "caption" that this corpus' clips have and this
-  one has not; they are counted.
+  Attributes:
+    id: Unique within the split.
+    split: Name of the split.
+    video: Path or gs:// address of a video file, an image, a folder of frames, or a tar file.
+    descriptions: Texts of the entire clip.
+    subtitle: Transcribed speech; "" if none.
+    caption: Text of the middle frame; "" if none.
+    start: Start of the clip within the video in seconds; None: start of the video.
+    end: End of the clip within the video in seconds; None: end of the video.
+    offset: Offset in bytes of an image within a tar file.
+    size: Size in bytes of an image within a tar file; 0: `video` is not a tar file.
+    extra: Values of the fields that a corpus adds to the record.
+    missing_texts: "subtitle" and "caption" if the annotations normally have them but lack them for this clip; counted.
   """
 
   id: str
@@ -40,53 +50,75 @@ class Item:
   offset: int = 0
   size: int = 0
   extra: dict[str, str] = dataclasses.field(default_factory=dict)
-  lacking: tuple[str, ...] = ()
+  missing_texts: tuple[str, ...] = ()
 
   def to_json(self) -> str:
-    """One line, without what says nothing. An end at 0 says something: that nothing is left."""
-    fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-    said = {key: value for key, value in fields.items() if value not in (None, "", (), 0, {}) or key in ("id", "video")}
+    """Serialises the item to one line of JSON without empty fields. `end=0` is kept: it means an empty clip."""
+    values = {_JSON_NAMES.get(field.name, field.name): getattr(self, field.name) for field in dataclasses.fields(self)}
+    row = {key: value for key, value in values.items() if value not in (None, "", (), 0, {}) or key in ("id", "video")}
     if self.end is not None:
-      said["end"] = self.end
-    return json.dumps(said, ensure_ascii=False, separators=(",", ":"))
+      row["end"] = self.end
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":"))
 
   @classmethod
   def from_json(cls, line: str) -> Item:
-    """The reverse of `to_json`."""
-    fields = json.loads(line)
-    return cls(**{**fields, **{name: tuple(fields.get(name, ())) for name in ("descriptions", "lacking")}})
+    """Parses a line written by `to_json`."""
+    names = {key: name for name, key in _JSON_NAMES.items()}
+    row: dict[str, Any] = {names.get(key, key): value for key, value in json.loads(line).items()}
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return cls(**fields)
 
 
 def peek(items: Iterator[_T], count: int) -> tuple[list[_T], Iterator[_T]]:
-  """(the first `count`, all of them again): what a corpus looks like shows before all of it is read."""
+  """Returns the first `count` items, and an iterator over all of them."""
   first = list(itertools.islice(items, count))
   return first, itertools.chain(first, items)
 
 
 def clean_text(text: Any, where: str) -> str:
-  """A text as it is stored: control characters are spaces, none at the ends. Raises UserError for no text."""
+  """Replaces control characters by spaces and strips the ends.
+
+  Args:
+    text: A string from an annotation file.
+    where: Its location, for the error message.
+
+  Raises:
+    UserError: `text` is not a string.
+  """
   if not isinstance(text, str):
-    raise UserError(f"{where}: a text is a string, got {type(text).__name__} {str(text)[:40]!r}")
+    raise UserError(f"{where}: a text must be a string, got {type(text).__name__} {str(text)[:40]!r}")
   return _CONTROLS.sub(" ", text).strip()
 
 
 def clean_texts(texts: Any, where: str) -> tuple[str, ...]:
-  """`clean_text` of a text or a list of texts, without those that are empty. Raises UserError for anything else."""
+  """Applies `clean_text` to a text or a list of texts, and drops empty ones.
+
+  Raises:
+    UserError: A text is not a string.
+  """
   if not isinstance(texts, list | tuple):
     texts = [texts]
   return tuple(text for text in (clean_text(text, where) for text in texts) if text)
 
 
 def check_id(name: Any, where: str) -> str:
-  """An id as it is. Raises UserError for one that is no name: not a string, empty, or with control characters."""
+  """Returns `name` unchanged.
+
+  Raises:
+    UserError: `name` is not a string, is empty, or contains control characters.
+  """
   if not isinstance(name, str) or not name.strip() or _CONTROLS.search(name):
-    raise UserError(f"{where}: an id must be a string of visible characters, got {name!r}")
+    raise UserError(f"{where}: an id must be a non-empty string without control characters, got {name!r}")
   return name
 
 
 def safe_join(folder: str | os.PathLike[str], name: Any, where: str) -> str:
-  """FOLDER/NAME. Raises UserError for a name that leads out of the folder, as `../x` or `/x`."""
+  """Returns FOLDER/NAME.
+
+  Raises:
+    UserError: `name` is not a valid id, or escapes the folder, as `../x` and `/x` do.
+  """
   name = check_id(name, where)
   if name.startswith("/") or "\\" in name or ".." in posixpath.normpath(name).split("/"):
-    raise UserError(f"{where}: {name!r} leads out of {os.fspath(folder)}; names of clips must stay below it")
+    raise UserError(f"{where}: {name!r} is outside of {os.fspath(folder)}; use names relative to this folder")
   return posixpath.join(os.fspath(folder), name)

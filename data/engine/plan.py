@@ -1,7 +1,7 @@
-"""The items of a corpus, written down before anything is decoded, and cut into shards.
+"""Plans: all items of a corpus, written to disk before decoding and split into shards.
 
-PLAN/SPLIT.jsonl holds a split's items in order. A shard is a range of it, so that neither a worker nor the planner
-holds a list of clips that grows with the corpus (but for 8 bytes a clip that find duplicates).
+PLAN/SPLIT.jsonl holds the items of a split in order; a shard is a range of its lines. Memory does not grow with the
+corpus, except for 8 bytes per clip that detect duplicate ids.
 """
 
 from __future__ import annotations
@@ -18,14 +18,22 @@ from etils import epath
 from clipvip_jax.utils.errors import UserError
 from data.engine.items import Item
 
-# A corpus has about so many shards, if they can hold as many clips as that.
-_SHARDS, _LEAST, _MOST = 128, 16, 2048
-_SPLITS = 100  # at most, of a corpus
+# Splits are cut into about _TARGET_SHARDS shards of at least _MIN_CLIPS and at most _MAX_CLIPS clips.
+_TARGET_SHARDS, _MIN_CLIPS, _MAX_CLIPS = 128, 16, 2048
+_MAX_SPLITS = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """Lines of a split's plan. offset: in bytes. count: items. digest: of the lines."""
+  """A range of a split's lines.
+
+  Attributes:
+    split: Name of the split.
+    index: Number of the shard within the split.
+    offset: Offset of its first line in bytes.
+    count: Number of items.
+    digest: SHA-256 of the lines.
+  """
 
   split: str
   index: int
@@ -41,19 +49,30 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Where the items of each split stand, and how many they are."""
+  """Items on disk.
+
+  Attributes:
+    folder: Folder of the splits' files.
+    counts: Number of items of each split.
+    annotations_digest: SHA-256 of all items, independent of the folder of the videos.
+  """
 
   folder: epath.Path
   counts: dict[str, int]
+  annotations_digest: str = ""
 
   def items(self, shard: Shard) -> Iterator[Item]:
-    """A shard's items in order."""
-    return (Item.from_json(line) for line in read_lines(self.folder, shard.split, shard.offset, shard.count))
+    """Yields the items of a shard in order."""
+    return (Item.from_json(line) for line in _read_lines(self.folder, shard.split, shard.offset, shard.count))
 
-  def shards(self, clips: int = 0) -> Iterator[Shard]:
-    """Every shard of every split. clips: items in each; 0: chosen by the size of the split."""
+  def shards(self, clips_per_shard: int = 0) -> Iterator[Shard]:
+    """Yields the shards of all splits.
+
+    Args:
+      clips_per_shard: Items of each shard; 0: chosen by the size of the split.
+    """
     for split, total in self.counts.items():
-      size = clips or min(_MOST, max(_LEAST, -(-total // _SHARDS)))
+      size = clips_per_shard or min(_MAX_CLIPS, max(_MIN_CLIPS, -(-total // _TARGET_SHARDS)))
       with _path(self.folder, split).open("rb") as file:
         for index, first in enumerate(range(0, total, size)):
           offset, digest = file.tell(), hashlib.sha256()
@@ -63,56 +82,50 @@ class Plan:
           yield Shard(split, index, offset, count, digest.hexdigest())
 
 
-def read_lines(folder: epath.Path, split: str, offset: int, count: int) -> Iterator[str]:
-  """Lines of a split's plan."""
-  with _path(folder, split).open("rb") as file:
-    file.seek(offset)
-    for _ in range(count):
-      yield file.readline().decode(errors="surrogatepass")
-
-
 def write_plan(items: Iterable[Item], splits: Iterable[str], folder: epath.Path) -> Plan:
-  """Writes the items down, each into its split's file.
+  """Writes items to one file per split.
 
   Args:
-    items: of all splits, in any order; the order within a split is that of the corpus.
-    splits: that must be there; the items may name more.
-    folder: made where it is absent; what it held is replaced.
+    items: Items of all splits in any order. The order within a split is that of the corpus.
+    splits: Required splits. Items may have others.
+    folder: Created if absent; existing files are replaced.
 
   Raises:
-    UserError: two items of a split have the same id, or a split has none.
+    UserError: Two items of a split have the same id, or a split has no items.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  seen = {split: array.array("Q") for split in splits}
+  id_hashes = {split: array.array("Q") for split in splits}
   with contextlib.ExitStack() as files:
-    write: dict[str, Callable[[bytes], Any]] = {}
+    writers: dict[str, Callable[[bytes], Any]] = {}
     for item in items:
-      if item.split not in write:
-        write[item.split] = files.enter_context(_path(folder, item.split).open("wb")).write
-        seen.setdefault(item.split, array.array("Q"))
-      write[item.split](item.to_json().encode(errors="surrogatepass") + b"\n")
-      seen[item.split].append(_hash(item.id))
-      if len(write) > _SPLITS:
-        raise UserError(f"the annotations name more than {_SPLITS} splits, the last {item.split!r}")
-  if not any(seen.values()):
-    raise UserError("the annotations name no clips")
-  for split, hashes in seen.items():
+      if item.split not in writers:
+        writers[item.split] = files.enter_context(_path(folder, item.split).open("wb")).write
+        id_hashes.setdefault(item.split, array.array("Q"))
+      writers[item.split](item.to_json().encode(errors="surrogatepass") + b"\n")
+      id_hashes[item.split].append(_hash(item.id))
+      if len(writers) > _MAX_SPLITS:
+        raise UserError(f"the annotations have more than {_MAX_SPLITS} splits, the last {item.split!r}; use fewer")
+  if not any(id_hashes.values()):
+    raise UserError("the annotations have no clips; check that they are complete")
+  for split, hashes in id_hashes.items():
     if not hashes:
-      raise UserError(f"split {split!r} has no clips")
+      raise UserError(f"split {split!r} has no clips; check that its annotations are complete")
     _check_unique(folder, split, hashes)
-  return Plan(folder, {split: len(hashes) for split, hashes in seen.items()})
+  return Plan(folder, {split: len(hashes) for split, hashes in id_hashes.items()})
 
 
 def _check_unique(folder: epath.Path, split: str, hashes: array.array) -> None:
   import numpy as np
 
   values = np.sort(np.frombuffer(hashes, np.uint64))
-  twice = set(values[1:][values[1:] == values[:-1]].tolist())
+  repeated = set(values[1:][values[1:] == values[:-1]].tolist())
   first: dict[str, int] = {}
-  for number, line in enumerate(read_lines(folder, split, 0, len(hashes) if twice else 0), 1):
+  for number, line in enumerate(_read_lines(folder, split, 0, len(hashes) if repeated else 0), 1):
     name = Item.from_json(line).id
-    if _hash(name) in twice and first.setdefault(name, number) != number:
-      raise UserError(f"split {split!r}: the id {name!r} stands for clip {first[name]} and for clip {number}")
+    if _hash(name) in repeated and first.setdefault(name, number) != number:
+      raise UserError(
+        f"split {split!r}: clips {first[name]} and {number} have the same id {name!r}; give each clip another id"
+      )
 
 
 def _hash(name: str) -> int:
@@ -121,3 +134,10 @@ def _hash(name: str) -> int:
 
 def _path(folder: epath.Path, split: str) -> epath.Path:
   return folder / f"{split}.jsonl"
+
+
+def _read_lines(folder: epath.Path, split: str, offset: int, count: int) -> Iterator[str]:
+  with _path(folder, split).open("rb") as file:
+    file.seek(offset)
+    for _ in range(count):
+      yield file.readline().decode(errors="surrogatepass")

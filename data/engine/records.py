@@ -1,4 +1,4 @@
-"""The record that all corpora share, and its JPEG frames."""
+"""The record format of all corpora, and its JPEG encoder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ if TYPE_CHECKING:
 
 
 def record_features(extra: Iterable[str] = ()) -> tfds.features.FeaturesDict:
-  """One clip. Frames are stored as JPEG bytes and not as images, so that a reader decodes only those it draws.
+  """Returns the TFDS features of a clip.
 
-  id: unique in its split. frames: all frames of the clip. num_frames: their number. subtitle: what is said, "" for
-  none. caption: what the middle frame, int(num_frames / 2), shows; "" where missing. description: texts of the
-  whole clip, none, one or several; in evaluation they are the queries.
+  - id: Unique within the split.
+  - frames: JPEG bytes of all frames. They are not TFDS images, so that a reader decodes only the frames it samples.
+  - num_frames: Number of frames.
+  - subtitle: Transcribed speech; "" if none.
+  - caption: Text of the middle frame, int(num_frames / 2); "" if none.
+  - description: Texts of the entire clip: none, one or several. In evaluation they are the queries.
 
-  extra: text fields that a corpus adds.
+  Args:
+    extra: Names of text fields that a corpus adds.
   """
-  import tensorflow_datasets as tfds  # here, so that worker processes can encode frames without it
+  import tensorflow_datasets as tfds  # lazy: the decoding process encodes frames without it
 
   text = tfds.features.Text
   return tfds.features.FeaturesDict(
@@ -37,7 +41,12 @@ def record_features(extra: Iterable[str] = ()) -> tfds.features.FeaturesDict:
 
 
 def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
-  """JPEG of a uint8 RGB [H, W, 3] frame. quality: 1 to 100; chroma is stored at half size, as in the video."""
+  """Encodes a uint8 RGB [H, W, 3] frame with 4:2:0 chroma subsampling.
+
+  Args:
+    frame: The picture.
+    quality: 1 to 100.
+  """
   import simplejpeg
 
   return simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=quality, colorspace="RGB", colorsubsampling="420")

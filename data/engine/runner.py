@@ -1,7 +1,7 @@
-"""Runs the shards of a build on Apache Beam: on this machine's cores, or on Spark, Flink or Dataflow.
+"""Runs the shards of a build on Apache Beam: on the cores of this machine, or on Spark, Flink or Dataflow.
 
-Only the shards' numbers travel through Beam; each worker writes the shards that it is given. So memory does not grow
-with the corpus on any runner, and a shard that is there is not made again.
+Only descriptions of shards pass through Beam; workers write the records. Memory therefore does not grow with the
+corpus on any runner. Builds are resumable: completed shards are not built again.
 """
 
 from __future__ import annotations
@@ -9,70 +9,70 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import threading
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
-from clipvip_jax.utils.progress import format_duration
+from clipvip_jax.utils.progress import ProgressReporter
 from data.engine import storage
+from data.engine.clip_record import RecordSpec
 from data.engine.plan import Plan, Shard
-from data.engine.shards import Recipe, is_done, is_written
+from data.engine.shards import is_up_to_date, is_written
 from data.engine.work import BuildWork
 
 if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
   from apache_beam.options.pipeline_options import PipelineOptions
 
-_WORTH = 400  # clips for which it is worth while to start a process
-_LOOK = 1.0  # seconds between two looks at what is finished
-_SAY = 10.0  # seconds between two lines
+_CLIPS_PER_PROCESS = 400  # fewer clips do not repay the start of a process
 
 
-def run_build(plan: Plan, recipe: Recipe, work: BuildWork, download_config: Any) -> None:
-  """Makes every shard that is not done.
+def run_build(plan: Plan, spec: RecordSpec, work: BuildWork, config: tfds.download.DownloadConfig) -> None:
+  """Builds all shards that are not up to date.
 
   Args:
-    plan: the items.
-    recipe: how they become records.
-    work: where to.
-    download_config: TFDS' own; its `beam_runner` and `beam_options` are used.
+    plan: The items.
+    spec: How items become records.
+    work: The working folder.
+    config: Configuration of TFDS; `beam_runner` and `beam_options` are used.
 
   Raises:
-    UserError: a shard could not be made; those that are finished are kept.
+    UserError: A shard could not be built. Completed shards are kept.
   """
   work.folder.mkdir(parents=True, exist_ok=True)
-  work.stop.unlink(missing_ok=True)
-  todo = [shard for shard in plan.shards(work.clips) if not is_done(shard, plan, work.folder, work.digest(shard))]
-  if not todo:
+  work.error_file.unlink(missing_ok=True)
+  shards = [shard for shard in plan.shards(work.clips_per_shard) if not is_up_to_date(shard, plan, work)]
+  if not shards:
     return
-  log.info("%d clips in %d shards to build in %s", sum(shard.count for shard in todo), len(todo), work.folder)
-  finished = threading.Event()
-  watcher = threading.Thread(target=_watch, args=(todo, work, finished), daemon=True)
-  watcher.start()
+  num_clips = sum(shard.count for shard in shards)
+  log.info("building %d clips in %d shards in %s", num_clips, len(shards), work.folder)
+  options = config.beam_options or local_options(min(available_cores(), num_clips // _CLIPS_PER_PROCESS))
+  is_local = config.beam_runner is None
   try:
-    from data.engine import beam_job  # late: who has nothing to build need not wait for Beam
+    from data.engine import beam_job  # lazy: importing Beam takes seconds
 
-    fitting = min(cores(), sum(shard.count for shard in todo) // _WORTH)
-    options = download_config.beam_options or local_options(fitting)
-    with storage.redirect_stderr(work.chatter) if download_config.beam_runner is None else contextlib.nullcontext():
-      beam_job.run(todo, plan, recipe, work, download_config.beam_runner, options)
+    with (
+      ProgressReporter(len(shards), "shards").polling(_CountWritten(shards, work)),
+      storage.redirect_stderr(work.worker_log) if is_local else contextlib.nullcontext(),
+    ):
+      beam_job.run(shards, plan, spec, work, config.beam_runner, options)
   except UserError:
     raise
-  except Exception as error:  # Beam's own, of any kind: a cluster is not there
-    cause = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+  except Exception as error:  # Beam and its runners raise anything, for example if a cluster is unreachable
+    lines = str(error).strip().splitlines() or [type(error).__name__]
     raise UserError(
-      f"the build has stopped: {cause[0]}. {work.chatter} may say more. Finished shards are kept: build again"
+      f"the build failed: {lines[-1]}. See {work.worker_log}. Completed shards are kept; run the build again to resume"
     ) from error
-  finally:
-    finished.set()
-    watcher.join()
-  if work.stop.exists():
-    raise UserError(json.loads(work.stop.read_text())["error"])
+  if work.error_file.exists():
+    raise UserError(json.loads(work.error_file.read_text())["error"])
 
 
 def local_options(workers: int) -> PipelineOptions:
-  """Beam's options for so many processes on this machine; up to 1: none besides this one."""
+  """Returns Beam options for this machine.
+
+  Args:
+    workers: Number of worker processes; 0 and 1: none besides this process.
+  """
   from apache_beam.options.pipeline_options import PipelineOptions
 
   if workers <= 1:
@@ -80,41 +80,37 @@ def local_options(workers: int) -> PipelineOptions:
   return PipelineOptions([], direct_num_workers=workers, direct_running_mode="multi_processing")
 
 
-def options(runner: str, texts: str, workers: int | None) -> PipelineOptions | None:
-  """Beam's options for a command line.
+def parse_options(runner: str, flags: str, workers: int | None) -> PipelineOptions | None:
+  """Returns Beam options for the flags of a command.
 
   Args:
-    runner: of Beam; "": this machine.
-    texts: "NAME=VALUE,NAME" for a runner.
-    workers: processes on this machine; None: chosen by the size of the work.
+    runner: Name of a Beam runner; "": this machine.
+    flags: Options of the runner, "NAME=VALUE,NAME".
+    workers: Number of worker processes on this machine; None: chosen by the number of clips.
 
   Raises:
-    UserError: options for a runner that is this machine.
+    UserError: `flags` are set without a runner.
   """
   from apache_beam.options.pipeline_options import PipelineOptions
 
-  if not runner:
-    if texts:
-      raise UserError(f"--beam_options={texts} are for a --runner; on this machine give --workers=N")
-    return None if workers is None else local_options(workers)
-  flags = [f"--{text}" for text in texts.split(",") if text]
-  return PipelineOptions([f"--runner={runner}", *flags])
+  if runner:
+    return PipelineOptions([f"--runner={runner}", *(f"--{flag}" for flag in flags.split(",") if flag)])
+  if flags:
+    raise UserError(f"--beam_options={flags} needs --runner; to build on this machine use --workers=N")
+  return None if workers is None else local_options(workers)
 
 
-def cores() -> int:
-  """The cores that this process may use, where the system can say so."""
+def available_cores() -> int:
+  """Returns the number of cores that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _watch(todo: list[Shard], work: BuildWork, finished: threading.Event) -> None:
-  """Says how far the build is and how long it will take."""
-  started = said = time.monotonic()
-  waiting = list(todo)
-  while not finished.wait(_LOOK):
-    if time.monotonic() - said < _SAY:
-      continue
-    said = time.monotonic()
-    waiting = [shard for shard in waiting if not is_written(shard, work.folder, work.digest(shard))]
-    done = len(todo) - len(waiting)
-    left = f"{format_duration((said - started) / done * len(waiting))} left" if done else "the first are on their way"
-    log.info("%d of %d shards | %s", done, len(todo), left)
+class _CountWritten:
+  """Counts completed shards; does not read the reports of completed shards again."""
+
+  def __init__(self, shards: list[Shard], work: BuildWork):
+    self._total, self._waiting, self._work = len(shards), shards, work
+
+  def __call__(self) -> int:
+    self._waiting = [shard for shard in self._waiting if not is_written(shard, self._work)]
+    return self._total - len(self._waiting)

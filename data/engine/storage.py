@@ -1,9 +1,8 @@
-"""Folders on this machine and elsewhere (gs://, s3://), through the paths that TFDS uses."""
+"""Files on local disks and in object stores (gs://, s3://), through etils paths as TFDS uses them."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import pathlib
 import tempfile
@@ -13,24 +12,25 @@ from etils import epath
 
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.file_lock import file_lock
 
 
 def is_remote(address: str | os.PathLike[str]) -> bool:
-  """Whether it lies on another machine."""
+  """Returns whether the address is a URL such as gs://bucket/file."""
   return "://" in os.fspath(address)
 
 
 def absolute(address: str) -> epath.Path:
-  """The same place from whatever folder a build goes on; ~ is one's own."""
+  """Makes a local path absolute and expands ~; returns a URL unchanged."""
   return epath.Path(address) if is_remote(address) else epath.Path(pathlib.Path(address).expanduser().absolute())
 
 
 def file_state(address: str | os.PathLike[str]) -> list[int]:
-  """Size and time of a file, or of all in a folder: whether it was changed since. Empty for one that is absent."""
+  """Returns size in bytes and modification time of a file, or of all files in a folder; [] if it does not exist."""
   try:
     if not is_remote(address):
-      place = pathlib.Path(address)
-      stats = [path.stat() for path in (sorted(place.iterdir()) if place.is_dir() else [place])]
+      path = pathlib.Path(address)
+      stats = [file.stat() for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
       return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
     remote = epath.Path(address).stat()
     return [remote.length, int(remote.mtime)]
@@ -38,8 +38,8 @@ def file_state(address: str | os.PathLike[str]) -> list[int]:
     return []
 
 
-def matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
-  """What matches in a folder, sorted. The folder's own name may hold what is special in a pattern."""
+def glob(folder: epath.Path, pattern: str) -> list[epath.Path]:
+  """Returns the sorted paths in a folder that match. Special characters in the folder's own name are literal."""
   if is_remote(folder):
     return sorted(folder.glob(pattern))
   return sorted(epath.Path(path) for path in pathlib.Path(folder).glob(pattern))
@@ -47,10 +47,10 @@ def matching(folder: epath.Path, pattern: str) -> list[epath.Path]:
 
 @contextlib.contextmanager
 def atomic_path(path: epath.Path) -> Iterator[pathlib.Path]:
-  """A local name to write to; what was written stands at `path` when the block ends well, and not before.
+  """Yields a local temporary path whose content is committed atomically to `path` if the block succeeds.
 
   Raises:
-    OSError: it cannot be written.
+    OSError: The file cannot be written.
   """
   if not is_remote(path):
     with atomic_write.atomic_path(pathlib.Path(path)) as temporary:
@@ -59,59 +59,51 @@ def atomic_path(path: epath.Path) -> Iterator[pathlib.Path]:
   with tempfile.TemporaryDirectory() as folder:
     temporary = pathlib.Path(folder) / path.name
     yield temporary
-    epath.Path(temporary).copy(path, overwrite=True)  # an object appears when all of it was sent
+    epath.Path(temporary).copy(path, overwrite=True)  # an object appears when its upload completes
 
 
-@contextlib.contextmanager
-def file_lock(path: epath.Path) -> Iterator[bool]:
-  """Holds a lock on a local file, which ends with this process however that ends; gives whether it was free.
+def lock_folder(folder: epath.Path) -> contextlib.AbstractContextManager[object]:
+  """Locks a folder against other processes of this machine. Object stores have no locks: there, does nothing.
 
-  A store of objects knows no locks: there it is always free.
+  Raises:
+    LockHeldError: Another process holds the lock.
   """
-  import fcntl
-
-  if is_remote(path):
-    yield True
-    return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with pathlib.Path(path).open("w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      yield False
-      return
-    yield True
+  if is_remote(folder):
+    return contextlib.nullcontext()
+  return file_lock(pathlib.Path(folder) / "lock")
 
 
 def disk_error(folder: epath.Path, error: OSError) -> UserError:
-  """What to say of a disk that is full or closed to us while a corpus is built."""
-  full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-  what = "there is no space left" if full else error.strerror or error
-  return UserError(f"{folder}: {what}. Finished shards are kept: make room and build again, it goes on from there")
+  """Returns a UserError for an OSError of a build, such as a full disk, an exceeded quota or missing permissions."""
+  reason = atomic_write.disk_error_reason(error) or error.strerror or error
+  return UserError(
+    f"{folder}: {reason}. Completed shards are kept; free disk space or fix permissions, then run the build again to"
+    " resume"
+  )
 
 
 @contextlib.contextmanager
 def redirect_stderr(path: epath.Path) -> Iterator[None]:
-  """Sends standard error of this process, and of those that it starts meanwhile, to a local file."""
+  """Appends standard error of this process and its children to a local file."""
   if is_remote(path):
     yield
     return
-  before = os.dup(2)
+  original = os.dup(2)
   try:
     with pathlib.Path(path).open("ab") as file:
       os.dup2(file.fileno(), 2)
     yield
   finally:
-    os.dup2(before, 2)
-    os.close(before)
+    os.dup2(original, 2)
+    os.close(original)
 
 
-def link_or_copy(source: epath.Path, target: epath.Path) -> None:
-  """Makes a finished file stand at `target` too, as a second name where both lie in one file system."""
-  if not is_remote(source) and not is_remote(target):
+def link_or_copy(path: epath.Path, target: epath.Path) -> None:
+  """Creates a hard link `target` to a file, or a copy where links are not possible."""
+  if not is_remote(path) and not is_remote(target):
     try:
-      os.link(source, target)
+      os.link(path, target)
       return
     except OSError:  # another file system, or one without links
       pass
-  source.copy(target, overwrite=True)
+  path.copy(target, overwrite=True)

@@ -1,4 +1,4 @@
-"""Texts that are kept apart from the clips, found by a clip's id: an LMDB, or a JSON file."""
+"""Subtitles and captions stored apart from the clips, in an LMDB or a JSON file, and looked up by clip id."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ from etils import epath
 from clipvip_jax.utils.errors import UserError
 from data.engine import storage
 from data.engine.items import Item, clean_text, peek
+from data.engine.json_files import LOOKUP_KEYS, id_and_text, read_json, read_json_lines
 
-_ID_KEYS = ("image_id", "clip_id", "video_id", "id")
-_TEXT_KEYS = ("caption", "text", "subtitle")
-_CHECKED = 1000  # clips by which a file of texts is judged
+_CHECKED_CLIPS = 1000  # clips that `check_lookups` looks up
 
 
 class Lookup(Protocol):
-  """Texts by id; None where there is none. Iterating gives the ids."""
+  """Texts by clip id. `get` returns None for an unknown id; iteration yields the ids."""
 
   def get(self, name: str, /) -> str | None: ...
 
   def __iter__(self) -> Iterator[str]: ...
 
 
-class Lmdb:
-  """An LMDB of UTF-8 texts, read where it lies: memory does not grow with it. Raises UserError for no whole LMDB."""
+class LmdbLookup:
+  """An LMDB of UTF-8 texts, memory-mapped."""
 
   def __init__(self, path: str):
+    """Opens the LMDB.
+
+    Raises:
+      UserError: `path` is not an LMDB, or is truncated.
+    """
     import lmdb
 
     try:
@@ -39,145 +43,117 @@ class Lmdb:
       )
       self._transaction = self._environment.begin(buffers=True)
     except lmdb.Error as error:
-      raise UserError(f"{path}: no LMDB that can be read ({error})") from error
+      raise UserError(f"{path}: cannot be opened as an LMDB ({error}); copy it again") from error
     self._path = path
-    self._check_whole()
+    self._check_size()
 
-  def _check_whole(self) -> None:
-    """Refuses a file that was cut: the system would end this process where it is read behind its end."""
-    place = epath.Path(self._path)
-    file = place / "data.mdb" if place.is_dir() else place
-    promised = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
-    if (size := file.stat().length) < promised:
+  def _check_size(self) -> None:
+    """Refuses a truncated file: access beyond its end would kill the process with SIGBUS."""
+    path = epath.Path(self._path)
+    file = path / "data.mdb" if path.is_dir() else path
+    expected = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
+    if (size := file.stat().length) < expected:
       self._environment.close()
       raise UserError(
-        f"{file}: {size} bytes of an LMDB that has {promised}; copy it again (if this is all of it, `mdb_copy -c`"
-        " writes it anew)"
+        f"{file}: the LMDB is truncated ({size} of {expected} bytes); copy it again, or rewrite it with `mdb_copy -c`"
+        " if the original has this size"
       )
 
   def __iter__(self) -> Iterator[str]:
     return (str(key, "utf-8", "replace") for key in self._transaction.cursor().iternext(values=False))
 
   def get(self, name: str, /) -> str | None:
-    """Raises UserError for bytes that are no text, and for a damaged file."""
+    """Returns the text of a clip, or None.
+
+    Raises:
+      UserError: The value is not UTF-8, or the LMDB is corrupt.
+    """
     import lmdb
 
     key = name.encode()
     try:
       value = self._transaction.get(key) if len(key) <= self._environment.max_key_size() else None
     except lmdb.Error as error:
-      raise UserError(f"{self._path}, key {name!r}: the LMDB is damaged ({error})") from error
+      raise UserError(f"{self._path}, key {name!r}: the LMDB is corrupt ({error}); copy it again") from error
     if value is None:
       return None
     try:
       return clean_text(str(value, "utf-8"), f"{self._path}, key {name!r}")
     except UnicodeDecodeError as error:
-      raise UserError(f"{self._path}, key {name!r}: the text is not UTF-8 ({error})") from error
+      raise UserError(f"{self._path}, key {name!r}: the text is not UTF-8 ({error}); re-encode it") from error
 
 
 def is_lmdb(path: str) -> bool:
-  """Whether `path` is an LMDB rather than a JSON file."""
+  """Returns whether `path` names an LMDB rather than a JSON file."""
   return epath.Path(path).is_dir() or epath.Path(path).suffix in (".mdb", ".lmdb")
 
 
 def open_lookup(path: str) -> Lookup:
-  """An LMDB, or a JSON file held in memory: {ID: TEXT}, [{"image_id": ID, "caption": TEXT}], or that as lines.
+  """Opens a file of texts.
+
+  Args:
+    path: An LMDB; or a .json or .jsonl file, {ID: TEXT} or a list or lines of {"image_id": ID, "caption": TEXT}, which
+      is held in memory.
 
   Raises:
-    UserError: it is not there, or none of these.
+    UserError: The file does not exist, or has another format.
   """
   if not epath.Path(path).exists():
     raise UserError(f"{path}: no such file; name an LMDB, a .json or a .jsonl file")
-  return Lmdb(path) if is_lmdb(path) else _read_json(path)
+  return LmdbLookup(path) if is_lmdb(path) else _read_texts(path)
 
 
 @functools.cache
 def open_shared(path: str) -> Lookup:
-  """`open_lookup`, once a process: LMDB does not allow twice."""
+  """Calls `open_lookup` once per process, since LMDB does not allow opening a file twice."""
   return open_lookup(path)
 
 
 def check_lookups(items: Iterator[Item], lookups: Mapping[str, str]) -> Iterator[Item]:
-  """The items, unless a file of texts knows none of the first thousand.
+  """Yields the items after checking that each lookup has a text for at least one of the first thousand.
 
   Args:
-    items: of a corpus.
-    lookups: {"subtitle" | "caption": file}.
+    items: Items of a corpus.
+    lookups: {"subtitle" or "caption": path}.
 
   Raises:
-    UserError: a file is for other clips: one id of each side is named.
+    UserError: A lookup belongs to other clips; the message has an id of each.
   """
-  open_shared.cache_clear()  # what an earlier build of this process has read may have been mended since
-  first, items = peek(items, _CHECKED)
+  open_shared.cache_clear()  # files may have changed since an earlier build in this process
+  first, items = peek(items, _CHECKED_CLIPS)
   for field, path in lookups.items():
     texts = open_shared(path)
     if first and not any(texts.get(item.id) for item in first):
       example = next(iter(texts), None)
       raise UserError(
-        f"{path}: no {field} for any of the first {len(first)} clips. It is for other clips: theirs are named as"
-        f" {example!r}, these as {first[0].id!r}"
+        f"{path}: no {field} for any of the first {len(first)} clips; its ids are like {example!r}, those of the clips"
+        f" like {first[0].id!r}. Use the {field}s of these clips"
       )
   yield from items
 
 
-def _read_json(path: str) -> dict[str, str]:
-  if epath.Path(path).suffix == ".jsonl":
-    rows: Any = [row for _, row in json_lines(path)]
-  else:
-    rows = read_json(path)
+def _read_texts(path: str) -> dict[str, str]:
+  is_lines = epath.Path(path).suffix == ".jsonl"
+  rows: Any = [row for _, row in read_json_lines(path)] if is_lines else read_json(path)
   if isinstance(rows, dict):
     return {str(name): clean_text(text, f"{path}, {name!r}") for name, text in rows.items()}
   if not isinstance(rows, list):
-    raise UserError(f'{path}: expected {{ID: TEXT}} or [{{"image_id": ID, "caption": TEXT}}]')
-  return dict(_pair(row, f"{path}, entry {number}") for number, row in enumerate(rows, 1))
-
-
-def _pair(row: Any, where: str) -> tuple[str, str]:
-  if isinstance(row, dict):
-    names = [row[key] for key in _ID_KEYS if key in row]
-    texts = [row[key] for key in _TEXT_KEYS if key in row]
-    if names and texts:
-      return str(names[0]), clean_text(texts[0], where)
-  raise UserError(f"{where}: expected one of {_ID_KEYS} and one of {_TEXT_KEYS}, got {str(row)[:80]}")
+    raise UserError(f'{path}: expected {{ID: TEXT}} or [{{"image_id": ID, "caption": TEXT}}], got {str(rows)[:40]!r}')
+  texts = {}
+  for number, row in enumerate(rows, 1):
+    where = f"{path}, entry {number}"
+    name, text = id_and_text(row, LOOKUP_KEYS, where)
+    texts[str(name)] = clean_text(text, where)
+  return texts
 
 
 def lookup_state(path: str) -> list[int]:
-  """`places.state` of a file of texts. An LMDB's folder does not show that it has changed, its data file does."""
+  """Returns `storage.file_state` of a lookup. For an LMDB's folder, that of its data file."""
   file = epath.Path(path)
   return storage.file_state(file / "data.mdb" if file.is_dir() else file)
 
 
-def lookup_identity(path: str) -> str:
-  """What shows that a file of texts has other content: a digest of it; of an LMDB, its `lookup_state`."""
+def lookup_fingerprint(path: str) -> str:
+  """Returns a string that changes with the content: a SHA-256 digest; `lookup_state` for an LMDB's folder."""
   file = epath.Path(path)
   return json.dumps(lookup_state(path)) if file.is_dir() else hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def read_json(path: str) -> Any:
-  """A JSON file. Raises UserError for one that is absent or broken, with the place."""
-  try:
-    return json.loads(epath.Path(path).read_text(encoding="utf-8-sig"))
-  except (OSError, ValueError, RecursionError) as error:
-    raise UserError(f"{path}: cannot be read as JSON ({getattr(error, 'strerror', None) or error})") from error
-
-
-def json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
-  """(number of the line, object) of a JSON lines file; empty lines are passed over.
-
-  Raises:
-    UserError: no such file, or a line that is no JSON object; it is named.
-  """
-  try:
-    with epath.Path(path).open("rb") as file:
-      for number, line in enumerate(file, 1):
-        if not (stripped := line.removeprefix(b"\xef\xbb\xbf").strip()):
-          continue
-        try:
-          row = json.loads(stripped)
-        except (ValueError, RecursionError) as error:
-          raise UserError(f"{path}, line {number}: no JSON ({error}): {stripped[:60]!r}") from error
-        if not isinstance(row, dict):
-          raise UserError(f"{path}, line {number}: expected an object {{...}}, got {stripped[:60]!r}")
-        yield number, row
-  except OSError as error:
-    raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,4 +1,4 @@
-"""The working folder of a build and the settings that decide the content of its shards."""
+"""The working folder of a build."""
 
 from __future__ import annotations
 
@@ -12,22 +12,28 @@ from data.engine.plan import Shard
 
 @dataclasses.dataclass(frozen=True)
 class BuildWork:
-  """Where shards are made, what decides their content besides the items, and how many clips each has (0: chosen)."""
+  """Folder and inputs of a build.
+
+  Attributes:
+    folder: Folder of the shards.
+    settings: All settings that determine the content of the shards besides the items, serialised.
+    clips_per_shard: Items of each shard; 0: chosen by the size of the split.
+  """
 
   folder: epath.Path
   settings: str
-  clips: int = 0
+  clips_per_shard: int = 0
 
   def digest(self, shard: Shard) -> str:
-    """Of everything that the shard is made from."""
+    """Returns a SHA-256 digest of all inputs of a shard."""
     return hashlib.sha256(f"{shard.digest} {self.settings}".encode()).hexdigest()
 
   @property
-  def stop(self) -> epath.Path:
-    """The first error of a build: shards that come after it do not begin."""
-    return self.folder / "stop.json"
+  def error_file(self) -> epath.Path:
+    """File with the first error of a build; workers start no shard while it exists."""
+    return self.folder / "error.json"
 
   @property
-  def chatter(self) -> epath.Path:
-    """What Beam's processes on this machine write to standard error."""
+  def worker_log(self) -> epath.Path:
+    """File with standard error of Beam's local processes."""
     return self.folder / "workers.log"

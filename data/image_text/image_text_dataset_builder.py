@@ -1,4 +1,4 @@
-"""image_text: images with one text each, as CC3M and CC12M; every image is a clip of one frame."""
+"""image_text: images with one text each, such as CC3M and CC12M. Each image is a clip of one frame."""
 
 from __future__ import annotations
 
@@ -16,124 +16,126 @@ from etils import epath
 from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES
 from clipvip_jax.utils.errors import UserError
 from data.engine import storage
-from data.engine.builder import CorpusBuilder, CorpusConfig
+from data.engine.builder import CorpusBuilder
+from data.engine.corpus_config import CorpusConfig
 from data.engine.items import Item, check_id, clean_text, safe_join
 
 _TARS = ("*.tar", "*/*.tar", "*/*/*.tar")
 _BLOCK = 2**20  # bytes
-_LONGEST = 2**24  # bytes of a text within a tar
-_CAPTION, _PATH = ("caption", "text"), ("path", "image", "file")  # how a table's columns may be named
+_MAX_TEXT_BYTES = 2**24
+_CAPTION_COLUMNS, _PATH_COLUMNS = ("caption", "text"), ("path", "image", "file")
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class ImageTextConfig(CorpusConfig):
-  """table: name of the table below the source; where there is none, tar files are read."""
+  """Configuration of a corpus of images.
+
+  Attributes:
+    table: Name of the table below the raw files; if it does not exist, tar files are read.
+  """
 
   min_frames: int = 1
   table: str = "images.tsv"
 
 
 class Builder(CorpusBuilder):
-  """A table of images, or else tar files up to two folders below the source; training split only.
+  """Images of a table or of tar files; training split only. Texts are captions.
 
-  Texts are captions of the image. The table has lines CAPTION<TAB>PATH of images below the source, called by their
-  paths, or a first line that names these columns, `caption` and `path`, among others. Lists of addresses in the web,
-  as those of CC3M and CC12M, are none: the images must be there. A tar holds KEY.jpg (or another image) with KEY.txt
-  or KEY.json, {"caption": TEXT}, beside it, as WebDataset has it. Images are read where they stand in it; they are
-  called TAR/KEY.
+  Table: lines CAPTION<TAB>PATH, PATH relative to the table; or a header line that names the columns `caption` and
+  `path` among others. Ids are paths. Lists of URLs, such as those of CC3M and CC12M, must be downloaded first.
+  Tar files: up to two folders below the raw files, in WebDataset layout: KEY.jpg, or another image format, next to
+  KEY.txt or KEY.json, {"caption": TEXT}. Images are read without unpacking. Ids are TAR/KEY.
   """
 
   code_path = pathlib.Path(__file__)
   VERSION = tfds.core.Version("1.0.0")
-  BUILDER_CONFIGS = [  # noqa: RUF012 - TFDS' own way
+  BUILDER_CONFIGS = [  # noqa: RUF012 - as in TFDS
     ImageTextConfig(name="default", description="Shorter side at most 256 pixels.")
   ]
 
-  def items(self, source: epath.Path) -> Iterator[Item]:
-    """Raises UserError for a tar that is cut or broken, or a broken line."""
+  def items(self, raw_dir: epath.Path) -> Iterator[Item]:
+    """Yields the images. Raises UserError for a truncated or corrupt tar file, or an invalid line."""
     config = self.builder_config
     assert isinstance(config, ImageTextConfig)
-    if (table := source / config.table).exists():
+    if (table := raw_dir / config.table).exists():
       yield from _table_items(table)
       return
-    tars = sorted(path for pattern in _TARS for path in storage.matching(source, pattern))
+    tars = sorted(path for pattern in _TARS for path in storage.glob(raw_dir, pattern))
     if not tars:
-      raise UserError(f"{source}: neither a table {config.table} nor tar files ({', '.join(_TARS)})")
+      raise UserError(f"{raw_dir}: no images; put a table {config.table} or tar files ({', '.join(_TARS)}) here")
     for path in tars:
-      yield from _tar_items(path, os.fspath(path.relative_to(source)))
+      yield from _tar_items(path, os.fspath(path.relative_to(raw_dir)))
 
 
 def _tar_items(path: epath.Path, name: str) -> Iterator[Item]:
-  """The keys of a tar in its order; what one key has stands together."""
-  key, parts = "", dict[str, tuple[int, int]]()
+  """Yields the keys of a tar file in order. The files of a key are adjacent."""
+  key, members = "", dict[str, tuple[int, int]]()  # {suffix: (offset, size)}
   try:
     with path.open("rb") as file:
       for member in _members(file, path):
-        base, suffix = os.path.splitext(member.name)  # noqa: PTH122  # a name within the tar, no path
-        if base != key and parts:
-          yield _tar_item(file, path, name, key, parts)
-          parts = {}
+        base, suffix = os.path.splitext(member.name)  # noqa: PTH122  # not a path of the file system
+        if base != key and members:
+          yield _tar_item(file, path, name, key, members)
+          members = {}
         key = base
         if suffix.lower() in (*IMAGE_SUFFIXES, ".txt", ".json") and member.size > 0:
-          parts[suffix.lower()] = member.offset_data, member.size
-      if parts:
-        yield _tar_item(file, path, name, key, parts)
+          members[suffix.lower()] = member.offset_data, member.size
+      if members:
+        yield _tar_item(file, path, name, key, members)
   except (tarfile.TarError, EOFError) as error:
-    raise UserError(f"{path}: no whole tar file ({error})") from error
+    raise UserError(f"{path}: the tar file is truncated or corrupt ({error}); copy it again") from error
   except OSError as error:
     raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _members(file: BinaryIO, path: epath.Path) -> Iterator[tarfile.TarInfo]:
-  """The files of a tar. Raises UserError where its end is not marked, as it is in one that was written to the end."""
+  """Yields the regular files of a tar file. Raises UserError if its end-of-archive marker is missing."""
   with tarfile.open(fileobj=file, mode="r:") as tar:
     while (member := tar.next()) is not None:
-      tar.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
+      tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all of them in memory
       if member.isreg() and not member.issparse():
         yield member
-    file.seek(tar.offset)  # tarfile ends in peace at a damaged header too
+    file.seek(tar.offset)  # tarfile also stops silently at a corrupt header
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-      raise UserError(f"{path}: the tar is cut or damaged at byte {tar.offset}; make or copy it again")
+      raise UserError(f"{path}: the tar file is truncated or corrupt at byte {tar.offset}; copy or create it again")
     while block := file.read(_BLOCK):
       if block.strip(b"\0"):
-        raise UserError(
-          f"{path}: there is more behind the tar's end; were several put behind each other? Keep them apart"
-        )
+        raise UserError(f"{path}: data after the end of the tar file; do not concatenate tar files")
 
 
-def _tar_item(file: BinaryIO, path: epath.Path, name: str, key: str, parts: dict[str, tuple[int, int]]) -> Item:
+def _tar_item(file: BinaryIO, path: epath.Path, name: str, key: str, members: dict[str, tuple[int, int]]) -> Item:
   where = f"{path}, {key!r}"
-  image = next((parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts), None)
+  image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
   text: Any = ""
-  if ".txt" in parts:
-    text = _text(file, *parts[".txt"], where)
-  elif ".json" in parts:
-    text = _caption(_text(file, *parts[".json"], where), where)
+  if ".txt" in members:
+    text = _read_text(file, *members[".txt"], where)
+  elif ".json" in members:
+    text = _parse_caption(_read_text(file, *members[".json"], where), where)
   return Item(
     id=check_id(f"{name.removesuffix('.tar')}/{key}", where),
     split="train",
-    video=os.fspath(path) if image else f"{path}#{key}",  # no file has this name: it counts as missing
+    video=os.fspath(path) if image else f"{path}#{key}",  # does not exist, and counts as missing
     caption=clean_text(text, where),
     offset=image[0] if image else 0,
     size=image[1] if image else 0,
   )
 
 
-def _text(file: BinaryIO, offset: int, size: int, where: str) -> str:
-  if size > _LONGEST:
-    raise UserError(f"{where}: a text of {size} bytes; at most {_LONGEST} are allowed")
+def _read_text(file: BinaryIO, offset: int, size: int, where: str) -> str:
+  if size > _MAX_TEXT_BYTES:
+    raise UserError(f"{where}: the text has {size} bytes; use at most {_MAX_TEXT_BYTES}")
   file.seek(offset)
   try:
     return str(file.read(size), "utf-8-sig")
   except UnicodeDecodeError as error:
-    raise UserError(f"{where}: the text is not UTF-8 ({error})") from error
+    raise UserError(f"{where}: the text is not UTF-8 ({error}); re-encode it") from error
 
 
-def _caption(data: str, where: str) -> Any:
+def _parse_caption(data: str, where: str) -> Any:
   try:
     fields = json.loads(data)
   except (ValueError, RecursionError) as error:
-    raise UserError(f"{where}: no JSON ({error})") from error
+    raise UserError(f"{where}: invalid JSON ({error})") from error
   if not isinstance(fields, dict):
     raise UserError(f'{where}: expected {{"caption": TEXT}}, got {data[:40]!r}')
   return fields.get("caption") or ""
@@ -141,16 +143,16 @@ def _caption(data: str, where: str) -> Any:
 
 def _table_items(path: epath.Path) -> Iterator[Item]:
   columns, width = (0, 1), 2
-  for number, row in _rows(path):
+  for number, row in _read_rows(path):
     where = f"{path}, line {number}"
-    if number == 1 and (named := _columns(row)):
-      columns, width = named, len(row)
+    if number == 1 and (header := _parse_header(row)):
+      columns, width = header, len(row)
       continue
     if len(row) != width:
-      raise UserError(f"{where}: {width} columns with a tab between them are expected, got {len(row)}")
+      raise UserError(f"{where}: expected {width} columns separated by tabs, got {len(row)}")
     caption, name = (row[column] for column in columns)
     if "://" in name or not name.lower().endswith(IMAGE_SUFFIXES):
-      raise UserError(f"{where}: {name[:80]!r} is no path of an image ({', '.join(IMAGE_SUFFIXES)})")
+      raise UserError(f"{where}: expected a path of an image ({', '.join(IMAGE_SUFFIXES)}), got {name[:80]!r}")
     yield Item(
       id=name,
       split="train",
@@ -159,21 +161,24 @@ def _table_items(path: epath.Path) -> Iterator[Item]:
     )
 
 
-def _rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
-  """(number of the line, what stands between its tabs); empty lines are passed over."""
+def _read_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
+  """Yields (line number, tab-separated cells); skips empty lines."""
   try:
     with path.open("rb") as file:
       for number, line in enumerate(file, 1):
         if line.strip():
           yield number, str(line, "utf-8-sig").rstrip("\r\n").split("\t")
   except UnicodeDecodeError as error:
-    raise UserError(f"{path}, line {number}: no UTF-8 ({error})") from error
+    raise UserError(f"{path}, line {number}: not UTF-8 ({error}); re-encode the file") from error
   except OSError as error:
     raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _columns(row: list[str]) -> tuple[int, int] | None:
-  """Where caption and path stand, if this line names columns."""
+def _parse_header(row: list[str]) -> tuple[int, int] | None:
+  """Returns the columns of caption and path if the row names them."""
   names = [name.strip().lower() for name in row]
-  found = [next((names.index(name) for name in allowed if name in names), None) for allowed in (_CAPTION, _PATH)]
-  return (found[0], found[1]) if found[0] is not None and found[1] is not None else None
+  caption, path = (
+    next((names.index(name) for name in allowed if name in names), None)
+    for allowed in (_CAPTION_COLUMNS, _PATH_COLUMNS)
+  )
+  return None if caption is None or path is None else (caption, path)

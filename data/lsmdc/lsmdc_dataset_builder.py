@@ -1,4 +1,4 @@
-"""lsmdc: LSMDC, clips of movies with what is described for the blind."""
+"""lsmdc: LSMDC, movie clips with audio descriptions for the blind."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from etils import epath
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from data.engine.annotations import (
+  AnnotationRow,
   Clip,
-  Pair,
   RetrievalConfig,
-  Videos,
+  VideoFinder,
   find_file,
   find_optional_file,
-  json_pairs,
-  lines_of,
   make_items,
-  merge_pairs,
+  merge_clips,
+  read_json_clips,
+  read_lines,
 )
 from data.engine.builder import CorpusBuilder
 from data.engine.items import Item
@@ -42,22 +42,22 @@ _FILES = {
     "lsmdc_ret_test_1000.json",
   ),
 }
-_COLUMNS = 6  # clip, begin and end aligned, begin and end extracted, sentence
-_VIDEOS = ("videos", "videos/avi", "LSMDC_Videos", "avi")
+_NUM_COLUMNS = 6  # clip, start and end aligned, start and end extracted, sentence
+_VIDEO_FOLDERS = ("videos", "videos/avi", "LSMDC_Videos", "avi")
 
 
 class Builder(CorpusBuilder):
-  """Clips MOVIE/CLIP.avi, or CLIP.avi, by the name of the clip; few have a second sentence.
+  """Clips with one sentence each; a few have two.
 
-  Annotations are the owner's LSMDC16_annos_training.csv, LSMDC16_annos_val.csv and
-  LSMDC16_challenge_1000_publictect.csv, whose lines are the clip, four times and a sentence, separated by tabs; or
-  JSON as `json_pairs` reads it: train_101k_frame.jsonl or train.jsonl, val.jsonl, test_1k_frame.jsonl or test.jsonl.
-  There need be none for validation. The folder of a movie is the clip's name up to its time.
+  Annotations: the owner's LSMDC16_annos_training.csv, LSMDC16_annos_val.csv and LSMDC16_challenge_1000_publictect.csv,
+  whose lines are a clip, four times and a sentence, separated by tabs; or JSON as read by `read_json_clips`:
+  train_101k_frame.jsonl or train.jsonl, val.jsonl, test_1k_frame.jsonl or test.jsonl. Those of validation are optional.
+  Videos: MOVIE/CLIP.avi or CLIP.avi, where MOVIE is the name of the clip up to its time.
   """
 
   code_path = pathlib.Path(__file__)
   VERSION = tfds.core.Version("1.0.0")
-  BUILDER_CONFIGS = [  # noqa: RUF012 - TFDS' own way
+  BUILDER_CONFIGS = [  # noqa: RUF012 - as in TFDS
     RetrievalConfig(
       name="default",
       description="Six frames a second.",
@@ -67,35 +67,35 @@ class Builder(CorpusBuilder):
     )
   ]
 
-  def items(self, source: epath.Path) -> Iterator[Item]:
-    """Raises UserError for files that are absent or broken, by line or entry."""
+  def items(self, raw_dir: epath.Path) -> Iterator[Item]:
+    """Yields the clips. Raises UserError for missing or invalid annotations."""
     config = self.builder_config
     assert isinstance(config, RetrievalConfig)
-    videos = Videos(source, config.videos, _VIDEOS, suffix=".avi")
+    videos = VideoFinder(raw_dir, config.videos, _VIDEO_FOLDERS, suffix=".avi")
     paths = {
-      split: (find_file if split in config.splits else find_optional_file)(source, *names)
+      split: (find_file if split in config.splits else find_optional_file)(raw_dir, *names)
       for split, names in _FILES.items()
     }
     for split, path in paths.items():
       if path is None:
-        log.info("%s: no %s, so there is no split %s", source, " or ".join(_FILES[split]), split)
+        log.info("%s: no %s; skipping split %s", raw_dir, " or ".join(_FILES[split]), split)
         continue
-      pairs = _table(path) if path.suffix == ".csv" else json_pairs(path)
-      yield from make_items(split, merge_pairs(pairs).values(), videos, _places)
+      rows = _read_table(path) if path.suffix == ".csv" else read_json_clips(path)
+      yield from make_items(split, merge_clips(rows).values(), videos, _video_names)
 
 
-def _table(path: epath.Path) -> Iterator[Pair]:
-  # The csv module is of no use: quotes in these sentences are part of them.
-  for number, line in enumerate(lines_of(path), 1):
+def _read_table(path: epath.Path) -> Iterator[AnnotationRow]:
+  # Not with the csv module: quotation marks are part of these sentences.
+  for number, line in enumerate(read_lines(path), 1):
     if cells := line.strip().split("\t") if line.strip() else []:
       where = f"{path}, line {number}"
-      if len(cells) != _COLUMNS:
-        raise UserError(f"{where}: {_COLUMNS} columns separated by tabs are expected, got {len(cells)}")
+      if len(cells) != _NUM_COLUMNS:
+        raise UserError(f"{where}: expected {_NUM_COLUMNS} columns separated by tabs, got {len(cells)}")
       yield where, cells[0], cells[-1]
 
 
-def _places(clip: Clip) -> Iterable[str]:
-  """In the movie's folder, as the file has it, and in no folder."""
+def _video_names(clip: Clip) -> Iterable[str]:
+  """Returns the name in the movie's folder, as in the annotations, and without a folder."""
   name = posixpath.basename(clip.name)
   movie = clip.id.rpartition("_")[0]
   return dict.fromkeys((posixpath.join(movie, name), clip.name, name))

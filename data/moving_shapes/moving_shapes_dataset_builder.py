@@ -1,4 +1,4 @@
-"""moving_shapes: a corpus whose clips can be told apart by motion alone, made on the spot."""
+"""moving_shapes: a synthetic corpus whose clips differ by motion alone."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from clipvip_jax.utils.errors import UserError
-from data.engine.builder import CorpusBuilder, CorpusConfig
+from data.engine.builder import CorpusBuilder
+from data.engine.corpus_config import CorpusConfig
 from data.engine.items import Item
-from data.engine.runner import cores
+from data.engine.runner import available_cores
 from data.moving_shapes import videos
 from data.moving_shapes.plan import SPLITS, Plan
 
-_DRAWING = "1.2.0"  # the builder's version when drawings changed last; new texts need no new ones
-_FEW = 100  # clips that are drawn faster than processes start
+_DRAWING = "1.2.0"  # version of the builder that last changed the videos; texts do not affect them
+_MIN_PARALLEL_CLIPS = 100  # fewer clips are drawn faster than processes start
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class MovingShapesConfig(CorpusConfig):
-  """What is drawn. The seed fixes every byte; num_workers changes none.
+  """Configuration of the corpus. Every byte is a function of the seed and the other fields, except num_workers.
 
-  drawn_frames: of each clip, at drawn_fps a second. side: pixels, both sides. appearances, story_pairs, seen_pairs,
-  renderings: see plan.Plan. validation, test, test_unseen: clips. quantiser: of H.264, 0 (lossless) to 51. num_workers:
-  processes that draw; None: one a core; 0: none beside this one. Every frame is stored as it is decoded.
+  Attributes:
+    seed: Seed of all random draws.
+    drawn_frames: Frames of each video; all of them are stored.
+    drawn_fps: Frames per second of each video.
+    side: Height and width in pixels.
+    quantiser: Quantiser of H.264, 0 (lossless) to 51.
+    appearances, story_pairs, seen_pairs, renderings: See `plan.Plan`.
+    validation, test, test_unseen: Number of clips of these splits.
+    num_workers: Processes that draw; None: one per core; 0: only this process.
   """
 
   splits: tuple[str, ...] = SPLITS
@@ -47,20 +54,20 @@ class MovingShapesConfig(CorpusConfig):
   short_side: int = 0
   num_workers: int | None = None
 
-  NOT_CONTENT: ClassVar[tuple[str, ...]] = (*CorpusConfig.NOT_CONTENT, "num_workers")
+  NON_CONTENT_FIELDS: ClassVar[tuple[str, ...]] = (*CorpusConfig.NON_CONTENT_FIELDS, "num_workers")
 
   def __post_init__(self) -> None:
-    self.min_frames = self.drawn_frames  # a file that has fewer was cut
+    self.min_frames = self.drawn_frames  # a file with fewer is truncated
 
   def plan(self) -> Plan:
-    """Raises UserError for numbers that fit no corpus."""
+    """Returns the plan of the clips. Raises UserError for a value out of range."""
     clips = {"validation": self.validation, "test": self.test, "test_unseen": self.test_unseen}
     return Plan(
       self.seed, self.appearances, self.story_pairs, self.seen_pairs, self.renderings, clips, self.drawn_frames
     )
 
-  def format(self) -> videos.Format:
-    """Raises UserError for what H.264 or JPEG cannot do."""
+  def video_format(self) -> videos.VideoFormat:
+    """Returns the format of the videos. Raises UserError for a value out of range."""
     for name, low, high in (
       ("drawn_frames", 2, 1000),
       ("drawn_fps", 1, 240),
@@ -69,29 +76,29 @@ class MovingShapesConfig(CorpusConfig):
       ("jpeg_quality", 1, 100),
     ):
       if not low <= getattr(self, name) <= high:
-        raise UserError(f"config {self.name!r}: {name} is {getattr(self, name)}, allowed are {low} to {high}")
+        raise UserError(f"config {self.name!r}: {name}={getattr(self, name)} is out of range; use {low} to {high}")
     if self.side % 2:
-      raise UserError(f"config {self.name!r}: side is {self.side}; H.264 needs an even number")
-    return videos.Format(self.drawn_frames, self.drawn_fps, self.side, self.quantiser)
+      raise UserError(f"config {self.name!r}: side={self.side} is odd; H.264 needs an even number")
+    return videos.VideoFormat(self.drawn_frames, self.drawn_fps, self.side, self.quantiser)
 
 
 class Builder(CorpusBuilder):
-  """Scenes are written as H.264 files, then read as any other corpus' videos.
+  """Draws scenes to H.264 files, and then reads these like the videos of any corpus.
 
-  The files stay under DATA_DIR/moving_shapes_videos/CONFIG/SPLIT/ID.mp4. One that is there is used as it is: a build
-  that was stopped goes on where it stood, and a bad file is reported by name.
+  The files are kept at DATA_DIR/moving_shapes_videos/CONFIG/SPLIT/ID.mp4. Drawing is resumable: existing files are not
+  drawn again, and a corrupt one is skipped and reported by name.
   """
 
-  # TFDS finds this path itself, but with a package that it does not ask pip for (importlib_resources).
+  # TFDS finds this path only with importlib_resources, which it does not require.
   code_path = pathlib.Path(__file__)
   VERSION = tfds.core.Version("1.3.0")
-  RELEASE_NOTES = {  # noqa: RUF012 - TFDS' own way
+  RELEASE_NOTES = {  # noqa: RUF012 - as in TFDS
     "1.3.0": "Subtitles speak of something else more often; captions are worded as descriptions are.",
     "1.2.0": "Descriptions are a list, as in all corpora; records stand in the order of the plan.",
     "1.1.0": "Dark backgrounds, drawn anew for each clip and named by captions alone; twins are the same frames.",
     "1.0.0": "First release.",
   }
-  BUILDER_CONFIGS = [  # noqa: RUF012
+  BUILDER_CONFIGS = [  # noqa: RUF012 - as in TFDS
     MovingShapesConfig(name="demo", description="Enough to learn motion from in minutes on a CPU."),
     MovingShapesConfig(
       name="smoke",
@@ -105,25 +112,25 @@ class Builder(CorpusBuilder):
       test_unseen=32,
     ),
   ]
-  GENERATES_ITSELF = True  # needs no files: a recipe may build it
-  EXTRA = ("twin",)  # id of the clip of the same split that differs in motion or order alone, "" for none
+  SYNTHETIC = True  # needs no raw files: a training run may build it
+  EXTRA_FIELDS = ("twin",)  # id of the clip of the same split that differs only in motion or order; "" if none
 
   @property
-  def source(self) -> epath.Path:
-    """The folder of the drawn videos, made here."""
+  def raw_dir(self) -> epath.Path:
+    """The folder of the drawn videos, created if absent."""
     folder = epath.Path(self.data_dir_root) / "moving_shapes_videos" / self.builder_config.name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
-  def items(self, source: epath.Path) -> Iterator[Item]:
-    """Draws what is not there yet. Raises UserError where `source` holds videos drawn otherwise."""
+  def items(self, raw_dir: epath.Path) -> Iterator[Item]:
+    """Draws missing videos, then yields the clips. Raises UserError if `raw_dir` has videos of other settings."""
     config = self.builder_config
     assert isinstance(config, MovingShapesConfig)
-    plan, form, folder = config.plan(), config.format(), pathlib.Path(source)
-    videos.claim(folder, self._drawing())
+    plan, video_format, folder = config.plan(), config.video_format(), pathlib.Path(raw_dir)
+    videos.check_settings(folder, self._video_settings())
     for split in SPLITS:
       clips = plan.split(split)
-      videos.draw(clips, folder / split, form, _workers(config, len(clips)))
+      videos.draw(clips, folder / split, video_format, _num_workers(config, len(clips)))
       for clip in clips:
         yield Item(
           id=clip.id,
@@ -135,23 +142,20 @@ class Builder(CorpusBuilder):
           extra={"twin": clip.twin},
         )
 
-  def _drawing(self) -> dict[str, Any]:
-    """What decides the videos' content."""
+  def _video_settings(self) -> dict[str, Any]:
+    """Returns all settings that determine the videos."""
     config = self.builder_config
     assert isinstance(config, MovingShapesConfig)
     names = ("seed", "appearances", "story_pairs", "seen_pairs", "renderings")
-    form = dataclasses.asdict(config.format())
     return {
       "version": _DRAWING,
-      **form,
+      **dataclasses.asdict(config.video_format()),
       **{name: getattr(config, name) for name in names},
       **config.plan().clips,
     }
 
 
-def _workers(config: MovingShapesConfig, clips: int) -> int:
+def _num_workers(config: MovingShapesConfig, num_clips: int) -> int:
   if config.num_workers is not None:
     return config.num_workers
-  if clips <= _FEW:
-    return 0
-  return cores()
+  return 0 if num_clips <= _MIN_PARALLEL_CLIPS else available_cores()

@@ -1,4 +1,4 @@
-"""Which clips there are: descriptions seen and unseen in training, splits, twins, and every clip's text."""
+"""The clips of moving_shapes: splits, twins, descriptions seen and unseen in training, and all texts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ import numpy as np
 from clipvip_jax.utils.errors import UserError
 from data.moving_shapes import language, scenes
 
-SPLITS = ("train", "validation", "test", "test_unseen")  # a split's place here seeds its clips: append only
-_PLAN = 1000  # stands where a split stands in the seeds of clips
-_SCENE, _TEXT = 0, 1  # what a clip's generators are for; apart, so that a new phrase moves no pixel
-
+SPLITS = ("train", "validation", "test", "test_unseen")  # the index of a split seeds its clips: append only
+_PLAN = 1000  # takes the place of a split's index in the seed of the plan
+_SCENE, _TEXT = 0, 1  # separate generators of a clip, so that changes of texts do not change pixels
 
 Twins = tuple[scenes.Appearance, scenes.Pair]
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """One clip to be made. key: what np.random.default_rng of its pixels is given. twin: an id or ""."""
+  """One clip.
+
+  Attributes:
+    id: Unique within the split.
+    appearance: Its objects.
+    story: Their motion.
+    key: Seed of np.random.default_rng for its pixels.
+    subtitle, caption, description: Its texts.
+    twin: Id of its twin; "" if none.
+  """
 
   id: str
   appearance: scenes.Appearance
@@ -33,11 +41,16 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Numbers that fix the corpus; everything follows from them.
+  """Parameters that determine all clips.
 
-  appearances, half of them of one object and half of two, each meet `story_pairs` twin pairs of stories, of which
-  `seen_pairs` are trained on, `renderings` times each direction. clips: of each split but train, twins in pairs.
-  frames: of a clip.
+  Attributes:
+    seed: Seed of all random draws.
+    appearances: Number of appearances, half with one object and half with two.
+    story_pairs: Number of twin pairs of stories of each appearance.
+    seen_pairs: Number of these that are in the training split.
+    renderings: Number of clips of each description in the training split.
+    clips: Number of clips of each other split, even.
+    frames: Number of frames of a clip.
   """
 
   seed: int
@@ -51,47 +64,50 @@ class Plan:
   def __post_init__(self):
     most = min(len(scenes.ONE_THING), len(scenes.TWO_THINGS))
     if not 1 <= self.seen_pairs < self.story_pairs <= most:
-      raise UserError(f"seen_pairs {self.seen_pairs}, story_pairs {self.story_pairs}: needs 1 <= seen < all <= {most}")
+      raise UserError(
+        f"seen_pairs={self.seen_pairs}, story_pairs={self.story_pairs} are out of range; use"
+        f" 1 <= seen_pairs < story_pairs <= {most}"
+      )
     most_seen, most_unseen = (2 * self.appearances * n for n in (self.seen_pairs, self.story_pairs - self.seen_pairs))
     for split, count in self.clips.items():
       most = most_unseen if split == "test_unseen" else most_seen
       if count % 2 or not 2 <= count <= most:
-        raise UserError(f"split {split!r} of {count} clips: an even number from 2 to {most} is possible")
+        raise UserError(f"{split}={count} clips is out of range; use an even number from 2 to {most}")
 
   def pairs(self) -> tuple[list[Twins], list[Twins]]:
-    """(appearance, twin stories) seen in training, and not; shuffled.
+    """Returns the shuffled (appearance, twin stories) that are in the training split, and those that are not.
 
-    Every appearance is seen with `seen_pairs` of the stories, and every story with as large a share of appearances.
+    Each appearance is seen with `seen_pairs` of the stories, and each story with the same fraction of appearances.
     """
     rng = np.random.default_rng((self.seed, _PLAN))
     seen: list[Twins] = []
     unseen: list[Twins] = []
     order = rng.permutation(self.story_pairs)
     for index, appearance in enumerate(scenes.appearances(self.appearances, rng)):
-      of_kind = index // 2  # kinds alternate
+      offset = index // 2  # appearances of one and of two objects alternate
       stories = scenes.ONE_THING if len(appearance.things) == 1 else scenes.TWO_THINGS
       for k in range(self.story_pairs):
-        # A window that moves on by one from appearance to appearance meets each story equally often.
-        chosen = stories[order[(of_kind + k) % self.story_pairs]]
-        (seen if k < self.seen_pairs else unseen).append((appearance, chosen))
+        # A window that is shifted by one for each appearance covers all stories equally often.
+        pair = stories[order[(offset + k) % self.story_pairs]]
+        (seen if k < self.seen_pairs else unseen).append((appearance, pair))
     return [seen[k] for k in rng.permutation(len(seen))], [unseen[k] for k in rng.permutation(len(unseen))]
 
   def split(self, name: str) -> list[Clip]:
-    """The clips of a split in order; outside of train, twins stand side by side.
+    """Returns the clips of a split in order; outside of train, twins are adjacent.
 
-    validation and test take their pairs from opposite ends of the same list: no description is in both, where
-    there are enough.
+    validation and test take pairs from opposite ends of the same list, so that they share no description if the list is
+    long enough.
     """
     seen, unseen = self.pairs()
-    chosen = {
+    pairs = {
       "train": seen * self.renderings,
       "validation": seen[: self.clips["validation"] // 2],
       "test": seen[len(seen) - self.clips["test"] // 2 :],
       "test_unseen": unseen[: self.clips["test_unseen"] // 2],
     }[name]
     others = [(appearance, story) for appearance, pair in seen for story in pair]
-    told = [(appearance, story) for appearance, pair in chosen for story in pair]
-    return [self._clip(name, number, *both, others) for number, both in enumerate(told)]
+    contents = [(appearance, story) for appearance, pair in pairs for story in pair]
+    return [self._clip(name, number, *content, others) for number, content in enumerate(contents)]
 
   def _clip(
     self,
@@ -101,10 +117,11 @@ class Plan:
     story: scenes.Story,
     others: list[tuple[scenes.Appearance, scenes.Story]],
   ) -> Clip:
-    # Twins are drawn from the same numbers, so that they are the same frames in another order.
-    drawn = number if split == "train" else number - number % 2
-    place = SPLITS.index(split)
-    key, rng = (self.seed, place, drawn, _SCENE), np.random.default_rng((self.seed, place, number, _TEXT))
+    # Twins have the same seed, so that they have the same frames in another order.
+    scene_number = number if split == "train" else number - number % 2
+    split_index = SPLITS.index(split)
+    key = (self.seed, split_index, scene_number, _SCENE)
+    rng = np.random.default_rng((self.seed, split_index, number, _TEXT))
     return Clip(
       id=f"{split}_{number:05d}",
       appearance=appearance,

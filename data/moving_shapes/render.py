@@ -1,4 +1,4 @@
-"""Scenes to pictures, with antialiased edges."""
+"""Renders scenes to pictures with antialiased edges."""
 
 import numpy as np
 
@@ -6,7 +6,12 @@ from data.moving_shapes.scenes import Body, Scene
 
 
 def render(scene: Scene, side: int) -> np.ndarray:
-  """uint8 RGB [T, side, side, 3]."""
+  """Returns uint8 RGB [T, side, side, 3].
+
+  Args:
+    scene: The scene.
+    side: Height and width in pixels.
+  """
   pixels = (np.arange(side, dtype=np.float32) + 0.5) / side
   picture = np.empty((3, len(scene.centres), side, side), np.float32)
   picture[:] = scene.colour[:, None, None, None]
@@ -15,17 +20,17 @@ def render(scene: Scene, side: int) -> np.ndarray:
     x = (pixels[None, None, :] - centre[:, 0, None, None]) * side
     y = (pixels[None, :, None] - centre[:, 1, None, None]) * side
     radius = np.float32(body.radius * side)
-    # Distances are in pixels, so that an edge fades over one of them.
+    # Distances are in pixels: an edge fades over one pixel.
     cover = np.clip(0.5 - _distance(body.shape, x, y, radius), 0, 1)
     shade = _shade(body, x, y, radius)
-    for channel in range(3):  # one at a time is quicker than [T, H, W, 3]
+    for channel in range(3):  # faster than all at once on [T, H, W, 3]
       plane = picture[channel]
       plane += cover * (np.float32(body.colour[channel]) * shade - plane)
   return np.ascontiguousarray(np.rint(picture).astype(np.uint8).transpose(1, 2, 3, 0))
 
 
 def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.float32) -> np.ndarray:
-  """[T, H, W]: how far outside the shape's edge a pixel lies; negative inside. x [T, 1, W], y [T, H, 1]."""
+  """Returns [T, H, W], the signed distance to the shape's edge, negative inside. x is [T, 1, W], y is [T, H, 1]."""
   if shape == "circle":
     return np.sqrt(x * x + y * y) - radius
   if shape == "ring":
@@ -38,11 +43,11 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.float32) -> n
   if shape == "triangle":  # pointing up; 2 : 1 flanks
     flank = (2 * np.abs(x) - (y + radius)) / np.float32(np.sqrt(5))
     return np.maximum(flank, y - 0.85 * radius)
-  raise ValueError(f"shape {shape!r} cannot be drawn")
+  raise ValueError(f"unknown shape {shape!r}")
 
 
 def _shade(body: Body, x: np.ndarray, y: np.ndarray, radius: np.float32) -> np.ndarray:
-  """[T, H, W] or [1, 1, 1], 0.5 to 1: the factor by which the texture darkens the colour."""
+  """Returns [T, H, W] or [1, 1, 1], the factor from 0.5 to 1 by which the texture darkens the colour."""
   if body.texture == "plain":
     return np.ones((1, 1, 1), np.float32)
   wave = np.float32(2 * np.pi) / radius

@@ -1,6 +1,6 @@
-"""Clips to mp4 files, drawn side by side in worker processes.
+"""Draws clips to mp4 files in worker processes.
 
-Workers import this module: neither JAX nor TensorFlow nor TFDS is imported here.
+Workers import this module: it imports neither JAX nor TensorFlow nor TFDS.
 """
 
 from __future__ import annotations
@@ -22,13 +22,20 @@ from clipvip_jax.utils.errors import UserError
 from data.moving_shapes import render, scenes
 from data.moving_shapes.plan import Clip
 
-_CHUNK = 16  # clips to a task
+_CHUNK = 16  # clips per task
 _SETTINGS_FILE = "settings.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Format:
-  """How clips become files. side: pixels of both sides, even."""
+class VideoFormat:
+  """Format of a video file.
+
+  Attributes:
+    frames: Number of frames.
+    fps: Frames per second.
+    side: Height and width in pixels; even.
+    quantiser: Quantiser of H.264, 0 (lossless) to 51.
+  """
 
   frames: int
   fps: int
@@ -36,29 +43,35 @@ class Format:
   quantiser: int
 
 
-def draw(clips: Sequence[Clip], folder: pathlib.Path, form: Format, workers: int) -> None:
-  """Writes FOLDER/ID.mp4 of each clip that has none yet.
+def draw(clips: Sequence[Clip], folder: pathlib.Path, video_format: VideoFormat, num_workers: int) -> None:
+  """Writes FOLDER/ID.mp4 of each clip that has no file yet.
 
-  workers: processes; 0 works in this one. The result does not depend on it.
+  Args:
+    clips: The clips.
+    folder: Created if absent.
+    video_format: Format of the files.
+    num_workers: Processes that draw; 0: only this process. Files do not depend on it.
+
+  Raises:
+    UserError: A worker process died.
   """
   folder.mkdir(parents=True, exist_ok=True)
-  write = functools.partial(_draw, folder=folder, form=form)
+  write = functools.partial(_draw, folder=folder, video_format=video_format)
   missing = [clip for clip in clips if not _path(folder, clip).exists()]
-  if not workers or not missing:
+  if not num_workers or not missing:
     for clip in missing:
       write(clip)
     return
-  # spawn: a fork would copy the threads' locks of whoever builds.
+  # spawn: fork could deadlock on locks held by threads of this process.
   context = multiprocessing.get_context("spawn")
   try:
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(num_workers, mp_context=context) as pool:
       for _ in pool.map(write, missing, chunksize=_CHUNK):
         pass
   except concurrent.futures.process.BrokenProcessPool:
     raise UserError(
-      "a worker process ended before its work. Start the build from a module or from under"
-      " `if __name__ == '__main__':`, as Python's multiprocessing asks, or set num_workers=0."
-      " Videos that are finished are kept."
+      "a worker process died. Start the build from a module or under `if __name__ == '__main__':`, which Python's"
+      " multiprocessing requires, or set num_workers=0. Completed videos are kept"
     ) from None
 
 
@@ -66,15 +79,19 @@ def _path(folder: pathlib.Path, clip: Clip) -> pathlib.Path:
   return folder / f"{clip.id}.mp4"
 
 
-def _draw(clip: Clip, folder: pathlib.Path, form: Format) -> None:
-  scene = scenes.stage(clip.appearance, clip.story, form.frames, np.random.default_rng(clip.key))
-  # Each frame is coded by itself: what a predicted frame leaves of its neighbours would tell the direction.
-  frames = render.render(scene, form.side)
-  encode_h264(_path(folder, clip), frames, form.fps, quantiser=form.quantiser, keyframe_every=1)
+def _draw(clip: Clip, folder: pathlib.Path, video_format: VideoFormat) -> None:
+  scene = scenes.stage(clip.appearance, clip.story, video_format.frames, np.random.default_rng(clip.key))
+  # Intra-coded frames only: artefacts of predicted frames would reveal the direction of time.
+  frames = render.render(scene, video_format.side)
+  encode_h264(_path(folder, clip), frames, video_format.fps, quantiser=video_format.quantiser, keyframe_every=1)
 
 
-def claim(folder: pathlib.Path, settings: dict[str, object]) -> None:
-  """Notes in `folder` what its videos are made with. Raises UserError where they were made with something else."""
+def check_settings(folder: pathlib.Path, settings: dict[str, object]) -> None:
+  """Writes settings to a new folder of videos, or compares them with those of an existing one.
+
+  Raises:
+    UserError: The videos in `folder` were drawn with other settings.
+  """
   path = folder / _SETTINGS_FILE
   text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
   if not path.exists():
@@ -90,6 +107,6 @@ def claim(folder: pathlib.Path, settings: dict[str, object]) -> None:
   if old != new:
     changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
     raise UserError(
-      f"{folder}: the videos here were made with other settings ({', '.join(changed)})."
-      " Delete this folder, or build under another config name or data_dir."
+      f"{folder}: the videos were drawn with other settings ({', '.join(changed)}); delete this folder, or choose"
+      " another config name or data_dir"
     )

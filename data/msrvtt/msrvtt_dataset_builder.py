@@ -13,55 +13,60 @@ from etils import epath
 
 from clipvip_jax.utils.errors import UserError
 from data.engine.annotations import (
+  AnnotationRow,
   Clip,
-  Pair,
   RetrievalConfig,
-  Videos,
+  VideoFinder,
   check_name,
-  csv_rows,
   find_file,
   find_optional_file,
-  json_pairs,
   make_items,
-  merge_pairs,
+  merge_clips,
+  read_csv,
+  read_json_clips,
   stem,
 )
 from data.engine.builder import CorpusBuilder
 from data.engine.items import Item
-from data.engine.text_lookup import read_json
+from data.engine.json_files import read_json
 
-# Captions of all videos in one file, or as the owner hands them out.
-_WHOLE, _PARTS = "MSRVTT_data.json", ("train_val_videodatainfo.json", "test_videodatainfo.json")
-_TRAIN = {
+# Captions of all videos in one file, or in the owner's two files.
+_ALL_CAPTIONS, _OWNERS_CAPTIONS = "MSRVTT_data.json", ("train_val_videodatainfo.json", "test_videodatainfo.json")
+_TRAIN_FILES = {
   "9k": ("MSRVTT_train.9k.csv", "train9k.jsonl", "msrvtt_ret_train9k.json"),
   "7k": ("MSRVTT_train.7k.csv", "train7k.jsonl", "msrvtt_ret_train7k.json"),
 }
-_TEST = ("MSRVTT_JSFUSION_test.csv", "test1ka.jsonl", "msrvtt_ret_test1k.json")
-_SPLITS = {"train": "train", "validate": "validation", "test": "test"}  # as the owner writes them -> of the corpus
-_VIDEOS = ("videos/all", "TrainValVideo", "TestVideo", "videos", "MSRVTT_Videos", "videos_6fps")
+_TEST_FILES = ("MSRVTT_JSFUSION_test.csv", "test1ka.jsonl", "msrvtt_ret_test1k.json")
+_SPLITS = {"train": "train", "validate": "validation", "test": "test"}  # the owner's name -> split
+_VIDEO_FOLDERS = ("videos/all", "TrainValVideo", "TestVideo", "videos", "MSRVTT_Videos", "videos_6fps")
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class MsrvttConfig(RetrievalConfig):
-  """train: "9k" or "7k", tested on 1k-A; or "full", the owner's own splits."""
+  """Configuration of MSR-VTT.
+
+  Attributes:
+    train: "9k" or "7k" training videos, with 1k-A as test split; or "full", the owner's splits.
+  """
 
   train: str
   fps: float = 6.0
 
 
 class Builder(CorpusBuilder):
-  """Videos videoN.mp4 with all of their captions, of which training draws one at each visit; 1k-A has one of each.
+  """Videos with all of their captions, of which training draws one per visit; those of 1k-A have one caption each.
 
   9k, 7k: the list MSRVTT_train.9k.csv (column video_id) with captions from MSRVTT_data.json, or from the owner's
-  train_val_videodatainfo.json and test_videodatainfo.json; or train9k.jsonl, msrvtt_ret_train9k.json, which hold both,
-  as `json_pairs` reads them. 1k-A: MSRVTT_JSFUSION_test.csv (columns video_id, sentence), test1ka.jsonl or
-  msrvtt_ret_test1k.json. full: the same captions, by the "split" of their videos. Videos lie in videos/all,
-  TrainValVideo and TestVideo, videos, or the source itself.
+  train_val_videodatainfo.json and test_videodatainfo.json; or train9k.jsonl or msrvtt_ret_train9k.json, which hold
+  both, as read by `read_json_clips`.
+  1k-A: MSRVTT_JSFUSION_test.csv (columns video_id, sentence), test1ka.jsonl or msrvtt_ret_test1k.json.
+  full: the same files of captions, split by the "split" of their videos.
+  Videos: videoN.mp4 in videos/all, TrainValVideo and TestVideo, videos, or the raw folder itself.
   """
 
   code_path = pathlib.Path(__file__)
   VERSION = tfds.core.Version("1.0.0")
-  BUILDER_CONFIGS = [  # noqa: RUF012 - TFDS' own way
+  BUILDER_CONFIGS = [  # noqa: RUF012 - as in TFDS
     MsrvttConfig(
       name="9k",
       description="9,000 videos for training, 1k-A for testing; six frames a second.",
@@ -85,73 +90,75 @@ class Builder(CorpusBuilder):
     ),
   ]
 
-  def items(self, source: epath.Path) -> Iterator[Item]:
-    """Raises UserError for files that are absent or broken, by line or entry."""
+  def items(self, raw_dir: epath.Path) -> Iterator[Item]:
+    """Yields the clips. Raises UserError for missing or invalid annotations."""
     config = self.builder_config
     assert isinstance(config, MsrvttConfig)
-    if config.train not in (*_TRAIN, "full"):
-      raise UserError(f"train={config.train!r} is unknown; allowed: {', '.join(_TRAIN)}, full")
-    videos = Videos(source, config.videos, _VIDEOS)
+    if config.train not in (*_TRAIN_FILES, "full"):
+      raise UserError(f"train={config.train!r} is unknown; use {', '.join(_TRAIN_FILES)} or full")
+    videos = VideoFinder(raw_dir, config.videos, _VIDEO_FOLDERS)
     if config.train == "full":
-      yield from _full(_captions(source, "full"), videos)
+      yield from _full_items(_caption_files(raw_dir, "full"), videos)
       return
-    test, train = find_file(source, *_TEST), find_file(source, *_TRAIN[config.train])
-    yield from make_items("train", _train(source, train, config.train), videos)
-    yield from make_items("test", merge_pairs(_pairs(test, "sentence")).values(), videos)
+    test, train = find_file(raw_dir, *_TEST_FILES), find_file(raw_dir, *_TRAIN_FILES[config.train])
+    yield from make_items("train", _train_clips(raw_dir, train, config.train), videos)
+    yield from make_items("test", merge_clips(_read_list(test, "sentence")).values(), videos)
 
 
-def _pairs(path: epath.Path, *columns: str) -> Iterator[Pair]:
-  """Pairs of a list of videos, in whichever form it is."""
+def _read_list(path: epath.Path, *columns: str) -> Iterator[AnnotationRow]:
+  """Yields the rows of a list of videos, in CSV or JSON. In CSV, `columns` hold the texts."""
   if path.suffix != ".csv":
-    yield from json_pairs(path)
+    yield from read_json_clips(path)
     return
-  for where, row in csv_rows(path, "video_id", *columns):
+  for where, row in read_csv(path, "video_id", *columns):
     yield where, row["video_id"], [row[column] for column in columns]
 
 
-def _train(source: epath.Path, path: epath.Path, train: str) -> Iterable[Clip]:
-  """The clips of the training list; those of a table get all of their captions, which stand elsewhere."""
-  listed = merge_pairs(_pairs(path))
+def _train_clips(raw_dir: epath.Path, path: epath.Path, train: str) -> Iterable[Clip]:
+  """Returns the clips of a training list; those of a CSV file get their captions from other files."""
+  clips = merge_clips(_read_list(path))
   if path.suffix == ".csv":
-    captions = merge_pairs(pair for part in _captions(source, train) for pair in _sentences(part))
-    for name, clip in listed.items():
+    captions = merge_clips(row for file in _caption_files(raw_dir, train) for row in _read_captions(file))
+    for name, clip in clips.items():
       clip.texts.extend(captions[name].texts if name in captions else ())
-  return listed.values()
+  return clips.values()
 
 
-def _captions(source: epath.Path, train: str) -> list[epath.Path]:
-  """The files of captions. All of 7k stands in the first of two."""
-  if whole := find_optional_file(source, _WHOLE):
-    return [whole]
-  if not any(find_optional_file(source, part) for part in _PARTS):
-    find_file(source, _WHOLE, *_PARTS)
-  return [find_file(source, part) for part in (_PARTS[:1] if train == "7k" else _PARTS)]
+def _caption_files(raw_dir: epath.Path, train: str) -> list[epath.Path]:
+  """Returns the files of captions. All videos of 7k are in the first of the owner's two files."""
+  if path := find_optional_file(raw_dir, _ALL_CAPTIONS):
+    return [path]
+  if not any(find_optional_file(raw_dir, name) for name in _OWNERS_CAPTIONS):
+    find_file(raw_dir, _ALL_CAPTIONS, *_OWNERS_CAPTIONS)
+  return [find_file(raw_dir, name) for name in (_OWNERS_CAPTIONS[:1] if train == "7k" else _OWNERS_CAPTIONS)]
 
 
-def _full(paths: list[epath.Path], videos: Videos) -> Iterator[Item]:
-  """All videos with all captions, in the order of the files."""
+def _full_items(paths: list[epath.Path], videos: VideoFinder) -> Iterator[Item]:
+  """Yields all videos with all captions, in the order of the files."""
   for path in paths:
-    captions = merge_pairs(_sentences(path))
-    for where, row in _entries(path, "videos"):
+    captions = merge_clips(_read_captions(path))
+    for where, row in _read_entries(path, "videos"):
       if (split := _SPLITS.get(str(row.get("split")))) is None:
-        raise UserError(f'{where}: a video\'s "split" is one of {", ".join(_SPLITS)}, got {row.get("split")!r}')
+        raise UserError(f'{where}: "split" must be one of {", ".join(_SPLITS)}, got {row.get("split")!r}')
       name = check_name(row.get("video_id"), where)
       texts = captions[stem(name)].texts if stem(name) in captions else []
       yield from make_items(split, [Clip(name, where, texts)], videos)
 
 
-def _sentences(path: epath.Path) -> Iterator[Pair]:
-  return ((where, row.get("video_id"), row.get("caption")) for where, row in _entries(path, "sentences"))
+def _read_captions(path: epath.Path) -> Iterator[AnnotationRow]:
+  return ((where, row.get("video_id"), row.get("caption")) for where, row in _read_entries(path, "sentences"))
 
 
-def _entries(path: epath.Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-  """(place, entry) of a list in one of the owner's files."""
-  whole = read_json(os.fspath(path))
-  rows = whole.get(key) if isinstance(whole, dict) else None
+def _read_entries(path: epath.Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+  """Yields (location, entry) of a list in one of the owner's files."""
+  content = read_json(os.fspath(path))
+  rows = content.get(key) if isinstance(content, dict) else None
   if not isinstance(rows, list):
-    raise UserError(f'{path}: no list "{key}"; the owner\'s files hold {{"videos": [...], "sentences": [...]}}')
+    raise UserError(
+      f'{path}: no list "{key}"; expected {{"videos": [...], "sentences": [...]}} as in the owner\'s files'
+    )
   for number, row in enumerate(rows, 1):
     where = f"{path}, {key}, entry {number}"
     if not isinstance(row, dict):
-      raise UserError(f"{where}: expected an object {{...}}, got {str(row)[:40]!r}")
+      raise UserError(f"{where}: expected a JSON object {{...}}, got {str(row)[:40]!r}")
     yield where, row

@@ -23,31 +23,31 @@ def manifest(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(manifest, tmp_path_factory):
   folder = tmp_path_factory.mktemp("corpora")
-  data_tool.main(["build", str(manifest), f"--data_dir={folder}", "--fps=2", "--max_left_out=0.2", "--workers=1"])
+  data_tool.main(["build", str(manifest), f"--data_dir={folder}", "--fps=2", "--max_skipped=0.2", "--workers=1"])
   return folder
 
 
-def test_check_says_what_a_build_would_meet_and_writes_nothing(manifest, capsys):
+def test_check_reports_skipped_clips_and_writes_nothing(manifest, capsys):
   before = sorted(manifest.parent.iterdir())
-  with pytest.raises(UserError, match=r"leave out more than 5\.0% of {'train': '20\.0%'}"):
+  with pytest.raises(UserError, match=r"would skip 20\.0% of split 'train', more than 5\.0%; repair these files"):
     data_tool.main(["check", str(manifest), "--decode=-1"])
   printed = capsys.readouterr().out
   assert re.search(r"train +10 +1 +9 +1  10 descriptions, 10 caption", printed)
   assert "train: 9.mp4: missing" in printed and "train: 8.mp4: undecodable" in printed
-  data_tool.main(["check", str(manifest), "--decode=0", "--max_left_out=0.1"])
+  data_tool.main(["check", str(manifest), "--decode=0", "--max_skipped=0.1"])
   assert re.search(r"train +10 +1 +0 +0", capsys.readouterr().out)
   assert sorted(manifest.parent.iterdir()) == before
 
 
-def test_build_names_what_was_changed_and_is_done_once(manifest, built):
+def test_build_derives_name_and_is_idempotent(manifest, built):
   folder = built / "video_manifest" / "default-fps_2" / "1.0.0"
   before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-  assert (folder / "left_out.tsv").read_text().count("\n") == 2
+  assert (folder / "skipped.tsv").read_text().count("\n") == 2
   data_tool.main(["build", str(manifest), f"--data_dir={built}", "--fps=2"])
   assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_a_corpus_of_other_annotations_is_not_taken_for_this_one(manifest, built, tmp_path):
+def test_build_rejects_other_annotations(manifest, built, tmp_path):
   other = corpora.write_lines(manifest.parent / "other.jsonl", [{"video": "0.mp4", "text": "another text"}])
   with pytest.raises(UserError, match=r"was built from other annotations .* --name=NAME"):
     data_tool.main(["build", str(other), f"--data_dir={built}", "--fps=2"])
@@ -55,7 +55,7 @@ def test_a_corpus_of_other_annotations_is_not_taken_for_this_one(manifest, built
     data_tool.main(["build", str(tmp_path / "none.jsonl"), f"--data_dir={built}", "--fps=2"])
 
 
-def test_show_is_one_page_that_escapes(built, tmp_path):
+def test_show_writes_one_page_with_escaped_texts(built, tmp_path):
   page = tmp_path / "page.html"
   arguments = ["video_manifest", "--config=default-fps_2", f"--data_dir={built}", f"--html={page}", "--count=3"]
   data_tool.main(["show", *arguments, "--num_frames=4"])
@@ -66,7 +66,7 @@ def test_show_is_one_page_that_escapes(built, tmp_path):
   assert "http" not in html.replace('http-equiv="Content-Security-Policy"', "")
 
 
-def test_throughput_prints_clips_a_second(built, capsys):
+def test_throughput_prints_clips_per_second(built, capsys):
   arguments = ["video_manifest", "--config=default-fps_2", f"--data_dir={built}", "--batch_size=4", "--image_size=32"]
   data_tool.main(["throughput", *arguments, "--num_frames=2", "--workers=1", "--seconds=0.2"])
   assert re.search(r"[0-9.]+ clips/s", capsys.readouterr().out)
@@ -76,23 +76,23 @@ def test_throughput_prints_clips_a_second(built, capsys):
   ("arguments", "words"),
   [
     (["check", "nothing"], "'nothing' is no corpus in data/; there are: "),
-    (["check", "video_manifest"], "--source=FILE"),
-    (["check", "video_manifest", "--config=x"], "it has: default, all_frames"),
+    (["check", "video_manifest"], "--raw_dir=FILE"),
+    (["check", "video_manifest", "--config=x"], "use default, all_frames"),
     (["build", "m.jsonl", "--fsp=3"], "unknown option --fsp; fields that can be set: .*--fps"),
     (["build", "m.jsonl", "--fps=fast"], "--fps=fast: expected a number"),
     (["build", "m.jsonl", "--check_sizes=maybe"], "--check_sizes=maybe: expected true or false"),
     (["build", "m.jsonl", "--fps=-1"], "fps=-1"),
-    (["build", "m.jsonl", "--workers=0"], "--workers=0 must be at least 1"),
+    (["build", "m.jsonl", "--workers=0"], "--workers=0 is out of range; use at least 1"),
     (["build", "m.jsonl", "--workers", "two"], "--workers"),
-    (["build", "m.jsonl", "--source=n.jsonl"], "--source=n.jsonl: the manifest m.jsonl is the source"),
+    (["build", "m.jsonl", "--raw_dir=n.jsonl"], "--raw_dir=n.jsonl does not apply to the manifest m.jsonl; remove it"),
     (["build", "m.jsonl", "more"], "unexpected argument 'more'"),
-    (["build", "m.jsonl", "--beam_options=a=b"], "are for a --runner"),
+    (["build", "m.jsonl", "--beam_options=a=b"], "needs --runner; .* use --workers=N"),
     (["build", "m.jsonl"], "m.jsonl: no such file"),
-    (["build", "m.jsonl", "--name=../x"], "a configuration is named by"),
+    (["build", "m.jsonl", "--name=../x"], "invalid configuration name .*; use at most 100 letters"),
     (["build", "m.jsonl", "--decoder=.x:y"], "decoder='.x:y' is unknown"),
-    (["build", "m.jsonl", "--decode_seconds=nan"], "decode_seconds=nan must be above 0"),
-    (["show", "video_manifest", "--html=x.html", "--seed=-1"], "--seed=-1: allowed are 0 to"),
-    (["throughput", "video_manifest", "--image_size=100000"], "--image_size=100000: allowed are 1 to 4096"),
+    (["build", "m.jsonl", "--decode_timeout=nan"], "decode_timeout=nan is out of range; use seconds above 0"),
+    (["show", "video_manifest", "--html=x.html", "--seed=-1"], "--seed=-1 is out of range; use 0 to"),
+    (["throughput", "video_manifest", "--image_size=100000"], "--image_size=100000 is out of range; use 1 to 4096"),
     (["show", "video_manifest", "--html=x.html", "--fps=3"], "unknown option --fps"),
     (["show", "video_manifest"], "--html"),
     (["show", "video_manifest", "--html=x.html", "--count=0"], "--count=0"),
@@ -102,7 +102,7 @@ def test_throughput_prints_clips_a_second(built, capsys):
     ([], "required"),
   ],
 )
-def test_bad_options_are_refused_in_one_line(tmp_path, monkeypatch, arguments, words):
+def test_rejects_invalid_options_in_one_line(tmp_path, monkeypatch, arguments, words):
   monkeypatch.chdir(tmp_path)
   if arguments and arguments[0] != "mend" and not any("://" in argument for argument in arguments):
     arguments = [*arguments[:2], f"--data_dir={tmp_path}", *arguments[2:]]

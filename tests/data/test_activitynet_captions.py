@@ -8,7 +8,7 @@ import pytest
 
 from clipvip_jax.utils.errors import UserError
 from data.activitynet_captions.activitynet_captions_dataset_builder import Builder
-from data.engine.coverage import LEFT_OUT_FILE
+from data.engine.coverage import SKIPPED_FILE
 from data.engine.records import encode_jpeg
 
 TRAIN = [f"v_{name}" for name in ("QOlSCBRmfWY", "ehGHCYKzyZ8", "-a_b", "v_v1", "nwznKOuZM7w", "gone", "empty", "cut")]
@@ -44,10 +44,10 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(videos):
-  return corpora.build(Builder, "default", videos / "corpora", videos, max_left_out=0.5)
+  return corpora.build(Builder, "default", videos / "corpora", videos, max_skipped=0.5)
 
 
-def test_paragraphs_and_frames(built):
+def test_records_have_paragraphs_and_frames(built):
   for split, names in (("train", TRAIN[:5]), ("validation", VAL)):
     records = {record["id"]: record for record in corpora.read_back(built, split)}
     assert {name: record["description"] for name, record in records.items()} == {
@@ -56,22 +56,22 @@ def test_paragraphs_and_frames(built):
     assert {record["num_frames"] for record in records.values()} == {10}  # one a second
 
 
-def test_what_was_left_out_is_counted_and_named(built):
+def test_skipped_clips_are_counted_and_listed(built):
   counts = built.info.metadata["coverage"]
   assert [counts["train"][key] for key in ("expected", "found", "missing", "undecodable")] == [8, 5, 1, 2]
   assert counts["validation"]["found"] == 3
-  rows = [line.split("\t") for line in (built.data_path / LEFT_OUT_FILE).read_text().splitlines()]
+  rows = [line.split("\t") for line in (built.data_path / SKIPPED_FILE).read_text().splitlines()]
   assert [row[1:3] for row in rows] == [["missing", "v_gone"], ["undecodable", "v_empty"], ["undecodable", "v_cut"]]
   assert rows[0][3].endswith("videos/v_gone.mp4: no such file")
 
 
-def test_two_steps_of_training(built, tmp_path):
+def test_trains_two_steps(built, tmp_path):
   fields = {"loss": "vs", "data.subtitle": "description", "evaluate.selection_split": "validation"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("validation",)})
   assert results["step"] == 2 and results["splits"]["validation"]["size"] == 3
 
 
-def test_folders_of_frames(tmp_path):
+def test_reads_folders_of_frames(tmp_path):
   """As CLIP-ViP's authors lay them out: every frame is stored, byte by byte."""
   frames = [encode_jpeg(frame, 90) for frame in corpora.moving_frames(12)]
   for name in (TRAIN[0], VAL[0]):
@@ -83,7 +83,7 @@ def test_folders_of_frames(tmp_path):
   rows = [{"clip_id": name, "text": ["He.", "She."], "num_frame": 12} for name in TRAIN[:2]]
   corpora.write_lines(tmp_path / "train.jsonl", rows)
   corpora.write_lines(tmp_path / "val1.jsonl", [{"clip_id": VAL[0], "text": "He. She.", "num_frame": 12}])
-  builder = corpora.build(Builder, "default", tmp_path / "corpora", tmp_path, max_left_out=0.5)
+  builder = corpora.build(Builder, "default", tmp_path / "corpora", tmp_path, max_skipped=0.5)
   for split, name in (("train", TRAIN[0]), ("validation", VAL[0])):
     [record] = corpora.read_back(builder, split)
     assert (record["id"], record["description"]) == (name, ["He. She."])
@@ -95,7 +95,7 @@ def plan(folder, **options):
   return corpora.planned(Builder, "default", folder, **options)
 
 
-def test_official_size(tmp_path):
+def test_checks_official_size(tmp_path):
   names = [f"v_{n}" for n in range(4917)]
   write_annotations(tmp_path, TRAIN, names)
   assert len(plan(tmp_path, check_sizes=True)["validation"]) == 4917
@@ -108,14 +108,14 @@ def test_official_size(tmp_path):
   ("whole", "words"),
   [
     ('{"v_a": ', r"train\.json: cannot be read as JSON"),
-    ({"v_a": 7}, "train.json, 'v_a': expected one of"),
-    ({"v_a": {"duration": 3}}, "train.json, 'v_a': expected one of"),
-    ({"v_a": {"sentences": ["x", None]}}, "train.json, 'v_a': a text is a string, got NoneType"),
-    ({"../v_a": {"sentences": ["x"]}}, r"'\.\./v_a' leads out of"),
-    (None, "no annotations; looked for train.json, train.jsonl, anet_ret_train.json here"),
+    ({"v_a": 7}, "train.json, 'v_a': expected an object with one of clip_id"),
+    ({"v_a": {"duration": 3}}, "train.json, 'v_a': expected an object with one of clip_id"),
+    ({"v_a": {"sentences": ["x", None]}}, "train.json, 'v_a': a text must be a string, got NoneType"),
+    ({"../v_a": {"sentences": ["x"]}}, r"'\.\./v_a' is outside of"),
+    (None, "no annotations; put train.json or train.jsonl or anet_ret_train.json here"),
   ],
 )
-def test_broken_annotations_are_refused(tmp_path, whole, words):
+def test_rejects_invalid_annotations(tmp_path, whole, words):
   write_annotations(tmp_path, TRAIN, VAL)
   (tmp_path / "train.json").unlink()
   if whole is not None:

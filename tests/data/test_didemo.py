@@ -7,7 +7,7 @@ import pytest
 
 from clipvip_jax.utils.errors import UserError
 from data.didemo.didemo_dataset_builder import Builder, DidemoConfig
-from data.engine.coverage import LEFT_OUT_FILE
+from data.engine.coverage import SKIPPED_FILE
 
 # As the annotations name them -> as they lie on the disk; None: there is no such file.
 TRAIN = {
@@ -54,10 +54,10 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(source):
-  return corpora.build(Builder, "default", source / "corpora", source, max_left_out=0.5)
+  return corpora.build(Builder, "default", source / "corpora", source, max_skipped=0.5)
 
 
-def test_paragraphs_and_frames(built):
+def test_records_have_paragraphs_and_frames(built):
   records = {record["id"]: record for record in corpora.read_back(built, "train")}
   assert {name: record["description"] for name, record in records.items()} == {
     name: [f"first {i}. second {i}."] for i, name in enumerate(IDS[:5])
@@ -67,16 +67,16 @@ def test_paragraphs_and_frames(built):
   assert [record["id"] for record in corpora.read_back(built, "test")] == ["12@N01_0", "12@N01_1", "12@N01_2"]
 
 
-def test_what_was_left_out_is_counted_and_named(built):
+def test_skipped_clips_are_counted_and_listed(built):
   counts = built.info.metadata["coverage"]
   assert [counts["train"][key] for key in ("expected", "found", "missing", "undecodable")] == [8, 5, 1, 2]
   assert counts["test"]["expected"] == 3
-  rows = [line.split("\t") for line in (built.data_path / LEFT_OUT_FILE).read_text().splitlines()]
+  rows = [line.split("\t") for line in (built.data_path / SKIPPED_FILE).read_text().splitlines()]
   assert [row[1:3] for row in rows] == [["missing", IDS[5]], ["undecodable", IDS[6]], ["undecodable", IDS[7]]]
   assert rows[0][3].endswith("videos/11@N00_6_f.mov: no such file")
 
 
-def test_two_steps_of_training(built, tmp_path):
+def test_trains_two_steps(built, tmp_path):
   fields = {"loss": "vs", "data.subtitle": "description", "evaluate.selection_split": "validation"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("test",)})
   assert results["step"] == 2 and results["splits"]["test"]["size"] == 3
@@ -86,7 +86,7 @@ def plan(folder, config="default", **options):
   return corpora.planned(Builder, config, folder, **options)
 
 
-def test_json_lines_and_lists(source, tmp_path):
+def test_reads_json_lines_and_lists(source, tmp_path):
   """As CLIP-ViP's authors and VindLU's hand them out; sentences may be joined already."""
   (tmp_path / "DiDeMo_Videos").symlink_to(source / "videos")
   texts = {name: ["One.", "Two."] for name in TRAIN}
@@ -101,18 +101,18 @@ def test_json_lines_and_lists(source, tmp_path):
   assert {item.end for item in plan(tmp_path, DidemoConfig(name="cut", seconds=30))["test"]} == {30}
 
 
-def test_names_of_the_list_without_annotations_are_counted(source, tmp_path):
+def test_listed_videos_without_annotations_are_counted(source, tmp_path):
   (tmp_path / "videos").symlink_to(source / "videos")
   for split, names in (("train", TRAIN), ("val", VAL), ("test", TEST)):
     write_annotations(tmp_path, split, names)
   (tmp_path / "test_list.txt").write_text("".join(f"{name}\n" for name in [*TEST, "nobody@N00_1.avi"]))
   assert [item.descriptions for item in plan(tmp_path)["test"]][-1] == ()
-  builder = corpora.build(Builder, "default", tmp_path / "corpora", tmp_path, max_left_out=0.5)
+  builder = corpora.build(Builder, "default", tmp_path / "corpora", tmp_path, max_skipped=0.5)
   counts = builder.info.metadata["coverage"]["test"]
   assert (counts["expected"], counts["found"], counts["without_text"]) == (len(TEST) + 1, len(TEST), 1)
 
 
-def test_official_size(tmp_path):
+def test_checks_official_size(tmp_path):
   names = [f"{n}.mp4" for n in range(1037)]
   for split in ("train", "val", "test"):
     write_annotations(tmp_path, split, names)
@@ -122,18 +122,18 @@ def test_official_size(tmp_path):
   assert len(plan(tmp_path, check_sizes=True)["test"]) == 1004
 
 
-def test_files_that_are_not_there_or_broken(tmp_path):
+def test_rejects_missing_and_invalid_files(tmp_path):
   def refused(words):
     with pytest.raises(UserError, match=words):
       plan(tmp_path)
 
   for split in ("val", "test"):
     write_annotations(tmp_path, split, TEST)
-  refused("no annotations; looked for train_data.json, train.jsonl, didemo_ret_train.json here")
+  refused("no annotations; put train_data.json or train.jsonl or didemo_ret_train.json here")
   train = tmp_path / "train_data.json"
   train.write_text('[{"video": "a.mp4", "description": "t"}, {"video": "../b.mp4", "description": "t"}]')
-  refused(r"train_data\.json, entry 2: '\.\./b\.mp4' leads out of")
+  refused(r"train_data\.json, entry 2: '\.\./b\.mp4' is outside of")
   train.write_text('[{"video": "a.mp4"}]')
-  refused("train_data.json, entry 1: expected one of")
+  refused("train_data.json, entry 1: expected an object with one of clip_id")
   train.write_text('"all"')
   refused("train_data.json: expected a list of clips")

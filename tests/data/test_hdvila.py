@@ -12,8 +12,9 @@ import pytest
 from clipvip_jax import data_tool
 from clipvip_jax.input_pipeline.image_files import decode_image
 from clipvip_jax.utils.errors import UserError
-from data.engine.coverage import LEFT_OUT_FILE
-from data.hdvila.hdvila_dataset_builder import Builder, HdvilaConfig
+from data.engine.coverage import SKIPPED_FILE
+from data.hdvila.hdvila_dataset_builder import Builder
+from data.hdvila.layout import HdvilaConfig
 
 LONG = "word " * 10_000
 VIDEOS = {"aB-_3": 4, "QMi8x8o55Ns": 5}  # id -> number of clips
@@ -79,10 +80,10 @@ def built(clips, tmp_path_factory):
   write_lmdb(folder / "hdvila_captions_db", CAPTIONS)
   corpora.write_lines(folder / "hdvila_subtitles_92m_db.jsonl", [{"clip_id": name} for name in CLIPS])
   (folder / "hdvila_part0.jsonl").write_text("records are not read where there is a list\n")
-  return corpora.build(Builder, "default", folder / "corpora", folder, max_left_out=0.5)
+  return corpora.build(Builder, "default", folder / "corpora", folder, max_skipped=0.5)
 
 
-def test_records(built):
+def test_builds_records(built):
   records = {record["id"]: record for record in corpora.read_back(built, "train")}
   assert list(records) == [CLIPS[0], *CLIPS[3:5], *CLIPS[6:]]
   assert (records[CLIPS[0]]["subtitle"], records[CLIPS[0]]["caption"]) == (
@@ -94,16 +95,16 @@ def test_records(built):
   assert [nearest(records[CLIPS[7]]["frames"][i], 7) for i in range(5)] == [0, 2, 4, 6, 8]  # three a second of six
 
 
-def test_what_was_left_out_is_counted_and_named(built):
+def test_skipped_clips_are_counted_and_listed(built):
   assert built.info.metadata["coverage"]["train"] == {
     "expected": 9, "found": 6, "missing": 1, "undecodable": 1, "too_short": 0, "without_text": 1,
     "lacking_subtitle": 2, "lacking_caption": 2,
   }  # fmt: skip
-  rows = [line.split("\t")[1:3] for line in (built.data_path / LEFT_OUT_FILE).read_text().splitlines()]
+  rows = [line.split("\t")[1:3] for line in (built.data_path / SKIPPED_FILE).read_text().splitlines()]
   assert rows == [["missing", CLIPS[1]], ["undecodable", CLIPS[2]], ["without_text", CLIPS[5]]]
 
 
-def test_records_with_subtitles_and_captions_in_json(clips, tmp_path):
+def test_reads_subtitles_and_captions_in_json(clips, tmp_path):
   """The owner's records, texts in them, and few enough captions for JSON."""
   folder = source(tmp_path / "s", clips)
   write_records(folder / "metafiles/hdvila_part0.jsonl", text="said")
@@ -113,7 +114,7 @@ def test_records_with_subtitles_and_captions_in_json(clips, tmp_path):
   corpora.write_lines(folder / "metafiles/hdvila_part1.jsonl", rows[:1])
   pairs = [{"image_id": name, "caption": f"shows {name}"} for name in CLIPS[:-1]]
   (folder / "captions.json").write_text(json.dumps(pairs))
-  builder = corpora.build(Builder, "default", tmp_path, folder, max_left_out=0.5)
+  builder = corpora.build(Builder, "default", tmp_path, folder, max_skipped=0.5)
   records = {record["id"]: record for record in corpora.read_back(builder, "train")}
   assert list(records) == [*CLIPS[4:], CLIPS[0], CLIPS[3]]
   assert (records[CLIPS[0]]["subtitle"], records[CLIPS[0]]["caption"]) == ("", f"shows {CLIPS[0]}")
@@ -133,20 +134,20 @@ def uncut(tmp_path_factory):
   return corpora.build(Builder, "default", folder / "corpora", folder)
 
 
-def test_spans_of_uncut_videos(uncut):
+def test_reads_spans_of_uncut_videos(uncut):
   records = corpora.read_back(uncut, "train")
   assert [record["id"] for record in records] == CLIPS
   assert all([nearest(frame, n > 3) for frame in record["frames"]] == [3, 5, 7] for n, record in enumerate(records))
 
 
-def test_two_steps_of_training(uncut, tmp_path):
+def test_trains_two_steps(uncut, tmp_path):
   fields = {"evaluate.selection_split": "train", "evaluate.final_splits": ("train",), "evaluate.query": "subtitle"}
   results = corpora.train_two_steps(uncut, tmp_path / "run", **fields)
   assert results["step"] == 2 and results["splits"]["train"]["size"] == 9
   assert results["corpus"]["coverage"]["train"]["lacking_caption"] == 0
 
 
-def test_captions_of_other_clips_until_they_are_mended(clips, tmp_path):
+def test_rejects_captions_of_other_clips(clips, tmp_path):
   folder = source(tmp_path / "s", clips)
   write_records(folder / "part.jsonl", text="said")
   captions = write_lmdb(folder / "captions_db", {"video9.jpg": "a cat"})
@@ -154,32 +155,32 @@ def test_captions_of_other_clips_until_they_are_mended(clips, tmp_path):
     corpora.build(Builder, "default", tmp_path, folder)
   shutil.rmtree(captions)
   write_lmdb(captions, CAPTIONS)
-  assert corpora.build(Builder, "default", tmp_path, folder, max_left_out=0.5).info.splits["train"].num_examples == 7
+  assert corpora.build(Builder, "default", tmp_path, folder, max_skipped=0.5).info.splits["train"].num_examples == 7
 
 
-def test_few_captions_are_refused_unless_they_are_wanted(clips, tmp_path):
+def test_max_missing_text_limits_clips_without_caption(clips, tmp_path):
   folder = source(tmp_path / "s", clips)
   write_records(folder / "part.jsonl", text="said")
   (folder / "captions.json").write_text(json.dumps({CLIPS[0]: "one"}))
-  with pytest.raises(UserError, match="8 of 9 clips have no caption"):
-    corpora.build(Builder, "default", tmp_path, folder, max_left_out=0.5)
-  options = [f"--data_dir={tmp_path}", f"--source={folder}", "--max_left_out=0.5"]
-  with pytest.raises(UserError, match=r"clips that were decoded \d have no caption.*raise --max_lacking"):
+  with pytest.raises(UserError, match=r"8 of 9 clips have no caption, more than 50.0%. Check .*--max_missing_text=1.0"):
+    corpora.build(Builder, "default", tmp_path, folder, max_skipped=0.5)
+  options = [f"--data_dir={tmp_path}", f"--raw_dir={folder}", "--max_skipped=0.5"]
+  with pytest.raises(UserError, match=r"\d of \d decoded clips have no caption.*raise --max_missing_text"):
     data_tool.main(["check", "hdvila", "--decode=-1", *options])
-  data_tool.main(["check", "hdvila", "--decode=-1", *options, "--max_lacking=1"])
-  corpora.build(Builder, "default", tmp_path, folder, max_left_out=0.5, max_lacking=1.0)
+  data_tool.main(["check", "hdvila", "--decode=-1", *options, "--max_missing_text=1"])
+  corpora.build(Builder, "default", tmp_path, folder, max_skipped=0.5, max_missing_text=1.0)
   data_tool.main(["build", "hdvila", *options])  # it is there
   (folder / "captions.json").write_text(json.dumps({CLIPS[0]: "two"}))
   with pytest.raises(UserError, match="other annotations"):
     data_tool.main(["build", "hdvila", *options])
 
 
-def test_a_span_that_ends_where_the_video_begins_is_no_whole_video(tmp_path):
+def test_span_ending_at_zero_is_too_short(tmp_path):
   corpora.write_video(tmp_path / "videos/aB-_3.mp4", count=12, fps=6)
   nothing = {"clip_id": CLIPS[0], "span": ["00:00:00.000", "00:00:00.000"], "text": "said"}
   second = {"clip_id": CLIPS[3], "span": ["00:00:00.000", "00:00:01.000"], "text": "said"}
   corpora.write_lines(tmp_path / "part.jsonl", [{"video_id": "aB-_3", "clip": [nothing, second]}])
-  builder = corpora.build(Builder, "default", tmp_path / "corpora", tmp_path, max_left_out=0.5)
+  builder = corpora.build(Builder, "default", tmp_path / "corpora", tmp_path, max_skipped=0.5)
   assert [record["id"] for record in corpora.read_back(builder, "train")] == [CLIPS[3]]
 
 
@@ -193,25 +194,25 @@ def with_clip(**fields):
 @pytest.mark.parametrize(
   ("line", "words"),
   [
-    ('{"video_id": "x", "clip": [', r"part\.jsonl, line 2: no JSON"),
-    ("[]", "line 2: expected an object"),
-    (json.dumps({"video_id": "x"}), "line 2, clip_id: an id must be a string"),
+    ('{"video_id": "x", "clip": [', r"part\.jsonl, line 2: invalid JSON"),
+    ("[]", "line 2: expected a JSON object"),
+    (json.dumps({"video_id": "x"}), "line 2, clip_id: an id must be a non-empty string"),
     (json.dumps({"video_id": "x", "clip": "all"}), "line 2: \"clip\" must be a list, got 'all'"),
     (json.dumps({"video_id": "x", "clip": [7]}), "line 2, clip 1: expected"),
     (json.dumps({"clip": GOOD["clip"]}), "line 2, clip 1, video_id: an id must be"),
-    (json.dumps({**GOOD, "video_id": "../.."}), r"line 2, clip 1, video_id: '\.\./\.\..*' leads out of"),
-    (json.dumps({"clip_id": "../../x.1.mp4", "span": SPAN}), r"line 2, clip_id: '\.\./\.\./x\.1\.mp4' leads out of"),
-    (with_clip(clip_id="/etc/passwd"), "line 2, clip 2, clip_id: '/etc/passwd' leads out of"),
+    (json.dumps({**GOOD, "video_id": "../.."}), r"line 2, clip 1, video_id: '\.\./\.\..*' is outside of"),
+    (json.dumps({"clip_id": "../../x.1.mp4", "span": SPAN}), r"line 2, clip_id: '\.\./\.\./x\.1\.mp4' is outside of"),
+    (with_clip(clip_id="/etc/passwd"), "line 2, clip 2, clip_id: '/etc/passwd' is outside of"),
     (with_clip(clip_id="a\nb"), "line 2, clip 2, clip_id: an id must be"),
-    (with_clip(text=["a"]), "line 2, clip 2, text: a text is a string, got list"),
-    (with_clip(span=["00:00:01", "later"]), "line 2, clip 2: clips are taken .* got .*'later'"),
-    (with_clip(span=["00:00:01"]), "line 2, clip 2: clips are taken"),
-    (with_clip(span=None), "line 2, clip 2: clips are taken"),
-    (with_clip(span=["00:00:01", "-0:00:02"]), "line 2, clip 2: clips are taken"),
-    (json.dumps(GOOD), "'aB-_3.1.mp4' stands for clip 1 and for clip 2"),
+    (with_clip(text=["a"]), "line 2, clip 2, text: a text must be a string, got list"),
+    (with_clip(span=["00:00:01", "later"]), "line 2, clip 2: clips of uncut videos need \"span\": .* got .*'later'"),
+    (with_clip(span=["00:00:01"]), "line 2, clip 2: clips of uncut videos need"),
+    (with_clip(span=None), "line 2, clip 2: clips of uncut videos need"),
+    (with_clip(span=["00:00:01", "-0:00:02"]), "line 2, clip 2: clips of uncut videos need"),
+    (json.dumps(GOOD), "clips 1 and 2 have the same id 'aB-_3.1.mp4'"),
   ],
 )  # fmt: skip
-def test_bad_records_are_refused_before_work_starts(tmp_path, line, words):
+def test_rejects_invalid_records(tmp_path, line, words):
   (tmp_path / "videos").mkdir()
   (tmp_path / "part.jsonl").write_text(json.dumps(GOOD) + "\n" + line + "\n")
   with pytest.raises(UserError, match=words) as refused:
@@ -244,14 +245,14 @@ def empty(path):
 @pytest.mark.parametrize(
   ("write", "words"),
   [
-    (no_lmdb, "captions_db: no LMDB that can be read"),
-    (empty_folder, "captions_db: no LMDB that can be read"),
-    (half_an_lmdb, r"data.mdb: \d+ bytes of an LMDB that has \d+; copy it again"),
+    (no_lmdb, "captions_db: cannot be opened as an LMDB .*; copy it again"),
+    (empty_folder, "captions_db: cannot be opened as an LMDB .*; copy it again"),
+    (half_an_lmdb, r"data.mdb: the LMDB is truncated \(\d+ of \d+ bytes\); copy it again"),
     (no_utf8, r"captions_db, key 'aB-_3\.1\.mp4': the text is not UTF-8"),
     (empty, "captions_db: no caption for any of the first 1 clips"),
   ],
 )
-def test_broken_lmdbs_are_refused_before_work_starts(tmp_path, write, words):
+def test_rejects_corrupt_lmdbs(tmp_path, write, words):
   (tmp_path / "videos").mkdir()
   corpora.write_lines(tmp_path / "part.jsonl", [GOOD])
   write(tmp_path / "captions_db")
@@ -259,21 +260,21 @@ def test_broken_lmdbs_are_refused_before_work_starts(tmp_path, write, words):
     corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)
 
 
-def test_files_that_are_not_there_or_not_told_apart(tmp_path):
+def test_rejects_missing_and_ambiguous_files(tmp_path):
   def refused(words, **fields):
     with pytest.raises(UserError, match=words):
       corpora.build(Builder, HdvilaConfig(name="mine", **fields), tmp_path / "corpora", tmp_path)
 
-  refused("no folder of clips or videos .*; name it as `clips` or `videos`")
+  refused("no folder of clips or videos .*; set `clips` or `videos` to its name")
   refused(r"no folder of clips or videos \(mine\)", clips="mine")
   (tmp_path / "videos").mkdir()
   refused("no records of clips")
   refused("no records of clips .*mine.jsonl", records="mine.jsonl")
   corpora.write_lines(tmp_path / "part.jsonl", [{"clip_id": CLIPS[0], "span": SPAN}])
   refused('part.jsonl, line 1: no "text", and no file of subtitles or captions')
-  refused("gone: no such file, although `captions` names it", captions="gone")
+  refused("captions='gone': no such file in .*; name the file of captions", captions="gone")
   for name in ("captions1.json", "captions2.json"):
     (tmp_path / name).write_text("{}")
-  refused(r"several files may be the captions \(captions1.json, captions2.json\); name one as `captions`")
+  refused(r"several files may hold the captions \(captions1.json, captions2.json\); set `captions` to one of them")
   (tmp_path / "captions1.json").write_text('{"a": ')
   refused("captions1.json: cannot be read as JSON", captions="captions1.json")

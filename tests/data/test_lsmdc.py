@@ -5,7 +5,7 @@ import pytest
 
 from clipvip_jax.utils.errors import UserError
 from data.engine.annotations import RetrievalConfig
-from data.engine.coverage import LEFT_OUT_FILE
+from data.engine.coverage import SKIPPED_FILE
 from data.lsmdc.lsmdc_dataset_builder import Builder
 
 MOVIES = ("0001_American_Beauty", "1004_Juno")
@@ -47,10 +47,10 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(source):
-  return corpora.build(Builder, "default", source / "corpora", source, max_left_out=0.5)
+  return corpora.build(Builder, "default", source / "corpora", source, max_skipped=0.5)
 
 
-def test_records(built):
+def test_builds_records(built):
   records = {record["id"]: record for record in corpora.read_back(built, "train")}
   assert list(records) == [TRAIN[0], *TRAIN[4:]]
   assert records[TRAIN[0]]["description"] == [SENTENCES[0], "A second one."]
@@ -61,15 +61,15 @@ def test_records(built):
   assert [record["description"] for record in corpora.read_back(built, "test")] == [[text] for text in SENTENCES]
 
 
-def test_what_was_left_out_is_counted_and_named(built):
+def test_skipped_clips_are_counted_and_listed(built):
   counts = built.info.metadata["coverage"]["train"]
   assert [counts[key] for key in ("expected", "found", "missing", "undecodable")] == [8, 5, 1, 2]
-  rows = [line.split("\t") for line in (built.data_path / LEFT_OUT_FILE).read_text().splitlines()]
+  rows = [line.split("\t") for line in (built.data_path / SKIPPED_FILE).read_text().splitlines()]
   assert [row[1:3] for row in rows] == [["missing", TRAIN[1]], ["undecodable", TRAIN[2]], ["undecodable", TRAIN[3]]]
   assert rows[0][3].endswith(f"videos/{MOVIES[0]}/{TRAIN[1]}.avi: no such file")
 
 
-def test_two_steps_of_training(built, tmp_path):
+def test_trains_two_steps(built, tmp_path):
   fields = {"loss": "vs", "data.subtitle": "description", "evaluate.selection_split": "test"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("test",)})
   assert results["step"] == 2 and results["splits"]["test"]["size"] == 3
@@ -79,7 +79,7 @@ def plan(folder, config="default", **options):
   return corpora.planned(Builder, config, folder, **options)
 
 
-def test_json_lines_without_validation(source, tmp_path):
+def test_reads_json_lines_without_validation(source, tmp_path):
   """As CLIP-ViP's authors hand them out: names with the movie's folder, or without."""
   (tmp_path / "videos").mkdir()
   (tmp_path / "videos/avi").symlink_to(source / "videos")
@@ -91,11 +91,11 @@ def test_json_lines_without_validation(source, tmp_path):
   assert found["train"][0].video == str(tmp_path / f"videos/avi/{names[0]}.avi")
   assert found["train"][4].video == str(tmp_path / f"videos/avi/{TRAIN[4]}.avi")
   assert found["test"][0].video == str(tmp_path / f"videos/avi/1005_Signs/{TEST[0]}.avi")
-  with pytest.raises(UserError, match=r"looked for LSMDC16_annos_val\.csv"):
+  with pytest.raises(UserError, match=r"put LSMDC16_annos_val\.csv"):
     plan(tmp_path, RetrievalConfig(name="three", splits=("train", "validation", "test")))
 
 
-def test_official_sizes(tmp_path):
+def test_checks_official_sizes(tmp_path):
   names = [f"1_M_{n}" for n in range(7408)]
   (tmp_path / "LSMDC16_annos_training.csv").write_text(table(TRAIN))
   (tmp_path / "LSMDC16_annos_val.csv").write_text(table(names))
@@ -111,14 +111,14 @@ def test_official_sizes(tmp_path):
 @pytest.mark.parametrize(
   ("text", "words"),
   [
-    (table(TRAIN) + "a\tb\tc\n", r"LSMDC16_annos_training\.csv, line 9: 6 columns separated by tabs .* got 3"),
-    (table(["../../x"]), r"line 1: '\.\./\.\./x' leads out of"),
-    (table(["/etc/x"]), "line 1: '/etc/x' leads out of"),
-    (b"a\t\xff", r"after line 0: not in UTF-8"),
+    (table(TRAIN) + "a\tb\tc\n", r"LSMDC16_annos_training\.csv, line 9: expected 6 columns separated by tabs, got 3"),
+    (table(["../../x"]), r"line 1: '\.\./\.\./x' is outside of"),
+    (table(["/etc/x"]), "line 1: '/etc/x' is outside of"),
+    (b"a\t\xff", r"after line 0: not UTF-8 .*; re-encode the file"),
     (b"", "split 'train' has no clips"),
   ],
 )
-def test_broken_tables_are_refused(tmp_path, text, words):
+def test_rejects_invalid_tables(tmp_path, text, words):
   (tmp_path / "LSMDC16_annos_training.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
   (tmp_path / "LSMDC16_challenge_1000_publictect.csv").write_text(table(TEST))
   with pytest.raises(UserError, match=words) as refused:

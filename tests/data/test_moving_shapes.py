@@ -12,7 +12,7 @@ import pytest
 
 from clipvip_jax.utils.errors import UserError
 from data.engine import coverage
-from data.engine.builder import BuildOptions
+from data.engine.corpus_config import BuildOptions
 from data.moving_shapes import language, render, scenes, videos
 from data.moving_shapes.moving_shapes_dataset_builder import Builder, MovingShapesConfig
 from data.moving_shapes.plan import SPLITS, Plan
@@ -27,8 +27,8 @@ def tiny(**changes):
   return MovingShapesConfig(name="tiny", **{**counts, "num_workers": 0, "drawn_frames": 6, "side": 32, **changes})
 
 
-def build(folder, max_left_out=0.05, **changes):
-  options = BuildOptions(max_left_out=max_left_out)
+def build(folder, max_skipped=0.05, **changes):
+  options = BuildOptions(max_skipped=max_skipped)
   builder = Builder(config=tiny(**changes), data_dir=str(folder), file_format="array_record", options=options)
   builder.download_and_prepare()
   return builder
@@ -47,7 +47,7 @@ def demo():
   return {split: plan.split(split) for split in SPLITS}
 
 
-def test_splits_hold_what_they_promise(demo):
+def test_splits_separate_seen_and_unseen_descriptions(demo):
   trained = collections.Counter(clip.description for clip in demo["train"])
   assert len(trained) == 32 * 16 and set(trained.values()) == {DEMO.renderings}
   for split in ("validation", "test", "test_unseen"):
@@ -67,7 +67,7 @@ def test_splits_hold_what_they_promise(demo):
   assert all(count == (2 if key in shared else 1) for key, count in keys.items())
 
 
-def test_twins_differ_in_motion_or_order_alone(demo):
+def test_twins_differ_only_in_motion_or_order(demo):
   assert not any(clip.twin for clip in demo["train"])
   for split in ("validation", "test", "test_unseen"):
     clips = {clip.id: clip for clip in demo[split]}
@@ -82,7 +82,7 @@ def test_twins_differ_in_motion_or_order_alone(demo):
 
 
 @pytest.mark.parametrize("pair", [*scenes.ONE_THING, *scenes.TWO_THINGS])
-def test_twins_show_the_same_pictures(pair):
+def test_twins_have_the_same_set_of_frames(pair):
   """Drawn from the same numbers, both stories are the same frames in another order, to the last pixel."""
   appearance = scenes.appearances(2, np.random.default_rng(3))[len({event.thing for event in pair[0]}) - 1]
   for seed in range(5):
@@ -93,7 +93,7 @@ def test_twins_show_the_same_pictures(pair):
     assert sorted(one) == sorted(other) and one != other
 
 
-def test_twins_of_the_built_corpus_hold_the_same_frames(built):
+def test_built_twins_have_the_same_set_of_frames(built):
   """After H.264 and JPEG as well: no artefact tells the direction."""
   _, builder = built
   records = {record["id"]: list(record["frames"]) for record in builder.as_data_source("test")}
@@ -102,7 +102,7 @@ def test_twins_of_the_built_corpus_hold_the_same_frames(built):
     assert sorted(records[name]) == sorted(records[twin]) and records[name] != records[twin]
 
 
-def test_of_two_objects_only_the_one_that_moves_is_on_stage():
+def test_only_the_moving_object_is_visible():
   rng = np.random.default_rng(0)
   _, two = scenes.appearances(2, rng)
   for story in itertools.chain(*scenes.TWO_THINGS):
@@ -113,7 +113,7 @@ def test_of_two_objects_only_the_one_that_moves_is_on_stage():
     assert on[0, story[0].thing]
 
 
-def test_motion_is_seen_in_six_frames():
+def test_motion_is_visible_in_six_frames():
   """Between two of six sampled frames, what is on stage moves visibly."""
   rng = np.random.default_rng(0)
   drawn = np.linspace(0, 19, 6).astype(int)
@@ -125,7 +125,7 @@ def test_motion_is_seen_in_six_frames():
 
 
 @pytest.mark.parametrize("shape", scenes.SHAPES)
-def test_objects_are_drawn_where_they_are_and_not_when_off_stage(shape):
+def test_objects_are_drawn_at_their_centres(shape):
   body = scenes.Body(shape, "striped", np.array([200.0, 30.0, 40.0]), 0.18)
   centres = np.array([[[0.5, 0.5]], [[0.25, 0.5]], [[-9.0, -9.0]]])
   inside, left, absent = render.render(scenes.Scene((body,), "black", np.array([9.0, 9.0, 9.0]), centres), 32)
@@ -134,7 +134,7 @@ def test_objects_are_drawn_where_they_are_and_not_when_off_stage(shape):
   assert (absent == 9).all()
 
 
-def test_texts_are_short_few_and_of_the_promised_kinds(demo):
+def test_texts_are_short_and_of_the_documented_kinds(demo):
   clips = demo["train"]
   words = set()
   for clip in itertools.chain(*demo.values()):
@@ -177,12 +177,12 @@ def test_workers_import_neither_jax_nor_tensorflow():
   assert done.stdout.strip() == "[]"
 
 
-def test_metadata_says_what_was_done_and_what_is_missing(built):
+def test_metadata_has_settings_and_coverage(built):
   _, builder = built
   assert "JPEG of quality 92" in builder.info.metadata["pixels"]
   counts = builder.info.metadata["coverage"]["test"]
   assert (counts["expected"], counts["found"], counts["undecodable"]) == (8, 8, 0)
-  assert (builder.data_path / coverage.LEFT_OUT_FILE).read_text() == ""
+  assert (builder.data_path / coverage.SKIPPED_FILE).read_text() == ""
 
 
 def everything(builder):
@@ -190,7 +190,7 @@ def everything(builder):
   return {split: [{**r, "frames": list(r["frames"])} for r in sources[split]] for split in sources}
 
 
-def test_same_seed_same_bytes_whatever_the_workers(built, tmp_path):
+def test_bytes_depend_on_seed_not_on_workers(built, tmp_path):
   folder, builder = built
   again = build(tmp_path, num_workers=2)
   assert everything(again) == everything(builder)
@@ -210,51 +210,57 @@ def test_same_seed_same_bytes_whatever_the_workers(built, tmp_path):
   ],
   ids=["empty", "cut", "sound"],
 )
-def test_bad_files_are_named_counted_and_too_many_refused(tmp_path, spoil, reason):
+def test_max_skipped_limits_corrupt_files(tmp_path, spoil, reason):
   build(tmp_path)
   bad = tmp_path / "moving_shapes_videos" / "tiny" / "test" / "test_00002.mp4"
   spoil(bad)
   untouched = bad.with_name("test_00000.mp4")
   before = untouched.stat().st_mtime_ns
   (tmp_path / "moving_shapes").rename(tmp_path / "first")
-  with pytest.raises(
-    UserError, match=r"1 of 8 clips cannot be used .*test_00002.mp4: .*--max_left_out=0.13"
-  ) as refused:
+  with pytest.raises(UserError, match=r"1 of 8 clips were skipped .*test_00002.mp4: .*--max_skipped=0.13") as refused:
     build(tmp_path)
   assert reason in str(refused.value) and "\n" not in str(refused.value)
-  assert "test_00002.mp4" in next((tmp_path / "moving_shapes").rglob(coverage.LEFT_OUT_FILE)).read_text()
-  builder = build(tmp_path, max_left_out=0.2)
+  assert "test_00002.mp4" in next((tmp_path / "moving_shapes").rglob(coverage.SKIPPED_FILE)).read_text()
+  builder = build(tmp_path, max_skipped=0.2)
   counts = builder.info.metadata["coverage"]["test"]
   assert counts["found"] == 7 and counts["undecodable"] == 1
-  split, why, name, detail = (builder.data_path / coverage.LEFT_OUT_FILE).read_text().strip().split("\t")
+  split, why, name, detail = (builder.data_path / coverage.SKIPPED_FILE).read_text().strip().split("\t")
   assert (split, why, name) == ("test", "undecodable", "test_00002") and str(bad) in detail and reason in detail
   ids = [record["id"] for record in builder.as_data_source("test")]
   assert ids == [f"test_{number:05d}".encode() for number in range(8) if number != 2]  # in the order of the plan
   assert untouched.stat().st_mtime_ns == before  # used as it is
 
 
-def test_other_settings_under_the_same_name_are_refused(built):
+def test_rejects_other_settings_under_the_same_name(built):
   folder, _ = built
   assert build(folder, num_workers=1).info.metadata["settings"]["seed"] == 0  # not a setting of the content
-  with pytest.raises(UserError, match=r"records were built with other settings \(seed\)"):
+  with pytest.raises(UserError, match=r"was built with other settings \(seed\); delete this folder"):
     build(folder, seed=5)
   name = "moving_shapes_videos/tiny"
   settings = json.loads((folder / name / "settings.json").read_text())
-  videos.claim(folder / name, settings)
-  with pytest.raises(UserError, match=r"videos here were made with other settings \(seed\)"):
-    videos.claim(folder / name, {**settings, "seed": 5})
+  videos.check_settings(folder / name, settings)
+  with pytest.raises(UserError, match=r"the videos were drawn with other settings \(seed\); delete this folder"):
+    videos.check_settings(folder / name, {**settings, "seed": 5})
 
 
 @pytest.mark.parametrize(
-  "changes", [{"seen_pairs": 4}, {"appearances": 1}, {"test": 7}, {"test_unseen": 100}, {"side": 33}, {"drawn_fps": 0}]
+  ("changes", "words"),
+  [
+    ({"seen_pairs": 4}, "seen_pairs=4, story_pairs=4 are out of range; use 1 <= seen_pairs"),
+    ({"appearances": 1}, "appearances=1 is out of range|even number"),
+    ({"test": 7}, "test=7 clips is out of range; use an even number"),
+    ({"test_unseen": 100}, "test_unseen=100 clips is out of range; use an even number"),
+    ({"side": 33}, "side=33 is odd; H.264 needs an even number"),
+    ({"drawn_fps": 0}, "drawn_fps=0 is out of range; use 1 to 240"),
+  ],
 )
-def test_impossible_configs_are_refused(changes):
-  with pytest.raises(UserError):
-    config = tiny(**changes)
-    config.format()
+def test_rejects_values_out_of_range(changes, words):
+  config = tiny(**changes)
+  with pytest.raises(UserError, match=words):
+    config.video_format()
     config.plan().split("train")
 
 
-def test_plan_is_refused_by_number():
+def test_plan_rejects_odd_numbers_of_clips():
   with pytest.raises(UserError, match="even number from 2 to 16"):
     Plan(0, 4, 4, 2, 1, {"validation": 8, "test": 18, "test_unseen": 8})

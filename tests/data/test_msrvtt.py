@@ -8,8 +8,8 @@ import corpora
 import pytest
 
 from clipvip_jax.utils.errors import UserError
-from data.engine.builder import BuildOptions
-from data.engine.coverage import LEFT_OUT_FILE
+from data.engine.corpus_config import BuildOptions
+from data.engine.coverage import SKIPPED_FILE
 from data.msrvtt.msrvtt_dataset_builder import Builder
 
 TRAIN, TEST = [f"video{n}" for n in range(6)], [f"video{n}" for n in range(7010, 7014)]
@@ -69,10 +69,10 @@ def built(videos, tmp_path_factory):
   train = [*TRAIN, "video6", "video7", "video8"]
   write_lists(folder, train, TEST)
   write_captions(folder / "MSRVTT_data.json", dict.fromkeys([*train, *TEST], "train"))
-  return corpora.build(Builder, "9k", folder / "corpora", folder, max_left_out=0.5)
+  return corpora.build(Builder, "9k", folder / "corpora", folder, max_skipped=0.5)
 
 
-def test_training_has_all_captions_and_1ka_has_one(built):
+def test_train_has_all_captions_and_1ka_has_one(built):
   assert texts(built, "train") == {name: captions(name) for name in TRAIN}
   assert texts(built, "test") == {name: [f"query, {name}"] for name in TEST}
   records = corpora.read_back(built, "train") + corpora.read_back(built, "test")
@@ -80,24 +80,24 @@ def test_training_has_all_captions_and_1ka_has_one(built):
   assert not any(record["subtitle"] or record["caption"] for record in records)
 
 
-def test_what_was_left_out_is_counted_and_named(built):
+def test_skipped_clips_are_counted_and_listed(built):
   counts = built.info.metadata["coverage"]
   assert {key: counts["train"][key] for key in ("expected", "found", "missing", "undecodable")} == {
     "expected": 9, "found": 6, "missing": 1, "undecodable": 2,
   }  # fmt: skip
   assert counts["test"]["found"] == counts["test"]["expected"] == 4
-  rows = [line.split("\t") for line in (built.data_path / LEFT_OUT_FILE).read_text().splitlines()]
+  rows = [line.split("\t") for line in (built.data_path / SKIPPED_FILE).read_text().splitlines()]
   assert [row[1:3] for row in rows] == [["missing", "video6"], ["undecodable", "video7"], ["undecodable", "video8"]]
   assert rows[0][3].endswith("videos/all/video6.mp4: no such file")
 
 
-def test_two_steps_of_training(built, tmp_path):
+def test_trains_two_steps(built, tmp_path):
   fields = {"loss": "vs", "data.subtitle": "description", "evaluate.selection_split": "test"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("test",)})
   assert results["step"] == 2 and results["splits"]["test"]["size"] == 4
 
 
-def test_the_owners_splits(videos, tmp_path):
+def test_full_has_the_owners_splits(videos, tmp_path):
   folder = tmp_path / "msrvtt"
   for name, clips in (("TrainValVideo", TRAIN), ("TestVideo", TEST)):
     (folder / name).mkdir(parents=True)
@@ -119,7 +119,7 @@ def plan(folder, config="9k", **options):
   return corpora.planned(Builder, config, folder, **options)
 
 
-def test_json_lines_and_lists(videos, tmp_path):
+def test_reads_json_lines_and_lists(videos, tmp_path):
   """As CLIP-ViP's authors and VindLU's hand them out: names with folders, or with the extension."""
   folder = source(tmp_path, videos)
   rows = [{"clip_id": f"msrvtt/{name}", "text": captions(name)} for name in TRAIN]
@@ -140,18 +140,18 @@ def test_json_lines_and_lists(videos, tmp_path):
   }
 
 
-def test_7k_needs_the_owners_first_file_only(tmp_path):
+def test_7k_reads_only_the_owners_first_file(tmp_path):
   write_lists(tmp_path, TRAIN, TEST, "7k")
   write_captions(tmp_path / "train_val_videodatainfo.json", dict.fromkeys(TRAIN[1:], "train"))
   found = plan(tmp_path, "7k")["train"]
   assert [len(item.descriptions) for item in found] == [0, *[20] * 5]  # the first will be counted as without text
   assert found[0].video == str(tmp_path / "video0.mp4")
-  with pytest.raises(UserError, match=r"no column video_id; it has clip"):
+  with pytest.raises(UserError, match=r"no column video_id; the file has clip"):
     write_table(tmp_path / "MSRVTT_train.7k.csv", ["clip"], [])
     plan(tmp_path, "7k")
 
 
-def test_official_sizes(tmp_path):
+def test_checks_official_sizes(tmp_path):
   """1,000 queries and 9,000 videos pass; one query fewer is refused with the numbers and what accepts it."""
   train, test = [f"video{n}" for n in range(9000)], [f"video{n}" for n in range(9000, 10000)]
   write_captions(tmp_path / "MSRVTT_data.json", dict.fromkeys([*train, *test], "train"), count=1)
@@ -173,15 +173,18 @@ GOOD = {"videos": [{"video_id": "video0", "split": "train"}], "sentences": [{"vi
     ('{"videos": [', r"MSRVTT_data\.json: cannot be read as JSON"),
     ([], 'MSRVTT_data.json: no list "sentences"'),
     ({**GOOD, "videos": {}}, 'no list "videos"'),
-    ({**GOOD, "videos": [7]}, "videos, entry 1: expected an object"),
-    ({**GOOD, "videos": [{"video_id": "video0"}]}, 'videos, entry 1: .*"split" is one of train, validate, test, got'),
-    ({**GOOD, "videos": [{"video_id": "../x", "split": "train"}]}, r"videos, entry 1: '\.\./x' leads out of"),
-    ({**GOOD, "sentences": [{"video_id": "/etc/x", "caption": "c"}]}, "sentences, entry 1: '/etc/x' leads out of"),
-    ({**GOOD, "sentences": [{"video_id": "video0"}]}, "sentences, entry 1: a text is a string, got NoneType"),
-    ({**GOOD, "videos": GOOD["videos"] * 2}, "the id 'video0' stands for clip 1 and for clip 2"),
+    ({**GOOD, "videos": [7]}, "videos, entry 1: expected a JSON object"),
+    (
+      {**GOOD, "videos": [{"video_id": "video0"}]},
+      'entry 1: .*"split" must be one of train, validate, test, got',
+    ),
+    ({**GOOD, "videos": [{"video_id": "../x", "split": "train"}]}, r"videos, entry 1: '\.\./x' is outside of"),
+    ({**GOOD, "sentences": [{"video_id": "/etc/x", "caption": "c"}]}, "sentences, entry 1: '/etc/x' is outside of"),
+    ({**GOOD, "sentences": [{"video_id": "video0"}]}, "sentences, entry 1: a text must be a string, got NoneType"),
+    ({**GOOD, "videos": GOOD["videos"] * 2}, "clips 1 and 2 have the same id 'video0'"),
   ],
 )
-def test_broken_captions_are_refused(tmp_path, whole, words):
+def test_rejects_invalid_captions(tmp_path, whole, words):
   (tmp_path / "MSRVTT_data.json").write_text(whole if isinstance(whole, str) else json.dumps(whole))
   config = dataclasses.replace(Builder.builder_configs["full"], name="mine", splits=("train",))
   with pytest.raises(UserError, match=words) as refused:
@@ -192,39 +195,39 @@ def test_broken_captions_are_refused(tmp_path, whole, words):
 @pytest.mark.parametrize(
   ("row", "words"),
   [
-    ({"clip_id": "../../x", "text": "t"}, r"train9k\.jsonl, line 1: '\.\./\.\./x' leads out of"),
-    ({"clip_id": "a\tb", "text": "t"}, "line 1: an id must be a string of visible characters"),
-    ({"clip_id": "x"}, r"line 1: expected one of \('clip_id', .* and one of \('text'"),
-    ({"clip_id": "x", "text": [3]}, "line 1: a text is a string, got int"),
+    ({"clip_id": "../../x", "text": "t"}, r"train9k\.jsonl, line 1: '\.\./\.\./x' is outside of"),
+    ({"clip_id": "a\tb", "text": "t"}, "line 1: an id must be a non-empty string without control characters"),
+    ({"clip_id": "x"}, r"line 1: expected an object with one of clip_id, .* and one of text, .* got"),
+    ({"clip_id": "x", "text": [3]}, "line 1: a text must be a string, got int"),
   ],
 )
-def test_broken_lines_are_refused(tmp_path, row, words):
+def test_rejects_invalid_lines(tmp_path, row, words):
   corpora.write_lines(tmp_path / "train9k.jsonl", [row])
   corpora.write_lines(tmp_path / "test1ka.jsonl", [{"clip_id": "x", "text": "t"}])
   with pytest.raises(UserError, match=words):
     plan(tmp_path)
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_rejects_missing_files(tmp_path):
   def refused(words, config="9k"):
     with pytest.raises(UserError, match=words):
       plan(tmp_path, config)
 
-  refused("no annotations; looked for MSRVTT_JSFUSION_test.csv, test1ka.jsonl, .* here and in annotation or annot")
+  refused("no annotations; put MSRVTT_JSFUSION_test.csv or test1ka.jsonl or .* here, or in annotation or annot")
   write_table(tmp_path / "MSRVTT_JSFUSION_test.csv", ["video_id", "sentence"], [["video1", "t"]])
-  refused("looked for MSRVTT_train.9k.csv, train9k.jsonl")
+  refused("put MSRVTT_train.9k.csv or train9k.jsonl")
   write_table(tmp_path / "MSRVTT_train.9k.csv", ["video_id"], [["video0"]])
-  refused("looked for MSRVTT_data.json, train_val_videodatainfo.json, test_videodatainfo.json")
+  refused("put MSRVTT_data.json or train_val_videodatainfo.json or test_videodatainfo.json")
   write_captions(tmp_path / "train_val_videodatainfo.json", {"video0": "train"})
-  refused("looked for test_videodatainfo.json")
+  refused("put test_videodatainfo.json")
   kind = type(Builder.builder_configs["9k"])
-  refused("gone: no such folder, although `videos` names it", kind(name="mine", train="9k", videos="gone"))
-  refused("train='8k' is unknown; allowed: 9k, 7k, full", kind(name="mine", train="8k"))
+  refused("videos='gone': no such folder in .*; name the folder", kind(name="mine", train="9k", videos="gone"))
+  refused("train='8k' is unknown; use 9k, 7k or full", kind(name="mine", train="8k"))
 
 
-def test_a_configuration_of_ones_own_is_that_with_its_splits(tmp_path):
+def test_command_of_custom_configuration_keeps_its_splits(tmp_path):
   nine = next(config for config in Builder.BUILDER_CONFIGS if config.name == "9k")
   mine = dataclasses.replace(nine, name="mine", fps=2)
-  builder = Builder(config=mine, data_dir=str(tmp_path), options=BuildOptions(source="s"))
-  command = builder.command(max_left_out=0.2)
+  builder = Builder(config=mine, data_dir=str(tmp_path), options=BuildOptions(raw_dir="s"))
+  command = builder.command(max_skipped=0.2)
   assert "--config=9k --name=mine --fps=2" in command and "--splits" not in command

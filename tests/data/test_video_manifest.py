@@ -6,8 +6,8 @@ import corpora
 import pytest
 
 from clipvip_jax.utils.errors import UserError
-from data.engine.builder import BuildOptions
-from data.engine.coverage import LEFT_OUT_FILE
+from data.engine.corpus_config import BuildOptions
+from data.engine.coverage import SKIPPED_FILE
 from data.video_manifest.video_manifest_dataset_builder import Builder
 
 LONG = "word " * 10_000
@@ -37,10 +37,10 @@ def built(tmp_path_factory):
     *({"video": f"videos/{n}.mp4", "text": f"question {n}", "split": "test"} for n in range(4)),
   ]
   manifest = corpora.write_lines(folder / "mine.jsonl", rows)
-  return corpora.build(Builder, "default", folder / "corpora", manifest, max_left_out=0.5)
+  return corpora.build(Builder, "default", folder / "corpora", manifest, max_skipped=0.5)
 
 
-def test_records(built):
+def test_builds_records(built):
   records = {record["id"]: record for record in corpora.read_back(built, "train")}
   assert list(records) == [
     "videos/0.mp4", "videos/1.mp4", "videos/2.mp4@0-1", "videos/2.mp4@1-2", "videos/3.mp4", "../long one",
@@ -54,13 +54,13 @@ def test_records(built):
   assert len(corpora.read_back(built, "test")) == 4
 
 
-def test_what_was_left_out_is_counted_and_named(built):
+def test_skipped_clips_are_counted_and_listed(built):
   counts = built.info.metadata["coverage"]["train"]
   assert counts == {
     "expected": 11, "found": 6, "missing": 1, "undecodable": 2, "too_short": 1, "without_text": 1,
     "lacking_subtitle": 0, "lacking_caption": 0,
   }  # fmt: skip
-  rows = [line.split("\t") for line in (built.data_path / LEFT_OUT_FILE).read_text().splitlines()]
+  rows = [line.split("\t") for line in (built.data_path / SKIPPED_FILE).read_text().splitlines()]
   assert {(row[1], row[2]) for row in rows} == {
     ("without_text", "silent"),
     ("missing", "videos/gone.mp4"),
@@ -73,7 +73,7 @@ def test_what_was_left_out_is_counted_and_named(built):
   )
 
 
-def test_two_steps_of_training(built, tmp_path):
+def test_trains_two_steps(built, tmp_path):
   fields = {"loss": "vs", "data.subtitle": "description", "evaluate.selection_split": "test"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("test",)})
   assert results["step"] == 2 and results["splits"]["test"]["size"] == 4
@@ -81,7 +81,7 @@ def test_two_steps_of_training(built, tmp_path):
   assert results["corpus"]["pixels"].startswith("3 frames a second")
 
 
-def test_paragraphs(tmp_path):
+def test_joins_paragraphs(tmp_path):
   corpora.write_video(tmp_path / "v.mp4")
   manifest = corpora.write_lines(tmp_path / "m.jsonl", [{"video": "v.mp4", "text": ["He sits.", "She stands."]}])
   config = type(Builder.builder_configs["default"])(name="joined", texts="paragraph")
@@ -95,24 +95,24 @@ GOOD = {"video": "v.mp4", "text": "t"}
 @pytest.mark.parametrize(
   ("lines", "words"),
   [
-    ([json.dumps(GOOD), '{"video": "w.mp4", "text": '], "m.jsonl, line 2: no JSON"),
-    (["[1, 2]"], "line 1: expected an object"),
-    ([json.dumps({**GOOD, "txt": "x"})], r"line 1: unknown fields \['txt'\]; allowed: video, text"),
-    ([json.dumps({"text": "x"})], "line 1, video: an id must be a string"),
-    ([json.dumps({**GOOD, "text": 3})], "line 1, text: a text is a string, got int"),
+    ([json.dumps(GOOD), '{"video": "w.mp4", "text": '], "m.jsonl, line 2: invalid JSON"),
+    (["[1, 2]"], "line 1: expected a JSON object"),
+    ([json.dumps({**GOOD, "txt": "x"})], r"line 1: unknown fields \['txt'\]; use video, text"),
+    ([json.dumps({"text": "x"})], "line 1, video: an id must be a non-empty string"),
+    ([json.dumps({**GOOD, "text": 3})], "line 1, text: a text must be a string, got int"),
     ([json.dumps({**GOOD, "start": "1"})], "line 1: start must be seconds"),
     ([json.dumps({**GOOD, "start": 10**400})], "line 1: start must be seconds from 0 to 1e"),
-    ([json.dumps({**GOOD, "split": "a" * 300})], "line 1: a split is named by letters"),
-    ([json.dumps({**GOOD, "video": "http://a/b.mp4"})], "line 1: 'http://a/b.mp4' cannot be read from there"),
-    ([json.dumps({**GOOD, "split": f"s{n}"}) for n in range(200)], "name more than 100 splits"),
-    ([json.dumps({**GOOD, "start": 3, "end": 2})], "line 1: end 2 is not after start 3"),
-    ([json.dumps({**GOOD, "split": "../x"})], "line 1: a split is named by letters"),
-    ([json.dumps(GOOD), json.dumps({**GOOD, "text": "u"})], "'v.mp4' stands for clip 1 and for clip 2"),
-    ([], "name no clips"),
-    (["\ufffd" * 3], "line 1: no JSON"),
+    ([json.dumps({**GOOD, "split": "a" * 300})], "line 1: invalid split .*; use at most 50 letters"),
+    ([json.dumps({**GOOD, "video": "http://a/b.mp4"})], "line 1: 'http://a/b.mp4' is not readable; download it"),
+    ([json.dumps({**GOOD, "split": f"s{n}"}) for n in range(200)], "have more than 100 splits"),
+    ([json.dumps({**GOOD, "start": 3, "end": 2})], "line 1: end=2 must be greater than start=3"),
+    ([json.dumps({**GOOD, "split": "../x"})], "line 1: invalid split .*; use at most 50 letters"),
+    ([json.dumps(GOOD), json.dumps({**GOOD, "text": "u"})], "clips 1 and 2 have the same id 'v.mp4'"),
+    ([], "have no clips"),
+    (["\ufffd" * 3], "line 1: invalid JSON"),
   ],
 )
-def test_bad_manifests_are_refused_before_work_starts(tmp_path, lines, words):
+def test_rejects_invalid_manifests(tmp_path, lines, words):
   corpora.write_video(tmp_path / "v.mp4")
   (tmp_path / "m.jsonl").write_text("\n".join(lines))
   with pytest.raises(UserError, match=words) as refused:
@@ -121,18 +121,18 @@ def test_bad_manifests_are_refused_before_work_starts(tmp_path, lines, words):
   assert not list((tmp_path / "corpora").rglob("*.array_record*"))
 
 
-def test_a_manifest_is_found_from_anywhere(tmp_path, monkeypatch):
+def test_raw_dir_is_made_absolute(tmp_path, monkeypatch):
   corpora.write_lines(tmp_path / "mine.jsonl", [{"video": "v.mp4", "text": "a"}])
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv("HOME", str(tmp_path))
   for named in ("mine.jsonl", "~/mine.jsonl"):
-    builder = Builder(config="default", data_dir=str(tmp_path), options=BuildOptions(source=named))
-    (item,) = builder.items(builder.source)
+    builder = Builder(config="default", data_dir=str(tmp_path), options=BuildOptions(raw_dir=named))
+    (item,) = builder.items(builder.raw_dir)
     assert item.video == str(tmp_path / "v.mp4")
 
 
-def test_a_manifest_that_is_not_there(tmp_path):
-  with pytest.raises(UserError, match=r"no\.jsonl: no such file or folder; .*--source=PATH"):
+def test_rejects_missing_manifest(tmp_path):
+  with pytest.raises(UserError, match=r"no\.jsonl: no such file or folder; set --raw_dir=PATH"):
     corpora.build(Builder, "default", tmp_path, tmp_path / "no.jsonl")
-  with pytest.raises(UserError, match="--source=FILE"):
+  with pytest.raises(UserError, match="--raw_dir=FILE"):
     corpora.build(Builder, "default", tmp_path, "")

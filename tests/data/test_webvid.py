@@ -6,7 +6,7 @@ import corpora
 import pytest
 
 from clipvip_jax.utils.errors import UserError
-from data.engine.coverage import LEFT_OUT_FILE
+from data.engine.coverage import SKIPPED_FILE
 from data.webvid.webvid_dataset_builder import Builder, WebvidConfig
 
 LONG = "word " * 10_000
@@ -54,10 +54,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(folder):
-  return corpora.build(Builder, "2m", folder / "corpora", folder, max_left_out=0.5)
+  return corpora.build(Builder, "2m", folder / "corpora", folder, max_skipped=0.5)
 
 
-def test_records(built):
+def test_builds_records(built):
   records = {record["id"]: record for record in corpora.read_back(built, "train")}
   assert list(records) == [name for name in NAMES if name not in ("1004", "1005", "1006")]
   assert records["1001"]["description"] == ['A "quoted" text, with commas and a second line']
@@ -67,18 +67,18 @@ def test_records(built):
   assert [record["description"] for record in corpora.read_back(built, "validation")][3] == ["question 3"]
 
 
-def test_what_was_left_out_is_counted_and_named(built):
+def test_skipped_clips_are_counted_and_listed(built):
   counts = built.info.metadata["coverage"]["train"]
   assert {key: count for key, count in counts.items() if count} == {
     "expected": 12, "found": 9, "missing": 1, "undecodable": 1, "without_text": 1
   }  # fmt: skip
-  rows = [line.split("\t")[:3] for line in (built.data_path / LEFT_OUT_FILE).read_text().splitlines()]
+  rows = [line.split("\t")[:3] for line in (built.data_path / SKIPPED_FILE).read_text().splitlines()]
   assert sorted(rows) == [
     ["train", "missing", "1004"], ["train", "undecodable", "1005"], ["train", "without_text", "1006"]
   ]  # fmt: skip
 
 
-def test_two_steps_of_training(built, tmp_path):
+def test_trains_two_steps(built, tmp_path):
   fields = {"evaluate.selection_split": "validation", "evaluate.final_splits": ("validation",)}
   fields |= {"loss": "vs", "data.subtitle": "description"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields)
@@ -86,14 +86,14 @@ def test_two_steps_of_training(built, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["videos/train", "videos/train/" + page_dir("7"), "videos"])
-def test_partitions_and_other_places_of_videos(tmp_path, place):
+def test_finds_partitions_and_videos(tmp_path, place):
   """WebVid-10M in partitions, to train only; the first clip is not there."""
   write_table(tmp_path / "s/train/partitions/0001.csv", {"57": "last"})
   write_table(tmp_path / "s/train/partitions/0000.csv", {"17": "gone", "27": "first"}, COLUMNS[::-1])
   for name in ("27", "57"):
     corpora.write_video(tmp_path / f"s/{place}/{name}.mp4", count=4)
   config = WebvidConfig(name="mine", size="10M", splits=("train",))
-  builder = corpora.build(Builder, config, tmp_path, tmp_path / "s", max_left_out=0.5)
+  builder = corpora.build(Builder, config, tmp_path, tmp_path / "s", max_skipped=0.5)
   assert [record["id"] for record in corpora.read_back(builder, "train")] == ["27", "57"]
 
 
@@ -105,19 +105,22 @@ HEAD = b"videoid,contentUrl,duration,page_dir,name\r\n"
   [
     (b"", "line 1: no column videoid, name"),
     (b"id,text\n1,a\n", "line 1: no column videoid, name"),
-    (HEAD + b"1001,u,d,p,a text\r\n1001,u,d,p,another\r\n", "'1001' stands for clip 1 and for clip 2"),
-    (HEAD + b"1001,u,d,p,a text\r\n1002,u,d", "line 3: 5 columns are expected"),
-    (HEAD + b"1001,u,d,p,a, text\r\n", "line 2: 5 columns are expected"),
-    (HEAD + b'1001,u,d,p,a text\r\n1002,u,d,p,"cut in a te', "no CSV"),
-    (HEAD + b"1001,u,d,p,\xff\xfe\r\n", "not in UTF-8"),
-    (HEAD + b"../../x,u,d,p,text\r\n", r"line 2, videoid: '\.\./\.\./x' leads out of"),
-    (HEAD + b"1001,u,d,../..,text\r\n", r"line 2, page_dir: '\.\./\.\.' leads out of"),
+    (HEAD + b"1001,u,d,p,a text\r\n1001,u,d,p,another\r\n", "clips 1 and 2 have the same id '1001'"),
+    (HEAD + b"1001,u,d,p,a text\r\n1002,u,d", "line 3: expected 5 columns"),
+    (HEAD + b"1001,u,d,p,a, text\r\n", "line 2: expected 5 columns"),
+    (HEAD + b'1001,u,d,p,a text\r\n1002,u,d,p,"cut in a te', "invalid CSV"),
+    (HEAD + b"1001,u,d,p,\xff\xfe\r\n", "not UTF-8 .*; re-encode the file"),
+    (HEAD + b"../../x,u,d,p,text\r\n", r"line 2, videoid: '\.\./\.\./x' is outside of"),
+    (HEAD + b"1001,u,d,../..,text\r\n", r"line 2, page_dir: '\.\./\.\.' is outside of"),
     (HEAD + b",u,d,p,text\r\n", "line 2, videoid: an id must be"),
-    (HEAD + b"9,u,d,p,text\r\n", r"no video of the first 1 clips of split 'train'; looked for videos/\{page_dir\}"),
+    (
+      HEAD + b"9,u,d,p,text\r\n",
+      r"the first 1 videos of split 'train' exists; put .* at one of videos/\{page_dir\}",
+    ),
     (HEAD, "no clips"),
   ],
 )
-def test_bad_tables_are_refused_before_work_starts(tmp_path, table, words):
+def test_rejects_invalid_tables(tmp_path, table, words):
   (tmp_path / "results_2M_train.csv").write_bytes(table)
   corpora.write_video(tmp_path / "videos/1001.mp4", count=4)
   config = WebvidConfig(name="mine", size="2M", splits=("train",))
@@ -126,8 +129,8 @@ def test_bad_tables_are_refused_before_work_starts(tmp_path, table, words):
   assert "\n" not in str(refused.value)
 
 
-def test_tables_that_are_not_there(folder, tmp_path):
-  with pytest.raises(UserError, match=r"no table of split 'train'; looked for results_10M_train\.csv, "):
+def test_rejects_missing_tables(folder, tmp_path):
+  with pytest.raises(UserError, match=r"no table of split 'train'; put it at one of results_10M_train\.csv, "):
     corpora.build(Builder, "10m", tmp_path, folder)
-  with pytest.raises(UserError, match="'test' is none of WebVid's; allowed: train, validation"):
+  with pytest.raises(UserError, match="'test' is unknown to WebVid; use train, validation"):
     corpora.build(Builder, WebvidConfig(name="mine", size="2M", splits=("test",)), tmp_path, folder)

@@ -9,7 +9,7 @@ from etils import epath
 from clipvip_jax.input_pipeline.video_decoder import encode_h264
 from clipvip_jax.training import trainer
 from configs import post_pretrain
-from data.engine.builder import BuildOptions
+from data.engine.corpus_config import BuildOptions
 
 
 def moving_frames(count=12, seed=0, height=48, width=64):
@@ -49,7 +49,7 @@ def write_lines(path, rows):
 
 def build(builder_class, config, data_dir, source, **options):
   """The corpus, built from `source`; official sizes are not asked for unless an option says so."""
-  options = BuildOptions(**{"source": str(source), "check_sizes": False, **options})
+  options = BuildOptions(**{"raw_dir": str(source), "check_sizes": False, **options})
   builder = builder_class(config=config, data_dir=str(data_dir), file_format="array_record", options=options)
   builder.download_and_prepare()
   return builder
@@ -57,7 +57,7 @@ def build(builder_class, config, data_dir, source, **options):
 
 def planned(builder_class, config, folder, **options):
   """{split: items} of the files in `folder`; nothing is decoded. The options are those of `build`."""
-  options = BuildOptions(**{"source": str(folder), "check_sizes": False, **options})
+  options = BuildOptions(**{"raw_dir": str(folder), "check_sizes": False, **options})
   builder = builder_class(config=config, data_dir=str(folder / "corpora"), options=options)
   plan = builder.plan(epath.Path(folder / "plan"))
   found = {split: [] for split in plan.counts}

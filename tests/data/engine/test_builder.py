@@ -17,7 +17,7 @@ from etils import epath
 
 from clipvip_jax.utils.errors import UserError
 from data.engine import decode_process, shards, storage
-from data.engine.builder import BuildOptions
+from data.engine.corpus_config import BuildOptions
 from data.engine.records import encode_jpeg
 from data.video_manifest.video_manifest_dataset_builder import Builder, VideoManifestConfig
 
@@ -45,19 +45,19 @@ def unbroken(manifest, tmp_path_factory):
 
 PROGRAM = """
 import sys, tensorflow_datasets as tfds
-from clipvip_jax.command import run
-from data.build import BuildOptions
-from data.engine import local_options
+from clipvip_jax.utils.cli import run_command
+from data.engine.corpus_config import BuildOptions
+from data.engine.runner import local_options
 from data.video_manifest.video_manifest_dataset_builder import Builder, VideoManifestConfig
 
 def main():
-  options = BuildOptions(source=sys.argv[1])
+  options = BuildOptions(raw_dir=sys.argv[1])
   config = VideoManifestConfig(name="slow", fps=3, decoder="odd_decoders:slow") if "slow" in sys.argv else "default"
   builder = Builder(config=config, data_dir=sys.argv[2], file_format="array_record", options=options)
   workers = tfds.download.DownloadConfig(beam_options=local_options(int(sys.argv[3])))
   builder.download_and_prepare(download_config=workers)
 
-run(main)
+run_command(main)
 """
 
 
@@ -68,12 +68,12 @@ def start(manifest, data_dir, workers=1, *more, **kwargs):
   return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
 
 
-def test_two_processes_build_the_same(manifest, unbroken, tmp_path):
+def test_two_workers_build_the_same_bytes(manifest, unbroken, tmp_path):
   assert start(manifest, tmp_path, 2).wait(120) == 0
   assert content(tmp_path / "video_manifest/default/1.0.0") == unbroken
 
 
-def test_killed_and_run_again_is_as_unbroken(manifest, tmp_path):
+def test_resumes_bit_identically_after_sigkill(manifest, tmp_path):
   config = VideoManifestConfig(name="slow", fps=3, decoder="odd_decoders:slow")
   whole = content(corpora.build(Builder, config, tmp_path / "whole", manifest).data_path)
   broken = tmp_path / "broken"
@@ -94,7 +94,7 @@ def test_killed_and_run_again_is_as_unbroken(manifest, tmp_path):
   assert sorted(path.name for path in builder.data_path.parent.iterdir()) == ["1.0.0"]
 
 
-def test_a_full_disk_ends_with_one_line_and_nothing_to_be_trusted(manifest, unbroken, tmp_path):
+def test_full_disk_ends_with_one_line_and_no_partial_shards(manifest, unbroken, tmp_path):
   """The system refuses to write any file beyond 200 kB."""
 
   def small_files():
@@ -111,77 +111,77 @@ def test_a_full_disk_ends_with_one_line_and_nothing_to_be_trusted(manifest, unbr
   _, errors = child.communicate(timeout=120)
   assert child.returncode == 2
   last = errors.decode().strip().splitlines()[-1]
-  assert last.startswith("error: ") and "no space left" in last and "build again" in last
+  assert last.startswith("error: ") and "File too large" in last and "run the build again to resume" in last
   assert not (tmp_path / "video_manifest/default/1.0.0").exists()
   assert len(list(tmp_path.rglob("train-*.json"))) == len(list(tmp_path.rglob("train-*.array_record"))) >= 1
   assert not list(tmp_path.rglob("*.tmp"))
   assert len(corpora.read_back(corpora.build(Builder, "default", tmp_path, source), "train")) == CLIPS
 
 
-def test_too_many_left_out_until_they_are_mended(manifest, tmp_path):
+def test_max_skipped_and_resume_after_repair(manifest, tmp_path):
   rows = [{"video": f"{n}.mp4", "text": "t"} for n in range(20)]
   for n in range(18):
     corpora.write_video(tmp_path / f"{n}.mp4", seed=n)
   source = corpora.write_lines(tmp_path / "m.jsonl", rows)
-  with pytest.raises(UserError, match=r"2 of 20 clips cannot be used \(2 missing\), at most 5.0% may be") as refused:
+  with pytest.raises(UserError, match=r"2 of 20 clips were skipped \(2 missing\), more than 5.0%") as refused:
     corpora.build(Builder, "default", tmp_path, source)
   command = str(refused.value).split("accept it: ")[1]
   assert command == (
     "python -m clipvip_jax.data_tool build video_manifest --config=default"
-    f" --data_dir={tmp_path} --source={source} --check_sizes=false --max_left_out=0.1"
+    f" --data_dir={tmp_path} --raw_dir={source} --check_sizes=false --max_skipped=0.1"
   )
   corpora.write_video(tmp_path / "18.mp4")
   builder = corpora.build(Builder, "default", tmp_path, source)
   assert builder.info.metadata["coverage"]["train"]["found"] == 19
 
 
-def test_all_left_out(tmp_path):
+def test_rejects_split_without_records(tmp_path):
   source = corpora.write_lines(tmp_path / "m.jsonl", [{"video": "no.mp4", "text": "t"}])
-  with pytest.raises(UserError, match="none of its clips can be used"):
-    corpora.build(Builder, "default", tmp_path, source, max_left_out=1.0)
+  with pytest.raises(UserError, match=r"all 1 clips were skipped, see .*skipped.tsv; repair"):
+    corpora.build(Builder, "default", tmp_path, source, max_skipped=1.0)
 
 
-def test_shards_without_a_record_leave_no_file(tmp_path):
+def test_empty_shards_have_no_file(tmp_path):
   corpora.write_video(tmp_path / "good.mp4")
   rows = [{"id": str(n), "video": "good.mp4" if n == 2 else "no.mp4", "text": "t"} for n in range(3)]
   source = corpora.write_lines(tmp_path / "m.jsonl", rows)
-  builder = corpora.build(Builder, "default", tmp_path, source, max_left_out=1.0, clips_per_shard=1)
+  builder = corpora.build(Builder, "default", tmp_path, source, max_skipped=1.0, clips_per_shard=1)
   assert [record["id"] for record in corpora.read_back(builder, "train")] == ["2"]
   assert len(list(builder.data_path.glob("*.array_record*"))) == 1
 
 
-def test_one_builder_at_a_time(manifest, tmp_path):
-  builder = Builder(config="default", data_dir=str(tmp_path), options=BuildOptions(source=str(manifest)))
-  with storage.file_lock(epath.Path(tmp_path) / "video_manifest/default/1.0.0.building/lock") as free:
-    assert free
-    with pytest.raises(UserError, match="another process is building this corpus"):
-      builder.download_and_prepare(file_format="array_record")
+def test_rejects_concurrent_build(manifest, tmp_path):
+  builder = Builder(config="default", data_dir=str(tmp_path), options=BuildOptions(raw_dir=str(manifest)))
+  folder = epath.Path(tmp_path) / "video_manifest/default/1.0.0.building"
+  folder.mkdir(parents=True)
+  with storage.lock_folder(folder), pytest.raises(UserError, match="another process is building this corpus"):
+    builder.download_and_prepare(file_format="array_record")
 
 
-def test_other_settings_under_the_same_name_are_refused(manifest, tmp_path):
+def test_rejects_other_settings_under_the_same_name(manifest, tmp_path):
   one, two = (VideoManifestConfig(name="mine", short_side=side) for side in (32, 16))
   corpora.build(Builder, one, tmp_path, manifest)
-  with pytest.raises(UserError, match=r"built with other settings \(short_side\)"):
+  with pytest.raises(UserError, match=r"was built with other settings \(short_side\); delete this folder"):
     corpora.build(Builder, two, tmp_path, manifest)
-  corpora.build(Builder, one, tmp_path, manifest, max_left_out=0.5)  # no setting of the content
+  corpora.build(Builder, one, tmp_path, manifest, max_skipped=0.5)  # no setting of the content
 
 
-@pytest.mark.parametrize("options", [{"max_left_out": 1.5}, {"decode_seconds": 0}, {"clips_per_shard": -1}])
-def test_options_that_mean_nothing(manifest, tmp_path, options):
+@pytest.mark.parametrize("options", [{"max_skipped": 1.5}, {"decode_timeout": 0}, {"clips_per_shard": -1}])
+def test_rejects_options_out_of_range(manifest, tmp_path, options):
   with pytest.raises(UserError, match=next(iter(options))):
     corpora.build(Builder, "default", tmp_path, manifest, **options)
 
 
-def test_the_command_to_override_names_a_configuration_of_ones_own(manifest, tmp_path):
+def test_command_selects_custom_configuration(manifest, tmp_path):
   config = VideoManifestConfig(name="default-short_side_32", fps=3, short_side=32)
-  builder = Builder(config=config, data_dir="corpora", options=BuildOptions(source="m.jsonl"))
-  assert builder.command(max_left_out=1.0) == (
+  builder = Builder(config=config, data_dir="corpora", options=BuildOptions(raw_dir="m.jsonl"))
+  assert builder.command(max_skipped=1.0) == (
     "python -m clipvip_jax.data_tool build video_manifest --config=default --name=default-short_side_32"
-    " --short_side=32 --data_dir=corpora --source=m.jsonl --max_left_out=1.0"
+    " --short_side=32 --data_dir=corpora --raw_dir=m.jsonl --max_skipped=1.0"
   )
 
 
-def test_folders_may_have_any_name(manifest, tmp_path):
+def test_folder_names_may_have_glob_characters(manifest, tmp_path):
   folder = tmp_path / "a [b] *c? d"
   corpora.write_video(folder / "v.mp4")
   source = corpora.write_lines(folder / "m.jsonl", [{"video": "v.mp4", "text": "t"}])
@@ -193,7 +193,7 @@ def refused(manifest, data_dir, words, **options):
     corpora.build(Builder, "default", data_dir, manifest, **options)
 
 
-def test_a_video_that_changed_is_read_again(tmp_path):
+def test_changed_videos_are_decoded_again(tmp_path):
   """Also one that was good, in a shard that was finished; and one whose folder of frames was mended within."""
   corpora.write_video(tmp_path / "x.mp4", count=12)
   frames = tmp_path / "frames"
@@ -209,17 +209,17 @@ def test_a_video_that_changed_is_read_again(tmp_path):
   assert [record["num_frames"] for record in corpora.read_back(builder, "train")] == [12, 4]
 
 
-def test_a_clip_that_took_too_long_is_tried_again(tmp_path):
+def test_clips_that_timed_out_are_tried_again(tmp_path):
   corpora.write_video(tmp_path / "x.mp4")
   source = corpora.write_lines(tmp_path / "m.jsonl", [{"video": "x.mp4", "text": "t"}])
   config = VideoManifestConfig(name="slow", decoder="odd_decoders:slow")
-  with pytest.raises(UserError, match=r"did not finish within 0\.01 s"), pytest.MonkeyPatch.context() as patch:
-    patch.setattr(decode_process, "_START", 0.0)
-    corpora.build(Builder, config, tmp_path, source, decode_seconds=0.01)
+  with pytest.raises(UserError, match=r"hung: no result within 0\.01 s"), pytest.MonkeyPatch.context() as patch:
+    patch.setattr(decode_process, "STARTUP_SECONDS", 0.0)
+    corpora.build(Builder, config, tmp_path, source, decode_timeout=0.01)
   assert len(corpora.read_back(corpora.build(Builder, config, tmp_path, source), "train")) == 1
 
 
-def test_an_account_never_stands_beside_other_records(manifest, tmp_path, monkeypatch):
+def test_report_never_refers_to_other_records(manifest, tmp_path, monkeypatch):
   """A build that ends between the two leaves a shard that is made again."""
   rows = [{"video": str(manifest.parent / "0.mp4"), "text": "t"}, {"video": "gone.mp4", "text": "t"}]
   first = corpora.write_lines(tmp_path / "m.jsonl", rows)
@@ -227,10 +227,10 @@ def test_an_account_never_stands_beside_other_records(manifest, tmp_path, monkey
   other = [{**row, "id": f"other{number}", "video": rows[0]["video"]} for number, row in enumerate(rows)]
   corpora.write_lines(tmp_path / "m.jsonl", other)
   with monkeypatch.context() as patch:
-    patch.setattr(shards.Account, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    refused(first, tmp_path, "no space left")
+    patch.setattr(shards.ShardReport, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    refused(first, tmp_path, "No space left on device.*run the build again")
   corpora.write_lines(tmp_path / "m.jsonl", rows)
-  builder = corpora.build(Builder, "default", tmp_path, first, max_left_out=0.5)
+  builder = corpora.build(Builder, "default", tmp_path, first, max_skipped=0.5)
   assert [record["id"] for record in corpora.read_back(builder, "train")] == [rows[0]["video"]]
 
 
@@ -242,7 +242,7 @@ def beam_workers(number):
   return [int(row[0]) for row in rows if {*row[:2]} & shells and "sdk_worker" in row[2] and "python" in row[2]]
 
 
-def test_a_worker_that_is_killed_ends_the_build(manifest, tmp_path, monkeypatch):
+def test_killed_worker_ends_the_build(manifest, tmp_path, monkeypatch):
   monkeypatch.setenv("ODD_DECODER_SECONDS", "1")  # a shard takes longer than all that follows
   child = start(manifest, tmp_path, 2, "slow")
   deadline = time.monotonic() + 90
@@ -251,30 +251,30 @@ def test_a_worker_that_is_killed_ends_the_build(manifest, tmp_path, monkeypatch)
   os.kill(beam_workers(child.pid)[-1], signal.SIGKILL)
   _, errors = child.communicate(timeout=90)
   assert child.returncode == 2
-  assert errors.decode().splitlines()[-1].startswith("error: a process of the build was killed")
+  assert errors.decode().splitlines()[-1].startswith("error: a worker process of the build was killed")
   monkeypatch.delenv("ODD_DECODER_SECONDS")
   config = VideoManifestConfig(name="slow", fps=3, decoder="odd_decoders:slow")
   assert len(corpora.read_back(corpora.build(Builder, config, tmp_path, manifest), "train")) == CLIPS
 
 
-def test_the_share_that_is_suggested_is_accepted(tmp_path):
+def test_suggested_max_skipped_is_accepted(tmp_path):
   corpora.write_video(tmp_path / "x.mp4")
   rows = [{"id": str(n), "video": "x.mp4" if n >= 29 else "gone.mp4", "text": "t"} for n in range(100)]
   source = corpora.write_lines(tmp_path / "m.jsonl", rows)
-  refused(source, tmp_path, r"--max_left_out=0\.29$")
-  corpora.build(Builder, "default", tmp_path, source, max_left_out=0.29)
+  refused(source, tmp_path, r"--max_skipped=0\.29$")
+  corpora.build(Builder, "default", tmp_path, source, max_skipped=0.29)
 
 
 @pytest.mark.parametrize("name", ["../x", ".", "a/b", "x\ny", "n" * 300, ""])
-def test_names_that_are_no_folder(manifest, tmp_path, name):
-  with pytest.raises(UserError, match="a configuration is named by"):
+def test_rejects_invalid_configuration_names(manifest, tmp_path, name):
+  with pytest.raises(UserError, match=r"invalid configuration name .*; use at most 100 letters"):
     corpora.build(Builder, VideoManifestConfig(name=name), tmp_path / "corpora", manifest)
   assert not (tmp_path / "corpora").exists()
 
 
 @pytest.mark.parametrize("file", ["dataset_info.json", "metadata.json"])
-def test_a_damaged_corpus_is_said_to_be_one(manifest, tmp_path, file):
+def test_reports_corrupt_corpus(manifest, tmp_path, file):
   builder = corpora.build(Builder, "default", tmp_path, manifest)
   (builder.data_path / file).write_text("{}")
-  with pytest.raises(UserError, match=r"cannot be read \(.*build again"):
+  with pytest.raises(UserError, match=r"is corrupt \(.*build it again"):
     corpora.build(Builder, "default", tmp_path, manifest)

@@ -21,51 +21,51 @@ def decoding(name="pyav", seconds=30.0):
   return DecodeProcess(FrameSettings(), name, seconds)
 
 
-def test_frames_come_back_whole(videos):
+def test_returns_frames(videos):
   with decoding() as child:
-    frames = child.frames(videos["good"])
+    frames = child.read_frames(videos["good"])
     assert len(frames) == 12 and all(frame.startswith(b"\xff\xd8") for frame in frames)
-    assert child.frames(videos["good"], 0.5, 1.5) == frames[3:9]
+    assert child.read_frames(videos["good"], 0.5, 1.5) == frames[3:9]
     content = open(videos["good"], "rb").read()  # noqa: PTH123, SIM115 - not an image
-    refused = child.frames(videos["good"], offset=10, size=len(content) - 10)
+    refused = child.read_frames(videos["good"], offset=10, size=len(content) - 10)
     assert isinstance(refused, SkippedClip) and refused.reason == "undecodable"
-    assert child.frames("/no/such.mp4") == SkippedClip("/no/such.mp4", "missing", "no such file")
-    assert child.frames(videos["good"], 90.0, 91.0).reason == "too_short"
+    assert child.read_frames("/no/such.mp4") == SkippedClip("/no/such.mp4", "missing", "no such file")
+    assert child.read_frames(videos["good"], 90.0, 91.0).reason == "too_short"
 
 
-def test_a_decoder_that_hangs_costs_one_clip(videos):
+def test_hung_decoder_costs_one_clip(videos):
   with decoding("odd_decoders:hangs", seconds=1.0) as child:
-    assert len(child.frames(videos["good"])) == 12  # the first answer may take longer: modules are loaded
+    assert len(child.read_frames(videos["good"])) == 12  # the first answer may take longer: modules are loaded
     started = time.monotonic()
-    assert child.frames(videos["hang"]).detail == "the decoder did not finish within 1 s"
+    assert child.read_frames(videos["hang"]).detail == "the decoder hung: no result within 1 s"
     assert time.monotonic() - started < 5
-    assert len(child.frames(videos["also_good"])) == 12
+    assert len(child.read_frames(videos["also_good"])) == 12
 
 
-def test_a_decoder_that_crashes_costs_one_clip(videos):
+def test_crashed_decoder_costs_one_clip(videos):
   with decoding("odd_decoders:crashes") as child:
-    assert child.frames(videos["crash"]).detail == "the decoder crashed (SIGSEGV)"
-    assert len(child.frames(videos["good"])) == 12
+    assert child.read_frames(videos["crash"]).detail == "the decoder crashed (SIGSEGV)"
+    assert len(child.read_frames(videos["good"])) == 12
 
 
 @pytest.mark.parametrize(
-  ("name", "words"), [("fills_the_memory", "GiB to decode"), ("breaks", "ZeroDivisionError: in breaks")]
+  ("name", "words"), [("fills_the_memory", "GiB of memory"), ("breaks", "ZeroDivisionError: in breaks")]
 )
-def test_errors_of_any_kind_are_said(videos, name, words):
+def test_reports_any_error_and_continues(videos, name, words):
   with decoding(f"odd_decoders:{name}") as child:
-    assert words in child.frames(videos["good"]).detail
-    assert words in child.frames(videos["good"]).detail  # and the process goes on
+    assert words in child.read_frames(videos["good"]).detail
+    assert words in child.read_frames(videos["good"]).detail  # and the process goes on
 
 
-def test_what_libraries_print_is_no_answer(videos):
+def test_output_of_libraries_does_not_mix_with_answers(videos):
   with decoding("odd_decoders:talks") as child:
-    assert len(child.frames(videos["good"])) == 12
+    assert len(child.read_frames(videos["good"])) == 12
 
 
-def test_the_process_ends_with_its_owner(videos):
+def test_close_ends_the_process(videos):
   child = decoding("odd_decoders:hangs")
-  child.frames(videos["good"])
-  number = child._process.pid
+  child.read_frames(videos["good"])
+  number = child.pid
   child.close()
   with pytest.raises(ProcessLookupError):
     os.kill(number, 0)

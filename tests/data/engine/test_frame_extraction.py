@@ -12,7 +12,7 @@ from clipvip_jax.input_pipeline import video_decoder
 from clipvip_jax.input_pipeline.preprocessing import decode_jpeg
 from clipvip_jax.input_pipeline.video_decoder import VideoError
 from clipvip_jax.utils.errors import UserError
-from data.engine.frame_extraction import DECODERS, FrameSettings, TooShort, decoder_by_name, stored_frames
+from data.engine.frame_extraction import DECODERS, FrameSettings, TooShortError, decoder_by_name, extract_frames
 
 PYAV = DECODERS["pyav"]
 
@@ -28,7 +28,7 @@ def numbers(jpegs):
 
 
 def read(path, start=None, end=None, **stored):
-  return stored_frames(str(path), FrameSettings(**{"short_side": 0, **stored}), PYAV, start, end)
+  return extract_frames(str(path), FrameSettings(**{"short_side": 0, **stored}), PYAV, start, end)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def clip(tmp_path_factory):
   return path
 
 
-def test_all_frames_a_number_of_them_or_so_many_a_second(clip):
+def test_samples_all_frames_a_number_or_a_rate(clip):
   assert numbers(read(clip)) == list(range(48))
   assert numbers(read(clip, frames=5)) == [0, 11, 23, 35, 47]  # int(linspace(0, 47, 5))
   assert numbers(read(clip, fps=3)) == list(range(0, 48, 4))
@@ -47,24 +47,24 @@ def test_all_frames_a_number_of_them_or_so_many_a_second(clip):
   assert numbers(read(clip, fps=24)) == sorted([*range(48), *range(48)])
 
 
-def test_parts_of_a_video(clip):
+def test_extracts_parts_of_a_video(clip):
   assert numbers(read(clip, 1.0, 2.0)) == list(range(12, 24))
   assert numbers(read(clip, 1.5, 3.0, fps=4)) == [18, 21, 24, 27, 30, 33]
   assert numbers(read(clip, 3.0, 99.0, fps=2)) == [36, 42]  # annotations may end after the video
   assert numbers(read(clip, None, 0.5)) == list(range(6))
   assert numbers(read(clip, 2.0, 3.0, frames=3)) == [24, 29, 35]
-  with pytest.raises(TooShort, match="0 frames, at least 1"):
+  with pytest.raises(TooShortError, match="0 frames, at least 1"):
     read(clip, 10.0, 12.0)
-  with pytest.raises(TooShort, match="1 frames, at least 2"):
+  with pytest.raises(TooShortError, match="1 frames, at least 2"):
     read(clip, 1.0, 1.05, min_frames=2)
 
 
-def test_frames_are_shrunk_and_never_enlarged(clip):
+def test_shrinks_and_never_enlarges(clip):
   assert simplejpeg.decode_jpeg_header(read(clip, short_side=16)[0])[:2] == (16, 24)
   assert simplejpeg.decode_jpeg_header(read(clip, short_side=100)[0])[:2] == (32, 48)
 
 
-def test_variable_rate_is_seen_at_its_moments(tmp_path):
+def test_samples_variable_rate_by_time(tmp_path):
   """Frames at 0, 0.1, 0.2, 2.0 and 2.1 s: twice a second, the third is still there at 0.5, 1 and 1.5 s."""
   path = corpora.encode(tmp_path / "vfr.mkv", grey(5), "libx264", times=[0, 0.1, 0.2, 2.0, 2.1], qp="0")
   assert numbers(read(path)) == [0, 1, 2, 3, 4]
@@ -72,7 +72,7 @@ def test_variable_rate_is_seen_at_its_moments(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["parts.mkv", "parts.webm", "parts.mp4", "parts.flv"])
-def test_parts_where_the_rate_varies(tmp_path, name):
+def test_extracts_parts_with_variable_rate(tmp_path, name):
   """As a player shows them: what a file says of a picture's duration is a guess in most containers."""
   times = [0, 0.1, 0.2, 2.0, 2.1, 4.0, 4.1]
   codec = {"webm": "libvpx-vp9"}.get(name[6:], "libx264")
@@ -83,18 +83,18 @@ def test_parts_where_the_rate_varies(tmp_path, name):
   assert numbers(read(path, None, 1, fps=4)) == [0, 2, 2, 2]
 
 
-def test_time_stamps_that_do_not_begin_at_zero(tmp_path):
+def test_timestamps_may_start_after_zero(tmp_path):
   path = corpora.encode(tmp_path / "late.webm", grey(15), "libvpx-vp9", times=[0.5 + i / 10 for i in range(15)])
   assert numbers(read(path, fps=10)) == list(range(15))
 
 
-def test_a_time_stamp_that_jumps_does_not_fill_the_memory(tmp_path, monkeypatch):
+def test_limits_clips_with_jumping_timestamps(tmp_path, monkeypatch):
   path = corpora.encode(tmp_path / "jump.mkv", grey(4), "libx264", times=[0, 1, 90000, 90001])
   with pytest.raises(VideoError, match="more than 512 MiB or 100000 frames"):
     read(path, fps=3)
 
 
-def test_parts_of_a_cut_file(tmp_path):
+def test_extracts_parts_of_a_truncated_file(tmp_path):
   noise = np.random.default_rng(0).integers(0, 255, (60, 32, 48, 3), dtype=np.uint8)
   path = corpora.encode(tmp_path / "whole.mkv", noise, "libx264", rate=6, g="6")
   assert len(read(path, 1, 9)) == 48
@@ -105,7 +105,7 @@ def test_parts_of_a_cut_file(tmp_path):
   assert len(read(cut, 1, 3)) == 12  # before the cut
 
 
-def test_parts_of_a_file_with_a_hole(tmp_path):
+def test_extracts_parts_of_a_corrupt_file(tmp_path):
   noise = np.random.default_rng(0).integers(0, 255, (60, 32, 48, 3), dtype=np.uint8)
   path = corpora.encode(tmp_path / "hole.mp4", noise, "libx264", rate=6, g="6")
   content = bytearray(path.read_bytes())
@@ -117,13 +117,13 @@ def test_parts_of_a_file_with_a_hole(tmp_path):
   assert len(read(path, 7.5, 9)) == 9  # behind it
 
 
-def test_names_that_look_like_addresses(tmp_path, monkeypatch, clip):
+def test_local_names_may_look_like_urls(tmp_path, monkeypatch, clip):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "intro:part1.mp4").write_bytes(clip.read_bytes())
   assert len(read("intro:part1.mp4")) == 48
 
 
-def test_turned_by_metadata(clip, tmp_path):
+def test_applies_rotation_metadata(clip, tmp_path):
   content, (one, last) = clip.read_bytes(), (1 << 16, 1 << 30)
   identity, quarter = (
     struct.pack(">9i", *m, last) for m in ((one, 0, 0, 0, one, 0, 0, 0), (0, one, 0, -one, 0, 0, 0, 0))
@@ -145,7 +145,7 @@ def test_turned_by_metadata(clip, tmp_path):
     ("moving.gif", "gif", (32, 48), {"pix_fmt": "rgb8"}),
   ],
 )
-def test_formats(tmp_path, name, codec, size, options):
+def test_decodes_formats(tmp_path, name, codec, size, options):
   path = corpora.encode(tmp_path / name, grey(10, size)[:, :, :], codec, rate=10, **options)
   frames = read(path)
   assert len(frames) == 10 and simplejpeg.decode_jpeg_header(frames[0])[:2] == size
@@ -161,14 +161,14 @@ def test_formats(tmp_path, name, codec, size, options):
     (lambda path, clip: path.write_bytes(clip.read_bytes()[:-900]), VideoError, "cut|no video stream"),
     (lambda path, clip: path.write_bytes(b"<html>gone</html>" * 99), VideoError, "not a video"),
     (lambda path, clip: corpora.write_sound(path), VideoError, "no video stream"),
-    (lambda path, clip: video_decoder.encode_h264(path, grey(1), 12), TooShort, "1 frames, at least 2"),
+    (lambda path, clip: video_decoder.encode_h264(path, grey(1), 12), TooShortError, "1 frames, at least 2"),
     (lambda path, clip: path.mkdir(), VideoError, "holds no frames"),
     (lambda path, clip: None, VideoError, "no such file"),
   ],
   ids=["empty", "cut", "html", "sound", "one_frame", "empty_folder", "absent"],
 )
 @pytest.mark.parametrize("how", [{}, {"fps": 3}, {"frames": 4}], ids=["all", "fps", "count"])
-def test_bad_files_are_refused_by_name(tmp_path, clip, spoil, kind, words, how):
+def test_rejects_corrupt_files_by_name(tmp_path, clip, spoil, kind, words, how):
   path = tmp_path / "bad.mp4"
   spoil(path, clip)
   with pytest.raises(kind, match=words) as refused:
@@ -176,7 +176,7 @@ def test_bad_files_are_refused_by_name(tmp_path, clip, spoil, kind, words, how):
   assert str(path) in str(refused.value)
 
 
-def test_a_header_of_hours_with_seconds_of_content(tmp_path, clip):
+def test_compares_duration_in_header_with_content(tmp_path, clip):
   """An mp4 lists its frames, so what is there can be trusted; a Matroska file that promises more was cut."""
   content, hours = bytearray(clip.read_bytes()), 4 * 3600
   for box, offset in ((b"mvhd", 4), (b"tkhd", 4), (b"mdhd", 4)):
@@ -193,7 +193,7 @@ def test_a_header_of_hours_with_seconds_of_content(tmp_path, clip):
     read(tmp_path / "long.mkv", fps=3)
 
 
-def test_images_and_folders_of_frames(tmp_path):
+def test_extracts_images_and_folders_of_frames(tmp_path):
   folder = tmp_path / "frames"
   folder.mkdir()
   jpegs = [simplejpeg.encode_jpeg(frame, quality=90) for frame in grey(12)]
@@ -212,7 +212,7 @@ def test_images_and_folders_of_frames(tmp_path):
     read(folder)
 
 
-def test_photographs_are_put_upright(tmp_path):
+def test_applies_exif_orientation(tmp_path):
   from PIL import Image
 
   picture = Image.fromarray(grey(1, (20, 40))[0])
@@ -222,7 +222,7 @@ def test_photographs_are_put_upright(tmp_path):
   assert simplejpeg.decode_jpeg_header(read(tmp_path / "turned.jpg")[0])[:2] == (40, 20)
 
 
-def test_what_cameras_say_far_behind_other_tags(tmp_path):
+def test_finds_exif_after_other_tags(tmp_path):
   from PIL import Image
 
   exif = Image.Exif()
@@ -234,7 +234,7 @@ def test_what_cameras_say_far_behind_other_tags(tmp_path):
   assert simplejpeg.decode_jpeg_header(read(tmp_path / "far.jpg")[0])[:2] == (40, 20)
 
 
-def test_images_of_too_many_pixels(tmp_path):
+def test_rejects_images_with_too_many_pixels(tmp_path):
   from PIL import Image
 
   Image.new("1", (9000, 9000)).save(tmp_path / "wide.png")
@@ -242,17 +242,17 @@ def test_images_of_too_many_pixels(tmp_path):
     read(tmp_path / "wide.png")
 
 
-def test_a_frame_that_is_gone(tmp_path):
+def test_rejects_dangling_links(tmp_path):
   (tmp_path / "0.jpg").write_bytes(simplejpeg.encode_jpeg(grey(1)[0]))
   (tmp_path / "1.jpg").symlink_to("nowhere.jpg")
   with pytest.raises(VideoError, match=r"1\.jpg: no such file"):
     read(tmp_path)
 
 
-def test_numbers_and_decoders_that_mean_nothing():
+def test_rejects_settings_out_of_range_and_unknown_decoders():
   for changes in ({"fps": -1}, {"frames": -1}, {"jpeg_quality": 0}, {"min_frames": 0}, {"fps": 3, "frames": 3}):
     with pytest.raises(UserError, match=next(iter(changes))):
       FrameSettings(**changes).check()
-  with pytest.raises(UserError, match="allowed: pyav or MODULE:FUNCTION"):
+  with pytest.raises(UserError, match="use one of pyav, or MODULE:FUNCTION"):
     decoder_by_name("decord")
   assert decoder_by_name("clipvip_jax.input_pipeline.video_decoder:iterate_pictures") is PYAV

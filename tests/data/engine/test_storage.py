@@ -40,7 +40,7 @@ def bucket(monkeypatch):
   return epath.Path("gs://bucket")
 
 
-def test_a_manifest_and_its_videos_elsewhere(bucket, tmp_path):
+def test_reads_manifest_and_videos_from_object_store(bucket, tmp_path):
   for number in range(3):
     video = corpora.write_video(tmp_path / f"{number}.mp4", seed=number)
     (bucket / f"videos/{number}.mp4").write_bytes(video.read_bytes())
@@ -56,11 +56,11 @@ def test_a_manifest_and_its_videos_elsewhere(bucket, tmp_path):
   assert found == corpora.read_back(corpora.build(Builder, "default", tmp_path / "plain", local), "train")
 
 
-def test_a_corpus_written_elsewhere(bucket, tmp_path):
+def test_writes_corpus_to_object_store(bucket, tmp_path):
   corpora.write_video(tmp_path / "v.mp4")
   rows = [{"video": "v.mp4", "text": "t"}, {"video": "gone.mp4", "text": "t"}]
   local = corpora.write_lines(tmp_path / "m.jsonl", rows)
-  builder = corpora.build(Builder, "default", "gs://bucket/corpora", local, max_left_out=0.5)
+  builder = corpora.build(Builder, "default", "gs://bucket/corpora", local, max_skipped=0.5)
   there = epath.Path("gs://bucket/corpora/video_manifest/default")
   assert [path.name for path in there.iterdir()] == ["1.0.0"]
   assert builder.info.metadata["coverage"]["train"]["missing"] == 1
@@ -72,7 +72,7 @@ def test_a_corpus_written_elsewhere(bucket, tmp_path):
   assert [record["id"] for record in records] == [b"v.mp4"]
 
 
-def test_states_and_whole_files(bucket, tmp_path):
+def test_file_state_and_atomic_path(bucket, tmp_path):
   for folder in (bucket, epath.Path(tmp_path)):
     path = folder / "file"
     assert storage.file_state(path) == []

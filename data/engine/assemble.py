@@ -1,0 +1,78 @@
+"""Assembles completed shards into the splits of a TFDS data set."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from clipvip_jax.utils.errors import UserError
+from data.engine import coverage, storage
+from data.engine.coverage import Coverage
+from data.engine.plan import Plan
+from data.engine.shards import ShardReport, records_path, report_path
+from data.engine.work import BuildWork
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenShard:
+  """A completed shard: path, number of records and their size in bytes."""
+
+  path: epath.Path
+  num_records: int
+  num_bytes: int
+
+
+def collect_reports(
+  plan: Plan, work: BuildWork, skipped_file: epath.Path
+) -> tuple[Coverage, dict[str, list[WrittenShard]]]:
+  """Sums the reports of all shards, and writes the list of skipped clips.
+
+  Args:
+    plan: The items.
+    work: The working folder.
+    skipped_file: The list to write.
+
+  Returns:
+    The coverage, and {split: shards in order}.
+
+  Raises:
+    UserError: A shard is missing.
+  """
+  total = Coverage()
+  written: dict[str, list[WrittenShard]] = {split: [] for split in plan.counts}
+  for split, count in plan.counts.items():
+    total.add_split(split, count)
+  with storage.atomic_path(skipped_file) as temporary, temporary.open("w", encoding="utf-8") as file:
+    for shard in plan.shards(work.clips_per_shard):
+      report = ShardReport.read(report_path(work.folder, shard))
+      if report is None:
+        raise UserError(f"{report_path(work.folder, shard)}: the shard is missing; run the build again")
+      total.add_found(shard.split, report.num_records)
+      total.add_missing_texts(shard.split, report.missing_texts)
+      total.add_skipped(shard.split, report.skipped)
+      file.writelines(coverage.skipped_line(shard.split, clip) for clip in report.skipped)
+      path = records_path(work.folder, shard)
+      written[shard.split].append(WrittenShard(path, report.num_records, report.num_bytes))
+  return total, written
+
+
+def link_split(split: str, shards: list[WrittenShard], template: tfds.core.ShardedFileTemplate) -> tfds.core.SplitInfo:
+  """Links the shards of a split into the data set, without those that have no records.
+
+  Args:
+    split: Name of the split.
+    shards: Its shards in order.
+    template: Names of the data set's files.
+  """
+  shards = [shard for shard in shards if shard.num_records]
+  for index, shard in enumerate(shards):
+    target = template.sharded_filepath(shard_index=index, num_shards=len(shards))
+    storage.link_or_copy(shard.path, epath.Path(target))
+  return tfds.core.SplitInfo(
+    name=split,
+    shard_lengths=[shard.num_records for shard in shards],
+    num_bytes=sum(shard.num_bytes for shard in shards),
+    filename_template=template,
+  )
