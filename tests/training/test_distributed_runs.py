@@ -1,4 +1,4 @@
-"""Two real processes that make one run, as on two hosts."""
+"""Runs of two processes, as on two hosts."""
 
 import json
 import os
@@ -24,10 +24,9 @@ def free_port():
 
 
 def start(folder, corpus, *overrides, second=()):
-  """Both processes of a run of the smoke recipe, `second` being what process 1 alone is told.
+  """Starts both processes of a run of the smoke recipe, with the flags `second` for process 1 only.
 
-  Processes but the first never find what was compiled before (JAX keeps their programs apart on CPUs), so they compile
-  a small loss, and without optimising it.
+  On CPUs, processes other than 0 do not share the compilation cache. They compile a small loss without optimizations.
   """
   port = free_port()
   flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -71,19 +70,20 @@ def wait_for(text, process):
   for line in process.stdout:
     if text in line:
       return
-  pytest.fail(f"{text!r} never came")
+  pytest.fail(f"{text!r} is missing in the output")
 
 
 def rows(folder):
   return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_are_one_run_that_is_terminated_and_loses_one_and_ends_as_an_unbroken_one(tmp_path):
+@pytest.mark.slow
+def test_two_processes_resume_bit_identically_after_sigterm_and_a_killed_process(tmp_path):
   corpus = tmp_path / "corpora"
-  whole, broken = tmp_path / "whole", tmp_path / "broken"
+  unbroken_workdir, broken = tmp_path / "unbroken", tmp_path / "broken"
   processes = start(broken, corpus)
   wait_for(f"step 2/{STEPS}", processes[0])
-  processes[1].terminate()  # a signal to either is one to both
+  processes[1].terminate()  # either process may receive the signal
   codes, outputs = finish(processes)
   assert codes == [cli.EXIT_TERMINATED] * 2, outputs
   saved = Checkpoints(broken / "checkpoints", 3).steps()[-1]
@@ -93,7 +93,7 @@ def test_two_processes_are_one_run_that_is_terminated_and_loses_one_and_ends_as_
   wait_for(f"step {saved + 1}/{STEPS}", processes[0])
   processes[1].kill()
   killed = time.monotonic()
-  unbroken = start(whole, corpus)  # while the other process finds out
+  unbroken = start(unbroken_workdir, corpus)  # meanwhile
   codes, outputs = finish(processes)
   assert time.monotonic() - killed < 60
   assert codes == [cli.EXIT_HUNG, -signal.SIGKILL], outputs
@@ -102,23 +102,25 @@ def test_two_processes_are_one_run_that_is_terminated_and_loses_one_and_ends_as_
 
   codes, outputs = finish(unbroken)
   assert codes == [0, 0], outputs
-  assert f"step {STEPS}/{STEPS}" in outputs[0] and "step" not in outputs[1], "only process 0 speaks"
+  assert f"step {STEPS}/{STEPS}" in outputs[0] and "step" not in outputs[1], "only process 0 logs"
   codes, outputs = finish(start(broken, corpus))
   assert codes == [0, 0], outputs
   assert "resuming from step" in outputs[0]
-  assert rows(broken) == rows(whole)
+  assert rows(broken) == rows(unbroken_workdir)
   for name in ("results.json", "report.html"):
-    assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+    assert (broken / name).read_bytes() == (unbroken_workdir / name).read_bytes(), name
 
 
-def test_what_one_process_refuses_ends_both(tmp_path):
+@pytest.mark.slow
+def test_bad_input_ends_both_processes(tmp_path):
   codes, outputs = finish(start(tmp_path / "run", tmp_path / "none", "--config.data.prepare=False"))
   assert codes == [cli.EXIT_BAD_INPUT] * 2, outputs
   assert all("error: corpus moving_shapes/smoke" in output for output in outputs)
   assert not (tmp_path / "run").exists()
 
 
-def test_processes_that_were_started_differently_end_with_the_same_words(tmp_path):
+@pytest.mark.slow
+def test_processes_with_different_flags_end_with_the_same_error(tmp_path):
   codes, outputs = finish(start(tmp_path / "run", tmp_path, second=("--config.seed=3", "--config.host.num_workers=1")))
   assert codes == [cli.EXIT_BAD_INPUT] * 2, outputs
   words = "error: the processes of this launch differ: process 1: seed is 3, in process 0 0. Start all of them with"

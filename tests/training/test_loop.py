@@ -16,7 +16,8 @@ from clipvip_jax.training.initial_state import restore_or_initialize
 from clipvip_jax.training.loop import TrainLoop
 from clipvip_jax.utils.errors import Terminated, UserError
 
-CHANGES = {"loss": "vs", "train.num_steps": 5, "train.eval_every": 2, "train.checkpoint_every": 3, "host.log_every": 4}
+# Nothing that enters the compiled step, so that it is the one of the other tests.
+CHANGES = {"train.eval_every": 5, "train.checkpoint_every": 4, "host.log_every": 6}
 
 
 class StubEvaluator:
@@ -37,7 +38,7 @@ class StubEvaluator:
 def open_loop(corpora, workdir, evaluator, **changes):
   """(loop, first state, checkpoints)."""
   components = setup.prepare(config(corpora, **{**CHANGES, **changes}), workdir)
-  checkpoints = Checkpoints(workdir / "checkpoints", 5)
+  checkpoints = Checkpoints(workdir / "checkpoints", 9)
   history = History(workdir / "metrics.jsonl", 0)
   with contextlib.closing(checkpoints), contextlib.closing(history):
     state, _ = restore_or_initialize(components, checkpoints, {})
@@ -48,22 +49,22 @@ def open_loop(corpora, workdir, evaluator, **changes):
 def test_logs_evaluates_and_saves_at_the_configured_steps(corpora, tmp_path):
   evaluator = StubEvaluator()
   with open_loop(corpora, tmp_path, evaluator) as (loop, state, checkpoints):
-    assert int(loop.run(state, 0).step) == 5
-    assert checkpoints.best_step() == 5  # the last evaluation has the highest recall
-    assert checkpoints.steps() == [2, 3, 4, 5]
+    assert int(loop.run(state, 0).step) == 12
+    assert checkpoints.best_step() == 12  # the last evaluation has the highest recall
+    assert checkpoints.steps() == [4, 5, 8, 10, 12]
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-  assert [row["step"] for row in rows if row["kind"] == "train"] == [4, 5]
-  assert [row["step"] for row in rows if row["kind"] == "eval"] == [2, 4, 5]
+  assert [row["step"] for row in rows if row["kind"] == "train"] == [6, 12]
+  assert [row["step"] for row in rows if row["kind"] == "eval"] == [5, 10, 12]
   assert evaluator.splits == ["validation"] * 3
 
 
 @pytest.mark.slow
 def test_saves_and_stops_at_the_step_after_sigterm(corpora, tmp_path):
-  evaluator = StubEvaluator(lambda: os.kill(os.getpid(), signal.SIGTERM))  # in the evaluation of step 2
-  with open_loop(corpora, tmp_path, evaluator, **{"train.checkpoint_every": 5}) as (loop, state, checkpoints):
-    with pytest.raises(Terminated, match=r"SIGTERM: saved step 3 of 5 in .*; run the same command to resume"):
+  evaluator = StubEvaluator(lambda: os.kill(os.getpid(), signal.SIGTERM))  # in the evaluation of step 5
+  with open_loop(corpora, tmp_path, evaluator, **{"train.checkpoint_every": 12}) as (loop, state, checkpoints):
+    with pytest.raises(Terminated, match=r"SIGTERM: saved step 6 of 12 in .*; run the same command to resume"):
       loop.run(state, 0)
-    assert checkpoints.restore_latest(state)[1] == {"next_record": 3 * 16}
+    assert checkpoints.restore_latest(state)[1] == {"next_record": 6 * 16}
 
 
 @pytest.mark.slow
