@@ -3,8 +3,8 @@
   python -m clipvip_jax.compare RUN_A RUN_B [--html=compare.html]
 
 RUN is the workdir of a finished run, or of an evaluation of one model. Differences are B minus A; recalls are in
-percent. Warnings come first where the numbers are not comparable, for example on different clips. Exit codes: 0 done;
-2 bad input.
+percent. If the numbers are not comparable, for example on different clips, warnings precede them. Exit codes: 0
+success; 2 bad input.
 """
 
 import pathlib

@@ -1,9 +1,9 @@
-"""Converts weights of any source to a layout that other projects read.
+"""Converts weights of any SOURCE to a layout that other projects read.
 
   python -m clipvip_jax.convert SOURCE TARGET [--layout=clip_vip|clip|openclip]
 
-SOURCE is a file of weights, a folder, hf://OWNER/NAME or a workdir. TARGET is FILE.safetensors, or a folder, which also
-gets a configuration. Exit codes: 0 done; 2 bad input.
+SOURCE is a weight file, a folder, hf://OWNER/NAME or a workdir. TARGET is FILE.safetensors, or a folder, to which a
+model config is also written. Exit codes: 0 success; 2 bad input.
 """
 
 import pathlib

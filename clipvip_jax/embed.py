@@ -2,9 +2,9 @@
 
   python -m clipvip_jax.embed --model=SOURCE --videos=DIR_OR_LIST --out=FILE.safetensors
 
-Finished parts are kept in FILE.safetensors.parts until the index is complete: after an interruption the same command
-resumes, and the index is byte-identical to that of an uninterrupted run. Unreadable videos are named, counted and
-skipped. Exit codes: 0 success; 2 bad input, or too many unreadable videos.
+Finished parts are kept in FILE.safetensors.parts until the index is complete. After an interruption, the same command
+resumes, and the index is byte-identical to that of an uninterrupted run. Unreadable videos are skipped, listed and
+counted. Exit codes: 0 success; 2 bad input, or too many unreadable videos.
 """
 
 import pathlib

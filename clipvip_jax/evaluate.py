@@ -1,12 +1,12 @@
-"""Measures retrieval of any weights on any corpus, without training.
+"""Evaluates text-video retrieval of any weights on any corpus, without training.
 
   python -m clipvip_jax.evaluate --model=SOURCE --dataset=NAME[/CONFIG] --data_dir=DIR --workdir=DIR [--split=SPLIT]
   python -m clipvip_jax.evaluate --embeddings=FILE_OR_WORKDIR --workdir=DIR
 
-Unset options come from the run that SOURCE is from, if it was trained on that corpus, otherwise from the recipe of the
-corpus in configs/. Writes results.json, report.html and embeddings_SPLIT.safetensors to --workdir. The second form
-measures these embeddings again, without model and corpus. Several --model (or --embeddings), runs that differ in seed
-only, also give mean and standard deviation. Exit codes: 0 success; 2 bad input.
+Defaults of options come from the config of SOURCE if it is a run on that corpus, otherwise from the corpus' recipe in
+configs/. Writes results.json, report.html and embeddings_SPLIT.safetensors to --workdir. The second form evaluates
+stored embeddings, without model and corpus. Repeat --model (or --embeddings) for runs that differ only in seed to also
+get mean and standard deviation. Exit codes: 0 success; 2 bad input.
 """
 
 import argparse

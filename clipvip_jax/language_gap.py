@@ -2,9 +2,9 @@
 
   python -m clipvip_jax.language_gap A B [--model=SOURCE] [--data_dir=DIR] [--plot=FILE.png]
 
-A and B are files with one text per line, or fields of a corpus, as moving_shapes/demo:train:subtitle. The gap is the
-normalised mutual information (NMI) between set and K-means cluster of the text features: 0 if the sets cannot be told
-apart, 1 if the clusters are the sets. The gap between two halves of each set shows what chance gives. Exit codes: 0
+A and B are files with one text per line, or fields of a corpus, such as moving_shapes/demo:train:subtitle. The gap is
+the normalised mutual information (NMI) between set and K-means cluster of the text features: 0 if the clusters are
+independent of the sets, 1 if they equal them. The gap between two halves of each set is the chance level. Exit codes: 0
 success; 2 bad input.
 """
 

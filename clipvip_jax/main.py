@@ -2,9 +2,9 @@
 
   python -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=DIR [--config.SECTION.FIELD=VALUE ...]
 
-Prints the results and writes them to DIR; the same command resumes a run that was stopped. Exit codes: 0 done; 2 bad
-input or a full disk, with a one-line error. After these, run the same command to resume: 143 SIGTERM, after saving; 75
-a process hung (host.watchdog_timeout) or died, with its number in the error; 134 a process never joined.
+Prints the results and writes them to DIR. The same command resumes an interrupted run. Exit codes: 0 success; 2 bad
+input or a full disk, with a one-line error. Resume after these: 143 SIGTERM, after saving; 75 a process hung
+(host.watchdog_timeout) or died, and the error names it; 134 a process never joined.
 """
 
 import pathlib

@@ -1,12 +1,13 @@
-"""Compiles a run's training step for hardware that need not be present, and reports memory, operations and time.
+"""Compiles a run's training step without the target hardware, and reports memory, operations and time.
 
   python -m clipvip_jax.preflight --config=configs/post_pretrain.py:b16 --topology=v5e:4x8 [--config.FIELD=VALUE ...]
 
-TPU slices (v5e, v5p, v6e) are compiled by libtpu, exactly as on the slice. For GPUs (a100:8, h100:8, h200:16) as many
-CPU devices stand in: operations and communication are those of XLA's partitioner on GPUs; memory is an upper estimate,
-since CPUs keep float32 where GPUs keep bfloat16 and lack cuDNN. Times are computed from the chips' published peaks.
-Compute and interconnect are lower bounds; memory counts all bytes that instructions read and write, including those
-that stay on the chip, and may be too high. Exit codes: 0 it fits; 1 it does not fit; 2 bad input.
+For TPU slices (v5e, v5p, v6e), libtpu compiles exactly as on the slice. For GPUs (a100:8, h100:8, h200:16), the step is
+compiled for the same number of CPU devices: operations and communication equal those of XLA's partitioner on GPUs;
+memory is an upper estimate, since CPUs store float32 where GPUs store bfloat16, and lack cuDNN. Times are computed from
+published peaks. Compute and interconnect times are lower bounds. The memory time counts all bytes that instructions
+read and write, including those that stay on the chip, and may be too high. Exit codes: 0 fits; 1 does not fit; 2 bad
+input.
 """
 
 import pathlib

@@ -2,7 +2,7 @@
 
   python -m clipvip_jax.search --index=FILE.safetensors QUERY [QUERY ...] [--top=10] [--html=OUT.html]
 
-Each QUERY is a sentence, as "a dog catches a frisbee". The model is the one that the index was built with.
+Each QUERY is a sentence, such as "a dog catches a frisbee". Queries are embedded with the model of the index.
 Exit codes: 0 success; 2 bad input.
 """
 

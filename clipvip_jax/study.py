@@ -2,10 +2,10 @@
 
   python -m clipvip_jax.study --config=configs/replication.py --workdir=DIR [--seeds=3] [--only=ARM ...]
 
-STUDY of the recipe lists the arms of each comparison. An arm trains in DIR/ARM/seed_N like any other run: finished runs
-are skipped, interrupted ones resume. A recipe with init_from="arm:NAME" starts from that arm's run with the same seed.
-After every run, DIR/study.json, study.md and study.html show mean and standard deviation over seeds, and curves. Exit
-codes: 0 done; 2 bad input; 143 SIGTERM, after saving.
+The recipe's STUDY lists the arms of each comparison. Every arm and seed is a normal run in DIR/ARM/seed_N: finished
+runs are skipped, interrupted ones resume. An arm with init_from="arm:NAME" starts from that arm's run with the same
+seed. After every run, DIR/study.json, study.md and study.html are updated: mean and standard deviation over seeds, and
+curves. Exit codes: 0 success; 2 bad input; 143 SIGTERM, after saving.
 """
 
 import os
