@@ -23,7 +23,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
   "v2t R@1": ("plain", "video_to_text", "R@1"),
   "twins": ("twins", "accuracy"),
 }
-_STYLES = [(series, dashes) for dashes in ("-", "--", ":") for series in charts.SERIES]
+_DASHES = ("-", "--", ":")
+# Twelve distinct styles; neighbours differ in colour and in dashes.
+_STYLES = [(charts.SERIES[n % len(charts.SERIES)], _DASHES[n % len(_DASHES)]) for n in range(12)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,29 +63,29 @@ def compared(tmp_path, capsys, *runs):
   return capsys.readouterr().out, (tmp_path / "compare.html").read_text(encoding="utf-8")
 
 
-def test_every_number_with_its_difference(tmp_path, capsys, runs):
+def test_prints_and_shows_every_metric_with_its_difference(tmp_path, capsys, runs):
   printed, source = compared(tmp_path, capsys, *runs)
   page = Page(source)
   a, b = results(0)["splits"], results(1, 3.0)["splits"]
   for split in a:
     for kind in ("plain", "dsl"):
       for direction in ("text_to_video", "video_to_text"):
-        one, other = a[split][kind][direction], b[split][kind][direction]
+        a_row, b_row = a[split][kind][direction], b[split][kind][direction]
         scales = [100, 100, 100, 1, 1]
-        rows = [[scale * row[name] for name, scale in zip(METRICS, scales, strict=True)] for row in (one, other)]
+        rows = [[scale * row[name] for name, scale in zip(METRICS, scales, strict=True)] for row in (a_row, b_row)]
         shown = [f"{x:,.1f}" for x in rows[0]], [f"{x:,.1f}" for x in rows[1]]
         signed = [f"{y - x:+,.1f}".replace("+0.0", "0.0").replace("-0.0", "0.0") for x, y in zip(*rows, strict=True)]
-        wanted = ["A", *shown[0], "B", *shown[1], "B \N{MINUS SIGN} A", *signed]
-        assert any(page.texts[i : i + len(wanted)] == wanted for i in range(len(page.texts))), wanted
+        expected = ["A", *shown[0], "B", *shown[1], "B \N{MINUS SIGN} A", *signed]
+        assert any(page.texts[i : i + len(expected)] == expected for i in range(len(page.texts))), expected
         for cells in (*shown, signed):
           assert any(line.split()[-5:] == cells for line in printed.splitlines()), cells
-    one, other = (100 * x[split]["twins"]["accuracy"] for x in (a, b))
-    difference = f"{other - one:+.1f}" if round(other - one, 1) else "0.0"
-    assert f"Twins told apart: A {one:.1f}, B {other:.1f}, B - A {difference}" in printed
-  assert "These results are not comparable" not in source and "warning" not in printed
+    twins_a, twins_b = (100 * x[split]["twins"]["accuracy"] for x in (a, b))
+    difference = f"{twins_b - twins_a:+.1f}" if round(twins_b - twins_a, 1) else "0.0"
+    assert f"Twins told apart: A {twins_a:.1f}, B {twins_b:.1f}, B - A {difference}" in printed
+  assert "These results may not be comparable" not in source and "warning" not in printed
 
 
-def test_curves_of_both_stand_in_one_chart(tmp_path, capsys, runs):
+def test_curves_of_both_runs_are_in_one_chart(tmp_path, capsys, runs):
   labels = [label for label in Page(compared(tmp_path, capsys, *runs)[1]).values("aria-label") if "at step" in label]
   assert len(labels) == 2
   assert labels[0].startswith("Training loss (smoothed, over optimiser steps): A from 5 at step 1 to ")
@@ -95,7 +95,7 @@ def test_curves_of_both_stand_in_one_chart(tmp_path, capsys, runs):
   assert labels[1] == f"Text-to-video R@1 (validation, percent, over optimiser steps): A {curve}; B {curve}"
 
 
-def test_fields_of_the_configuration_that_differ(tmp_path, capsys, runs):
+def test_differing_configuration_fields_are_listed(tmp_path, capsys, runs):
   other = results(1)
   other["config"]["optimizer"] |= {"frozen": ["text/"]}
   other["config"]["loss"] = "vs_fc"
@@ -111,10 +111,10 @@ def test_fields_of_the_configuration_that_differ(tmp_path, capsys, runs):
   assert "Versions: the same" in printed and "The same in both runs." in page.texts
 
 
-def changed(change):
-  found = results(1)
-  change(found)
-  return found
+def changed_results(change):
+  changed = results(1)
+  change(changed)
+  return changed
 
 
 @pytest.mark.parametrize(
@@ -132,23 +132,23 @@ def changed(change):
     (lambda r: r["config"]["evaluate"].update(query="title"), "evaluate.query is description in A and title in B"),
   ],
 )
-def test_what_does_not_compare_is_said(tmp_path, capsys, runs, change, words):
-  b = write(tmp_path / "c", changed(change))
+def test_warns_of_runs_that_are_not_comparable(tmp_path, capsys, runs, change, words):
+  b = write(tmp_path / "c", changed_results(change))
   printed, source = compared(tmp_path, capsys, runs[0], b)
   assert any(line.startswith("warning: ") and line.endswith(words) for line in printed.splitlines())
   page = Page(source)
-  assert "These results are not comparable" in page.texts and any(text.endswith(words) for text in page.texts)
+  assert "These results may not be comparable" in page.texts and any(text.endswith(words) for text in page.texts)
 
 
-def test_splits_of_one_run_alone_are_named(tmp_path, capsys, runs):
-  b = write(tmp_path / "c", changed(lambda r: r["splits"].pop("test_unseen")))
+def test_names_splits_that_only_one_run_has(tmp_path, capsys, runs):
+  b = write(tmp_path / "c", changed_results(lambda r: r["splits"].pop("test_unseen")))
   printed, source = compared(tmp_path, capsys, runs[0], b)
   assert "only A has the split test_unseen" in printed and "Not compared: only A has the split test_unseen." in source
   assert "warning" not in printed
 
 
 def test_a_run_beside_an_evaluation_keeps_its_curves(tmp_path, capsys, runs):
-  b = write(tmp_path / "c", changed(lambda r: r["config"].pop("loss")))
+  b = write(tmp_path / "c", changed_results(lambda r: r["config"].pop("loss")))
   labels = [label for label in Page(compared(tmp_path, capsys, runs[0], b)[1]).values("aria-label") if "step" in label]
   assert [label.split(":")[0] for label in labels] == [
     "Training loss (smoothed, over optimiser steps)",
@@ -166,15 +166,15 @@ def test_an_evaluation_has_no_curves(tmp_path, capsys):
 HOSTILE = "<script>alert('x')</script>\x1b[31m\u202e\nwarning: lies"
 
 
-def test_whatever_a_file_says_is_only_shown(tmp_path, capsys, runs):
-  def change(found):
-    found["corpus"]["name"] = HOSTILE
-    found["config"] |= {"loss": HOSTILE, HOSTILE: {"a": HOSTILE}}
-    found["splits"][HOSTILE] = copy.deepcopy(found["splits"]["test"])
-    found["best_step"] = HOSTILE
+def test_hostile_results_are_escaped_and_printed_safely(tmp_path, capsys, runs):
+  def change(hostile):
+    hostile["corpus"]["name"] = HOSTILE
+    hostile["config"] |= {"loss": HOSTILE, HOSTILE: {"a": HOSTILE}}
+    hostile["splits"][HOSTILE] = copy.deepcopy(hostile["splits"]["test"])
+    hostile["best_step"] = HOSTILE
 
   rows = [{"kind": "eval", "step": 1, "split": HOSTILE, "metrics": metrics(16, 0)}]
-  a, b = (write(tmp_path / name, changed(change), rows) for name in ("c", "d"))
+  a, b = (write(tmp_path / name, changed_results(change), rows) for name in ("c", "d"))
   printed, source = compared(tmp_path, capsys, a, b)
   assert "<script" not in source
   assert not set(printed) & set("\x1b\u202e") and not any(line.startswith("warning") for line in printed.splitlines())
@@ -202,7 +202,7 @@ def test_whatever_a_file_says_is_only_shown(tmp_path, capsys, runs):
     ('{"spread": {}}', "holds several models: name one of them, as .*model_0"),
   ],
 )
-def test_what_is_no_result_is_refused(tmp_path, runs, content, message):
+def test_rejects_invalid_results(tmp_path, runs, content, message):
   (tmp_path / "c").mkdir()
   if content is not None:
     (tmp_path / "c" / "results.json").write_bytes(content.encode(errors="surrogateescape"))
@@ -214,7 +214,7 @@ def test_what_is_no_result_is_refused(tmp_path, runs, content, message):
   "row",
   ["1", "[]", "{}", '{"step": "1", "kind": "train"}', '{"step": 1}', '{"step": 1, "kind": "eval"}', '{"step": null}'],
 )
-def test_curves_that_cannot_be_read_are_refused(tmp_path, runs, row):
+def test_rejects_corrupt_history(tmp_path, runs, row):
   (runs[1] / "metrics.jsonl").write_text(row + "\n")
   with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
     compare.main([str(runs[0]), str(runs[1])])
@@ -228,6 +228,6 @@ def test_curves_that_cannot_be_read_are_refused(tmp_path, runs, row):
     (["a", "b", "c"], "unrecognized arguments: c"),
   ],
 )
-def test_wrong_options_are_refused(arguments, message):
+def test_rejects_invalid_flags(arguments, message):
   with pytest.raises(UserError, match=message):
     compare.main(arguments)
