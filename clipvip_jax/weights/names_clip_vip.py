@@ -18,7 +18,6 @@ from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 
 PREFIX = "clipmodel."
-WRAPPER_PREFIX = "module."  # of PyTorch's DataParallel
 
 # Buffers of position ids 0, 1, 2, ..., which are not loaded.
 UNUSED = re.compile(r"(text|vision)_model\.embeddings\.position_ids$")

@@ -2,7 +2,8 @@
 
 | SOURCE | meaning |
 |---|---|
-| FILE.safetensors, FILE.pt (.pth, .bin) | one file of weights |
+| FILE.safetensors, FILE.pt (.pth, .bin, .ckpt) | one file of weights, in the format of its first bytes |
+| FILE.index.json | all shards that HuggingFace's index names |
 | a folder | HuggingFace's or OpenCLIP's layout: weights and their configuration |
 | hf://OWNER/NAME, hf://OWNER/NAME@REVISION | such a folder on the HuggingFace Hub |
 | a workdir, or WORKDIR@STEP | a run of this project: its best checkpoint, or that of a step |
@@ -12,6 +13,7 @@ Tensors may have the names of HuggingFace's CLIP, CLIP-ViP or OpenCLIP, which ar
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -24,17 +26,18 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import log, printable
-from clipvip_jax.weights import names_clip_vip, names_openclip, safetensors_file, torch_file
+from clipvip_jax.weights import names_clip_vip, names_openclip, tensor_files, torch_file, wrapper_prefixes
 from clipvip_jax.weights.model_config import Hints, from_weights, hints_from_metadata, read_hints
 
 HUB = "hf://"
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 # The first that exists in a folder is read.
 _WEIGHT_FILES = (
   "model.safetensors",
+  "model.safetensors.index.json",
   "open_clip_model.safetensors",
   "open_clip_pytorch_model.bin",
   "pytorch_model.bin",
+  "pytorch_model.bin.index.json",
 )
 _DOWNLOADED_FILES = [*_WEIGHT_FILES, "config.json", "open_clip_config.json", "tokenizer.json"]
 # Parameters that CLIP-ViP adds to CLIP, which a checkpoint of CLIP lacks.
@@ -114,15 +117,12 @@ def _from_run(source: str, overrides: Hints) -> Weights:
 
 def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
   tensors, file_hints = _read(path)
-  if all(name.startswith(names_clip_vip.WRAPPER_PREFIX) for name in tensors):
-    tensors = {name.removeprefix(names_clip_vip.WRAPPER_PREFIX): x for name, x in tensors.items()}
+  tensors = wrapper_prefixes.strip_wrapper_prefixes(tensors, source)
   activation = "quick_gelu"
-  guessed = False
-  if names_openclip.is_openclip(tensors):
-    if _OPENAI_TENSOR not in tensors:
-      activation, guessed = "gelu", True
-    tensors = names_openclip.to_published(tensors, source)
-  flat = {name: _float32(name, x, source) for name, x in names_clip_vip.to_flat(tensors, source).items()}
+  guessed = names_openclip.is_openclip(tensors) and _OPENAI_TENSOR not in tensors
+  if guessed:
+    activation = "gelu"
+  flat = {name: _float32(name, x, source) for name, x in _to_flat(tensors, path, source).items()}
   if "logit_scale" in flat and flat["logit_scale"].size == 1:
     flat["logit_scale"] = flat["logit_scale"].reshape(())  # some publishers store a scalar as [1]
   _warn_if_not_finite(flat, source)
@@ -144,13 +144,23 @@ def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
 
 def _read(path: pathlib.Path) -> tuple[Mapping[str, np.ndarray], Hints]:
   """Returns (tensors, hints in the metadata of the file)."""
-  if path.suffix != ".safetensors":
-    return torch_file.read(path), Hints()
-  tensors, metadata = safetensors_file.read(path)
+  tensors, metadata = tensor_files.read(path)
   try:
     return tensors, hints_from_metadata(metadata)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
+
+
+def _to_flat(tensors: Mapping[str, np.ndarray], path: pathlib.Path, source: str) -> dict[str, np.ndarray]:
+  """Returns {parameter name: array} of tensors with the names of any layout."""
+  try:
+    if names_openclip.is_openclip(tensors):
+      tensors = names_openclip.to_published(tensors, source)
+    return names_clip_vip.to_flat(tensors, source)
+  except UserError as error:
+    if torch_file.is_torchscript(path):
+      raise UserError(f"{error}; the file is a TorchScript archive, of which only the tensors are read") from error
+    raise
 
 
 def _is_clip(params: Mapping[str, np.ndarray]) -> bool:
@@ -194,25 +204,27 @@ def _weight_file(source: str) -> pathlib.Path:
   except (OSError, ValueError) as error:  # a name that is too long or contains NUL
     raise UserError(f"{printable(source, 160)} is not a readable path: {first_line(error)}") from error
   if path.is_dir():
-    for name in _WEIGHT_FILES:
-      if (path / name).is_file():
-        return path / name
-    index = next(path.glob("*.index.json"), None)
-    sharded = f" ({index.name} describes sharded weights, which are not supported)" if index else ""
+    file = _file_in_folder(path)
+    if file is None:
+      raise UserError(
+        f"{source!r} contains no weights; expected a run's checkpoints or one of {', '.join(_WEIGHT_FILES)}"
+      )
+    return file
+  if path.is_file() and (tensor_files.is_weights(path) or path.name.endswith(tensor_files.SUFFIXES)):
+    return path
+  if path.exists() or not path.name.endswith((*tensor_files.SUFFIXES, tensor_files.INDEX_SUFFIX)):
     raise UserError(
-      f"{source!r} contains no weights{sharded}; expected a run's checkpoints or one of {', '.join(_WEIGHT_FILES)}"
+      f"{source!r} is not a source of weights; allowed: files ({', '.join(tensor_files.SUFFIXES)}), folders in"
+      f" HuggingFace's layout, {HUB}OWNER/NAME, and workdirs of runs (WORKDIR or WORKDIR@STEP)"
     )
-  if path.suffix not in _SUFFIXES:
-    raise UserError(
-      f"{source!r} is not a source of weights; allowed: files ({', '.join(_SUFFIXES)}), folders in HuggingFace's"
-      f" layout, {HUB}OWNER/NAME, and workdirs of runs (WORKDIR or WORKDIR@STEP)"
-    )
-  if not path.is_file():
-    raise UserError(
-      f"{source!r}: no such file; to start from CLIP, pass {HUB}openai/clip-vit-base-patch32 (or -patch16), or the"
-      " model.safetensors of that repository"
-    )
-  return path
+  raise UserError(
+    f"{source!r}: no such file; to start from CLIP, pass {HUB}openai/clip-vit-base-patch32 (or -patch16), or the"
+    " model.safetensors of that repository"
+  )
+
+
+def _file_in_folder(folder: pathlib.Path) -> pathlib.Path | None:
+  return next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
 
 
 def _run_and_step(source: str) -> tuple[pathlib.Path, int | None]:
@@ -246,7 +258,15 @@ def _download(source: str) -> pathlib.Path:
   except ImportError as error:
     raise UserError(f"{source!r} needs a package that is not installed: pip install huggingface_hub") from error
   try:
-    folder = huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=_DOWNLOADED_FILES)
+    download = functools.partial(huggingface_hub.snapshot_download, name)
+    folder = pathlib.Path(download(revision=revision or None, allow_patterns=_DOWNLOADED_FILES))
+    index = _file_in_folder(folder)
+    if index is not None and index.name.endswith(tensor_files.INDEX_SUFFIX):
+      # A snapshot's folder has the name of its commit: the shards are of the same commit as their index.
+      commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision or None
+      download(revision=commit, allow_patterns=tensor_files.shard_names(index))
+    return folder
+  except UserError:
+    raise
   except Exception as error:  # the package raises many types: network, authentication, missing repository
     raise UserError(f"{source!r} cannot be downloaded: {first_line(error)}") from error
-  return pathlib.Path(folder)

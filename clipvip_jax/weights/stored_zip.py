@@ -1,7 +1,8 @@
 """Zip archives of uncompressed entries, as `torch.save` writes them, read as views of the file.
 
 Archives are untrusted. Those that two readers could understand differently are refused: duplicate names, overlapping
-entries, local headers that contradict the central directory, names that lead outside of the archive.
+entries, local headers that contradict the central directory, names that lead outside of the archive. Nothing is
+decompressed: TorchScript compresses its source code, `NAME/code/...`, whose content is not returned.
 """
 
 import itertools
@@ -23,13 +24,13 @@ _ENCRYPTED = 0x2041  # flags: content, "strong" encryption, directory
 _UTF_8 = 0x800  # flag: the name is UTF-8
 
 
-def is_zip(data: mmap.mmap) -> bool:
-  """Returns whether a file begins like a zip archive with entries."""
+def is_zip(data: bytes) -> bool:
+  """Returns whether the first bytes of a file are those of a zip archive with entries."""
   return data[:4] == _LOCAL_MAGIC
 
 
 def read_entries(data: mmap.mmap) -> dict[str, memoryview]:
-  """Returns {name: content} of all entries, without a copy.
+  """Returns {name: content} of all entries, without a copy; the content of compressed source code is empty.
 
   Raises:
     UserError: the archive is corrupt, ambiguous, compressed or encrypted. The message names the entry.
@@ -46,11 +47,11 @@ def read_entries(data: mmap.mmap) -> dict[str, memoryview]:
       if info.filename in entries:
         raise _corrupt(f"two entries are named '{name}'")
       begin = _content_offset(data, info)
-      end = begin + info.file_size
+      end = begin + info.compress_size
       if end > archive.start_dir:
         raise _corrupt(f"entry '{name}' extends into the zip directory or past the end of the file")
       ranges.append((info.header_offset, end, name))
-      entries[info.filename] = memoryview(data)[begin:end]
+      entries[info.filename] = memoryview(data)[begin : begin if info.compress_type else end]
   ranges.sort()
   for (_, end, name), (begin, _, next_name) in itertools.pairwise(ranges):
     if end > begin:
@@ -82,7 +83,9 @@ def _content_offset(data: mmap.mmap, info: zipfile.ZipInfo) -> int:
   magic, _, flags, method, *_, name_size, extra_size = _LOCAL_HEADER.unpack_from(data, info.header_offset)
   if magic != _LOCAL_MAGIC:
     raise _corrupt(f"entry '{name}' has no local header where the directory places it")
-  if info.compress_type != zipfile.ZIP_STORED or method != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+  is_code = segments[1:2] == ["code"] and method == info.compress_type == zipfile.ZIP_DEFLATED
+  is_stored = method == info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size
+  if not is_code and not is_stored:
     raise UserError(f"zip entry '{name}' is compressed; only uncompressed entries, as PyTorch writes, are supported")
   if (info.flag_bits | flags) & _ENCRYPTED:
     raise UserError(f"zip entry '{name}' is encrypted; decrypt the file first")

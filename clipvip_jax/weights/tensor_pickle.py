@@ -2,8 +2,11 @@
 
 A pickle is a program that can call any function of any module. Python's unpickler is not safe here even without
 functions: a few bytes make it fill the memory, or overflow its stack while it hashes a key. This interpreter carries
-out the few opcodes that tensors need and refuses all others. Nothing that the file names is imported, called, hashed
-or given attributes; the result describes storages and tensors without reading them.
+out the few opcodes that tensors need. Nothing that the file names is imported, called, hashed or given attributes;
+the result describes storages and tensors without reading them.
+
+Training checkpoints hold other objects beside their tensors: arguments, NumPy scalars, sizes. Such an object becomes
+an `OpaqueValue`, which is never built; where a tensor is required, it is refused.
 """
 
 import dataclasses
@@ -31,7 +34,8 @@ STORAGE_DTYPES: dict[str, DTypeLike] = {
 }
 _REBUILD_TENSOR, _REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
 _ORDERED_DICT = "collections.OrderedDict"
-_ALLOWED_GLOBALS = frozenset((_REBUILD_TENSOR, _REBUILD_PARAMETER, _ORDERED_DICT, *STORAGE_DTYPES))
+_KNOWN_GLOBALS = frozenset((_REBUILD_TENSOR, _REBUILD_PARAMETER, _ORDERED_DICT, *STORAGE_DTYPES))
+_TORCHSCRIPT_CLASS = "__torch__."  # prefix of the classes of a TorchScript archive
 
 RESAVE = "load it in PyTorch and save model.state_dict() with torch.save, or use the .safetensors edition"
 _NOT_EXECUTED = f"which tensors do not need; nothing was executed. If you trust the file, {RESAVE}"
@@ -70,13 +74,33 @@ class TensorRef:
   stride: tuple[int, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class OpaqueValue:
+  """An object that is not built.
+
+  Attributes:
+    reason: the reference or opcode that it needs, for an error message.
+  """
+
+  reason: str
+
+  def error(self) -> UserError:
+    """Returns the error for an object in place of tensors."""
+    return UserError(f"data.pkl {self.reason}, {_NOT_EXECUTED}")
+
+
 class Pairs(list):
   """A dict as a list of (key, value): keys are not hashed, and duplicate keys stay visible."""
+
+
+class ModuleAttributes(Pairs):
+  """Attributes of a module in a TorchScript archive, by name."""
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _EMPTY_CONTAINERS = {"EMPTY_LIST": list, "EMPTY_DICT": Pairs}
 _LITERALS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
+_OPAQUE = {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "EMPTY_SET"}
 _TUPLE_LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _NO_EFFECT = {"PROTO", "FRAME", "STOP"}
 
@@ -85,7 +109,7 @@ def interpret(program: bytes) -> Any:
   """Returns the value that a pickle describes: numbers, strings, lists, tuples, Pairs, StorageRefs and TensorRefs.
 
   Raises:
-    UserError: the pickle needs anything else. The message names the opcode or function.
+    UserError: the pickle contains an unsupported opcode, or tensors that PyTorch does not write.
     Exception: whatever `pickletools` or an inconsistent stack raises for a corrupt pickle.
   """
   stack: list[Any] = []
@@ -110,11 +134,10 @@ def interpret(program: bytes) -> Any:
         memo[len(memo)] = stack[-1]
       case "BINGET" | "LONG_BINGET":
         stack.append(memo[argument])
-      case "TUPLE" | "APPENDS" | "SETITEMS" as name:
-        begin = marks.pop()
-        items = stack[begin:]
-        del stack[begin:]
-        _collect(name, stack, items)
+      case name if name in _OPAQUE:
+        stack.append(OpaqueValue(f"contains the opcode {name}"))
+      case "TUPLE" | "APPENDS" | "SETITEMS" | "ADDITEMS" | "FROZENSET" | "OBJ" as name:
+        _collect(name, stack, _pop_to_mark(stack, marks))
       case name if name in _TUPLE_LENGTHS:
         stack.append(tuple(_pop(stack, _TUPLE_LENGTHS[name])))
       case "APPEND" | "SETITEM" as name:
@@ -127,10 +150,11 @@ def interpret(program: bytes) -> Any:
         stack.append(_storage(stack.pop()))
       case "REDUCE":
         stack.append(_reduce(*_pop(stack, 2)))
-      case "BUILD":  # PyTorch keeps module versions as an attribute of the state dict; dropped
-        stack.pop()
-        if type(stack[-1]) is not Pairs:
-          raise UserError(f"data.pkl sets attributes of an object that is not a dict, {_NOT_EXECUTED}")
+      case "NEWOBJ" | "NEWOBJ_EX" as name:
+        stack.append(_new_object(name, _pop(stack, 2 if name == "NEWOBJ" else 3)[0]))
+      case "BUILD":
+        attributes = stack.pop()
+        _set_attributes(stack[-1], attributes)
       case name:
         raise UserError(
           f"data.pkl contains the opcode {name} {printable(argument or '', _TEXT_LIMIT)}, {_NOT_EXECUTED}"
@@ -146,10 +170,23 @@ def _pop(stack: list[Any], count: int) -> list[Any]:
   return items
 
 
+def _pop_to_mark(stack: list[Any], marks: list[int]) -> list[Any]:
+  begin = marks.pop()
+  items = stack[begin:]
+  del stack[begin:]
+  return items
+
+
 def _collect(opcode: str, stack: list[Any], items: list[Any]) -> None:
-  """Pushes items as a tuple, or adds them to the list or dict on top of the stack."""
+  """Pushes items as one value, or adds them to the container on top of the stack."""
   if opcode == "TUPLE":
     stack.append(tuple(items))
+  elif opcode == "FROZENSET":
+    stack.append(OpaqueValue("contains a set"))
+  elif opcode == "OBJ":
+    stack.append(_new_object(opcode, items[0]))
+  elif type(stack[-1]) is OpaqueValue:
+    pass
   elif opcode == "APPENDS" and type(stack[-1]) is list:
     stack[-1] += items
   elif opcode == "SETITEMS" and type(stack[-1]) is Pairs:
@@ -158,26 +195,51 @@ def _collect(opcode: str, stack: list[Any], items: list[Any]) -> None:
     raise UserError(f"data.pkl adds items to an object that is neither list nor dict, {_NOT_EXECUTED}")
 
 
-def _global(module: Any, name: Any) -> GlobalName:
-  full_name = f"{module}.{name}" if type(module) is type(name) is str else ""
-  if full_name not in _ALLOWED_GLOBALS:
-    referenced = printable(full_name or "a function whose name is not a string", _TEXT_LIMIT)
-    raise UserError(f"data.pkl references {referenced}, {_NOT_EXECUTED}")
-  return GlobalName(full_name)
+def _global(module: Any, name: Any) -> GlobalName | OpaqueValue:
+  if not type(module) is type(name) is str:
+    raise OpaqueValue("references a function whose name is not a string").error()
+  full_name = f"{module}.{name}"
+  if full_name in _KNOWN_GLOBALS or full_name.startswith(_TORCHSCRIPT_CLASS):
+    return GlobalName(full_name)
+  return OpaqueValue(f"references {printable(full_name, _TEXT_LIMIT)}")
 
 
-def _storage(reference: Any) -> StorageRef:
+def _new_object(opcode: str, cls: Any) -> ModuleAttributes | OpaqueValue:
+  """Returns an instance of a class without attributes."""
+  match cls:
+    case GlobalName(name) if name.startswith(_TORCHSCRIPT_CLASS):
+      return ModuleAttributes()
+    case OpaqueValue():
+      return cls
+  return OpaqueValue(f"contains the opcode {opcode}")
+
+
+def _set_attributes(target: Any, attributes: Any) -> None:
+  """Keeps the attributes of a TorchScript module; drops others, as the module versions of a state dict."""
+  if type(target) is ModuleAttributes and type(attributes) is Pairs:
+    target += attributes
+  elif type(target) not in (Pairs, OpaqueValue):
+    raise UserError(f"data.pkl sets attributes of an object that is not a dict, {_NOT_EXECUTED}")
+
+
+def _storage(reference: Any) -> StorageRef | OpaqueValue:
   match reference:
+    case ("storage", OpaqueValue() as unsupported, str(), _, _):
+      return unsupported
     case ("storage", GlobalName(name), str(key), _, int(count)) if name in STORAGE_DTYPES and type(count) is int:
       return StorageRef(np.dtype(STORAGE_DTYPES[name]), key, count)
   raise UserError(f"data.pkl contains a persistent id that is not a storage, {_NOT_EXECUTED}")
 
 
-def _reduce(function: Any, arguments: Any) -> Pairs | TensorRef:
+def _reduce(function: Any, arguments: Any) -> Pairs | TensorRef | OpaqueValue:
   """Returns what a call of an allowed function describes."""
   if type(arguments) is not tuple:
     raise UserError(f"data.pkl calls a function without a tuple of arguments, {_NOT_EXECUTED}")
   match function, arguments:
+    case OpaqueValue(), _:
+      return function
+    case GlobalName(name), (OpaqueValue() as unsupported, *_) if name in (_REBUILD_TENSOR, _REBUILD_PARAMETER):
+      return unsupported
     case GlobalName(name), () if name == _ORDERED_DICT:
       return Pairs()
     case GlobalName(name), (StorageRef() as storage, offset, tuple(size), tuple(stride), _, _, *metadata) if (

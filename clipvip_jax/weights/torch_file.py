@@ -1,31 +1,40 @@
 """PyTorch's .pt files, read without PyTorch and without executing them.
 
 Since PyTorch 1.6 such a file is a zip archive of `NAME/data.pkl`, a pickle that describes how tensors view storages,
-and `NAME/data/KEY`, the bytes of each storage. `stored_zip.py` reads the archive, `tensor_pickle.py` the pickle; this
-module turns the state dict into arrays.
+and `NAME/data/KEY`, the bytes of each storage. `stored_zip.py` reads the archive, `tensor_pickle.py` the pickle,
+`state_dict.py` finds the tensors in it; this module turns them into arrays. Of a TorchScript archive, as OpenAI
+publishes CLIP, only the tensors are read.
 """
 
 import math
 import mmap
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import printable
-from clipvip_jax.weights import stored_zip, tensor_pickle
+from clipvip_jax.weights import state_dict, stored_zip, tensor_pickle
 from clipvip_jax.weights.mmap_file import map_file
-from clipvip_jax.weights.tensor_pickle import RESAVE, GlobalName, Pairs, StorageRef, TensorRef
+from clipvip_jax.weights.tensor_pickle import RESAVE, StorageRef, TensorRef
 
-# Keys under which training checkpoints keep the state dict; the first that exists is used.
-_STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module")
 # Bytes of data.pkl; interpreting takes up to a hundred times as much memory. B/32 has 40 kB.
 _MAX_PICKLE = 4 << 20
 _MAX_AXES = 64  # as in NumPy
 _TEXT_LIMIT = 160  # characters of a name from the file in a message
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+def is_torch(start: bytes) -> bool:
+  """Returns whether a file that starts with these bytes (at least 16) is PyTorch's, of any version."""
+  return stored_zip.is_zip(start) or start.startswith(_LEGACY_MAGIC)
+
+
+def is_torchscript(path: pathlib.Path) -> bool:
+  """Returns whether a readable file of weights is a TorchScript archive."""
+  data = map_file(path)
+  return stored_zip.is_zip(data[:4]) and _has_program(stored_zip.read_entries(data))
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -48,11 +57,9 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _load(data: mmap.mmap) -> dict[str, np.ndarray]:
   if data[: len(_LEGACY_MAGIC)] == _LEGACY_MAGIC:
     raise UserError(f"written by PyTorch before 1.6, whose format cannot be read safely; {RESAVE}")
-  if not stored_zip.is_zip(data):
+  if not stored_zip.is_zip(data[:4]):
     raise UserError(f"not a zip archive, the format of PyTorch since 1.6; if the file is older, {RESAVE}")
   entries = stored_zip.read_entries(data)
-  if any("/code/" in name or name.endswith("/constants.pkl") for name in entries):
-    raise UserError(f"a TorchScript archive, which is a program and not weights; {RESAVE}")
   pickles = [name for name in entries if name.endswith("/data.pkl")]
   if len(pickles) != 1 or pickles[0].count("/") != 1:
     raise UserError(f"contains {len(pickles)} entries NAME/data.pkl, expected one at the top level; {RESAVE}")
@@ -63,42 +70,17 @@ def _load(data: mmap.mmap) -> dict[str, np.ndarray]:
   if len(program) > _MAX_PICKLE:
     raise UserError(f"{_shown(pickles[0])} has {len(program)} bytes; at most {_MAX_PICKLE} are supported: {RESAVE}")
   storages = {name.removeprefix(f"{root}data/"): x for name, x in entries.items() if name.startswith(f"{root}data/")}
-  state_dict = _state_dict(tensor_pickle.interpret(bytes(program)))
-  return {name: _array(name, tensor, storages) for name, tensor in state_dict.items()}
+  content = tensor_pickle.interpret(bytes(program))
+  tensors = state_dict.of_torchscript(content) if _has_program(entries) else state_dict.of_checkpoint(content)
+  return {name: _array(name, tensor, storages) for name, tensor in tensors.items()}
+
+
+def _has_program(entries: Mapping[str, memoryview]) -> bool:
+  return any("/code/" in name or name.endswith("/constants.pkl") for name in entries)
 
 
 def _shown(value: object) -> str:
   return printable(value, _TEXT_LIMIT)
-
-
-def _state_dict(content: Any) -> dict[str, TensorRef]:
-  """Returns names and tensors, from the top level or from the entry where a training checkpoint keeps them."""
-  if type(content) is not Pairs:
-    raise UserError(f"contains {_kind(content)}, expected a state dict; {RESAVE}")
-  for key in _STATE_DICT_KEYS:
-    nested = [value for name, value in content if type(name) is str and name == key and type(value) is Pairs]
-    if len(nested) > 1:
-      raise UserError(f"contains '{key}' twice; {RESAVE}")
-    if nested:
-      content = nested[0]
-      break
-  tensors: dict[str, TensorRef] = {}
-  for name, tensor in content:
-    if type(name) is not str:
-      raise UserError(f"the state dict has a key of type {_kind(name)}, expected a string; {RESAVE}")
-    if type(tensor) is not TensorRef:
-      raise UserError(f"{_shown(name)} is {_kind(tensor)}, expected a tensor; {RESAVE}")
-    if name in tensors:
-      raise UserError(f"the state dict contains '{_shown(name)}' twice; {RESAVE}")
-    tensors[name] = tensor
-  if not tensors:
-    raise UserError(f"contains no tensors; {RESAVE}")
-  return tensors
-
-
-def _kind(value: Any) -> str:
-  names = {Pairs: "dict", GlobalName: "a type or function", StorageRef: "storage", TensorRef: "tensor"}
-  return names.get(type(value), type(value).__name__)
 
 
 def _array(name: str, tensor: TensorRef, storages: Mapping[str, memoryview]) -> np.ndarray:

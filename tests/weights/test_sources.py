@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from clipvip_jax.models import clip_vip
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
-from clipvip_jax.weights import names_clip_vip, sources
+from clipvip_jax.weights import sources
 from clipvip_jax.weights.model_config import Hints
 
 HEADS = Hints(activation="quick_gelu", vision_heads=4, text_heads=4)
@@ -281,6 +281,6 @@ def test_data_parallel_prefix_is_removed(tmp_path):
   def wrap(tensors):
     items = dict(tensors)
     tensors.clear()
-    tensors.update({names_clip_vip.WRAPPER_PREFIX + name: x for name, x in items.items()})
+    tensors.update({f"module.{name}": x for name, x in items.items()})
 
   assert sources.read_weights(changed(tmp_path, wrap, "vip_tiny.safetensors"), HEADS).config.vision.added_proxies == 3

@@ -1,0 +1,47 @@
+"""Prefixes that wrappers of a module add to the names of its tensors: parallelism, compilation, training code."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import printable
+
+# Attributes under which training code keeps the model; removed in any order if all names begin with them.
+_OUTER = ("module.", "model.", "net.", "network.", "clip.", "clip_model.", "ema_model.", "_forward_module.")
+# Wrappers of submodules by FSDP, activation checkpointing and torch.compile; removed anywhere in a name.
+_INNER = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+_COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel, beside the prefixed tensors
+
+
+def strip_wrapper_prefixes(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+  """Returns the tensors under the names that they have in the wrapped module.
+
+  Args:
+    tensors: {name: array}.
+    source: their SOURCE, for error messages.
+
+  Raises:
+    UserError: two names become equal.
+  """
+  names = {name: name for name in tensors if name != _COUNTER}
+  while True:
+    for wrapper in _INNER:
+      names = {name: _remove(stripped, wrapper) for name, stripped in names.items()}
+    prefix = next((prefix for prefix in _OUTER if all(x.startswith(prefix) for x in names.values())), None)
+    if prefix is None or not names:
+      break
+    names = {name: stripped.removeprefix(prefix) for name, stripped in names.items()}
+  result: dict[str, np.ndarray] = {}
+  for name, stripped in names.items():
+    if stripped in result:
+      raise UserError(
+        f"{source}: two tensors are named {printable(stripped, 160)} without the prefixes of wrappers; remove one"
+      )
+    result[stripped] = tensors[name]
+  return result
+
+
+def _remove(name: str, wrapper: str) -> str:
+  """Removes a wrapper where it is a component of a name."""
+  return f".{name}".replace(f".{wrapper}", ".").removeprefix(".")

@@ -1,0 +1,144 @@
+"""Files of weights by their first bytes, and sharded weights: equal to the single file, or refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+import torch_zip as tz
+from numeric import assert_same_arrays
+from project_paths import GOLDEN
+from safetensors.numpy import load_file, save_file
+
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.weights import sources, tensor_files
+from clipvip_jax.weights.model_config import Hints
+
+HEADS = Hints(activation="quick_gelu", vision_heads=4, text_heads=4)
+INDEXES = {"safetensors": "model.safetensors.index.json", "bin": "pytorch_model.bin.index.json"}
+
+
+def write_shard(path, tensors):
+  if path.suffix == ".safetensors":
+    save_file(tensors, path, {"format": "pt"})
+  else:
+    tz.save(path, tensors)
+
+
+def sharded(folder, kind="safetensors", count=3):
+  """Writes clip_tiny as HuggingFace writes models that exceed max_shard_size."""
+  folder.mkdir()
+  tensors = load_file(GOLDEN / "clip_tiny.safetensors")
+  stem = "model" if kind == "safetensors" else "pytorch_model"
+  weight_map = {}
+  for i in range(count):
+    shard = f"{stem}-{i + 1:05}-of-{count:05}.{kind}"
+    names = sorted(tensors)[i::count]
+    write_shard(folder / shard, {name: tensors[name] for name in names})
+    weight_map |= dict.fromkeys(names, shard)
+  index = folder / INDEXES[kind]
+  index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+  return index
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+@pytest.mark.parametrize("count", [1, 4])
+def test_shards_are_read_as_the_single_file(tmp_path, kind, count):
+  index = sharded(tmp_path / "model", kind, count)
+  expected = sources.read_weights(str(GOLDEN / "clip_tiny.safetensors"), HEADS).params
+  for source in (index, index.parent):
+    assert_same_arrays(sources.read_weights(str(source), HEADS).params, expected)
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_missing_shards_are_refused_by_name(tmp_path, kind):
+  index = sharded(tmp_path / "model", kind)
+  absent = sorted(index.parent.glob("*-of-00003*"))[1:]
+  for path in absent:
+    path.unlink()
+  with pytest.raises(UserError, match=r"2 of 3 shards are missing: .*; download them") as refused:
+    tensor_files.read(index)
+  assert all(path.name in str(refused.value) for path in absent)
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_tensor_in_two_shards_or_none_is_refused_by_name(tmp_path, kind):
+  index = sharded(tmp_path / "model", kind)
+  first, second, _ = sorted(index.parent.glob("*-of-00003*"))
+  content = {name: np.array(x) for name, x in tensor_files.read(first)[0].items()}
+  moved = {name: np.array(x) for name, x in tensor_files.read(second)[0].items()}
+  name = next(iter(content))
+  write_shard(second, {**moved, name: content[name]})
+  with pytest.raises(UserError, match=f"{name} is in two shards, {first.name} and {second.name}"):
+    tensor_files.read(index)
+  write_shard(second, moved)
+  write_shard(first, {other: x for other, x in content.items() if other != name})
+  with pytest.raises(UserError, match=rf"1 tensors are in no shard: {name} \({first.name}\); download"):
+    tensor_files.read(index)
+  write_shard(first, {**content, "unexpected": content[name]})
+  with pytest.raises(UserError, match=f"unexpected is in {first.name}, according to the index in no shard"):
+    tensor_files.read(index)
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ("{", "is not an index of sharded weights"),
+    ("[" * 100_000, "is not an index of sharded weights"),
+    ("[]", "is not an index of sharded weights"),
+    ('{"weight_map": {}}', "weight_map is not an object"),
+    ('{"weight_map": ["a"]}', "weight_map is not an object"),
+    ('{"weight_map": {"a": "../x.bin"}}', r"shard of a, '\.\./x\.bin', is not the name of a file in the same folder"),
+    ('{"weight_map": {"a": "/etc/passwd"}}', "'/etc/passwd', is not the name of a file"),
+    ('{"weight_map": {"a": "pytorch_model.bin.index.json"}}', "is not the name of a file"),
+    ('{"weight_map": {"a": 3}}', "shard of a, 3, is not the name of a file"),
+    ('{"weight_map": {"a": "x.bin", "a": "y.bin"}}', "'a' twice"),
+  ],
+)
+def test_invalid_index_is_refused(tmp_path, content, message):
+  index = tmp_path / "pytorch_model.bin.index.json"
+  index.write_text(content)
+  with pytest.raises(UserError, match=message) as refused:
+    tensor_files.read(index)
+  assert str(refused.value).startswith(str(index)) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "best.pth.tar", "pytorch_model.bin.3", "clip.safetensors", "clip"])
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+def test_first_bytes_determine_the_format(tmp_path, name, kind):
+  tensors = load_file(GOLDEN / "clip_tiny.safetensors")
+  if kind == "torch":
+    tz.save(tmp_path / name, tensors)
+  else:
+    save_file(tensors, tmp_path / name)
+  weights = sources.read_weights(str(tmp_path / name), HEADS)
+  assert_same_arrays(weights.params, sources.read_weights(str(GOLDEN / "clip_tiny.safetensors"), HEADS).params)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "weights.onnx"])
+def test_file_of_another_format_is_refused(tmp_path, name):
+  (tmp_path / name).write_text("not weights at all")
+  with pytest.raises(UserError, match=r"is not a source of weights; allowed: files \(\.safetensors"):
+    sources.read_weights(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("kind", INDEXES)
+def test_hub_downloads_the_shards_of_the_same_commit(tmp_path, monkeypatch, kind):
+  import huggingface_hub
+
+  folder = tmp_path / ("0123456789" * 4)
+  index = sharded(folder, kind)
+  shards = {path.name: path.read_bytes() for path in folder.iterdir() if path != index}
+  for name in shards:
+    (folder / name).unlink()
+  requests = []
+
+  def snapshot_download(name, revision, allow_patterns):
+    requests.append((name, revision))
+    for shard in shards.keys() & set(allow_patterns):
+      (folder / shard).write_bytes(shards[shard])
+    return str(folder)
+
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+  weights = sources.read_weights("hf://owner/sharded", HEADS)
+  assert requests == [("owner/sharded", None), ("owner/sharded", folder.name)]
+  assert_same_arrays(weights.params, sources.read_weights(str(GOLDEN / "clip_tiny.safetensors"), HEADS).params)
