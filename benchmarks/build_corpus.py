@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from clipvip_jax.input_pipeline.video_decoder import encode_h264
+from clipvip_jax.input_pipeline.video_encoder import encode_h264
 
 VIDEOS, FRAMES, FPS, HEIGHT, WIDTH = 40, 44, 12, 240, 320
 RUNS = ((200, 1), (2000, 1), (2000, 2))  # clips, processes

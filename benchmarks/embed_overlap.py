@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.inference.embedding_model import EmbeddingModel
 from clipvip_jax.input_pipeline import read_media
-from clipvip_jax.input_pipeline.video_decoder import encode_h264
+from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.models import clip_vip
 from configs import common
 
@@ -53,10 +53,10 @@ def main() -> None:
       picture = rng.integers(0, 256, (60, 15, 20, 3), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
       encode_h264(pathlib.Path(folder, f"{number}.mp4"), picture, fps=12)
     videos = read_media.list_videos(folder)
-    pixels = [value for _, value in read_media.read_all(videos, net.read_clip, cores)]
+    pixels = [value for _, value in read_media.map_in_threads(videos, net.read_clip, cores)]
     list(net.embed_pixels(pixels[:20]))  # compiles
-    one = seconds(lambda: list(read_media.read_all(videos, net.read_clip, 1)))
-    many = seconds(lambda: list(read_media.read_all(videos, net.read_clip, cores)))
+    one = seconds(lambda: list(read_media.map_in_threads(videos, net.read_clip, 1)))
+    many = seconds(lambda: list(read_media.map_in_threads(videos, net.read_clip, cores)))
     computing = seconds(lambda: list(net.embed_pixels(pixels)))
     together = seconds(lambda: net.embed_videos(videos, progress=False))
   print(f"decoding, one thread            {one:6.2f} s")

@@ -47,7 +47,7 @@ def write(folder: pathlib.Path) -> float:
   """Writes the corpus; returns the mean size of a frame in kB."""
   import simplejpeg
 
-  from tests import written_corpus
+  from tests.support import written_corpus
 
   rng = np.random.default_rng(0)
   sizes = []
@@ -78,7 +78,7 @@ def source(folder: str):
 
 def drawn(folder: str) -> list[list[bytes]]:
   """The frames of each clip that are drawn."""
-  records = source(folder).source("train")
+  records = source(folder).records("train")
   return [[record["frames"][i] for i in np.linspace(0, FRAMES - 1, DRAWN).astype(int)] for record in records]
 
 
@@ -149,10 +149,10 @@ def bare_in_place(folder: str) -> float:
 
 def pipeline(folder: str, num_workers: int) -> float:
   """Ours."""
-  from clipvip_jax.input_pipeline.throughput import throughput, training_clips
+  from clipvip_jax.input_pipeline.throughput import measure_throughput, training_batcher
 
-  clips = training_clips(source(folder), "train", DRAWN, SIZE)
-  return throughput(clips, BATCH, num_workers, SECONDS).clips_per_second
+  clips = training_batcher(source(folder), "train", DRAWN, SIZE)
+  return measure_throughput(clips, BATCH, num_workers, SECONDS).clips_per_second
 
 
 def tf_data(folder: str, threads: int, native: bool) -> float:

@@ -145,20 +145,20 @@ def _show(options: argparse.Namespace, _: dict[str, str]) -> None:
 
 
 def _throughput(options: argparse.Namespace, _: dict[str, str]) -> None:
-  from clipvip_jax.input_pipeline.throughput import throughput, training_clips
+  from clipvip_jax.input_pipeline.throughput import measure_throughput, training_batcher
   from data.engine.runner import available_cores
 
-  clips = training_clips(_open_corpus(options), options.split, options.num_frames, options.image_size)
+  clips = training_batcher(_open_corpus(options), options.split, options.num_frames, options.image_size)
   workers = available_cores() if options.workers is None else options.workers
   log.info("%d frames per clip at %d pixels, %d worker processes", options.num_frames, options.image_size, workers)
-  result = throughput(clips, options.batch_size, workers, options.seconds)
+  result = measure_throughput(clips, options.batch_size, workers, options.seconds)
   print(f"{result.clips_per_second:.1f} clips/s ({result.clips} clips in {result.seconds:.1f} s)")
 
 
 def _open_corpus(options: argparse.Namespace) -> "Corpus":
   from ml_collections import ConfigDict
 
-  from clipvip_jax.input_pipeline.corpus import open_corpus
+  from clipvip_jax.input_pipeline.open_corpus import open_corpus
 
   for name, low, high in _LIMITS:
     value = getattr(options, name, None)
@@ -172,7 +172,7 @@ def _make_builder(options: argparse.Namespace, fields: dict[str, str]) -> "Corpu
   """Returns the builder of a corpus with the fields that flags change."""
   import tensorflow_datasets as tfds
 
-  from clipvip_jax.input_pipeline.corpus import builder_class
+  from clipvip_jax.input_pipeline.open_corpus import builder_class
   from data.engine.corpus_config import BuildOptions
 
   name = options.corpus

@@ -18,8 +18,8 @@ from clipvip_jax.distributed.watchdog import report_progress
 from clipvip_jax.evaluation import retrieval
 from clipvip_jax.evaluation.split_embeddings import SplitEmbeddings
 from clipvip_jax.input_pipeline.batching import ClipBatcher
-from clipvip_jax.input_pipeline.corpus import Corpus, Texts
-from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, batches
+from clipvip_jax.input_pipeline.corpus import Corpus, SplitTexts
+from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, iterate_batches
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
 from clipvip_jax.models.clip_vip import ClipVip
 
@@ -69,33 +69,33 @@ class Evaluator:
     self, params: Mapping[str, Any], split: str
   ) -> tuple[Float[np.ndarray, "v e"], Float[np.ndarray, "n e"]]:
     """Returns the features of the videos, ordered as the records, and of the queries, ordered as `Corpus.texts`."""
-    num_clips, queries = len(self._corpus.source(split)), self._texts(split).queries
+    num_clips, queries = len(self._corpus.records(split)), self._texts(split).queries
     videos = self._embed(self._embed_video, params, self._pixel_batches(split), f"clips of {split}")
     texts = self._embed(self._embed_text, params, self._id_batches(queries), f"queries of {split}")
     dim = self._config.model.embed_dim
     return scatter_rows(videos, num_clips, dim), scatter_rows(texts, len(queries), dim)
 
-  def _texts(self, split: str) -> Texts:
+  def _texts(self, split: str) -> SplitTexts:
     return self._corpus.texts(split, self._config.evaluate.query, self._config.data.caption)
 
   def _pixel_batches(self, split: str) -> Iterator[InputBatch]:
     """Yields this process' shard of every batch of clips."""
     config = self._config
     clips = ClipBatcher(
-      source=self._corpus.source(split),
+      records=self._corpus.records(split),
       tokenizer=self._tokenizer,
-      texts={},
+      text_fields={},
       num_frames=config.data.num_frames,
       image_size=config.model.image_size,
       text_length=config.data.text_length,
       fast_decode=config.data.fast_decode,
     )
-    sampler = RecordSampler(len(clips.source), config.evaluate.batch_size)
-    clip_batches = batches(
+    sampler = RecordSampler(len(clips.records), config.evaluate.batch_size)
+    clip_batches = iterate_batches(
       [WeightedStream(clips, sampler)],
       num_steps=sampler.steps_per_epoch,
       num_workers=config.host.num_workers,
-      share=sharding.data_shard(self._mesh),
+      shard=sharding.data_shard(self._mesh),
     )
     for batch in clip_batches:
       yield batch["video"], batch["record"]

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from clipvip_jax.input_pipeline import corpus
+from clipvip_jax.input_pipeline.open_corpus import open_corpus
+from clipvip_jax.input_pipeline.record_text import record_texts
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 
@@ -114,10 +115,10 @@ def read_texts(name: str, data_dir: str = "") -> list[str]:
 
 def _read_corpus_texts(corpus_name: str, split: str, field: str, data_dir: str) -> list[str]:
   name, _, config = corpus_name.partition("/")
-  opened = corpus.open_corpus(ConfigDict({"name": name, "config": config, "data_dir": data_dir}), "")
-  records = opened.source(split)
+  opened = open_corpus(ConfigDict({"name": name, "config": config, "data_dir": data_dir}), "")
+  records = opened.records(split)
   opened.check_fields(split, (field,))
-  return [text for index in range(len(records)) for text in corpus.texts(records[index], field)]
+  return [text for index in range(len(records)) for text in record_texts(records[index], field)]
 
 
 def plot_gap(

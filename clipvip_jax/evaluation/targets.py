@@ -17,7 +17,8 @@ from clipvip_jax.evaluation.split_embeddings import SplitEmbeddings
 from clipvip_jax.inference import embedding_model
 from clipvip_jax.inference.embedding_model import EmbeddingModel
 from clipvip_jax.input_pipeline import preprocessing
-from clipvip_jax.input_pipeline.corpus import Corpus, check_protocol, open_corpus
+from clipvip_jax.input_pipeline.corpus import Corpus, check_protocol
+from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.models import clip_vip
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError

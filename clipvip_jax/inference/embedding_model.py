@@ -95,7 +95,7 @@ class EmbeddingModel:
     """
     if isinstance(videos, str | os.PathLike) or (isinstance(videos, np.ndarray) and videos.ndim < 5):
       raise UserError("embed_videos expects a list of videos, not a single video; put it into a list")
-    clips = read_media.read_all(videos, self.read_clip, threads=os.cpu_count() or 1)
+    clips = read_media.map_in_threads(videos, self.read_clip, threads=os.cpu_count() or 1)
     show = sys.stderr.isatty() if progress is None else progress
     reporter = ProgressReporter(len(videos), "videos", functools.partial(print, file=sys.stderr))
     rows = []

@@ -97,7 +97,7 @@ def _embed_missing_parts(
   if len(missing) < len(parts):
     log.info("resuming: %d of %d parts are complete", len(parts) - len(missing), len(parts))
   queue = itertools.chain.from_iterable(missing.values())
-  clips = read_media.read_all(queue, model.read_clip, threads)
+  clips = read_media.map_in_threads(queue, model.read_clip, threads)
   progress, done = ProgressReporter(sum(map(len, missing.values())), "videos"), 0
   for path, part in missing.items():
     video_index.write_index(path, _embed_part(model, itertools.islice(clips, len(part))))
@@ -111,7 +111,7 @@ def _is_complete(path: pathlib.Path, model: EmbeddingModel, threads: int) -> boo
     bad = video_index.read_index(path).bad
   except UserError:
     return False
-  return all(isinstance(clip, UserError) for _, clip in read_media.read_all(bad, model.read_clip, threads))
+  return all(isinstance(clip, UserError) for _, clip in read_media.map_in_threads(bad, model.read_clip, threads))
 
 
 def _embed_part(model: EmbeddingModel, clips: Iterable[tuple[os.PathLike[str], np.ndarray | UserError]]) -> VideoIndex:

@@ -1,53 +1,69 @@
-"""Records -> the arrays of a batch, written in place.
+"""Batches of preprocessed clips from corpus records, as NumPy arrays.
 
-This runs in worker processes: neither JAX nor TensorFlow nor Grain is imported here.
+Runs in worker processes: does not import JAX, TensorFlow or Grain.
 
-Letters: B clips, T frames, S side in pixels or tokens of a text.
+Letters: B batch, T frames, S image size in pixels, L text length in tokens.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from clipvip_jax.input_pipeline import preprocessing
-from clipvip_jax.input_pipeline.corpus import text, texts
 from clipvip_jax.input_pipeline.frame_sampling import jittered_frames, middle_frame, uniform_frames
+from clipvip_jax.input_pipeline.record_text import Record, record_text, record_texts
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
 from clipvip_jax.utils.errors import UserError
 
-# Arrays start at multiples of this many bytes of a batch: as processors and JAX like them.
-_ALIGNMENT = 64
-# Tells the generator that draws texts from the one that draws frames.
-_TEXTS = 1
+PADDING = -1  # record index of a padding example
 
-Arrays = dict[str, np.ndarray]
-Layout = Mapping[str, tuple[tuple[int, ...], Any]]
+# Separates the random generator that chooses texts from the one that samples frames.
+_TEXT_STREAM = 1
+
+Batch = dict[str, np.ndarray]
+
+
+class RecordKey(NamedTuple):
+  """A visit of a record: determines all randomness in its example. `record` is PADDING for a padding example."""
+
+  epoch: int
+  record: int
+
+
+class ArraySpec(NamedTuple):
+  """Shape and dtype of an array."""
+
+  shape: tuple[int, ...]
+  dtype: npt.DTypeLike
+
+
+BatchSpec = Mapping[str, ArraySpec]
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipBatcher:
-  """How records become arrays.
+  """Converts records to batches: decodes and preprocesses frames, tokenizes texts, masks missing texts.
 
   Attributes:
-    source: records by index.
-    tokenizer: texts -> ids.
-    texts: array name -> the record's field, as {"subtitle": "subtitle", "caption": "caption"}; "" for a text that no
-      record has.
+    records: a split's records by index.
+    tokenizer: converts texts to ids.
+    text_fields: {array name: field of the records}, as {"subtitle": "subtitle", "caption": "caption"}; a field "" is
+      missing in every record.
     num_frames: T.
-    image_size: S in pixels.
-    text_length: S in tokens.
-    jitter_seed: draws the frames of training, and one of several texts, by (seed, epoch, record); None takes the evenly
-      spread frames of evaluation and the first text.
-    middle_frame: whether to add `frame`, the middle frame of the clip.
-    fast_decode: whether frames may be decoded faster and less exactly; see `pixels.decode_jpeg`.
+    image_size: S.
+    text_length: L.
+    jitter_seed: samples jittered training frames, and one of several texts, by (seed, epoch, record). None samples
+      evaluation's evenly spaced frames and the first text.
+    middle_frame: whether to add the clip's middle frame as `frame`.
+    fast_decode: whether frames may be decoded faster and less exactly; see `preprocessing.decode_jpeg`.
   """
 
-  source: Sequence[dict[str, Any]]
+  records: Sequence[Record]
   tokenizer: Tokenizer
-  texts: dict[str, str]
+  text_fields: Mapping[str, str]
   num_frames: int
   image_size: int
   text_length: int
@@ -55,100 +71,82 @@ class ClipBatcher:
   middle_frame: bool = False
   fast_decode: bool = False
 
-  def layout(self, count: int) -> Layout:
-    """Shapes and types of a batch of B = `count` clips.
+  def spec(self, batch_size: int) -> BatchSpec:
+    """Returns shapes and dtypes of a batch of B = `batch_size` clips.
 
-    `video` [B, T, S, S, 3], `frame` [B, S, S, 3], for each text its ids [B, S] and `NAME_mask` [B], and `record` [B].
+    `video` [B, T, S, S, 3], `frame` [B, S, S, 3], `record` [B], and for each text its ids [B, L] and `NAME_mask` [B],
+    which is False where the text is missing.
     """
-    pixels_shape = (self.image_size, self.image_size, 3)
-    arrays: dict[str, tuple[tuple[int, ...], Any]] = {
-      "video": ((count, self.num_frames, *pixels_shape), np.float32),
-      "record": ((count,), np.int64),
+    image_shape = (self.image_size, self.image_size, 3)
+    spec = {
+      "video": ArraySpec((batch_size, self.num_frames, *image_shape), np.float32),
+      "record": ArraySpec((batch_size,), np.int64),
     }
     if self.middle_frame:
-      arrays["frame"] = ((count, *pixels_shape), np.float32)
-    for key in self.texts:
-      arrays[key] = ((count, self.text_length), np.int32)
-      arrays[f"{key}_mask"] = ((count,), np.bool_)
-    return arrays
+      spec["frame"] = ArraySpec((batch_size, *image_shape), np.float32)
+    for name in self.text_fields:
+      spec[name] = ArraySpec((batch_size, self.text_length), np.int32)
+      spec[f"{name}_mask"] = ArraySpec((batch_size,), np.bool_)
+    return spec
 
-  def batch(self, slots: Sequence[tuple[int, int]], arrays: Arrays | None = None) -> Arrays:
-    """The arrays of `layout` for clips given as (epoch, record); record -1 is padding: zeros, masks that are false.
+  def batch(self, keys: Sequence[RecordKey], out: Batch | None = None) -> Batch:
+    """Returns the batch of some records, with the arrays of `spec`; padding examples are zeros with False masks.
 
     Args:
-      slots: B of them.
-      arrays: to be filled, whatever they hold; None: new ones.
+      keys: B records.
+      out: arrays to fill; None allocates them.
 
     Raises:
-      UserError: a record without frames, or with one that cannot be decoded.
+      UserError: a record has no frames, or a frame that cannot be decoded.
     """
-    if arrays is None:
-      arrays = {key: np.empty(*array) for key, array in self.layout(len(slots)).items()}
-    for row, (epoch, index) in enumerate(slots):
-      clip = {key: array[row] for key, array in arrays.items() if array.ndim > 1}
-      said = self._clip(epoch, index, clip) if index >= 0 else self._padding(clip)
-      arrays["record"][row] = index
-      for key, value in said.items():
-        clip[key][:] = self.tokenizer([value], self.text_length)[0]
-        arrays[f"{key}_mask"][row] = bool(value)
-    return arrays
+    if out is None:
+      out = {name: np.empty(*spec) for name, spec in self.spec(len(keys)).items()}
+    for row, key in enumerate(keys):
+      example = {name: array[row] for name, array in out.items() if array.ndim > 1}
+      texts = self._fill_frames(key, example) if key.record != PADDING else self._fill_padding(example)
+      out["record"][row] = key.record
+      for name, text in texts.items():
+        example[name][:] = self.tokenizer([text], self.text_length)[0]
+        out[f"{name}_mask"][row] = bool(text)
+    return out
 
-  def _padding(self, clip: Arrays) -> dict[str, str]:
-    for key in ("video", "frame"):
-      if key in clip:
-        clip[key][:] = 0
-    return dict.fromkeys(self.texts, "")
+  def _fill_padding(self, example: Batch) -> dict[str, str]:
+    for name in ("video", "frame"):
+      if name in example:
+        example[name][:] = 0
+    return dict.fromkeys(self.text_fields, "")
 
-  def _clip(self, epoch: int, index: int, clip: Arrays) -> dict[str, str]:
-    """Fills in a record's pixels, and gives its texts, "" for one that is missing."""
-    record = self.source[index]
-    frames, name = record["frames"], text(record, "id")
+  def _fill_frames(self, key: RecordKey, example: Batch) -> dict[str, str]:
+    """Writes a record's preprocessed frames; returns its texts, "" for a missing one."""
+    record = self.records[key.record]
+    frames, name = record["frames"], record_text(record, "id")
     if len(frames) == 0:
-      raise UserError(f"record {name} has no frames: build the corpus again")
-    chosen = self._chosen(epoch, index, len(frames))
+      raise UserError(f"record {name} has no frames; build the corpus again")
     fast_side = self.image_size if self.fast_decode else 0
-    places: dict[int, np.ndarray] = {}  # where a frame's pixels stand already
-    for i, place in self._places(chosen, len(frames), clip):
-      if i in places:
-        np.copyto(place, places[i])
+    filled: dict[int, np.ndarray] = {}
+    for index, out in self._frame_outputs(key, len(frames), example):
+      if index in filled:
+        np.copyto(out, filled[index])
       else:
-        frame = preprocessing.decode_jpeg(frames[i], f"a frame of {name}", fast_side)
-        places[i] = preprocessing.resize_normalize(frame, self.image_size, place)
-    return self._texts(record, epoch, index)
+        frame = preprocessing.decode_jpeg(frames[index], f"a frame of {name}", fast_side)
+        filled[index] = preprocessing.resize_normalize(frame, self.image_size, out)
+    return self._sample_texts(record, key)
 
-  def _places(self, chosen: np.ndarray, num_frames: int, clip: Arrays) -> Iterator[tuple[int, np.ndarray]]:
-    """(frame, where its pixels go)."""
-    yield from zip(chosen.tolist(), clip["video"], strict=True)
+  def _frame_outputs(self, key: RecordKey, num_frames: int, example: Batch) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (frame index, array to write its pixels to)."""
+    yield from zip(self._sample_frames(key, num_frames).tolist(), example["video"], strict=True)
     if self.middle_frame:
-      yield middle_frame(num_frames), clip["frame"]
+      yield middle_frame(num_frames), example["frame"]
 
-  def _chosen(self, epoch: int, index: int, num_frames: int) -> np.ndarray:
+  def _sample_frames(self, key: RecordKey, num_frames: int) -> np.ndarray:
     if self.jitter_seed is None:
       return uniform_frames(num_frames, self.num_frames)
-    return jittered_frames(num_frames, self.num_frames, np.random.default_rng((self.jitter_seed, epoch, index)))
+    return jittered_frames(num_frames, self.num_frames, np.random.default_rng((self.jitter_seed, *key)))
 
-  def _texts(self, record: dict[str, Any], epoch: int, index: int) -> dict[str, str]:
-    found = {key: texts(record, field) for key, field in self.texts.items()}
-    if self.jitter_seed is None or all(len(values) <= 1 for values in found.values()):
-      return {key: values[0] if values else "" for key, values in found.items()}
-    rng = np.random.default_rng((self.jitter_seed, epoch, index, _TEXTS))
-    return {key: values[rng.integers(len(values))] if values else "" for key, values in found.items()}
-
-
-def size(layout: Layout) -> int:
-  """Bytes that `views` needs."""
-  return sum(_padded(shape, dtype) for shape, dtype in layout.values())
-
-
-def views(memory: np.ndarray, layout: Layout) -> Arrays:
-  """The arrays of a layout, one behind another in `memory`, uint8 of at least `size(layout)` bytes."""
-  arrays, start = {}, 0
-  for key, (shape, dtype) in layout.items():
-    stop = start + math.prod(shape) * np.dtype(dtype).itemsize
-    arrays[key] = memory[start:stop].view(dtype).reshape(shape)
-    start += _padded(shape, dtype)
-  return arrays
-
-
-def _padded(shape: tuple[int, ...], dtype: Any) -> int:
-  return -(-math.prod(shape) * np.dtype(dtype).itemsize // _ALIGNMENT) * _ALIGNMENT
+  def _sample_texts(self, record: Record, key: RecordKey) -> dict[str, str]:
+    """Returns one text of each field, "" for a missing one."""
+    choices = {name: record_texts(record, field) for name, field in self.text_fields.items()}
+    if self.jitter_seed is None or all(len(texts) <= 1 for texts in choices.values()):
+      return {name: texts[0] if texts else "" for name, texts in choices.items()}
+    rng = np.random.default_rng((self.jitter_seed, *key, _TEXT_STREAM))
+    return {name: texts[rng.integers(len(texts))] if texts else "" for name, texts in choices.items()}

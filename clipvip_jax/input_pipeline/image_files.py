@@ -1,4 +1,4 @@
-"""Image files to pixels, upright."""
+"""Image decoding (JPEG, PNG, WebP, BMP; EXIF orientation applied) and downscaling."""
 
 import io
 import math
@@ -7,54 +7,81 @@ import pathlib
 import re
 
 import numpy as np
+from jaxtyping import UInt8
 
 from clipvip_jax.input_pipeline import preprocessing
-from clipvip_jax.input_pipeline.video_decoder import VideoError
+from clipvip_jax.input_pipeline.media_error import MediaError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
-_HEADER = 2**20  # bytes: what a camera says of a picture stands before it
-_JPEG_START = b"\xff\xd8\xff"
-# What EXIF's orientation asks for: (mirror left to right first, then quarter turns counter-clockwise).
+_EXIF_SEARCH_BYTES = 2**20  # EXIF data is within the first MiB
+_JPEG_MAGIC = b"\xff\xd8\xff"
+# EXIF orientation -> (mirror horizontally first, then quarter turns counter-clockwise).
 _ORIENTATIONS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
+_ORIENTATION_TAG = 0x0112
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-  """`decode_image` of a file. Raises UserError for one that cannot be read."""
+def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
+  """Reads and decodes an image file; see `decode_image`.
+
+  Raises:
+    UserError: the file cannot be read or decoded.
+  """
   try:
     data = pathlib.Path(path).read_bytes()
   except OSError as error:
-    raise VideoError(path, f"cannot be read: {error.strerror}") from error
+    raise MediaError(path, f"cannot be read: {error.strerror}") from error
   return decode_image(data, os.fspath(path))
 
 
-def images_in(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The images directly in a folder as frames in order; hidden ones are left out. Raises VideoError where none is."""
-  named = [f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".")]
-  files = [f for f in named if not f.is_dir()]  # a link to nowhere is a frame that is missing, which reading it says
-  if not files:
-    raise VideoError(folder, f"the folder holds no frames ({', '.join(IMAGE_SUFFIXES)})")
-  return sorted(files, key=_natural)
-
-
-def decode_image(data: bytes, name: str = "an image") -> np.ndarray:
-  """JPEG, PNG, WebP or BMP to uint8 RGB [H, W, 3], turned as the camera noted.
-
-  A damaged JPEG is refused as `pixels.decode_jpeg` does. Transparency is ignored.
-
-  Args:
-    data: the bytes of the file; they decide what it is, its name does not.
-    name: what the bytes are, for the message.
+def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Lists the image files directly in a folder in natural order (frame_2 before frame_10), without hidden files.
 
   Raises:
-    UserError: it is none of these, damaged, or larger than pixels.MAX_PIXELS.
+    MediaError: the folder has no images.
+  """
+  images = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
+  images = [file for file in images if not file.is_dir()]  # keeps broken links: reading them reports the missing frame
+  if not images:
+    raise MediaError(folder, f"the folder holds no frames ({', '.join(IMAGE_SUFFIXES)})")
+  return sorted(images, key=_natural_order)
+
+
+def decode_image(data: bytes, name: str = "an image") -> UInt8[np.ndarray, "h w 3"]:
+  """Decodes an image to RGB and applies its EXIF orientation; ignores transparency.
+
+  Args:
+    data: content of an image file, whose format is detected from the bytes.
+    name: of the image, for error messages.
+
+  Raises:
+    UserError: the format is not supported, or the image is corrupt (see `preprocessing.decode_jpeg`) or larger than
+      `preprocessing.MAX_PIXELS`.
   """
   if is_jpeg(data):
-    picture, turn = preprocessing.decode_jpeg(data, name), orientation(data)
+    image, exif_orientation = preprocessing.decode_jpeg(data, name), orientation(data)
   else:
-    picture, turn = _decode_other(data, name), 1  # OpenCV turns these itself
-  mirror, turns = _ORIENTATIONS.get(turn, (False, 0))
-  return np.rot90(picture[:, ::-1] if mirror else picture, turns)
+    image, exif_orientation = _decode_other(data, name), 1  # OpenCV applies the orientation itself
+  mirror, quarter_turns = _ORIENTATIONS.get(exif_orientation, (False, 0))
+  return np.rot90(image[:, ::-1] if mirror else image, quarter_turns)
+
+
+def is_jpeg(data: bytes) -> bool:
+  """Returns whether the data starts with a JPEG signature."""
+  return data.startswith(_JPEG_MAGIC)
+
+
+def orientation(data: bytes) -> int:
+  """Returns the EXIF orientation of a JPEG, 1 (upright) to 8; 1 if the tag is missing or invalid."""
+  if b"Exif\0\0" not in data[:_EXIF_SEARCH_BYTES]:
+    return 1
+  from PIL import Image
+
+  try:
+    with Image.open(io.BytesIO(data)) as image:
+      return int(image.getexif().get(_ORIENTATION_TAG, 1))
+  except Exception:  # corrupt tags raise exceptions of any type; the pixels may be valid
+    return 1
 
 
 def fit_size(height: int, width: int, max_height: float, max_width: float) -> tuple[int, int]:
@@ -64,16 +91,18 @@ def fit_size(height: int, width: int, max_height: float, max_width: float) -> tu
   return max(1, round(height * max_width / width)), max(1, int(max_width))
 
 
-def shrink_to_fit(image: np.ndarray, *, max_height: float = math.inf, max_width: float = math.inf) -> np.ndarray:
-  """Scales an image down by area averaging, aspect kept, until it fits; never up.
+def shrink_to_fit(
+  image: UInt8[np.ndarray, "h w 3"], *, max_height: float = math.inf, max_width: float = math.inf
+) -> UInt8[np.ndarray, "h2 w2 3"]:
+  """Downscales an image by area averaging until it fits into a box; keeps the aspect ratio and never upscales.
 
   Args:
-    image: uint8 [H, W, 3].
-    max_height: in pixels.
-    max_width: in pixels.
+    image: RGB.
+    max_height: of the result, in pixels.
+    max_width: of the result, in pixels.
 
   Returns:
-    uint8 [h, w, 3] with h <= max_height and w <= max_width; `image` itself if it fits already.
+    The downscaled image; `image` itself if it fits already.
   """
   import cv2
 
@@ -84,44 +113,27 @@ def shrink_to_fit(image: np.ndarray, *, max_height: float = math.inf, max_width:
   return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_AREA)
 
 
-def is_jpeg(data: bytes) -> bool:
-  """Whether the bytes begin as a JPEG file does."""
-  return data.startswith(_JPEG_START)
-
-
-def orientation(data: bytes) -> int:
-  """How a camera was held, EXIF's 1 (upright) to 8; 1 where nothing, or nothing valid, is said."""
-  if b"Exif\0\0" not in data[:_HEADER]:
-    return 1
-  from PIL import Image
-
-  try:
-    with Image.open(io.BytesIO(data)) as image:
-      return int(image.getexif().get(0x0112, 1))
-  except Exception:  # damaged tags in an image whose pixels are whole: libraries raise anything
-    return 1
-
-
-def _decode_other(data: bytes, name: str) -> np.ndarray:
+def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+  """Decodes PNG, WebP and BMP."""
   import cv2
   from PIL import Image, UnidentifiedImageError
 
   try:
-    with Image.open(io.BytesIO(data)) as image:  # its header alone: the size is known before anything is unpacked
+    with Image.open(io.BytesIO(data)) as image:  # parses the header only: the size is checked before decompression
       width, height = image.size
     if width * height > preprocessing.MAX_PIXELS:
-      raise VideoError(
+      raise MediaError(
         name, f"{width} x {height} pixels are more than the {preprocessing.MAX_PIXELS} that a frame may have"
       )
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
   except (cv2.error, UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
-    picture = None
-  if picture is None:
-    raise VideoError(name, "is no valid JPEG, PNG, WebP or BMP")
-  return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    decoded = None
+  if decoded is None:
+    raise MediaError(name, "not a valid JPEG, PNG, WebP or BMP image")
+  return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
-def _natural(path: pathlib.Path) -> tuple[list[tuple[str, int]], str]:
-  """frame_2 before frame_10; the name itself decides between frame_1 and frame_01."""
-  parts = re.split("([0-9]+)", path.name)  # texts and numbers in turn
-  return [(text, int(number)) for text, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)], path.name
+def _natural_order(path: pathlib.Path) -> tuple[list[tuple[str, int]], str]:
+  """Sort key that compares runs of digits as numbers; the name itself orders frame_1 and frame_01."""
+  tokens = re.split("([0-9]+)", path.name)  # text and digits alternate
+  return [(text, int(number)) for text, number in zip(tokens[::2], [*tokens[1::2], "0"], strict=True)], path.name

@@ -1,8 +1,10 @@
-"""In which order the sources of a run give batches: a schedule that follows from their weights alone.
+"""Deterministic interleaving of weighted streams of batches.
 
-With weights that sum to one, source i's k-th batch is due at step (k + 1/2) / w_i; batches are taken as they fall due,
-and of those that are due together the one of the earlier source first. Where a run stands in every source follows from
-the number of its steps. Letters: S sources, N steps.
+With weights w_i that sum to one, batch k of stream i is due at step (k + 1/2) / w_i. Batches are taken in the order in
+which they are due; of batches due at the same step, that of the earlier stream comes first. The position in every
+stream follows from the number of steps alone, so that a run resumes from any step.
+
+Letters: S streams, N steps.
 """
 
 from collections.abc import Sequence
@@ -10,45 +12,45 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def schedule(weights: Sequence[float], first_step: int, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-  """Steps first_step, ..., first_step + num_steps - 1.
+def stream_schedule(weights: Sequence[float], first_step: int, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the streams of the steps first_step, ..., first_step + N - 1.
 
   Args:
-    weights: [S], above 0; their sum need not be one.
+    weights: [S], positive; normalized by their sum.
     first_step: at least 0.
     num_steps: N.
 
   Returns:
-    int64 [N], the source of each step, and int64 [N], which of that source's batches it is, from 0.
+    int64 [N], the stream of each step, and int64 [N], the index of the batch within its stream.
   """
-  shares = _shares(weights)
-  # At any step, no source is further than about S / 2 batches from its share of the steps done.
-  slack = len(shares) / 2 + 2
-  start = np.maximum(np.floor(first_step * shares - slack), 0).astype(np.int64)
-  stop = np.ceil((first_step + num_steps) * shares + 3 * slack).astype(np.int64)
-  source = np.repeat(np.arange(len(shares)), stop - start)
-  index = np.concatenate([np.arange(*limits) for limits in zip(start, stop, strict=True)])
-  order = np.lexsort((source, _due(shares[source], index)))
-  chosen = order[first_step - start.sum() :][:num_steps]
-  return source[chosen], index[chosen]
+  fractions = _normalize(weights)
+  # At any step, the batches taken from a stream differ from its fraction of the steps by at most about S / 2.
+  slack = len(fractions) / 2 + 2
+  start = np.maximum(np.floor(first_step * fractions - slack), 0).astype(np.int64)
+  stop = np.ceil((first_step + num_steps) * fractions + 3 * slack).astype(np.int64)
+  streams = np.repeat(np.arange(len(fractions)), stop - start)
+  batches = np.concatenate([np.arange(*limits) for limits in zip(start, stop, strict=True)])
+  order = np.lexsort((streams, _due_step(fractions[streams], batches)))
+  selected = order[first_step - start.sum() :][:num_steps]
+  return streams[selected], batches[selected]
 
 
-def steps_until(weights: Sequence[float], source: int, batches: int) -> int:
-  """The number of steps after which a source has given so many batches."""
-  if not batches:
+def steps_until(weights: Sequence[float], stream: int, num_batches: int) -> int:
+  """Returns the number of steps after which a stream has contributed `num_batches` batches."""
+  if not num_batches:
     return 0
-  shares = _shares(weights)
-  due, slack = (batches - 0.5) / shares[source], 1.5 * len(shares) + 2
+  fractions = _normalize(weights)
+  due, slack = (num_batches - 0.5) / fractions[stream], 1.5 * len(fractions) + 2
   first = max(0, int(due - slack))
-  sources, indices = schedule(weights, first, int(due + slack) - first)
-  return first + 1 + int(np.flatnonzero((sources == source) & (indices == batches - 1))[0])
+  streams, batches = stream_schedule(weights, first, int(due + slack) - first)
+  return first + 1 + int(np.flatnonzero((streams == stream) & (batches == num_batches - 1))[0])
 
 
-def _shares(weights: Sequence[float]) -> np.ndarray:
+def _normalize(weights: Sequence[float]) -> np.ndarray:
   values = np.asarray(weights, np.float64)
   return values / values.sum()
 
 
-def _due(share: np.ndarray, index: np.ndarray) -> np.ndarray:
-  """Rounded, so that what is due at the same time is so in floating point as well."""
-  return np.round((index + 0.5) / share, 6)
+def _due_step(fraction: np.ndarray, batch: np.ndarray) -> np.ndarray:
+  """Returns the step at which a batch is due, rounded so that equal steps are equal in floating point."""
+  return np.round((batch + 0.5) / fraction, 6)

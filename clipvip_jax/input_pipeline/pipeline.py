@@ -1,10 +1,10 @@
-"""Records -> batches of arrays, of one source or of several in turn.
+"""Training and evaluation batches: shuffling, mixing, sharding over hosts, resuming.
 
-The order and the randomness of a record follow from (seed, epoch, record) alone, and the source of a step from the
-step, so any number of worker processes and of hosts gives the same global batches, and the position is one number: how
-many steps were taken.
+The order of the records and all randomness follow from (seed, epoch, record), and the stream of a step from the step.
+So global batches do not depend on the number of worker processes or hosts, and the only state to checkpoint is the
+number of steps taken.
 
-Letters: B batch of this process.
+Letters: B batch of this host.
 """
 
 import dataclasses
@@ -15,27 +15,29 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 from clipvip_jax.input_pipeline import workers
-from clipvip_jax.input_pipeline.batching import Arrays, ClipBatcher
-from clipvip_jax.input_pipeline.mixture import schedule
+from clipvip_jax.input_pipeline.batching import PADDING, Batch, ClipBatcher, RecordKey
+from clipvip_jax.input_pipeline.mixture import stream_schedule
+from clipvip_jax.input_pipeline.workers import BatchTask
 from clipvip_jax.utils.errors import UserError
 
-# Chooses subsets, for every run alike.
-_SUBSET_SEED = 0
-# Enough to mix the bits of an index; see grain's index_shuffle.
-_SHUFFLE_ROUNDS = 4
-_THREADS = _BUFFERED_BATCHES = 2
+_SUBSET_SEED = 0  # the same subsets in every run
+_SHUFFLE_ROUNDS = 4  # enough to mix the bits of an index; see Grain's index_shuffle
+_THREADS = _PREFETCH_BATCHES = 2
+
+# (index, count): one of `count` equal shards of each global batch.
+Shard = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordSampler:
-  """Which record stands where. A last batch that is not full is padded with no record, -1, instead of dropped.
+  """The order in which records are visited. Pads the last batch of an epoch instead of dropping it.
 
   Attributes:
-    num_records: that are shown.
-    batch_size: global, over all processes.
-    seed: shuffles anew every epoch; None keeps the records' own order.
-    subset_of: records of the split, where fewer are shown: a random choice that is the same for every seed, and in
-      which a smaller one is part of a larger one; 0: all are shown.
+    num_records: records to visit in an epoch.
+    batch_size: global, over all hosts.
+    seed: shuffles each epoch differently; None keeps the records' order.
+    subset_of: number of records in the split. If larger than num_records, visits a random subset, which is the same for
+      every seed and contains all smaller ones. 0 visits the first `num_records` records.
   """
 
   num_records: int
@@ -45,99 +47,105 @@ class RecordSampler:
 
   @property
   def steps_per_epoch(self) -> int:
-    """Global batches that show every record once."""
+    """Number of global batches that contain every record once."""
     return -(-self.num_records // self.batch_size)
 
-  def records(self, step: int, first_slot: int, count: int) -> list[tuple[int, int]]:
-    """(epoch, record) in each of `count` slots of a step's global batch; record -1 is padding."""
+  def keys(self, step: int, offset: int, count: int) -> list[RecordKey]:
+    """Returns `count` records of a step's global batch, from position `offset` on."""
     epoch, step = divmod(step, self.steps_per_epoch)
-    first = step * self.batch_size + first_slot
-    indices = [index if index < self.num_records else -1 for index in range(first, first + count)]
+    first = step * self.batch_size + offset
+    indices = [index if index < self.num_records else PADDING for index in range(first, first + count)]
     if self.seed is not None:
       seed = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
-      last = self.num_records - 1
-      indices = [i if i < 0 else index_shuffle(i, last, seed, _SHUFFLE_ROUNDS) for i in indices]
+      indices = _permute(indices, self.num_records, seed)
     if self.subset_of > self.num_records:
-      last = self.subset_of - 1
-      indices = [i if i < 0 else index_shuffle(i, last, _SUBSET_SEED, _SHUFFLE_ROUNDS) for i in indices]
-    return [(epoch, index) for index in indices]
+      indices = _permute(indices, self.subset_of, _SUBSET_SEED)
+    return [RecordKey(epoch, index) for index in indices]
+
+
+def _permute(indices: list[int], size: int, seed: int) -> list[int]:
+  """Applies a pseudorandom permutation of 0, ..., size - 1; keeps padding."""
+  return [i if i == PADDING else index_shuffle(i, size - 1, seed, _SHUFFLE_ROUNDS) for i in indices]
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightedStream:
-  """Where batches come from: how its records become arrays, in which order, and how often it has its turn."""
+  """A stream of batches: records, their order, and the stream's weight in a mixture."""
 
-  clips: ClipBatcher
-  order: RecordSampler
+  batcher: ClipBatcher
+  sampler: RecordSampler
   weight: float = 1.0
 
 
-class Tasks(Sequence):
-  """What this process has to load for every step from the first on: (source, its (epoch, record))."""
+class BatchTasks:
+  """The batches of a host, from a first step on: which stream, and which of its records."""
 
-  def __init__(
-    self, sources: Sequence[WeightedStream], first_step: int, num_steps: int, share: tuple[int, int] = (0, 1)
-  ):
-    """`share`: which of how many equal shares of every global batch."""
-    self._orders = [source.order for source in sources]
-    self._weights = [source.weight for source in sources]
-    self._first_step, self._num_steps, self._share = first_step, num_steps, share
+  def __init__(self, streams: Sequence[WeightedStream], first_step: int, num_steps: int, shard: Shard = (0, 1)):
+    """Creates the tasks of the steps first_step, ..., num_steps - 1, for one shard of each global batch."""
+    self._samplers = [stream.sampler for stream in streams]
+    self._weights = [stream.weight for stream in streams]
+    self._first_step, self._num_steps, self._shard = first_step, num_steps, shard
 
-  def __len__(self):
+  def __len__(self) -> int:
     return max(0, self._num_steps - self._first_step)
 
-  def turn(self, i: int) -> tuple[int, int]:
-    """(source, which of its batches it is)."""
-    (source,), (step,) = (found.tolist() for found in schedule(self._weights, self._first_step + i, 1))
-    return source, step
+  def stream_and_step(self, i: int) -> tuple[int, int]:
+    """Returns the stream of task i, and the index of its batch within the stream."""
+    (stream,), (step,) = (array.tolist() for array in stream_schedule(self._weights, self._first_step + i, 1))
+    return stream, step
 
-  def __getitem__(self, i) -> workers.Task:
-    source, step = self.turn(i)
-    index, count = self._share
-    size = self._orders[source].batch_size // count
-    return source, self._orders[source].records(step, index * size, size)
+  def __getitem__(self, i: int) -> BatchTask:
+    stream, step = self.stream_and_step(i)
+    sampler, (index, count) = self._samplers[stream], self._shard
+    size = sampler.batch_size // count
+    return BatchTask(stream, sampler.keys(step, index * size, size))
 
 
-def batches(
-  sources: Sequence[WeightedStream],
+def iterate_batches(
+  streams: Sequence[WeightedStream],
   *,
   num_steps: int,
   first_step: int = 0,
   num_workers: int = 0,
-  share: tuple[int, int] = (0, 1),
-) -> Iterator[Arrays]:
-  """This process' share of the global batches first_step, ..., num_steps - 1, in order.
+  shard: Shard = (0, 1),
+) -> Iterator[Batch]:
+  """Iterates over a host's shard of the global batches first_step, ..., num_steps - 1.
+
+  `distributed.sharding.shard_batch` assembles the hosts' shards into global arrays.
 
   Args:
-    sources: one, or several that take turns by their weights; each batch is of one of them.
-    num_steps: of the whole run.
-    first_step: the position to go on from.
-    num_workers: processes that load data, without TensorFlow or an accelerator; 0: threads of this one.
-    share: which of how many equal shares of every batch this process loads.
+    streams: one stream, or several to mix by their weights; each batch is from one of them.
+    num_steps: steps of the complete run.
+    first_step: the step to resume from.
+    num_workers: worker processes; 0 loads data in threads of this process.
+    shard: (index, count) of the shard; see `distributed.sharding.data_shard`.
 
-  Returns:
-    The arrays of `Clips.layout`, and `source` [B], the position in `sources`.
+  Yields:
+    The arrays of `ClipBatcher.spec`, and `stream` [B], the index in `streams`.
 
   Raises:
-    UserError: a batch that the processes cannot share evenly; while iterating, a record that cannot be read.
+    UserError: the batch size is not divisible by the number of shards; while iterating, a record is corrupt, or a
+      worker process died.
   """
-  for source in sources:
-    if source.order.batch_size % share[1]:
-      raise UserError(f"a batch of {source.order.batch_size} cannot be parted into {share[1]} shares")
-  tasks = Tasks(sources, first_step, num_steps, share)
-  clips = [source.clips for source in sources]
-  found = workers.run(tasks, clips, num_workers) if num_workers else _threads(tasks, clips)
-  return _with_source(found, tasks)
+  for stream in streams:
+    if stream.sampler.batch_size % shard[1]:
+      raise UserError(
+        f"a batch size of {stream.sampler.batch_size} is not divisible by {shard[1]} shards; use a multiple of"
+        f" {shard[1]}"
+      )
+  tasks = BatchTasks(streams, first_step, num_steps, shard)
+  batchers = [stream.batcher for stream in streams]
+  batches = workers.run(tasks, batchers, num_workers) if num_workers else _load_in_threads(tasks, batchers)
+  return _add_stream(batches, tasks)
 
 
-def _threads(tasks: Sequence[workers.Task], clips: Sequence[ClipBatcher]) -> Iterator[Arrays]:
-  """The tasks' batches, each filled by a thread of this process."""
-  options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BUFFERED_BATCHES)
-  dataset = grain.MapDataset.source(tasks).map(lambda task: clips[task[0]].batch(task[1]))
+def _load_in_threads(tasks: BatchTasks, batchers: Sequence[ClipBatcher]) -> Iterator[Batch]:
+  options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_PREFETCH_BATCHES)
+  dataset = grain.MapDataset.source(tasks).map(lambda task: batchers[task.stream].batch(task.keys))
   return iter(dataset.to_iter_dataset(options))
 
 
-def _with_source(found: Iterator[Arrays], tasks: Tasks) -> Iterator[Arrays]:
-  for i, arrays in enumerate(found):
-    yield {**arrays, "source": np.full(len(arrays["record"]), tasks.turn(i)[0])}
-    del arrays  # a worker's memory is free again once nobody refers to it
+def _add_stream(batches: Iterator[Batch], tasks: BatchTasks) -> Iterator[Batch]:
+  for i, batch in enumerate(batches):
+    yield {**batch, "stream": np.full(len(batch["record"]), tasks.stream_and_step(i)[0])}
+    del batch  # releases a worker's shared memory

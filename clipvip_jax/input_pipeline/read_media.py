@@ -1,22 +1,24 @@
-"""One door from whatever a video is (file, image, folder of frames, array) to the pixels that a model sees.
+"""Evenly spaced frames from any kind of video: file, image, folder of frames, or array.
 
-NumPy only: this runs in loader threads and processes.
+Depends on NumPy but not on JAX: runs in loader threads and worker processes.
 """
 
 import collections
 import concurrent.futures
+import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
-from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES, images_in, read_image
-from clipvip_jax.input_pipeline.video_decoder import VideoError, count_packets, iterate_pictures
+from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES, list_images, read_image
+from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.video_decoder import count_packets, iterate_pictures
 from clipvip_jax.utils.errors import UserError
 
 VIDEO_SUFFIXES = (
@@ -34,133 +36,151 @@ VIDEO_SUFFIXES = (
   ".3gp",
   ".ts",
 )
-_AHEAD = 2  # items in work for each thread
+
+# Path of a video file, an image file or a folder of frames; or uint8 [T, H, W, 3] or [H, W, 3].
+Video = str | os.PathLike[str] | np.ndarray
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_PREFETCH = 2  # items per thread in `map_in_threads`
 
 
-def read_clip(video: Any, num_frames: int, image_size: int) -> Float[np.ndarray, "t s s 3"]:
-  """Normalised pixels of evenly spread frames: what evaluation shows to the model.
+def read_clip(video: Video, num_frames: int, image_size: int) -> Float[np.ndarray, "t s s 3"]:
+  """Reads a video as the model's evaluation input: evenly spaced frames, resized and normalized.
 
   Args:
-    video: path to a video or image file, folder of frames, or uint8 array [T, H, W, 3] or [H, W, 3].
-    num_frames: T.
+    video: path of a video file, an image file or a folder of frames; or uint8 array [T, H, W, 3] or [H, W, 3].
+    num_frames: T of the result.
     image_size: S in pixels.
 
   Raises:
-    UserError: it cannot be read, or is none of these.
+    UserError: the video cannot be read or decoded, or has another type.
   """
-  return np.stack(_spread(video, num_frames, lambda frame: preprocessing.resize_normalize(frame, image_size)))
+  return np.stack(_map_frames(video, num_frames, lambda frame: preprocessing.resize_normalize(frame, image_size)))
 
 
-def read_frames(video: Any, num_frames: int) -> list[np.ndarray]:
-  """`num_frames` evenly spread frames, uint8 [H, W, 3] each; one that stands for several is the same object.
+def read_frames(video: Video, num_frames: int) -> list[UInt8[np.ndarray, "h w 3"]]:
+  """Reads evenly spaced RGB frames. A frame that is sampled repeatedly is the same object each time.
 
-  Arguments and errors as for `read_clip`.
+  Args:
+    video: see `read_clip`.
+    num_frames: length of the result.
+
+  Raises:
+    UserError: see `read_clip`.
   """
-  return _spread(video, num_frames, lambda frame: frame)
+  return _map_frames(video, num_frames, lambda frame: frame)
 
 
-def _spread(video: Any, num_frames: int, use: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
-  """`use` of evenly spread frames, each as soon as it is decoded: twelve pictures of 8K are 1.2 GB."""
+def _map_frames(video: Video, num_frames: int, function: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
+  """Applies `function` to each frame as soon as it is decoded: twelve frames of 8K video are 1.2 GB."""
   if isinstance(video, np.ndarray):
-    return _drawn(_checked(video), num_frames, use)
+    return _map_sampled(_check_array(video), num_frames, function)
   if not isinstance(video, str | os.PathLike):
-    raise UserError(f"a video is a path or a uint8 array [T, H, W, 3], got {type(video).__name__}")
+    raise UserError(f"expected a path or a uint8 array [T, H, W, 3] as video, got {type(video).__name__}")
   path = pathlib.Path(video)
   try:
     if path.is_dir():
-      files = images_in(path)
+      files = list_images(path)
     elif path.suffix.lower() in IMAGE_SUFFIXES:
       files = [path]
     else:
-      return _of_file(path, num_frames, use)
-    return _drawn(files, num_frames, lambda file: use(read_image(file)))
-  except (OSError, ValueError) as error:  # a name that no file can have, a folder that is closed to us
-    raise VideoError(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+      return _map_video_file(path, num_frames, function)
+    return _map_sampled(files, num_frames, lambda file: function(read_image(file)))
+  except (OSError, ValueError) as error:  # an invalid file name, missing permissions
+    raise MediaError(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _drawn(items: Any, num_frames: int, use: Callable[[Any], np.ndarray]) -> list[np.ndarray]:
-  chosen = uniform_frames(len(items), num_frames).tolist()
-  used = {index: use(items[index]) for index in dict.fromkeys(chosen)}
-  return [used[index] for index in chosen]
+def _map_sampled(
+  items: Sequence[Item] | np.ndarray, num_frames: int, function: Callable[[Item], np.ndarray]
+) -> list[np.ndarray]:
+  indices = uniform_frames(len(items), num_frames).tolist()
+  results = {index: function(items[index]) for index in dict.fromkeys(indices)}
+  return [results[index] for index in indices]
 
 
-def _checked(video: np.ndarray) -> np.ndarray:
+def _check_array(video: np.ndarray) -> UInt8[np.ndarray, "t h w 3"]:
   video = video[None] if video.ndim == 3 else video
   if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or not video.size:
-    raise UserError(f"a video as an array must be uint8 [T, H, W, 3], got {video.dtype} {list(video.shape)}")
+    raise UserError(f"expected a uint8 array [T, H, W, 3] as video, got {video.dtype} {list(video.shape)}")
   return video
 
 
-def _of_file(path: pathlib.Path, num_frames: int, use: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
-  """Frames of a video of any length: only those wanted are turned into pictures, and none is held but what is used."""
-  expected = max(count_packets(path), 1)
-  for _ in range(2):  # where pictures are damaged, or two packets make one, the first reading tells the true number
-    chosen = uniform_frames(expected, num_frames).tolist()
-    used, found = _decode(path, set(chosen), use)
-    if found == expected:
-      return [used[index] for index in chosen]
-    expected = found
-  raise VideoError(path, "holds another number of frames at each reading; is it still being written?")
+def _map_video_file(
+  path: pathlib.Path, num_frames: int, function: Callable[[np.ndarray], np.ndarray]
+) -> list[np.ndarray]:
+  """Converts only the sampled frames to RGB, and keeps only the results of `function`."""
+  total = max(count_packets(path), 1)
+  for _ in range(2):  # the number of packets may differ from that of frames: then decode again with the actual number
+    indices = uniform_frames(total, num_frames).tolist()
+    results, decoded = _map_decoded(path, set(indices), function)
+    if decoded == total:
+      return [results[index] for index in indices]
+    total = decoded
+  raise MediaError(path, "the number of frames changed while reading; is the file still being written?")
 
 
-def _decode(
-  path: pathlib.Path, wanted: set[int], use: Callable[[np.ndarray], np.ndarray]
+def _map_decoded(
+  path: pathlib.Path, indices: set[int], function: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[dict[int, np.ndarray], int]:
-  """({index: `use` of a wanted frame}, the number of frames in the file)."""
-  used, count = {}, 0
+  """Returns {index: result of `function`}, and the number of frames in the file."""
+  results, count = {}, 0
   for index, picture in enumerate(iterate_pictures(path)):
-    if index in wanted:
-      used[index] = use(picture.rgb())
+    if index in indices:
+      results[index] = function(picture.rgb())
     count = index + 1
-  return used, count
+  return results, count
 
 
-def list_videos(source: str | os.PathLike[str]) -> list[pathlib.Path]:
-  """The videos below a folder, sorted, or those of a list.
+def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path]:
+  """Lists videos in a folder or a text file.
 
   Args:
-    source: a folder: every video file below it, and every folder that holds images directly and no video, as one clip
-      of frames; hidden ones are left out. Or a text file with a path a line, relative to it; empty lines and
-      those that begin with # are passed over. Or a video or image file, as the only one.
+    path: a folder, which is searched recursively for video files, and for folders with images and no videos, each of
+      which is one clip; hidden entries are skipped. Or a text file with one path per line, relative to the file; empty
+      lines and lines that start with # are skipped. Or a single video or image file.
+
+  Returns:
+    Paths: sorted for a folder, in the order of a text file.
 
   Raises:
-    UserError: it is not there, or names nothing.
+    UserError: `path` does not exist, cannot be read, or has no videos.
   """
-  path = pathlib.Path(source)
+  path = pathlib.Path(path)
   if path.is_dir():
-    found = sorted(_below(path))
-    if not found:
+    videos = sorted(_walk_videos(path))
+    if not videos:
       raise UserError(
-        f"{path}: no videos ({', '.join(VIDEO_SUFFIXES)}) and no folders of frames ({', '.join(IMAGE_SUFFIXES)})"
-        " below it"
+        f"{path}: no videos ({', '.join(VIDEO_SUFFIXES)}) and no folders of frames ({', '.join(IMAGE_SUFFIXES)}) in"
+        " this folder; name another one"
       )
-    return found
+    return videos
   if path.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES and path.is_file():
     return [path]
   try:
-    # As the file system spells names, which need not be UTF-8.
-    text = os.fsdecode(path.read_bytes()).removeprefix("\ufeff")
+    text = os.fsdecode(path.read_bytes()).removeprefix("\ufeff")  # file names need not be valid UTF-8
   except OSError as error:
-    raise UserError(f"{path}: neither a folder nor a list of videos that can be read ({error.strerror})") from error
+    raise UserError(f"{path}: not a folder, and not a readable list of videos ({error.strerror})") from error
   if "\0" in text:
-    raise UserError(f"{path}: neither a folder nor a list of videos that can be read (it is no text)")
+    raise UserError(f"{path}: not a folder, and not a readable list of videos (binary content)")
   lines = [line.strip() for line in text.split("\n")]
-  found = [path.parent / line for line in lines if line and not line.startswith("#")]
-  if not found:
-    raise UserError(f"{path}: the list names no videos; expected one path a line")
-  return found
+  videos = [path.parent / line for line in lines if line and not line.startswith("#")]
+  if not videos:
+    raise UserError(f"{path}: the list has no videos; write one path per line")
+  return videos
 
 
-def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Follows links to folders, and goes into each folder once."""
-  seen = set()
-  for root, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+def _walk_videos(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields the videos below a folder; follows links, and visits each folder once."""
+  visited = set()
+  for root, folders, names in os.walk(folder, onerror=_raise_unlistable, followlinks=True):
     folders[:] = sorted(name for name in folders if not name.startswith("."))
     real = pathlib.Path(root).resolve()
-    if real in seen:
+    if real in visited:
       folders.clear()
       continue
-    seen.add(real)
+    visited.add(real)
     files = [pathlib.Path(root, name) for name in names if not name.startswith(".")]
     videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
     yield from videos
@@ -168,32 +188,35 @@ def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
       yield pathlib.Path(root)
 
 
-def _refuse(error: OSError) -> None:
-  raise UserError(f"{error.filename}: the folder cannot be listed ({error.strerror})") from error
+def _raise_unlistable(error: OSError) -> None:
+  raise UserError(f"{error.filename}: cannot list the folder ({error.strerror}); check its permissions") from error
 
 
-def read_all(items: Iterable[Any], read: Callable[[Any], Any], threads: int) -> Iterator[tuple[Any, Any]]:
-  """(item, what `read` gives, or the UserError that it raised), in order, read in threads a little ahead.
+def map_in_threads(
+  items: Iterable[Item], function: Callable[[Item], Result], threads: int
+) -> Iterator[tuple[Item, Result | UserError]]:
+  """Applies a function to items in threads, a few items ahead of the consumer.
 
-  Decoding and resizing leave Python to other threads, so that a model computes meanwhile.
+  Decoding and resizing release the GIL, so that the model computes meanwhile.
+
+  Yields:
+    (item, result) in the order of `items`; in place of the result, the UserError that `function` raised.
   """
-  source, threads = iter(items), max(threads, 1)
+  iterator, threads = iter(items), max(threads, 1)
   pool = concurrent.futures.ThreadPoolExecutor(threads)
-  running: collections.deque[tuple[Any, concurrent.futures.Future]] = collections.deque()
+  pending: collections.deque[tuple[Item, concurrent.futures.Future[Result]]] = collections.deque()
   try:
     while True:
-      while len(running) < _AHEAD * threads and (item := next(source, _END)) is not _END:
-        running.append((item, pool.submit(read, item)))
-      if not running:
+      for item in itertools.islice(iterator, _PREFETCH * threads - len(pending)):
+        pending.append((item, pool.submit(function, item)))
+      if not pending:
         return
-      item, future = running.popleft()
+      item, future = pending.popleft()
+      result: Result | UserError
       try:
         result = future.result()
       except UserError as error:
         result = error
       yield item, result
   finally:
-    pool.shutdown(wait=False, cancel_futures=True)  # where the reader stops early
-
-
-_END = object()
+    pool.shutdown(wait=False, cancel_futures=True)  # the consumer may stop early

@@ -1,18 +1,18 @@
-"""How many clips a second a corpus gives: whether data will keep up with an accelerator."""
+"""Measures how many clips per second the input pipeline delivers."""
 
 import dataclasses
 import time
 
-from clipvip_jax.input_pipeline.batching import ClipBatcher
+from clipvip_jax.input_pipeline.batching import PADDING, ClipBatcher
 from clipvip_jax.input_pipeline.corpus import Corpus
-from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, batches
+from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, iterate_batches
 from clipvip_jax.input_pipeline.tokenizer import load_tokenizer
 from clipvip_jax.utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Throughput:
-  """What was measured: `clips` in `seconds`, after the workers had started."""
+  """`clips` delivered in `seconds`, after worker processes have started."""
 
   clips: int
   seconds: float
@@ -22,39 +22,41 @@ class Throughput:
     return self.clips / self.seconds
 
 
-def training_clips(corpus: Corpus, split: str, num_frames: int = 12, image_size: int = 224) -> ClipBatcher:
-  """A split's clips as training reads them: jittered frames and the fields `subtitle` and `caption`.
+def training_batcher(corpus: Corpus, split: str, num_frames: int = 12, image_size: int = 224) -> ClipBatcher:
+  """Returns a batcher with training's settings: jittered frames and the fields `subtitle` and `caption`.
 
   Raises:
-    UserError: no such split.
+    UserError: the corpus has no such split or fields.
   """
   fields = {"subtitle": "subtitle", "caption": "caption"}
   corpus.check_fields(split, list(fields))
-  return ClipBatcher(corpus.source(split), load_tokenizer("clip"), fields, num_frames, image_size, 70, jitter_seed=0)
+  return ClipBatcher(corpus.records(split), load_tokenizer("clip"), fields, num_frames, image_size, 70, jitter_seed=0)
 
 
-def throughput(clips: ClipBatcher, batch_size: int = 16, num_workers: int = 0, seconds: float = 5.0) -> Throughput:
-  """Loads shuffled batches for about so many seconds, and throws them away.
+def measure_throughput(
+  batcher: ClipBatcher, batch_size: int = 16, num_workers: int = 0, seconds: float = 5.0
+) -> Throughput:
+  """Loads and discards shuffled batches.
 
   Args:
-    clips: of a corpus; epochs follow each other.
-    batch_size: clips of a batch.
-    num_workers: as host.num_workers.
-    seconds: to measure, after what the start takes.
+    batcher: of a corpus; epochs repeat.
+    batch_size: clips per batch.
+    num_workers: worker processes; 0 loads in threads.
+    seconds: minimum duration of the measurement, without the start-up.
 
   Raises:
-    UserError: an empty split, a number that is too small, or a record that cannot be read.
+    UserError: the split is empty, a number is too small, or a record is corrupt.
   """
-  for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("seconds", seconds, 0)):
-    if value < least:
-      raise UserError(f"{name}={value} must be at least {least}")
-  if not len(clips.source):
-    raise UserError("the split holds no records to measure with")
-  order = RecordSampler(len(clips.source), batch_size, seed=0)
-  found = batches([WeightedStream(clips, order)], num_steps=2**40, num_workers=num_workers)
-  for _ in range(2 * max(1, num_workers)):  # until every worker runs and its memory is there
-    next(found)
-  count, started = 0, time.perf_counter()
-  while (elapsed := time.perf_counter() - started) < seconds or not count:
-    count += int((next(found)["record"] >= 0).sum())
-  return Throughput(count, max(elapsed, 1e-9))
+  for name, value, minimum in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0), ("seconds", seconds, 0)):
+    if value < minimum:
+      raise UserError(f"{name}={value} must be at least {minimum}")
+  if not len(batcher.records):
+    raise UserError("the split has no records to measure; choose another split")
+  sampler = RecordSampler(len(batcher.records), batch_size, seed=0)
+  batches = iterate_batches([WeightedStream(batcher, sampler)], num_steps=2**40, num_workers=num_workers)
+  for _ in range(2 * max(1, num_workers)):  # until all workers run and their memory is allocated
+    next(batches)
+  clips, started = 0, time.perf_counter()
+  while (elapsed := time.perf_counter() - started) < seconds or not clips:
+    clips += int((next(batches)["record"] != PADDING).sum())
+  return Throughput(clips, max(elapsed, 1e-9))

@@ -1,14 +1,17 @@
-"""Processes that fill batches in memory that they share with this one.
+"""Worker processes that fill batches in shared memory, which is reused.
 
-Grain's own processes make fresh shared memory for each batch, which costs as much as decoding it, and import JAX.
-Here this process hands out the memory together with the work, and again once nothing refers to the batch any more.
-Its pages have no name: none is left behind, however a run ends, and a container's small /dev/shm does not matter.
+Grain's worker processes allocate shared memory for each array of each batch, which costs as much as decoding it, and
+import JAX (`python -m benchmarks.workers` compares the two). Here the main process owns the memory, sends it along with
+a task, and reuses it once no array refers to the batch any more. The memory is anonymous: nothing remains in /dev/shm
+after a crash, and a container's limit on /dev/shm does not apply.
 
-Worker processes import neither JAX nor TensorFlow nor Grain, and leave signals to this process: they end with it.
+Worker processes import neither JAX nor TensorFlow nor Grain, ignore signals, and exit with the main process.
 """
 
 import collections
+import contextlib
 import dataclasses
+import math
 import mmap
 import multiprocessing
 import os
@@ -19,25 +22,74 @@ import traceback
 import weakref
 from collections.abc import Iterator, Sequence
 from multiprocessing import connection, reduction, util
-from typing import Any
+from multiprocessing.context import SpawnContext, SpawnProcess
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from clipvip_jax.input_pipeline import preprocessing
-from clipvip_jax.input_pipeline.batching import Arrays, ClipBatcher, size, views
+from clipvip_jax.input_pipeline.batching import ArraySpec, Batch, BatchSpec, ClipBatcher, RecordKey
 from clipvip_jax.utils.errors import UserError
 
-# Batches that a worker has to do: the one that it fills, and the next, so that it never waits for this process.
-_AHEAD = 2
-_EXIT_SECONDS = 5.0  # that a process which closed its connection may take to end
+_TASKS_PER_WORKER = 2  # one in progress and one waiting, so that a worker never waits for the main process
+_EXIT_TIMEOUT = 5.0  # seconds until a worker that closed its connection must have exited
+_ALIGNMENT = 64  # bytes; the arrays of a batch start at multiples of it
 
-# One step's share of work: which source, and its (epoch, record).
-Task = tuple[int, list[tuple[int, int]]]
+
+class BatchTask(NamedTuple):
+  """A batch to load: the index of its stream, and its records."""
+
+  stream: int
+  keys: Sequence[RecordKey]
+
+
+class BatchTaskSequence(Protocol):
+  """Tasks by index."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, i: int, /) -> BatchTask: ...
+
+
+def run(tasks: BatchTaskSequence, batchers: Sequence[ClipBatcher], num_workers: int) -> Iterator[Batch]:
+  """Loads batches in worker processes.
+
+  Args:
+    tasks: the batches to load; task i is run by worker i mod num_workers.
+    batchers: the batcher of each stream.
+    num_workers: number of processes.
+
+  Yields:
+    The batch of each task, in order.
+
+  Raises:
+    UserError: a record is corrupt, memory is exhausted, or a worker process died.
+  """
+  context = multiprocessing.get_context("spawn")
+  pickled_batchers = pickle.dumps(list(batchers))
+  workers = [_Worker(context, str(i), pickled_batchers) for i in range(num_workers)]
+
+  def submit(i: int) -> None:
+    if i < len(tasks):
+      task = tasks[i]
+      workers[i % num_workers].submit(task, batchers[task.stream].spec(len(task.keys)))
+
+  try:
+    for i in range(min(_TASKS_PER_WORKER * num_workers, len(tasks))):
+      submit(i)
+    for i in range(len(tasks)):
+      batch = workers[i % num_workers].receive()
+      submit(i + _TASKS_PER_WORKER * num_workers)
+      yield batch
+      del batch  # releases its memory before the next batch is waited for
+  finally:
+    for worker in workers:
+      worker.close()
 
 
 @dataclasses.dataclass
-class _Memory:
-  """A piece of shared memory; `sent` tells whether its worker has it."""
+class _SharedMemory:
+  """Memory that is mapped here, and in the worker once `sent`."""
 
   number: int
   file: int
@@ -46,139 +98,131 @@ class _Memory:
 
 
 class _Worker:
-  """A worker process and the memory that it fills."""
+  """A worker process and the shared memory that it fills."""
 
-  def __init__(self, context: Any, name: str, sources: bytes):
-    self._connection, there = context.Pipe()
-    self._process = context.Process(target=_work, args=(there, sources), name=name, daemon=True)
+  def __init__(self, context: SpawnContext, name: str, pickled_batchers: bytes):
+    self._connection, worker_end = context.Pipe()
+    self._process = context.Process(target=_worker_main, args=(worker_end, pickled_batchers), name=name, daemon=True)
     self._process.start()
-    # At exit too: it would wait for its next task for ever, and the interpreter for it.
-    self._ended: list[bool] = []
-    util.Finalize(self, _kill, args=(self._process, self._ended), exitpriority=10)
-    there.close()
-    self._free: dict[int, list[_Memory]] = collections.defaultdict(list)  # by bytes
-    self._count = 0
-    self._asked: collections.deque[tuple[_Memory, int, Any]] = collections.deque()
+    # Kills the process when the interpreter exits, too: it would wait for a task, and the interpreter for the process.
+    self._killed: list[bool] = []
+    util.Finalize(self, _kill, args=(self._process, self._killed), exitpriority=10)
+    worker_end.close()
+    self._free: dict[int, list[_SharedMemory]] = collections.defaultdict(list)  # by size in bytes
+    self._num_allocated = 0
+    self._pending: collections.deque[tuple[_SharedMemory, int, BatchSpec]] = collections.deque()
 
-  def ask(self, task: Task, layout: Any) -> None:
-    """Sends a task; its arrays will have that layout."""
-    wanted = size(layout)
-    free = self._free[wanted]
-    memory = free.pop() if free else self._new_memory(wanted)
-    self._asked.append((memory, wanted, layout))
-    try:
-      self._connection.send((task, memory.number, None if memory.sent else wanted))
+  def submit(self, task: BatchTask, spec: BatchSpec) -> None:
+    """Sends a task whose batch has the given spec."""
+    size = _buffer_size(spec)
+    free = self._free[size]
+    memory = free.pop() if free else self._allocate(size)
+    self._pending.append((memory, size, spec))
+    with contextlib.suppress(OSError):  # the process died, which `receive` reports
+      self._connection.send((task, memory.number, None if memory.sent else size))
       if not memory.sent:
         reduction.send_handle(self._connection, memory.file, self._process.pid)
-        os.close(memory.file)  # the mapping and the worker hold it
+        os.close(memory.file)  # the mappings keep the memory alive
         memory.sent = True
-    except OSError:
-      pass  # it has ended, which `take` says
 
-  def take(self) -> Arrays:
-    """The arrays of the oldest task. Raises what the worker raised, or UserError where it has ended."""
+  def receive(self) -> Batch:
+    """Returns the batch of the oldest task. Raises the worker's exception, or UserError if the process died."""
     connection.wait([self._connection, self._process.sentinel])
     try:
       error = self._connection.recv()
     except (EOFError, OSError):
-      self._process.join(_EXIT_SECONDS)
+      self._process.join(_EXIT_TIMEOUT)
       raise UserError(
-        f"data worker {self._process.name} ended unexpectedly with exit code {self._process.exitcode}; -9 means that it"
-        " was killed, mostly for want of memory: try fewer host.num_workers, or a smaller batch"
+        f"data worker {self._process.name} died with exit code {self._process.exitcode}; code -9 usually means that the"
+        " system ran out of memory: reduce host.num_workers or the batch size"
       ) from None
     if error is not None:
       raise error
-    memory, wanted, layout = self._asked.popleft()
-    array = np.frombuffer(memory.buffer, np.uint8)
-    # Every array of the batch refers to this one, whoever holds it: JAX as well, which need not copy on a CPU.
-    weakref.finalize(array, self._free[wanted].append, memory).atexit = False
-    return views(array, layout)
+    memory, size, spec = self._pending.popleft()
+    base = np.frombuffer(memory.buffer, np.uint8)
+    # All arrays of the batch refer to `base`, also those that JAX aliases on CPUs; the memory is free when it dies.
+    weakref.finalize(base, self._free[size].append, memory).atexit = False
+    return _arrays_in_buffer(base, spec)
 
-  def end(self) -> None:
-    """Ends the process at once: nothing that it does outlives it."""
+  def close(self) -> None:
+    """Kills the process."""
     self._connection.close()
-    if not self._ended:  # an iterator that is left open comes here when the interpreter, `_kill` with it, is half gone
-      _kill(self._process, self._ended)
+    if not self._killed:  # at interpreter exit, `_kill` has run already and its globals may be gone
+      _kill(self._process, self._killed)
 
-  def _new_memory(self, wanted: int) -> _Memory:
+  def _allocate(self, size: int) -> _SharedMemory:
     file = _anonymous_file()
     try:
-      os.posix_fallocate(file, 0, wanted) if hasattr(os, "posix_fallocate") else os.ftruncate(file, wanted)
+      os.posix_fallocate(file, 0, size) if hasattr(os, "posix_fallocate") else os.ftruncate(file, size)
     except OSError as error:
       os.close(file)
       raise UserError(
-        f"no memory for another batch of {wanted / 2**20:.0f} MiB ({error.strerror}): try fewer host.num_workers, or a"
-        " smaller batch"
+        f"cannot allocate {size / 2**20:.0f} MiB of shared memory for a batch ({error.strerror}); reduce"
+        " host.num_workers or the batch size"
       ) from error
-    self._count += 1
-    return _Memory(self._count, file, mmap.mmap(file, wanted))
+    self._num_allocated += 1
+    return _SharedMemory(self._num_allocated, file, mmap.mmap(file, size))
 
 
-def _kill(process: Any, ended: list[bool]) -> None:
-  """Ends a process and notes it."""
-  ended.append(True)
+def _kill(process: SpawnProcess, killed: list[bool]) -> None:
+  killed.append(True)
   process.kill()
   process.join()
 
 
 def _anonymous_file() -> int:
+  """Returns a file descriptor of memory without a name."""
   if hasattr(os, "memfd_create"):
     return os.memfd_create("clipvip_jax_batch")
   with tempfile.TemporaryFile() as file:
     return os.dup(file.fileno())
 
 
-def run(tasks: Sequence[Task], sources: Sequence[ClipBatcher], count: int) -> Iterator[Arrays]:
-  """The tasks' batches in their order, filled by `count` processes in turn.
-
-  Raises:
-    UserError: a record that cannot be read, no memory, or a process that was killed.
-  """
-  context = multiprocessing.get_context("spawn")
-  pickled = pickle.dumps(list(sources))
-  workers = [_Worker(context, str(i), pickled) for i in range(count)]
-
-  def ask(step):
-    if step < len(tasks):
-      source, slots = tasks[step]
-      workers[step % count].ask((source, slots), sources[source].layout(len(slots)))
-
-  try:
-    for step in range(min(_AHEAD * count, len(tasks))):
-      ask(step)
-    for step in range(len(tasks)):
-      arrays = workers[step % count].take()
-      ask(step + _AHEAD * count)
-      yield arrays
-      del arrays  # else its memory would stay taken while the next batch is waited for
-  finally:
-    for worker in workers:
-      worker.end()
+def _buffer_size(spec: BatchSpec) -> int:
+  """Returns the bytes that `_arrays_in_buffer` needs."""
+  return sum(_aligned_size(array) for array in spec.values())
 
 
-def _work(there: Any, pickled: bytes) -> None:
-  """A worker process: fills what it is asked for until the connection closes."""
-  for ending in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(ending, signal.SIG_IGN)
+def _arrays_in_buffer(buffer: np.ndarray, spec: BatchSpec) -> Batch:
+  """Returns the arrays of a batch as consecutive views of a uint8 buffer."""
+  arrays, start = {}, 0
+  for name, array in spec.items():
+    arrays[name] = buffer[start : start + _size(array)].view(array.dtype).reshape(array.shape)
+    start += _aligned_size(array)
+  return arrays
+
+
+def _size(array: ArraySpec) -> int:
+  return math.prod(array.shape) * np.dtype(array.dtype).itemsize
+
+
+def _aligned_size(array: ArraySpec) -> int:
+  return -(-_size(array) // _ALIGNMENT) * _ALIGNMENT
+
+
+def _worker_main(main_end: connection.Connection, pickled_batchers: bytes) -> None:
+  """Entry point of a worker process: runs tasks until the connection closes."""
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)  # the main process handles them
   preprocessing.limit_threads()
   memories: dict[int, mmap.mmap] = {}
-  sources: list[ClipBatcher] = pickle.loads(pickled)
+  batchers: list[ClipBatcher] = pickle.loads(pickled_batchers)
   try:
     while True:
-      (source, slots), number, new = there.recv()
-      if new is not None:
-        file = reduction.recv_handle(there)
-        memories[number] = mmap.mmap(file, new)
+      task, number, new_size = main_end.recv()
+      if new_size is not None:
+        file = reduction.recv_handle(main_end)
+        memories[number] = mmap.mmap(file, new_size)
         os.close(file)
-      there.send(_fill(sources[source], slots, memories[number]))
+      main_end.send(_fill(batchers[task.stream], task.keys, memories[number]))
   except (EOFError, OSError):
-    return  # the other process has ended, or wants no more
+    return  # the main process exited or closed the connection
 
 
-def _fill(clips: ClipBatcher, slots: list[tuple[int, int]], memory: mmap.mmap) -> Exception | None:
-  """Fills a batch; gives the error that stopped it, with its traceback as a note, since that does not travel."""
+def _fill(batcher: ClipBatcher, keys: Sequence[RecordKey], memory: mmap.mmap) -> Exception | None:
+  """Fills a batch. Returns an exception that was raised, with its traceback as a note: tracebacks do not pickle."""
   try:
-    clips.batch(slots, views(np.frombuffer(memory, np.uint8), clips.layout(len(slots))))
+    batcher.batch(keys, _arrays_in_buffer(np.frombuffer(memory, np.uint8), batcher.spec(len(keys))))
   except Exception as error:
     error.add_note(traceback.format_exc())
     try:

@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.inference.embedding_model import EmbeddingModel, Video
 from clipvip_jax.input_pipeline import preprocessing, read_media
-from clipvip_jax.input_pipeline.corpus import text
 from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
 from clipvip_jax.models import clip_vip
 from clipvip_jax.reporting.report_inputs import FrameAttention, ProxyAttention, VideoAttention
@@ -135,7 +134,7 @@ def heat_colours() -> UInt8[np.ndarray, "256 3"]:
 
 
 def record_attention(
-  net: clip_vip.ClipVip, params: Mapping[str, Any], record: dict[str, Any], config: ConfigDict, split: str
+  net: clip_vip.ClipVip, params: Mapping[str, Any], record: Record, config: ConfigDict, split: str
 ) -> VideoAttention:
   """Draws the attention of the proxies in a record's frames, which are sampled as in evaluation.
 
@@ -146,7 +145,7 @@ def record_attention(
     config: the run's configuration.
     split: split of the record.
   """
-  name, stored = text(record, "id"), record["frames"]
+  name, stored = record_text(record, "id"), record["frames"]
   jpegs = [bytes(stored[i]) for i in uniform_frames(len(stored), config.data.num_frames)]
   frames = [preprocessing.decode_jpeg(jpeg, f"a frame of {name}") for jpeg in jpegs]
   video = np.stack([preprocessing.resize_normalize(frame, config.model.image_size) for frame in frames])

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from clipvip_jax.input_pipeline.corpus import Corpus, text, texts
+from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.frame_sampling import jittered_frames, middle_frame
+from clipvip_jax.input_pipeline.record_text import Record, record_text, record_texts
 from clipvip_jax.reporting import pages
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import printable
@@ -31,7 +32,7 @@ def write_samples(path: pathlib.Path, corpus: Corpus, split: str, *, count: int,
   Raises:
     UserError: the corpus has no such split, a record cannot be read, or the page cannot be written.
   """
-  records = corpus.source(split)
+  records = corpus.records(split)
   indices = np.unique(np.linspace(0, len(records) - 1, count).astype(int)).tolist() if len(records) else []
   page = pages.render(
     "samples.html.jinja",
@@ -51,7 +52,7 @@ def _format_counts(counts: dict[str, int]) -> str:
   return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in ordered if value)
 
 
-def _read_record(corpus: Corpus, records: Sequence[dict[str, Any]], index: int) -> dict[str, Any]:
+def _read_record(corpus: Corpus, records: Sequence[Record], index: int) -> dict[str, Any]:
   try:
     return records[index]
   except (RuntimeError, ValueError) as error:  # a missing or truncated file
@@ -60,14 +61,14 @@ def _read_record(corpus: Corpus, records: Sequence[dict[str, Any]], index: int) 
     ) from error
 
 
-def _sample(record: dict[str, Any], index: int, num_frames: int, seed: int) -> dict[str, Any]:
+def _sample(record: Record, index: int, num_frames: int, seed: int) -> dict[str, Any]:
   import simplejpeg
 
   frames = record["frames"]
   sampled = jittered_frames(len(frames), num_frames, np.random.default_rng((seed, _EPOCH, index)))
   height, width = simplejpeg.decode_jpeg_header(frames[0])[:2]
   return {
-    "id": printable(text(record, "id")),
+    "id": printable(record_text(record, "id")),
     "frames": [pages.jpeg_uri(frames[i]) for i in sampled],
     "middle": pages.jpeg_uri(frames[middle_frame(len(frames))]),
     "frame_indices": ", ".join(str(i) for i in sampled),
@@ -77,9 +78,9 @@ def _sample(record: dict[str, Any], index: int, num_frames: int, seed: int) -> d
   }
 
 
-def _text_rows(record: dict[str, Any], field: str) -> list[tuple[str, str]]:
+def _text_rows(record: Record, field: str) -> list[tuple[str, str]]:
   """Returns (label, text with its number of words) of each text of a field."""
-  values = texts(record, field)
+  values = record_texts(record, field)
   if not values:
     return [(field, "(none)")]
   labels = [field] if len(values) == 1 else [f"{field} {number}" for number in range(1, len(values) + 1)]

@@ -39,7 +39,7 @@ def report_examples(
     config: the run's configuration.
   """
   embeddings = result.embeddings
-  records = corpus.source(embeddings.split)
+  records = corpus.records(embeddings.split)
   chosen = choose_queries(result.similarity, embeddings.labels, config.evaluate.num_examples)
   best_videos = dict.fromkeys(embeddings.labels[query] for kind, query in chosen if kind == "best")
   return Examples(

@@ -29,7 +29,7 @@ def write_search_page(path: pathlib.Path, queries: Sequence[str], hits: Sequence
     UserError: the page cannot be written.
   """
   videos = dict.fromkeys(hit.video for query_hits in hits for hit in query_hits)
-  frames = dict(read_media.read_all(videos, _frame_uris, os.cpu_count() or 1))
+  frames = dict(read_media.map_in_threads(videos, _frame_uris, os.cpu_count() or 1))
   results = [
     {
       "query": query,

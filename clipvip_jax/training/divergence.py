@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Array, Int
 
-from clipvip_jax.input_pipeline.corpus import text
 from clipvip_jax.input_pipeline.pipeline import WeightedStream
+from clipvip_jax.input_pipeline.record_text import record_text
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.utils.errors import UserError
 
@@ -41,7 +41,7 @@ class DivergenceCheck:
     loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
     if np.isfinite(loss) and np.isfinite(grad_norm):
       return
-    ids = [text(self._streams[stream].clips.source[int(i)], "id") for stream, i in records if i >= 0]
+    ids = [record_text(self._streams[stream].batcher.records[int(i)], "id") for stream, i in records if i >= 0]
     steps = self._checkpoints.steps()
     newest = f"the newest checkpoint is step {steps[-1]}" if steps else "there is no checkpoint"
     raise UserError(

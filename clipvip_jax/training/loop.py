@@ -10,7 +10,7 @@ from jaxtyping import Array
 from clipvip_jax.distributed import sharding
 from clipvip_jax.distributed.watchdog import report_progress
 from clipvip_jax.evaluation.evaluator import Evaluator
-from clipvip_jax.input_pipeline.pipeline import batches
+from clipvip_jax.input_pipeline.pipeline import iterate_batches
 from clipvip_jax.reporting import results_table
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.metrics_history import History
@@ -50,7 +50,7 @@ class TrainLoop:
     with handle_sigterm() as should_stop:
       for batch in self._load_batches(first_step, timer):
         report_progress(f"step {step + 1} of {total_steps}")
-        records = np.stack([batch.pop("source"), batch.pop("record")], axis=1)
+        records = np.stack([batch.pop("stream"), batch.pop("record")], axis=1)
         train_step = self._masked_step if step < self._num_masked_steps else self._unmasked_step
         state, metrics = train_step(state, sharding.shard_batch(self._components.mesh, batch))
         step += 1
@@ -70,12 +70,12 @@ class TrainLoop:
 
   def _load_batches(self, first_step: int, timer: StepTimer) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process' share of each global batch, and times the wait for it."""
-    iterator = batches(
+    iterator = iterate_batches(
       self._components.streams,
       num_steps=self._components.total_steps,
       first_step=first_step,
       num_workers=self._config.host.num_workers,
-      share=sharding.data_shard(self._components.mesh),
+      shard=sharding.data_shard(self._components.mesh),
     )
     while True:
       start_time = time.monotonic()

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline.batching import ClipBatcher
-from clipvip_jax.input_pipeline.corpus import Corpus, open_corpus
+from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.mixture import steps_until
+from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
 from clipvip_jax.models import clip_vip
@@ -117,7 +118,7 @@ def _open_training_corpus(config: ConfigDict, section: str, stream: ConfigDict) 
   """Opens a section's corpus and checks that its training split has records with the section's text fields."""
   corpus = _open_on_all_processes(_with_data_dir(config, stream), section)
   try:
-    num_records = len(corpus.source(stream.train_split))
+    num_records = len(corpus.records(stream.train_split))
     corpus.check_fields(stream.train_split, (stream.subtitle, stream.caption))
   except UserError as error:
     raise UserError(f"{section}: {error}") from error
@@ -179,9 +180,9 @@ def _create_stream(
     seed = int(np.random.SeedSequence((config.seed, index)).generate_state(1)[0])
   uses = LOSSES[config.loss].uses
   clips = ClipBatcher(
-    source=corpus.source(stream.train_split),
+    records=corpus.records(stream.train_split),
     tokenizer=tokenizer,
-    texts={name: stream[name] for name in ("subtitle", "caption") if name in uses},
+    text_fields={name: stream[name] for name in ("subtitle", "caption") if name in uses},
     num_frames=stream.num_frames,
     image_size=config.model.image_size,
     text_length=config.data.text_length,
@@ -189,7 +190,7 @@ def _create_stream(
     middle_frame="frame" in uses,
     fast_decode=config.data.fast_decode,
   )
-  num_records = len(clips.source)
+  num_records = len(clips.records)
   num_used = max(1, round(stream.fraction * num_records))
   return WeightedStream(
     clips, RecordSampler(num_used, config.train.batch_size, seed, subset_of=num_records), stream.weight
@@ -200,7 +201,7 @@ def _total_steps(train: ConfigDict, streams: list[WeightedStream]) -> int:
   """Returns train.num_steps, or the steps until config.data has been read `train.epochs` times."""
   if train.num_steps:
     return train.num_steps
-  num_batches = train.epochs * streams[0].order.steps_per_epoch
+  num_batches = train.epochs * streams[0].sampler.steps_per_epoch
   return steps_until([stream.weight for stream in streams], 0, num_batches)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from clipvip_jax.input_pipeline.video_decoder import NO_SUCH_FILE
+from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE
 from data.engine import records, storage, text_lookup
 from data.engine.coverage import SkippedClip, missing_text_key
 from data.engine.decode_process import DecodeProcess

@@ -19,7 +19,7 @@ import sys
 import time
 from typing import IO, Any
 
-from clipvip_jax.input_pipeline.video_decoder import NO_SUCH_FILE, VideoError
+from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
 from clipvip_jax.utils.errors import UserError
 from data.engine.coverage import SkippedClip
 from data.engine.frame_extraction import (
@@ -182,7 +182,7 @@ def _answer(request: dict[str, Any], settings: FrameSettings, decode: Decoder) -
     return {"sizes": [len(frame) for frame in frames]}, frames
   except TooShortError as error:
     return {"reason": "too_short", "detail": error.reason}, []
-  except VideoError as error:
+  except MediaError as error:
     reason = "missing" if error.reason == NO_SUCH_FILE else "undecodable"
     return {"reason": reason, "detail": error.reason}, []
   except UserError as error:

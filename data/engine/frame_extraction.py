@@ -17,7 +17,8 @@ import numpy as np
 
 from clipvip_jax.input_pipeline import image_files, video_decoder
 from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
-from clipvip_jax.input_pipeline.video_decoder import Picture, VideoError
+from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
+from clipvip_jax.input_pipeline.video_decoder import Picture
 from clipvip_jax.utils.errors import UserError
 from data.engine.records import encode_jpeg
 
@@ -29,7 +30,7 @@ class Decoder(Protocol):
   """Yields the pictures of a video in order of time, from at or before `start` to before `end`, both in seconds.
 
   Raises:
-    VideoError: The file cannot be decoded.
+    MediaError: The file cannot be decoded.
   """
 
   def __call__(self, path: str, start: float | None, end: float | None) -> Iterator[Picture]: ...
@@ -39,7 +40,7 @@ class Decoder(Protocol):
 DECODERS: dict[str, Decoder] = {"pyav": video_decoder.iterate_pictures}
 
 
-class TooShortError(VideoError):
+class TooShortError(MediaError):
   """A clip has fewer frames than a corpus requires."""
 
 
@@ -111,14 +112,14 @@ def extract_frames(
 
   Raises:
     TooShortError: There are fewer than `settings.min_frames` frames, or none from `start` to `end`.
-    VideoError, UserError: The file does not exist or cannot be decoded.
+    MediaError, UserError: The file does not exist or cannot be decoded.
   """
   file = pathlib.Path(path)
   is_image = file.suffix.lower() in image_files.IMAGE_SUFFIXES
   if (start is not None or end is not None) and (is_image or file.is_dir()):
-    raise VideoError(path, "start and end do not apply to images and folders of frames, which have no times")
+    raise MediaError(path, "start and end do not apply to images and folders of frames, which have no times")
   if file.is_dir():
-    images = image_files.images_in(file)
+    images = image_files.list_images(file)
     _check_length(path, len(images), settings)
     sampled = [images[i] for i in uniform_frames(len(images), settings.frames)] if settings.frames else images
     return list(_limit_size(path, (extract_image(_read(image), settings, str(image)) for image in sampled)))
@@ -136,7 +137,7 @@ def extract_image(data: bytes, settings: FrameSettings, name: str) -> bytes:
     name: Name of the image for error messages.
 
   Raises:
-    VideoError: The image cannot be decoded.
+    MediaError: The image cannot be decoded.
   """
   picture = image_files.decode_image(data, name)
   shrunk = _shrink(picture, settings.short_side)
@@ -146,12 +147,12 @@ def extract_image(data: bytes, settings: FrameSettings, name: str) -> bytes:
 
 
 def _limit_size(path: str, frames: Iterable[bytes]) -> Iterator[bytes]:
-  """Raises VideoError for a clip that would exhaust memory: hours of frames, or a jump of timestamps."""
+  """Raises MediaError for a clip that would exhaust memory: hours of frames, or a jump of timestamps."""
   size = 0
   for count, frame in enumerate(frames, 1):
     size += len(frame)
     if size > MAX_CLIP_BYTES or count > MAX_CLIP_FRAMES:
-      raise VideoError(
+      raise MediaError(
         path,
         f"the clip has more than {MAX_CLIP_BYTES / 2**20:g} MiB or {MAX_CLIP_FRAMES} frames; set start and end, a lower"
         " fps, or a smaller short_side",
@@ -169,9 +170,9 @@ def _read(path: pathlib.Path) -> bytes:
   try:
     return path.read_bytes()
   except FileNotFoundError:
-    raise VideoError(path, video_decoder.NO_SUCH_FILE) from None
+    raise MediaError(path, NO_SUCH_FILE) from None
   except OSError as error:
-    raise VideoError(path, f"cannot be read: {error.strerror}") from error
+    raise MediaError(path, f"cannot be read: {error.strerror}") from error
 
 
 def _video_frames(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipvip_jax.input_pipeline.video_decoder import encode_h264
+from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError
 from data.moving_shapes import render, scenes

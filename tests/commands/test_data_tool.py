@@ -75,7 +75,7 @@ def test_throughput_prints_clips_per_second(built, capsys):
 @pytest.mark.parametrize(
   ("arguments", "words"),
   [
-    (["check", "nothing"], "'nothing' is no corpus in data/; there are: "),
+    (["check", "nothing"], "'nothing' is not a corpus in data/; choose one of: "),
     (["check", "video_manifest"], "--raw_dir=FILE"),
     (["check", "video_manifest", "--config=x"], "use default, all_frames"),
     (["build", "m.jsonl", "--fsp=3"], "unknown option --fsp; fields that can be set: .*--fps"),

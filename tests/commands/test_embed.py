@@ -9,7 +9,7 @@ import pytest
 from project_paths import GOLDEN
 
 from clipvip_jax import embed
-from clipvip_jax.input_pipeline.video_decoder import encode_h264
+from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError
 
 

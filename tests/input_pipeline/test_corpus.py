@@ -1,12 +1,11 @@
-"""Opening corpora where they lie, their texts, and what they say is missing."""
+"""Corpora: texts of a split, checks of fields and queries, coverage, identity."""
 
 import pytest
 import tensorflow_datasets as tfds
 import written_corpus
-from ml_collections import ConfigDict
 
-from clipvip_jax.input_pipeline import corpus
-from clipvip_jax.input_pipeline.corpus import Corpus, open_corpus, texts
+from clipvip_jax.input_pipeline.corpus import Corpus, check_protocol
+from clipvip_jax.input_pipeline.record_text import record_text, record_texts
 from clipvip_jax.utils.errors import UserError
 
 RECORDS = [
@@ -17,76 +16,76 @@ RECORDS = [
 COVERAGE = {"train": {"expected": 5, "found": 3, "missing": 1, "undecodable": 1, "too_short": 0}}
 
 
-class FromFiles:
-  """A builder that needs its owner's files."""
-
-  builder_configs = {"official": None}  # noqa: RUF012
+def open_written(tmp_path, records=RECORDS, **options):
+  return Corpus(tfds.builder_from_directory(written_corpus.write(tmp_path, records, **options)))
 
 
-@pytest.fixture
-def made_from_files(monkeypatch):
-  monkeypatch.setattr(corpus, "builder_class", lambda *_: FromFiles)
+def test_texts_of_a_split_are_flattened_with_their_clip_as_label(tmp_path):
+  texts = open_written(tmp_path).texts("train")
+  assert texts.ids == ["a", "b", "c"]
+  assert texts.queries == ["one", "two", "three"] and texts.labels == [0, 0, 1]
+  assert texts.captions == [["a cat"], [], ["é"]] and texts.twins == [-1] * 3
 
 
-def named(data_dir, **fields):
-  return ConfigDict({"name": "shapes", "config": "", "data_dir": str(data_dir), **fields})
+def test_texts_of_no_field_are_empty(tmp_path):
+  texts = open_written(tmp_path).texts("train", "", "")
+  assert texts.queries == texts.labels == [] and texts.captions == [[], [], []]
 
 
-def opened(tmp_path, **options):
-  return Corpus(tfds.builder_from_directory(written_corpus.write(tmp_path, RECORDS, **options)))
+@pytest.mark.parametrize(
+  ("field", "expected"), [("one", ["é"]), ("blank", []), ("several", ["a", "b"]), ("none", []), ("", [])]
+)
+def test_record_texts_of_single_and_multiple_fields_without_blank_texts(field, expected):
+  record = {"one": b"\xc3\xa9", "blank": b" ", "several": [b"a", "b", ""], "none": []}
+  assert record_texts(record, field) == expected
 
 
-def test_texts_of_a_clip_are_flattened_with_its_number(tmp_path):
-  found = opened(tmp_path).texts("train")
-  assert found.ids == ["a", "b", "c"]
-  assert found.queries == ["one", "two", "three"] and found.labels == [0, 0, 1]
-  assert found.captions == [["a cat"], [], ["é"]] and found.twins == [-1] * 3
+def test_record_text_decodes_bytes():
+  assert record_text({"id": b"\xc3\xa9"}, "id") == record_text({"id": "é"}, "id") == "é"
 
 
-def test_a_field_holds_one_text_or_several_as_bytes_or_strings_and_the_empty_field_none():
-  record = {"one": b"\xc3\xa9", "none": b" ", "several": [b"a", "b", ""], "no": []}
-  assert [texts(record, field) for field in ("one", "none", "several", "no", "")] == [["é"], [], ["a", "b"], [], []]
+def test_clips_without_a_query_are_rejected_by_name(tmp_path):
+  with pytest.raises(UserError, match=r"1 clips have no 'description' to use as query, first \['c'\]; choose another"):
+    open_written(tmp_path).check_queries("train", "description", "")
 
 
-def test_clips_without_a_query_are_refused_by_name(tmp_path):
-  with pytest.raises(UserError, match=r"1 clips have no 'description' to search with: \['c'\]"):
-    opened(tmp_path).check_queries("train", "description", "")
-  with pytest.raises(UserError, match="no text 'title'; they have: "):
-    opened(tmp_path / "2").check_queries("train", "title", "caption")
+def test_an_unknown_text_field_is_rejected_with_the_existing_ones(tmp_path):
+  with pytest.raises(UserError, match=r"no text field 'title'; choose one of: .*caption, description"):
+    open_written(tmp_path).check_queries("train", "title", "caption")
+  with pytest.raises(UserError, match="no text field 'frames'"):
+    open_written(tmp_path).check_fields("train", ["", "frames"])
 
 
-def test_coverage_says_how_many_clips_are_missing(tmp_path):
-  assert opened(tmp_path / "1").coverage("train") == {"expected": 3, "missing": 0}
-  assert opened(tmp_path / "2", metadata={"coverage": COVERAGE}).coverage("train") == {"expected": 5, "missing": 2}
+def test_an_unknown_split_is_rejected_with_the_existing_ones(tmp_path):
+  with pytest.raises(UserError, match=r"shapes/1\.0\.0 has no split 'tset'; choose one of: train"):
+    open_written(tmp_path).records("tset")
 
 
-def test_a_corpus_under_a_name_of_its_own_is_opened_in_its_newest_version(tmp_path, made_from_files):
-  for version in ("1.9.0", "1.10.0"):
-    written_corpus.write(tmp_path, RECORDS, config="mine", version=version, metadata={"settings": {"fps": 3}})
-  (tmp_path / "shapes" / "mine" / "2.0.0.building").mkdir()
-  (tmp_path / "shapes" / "mine" / "3.0.0").mkdir()
-  found = open_corpus(named(tmp_path, config="mine"))
-  assert found.name == "shapes/mine/1.10.0"
-  assert found.identity() == {"name": found.name, "settings": {"fps": 3}, "records": {"train": 3}}
-  assert texts(found.source("train")[0], "description") == ["one", "two"]
+@pytest.mark.parametrize(
+  ("protocol", "labels", "message"),
+  [
+    ("single", [0, 0, 1], r"here: 1 of 2 clips have several queries, first 'a' with 2; --protocol=multi evaluates"),
+    ("dual", [0, 1], r"--protocol='dual' is unknown; choose one of: single, multi"),
+  ],
+)
+def test_queries_that_the_protocol_does_not_allow_are_rejected(protocol, labels, message):
+  with pytest.raises(UserError, match=message):
+    check_protocol(protocol, ["a", "b"], labels, "here", "--protocol")
 
 
-def test_without_a_configuration_the_builders_first_is_opened(tmp_path, made_from_files):
-  written_corpus.write(tmp_path, RECORDS, config="official")
-  assert open_corpus(named(tmp_path)).name == "shapes/official/1.0.0"
+def test_the_multi_protocol_allows_several_queries_per_clip():
+  check_protocol("multi", ["a", "b"], [0, 0, 1], "here", "--protocol")
+  check_protocol("single", ["a", "b"], [0, 1], "here", "--protocol")
 
 
-def test_what_is_nowhere_is_refused_with_what_there_is_and_how_to_build(tmp_path, made_from_files):
-  written_corpus.write(tmp_path, RECORDS, config="mine")
-  build = rf"python -m clipvip_jax\.data_tool build shapes --data_dir={tmp_path}"
-  with pytest.raises(UserError, match=rf"data\.config='my'.*there: mine; known to its builder: official.*{build}"):
-    open_corpus(named(tmp_path, config="my"))
-  with pytest.raises(UserError, match=r"mix\.video\.config='official'.*--config\.mix\.video\.data_dir=DIR"):
-    open_corpus(named(tmp_path), "mix.video")
-  with pytest.raises(UserError, match=rf"data\.prepare=True.*is made from files: {build}"):
-    open_corpus(named(tmp_path, prepare=True))
+def test_coverage_counts_missing_clips(tmp_path):
+  assert open_written(tmp_path / "1").coverage("train") == {"expected": 3, "missing": 0}
+  assert open_written(tmp_path / "2", metadata={"coverage": COVERAGE}).coverage("train") == {
+    "expected": 5,
+    "missing": 2,
+  }
 
 
-def test_an_unknown_corpus_is_refused_with_those_that_there_are(tmp_path):
-  with pytest.raises(UserError, match=r"mix\.x\.name='shape' is no corpus in data/; there are: .*moving_shapes"):
-    open_corpus(named(tmp_path, name="shape"), "mix.x")
+def test_identity_has_name_settings_and_numbers_of_records(tmp_path):
+  corpus = open_written(tmp_path, metadata={"settings": {"fps": 3}})
+  assert corpus.identity() == {"name": "shapes/1.0.0", "settings": {"fps": 3}, "records": {"train": 3}}

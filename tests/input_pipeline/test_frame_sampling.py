@@ -1,4 +1,4 @@
-"""Which frames are drawn: the reference's numbers, and what must hold for every clip."""
+"""Frame sampling: the reference's numbers, and properties for all clip lengths."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_uniform_frames_equal_the_reference(golden):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_frames_are_in_range_and_in_order(count):
+def test_frames_are_in_range_and_never_decrease(count):
   rng = np.random.default_rng(0)
   for num_frames in LENGTHS:
     for frames in [
@@ -35,25 +35,25 @@ def test_frames_are_in_range_and_in_order(count):
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 4, 11, 12, 13, 24, 40])
 def test_jitter_reaches_every_frame(num_frames, count):
   rng = np.random.default_rng(1)
-  seen = {int(frame) for _ in range(2000) for frame in jittered_frames(num_frames, count, rng)}
-  assert seen == set(range(num_frames))
+  sampled = {int(frame) for _ in range(2000) for frame in jittered_frames(num_frames, count, rng)}
+  assert sampled == set(range(num_frames))
 
 
 @pytest.mark.parametrize(("num_frames", "count"), [(40, 4), (40, 12), (300, 12), (13, 12), (12, 12), (5, 12)])
-def test_jitter_draws_the_ends_uniformly_within_the_gap(num_frames, count):
+def test_jitter_samples_first_and_last_frame_uniformly_within_the_gap(num_frames, count):
   gap = int(num_frames / (count - 1))
   rng = np.random.default_rng(2)
   draws = np.stack([jittered_frames(num_frames, count, rng) for _ in range(4000)])
   for ends, lowest in [(draws[:, 0], 0), (draws[:, -1], num_frames - 1 - gap)]:
-    share = np.bincount(ends - lowest, minlength=gap + 1) / len(draws)
-    assert share.shape == (gap + 1,)  # both bounds are drawn, nothing lies outside
-    np.testing.assert_allclose(share, 1 / (gap + 1), atol=5 * 0.5 / np.sqrt(len(draws)))
+    frequency = np.bincount(ends - lowest, minlength=gap + 1) / len(draws)
+    assert frequency.shape == (gap + 1,)  # both bounds are inclusive
+    np.testing.assert_allclose(frequency, 1 / (gap + 1), atol=5 * 0.5 / np.sqrt(len(draws)))
   between = [np.linspace(first, last, count).astype(int) for first, last in draws[:, [0, -1]]]
   np.testing.assert_array_equal(draws, between)
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 7])
-def test_one_or_two_jittered_frames_are_drawn_from_the_whole_clip(num_frames):
+def test_one_or_two_jittered_frames_cover_the_clip(num_frames):
   rng = np.random.default_rng(3)
   single = np.concatenate([jittered_frames(num_frames, 1, rng) for _ in range(7000)])
   np.testing.assert_allclose(np.bincount(single) / 7000, 1 / num_frames, atol=0.03)
@@ -61,7 +61,7 @@ def test_one_or_two_jittered_frames_are_drawn_from_the_whole_clip(num_frames):
   assert pairs == {(first, last) for last in range(num_frames) for first in range(last + 1)}
 
 
-def test_jitter_depends_on_its_generator_alone():
+def test_jitter_depends_only_on_its_generator():
   draws = [jittered_frames(300, 12, np.random.default_rng((5, 1, 7))).tolist() for _ in range(2)]
   assert draws[0] == draws[1]
   assert draws[0] != jittered_frames(300, 12, np.random.default_rng((5, 2, 7))).tolist()
@@ -71,11 +71,11 @@ def test_middle_frame():
   assert [middle_frame(n) for n in (1, 2, 3, 4, 11, 300)] == [0, 1, 1, 2, 5, 150]
 
 
-def test_clips_without_frames_are_refused():
+def test_clips_without_frames_and_empty_samples_are_rejected():
   rng = np.random.default_rng(0)
   for draw in (uniform_frames, lambda n, t: jittered_frames(n, t, rng), lambda n, _: middle_frame(n)):
-    with pytest.raises(UserError, match="0 frames"):
+    with pytest.raises(UserError, match="from a clip of 0 frames; remove the clip from the corpus"):
       draw(0, 4)
   for draw in (uniform_frames, lambda n, t: jittered_frames(n, t, rng)):
-    with pytest.raises(UserError, match="draw 0 frames"):
+    with pytest.raises(UserError, match="cannot sample 0 frames from a clip; sample at least 1"):
       draw(4, 0)

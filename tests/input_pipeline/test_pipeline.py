@@ -8,8 +8,8 @@ import pytest
 import simplejpeg
 
 from clipvip_jax.input_pipeline import preprocessing
-from clipvip_jax.input_pipeline.batching import ClipBatcher
-from clipvip_jax.input_pipeline.pipeline import RecordSampler, Tasks, WeightedStream, batches
+from clipvip_jax.input_pipeline.batching import ClipBatcher, RecordKey
+from clipvip_jax.input_pipeline.pipeline import BatchTasks, RecordSampler, WeightedStream, iterate_batches
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from clipvip_jax.utils.errors import UserError
 
@@ -35,9 +35,9 @@ def records(count=10, frames=7):
 
 def clips(source, **overrides):
   fields = {
-    "source": source,
+    "records": source,
     "tokenizer": WordTokenizer.train([f"word{i} spoken seen" for i in range(10)], 32),
-    "texts": TEXTS,
+    "text_fields": TEXTS,
     "num_frames": 3,
     "image_size": 8,
     "text_length": 5,
@@ -48,7 +48,7 @@ def clips(source, **overrides):
 
 
 def collect(order, num_steps, **kwargs):
-  return list(batches([WeightedStream(clips(records()), order)], num_steps=num_steps, **kwargs))
+  return list(iterate_batches([WeightedStream(clips(records()), order)], num_steps=num_steps, **kwargs))
 
 
 def assert_same(first, second):
@@ -72,7 +72,7 @@ def test_every_record_is_seen_once_an_epoch_in_another_order():
 def shown(count, seed):
   """Records of an epoch over `count` of a hundred."""
   order = RecordSampler(count, 10, seed=seed, subset_of=100)
-  return [record for step in range(order.steps_per_epoch) for _, record in order.records(step, 0, 10) if record >= 0]
+  return [record for step in range(order.steps_per_epoch) for _, record in order.keys(step, 0, 10) if record >= 0]
 
 
 def test_subsets_grow_are_random_and_the_same_for_every_seed():
@@ -84,7 +84,7 @@ def test_subsets_grow_are_random_and_the_same_for_every_seed():
     assert set(shown(count, 1)) == set(records) and (count == 3 or shown(count, 1) != records)
   assert max(subsets[15]) > 60 and subsets[60] != sorted(subsets[60])
   assert shown(100, 4) == [
-    record for step in range(10) for _, record in RecordSampler(100, 10, seed=4).records(step, 0, 10)
+    record for step in range(10) for _, record in RecordSampler(100, 10, seed=4).keys(step, 0, 10)
   ]
 
 
@@ -110,10 +110,10 @@ def mix():
   return [
     WeightedStream(clips(records(10)), RecordSampler(10, 4, seed=3), 2.0),
     WeightedStream(
-      clips(records(9), texts={"subtitle": "subtitle", "caption": ""}, jitter_seed=8), RecordSampler(9, 4, seed=4)
+      clips(records(9), text_fields={"subtitle": "subtitle", "caption": ""}, jitter_seed=8), RecordSampler(9, 4, seed=4)
     ),
     WeightedStream(
-      clips(images, texts={"subtitle": "", "caption": "caption"}, num_frames=1), RecordSampler(7, 4, seed=5)
+      clips(images, text_fields={"subtitle": "", "caption": "caption"}, num_frames=1), RecordSampler(7, 4, seed=5)
     ),
   ]
 
@@ -129,33 +129,33 @@ def sources(request):
 
 @pytest.fixture(scope="module")
 def expected(sources):
-  return list(batches(sources, num_steps=STEPS))
+  return list(iterate_batches(sources, num_steps=STEPS))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 4])
 def test_any_number_of_workers_gives_the_same_batches(sources, expected, num_workers):
-  assert_same(expected, list(batches(sources, num_steps=STEPS, num_workers=num_workers)))
+  assert_same(expected, list(iterate_batches(sources, num_steps=STEPS, num_workers=num_workers)))
 
 
 def test_going_on_from_any_step_gives_the_same_batches(sources, expected):
   for first_step in np.random.default_rng(0).integers(STEPS + 1, size=20).tolist():
-    assert_same(expected[first_step:], list(batches(sources, num_steps=STEPS, first_step=first_step)))
+    assert_same(expected[first_step:], list(iterate_batches(sources, num_steps=STEPS, first_step=first_step)))
 
 
 def test_going_on_with_workers_gives_the_same_batches(sources, expected):
-  assert_same(expected[5:], list(batches(sources, num_steps=STEPS, first_step=5, num_workers=2)))
+  assert_same(expected[5:], list(iterate_batches(sources, num_steps=STEPS, first_step=5, num_workers=2)))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_two_processes_share_every_global_batch(sources, expected, num_workers):
   options = {"num_steps": STEPS, "num_workers": num_workers}
-  halves = [list(batches(sources, share=(i, 2), **options)) for i in range(2)]
+  halves = [list(iterate_batches(sources, shard=(i, 2), **options)) for i in range(2)]
   joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)]
   assert_same(expected, joined)
 
 
 def test_going_from_one_process_to_two_goes_on_with_the_same_batches(sources, expected):
-  halves = [list(batches(sources, num_steps=STEPS, first_step=7, share=(i, 2))) for i in range(2)]
+  halves = [list(iterate_batches(sources, num_steps=STEPS, first_step=7, shard=(i, 2))) for i in range(2)]
   joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)]
   assert_same(expected[7:], joined)
 
@@ -163,19 +163,19 @@ def test_going_from_one_process_to_two_goes_on_with_the_same_batches(sources, ex
 def test_every_record_of_every_source_is_seen_once_an_epoch(sources, expected):
   seen = {i: [] for i in range(len(sources))}
   for batch in expected:
-    assert len(set(batch["source"].tolist())) == 1, "a batch is of one source"
-    seen[batch["source"][0]].append(batch["record"])
+    assert len(set(batch["stream"].tolist())) == 1, "a batch is of one source"
+    seen[batch["stream"][0]].append(batch["record"])
   for i, found in seen.items():
-    order = sources[i].order
+    order = sources[i].sampler
     for epoch in range(len(found) // order.steps_per_epoch):
       epoch = np.concatenate(found[epoch * order.steps_per_epoch :][: order.steps_per_epoch])
       assert sorted(epoch[epoch >= 0]) == list(range(order.num_records))
       assert np.count_nonzero(epoch < 0) == order.steps_per_epoch * order.batch_size - order.num_records
-  assert all(len(found) >= 2 * sources[i].order.steps_per_epoch for i, found in seen.items())
+  assert all(len(found) >= 2 * sources[i].sampler.steps_per_epoch for i, found in seen.items())
 
 
 def test_a_source_without_a_text_masks_it_and_an_image_is_a_video_of_one_frame():
-  found = {batch["source"][0]: batch for batch in batches(mix(), num_steps=4)}
+  found = {batch["stream"][0]: batch for batch in iterate_batches(mix(), num_steps=4)}
   both, video, image = (found[i] for i in range(3))
   assert both["subtitle_mask"].any() and both["caption_mask"].any()
   assert video["subtitle_mask"].any() and not video["caption_mask"].any()
@@ -186,7 +186,7 @@ def test_a_source_without_a_text_masks_it_and_an_image_is_a_video_of_one_frame()
 
 def test_of_several_texts_one_is_drawn_by_seed_epoch_and_record_alone():
   several = [{**record, "subtitle": [f"word{j}" for j in range(4)]} for record in records()]
-  slots = [(epoch, index) for epoch in range(10) for index in range(10)]
+  slots = [RecordKey(epoch, index) for epoch in range(10) for index in range(10)]
   found, again = clips(several).batch(slots), clips(several).batch(slots[::-1])
   assert_same([found], [{key: value[::-1] for key, value in again.items()}])
   drawn = found["subtitle"].reshape(10, 10, -1)
@@ -200,15 +200,15 @@ def test_of_several_texts_one_is_drawn_by_seed_epoch_and_record_alone():
 
 def test_frames_are_jittered_by_seed_epoch_and_record_alone():
   one = clips(records(frames=20))
-  assert_same([one.batch([(0, 2), (1, 2)])], [one.batch([(0, 2), (1, 2)])])
-  videos = one.batch([(epoch, 2) for epoch in range(8)])["video"]
+  assert_same([one.batch([RecordKey(0, 2), RecordKey(1, 2)])], [one.batch([RecordKey(0, 2), RecordKey(1, 2)])])
+  videos = one.batch([RecordKey(epoch, 2) for epoch in range(8)])["video"]
   assert len({video.tobytes() for video in videos}) > 1
   other = dataclasses.replace(one, jitter_seed=8)
-  assert not np.array_equal(videos, other.batch([(epoch, 2) for epoch in range(8)])["video"])
+  assert not np.array_equal(videos, other.batch([RecordKey(epoch, 2) for epoch in range(8)])["video"])
 
 
 def test_evaluation_takes_evenly_spread_frames_and_the_middle_frame_is_the_middle():
-  one = clips(records(), jitter_seed=None).batch([(0, 2)])
+  one = clips(records(), jitter_seed=None).batch([RecordKey(0, 2)])
   values = one["video"][0, :, 0, 0, 0]
   grey = [
     preprocessing.resize_normalize(preprocessing.decode_jpeg(jpeg), 8)[0, 0, 0] for jpeg in records()[2]["frames"]
@@ -221,18 +221,18 @@ def test_a_damaged_record_is_named():
   source = records()
   source[2]["frames"][0] = source[2]["frames"][0][:100]
   with pytest.raises(UserError, match="clip2"):
-    clips(source, jitter_seed=None).batch([(0, 2)])
+    clips(source, jitter_seed=None).batch([RecordKey(0, 2)])
   source[2]["frames"] = []
   with pytest.raises(UserError, match=r"clip2 has no frames"):
-    clips(source).batch([(0, 2)])
+    clips(source).batch([RecordKey(0, 2)])
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused():
   with pytest.raises(UserError, match="3 shares"):
-    collect(RecordSampler(10, 4), 1, share=(0, 3))
+    collect(RecordSampler(10, 4), 1, shard=(0, 3))
 
 
 def test_tasks_know_how_many_are_left():
   source = [WeightedStream(clips(records()), RecordSampler(10, 4))]
-  assert len(Tasks(source, 1, 3)) == 2
-  assert len(Tasks(source, 5, 3)) == 0
+  assert len(BatchTasks(source, 1, 3)) == 2
+  assert len(BatchTasks(source, 5, 3)) == 0

@@ -1,4 +1,4 @@
-"""Pixels: the reference's numbers, an interpolation written out, and damaged JPEG."""
+"""Preprocessing: the reference's numbers, bicubic interpolation by its formula, and corrupt JPEGs."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ from clipvip_jax.input_pipeline.preprocessing import MEAN, STD, decode_jpeg, lim
 from clipvip_jax.utils.errors import UserError
 
 
-def picture(height, width, seed=0):
-  """A smooth uint8 [H, W, 3] picture, as JPEG likes it."""
+def smooth_image(height, width, seed=0):
+  """Returns a uint8 [H, W, 3] image without the high frequencies that JPEG loses."""
   rng = np.random.default_rng(seed)
   rows, columns = np.linspace(0, 3, height)[:, None, None], np.linspace(0, 3, width)[None, :, None]
   waves = np.sin(rows * rng.normal(size=3) + columns * rng.normal(size=3) + rng.normal(size=3))
@@ -26,7 +26,7 @@ def jpeg(frame, **options):
 
 
 def cubic_matrix(source, target):
-  """[target, source] weights of bicubic interpolation: a = -0.75, half-pixel centres, repeated borders."""
+  """[target, source] weights of bicubic interpolation: a = -0.75, half-pixel centres, replicated borders."""
   weights, a = np.zeros((target, source)), -0.75
   for row in range(target):
     centre = (row + 0.5) * source / target - 0.5
@@ -54,53 +54,53 @@ def test_resize_equals_the_formula_at_any_shape(shape, size):
   assert_close(resize_normalize(frame, size), (resized - MEAN) / STD)
 
 
-def test_resize_gives_each_call_its_own_writable_array():
-  frame = picture(24, 32)
+def test_resize_returns_a_new_writable_array_for_each_call():
+  frame = smooth_image(24, 32)
   first, second = resize_normalize(frame, 16), resize_normalize(frame, 16)
   first[:] = 0
   assert second.flags.c_contiguous and np.abs(second).max() > 0
   np.testing.assert_array_equal(second, resize_normalize(frame, 16))
 
 
-def test_resize_fills_a_place_in_a_batch():
-  frames = [picture(24, 32), picture(480, 640), picture(10, 7)]
+def test_resize_writes_into_a_slice_of_a_batch():
+  frames = [smooth_image(24, 32), smooth_image(480, 640), smooth_image(10, 7)]
   batch = np.full((5, 16, 16, 3), np.nan, np.float32)
-  for place, frame in zip(batch[1:4], frames, strict=True):
-    assert resize_normalize(frame, 16, place) is place
-    np.testing.assert_array_equal(place, resize_normalize(frame, 16))
+  for out, frame in zip(batch[1:4], frames, strict=True):
+    assert resize_normalize(frame, 16, out) is out
+    np.testing.assert_array_equal(out, resize_normalize(frame, 16))
   assert np.isnan(batch[0]).all() and np.isnan(batch[4]).all()
 
 
 @pytest.mark.parametrize(
   "out",
   [np.empty((16, 16, 3)), np.empty((15, 16, 3), np.float32), np.empty((16, 16, 6), np.float32)[..., ::2]],
-  ids=["type", "shape", "gaps"],
+  ids=["dtype", "shape", "not contiguous"],
 )
-def test_a_place_that_pixels_cannot_go_to_is_refused(out):
-  with pytest.raises(UserError, match=r"float32 \[16, 16, 3\] in one piece"):
-    resize_normalize(picture(24, 32), 16, out)
+def test_an_unsuitable_output_is_rejected(out):
+  with pytest.raises(UserError, match=r"expected a C-contiguous float32 output \[16, 16, 3\], got float"):
+    resize_normalize(smooth_image(24, 32), 16, out)
 
 
-def test_resize_of_a_frame_larger_than_what_is_kept_is_the_same():
+def test_resize_of_a_frame_larger_than_the_reused_buffer():
   large = np.random.default_rng(0).integers(0, 256, (1100, 2000, 3), dtype=np.uint8)
-  before = resize_normalize(picture(24, 32), 16)
+  before = resize_normalize(smooth_image(24, 32), 16)
   resized = np.einsum("yh,hwc,xw->yxc", cubic_matrix(1100, 16), large / 255, cubic_matrix(2000, 16), optimize=True)
   assert_close(resize_normalize(large, 16), (resized - MEAN) / STD)
-  np.testing.assert_array_equal(resize_normalize(picture(24, 32), 16), before)
+  np.testing.assert_array_equal(resize_normalize(smooth_image(24, 32), 16), before)
 
 
-def test_resize_reads_views():
-  frame = picture(40, 40)
+def test_resize_accepts_views():
+  frame = smooth_image(40, 40)
   np.testing.assert_array_equal(
     resize_normalize(frame[::2, 3:-3, ::-1], 16),
     resize_normalize(np.ascontiguousarray(frame[::2, 3:-3, ::-1]), 16),
   )
 
 
-def test_limit_threads_changes_no_pixel():
+def test_limit_threads_does_not_change_pixels():
   import cv2
 
-  frame, before = picture(240, 320), cv2.getNumThreads()
+  frame, before = smooth_image(240, 320), cv2.getNumThreads()
   expected = resize_normalize(frame, 224)
   try:
     limit_threads()
@@ -119,31 +119,31 @@ def test_limit_threads_changes_no_pixel():
     np.zeros((0, 4, 3), np.uint8),
   ],
 )
-def test_what_is_no_frame_is_refused(frame):
-  with pytest.raises(UserError, match=r"uint8 \[height, width, 3\]"):
+def test_arrays_that_are_not_frames_are_rejected(frame):
+  with pytest.raises(UserError, match=r"expected a uint8 frame \[height, width, 3\], got (uint8|float32) \["):
     resize_normalize(frame, 8)
 
 
-def test_a_size_below_one_is_refused():
-  with pytest.raises(UserError, match="0 x 0"):
-    resize_normalize(picture(4, 4), 0)
+def test_a_size_below_one_is_rejected():
+  with pytest.raises(UserError, match="0 x 0 pixels; the size must be at least 1"):
+    resize_normalize(smooth_image(4, 4), 0)
 
 
-def test_jpeg_comes_back_red_first():
-  frame = picture(48, 64)
+def test_jpeg_decodes_to_rgb():
+  frame = smooth_image(48, 64)
   decoded = decode_jpeg(jpeg(frame, colorsubsampling="444"))
   assert decoded.dtype == np.uint8 and decoded.shape == (48, 64, 3)
   assert np.abs(decoded.astype(int) - frame).max() < 12
 
 
 def test_grey_jpeg_has_three_channels():
-  decoded = decode_jpeg(jpeg(picture(48, 64)[..., :1], colorspace="GRAY"))
+  decoded = decode_jpeg(jpeg(smooth_image(48, 64)[..., :1], colorspace="GRAY"))
   assert decoded.shape == (48, 64, 3) and np.ptp(decoded, axis=2).max() == 0
 
 
 @pytest.mark.parametrize(("shape", "decoded"), [((48, 64), (48, 64)), ((96, 128), (48, 64)), ((96, 80), (96, 80))])
-def test_fast_decoding_is_close_and_never_below_the_wanted_size(shape, decoded):
-  data = jpeg(picture(*shape))
+def test_fast_decoding_is_close_and_never_smaller_than_the_target(shape, decoded):
+  data = jpeg(smooth_image(*shape))
   fast = decode_jpeg(data, fast_side=48)
   assert fast.shape == (*decoded, 3)
   exact = resize_normalize(decode_jpeg(data), 48)
@@ -151,10 +151,10 @@ def test_fast_decoding_is_close_and_never_below_the_wanted_size(shape, decoded):
 
 
 @pytest.mark.parametrize(
-  "damage",
+  "corrupt",
   [
     lambda data: b"",
-    lambda data: b"no picture",
+    lambda data: b"no image",
     lambda data: b"\x89PNG\r\n\x1a\n" + data,
     lambda data: data[:100],
     lambda data: data[: len(data) // 2],
@@ -164,42 +164,45 @@ def test_fast_decoding_is_close_and_never_below_the_wanted_size(shape, decoded):
   ],
   ids=["empty", "text", "png", "header", "half", "last byte", "zeros within", "middle lost"],
 )
-def test_damaged_jpeg_is_refused_by_name(damage):
-  data = damage(jpeg(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)))
-  with pytest.raises(UserError, match=rf"frame 3 of video7 \({len(data)} bytes\) is no valid JPEG"):
+def test_a_corrupt_jpeg_is_rejected_by_name(corrupt):
+  data = corrupt(jpeg(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)))
+  with pytest.raises(
+    UserError,
+    match=rf"frame 3 of video7 \({len(data)} bytes\) is not a valid JPEG: .+; store the frame again or remove it",
+  ):
     decode_jpeg(data, "frame 3 of video7")
 
 
-def test_a_header_of_absurd_size_is_refused_before_memory_is_taken():
-  data = bytearray(jpeg(picture(48, 64)))
-  size = data.index(b"\xff\xc0") + 5  # height and width stand there in the frame header
+def test_an_excessive_size_in_the_header_is_rejected_before_allocation():
+  data = bytearray(jpeg(smooth_image(48, 64)))
+  size = data.index(b"\xff\xc0") + 5  # height and width in the frame header
   data[size : size + 4] = b"\xff\xdc\xff\xdc"
   with pytest.raises(UserError, match="65500 x 65500 pixels are more than"):
     decode_jpeg(bytes(data))
 
 
-def test_what_is_no_bytes_is_refused():
+def test_values_that_are_not_bytes_are_rejected():
   for data in (None, "text", 3):
     with pytest.raises(UserError, match=type(data).__name__):
       decode_jpeg(data)
 
 
-def test_loader_modules_leave_accelerator_libraries_alone():
-  """Loader processes would each take GPU memory, and seconds to start, if one of these were imported."""
+def test_worker_modules_do_not_import_accelerator_libraries():
+  """Each import would cost every worker process seconds to start, and possibly GPU memory."""
   program = """
 import sys
 import numpy as np
-from clipvip_jax.input_pipeline import arrays, corpus, frames, pixels, tokenizer, workers
+from clipvip_jax.input_pipeline import batching, corpus, frame_sampling, preprocessing, tokenizer, workers
 late = {"cv2", "simplejpeg", "tokenizers", "instant_clip_tokenizer"} & set(sys.modules)
-assert not late, f"imported at once: {late}"
-frames.jittered_frames(40, 12, np.random.default_rng(0))
-pixels.limit_threads()
+assert not late, f"imported early: {late}"
+frame_sampling.jittered_frames(40, 12, np.random.default_rng(0))
+preprocessing.limit_threads()
 import simplejpeg
-pixels.resize_normalize(pixels.decode_jpeg(simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))), 16)
+preprocessing.resize_normalize(preprocessing.decode_jpeg(simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))), 16)
 tokenizer.load_tokenizer("clip")(["a cat"], 8)
 tokenizer.WordTokenizer.train(["a cat"], 16)(["a cat"], 8)
-found = {name.partition(".")[0] for name in sys.modules} & {"jax", "jaxlib", "flax", "tensorflow", "torch", "grain"}
-assert not found, f"imported: {found}"
+imported = {name.partition(".")[0] for name in sys.modules} & {"jax", "jaxlib", "flax", "tensorflow", "torch", "grain"}
+assert not imported, f"imported: {imported}"
 """
   result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
   assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""From whatever a video is to the frames that evaluation shows."""
+"""Reading videos, images, folders of frames and arrays; listing videos; prefetching in threads."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from clipvip_jax.input_pipeline import frame_sampling, image_files, preprocessing, read_media
-from clipvip_jax.input_pipeline.video_decoder import VideoError, decode_video, encode_h264
+from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.video_decoder import decode_video
+from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError
 
 
@@ -31,27 +33,27 @@ def video(tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 6, 12, 33])
-def test_a_file_gives_the_frames_of_evaluation(video, count):
+def test_a_video_file_gives_evenly_spaced_frames(video, count):
   expected = decode_video(video)[frame_sampling.uniform_frames(20, count)]
   np.testing.assert_array_equal(np.stack(read_media.read_frames(video, count)), expected)
   np.testing.assert_array_equal(np.stack(read_media.read_frames(str(video), count)), expected)
 
 
-def test_pixels_are_those_of_the_corpus(video):
+def test_pixels_equal_the_training_preprocessing(video):
   array = noise(3)
   expected = np.stack([preprocessing.resize_normalize(frame, 32) for frame in array])
   np.testing.assert_array_equal(read_media.read_clip(array, 3, 32), expected)
   assert read_media.read_clip(array[0], 4, 32).shape == (4, 32, 32, 3)
 
 
-def test_a_wrong_count_of_packets_is_mended(video, monkeypatch):
+def test_a_wrong_packet_count_is_corrected_by_decoding_again(video, monkeypatch):
   expected = read_media.read_frames(video, 6)
   for wrong in (0, 7, 90):
     monkeypatch.setattr(read_media, "count_packets", lambda path, wrong=wrong: wrong)
     np.testing.assert_array_equal(read_media.read_frames(video, 6), expected)
 
 
-def test_a_folder_of_frames_is_in_natural_order(tmp_path):
+def test_a_folder_of_frames_is_read_in_natural_order(tmp_path):
   for index in range(12):
     cv2.imwrite(str(tmp_path / f"frame_{index}.png"), np.full((8, 8, 3), 10 * index, np.uint8))
   (tmp_path / "notes.txt").write_text("x")
@@ -66,7 +68,7 @@ def test_an_image_is_a_clip_of_one_frame(tmp_path, suffix):
   assert ok
   path.write_bytes(data)
   (frame,) = read_media.read_frames(path, 1)
-  assert frame.shape == (20, 30, 3) and np.abs(frame.astype(int) - (200, 100, 10)).max() < 6, "red comes first"
+  assert frame.shape == (20, 30, 3) and np.abs(frame.astype(int) - (200, 100, 10)).max() < 6, "RGB order"
   assert len(read_media.read_frames(path, 5)) == 5
 
 
@@ -76,21 +78,21 @@ def test_an_image_is_a_clip_of_one_frame(tmp_path, suffix):
     ("none.mp4", None, "no such file"),
     ("empty.mp4", b"", "empty"),
     ("text.mp4", b"<html>", "not a video"),
-    ("text.png", b"<html>", "no valid JPEG, PNG"),
-    ("empty.png", b"", "no valid JPEG, PNG"),
-    ("text.jpg", b"<html>", "no valid JPEG"),
+    ("text.png", b"<html>", "not a valid JPEG, PNG"),
+    ("empty.png", b"", "not a valid JPEG, PNG"),
+    ("text.jpg", b"<html>", "not a valid JPEG"),
     ("none.jpg", None, "cannot be read"),
   ],
 )
-def test_what_cannot_be_read_is_named(tmp_path, name, content, message):
+def test_unreadable_files_are_rejected_by_name(tmp_path, name, content, message):
   if content is not None:
     (tmp_path / name).write_bytes(content)
-  with pytest.raises(UserError, match=message) as refused:
+  with pytest.raises(UserError, match=message) as caught:
     read_media.read_frames(tmp_path / name, 4)
-  assert name in str(refused.value)
+  assert name in str(caught.value)
 
 
-def test_a_cut_video_is_refused(video):
+def test_a_truncated_video_is_rejected(video):
   video.write_bytes(video.read_bytes()[:-2000])
   with pytest.raises(UserError, match=r"clip\.mp4"):
     read_media.read_frames(video, 4)
@@ -99,15 +101,15 @@ def test_a_cut_video_is_refused(video):
 @pytest.mark.parametrize(
   "array", [np.zeros((4, 8, 8, 3)), np.zeros((4, 8, 8), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)]
 )
-def test_other_arrays_are_refused(array):
-  with pytest.raises(UserError, match=r"uint8 \[T, H, W, 3\]"):
+def test_unsuitable_arrays_are_rejected(array):
+  with pytest.raises(UserError, match=r"expected a uint8 array \[T, H, W, 3\] as video, got (uint8|float64) \["):
     read_media.read_frames(array, 4)
 
 
-def test_an_empty_folder_and_a_number_are_refused(tmp_path):
+def test_an_empty_folder_and_a_number_are_rejected(tmp_path):
   with pytest.raises(UserError, match="holds no frames"):
     read_media.read_frames(tmp_path, 4)
-  with pytest.raises(UserError, match="got int"):
+  with pytest.raises(UserError, match=r"expected a path or a uint8 array .* as video, got int"):
     read_media.read_frames(3, 4)
 
 
@@ -119,7 +121,7 @@ def test_videos_and_folders_of_frames_below_a_folder_are_listed(tmp_path):
   assert found == ["a/z.AVI", "b.mp4", "frames"]
 
 
-def test_a_list_is_relative_to_itself(tmp_path):
+def test_paths_in_a_list_are_relative_to_the_list(tmp_path):
   (tmp_path / "list.txt").write_text("# two\na.mp4\n\n  b c.mp4  \n/abs/d.mp4\n")
   assert [str(p) for p in read_media.list_videos(tmp_path / "list.txt")] == [
     str(tmp_path / "a.mp4"),
@@ -128,20 +130,26 @@ def test_a_list_is_relative_to_itself(tmp_path):
   ]
 
 
-@pytest.mark.parametrize(("content", "message"), [("# nothing\n", "names no videos"), (b"\xff\xfe\x00", "can be read")])
-def test_lists_of_nothing_are_refused(tmp_path, content, message):
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ("# nothing\n", "the list has no videos; write one path per line"),
+    (b"\xff\xfe\x00", "not a readable list of videos .binary content."),
+  ],
+)
+def test_empty_and_binary_lists_are_rejected(tmp_path, content, message):
   path = tmp_path / "list.txt"
   path.write_bytes(content.encode() if isinstance(content, str) else content)
   with pytest.raises(UserError, match=message):
     read_media.list_videos(path)
-  with pytest.raises(UserError, match="neither a folder nor a list"):
+  with pytest.raises(UserError, match=r"none: not a folder, and not a readable list of videos .No such file"):
     read_media.list_videos(tmp_path / "none")
-  with pytest.raises(UserError, match="no videos"):
+  with pytest.raises(UserError, match=r"no videos .*and no folders of frames .* name another one"):
     (tmp_path / "folder").mkdir()
     read_media.list_videos(tmp_path / "folder")
 
 
-def test_everything_is_read_in_order_a_little_ahead_and_errors_are_kept():
+def test_map_in_threads_keeps_the_order_prefetches_and_yields_errors():
   started = []
 
   def read(item):
@@ -151,9 +159,9 @@ def test_everything_is_read_in_order_a_little_ahead_and_errors_are_kept():
       raise UserError("three")
     return 10 * item
 
-  found = read_media.read_all(range(100), read, threads=2)
+  found = read_media.map_in_threads(range(100), read, threads=2)
   assert next(found) == (0, 0)
-  assert len(started) < 20, "no more than a few ahead"
+  assert len(started) < 20, "prefetching is bounded"
   values = [value for _, value in [next(found) for _ in range(4)]]
   assert values[:2] == [10, 20] and str(values[2]) == "three" and values[3] == 40
   found.close()
@@ -161,8 +169,7 @@ def test_everything_is_read_in_order_a_little_ahead_and_errors_are_kept():
   assert len(started) < 20 and threading.active_count() < 50
 
 
-def test_pictures_are_used_one_by_one(video, monkeypatch):
-  """A clip of large pictures is never held whole, and one that is shown several times is read once."""
+def test_frames_are_processed_one_at_a_time_and_repeated_frames_once(video, monkeypatch):
   alive, most, calls = [0], [0], [0]
   original = preprocessing.resize_normalize
 
@@ -193,16 +200,16 @@ def test_pictures_are_used_one_by_one(video, monkeypatch):
   assert len({id(frame) for frame in read_media.read_frames(noise(2), 6)}) == 2
 
 
-def test_a_file_that_grows_is_refused(video, monkeypatch):
+def test_a_file_that_is_still_being_written_is_rejected(video, monkeypatch):
   lengths = iter((5, 7))
   pictures = read_media.iterate_pictures
   monkeypatch.setattr(read_media, "iterate_pictures", lambda path: itertools.islice(pictures(path), next(lengths)))
-  with pytest.raises(VideoError, match="still being written"):
+  with pytest.raises(MediaError, match="still being written"):
     read_media.read_frames(video, 4)
 
 
 def png_header(width, height):
-  """A PNG that claims a size which it does not have."""
+  """Returns a PNG whose header claims a size that its data does not have."""
   chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(99))))
   parts = (
     struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
@@ -210,19 +217,19 @@ def png_header(width, height):
   return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def test_what_breaks_a_library_costs_one_video_only(tmp_path):
+def test_hostile_files_and_names_raise_a_media_error(tmp_path):
   (tmp_path / "huge.png").write_bytes(png_header(60000, 60000))
   for name in (str(tmp_path / "huge.png"), "x" * 300 + ".mp4", "nul\0.png", "nul\0.mp4"):
-    with pytest.raises(VideoError):
+    with pytest.raises(MediaError):
       read_media.read_frames(name, 2)
 
 
-def test_names_need_not_be_ascii_nor_utf_8(video, tmp_path):
+def test_file_names_need_not_be_ascii_or_utf_8(video, tmp_path):
   frame = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
   (tmp_path / "frames").mkdir()
   for name in ("1²2.png", "٣.png", "a.png", "01.png", "1.png"):
     (tmp_path / "frames" / name).write_bytes(frame)
-  names = [path.name for path in image_files.images_in(tmp_path / "frames")]
+  names = [path.name for path in image_files.list_images(tmp_path / "frames")]
   assert names == ["01.png", "1.png", "1²2.png", "a.png", "٣.png"]
   latin = tmp_path / os.fsdecode(b"caf\xe9.mp4")
   latin.write_bytes(video.read_bytes())
@@ -231,7 +238,7 @@ def test_names_need_not_be_ascii_nor_utf_8(video, tmp_path):
   assert read_media.list_videos(tmp_path / "list.txt") == [latin]
 
 
-def test_linked_folders_are_listed_once_and_a_video_alone_is_a_list(video, tmp_path):
+def test_linked_folders_are_listed_once(tmp_path):
   (tmp_path / "top" / "real").mkdir(parents=True)
   (tmp_path / "top" / "real" / "x.mp4").write_bytes(b"x")
   (tmp_path / "top" / "loop").symlink_to(tmp_path / "top")
@@ -240,8 +247,11 @@ def test_linked_folders_are_listed_once_and_a_video_alone_is_a_list(video, tmp_p
   (tmp_path / "top" / "linked").symlink_to(tmp_path / "other")
   found = [str(path.relative_to(tmp_path / "top")) for path in read_media.list_videos(tmp_path / "top")]
   assert found == ["linked/y.mp4", "real/x.mp4"]
+
+
+def test_a_single_video_is_a_list(video):
   assert read_media.list_videos(video) == [video]
 
 
-def test_no_threads_are_one():
-  assert list(read_media.read_all([1, 2], lambda item: -item, threads=0)) == [(1, -1), (2, -2)]
+def test_zero_threads_means_one():
+  assert list(read_media.map_in_threads([1, 2], lambda item: -item, threads=0)) == [(1, -1), (2, -2)]

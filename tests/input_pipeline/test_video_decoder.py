@@ -7,7 +7,9 @@ import wave
 import numpy as np
 import pytest
 
-from clipvip_jax.input_pipeline.video_decoder import VideoError, decode_video, encode_h264, iterate_frames
+from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.video_decoder import decode_video, iterate_frames
+from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError
 
 
@@ -71,7 +73,7 @@ def test_failed_encoding_leaves_nothing(tmp_path):
 
 
 def refuse(path, words):
-  with pytest.raises(VideoError, match=words) as caught:
+  with pytest.raises(MediaError, match=words) as caught:
     decode_video(path)
   assert isinstance(caught.value, UserError) and str(path) in str(caught.value)
   copy = pickle.loads(pickle.dumps(caught.value))
@@ -90,7 +92,7 @@ def test_refuses_text_and_cut_index(clip, tmp_path):
   text.write_text("<html>404 not found</html>" * 40)
   refuse(text, "not a video")
   clip.write_bytes(clip.read_bytes()[:-200])  # the index of an mp4 stands at its end
-  refuse(clip, "not a video, or cut")
+  refuse(clip, "not a video, or truncated")
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
@@ -111,7 +113,7 @@ def test_refuses_cut_with_the_index_at_the_start(clip, tmp_path, suffix):
   cut = tmp_path / f"cut{suffix}"
   content = whole.read_bytes()
   cut.write_bytes(content[: int(len(content) * 0.7)])
-  refuse(cut, "cut or damaged: .* of 24 frames")
+  refuse(cut, "truncated or corrupt: .* of 24 frames")
 
 
 def test_refuses_sound_without_pictures(tmp_path):

@@ -17,7 +17,7 @@ from project_paths import ROOT
 
 from clipvip_jax.input_pipeline.batching import ClipBatcher
 from clipvip_jax.input_pipeline.corpus import Corpus
-from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, batches
+from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, iterate_batches
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from clipvip_jax.utils.errors import UserError
 
@@ -36,9 +36,9 @@ def source(found, batch_size=2):
 
 
 def test_a_batch_that_is_held_keeps_its_values_and_one_that_is_not_gives_its_memory_back():
-  found = list(batches([source(records())], num_steps=30))
+  found = list(iterate_batches([source(records())], num_steps=30))
   held, addresses = {}, set()
-  for step, batch in enumerate(batches([source(records())], num_steps=30, num_workers=1)):
+  for step, batch in enumerate(iterate_batches([source(records())], num_steps=30, num_workers=1)):
     addresses.add(batch["video"].ctypes.data)
     if step % 7 == 0:
       held[step] = batch["video"][1, :, 2:]  # a view of a part
@@ -52,23 +52,23 @@ def test_a_damaged_record_is_named_and_the_traceback_kept():
   damaged = records()
   damaged[5]["frames"][0] = damaged[5]["frames"][0][:50]
   with pytest.raises(UserError, match="a frame of clip5") as raised:
-    list(batches([source(damaged)], num_steps=6, num_workers=2))
+    list(iterate_batches([source(damaged)], num_steps=6, num_workers=2))
   assert "decode_jpeg" in raised.value.__notes__[0]
   assert not multiprocessing.active_children()
 
 
 def test_a_killed_worker_is_an_error_and_no_wait():
-  found = batches([source(records())], num_steps=10_000, num_workers=2)
+  found = iterate_batches([source(records())], num_steps=10_000, num_workers=2)
   next(found)
   (victim, _) = multiprocessing.active_children()
   os.kill(victim.pid, signal.SIGKILL)
-  with pytest.raises(UserError, match=r"data worker \d ended unexpectedly with exit code -9.*fewer host\.num_workers"):
+  with pytest.raises(UserError, match=r"data worker \d died with exit code -9.*reduce host\.num_workers"):
     list(found)
   assert not multiprocessing.active_children()
 
 
 def test_workers_leave_a_termination_to_the_process_that_has_to_save():
-  found = batches([source(records())], num_steps=40, num_workers=1)
+  found = iterate_batches([source(records())], num_steps=40, num_workers=1)
   next(found)
   (worker,) = multiprocessing.active_children()
   os.kill(worker.pid, signal.SIGTERM)
@@ -78,7 +78,7 @@ def test_workers_leave_a_termination_to_the_process_that_has_to_save():
 def test_workers_import_neither_jax_nor_tensorflow(tmp_path):
   """Each would cost every worker seconds and hundreds of megabytes, and might take the accelerator."""
   written = Corpus(tfds.builder_from_directory(written_corpus.write(tmp_path, records())))
-  found = batches([source(written.source("train"))], num_steps=1000, num_workers=1)
+  found = iterate_batches([source(written.records("train"))], num_steps=1000, num_workers=1)
   next(found)
   (worker,) = multiprocessing.active_children()
   mapped = pathlib.Path(f"/proc/{worker.pid}/maps").read_text()
@@ -92,12 +92,12 @@ PROGRAM = """
 import sys, time
 sys.path[:0] = {paths}
 import numpy, simplejpeg, multiprocessing
-from clipvip_jax.input_pipeline.arrays import Clips
-from clipvip_jax.input_pipeline.pipeline import Order, Source, batches
+from clipvip_jax.input_pipeline.batching import ClipBatcher
+from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, iterate_batches
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 jpeg = simplejpeg.encode_jpeg(numpy.zeros((8, 8, 3), numpy.uint8))
-clips = Clips([{{"id": "x", "frames": [jpeg], "a": "a"}}], WordTokenizer.train(["a"], 8), {{"a": "a"}}, 1, 8, 4)
-found = batches([Source(clips, Order(1, 1))], num_steps=1000, num_workers=2)
+clips = ClipBatcher([{{"id": "x", "frames": [jpeg], "a": "a"}}], WordTokenizer.train(["a"], 8), {{"a": "a"}}, 1, 8, 4)
+found = iterate_batches([WeightedStream(clips, RecordSampler(1, 1))], num_steps=1000, num_workers=2)
 next(found)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 {then}

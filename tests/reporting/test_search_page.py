@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clipvip_jax.inference.search import Hit
-from clipvip_jax.input_pipeline.video_decoder import encode_h264
+from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.reporting.search_page import write_search_page
 from clipvip_jax.utils.errors import UserError
 

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 from etils import epath
 
-from clipvip_jax.input_pipeline.video_decoder import encode_h264
+from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.training import trainer
 from configs import post_pretrain
 from data.engine.corpus_config import BuildOptions

@@ -3,7 +3,7 @@
 import numpy as np
 
 from clipvip_jax.input_pipeline import read_media
-from clipvip_jax.input_pipeline.video_decoder import encode_h264
+from clipvip_jax.input_pipeline.video_encoder import encode_h264
 
 
 def write_videos(folder, count=10, bad=()):

@@ -3,7 +3,7 @@
 import pytest
 from small_runs import config
 
-from clipvip_jax.input_pipeline.corpus import open_corpus
+from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.training import trainer
 
 

@@ -65,21 +65,21 @@ def test_the_abstract_state_has_shapes_and_shardings_of_every_parameter(corpora,
 def test_total_steps_follow_from_epochs_where_num_steps_is_0(corpora, tmp_path):
   changes = {"train.num_steps": 0, "train.epochs": 3, "train.batch_size": 16}
   components = setup.prepare(config(corpora, **changes), tmp_path / "run")
-  num_records = len(components.corpus.source("train"))
+  num_records = len(components.corpus.records("train"))
   assert components.total_steps == 3 * -(-num_records // 16)
   assert setup.prepare(config(corpora, **{"train.num_steps": 7}), tmp_path / "run").total_steps == 7
 
 
 def test_mixed_streams_draw_by_different_seeds(corpora, tmp_path):
   components = setup.prepare(mixed_config(corpora), tmp_path / "run")
-  seeds = [stream.clips.jitter_seed for stream in components.streams]
+  seeds = [stream.batcher.jitter_seed for stream in components.streams]
   assert seeds[0] == components.config.seed and len(set(seeds)) == len(seeds) == 3
   assert set(components.corpus_identity["mix"]) == {"video_text", "image_text"}
 
 
 def test_a_fraction_uses_part_of_the_records(corpora, tmp_path):
   (stream,) = setup.prepare(config(corpora, **{"data.fraction": 0.5}), tmp_path / "run").streams
-  assert stream.order.num_records == round(len(stream.clips.source) / 2)
+  assert stream.sampler.num_records == round(len(stream.batcher.records) / 2)
 
 
 def test_an_evaluated_corpus_is_found_in_the_directory_of_the_training_corpus(corpora, tmp_path):

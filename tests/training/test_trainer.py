@@ -95,7 +95,7 @@ def test_the_loaded_model_gives_the_features_of_the_evaluation(finished, corpora
   for number in range(len(videos)):
     clip = tmp_path / "frames" / f"{number:03d}"
     clip.mkdir(parents=True)
-    for index, jpeg in enumerate(components.corpus.source("test")[number]["frames"]):
+    for index, jpeg in enumerate(components.corpus.records("test")[number]["frames"]):
       (clip / f"{index}.jpg").write_bytes(jpeg)
   np.testing.assert_allclose(model.embed_videos(read_media.list_videos(tmp_path / "frames")), videos, atol=1e-6)
   texts = components.corpus.texts("test").queries

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from clipvip_jax.input_pipeline import video_decoder
+from clipvip_jax.input_pipeline import video_encoder
+from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.preprocessing import decode_jpeg
-from clipvip_jax.input_pipeline.video_decoder import VideoError
 from clipvip_jax.utils.errors import UserError
 from data.engine.frame_extraction import DECODERS, FrameSettings, TooShortError, decoder_by_name, extract_frames
 
@@ -35,7 +35,7 @@ def read(path, start=None, end=None, **stored):
 def clip(tmp_path_factory):
   """Four seconds at twelve frames a second."""
   path = tmp_path_factory.mktemp("media") / "clip.mp4"
-  video_decoder.encode_h264(path, grey(48), fps=12, quantiser=4)
+  video_encoder.encode_h264(path, grey(48), fps=12, quantiser=4)
   return path
 
 
@@ -90,7 +90,7 @@ def test_timestamps_may_start_after_zero(tmp_path):
 
 def test_limits_clips_with_jumping_timestamps(tmp_path, monkeypatch):
   path = corpora.encode(tmp_path / "jump.mkv", grey(4), "libx264", times=[0, 1, 90000, 90001])
-  with pytest.raises(VideoError, match="more than 512 MiB or 100000 frames"):
+  with pytest.raises(MediaError, match="more than 512 MiB or 100000 frames"):
     read(path, fps=3)
 
 
@@ -100,7 +100,7 @@ def test_extracts_parts_of_a_truncated_file(tmp_path):
   assert len(read(path, 1, 9)) == 48
   cut = tmp_path / "cut.mkv"
   cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-  with pytest.raises(VideoError, match=r"cut or damaged: \d\.\d of 8\.0 s"):
+  with pytest.raises(MediaError, match=r"cut or damaged: \d\.\d of 8\.0 s"):
     read(cut, 1, 9, fps=1)
   assert len(read(cut, 1, 3)) == 12  # before the cut
 
@@ -112,7 +112,7 @@ def test_extracts_parts_of_a_corrupt_file(tmp_path):
   content[len(content) // 3 : 2 * len(content) // 3] = bytes(2 * len(content) // 3 - len(content) // 3)
   path.write_bytes(content)
   for start, end in ((1, 9), (4, 9), (None, 6)):
-    with pytest.raises(VideoError, match="cut or damaged"):
+    with pytest.raises(MediaError, match="cut or damaged"):
       read(path, start, end, fps=1)
   assert len(read(path, 7.5, 9)) == 9  # behind it
 
@@ -157,13 +157,13 @@ def test_decodes_formats(tmp_path, name, codec, size, options):
 @pytest.mark.parametrize(
   ("spoil", "kind", "words"),
   [
-    (lambda path, clip: path.write_bytes(b""), VideoError, "empty"),
-    (lambda path, clip: path.write_bytes(clip.read_bytes()[:-900]), VideoError, "cut|no video stream"),
-    (lambda path, clip: path.write_bytes(b"<html>gone</html>" * 99), VideoError, "not a video"),
-    (lambda path, clip: corpora.write_sound(path), VideoError, "no video stream"),
-    (lambda path, clip: video_decoder.encode_h264(path, grey(1), 12), TooShortError, "1 frames, at least 2"),
-    (lambda path, clip: path.mkdir(), VideoError, "holds no frames"),
-    (lambda path, clip: None, VideoError, "no such file"),
+    (lambda path, clip: path.write_bytes(b""), MediaError, "empty"),
+    (lambda path, clip: path.write_bytes(clip.read_bytes()[:-900]), MediaError, "cut|no video stream"),
+    (lambda path, clip: path.write_bytes(b"<html>gone</html>" * 99), MediaError, "not a video"),
+    (lambda path, clip: corpora.write_sound(path), MediaError, "no video stream"),
+    (lambda path, clip: video_encoder.encode_h264(path, grey(1), 12), TooShortError, "1 frames, at least 2"),
+    (lambda path, clip: path.mkdir(), MediaError, "holds no frames"),
+    (lambda path, clip: None, MediaError, "no such file"),
   ],
   ids=["empty", "cut", "html", "sound", "one_frame", "empty_folder", "absent"],
 )
@@ -189,7 +189,7 @@ def test_compares_duration_in_header_with_content(tmp_path, clip):
   place = content.index(b"\x44\x89\x88") + 3  # the duration, a double of milliseconds
   content[place : place + 8] = struct.pack(">d", hours * 1000.0)
   (tmp_path / "long.mkv").write_bytes(content)
-  with pytest.raises(VideoError, match=f"cut or damaged: 48 of {hours * 12} frames"):
+  with pytest.raises(MediaError, match=f"cut or damaged: 48 of {hours * 12} frames"):
     read(tmp_path / "long.mkv", fps=3)
 
 
@@ -238,14 +238,14 @@ def test_rejects_images_with_too_many_pixels(tmp_path):
   from PIL import Image
 
   Image.new("1", (9000, 9000)).save(tmp_path / "wide.png")
-  with pytest.raises(VideoError, match="9000 x 9000 pixels are more than"):
+  with pytest.raises(MediaError, match="9000 x 9000 pixels are more than"):
     read(tmp_path / "wide.png")
 
 
 def test_rejects_dangling_links(tmp_path):
   (tmp_path / "0.jpg").write_bytes(simplejpeg.encode_jpeg(grey(1)[0]))
   (tmp_path / "1.jpg").symlink_to("nowhere.jpg")
-  with pytest.raises(VideoError, match=r"1\.jpg: no such file"):
+  with pytest.raises(MediaError, match=r"1\.jpg: no such file"):
     read(tmp_path)
 
 

@@ -1,0 +1,24 @@
+"""The error of a video or image file that cannot be decoded."""
+
+import os
+
+from clipvip_jax.utils.errors import UserError
+
+NO_SUCH_FILE = "no such file"  # a MediaError's `reason`
+
+
+class MediaError(UserError):
+  """A media file that is missing, unreadable or corrupt. The message is "PATH: REASON".
+
+  Attributes:
+    path: the file.
+    reason: the message without the path.
+  """
+
+  def __init__(self, path: str | os.PathLike[str], reason: str):
+    super().__init__(f"{os.fspath(path)}: {reason}")
+    self.path, self.reason = os.fspath(path), reason
+
+  def __reduce__(self):
+    # By default an exception is unpickled from its message alone; this one crosses process boundaries.
+    return type(self), (self.path, self.reason)

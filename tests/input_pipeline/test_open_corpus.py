@@ -1,0 +1,80 @@
+"""Locating and opening corpora."""
+
+import pytest
+import written_corpus
+from ml_collections import ConfigDict
+
+from clipvip_jax.input_pipeline import open_corpus as open_corpus_module
+from clipvip_jax.input_pipeline.open_corpus import builder_class, open_corpus
+from clipvip_jax.input_pipeline.record_text import record_texts
+from clipvip_jax.utils.errors import UserError
+
+RECORDS = [{"id": name, "frames": [b"x"], "description": [name]} for name in "abc"]
+
+
+class BuilderFromFiles:
+  """A builder that needs its owner's files."""
+
+  builder_configs = {"official": None}  # noqa: RUF012
+
+
+@pytest.fixture
+def built_from_files(monkeypatch):
+  monkeypatch.setattr(open_corpus_module, "builder_class", lambda *_: BuilderFromFiles)
+
+
+def corpus_config(data_dir, **fields):
+  return ConfigDict({"name": "shapes", "config": "", "data_dir": str(data_dir), **fields})
+
+
+def test_opens_the_newest_version_of_an_unregistered_configuration(tmp_path, built_from_files):
+  for version in ("1.9.0", "1.10.0"):
+    written_corpus.write(tmp_path, RECORDS, config="mine", version=version)
+  (tmp_path / "shapes" / "mine" / "2.0.0.building").mkdir()
+  (tmp_path / "shapes" / "mine" / "3.0.0").mkdir()
+  corpus = open_corpus(corpus_config(tmp_path, config="mine"))
+  assert corpus.name == "shapes/mine/1.10.0"
+  assert record_texts(corpus.records("train")[0], "description") == ["a"]
+
+
+def test_opens_the_builders_first_configuration_by_default(tmp_path, built_from_files):
+  written_corpus.write(tmp_path, RECORDS, config="official")
+  assert open_corpus(corpus_config(tmp_path)).name == "shapes/official/1.0.0"
+
+
+def test_a_missing_configuration_is_rejected_with_the_built_ones_and_the_build_command(tmp_path, built_from_files):
+  written_corpus.write(tmp_path, RECORDS, config="mine")
+  build = rf"python -m clipvip_jax\.data_tool build shapes --data_dir={tmp_path}"
+  with pytest.raises(UserError, match=rf"data\.config='my'.*built: mine; registered: official.*build it: {build}"):
+    open_corpus(corpus_config(tmp_path, config="my"))
+  with pytest.raises(UserError, match=r"mix\.video\.config='official'.*--config\.mix\.video\.data_dir=DIR"):
+    open_corpus(corpus_config(tmp_path), "mix.video")
+  with pytest.raises(UserError, match=r"configuration='official' of corpus shapes.*--data_dir=DIR"):
+    open_corpus(corpus_config(tmp_path), "")
+  with pytest.raises(UserError, match=rf"data\.prepare=True cannot build .*build it from files: {build}"):
+    open_corpus(corpus_config(tmp_path, prepare=True))
+
+
+def test_an_unknown_corpus_is_rejected_with_the_known_ones(tmp_path):
+  with pytest.raises(UserError, match=r"mix\.x\.name='shape' is not a corpus in data/; choose one of: .*moving_shapes"):
+    open_corpus(corpus_config(tmp_path, name="shape"), "mix.x")
+  with pytest.raises(UserError, match=r"corpus='engine' is not a corpus in data/; choose one of: (?!.*engine)"):
+    builder_class("engine", "")
+
+
+def test_an_object_store_is_rejected():
+  with pytest.raises(UserError, match=r"--config\.data\.data_dir=gs://bucket is not a local path; mount"):
+    open_corpus(corpus_config("gs://bucket"))
+
+
+def test_a_generated_corpus_that_is_not_built_names_the_option_that_builds_it(tmp_path):
+  config = corpus_config(tmp_path, name="moving_shapes", config="smoke", prepare=False)
+  with pytest.raises(UserError, match=r"moving_shapes/smoke/.* is not in .*--config\.data\.prepare=True"):
+    open_corpus(config)
+
+
+def test_a_corrupt_corpus_is_rejected_with_its_folder(tmp_path, built_from_files):
+  folder = written_corpus.write(tmp_path, RECORDS, config="official")
+  (folder / "dataset_info.json").write_text("{")
+  with pytest.raises(UserError, match=rf"{folder} is corrupt \(.*delete it and build the corpus again"):
+    open_corpus(corpus_config(tmp_path))
