@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from clipvip_jax.inference.embedding_model import EmbeddingModel, Video
 from clipvip_jax.input_pipeline import preprocessing, read_media
 from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
+from clipvip_jax.input_pipeline.record_text import Record, record_text
 from clipvip_jax.models import clip_vip
 from clipvip_jax.reporting.report_inputs import FrameAttention, ProxyAttention, VideoAttention
 from clipvip_jax.utils.errors import UserError

@@ -52,7 +52,7 @@ def _format_counts(counts: dict[str, int]) -> str:
   return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in ordered if value)
 
 
-def _read_record(corpus: Corpus, records: Sequence[Record], index: int) -> dict[str, Any]:
+def _read_record(corpus: Corpus, records: Sequence[Record], index: int) -> Record:
   try:
     return records[index]
   except (RuntimeError, ValueError) as error:  # a missing or truncated file
