@@ -1,5 +1,6 @@
-"""check, build, show and throughput, on a manifest of files made on the spot."""
+"""data_tool: check, build, show and throughput on a small manifest."""
 
+import dataclasses
 import re
 
 import corpora
@@ -7,11 +8,12 @@ import pytest
 
 from clipvip_jax import data_tool
 from clipvip_jax.utils.errors import UserError
+from data.engine.corpus_config import BuildOptions
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-  """Ten clips of which one is absent and one is cut."""
+  """Ten clips, of which one is missing and one is truncated."""
   folder = tmp_path_factory.mktemp("manifest")
   for number in range(9):
     corpora.write_video(folder / f"{number}.mp4", seed=number)
@@ -110,3 +112,11 @@ def test_rejects_invalid_options_in_one_line(tmp_path, monkeypatch, arguments, w
     data_tool.main(arguments)
   assert "\n" not in str(refused.value)
   assert not list(tmp_path.rglob("*.array_record"))
+
+
+@pytest.mark.parametrize("command", ["check", "build"])
+def test_help_lists_all_build_options(command, capsys):
+  with pytest.raises(SystemExit):
+    data_tool.main([command, "--help"])
+  text = capsys.readouterr().out
+  assert all(f"--{field.name}" in text for field in dataclasses.fields(BuildOptions))

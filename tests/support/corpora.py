@@ -1,4 +1,4 @@
-"""Miniatures of corpora: real video files made on the spot, built, and trained on."""
+"""Miniatures of corpora: writes video files and annotations, builds corpora and trains on them."""
 
 import json
 import pathlib
@@ -13,14 +13,14 @@ from data.engine.corpus_config import BuildOptions
 
 
 def moving_frames(count=12, seed=0, height=48, width=64):
-  """uint8 [count, height, width, 3]: a soft picture that slides, so that each frame differs."""
+  """Returns uint8 [count, height, width, 3]: a picture shifted by two pixels per frame."""
   coarse = np.random.default_rng(seed).integers(40, 216, (4, 6, 3)).astype(np.float64)
   tall = np.kron(coarse, np.ones((-(-height // 4), -(-width // 6), 1))).astype(np.uint8)
   return np.stack([np.roll(tall, 2 * i, axis=1)[:height, :width] for i in range(count)])
 
 
 def write_video(path, count=12, fps=6, seed=0, **size):
-  """An H.264 mp4 of `moving_frames`; the folder is made."""
+  """Writes an H.264 mp4 of `moving_frames`; creates its folder."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   encode_h264(path, moving_frames(count, seed, **size), fps)
@@ -28,7 +28,7 @@ def write_video(path, count=12, fps=6, seed=0, **size):
 
 
 def write_sound(path):
-  """An mp4 that holds sound alone."""
+  """Writes an mp4 without a video stream."""
   import av
 
   with av.open(str(path), "w", format="mp4") as container:
@@ -40,23 +40,23 @@ def write_sound(path):
 
 
 def write_lines(path, rows):
-  """JSON lines."""
+  """Writes JSON lines."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
   return path
 
 
-def build(builder_class, config, data_dir, source, **options):
-  """The corpus, built from `source`; official sizes are not asked for unless an option says so."""
-  options = BuildOptions(**{"raw_dir": str(source), "check_sizes": False, **options})
+def build(builder_class, config, data_dir, raw_dir, **options):
+  """Builds a corpus and returns its builder. By default, official sizes are not checked."""
+  options = BuildOptions(**{"raw_dir": str(raw_dir), "check_sizes": False, **options})
   builder = builder_class(config=config, data_dir=str(data_dir), file_format="array_record", options=options)
   builder.download_and_prepare()
   return builder
 
 
 def planned(builder_class, config, folder, **options):
-  """{split: items} of the files in `folder`; nothing is decoded. The options are those of `build`."""
+  """Returns {split: items} of the files in `folder` without decoding. Options are those of `build`."""
   options = BuildOptions(**{"raw_dir": str(folder), "check_sizes": False, **options})
   builder = builder_class(config=config, data_dir=str(folder / "corpora"), options=options)
   plan = builder.plan(epath.Path(folder / "plan"))
@@ -67,7 +67,7 @@ def planned(builder_class, config, folder, **options):
 
 
 def read_back(builder, split):
-  """[{field: value}] of a split, texts as strings."""
+  """Returns [{field: value}] of a split, texts as strings."""
 
   def plain(value):
     if isinstance(value, bytes) and not value.startswith(b"\xff\xd8"):
@@ -78,9 +78,13 @@ def read_back(builder, split):
 
 
 def train_two_steps(builder, workdir, recipe=None, **fields):
-  """results.json of two steps of the smallest model on a built corpus; fields: {"data.subtitle": VALUE}.
+  """Trains the smallest model for two steps on a built corpus, and returns its results.json.
 
-  recipe: a configuration whose model is made small; by default post-pretraining's smoke.
+  Args:
+    builder: Builder of the corpus.
+    workdir: Folder of the run.
+    recipe: Configuration; by default post_pretrain's smoke variant.
+    **fields: Changed fields, {"data.subtitle": VALUE}.
   """
   config = recipe or post_pretrain.get_config("smoke")
   with config.unlocked():
@@ -94,7 +98,7 @@ def train_two_steps(builder, workdir, recipe=None, **fields):
 
 
 def small(config):
-  """A recipe of full size with a model of one narrow block a tower, and the corpus' own words."""
+  """Shrinks a recipe's model to one narrow block per tower with a vocabulary of the corpus' words."""
   tower = {"width": 32, "layers": 1, "heads": 2, "mlp": 64}
   with config.unlocked():
     config.init_from = ""
@@ -106,7 +110,7 @@ def small(config):
 
 
 def encode(path, frames, codec, rate=12, times=None, **options):
-  """Writes frames with any of FFmpeg's codecs; `times`: a time stamp each, in seconds."""
+  """Writes frames with any FFmpeg codec; `times`: timestamps in seconds."""
   import fractions
 
   import av

@@ -1,4 +1,4 @@
-"""Decoders that do what damaged files make real ones do; named as "odd_decoders:FUNCTION"."""
+"""Decoders that hang, crash or fail as real ones do on corrupt files; named "odd_decoders:FUNCTION"."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from clipvip_jax.input_pipeline.video_decoder import iterate_pictures
 
 
 def hangs(path, start, end):
-  """Never comes back from a file whose name says so."""
+  """Hangs on files with "hang" in their name."""
   if "hang" in str(path):
     time.sleep(3600)
   yield from iterate_pictures(path, start, end)
 
 
 def crashes(path, start, end):
-  """Ends the process on a file whose name says so, in the middle of a clip."""
+  """Crashes the process in the middle of files with "crash" in their name."""
   for picture in iterate_pictures(path, start, end):
     yield picture
     if "crash" in str(path):
@@ -24,24 +24,24 @@ def crashes(path, start, end):
 
 
 def talks(path, start, end):
-  """Prints, as libraries do."""
+  """Prints to standard output, as libraries do."""
   print("a warning of a library", flush=True)
   os.write(1, b"and one from C\n")
   yield from iterate_pictures(path, start, end)
 
 
 def fills_the_memory(path, start, end):
-  """Asks for more than there is."""
+  """Allocates more memory than the limit."""
   yield bytearray(2**45)
 
 
 def breaks(path, start, end):
-  """An error that nobody thought of."""
+  """Raises an unexpected error."""
   raise ZeroDivisionError(f"in {sys._getframe().f_code.co_name}")
   yield
 
 
 def slow(path, start, end):
-  """Takes its time, as much as the environment says."""
+  """Sleeps for ODD_DECODER_SECONDS before decoding."""
   time.sleep(float(os.environ.get("ODD_DECODER_SECONDS", "0.05")))
   yield from iterate_pictures(path, start, end)

@@ -1,4 +1,4 @@
-"""A corpus on disk without a builder: records written as TFDS would, without TensorFlow."""
+"""Writes a corpus to disk without a builder and without TensorFlow."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 
 
 def features():
-  """Those of the project's corpora."""
+  """Returns the features of the project's corpora."""
   text = tfds.features.Text
   jpeg = tfds.features.Tensor(shape=(), dtype=np.object_)
   return tfds.features.FeaturesDict(
@@ -23,7 +23,7 @@ def features():
 
 
 def write(data_dir, records, name="shapes", config="", version="1.0.0", split="train", metadata=None) -> pathlib.Path:
-  """Writes DATA_DIR/NAME/CONFIG/VERSION; returns it. Fields that a record lacks are empty."""
+  """Writes and returns DATA_DIR/NAME/CONFIG/VERSION. Missing fields of records are empty."""
   folder = pathlib.Path(data_dir, name, config, version)
   folder.mkdir(parents=True)
   identity = tfds.core.dataset_info.DatasetIdentity(

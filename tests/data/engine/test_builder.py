@@ -1,4 +1,4 @@
-"""The engine that builds corpora from files: counts, thresholds, restarts, full disks, several processes."""
+"""Builds of corpora: limits, resumption after kills, full disks, several workers."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def manifest(tmp_path_factory):
 
 
 def content(folder):
-  """{name: hash} of a corpus' files, wherever it stands."""
+  """Returns {name: hash} of the files of a corpus."""
   return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
@@ -62,17 +62,19 @@ run_command(main)
 
 
 def start(manifest, data_dir, workers=1, *more, **kwargs):
-  """The same build in a process of its own."""
+  """Starts the build in a subprocess."""
   environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
   arguments = [sys.executable, "-c", PROGRAM, str(manifest), str(data_dir), str(workers), *more]
   return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
 
 
+@pytest.mark.slow
 def test_two_workers_build_the_same_bytes(manifest, unbroken, tmp_path):
   assert start(manifest, tmp_path, 2).wait(120) == 0
   assert content(tmp_path / "video_manifest/default/1.0.0") == unbroken
 
 
+@pytest.mark.slow
 def test_resumes_bit_identically_after_sigkill(manifest, tmp_path):
   config = VideoManifestConfig(name="slow", fps=3, decoder="odd_decoders:slow")
   whole = content(corpora.build(Builder, config, tmp_path / "whole", manifest).data_path)
@@ -94,8 +96,9 @@ def test_resumes_bit_identically_after_sigkill(manifest, tmp_path):
   assert sorted(path.name for path in builder.data_path.parent.iterdir()) == ["1.0.0"]
 
 
+@pytest.mark.slow
 def test_full_disk_ends_with_one_line_and_no_partial_shards(manifest, unbroken, tmp_path):
-  """The system refuses to write any file beyond 200 kB."""
+  """The operating system limits files to 200 kB."""
 
   def small_files():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -194,7 +197,7 @@ def refused(manifest, data_dir, words, **options):
 
 
 def test_changed_videos_are_decoded_again(tmp_path):
-  """Also one that was good, in a shard that was finished; and one whose folder of frames was mended within."""
+  """Includes a valid video of a completed shard, and a folder of frames in which one file was repaired."""
   corpora.write_video(tmp_path / "x.mp4", count=12)
   frames = tmp_path / "frames"
   frames.mkdir()
@@ -220,7 +223,7 @@ def test_clips_that_timed_out_are_tried_again(tmp_path):
 
 
 def test_report_never_refers_to_other_records(manifest, tmp_path, monkeypatch):
-  """A build that ends between the two leaves a shard that is made again."""
+  """A build that ends between records and report leaves an incomplete shard, which is built again."""
   rows = [{"video": str(manifest.parent / "0.mp4"), "text": "t"}, {"video": "gone.mp4", "text": "t"}]
   first = corpora.write_lines(tmp_path / "m.jsonl", rows)
   refused(first, tmp_path, "1 of 2 clips")
@@ -235,13 +238,14 @@ def test_report_never_refers_to_other_records(manifest, tmp_path, monkeypatch):
 
 
 def beam_workers(number):
-  """Processes of Beam that a process has started, by themselves or through a shell."""
+  """Returns the Beam worker processes that a process started, directly or through a shell."""
   listed = subprocess.run(["ps", "-eww", "-o", "pid,ppid,args"], capture_output=True, text=True).stdout.splitlines()[1:]
   rows = [line.split(None, 2) for line in listed]
   shells = {child for child, parent, _ in rows if parent == str(number)}
   return [int(row[0]) for row in rows if {*row[:2]} & shells and "sdk_worker" in row[2] and "python" in row[2]]
 
 
+@pytest.mark.slow
 def test_killed_worker_ends_the_build(manifest, tmp_path, monkeypatch):
   monkeypatch.setenv("ODD_DECODER_SECONDS", "1")  # a shard takes longer than all that follows
   child = start(manifest, tmp_path, 2, "slow")

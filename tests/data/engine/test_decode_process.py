@@ -1,4 +1,4 @@
-"""A file that hangs, crashes or floods its decoder costs one clip."""
+"""The decoding process: a file that hangs or crashes the decoder costs one clip."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Which frames a corpus stores, of every kind of file that people have."""
+"""Extraction of frames from videos, images and folders of many formats, valid and corrupt."""
 
 import itertools
 import struct
@@ -18,12 +18,12 @@ PYAV = DECODERS["pyav"]
 
 
 def grey(count, size=(32, 48)):
-  """Frame i has the grey value 8 + 5 i, which survives any codec well enough to tell its number."""
+  """Returns frames of grey value 8 + 5 i, so that the index i can be recovered after any codec."""
   return np.stack([np.full((*size, 3), 8 + 5 * i, np.uint8) for i in range(count)])
 
 
 def numbers(jpegs):
-  """Which frames of `grey` these are."""
+  """Returns the indices of encoded frames of `grey`."""
   return [round((decode_jpeg(jpeg).mean() - 8) / 5) for jpeg in jpegs]
 
 
@@ -33,7 +33,7 @@ def read(path, start=None, end=None, **stored):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-  """Four seconds at twelve frames a second."""
+  """Four seconds at twelve frames per second."""
   path = tmp_path_factory.mktemp("media") / "clip.mp4"
   video_encoder.encode_h264(path, grey(48), fps=12, quantiser=4)
   return path
@@ -65,7 +65,7 @@ def test_shrinks_and_never_enlarges(clip):
 
 
 def test_samples_variable_rate_by_time(tmp_path):
-  """Frames at 0, 0.1, 0.2, 2.0 and 2.1 s: twice a second, the third is still there at 0.5, 1 and 1.5 s."""
+  """Frames at 0, 0.1, 0.2, 2.0 and 2.1 s: at 2 fps, the third is displayed at 0.5, 1 and 1.5 s."""
   path = corpora.encode(tmp_path / "vfr.mkv", grey(5), "libx264", times=[0, 0.1, 0.2, 2.0, 2.1], qp="0")
   assert numbers(read(path)) == [0, 1, 2, 3, 4]
   assert numbers(read(path, fps=2)) == [0, 2, 2, 2, 3]
@@ -73,7 +73,7 @@ def test_samples_variable_rate_by_time(tmp_path):
 
 @pytest.mark.parametrize("name", ["parts.mkv", "parts.webm", "parts.mp4", "parts.flv"])
 def test_extracts_parts_with_variable_rate(tmp_path, name):
-  """As a player shows them: what a file says of a picture's duration is a guess in most containers."""
+  """Frames are those that a player displays; most containers store no reliable durations of pictures."""
   times = [0, 0.1, 0.2, 2.0, 2.1, 4.0, 4.1]
   codec = {"webm": "libvpx-vp9"}.get(name[6:], "libx264")
   path = corpora.encode(tmp_path / name, grey(7), codec, times=times, **({} if codec != "libx264" else {"qp": "0"}))
@@ -177,7 +177,7 @@ def test_rejects_corrupt_files_by_name(tmp_path, clip, spoil, kind, words, how):
 
 
 def test_compares_duration_in_header_with_content(tmp_path, clip):
-  """An mp4 lists its frames, so what is there can be trusted; a Matroska file that promises more was cut."""
+  """An mp4 lists its frames, so the duration in its header is ignored; a Matroska file with fewer is truncated."""
   content, hours = bytearray(clip.read_bytes()), 4 * 3600
   for box, offset in ((b"mvhd", 4), (b"tkhd", 4), (b"mdhd", 4)):
     place = content.index(box) + offset + (16 if box != b"tkhd" else 20)

@@ -1,4 +1,4 @@
-"""Sources and corpora on a store of objects: a stand-in for gs:// that lives in memory."""
+"""Raw files and corpora in an object store: an in-memory substitute for gs://."""
 
 import importlib
 import pathlib
@@ -18,7 +18,7 @@ fsspec_registry = importlib.import_module("fsspec.registry")
 
 
 class Store(memory.MemoryFileSystem):
-  """fsspec's own, under the name that etils asks for."""
+  """fsspec's in-memory file system under the protocol that etils requests."""
 
   protocol = ("gs", "gcs")
   store = {}  # noqa: RUF012 - as fsspec keeps it

@@ -1,0 +1,47 @@
+"""Readers of JSON and JSON lines, and their keys."""
+
+import pytest
+
+from clipvip_jax.utils.errors import UserError
+from data.engine.json_files import ANNOTATION_KEYS, LOOKUP_KEYS, id_and_text, read_json, read_json_lines
+
+
+def test_first_key_wins():
+  row = {"caption": "c", "text": "t", "video_id": "v", "clip_id": "k"}
+  assert id_and_text(row, ANNOTATION_KEYS, "here") == ("k", "t")
+  assert id_and_text(row, LOOKUP_KEYS, "here") == ("k", "c")
+
+
+@pytest.mark.parametrize("row", [{"clip_id": "a"}, {"text": "t"}, ["a", "t"], None])
+def test_rejects_rows_without_id_or_text(row):
+  with pytest.raises(UserError, match=r"line 4: expected an object with one of clip_id, .* and one of text, .*, got"):
+    id_and_text(row, ANNOTATION_KEYS, "line 4")
+
+
+def test_lines_are_numbered_with_empty_ones(tmp_path):
+  path = tmp_path / "a.jsonl"
+  path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n{"a": 2}')
+  assert list(read_json_lines(str(path))) == [(1, {"a": 1}), (3, {"a": 2})]
+
+
+@pytest.mark.parametrize(
+  ("content", "words"),
+  [
+    ("{}\n{", "line 2: invalid JSON"),
+    ("{}\n[1]", "line 2: expected a JSON object"),
+    ("[" * 100_000, "line 1: invalid"),
+  ],
+)
+def test_rejects_invalid_lines(tmp_path, content, words):
+  (tmp_path / "a.jsonl").write_text(content)
+  with pytest.raises(UserError, match=words):
+    list(read_json_lines(str(tmp_path / "a.jsonl")))
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"\xff"])
+def test_rejects_unreadable_files(tmp_path, content):
+  path = tmp_path / "a.json"
+  if content is not None:
+    path.write_bytes(content)
+  with pytest.raises(UserError, match=r"a\.json: cannot be read as JSON \("):
+    read_json(str(path))
