@@ -1,14 +1,14 @@
-"""Checkpoints of a run: state and data position, through Orbax.
+"""Checkpoints of a run: training state and data position, saved and restored with Orbax.
 
-Kept are the newest few and the best by plain text-to-video R@1. A checkpoint is written beside its final name and
-renamed when whole; one that is damaged later is put aside, and the run goes on from the one before it.
+The newest checkpoints are kept, and the best by plain text-to-video R@1. Orbax writes a checkpoint under a temporary
+name and commits it atomically. Corrupt checkpoints are quarantined (moved to corrupt_checkpoints/, never deleted), and
+the run resumes from the one before.
 """
 
 import json
 import pathlib
 import shutil
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,21 +17,24 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from clipvip_jax.distributed.coordination import allgather_text
+from clipvip_jax.models.clip_vip import Params
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import log, printable
 
-# The name of the score that decides which checkpoint is the best; below every recall where none was measured.
+# The metric that decides which checkpoint is the best. _NOT_MEASURED is below every recall.
 SCORE = "text_to_video_R@1"
 _NOT_MEASURED = -1.0
 
+DataPosition = dict[str, int]  # where the input pipeline resumes
+
 
 def abstract_state(state: TrainState) -> TrainState:
-  """Shapes, types and shardings of a state: what a checkpoint is restored onto."""
+  """Returns the shapes, dtypes and shardings of a state, which a checkpoint is restored to."""
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
-def _words(error: Exception) -> str:
+def _short(error: Exception) -> str:
   return printable(first_line(error), limit=300)
 
 
@@ -40,10 +43,15 @@ def _score(metrics: dict[str, float] | None) -> float:
 
 
 class Checkpoints:
-  """The checkpoints in `directory`."""
+  """The checkpoints of a run. All processes must make the same calls in the same order."""
 
   def __init__(self, directory: pathlib.Path, keep: int):
-    """`keep`: how many of the newest; the best is kept besides."""
+    """Opens a directory, which is created if absent.
+
+    Args:
+      directory: WORKDIR/checkpoints.
+      keep: number of newest checkpoints to keep, besides the best.
+    """
     self._directory = directory
     policy = policies.AnyPreservationPolicy(
       [policies.LatestN(n=max(keep, 1)), policies.BestN(get_metric_fn=_score, n=1)]
@@ -53,17 +61,17 @@ class Checkpoints:
       best_fn=_score,  # without it Orbax writes no metrics
       cleanup_tmp_directories=True,
     )
-    self._moved: list[int] = []  # damaged steps
-    self._reason = "score file"  # why the last of them could not be read
+    self._quarantined: list[int] = []  # steps
+    self._reason = "corrupt metrics file"  # of the last checkpoint that could not be restored
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
-    """A manager of the folder's checkpoints, without those whose score is damaged, which it could not even list."""
-    damaged: list[int] = []
-    if jax.process_index() == 0:  # which moves them, so that no other finds them half moved
+    """Opens a manager. First quarantines checkpoints with a corrupt metrics file, with which Orbax cannot list any."""
+    corrupt: list[int] = []
+    if jax.process_index() == 0:  # decides for all, since it moves the folders while the others list them
       steps = _steps_on_disk(self._directory)
-      damaged = [step for step in steps if np.isnan(_read_score(self._directory / str(step)))]
-    self._move_aside(json.loads(allgather_text(json.dumps(damaged))[0]))
+      corrupt = [step for step in steps if np.isnan(_read_score(self._directory / str(step)))]
+    self._quarantine(json.loads(allgather_text(json.dumps(corrupt))[0]))
     return ocp.CheckpointManager(
       self._directory,
       options=self._options,
@@ -71,16 +79,19 @@ class Checkpoints:
     )
 
   def steps(self) -> list[int]:
-    """Steps that have a checkpoint, oldest first."""
+    """Returns the steps that have a checkpoint, oldest first."""
     return sorted(self._manager.all_steps())
 
-  def save(self, state: TrainState, position: dict[str, int], score: float | None) -> None:
-    """Writes the state of its step in the background, once the write before it is known to have succeeded.
+  def save(self, state: TrainState, position: DataPosition, score: float | None) -> None:
+    """Saves a checkpoint in the background, after the previous one has been committed. Idempotent per step.
 
     Args:
-      state: on the devices; copied before this returns, so it may be donated.
-      position: where the data stands.
-      score: plain text-to-video R@1, where it was measured at this step.
+      state: on the devices; it is copied before this returns, so it may be donated.
+      position: of the input pipeline, after the batch of this step.
+      score: plain text-to-video R@1; None if it was not measured at this step.
+
+    Raises:
+      Exception: the previous save failed.
     """
     self._manager.wait_until_finished()
     self._manager.check_for_errors()
@@ -95,130 +106,142 @@ class Checkpoints:
     )
 
   def newest_on_disk(self) -> int | None:
-    """The newest step whose checkpoint is whole, whatever was wrong with a later one; None: there is none."""
+    """Returns the newest committed step, also after a failed save; None if there is none."""
     return max(_steps_on_disk(self._directory), default=None)
 
   def best_step(self) -> int | None:
-    """The step with the highest score, the latest of equals; None: none has one."""
-    return next(iter(self._by_score()), None)
+    """Returns the step with the highest score, the latest of equal ones; None if no step has a score."""
+    return next(iter(self._steps_by_score()), None)
 
-  def _by_score(self) -> list[int]:
-    """Steps that have a score, the highest and of equals the latest first."""
+  def _steps_by_score(self) -> list[int]:
+    """Returns the steps that have a score, best first, of equal scores the latest first."""
     self._manager.wait_until_finished()
     self._manager.check_for_errors()
     scores = {step: _score(self._manager.metrics(step)) for step in self.steps()}
     measured = [step for step, score in scores.items() if score != _NOT_MEASURED]
     return sorted(measured, key=lambda step: (scores[step], step), reverse=True)
 
-  def restore_best(self, like: TrainState) -> TrainState | None:
-    """The state of the highest score that can be read; others are put aside with a warning. None: there is none."""
-    found = self._first_readable(self._by_score(), like)
-    return found[0] if found else None
+  def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, DataPosition]:
+    """Restores the checkpoint of a step.
 
-  def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, int]]:
-    """(state, data position) of a step, placed as `like` (see `abstract_state`)."""
+    Args:
+      step: one of `steps()`.
+      abstract: shapes, dtypes and shardings of the result, see `abstract_state`.
+
+    Raises:
+      Exception: the checkpoint is corrupt or of other shapes; Orbax and TensorStore raise many types.
+    """
     restored = self._manager.restore(
       step,
-      args=ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore()),
+      args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
     )
     return restored["state"], restored["data"]
 
-  def restore_latest(self, like: TrainState) -> tuple[TrainState, dict[str, int]] | None:
-    """The newest checkpoint that can be read; those that cannot are put aside with a warning. None: there is none.
+  def restore_best(self, abstract: TrainState) -> TrainState | None:
+    """Restores the best checkpoint that can be restored, and quarantines better ones; None if there is none."""
+    restored = self._restore_first(self._steps_by_score(), abstract)
+    return restored[0] if restored else None
+
+  def restore_latest(self, abstract: TrainState) -> tuple[TrainState, DataPosition] | None:
+    """Restores the newest checkpoint that can be restored, and quarantines newer ones; None if there is none.
 
     Raises:
-      UserError: there are checkpoints, and none can be read.
+      UserError: there are checkpoints, and none can be restored.
     """
     steps = self.steps()[::-1]
-    found = self._first_readable(steps, like)
-    if found is None and (steps or self._moved):
+    restored = self._restore_first(steps, abstract)
+    if restored is None and (steps or self._quarantined):
       raise UserError(
-        f"none of the checkpoints in {self._directory} can be read (steps {', '.join(map(str, steps + self._moved))};"
-        f" {self._reason}); name another --workdir to start over"
+        f"none of the checkpoints in {self._directory} can be restored (steps"
+        f" {', '.join(map(str, steps + self._quarantined))}; {self._reason}); choose another --workdir to start over"
       )
-    return found
+    return restored
 
-  def _first_readable(self, steps: Sequence[int], like: TrainState) -> tuple[TrainState, dict[str, int]] | None:
-    """The first of `steps` that every process can read; those before it are put aside with a warning."""
-    for number, step in enumerate(steps):
+  def _restore_first(self, steps: Sequence[int], abstract: TrainState) -> tuple[TrainState, DataPosition] | None:
+    """Restores the first of `steps` that all processes can restore, and quarantines those before it."""
+    for index, step in enumerate(steps):
       try:
-        restored = self.restore(step, like)
-      except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-        self._reason = _words(error)
-        log.warning("checkpoint %d in %s cannot be read (%s)", step, self._directory, self._reason)
+        restored = self.restore(step, abstract)
+      except Exception as error:
+        self._reason = _short(error)
+        log.warning("checkpoint %d in %s cannot be restored (%s)", step, self._directory, self._reason)
         continue
-      # A file may be damaged for one process alone, which read a part of its own: nobody goes on from that step.
-      numbers = [int(text) for text in allgather_text(str(number))]
-      if len(set(numbers)) > 1:
-        restored = self.restore(steps[max(numbers)], like)
-      self._put_aside(steps[: max(numbers)])
-      if max(numbers):
-        log.warning("falling back to the checkpoint of step %d", steps[max(numbers)])
+      # Each process reads its own shards, so a corrupt file may fail in one process alone.
+      agreed = max(int(text) for text in allgather_text(str(index)))
+      if agreed != index:
+        restored = self.restore(steps[agreed], abstract)
+      self._reopen_without(steps[:agreed])
+      if agreed:
+        log.warning("falling back to the checkpoint of step %d", steps[agreed])
       return restored
     return None
 
-  def _put_aside(self, steps: Sequence[int]) -> None:
-    """Opens the folder anew without the damaged checkpoints."""
+  def _reopen_without(self, steps: Sequence[int]) -> None:
     if steps:
       self._manager.close()
-      self._move_aside(steps)
+      self._quarantine(steps)
       self._manager = self._open()
 
-  def _move_aside(self, steps: Sequence[int]) -> None:
-    """Moves damaged checkpoints out of the way of new ones, without deleting them."""
+  def _quarantine(self, steps: Sequence[int]) -> None:
+    """Moves checkpoints to corrupt_checkpoints/ beside the directory."""
     if not steps:
       return
-    self._moved += steps
-    aside = self._directory.with_name("damaged_checkpoints")
+    self._quarantined += steps
+    quarantine = self._directory.with_name("corrupt_checkpoints")
     if jax.process_index() == 0:
-      aside.mkdir(exist_ok=True)
+      quarantine.mkdir(exist_ok=True)
       for step in steps:
-        target = aside / str(step)
+        target = quarantine / str(step)
         if target.exists():
           shutil.rmtree(target)
         (self._directory / str(step)).rename(target)
-        log.warning("moved the damaged checkpoint of step %d to %s", step, target)
+        log.warning("moved the corrupt checkpoint of step %d to %s", step, target)
     if jax.process_count() > 1:
-      multihost_utils.sync_global_devices("damaged checkpoints moved")
+      multihost_utils.sync_global_devices("corrupt checkpoints moved")
 
   def close(self) -> None:
-    """Waits for the last write.
+    """Waits for the last save.
 
     Raises:
-      Exception: that write failed.
+      Exception: that save failed.
     """
     self._manager.wait_until_finished()
     self._manager.check_for_errors()
     self._manager.close()
 
 
-def read_params(directory: pathlib.Path, step: int | None = None) -> tuple[Any, int]:
-  """(parameters as nested NumPy arrays, their step), without the optimiser's state and without touching the folder.
+def read_params(directory: pathlib.Path, step: int | None = None) -> tuple[Params, int]:
+  """Reads the parameters of a checkpoint as NumPy arrays, without optimizer state and without changing the directory.
 
   Args:
-    directory: a run's checkpoints.
-    step: which; None: the best, or the newest where no score was measured.
+    directory: WORKDIR/checkpoints.
+    step: None for the best checkpoint, or the newest if no score was measured.
+
+  Returns:
+    (parameters, their step).
 
   Raises:
-    UserError: there is no such checkpoint, or it cannot be read.
+    UserError: there is no such checkpoint, or it cannot be restored.
   """
   steps = sorted(_steps_on_disk(directory))
   if not steps:
-    raise UserError(f"{directory} holds no checkpoint yet")
+    raise UserError(f"{directory} has no checkpoint yet; wait until its run has saved one")
   if step is None:
-    scores = {found: np.nan_to_num(_read_score(directory / str(found)), nan=_NOT_MEASURED) for found in steps}
-    step = max(steps, key=lambda found: (scores[found], found))
+    scores = {step: np.nan_to_num(_read_score(directory / str(step)), nan=_NOT_MEASURED) for step in steps}
+    step = max(steps, key=lambda step: (scores[step], step))
   if step not in steps:
-    raise UserError(f"{directory} holds no checkpoint of step {step}; there are: {', '.join(map(str, steps))}")
+    raise UserError(f"{directory} has no checkpoint of step {step}; choose one of: {', '.join(map(str, steps))}")
   path = directory.resolve() / str(step) / "state"
   handler = ocp.PyTreeCheckpointHandler()
   try:
-    wanted = {"params": handler.metadata(path).tree["params"]}
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
+    item = {"params": handler.metadata(path).tree["params"]}
+    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
     return handler.restore(path, args=args)["params"], step
-  except Exception as error:  # see Checkpoints.restore_latest
-    raise UserError(f"the checkpoint of step {step} in {directory} cannot be read ({_words(error)})") from error
+  except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
+    raise UserError(
+      f"the checkpoint of step {step} in {directory} cannot be restored ({_short(error)}); choose another step"
+    ) from error
   finally:
     handler.close()
 
@@ -229,7 +252,7 @@ def _steps_on_disk(directory: pathlib.Path) -> list[int]:
 
 
 def _read_score(folder: pathlib.Path) -> float:
-  """The score of a checkpoint's folder, NaN where its file is damaged."""
+  """Reads the score of a checkpoint; NaN if its metrics file is absent or corrupt."""
   try:
     return float(json.loads((folder / "metrics" / "metrics").read_text(encoding="utf-8"))[SCORE])
   except (OSError, ValueError, TypeError, KeyError):

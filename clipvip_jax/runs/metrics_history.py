@@ -1,6 +1,7 @@
-"""What a run's history holds as points of curves. `history`: the rows of metrics.jsonl, in any order.
+"""metrics.jsonl, the history of a run, and curves drawn from it.
 
-Of two rows for one step the later one counts; what is no finite number has no place on a curve.
+`history` is a list of the file's rows in any order. The later of two rows for one step counts, and values that are not
+finite numbers are omitted from curves.
 """
 
 import json
@@ -13,17 +14,16 @@ import numpy as np
 
 from clipvip_jax.utils import atomic_write
 
-Points = tuple[list[int], list[float]]  # steps, which grow, and values
+Points = tuple[list[int], list[float]]  # increasing steps, and their values
 
 
 def loss_curve(history: Iterable[Mapping[str, Any]]) -> Points:
-  """Of training."""
-  by_step = {row["step"]: row.get("loss") for row in history if row["kind"] == "train"}
-  return _points(by_step)
+  """Returns the training loss by step."""
+  return _points({row["step"]: row.get("loss") for row in history if row["kind"] == "train"})
 
 
 def evaluations_by_split(history: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:
-  """Split -> step -> metrics as results.json holds them."""
+  """Returns {split: {step: metrics, as in results.json}}."""
   by_split: dict[str, dict[int, Mapping[str, Any]]] = {}
   for row in history:
     if row["kind"] == "eval":
@@ -31,39 +31,39 @@ def evaluations_by_split(history: Iterable[Mapping[str, Any]]) -> dict[str, dict
   return by_split
 
 
-def percent_curve(evaluated: Mapping[int, Mapping[str, Any]], *keys: str) -> Points:
-  """A fraction in the metrics of one split, as ("plain", "text_to_video", "R@1"), in percent."""
-  steps, values = _points({step: lookup(metrics, keys) for step, metrics in evaluated.items()})
-  return steps, [100 * value for value in values]
+def percent_curve(metrics_by_step: Mapping[int, Mapping[str, Any]], *keys: str) -> Points:
+  """Returns one metric of a split by step, in percent. `keys`: its path, as ("plain", "text_to_video", "R@1")."""
+  steps, fractions = _points({step: lookup(metrics, keys) for step, metrics in metrics_by_step.items()})
+  return steps, [100 * fraction for fraction in fractions]
 
 
 def lookup(tree: Any, keys: Iterable[str]) -> Any:
-  """{"a": {"b": 1}}, ("a", "b") -> 1; None where there is nothing."""
+  """Looks up a path in nested mappings: {"a": {"b": 1}}, ("a", "b") -> 1; None if it is absent."""
   for key in keys:
     tree = tree.get(key) if isinstance(tree, Mapping) else None
   return tree
 
 
 def _points(by_step: Mapping[int, Any]) -> Points:
-  found = sorted((step, value) for step, value in by_step.items() if is_number(value))
-  return [step for step, _ in found], [value for _, value in found]
+  points = sorted((step, value) for step, value in by_step.items() if is_number(value))
+  return [step for step, _ in points], [value for _, value in points]
 
 
-def is_number(value: Any) -> TypeGuard[float]:
-  """Whether there is a finite number to show; a loss that became NaN has no place on a curve."""
+def is_number(value: object) -> TypeGuard[float]:
+  """Returns whether a value is a finite number; a loss may have become NaN."""
   return isinstance(value, float | int | np.floating) and bool(-math.inf < value < math.inf)
 
 
 class History:
-  """metrics.jsonl: one line per logged step or evaluation, without times, so that equal runs write equal files."""
+  """Appends to metrics.jsonl: one row per logged step or evaluation, without times, so equal runs write equal files."""
 
   def __init__(self, path: pathlib.Path, step: int, *, write: bool = True):
-    """Goes on after `step`: what was written of later steps will be done again, so it is dropped.
+    """Opens the history of a run that resumes from `step`. Rows of later steps are dropped: they are written again.
 
     Args:
       path: the file, which need not exist.
-      step: updates done.
-      write: whether this process writes.
+      step: completed updates.
+      write: whether this process writes the file.
     """
     self.rows = [row for row in _read_rows(path) if row["step"] <= step]
     self._file = None
@@ -73,7 +73,7 @@ class History:
       self._file = path.open("a", encoding="utf-8")
 
   def append(self, row: dict[str, Any]) -> None:
-    """Adds {"kind": "train" | "eval", "step": ..., ...}."""
+    """Appends {"kind": "train" | "eval", "step": ..., ...}."""
     self.rows.append(row)
     if self._file:
       self._file.write(json.dumps(row) + "\n")
@@ -86,7 +86,7 @@ class History:
 
 
 def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The file's rows; a last line that was cut off by a kill is left out, since its step is done again."""
+  """Reads the rows up to the first invalid line: a killed process may leave a partial one, whose step is repeated."""
   if not path.exists():
     return []
   rows = []

@@ -1,14 +1,15 @@
-"""The training state: what a step changes and a checkpoint holds."""
-
-from typing import Any
+"""The training state."""
 
 import flax.struct
+import optax
 from jaxtyping import Array, Int
+
+from clipvip_jax.models.clip_vip import Params
 
 
 class TrainState(flax.struct.PyTreeNode):
-  """What a step changes. `step` counts the updates done."""
+  """Everything that a training step changes and a checkpoint holds. `step` counts the completed updates."""
 
   step: Int[Array, ""]
-  params: Any
-  opt_state: Any
+  params: Params
+  opt_state: optax.OptState

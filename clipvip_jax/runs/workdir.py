@@ -1,17 +1,18 @@
-"""What a run keeps in its folder besides checkpoints, and whose folder it is.
+"""Files of a run's workdir, and the check that a run resumes with the configuration and corpus it was started with.
 
 | file | holds |
 |---|---|
 | config.json | the configuration that the run was started with |
-| corpus.json | name, settings and number of records of the corpus that it was started on |
-| tokenizer.json | the vocabulary, where it was built from the corpus |
-| metrics.jsonl | losses and evaluations by step: what the report's curves are drawn from |
+| corpus.json | name, settings and number of records of its corpus |
+| tokenizer.json | the vocabulary, if it was built from the corpus |
+| metrics.jsonl | losses and evaluations by step, see metrics_history.py |
 | checkpoints/ | see checkpoint.py |
+| corrupt_checkpoints/ | checkpoints that could not be restored, quarantined |
 | results.json, report.html | the outcome |
-| events.out.tfevents.* | the same curves for TensorBoard |
-| lock | who runs there, or did last: see lock.py |
-| compiled/ | programs that a run which goes on need not compile again |
-| stuck_process_N.txt | where the threads of process N stood when its watchdog ended it: see watchdog.py |
+| events.out.tfevents.* | the curves for TensorBoard |
+| lock | host and process id of the run, see workdir_lock.py |
+| compiled/ | compiled programs, which a resumed run reuses |
+| stack_traces_process_N.txt | stacks of all threads of process N when its watchdog aborted it |
 """
 
 import contextlib
@@ -24,45 +25,45 @@ from typing import Any
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 
-# What cannot change a result but for the order of sums: a run may be continued with other values.
-_FREE = re.compile(
+# Fields that change results by no more than the order of sums.
+_CHANGEABLE = re.compile(
   r"(host|mesh)\..*|train\.num_microbatches|model\.attention|(data|evaluate)\.data_dir|data\.prepare|mix\.[^.]+\.data_dir"
 )
 
 
 def may_change(field: str) -> bool:
-  """Whether a run may be continued with another value of a field, as "host.num_workers"."""
-  return _FREE.fullmatch(field) is not None
+  """Returns whether a run may be resumed with another value of a field, as "host.num_workers"."""
+  return _CHANGEABLE.fullmatch(field) is not None
 
 
 def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-  """Refuses to go on with a run of another configuration.
+  """Refuses to resume a run with another configuration.
 
   Args:
     workdir: the run's folder, which need not exist.
-    config: as `plain` gives it.
+    config: as `config_tree.to_json_dict` returns it.
 
   Raises:
-    UserError: the folder holds a run with other values; each is named with both. Or it is no folder, or its config.json
-      cannot be read.
+    UserError: the run in the folder was started with other values, which are listed; or the folder is a file, holds an
+      evaluation, or its config.json cannot be read.
   """
   if workdir.exists() and not workdir.is_dir():
-    raise UserError(f"--workdir={workdir} is a file, not a folder")
+    raise UserError(f"--workdir={workdir} is a file, not a folder; choose another")
   if (workdir / "evaluation.json").exists():
-    raise UserError(f"--workdir={workdir} holds an evaluation: name another for a run")
+    raise UserError(f"--workdir={workdir} holds an evaluation, not a run; choose another")
   check_same(workdir, "config", config)
 
 
 def check_corpus(workdir: pathlib.Path, corpus: Mapping[str, Any]) -> None:
-  """Refuses to go on with a run on other records than it was started on, with the same errors as `check_config`."""
+  """Refuses to resume a run on other records, with the same errors as `check_config`."""
   check_same(workdir, "corpus", corpus)
 
 
 def claim(workdir: pathlib.Path, config: Mapping[str, Any], corpus: Mapping[str, Any]) -> None:
-  """Makes the folder and notes whose it is. The last step of preparing a run: what was refused before left no trace.
+  """Creates the folder and writes config.json and corpus.json. Called last, so that a refused run leaves no trace.
 
   Raises:
-    UserError: the folder cannot be made or written.
+    UserError: the folder cannot be created or written.
   """
   with explain_write_errors(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
@@ -72,38 +73,44 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any], corpus: Mapping[str,
 
 @contextlib.contextmanager
 def explain_write_errors(workdir: pathlib.Path) -> Iterator[None]:
-  """A block that writes to the folder.
+  """Converts an OSError of a block that writes to the folder.
 
   Raises:
-    UserError: it cannot.
+    UserError: the folder cannot be written.
   """
   try:
     yield
   except OSError as error:
-    raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}): name another") from error
+    raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}); choose another") from error
 
 
-def check_same(workdir: pathlib.Path, what: str, wanted: Mapping[str, Any], flag: str = "--workdir") -> None:
-  """Refuses a folder whose WHAT.json holds other values, each of which is named; one without that file passes.
+def check_same(workdir: pathlib.Path, name: str, current: Mapping[str, Any], flag: str = "--workdir") -> None:
+  """Compares `current` with NAME.json in a folder, except for fields that may change. Passes if there is no such file.
+
+  Args:
+    workdir: the folder.
+    name: of the file, and of what it describes in the error.
+    current: the values of this command.
+    flag: the option that chose the folder.
 
   Raises:
-    UserError: other values, or the file cannot be read.
+    UserError: values differ, each listed with both; or the file cannot be read.
   """
-  path = workdir / f"{what}.json"
+  path = workdir / f"{name}.json"
   if not path.exists():
     return
   try:
-    before = dict(config_tree.flatten(json.loads(path.read_text(encoding="utf-8"))))
+    recorded = dict(config_tree.flatten(json.loads(path.read_text(encoding="utf-8"))))
   except (ValueError, AttributeError) as error:
-    raise UserError(f"{path} cannot be read ({error}): name another {flag}") from error
-  now = dict(config_tree.flatten(wanted))
+    raise UserError(f"{path} cannot be read ({error}); choose another {flag}") from error
+  values = dict(config_tree.flatten(current))
   absent = "absent"
-  changed = [
-    f"{name}: {before.get(name, absent)!r} there, {now.get(name, absent)!r} now"
-    for name in sorted(before.keys() | now.keys())
-    if before.get(name, absent) != now.get(name, absent) and not may_change(name)
+  changes = [
+    f"{field}: {recorded.get(field, absent)!r} there, {values.get(field, absent)!r} now"
+    for field in sorted(recorded.keys() | values.keys())
+    if recorded.get(field, absent) != values.get(field, absent) and not may_change(field)
   ]
-  if changed:
+  if changes:
     raise UserError(
-      f"{workdir} holds a run with another {what} ({'; '.join(changed)}). Name another {flag}, or give the same values"
+      f"{workdir} holds a run with another {name} ({'; '.join(changes)}); choose another {flag}, or the same values"
     )

@@ -1,4 +1,4 @@
-"""What is kept, what is the best, and what a damaged file does."""
+"""Which checkpoints are kept and restored, and what corrupt files do."""
 
 import pathlib
 import re
@@ -35,7 +35,7 @@ def assert_is(restored, step):
   jax.tree.map(np.testing.assert_array_equal, found, state(step))
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
+def test_keeps_the_newest_and_the_best(tmp_path):
   checkpoints = save(tmp_path / "c", {1: 0.2, 2: 0.9, 3: 0.5, 4: None, 5: 0.1})
   assert checkpoints.steps() == [2, 4, 5]
   assert checkpoints.best_step() == 2
@@ -43,7 +43,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
   assert_is(checkpoints.restore_latest(abstract_state(state(0))), 5)
 
 
-def test_of_equal_scores_the_latest_is_the_best(tmp_path):
+def test_the_latest_of_equal_scores_is_the_best(tmp_path):
   assert save(tmp_path / "c", {1: 0.5, 2: 0.5, 3: 0.0}, keep=3).best_step() == 2
 
 
@@ -51,13 +51,13 @@ def test_without_scores_there_is_no_best(tmp_path):
   assert save(tmp_path / "c", {1: None, 2: None}).best_step() is None
 
 
-def test_an_empty_folder_has_nothing_to_restore(tmp_path):
+def test_an_empty_directory_restores_nothing(tmp_path):
   assert Checkpoints(tmp_path / "c", 2).restore_latest(abstract_state(state(0))) is None
 
 
 @pytest.fixture
-def said(caplog, monkeypatch):
-  """What the project told the user."""
+def logged(caplog, monkeypatch):
+  """The project's log."""
   monkeypatch.setattr(log, "propagate", True)
   return caplog
 
@@ -73,95 +73,129 @@ def two_checkpoints(tmp_path_factory):
   return folder
 
 
-def test_whatever_file_is_cut_the_run_goes_on_from_a_whole_checkpoint(two_checkpoints, tmp_path, said):
+def test_resumes_from_a_complete_checkpoint_whichever_file_is_truncated(two_checkpoints, tmp_path, logged):
   names = [path.relative_to(two_checkpoints) for path in files(two_checkpoints / "2")]
   assert len(names) > 5
   outcomes = {}
   for number, name in enumerate(names):
     folder = tmp_path / str(number) / "c"
     shutil.copytree(two_checkpoints, folder)
-    damaged = folder / name
-    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    cut = folder / name
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     checkpoints = Checkpoints(folder, 2)
     restored = checkpoints.restore_latest(abstract_state(state(0)))
     step = int(restored[0].step)
-    assert_is(restored, step)  # whole, whichever it is
+    assert_is(restored, step)  # complete, whichever it is
     outcomes[str(name)] = step
     if step == 1:
-      assert checkpoints.steps() == [1] and (folder.parent / "damaged_checkpoints" / "2").is_dir()
-      assert "moved the damaged checkpoint of step 2" in said.text
-      said.clear()
+      assert checkpoints.steps() == [1] and (folder.parent / "corrupt_checkpoints" / "2").is_dir()
+      assert "moved the corrupt checkpoint of step 2" in logged.text
+      logged.clear()
       checkpoints.save(state(2), {"next_record": 20}, None)
     checkpoints.close()
     assert_is(Checkpoints(folder, 2).restore_latest(abstract_state(state(0))), 2)
   assert any(step == 1 for step in outcomes.values()), outcomes
 
 
-def test_a_missing_folder_of_state_falls_back(two_checkpoints, tmp_path):
+def test_falls_back_if_the_state_is_missing(two_checkpoints, tmp_path):
   folder = tmp_path / "c"
   shutil.copytree(two_checkpoints, folder)
   shutil.rmtree(folder / "2" / "state")
   assert_is(Checkpoints(folder, 2).restore_latest(abstract_state(state(0))), 1)
 
 
-def test_a_single_checkpoint_whose_score_is_damaged_is_not_forgotten(tmp_path):
+def test_a_single_checkpoint_with_a_corrupt_score_is_an_error(tmp_path):
   folder = tmp_path / "c"
   save(folder, {3: 0.5}).close()
   (folder / "3" / "metrics" / "metrics").write_text("{")
-  with pytest.raises(UserError, match=r"none of the checkpoints.*steps 3; score file.*--workdir"):
+  with pytest.raises(
+    UserError, match=r"none of the checkpoints.*steps 3; corrupt metrics file.*choose another --workdir"
+  ):
     Checkpoints(folder, 2).restore_latest(abstract_state(state(0)))
 
 
-def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(tmp_path, said):
+def test_restores_the_next_best_if_the_best_is_corrupt(tmp_path, logged):
   folder = tmp_path / "c"
   save(folder, {1: 0.9, 2: 0.2, 3: 0.5, 4: None}, keep=4).close()
   shutil.rmtree(folder / "1" / "state")
   checkpoints = Checkpoints(folder, 4)
   assert int(checkpoints.restore_best(abstract_state(state(0))).step) == 3
-  assert "checkpoint 1 in" in said.text and "cannot be read" in said.text
+  assert "checkpoint 1 in" in logged.text and "cannot be restored" in logged.text
   assert checkpoints.steps() == [2, 3, 4]
 
 
-def test_when_none_can_be_read_the_run_does_not_start_over_in_silence(two_checkpoints, tmp_path):
+def test_does_not_start_over_if_no_checkpoint_can_be_restored(two_checkpoints, tmp_path):
   folder = tmp_path / "c"
   shutil.copytree(two_checkpoints, folder)
   for step in ("1", "2"):
     shutil.rmtree(folder / step / "state")
-  with pytest.raises(UserError, match=r"none of the checkpoints.*steps 2, 1.*--workdir"):
+  with pytest.raises(UserError, match=r"none of the checkpoints.*steps 2, 1;.*choose another --workdir"):
     Checkpoints(folder, 2).restore_latest(abstract_state(state(0)))
   assert pathlib.Path(folder / "1").is_dir()
 
 
-def test_no_process_goes_on_from_a_checkpoint_that_another_cannot_read(tmp_path, monkeypatch):
+def test_all_processes_resume_from_a_checkpoint_that_each_can_restore(tmp_path, monkeypatch):
   folder = tmp_path / "c"
   checkpoints = save(folder, {1: None, 2: None, 3: None}, keep=3)
-  other = iter(["1", "[]"])  # the other process could read the second alone, and then lists no damaged one
+  other = iter(["1", "[]"])  # the other process can restore only the second, and then lists no corrupt one
   monkeypatch.setattr(checkpoint, "allgather_text", lambda text: [text, next(other)])
   assert_is(checkpoints.restore_latest(abstract_state(state(0))), 2)
-  assert checkpoints.steps() == [1, 2] and (tmp_path / "damaged_checkpoints" / "3").is_dir()
+  assert checkpoints.steps() == [1, 2] and (tmp_path / "corrupt_checkpoints" / "3").is_dir()
 
 
-def test_process_0_alone_says_which_scores_are_damaged(tmp_path, monkeypatch):
+def test_only_process_0_decides_which_scores_are_corrupt(tmp_path, monkeypatch):
   folder = tmp_path / "c"
   save(folder, {1: 0.5, 2: 0.5}).close()
   (folder / "2" / "metrics" / "metrics").write_text("{")
 
-  class Told(Exception):
+  class Gathered(Exception):
     pass
 
-  def tell(text):
-    raise Told(text)
+  def gather(text):
+    raise Gathered(text)
 
-  monkeypatch.setattr(checkpoint, "allgather_text", tell)
-  for process, damaged in enumerate(("[2]", "[]")):
+  monkeypatch.setattr(checkpoint, "allgather_text", gather)
+  for process, steps in enumerate(("[2]", "[]")):
     monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-    with pytest.raises(Told, match=re.escape(damaged)):
+    with pytest.raises(Gathered, match=re.escape(steps)):
       Checkpoints(folder, 2)
 
 
-def test_a_state_of_another_shape_is_not_restored(tmp_path):
+def test_a_state_of_other_shapes_is_not_restored(tmp_path):
   folder = tmp_path / "c"
   save(folder, {1: None}).close()
   other = state(0).replace(params={"w": jnp.zeros(10), "b": jnp.zeros((3, 5))})
-  with pytest.raises(UserError, match="can be read"):
+  with pytest.raises(UserError, match=r"none of the checkpoints.*can be restored \(steps 1;.*choose another --workdir"):
     Checkpoints(folder, 2).restore_latest(abstract_state(other))
+
+
+def test_reads_the_parameters_of_the_best_checkpoint_without_touching_the_directory(tmp_path):
+  folder = tmp_path / "c"
+  save(folder, {1: 0.2, 2: 0.9, 3: None}, keep=3).close()
+  before = files(folder)
+  for step, expected in ((None, 2), (3, 3)):
+    params, read = checkpoint.read_params(folder, step)
+    assert read == expected
+    jax.tree.map(np.testing.assert_array_equal, params, state(expected).params)
+  assert files(folder) == before
+
+
+def test_parameters_that_cannot_be_read_are_named_with_the_steps_that_exist(two_checkpoints, tmp_path):
+  with pytest.raises(UserError, match=r"none has no checkpoint yet; wait"):
+    checkpoint.read_params(tmp_path / "none")
+  folder = tmp_path / "c"
+  shutil.copytree(two_checkpoints, folder)
+  with pytest.raises(UserError, match=r"has no checkpoint of step 7; choose one of: 1, 2"):
+    checkpoint.read_params(folder, 7)
+  shutil.rmtree(folder / "2" / "state")
+  with pytest.raises(UserError, match=r"checkpoint of step 2 in .* cannot be restored .*choose another step"):
+    checkpoint.read_params(folder, 2)
+  assert (folder / "2").is_dir(), "reading quarantines nothing"
+
+
+def test_a_step_is_saved_once(tmp_path):
+  folder = tmp_path / "c"
+  checkpoints = save(folder, {1: 0.5})
+  checkpoints.save(state(1), {"next_record": 99}, 0.9)
+  checkpoints.close()
+  assert_is(Checkpoints(folder, 2).restore_latest(abstract_state(state(0))), 1)

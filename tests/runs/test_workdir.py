@@ -1,10 +1,8 @@
-"""Whose folder it is, and the history of a run."""
-
-import json
+"""Which configuration and corpus a run may be resumed with."""
 
 import pytest
 
-from clipvip_jax.runs import metrics_history, workdir
+from clipvip_jax.runs import workdir
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 from configs import post_pretrain
@@ -22,12 +20,12 @@ def claimed(folder):
   return folder
 
 
-def test_the_same_config_may_go_on(tmp_path):
+def test_the_same_config_resumes(tmp_path):
   workdir.check_config(claimed(tmp_path), config())
   workdir.check_config(tmp_path / "new", config())
 
 
-def test_what_cannot_change_a_result_may_change(tmp_path):
+def test_fields_that_do_not_affect_results_may_change(tmp_path):
   changes = {
     "host.num_workers": 3,
     "host.log_every": 1,
@@ -37,7 +35,7 @@ def test_what_cannot_change_a_result_may_change(tmp_path):
   workdir.check_config(claimed(tmp_path), config(**changes))
 
 
-def test_folders_of_mixed_sources_may_change(tmp_path):
+def test_directories_of_mixed_corpora_may_change(tmp_path):
   def mixed(**fields):
     return {**config(), "mix": {"images": {"data_dir": "", "weight": 1.0, **fields}}}
 
@@ -48,7 +46,7 @@ def test_folders_of_mixed_sources_may_change(tmp_path):
 
 
 def test_another_config_is_refused_with_both_values(tmp_path):
-  with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.002 there, 0\.1 now.*--workdir"):
+  with pytest.raises(UserError, match=r"optimizer\.learning_rate: 0\.002 there, 0\.1 now\); choose another --workdir"):
     workdir.check_config(claimed(tmp_path), config(**{"optimizer.learning_rate": 0.1}))
 
 
@@ -60,22 +58,22 @@ def test_another_corpus_is_refused(tmp_path):
     workdir.check_corpus(tmp_path / "run", {**corpus, "records": {"train": 11}})
 
 
-def test_a_file_in_place_of_the_folder_and_an_unreadable_config_are_refused(tmp_path):
+def test_a_file_and_an_unreadable_config_are_refused(tmp_path):
   (tmp_path / "file").write_text("x")
-  with pytest.raises(UserError, match="is a file"):
+  with pytest.raises(UserError, match="is a file, not a folder; choose another"):
     workdir.check_config(tmp_path / "file", config())
   (tmp_path / "config.json").write_text("{")
-  with pytest.raises(UserError, match=r"config\.json cannot be read"):
+  with pytest.raises(UserError, match=r"config\.json cannot be read .*; choose another --workdir"):
     workdir.check_config(tmp_path, config())
 
 
-def test_history_drops_what_will_be_done_again_and_a_cut_line(tmp_path):
-  path = tmp_path / "metrics.jsonl"
-  history = metrics_history.History(path, 0)
-  for step in (1, 2, 3):
-    history.append({"kind": "train", "step": step, "loss": 1.0 / step})
-  history.close()
-  with path.open("a") as file:
-    file.write('{"kind": "tr')
-  assert [row["step"] for row in metrics_history.History(path, 2).rows] == [1, 2]
-  assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+def test_a_workdir_of_an_evaluation_is_refused(tmp_path):
+  (tmp_path / "evaluation.json").write_text("{}")
+  with pytest.raises(UserError, match="holds an evaluation, not a run; choose another"):
+    workdir.check_config(tmp_path, config())
+
+
+def test_a_workdir_that_cannot_be_created_is_refused(tmp_path):
+  (tmp_path / "file").write_text("x")
+  with pytest.raises(UserError, match=r"--workdir=.*/run cannot be written \(Not a directory\); choose another"):
+    workdir.claim(tmp_path / "file" / "run", config(), {})

@@ -1,4 +1,4 @@
-"""Two runs never write to one folder."""
+"""The lock that prevents two runs from writing to one workdir."""
 
 import errno
 import fcntl
@@ -21,15 +21,15 @@ HOLD += "with workdir_lock.workdir_lock(pathlib.Path(sys.argv[1])):\n  print('he
 
 @pytest.fixture
 def holder(tmp_path):
-  """Another process that holds the folder."""
+  """Another process that holds the lock."""
   with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as process:
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
 
 
-def test_a_folder_in_use_is_refused_with_its_holder_and_a_killed_holder_holds_nothing(tmp_path, holder):
-  words = rf"--workdir={tmp_path} is in use by process {holder.pid} on {socket.gethostname()}, started 20"
+def test_a_workdir_in_use_is_refused_with_its_holder_until_that_is_killed(tmp_path, holder):
+  words = rf"--workdir={tmp_path} is in use by process {holder.pid} on {socket.gethostname()}, started 20.*; wait until it ends, stop it, or choose another --workdir"
   for _ in range(2):  # a refusal changes nothing
     with pytest.raises(UserError, match=words), workdir_lock.workdir_lock(tmp_path):
       pytest.fail("two hold it")
@@ -39,7 +39,7 @@ def test_a_folder_in_use_is_refused_with_its_holder_and_a_killed_holder_holds_no
     assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
 
 
-def test_a_folder_is_free_again_after_an_error(tmp_path):
+def test_the_lock_is_released_after_an_error(tmp_path):
   with pytest.raises(ZeroDivisionError), workdir_lock.workdir_lock(tmp_path):
     _ = 1 / 0
   with (
@@ -50,7 +50,7 @@ def test_a_folder_is_free_again_after_an_error(tmp_path):
     pass
 
 
-def test_a_holder_that_has_not_yet_said_who_it_is_is_refused_too(tmp_path):
+def test_a_holder_without_a_record_is_refused_too(tmp_path):
   with (tmp_path / "lock").open("w") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     with (
@@ -60,7 +60,7 @@ def test_a_holder_that_has_not_yet_said_who_it_is_is_refused_too(tmp_path):
       pass
 
 
-def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, caplog):
+def test_warns_and_continues_without_locks(tmp_path, monkeypatch, caplog):
   def without_locks(*_):
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -71,7 +71,7 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
   assert "without locks" in caplog.text
 
 
-def test_an_error_of_another_kind_is_none_of_locks(tmp_path, monkeypatch):
+def test_other_errors_of_the_file_system_are_raised(tmp_path, monkeypatch):
   def broken(*_):
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
