@@ -190,10 +190,10 @@ def test_hostile_results_are_escaped_and_printed_safely(tmp_path, capsys, runs):
     ("{", "cannot be read"),
     ("[" * 100_000, "cannot be read"),
     ("\udcff", "cannot be read"),
-    ("[]", "holds no results of ours: 'splits' is missing"),
+    ("[]", "is not a results file of this project: 'splits' is missing"),
     ('{"splits": []}', "'splits' is missing"),
     ('{"splits": {"test": {}}}', "split 'test' has no 'size'"),
-    ('{"splits": {"test": {"size": 2}}, "config": [1]}', "'config' is no object"),
+    ('{"splits": {"test": {"size": 2}}, "config": [1]}', "'config' is not an object"),
     (
       '{"splits": {"other": {"size": 2}}}',
       "no split in common \\(.*a has test, test_unseen; .*c has other\\)",

@@ -212,7 +212,7 @@ def test_workdirs_of_runs_and_evaluations_are_kept_apart(corpora, measured, runs
     command(corpora, measured[0], [runs[0]], "--num_frames=3")
   with pytest.raises(UserError, match="holds a run; name another folder"):
     command(corpora, runs[0], [runs[0]])
-  with pytest.raises(UserError, match=r"holds an evaluation.* name another"):
+  with pytest.raises(UserError, match=r"holds an evaluation, not a run; choose another"):
     trainer.train(training_config(corpora), measured[0])
   assert (measured[0] / "results.json").read_bytes() == before
 

@@ -29,7 +29,8 @@ def holder(tmp_path):
 
 
 def test_a_workdir_in_use_is_refused_with_its_holder_until_that_is_killed(tmp_path, holder):
-  words = rf"--workdir={tmp_path} is in use by process {holder.pid} on {socket.gethostname()}, started 20.*; wait until it ends, stop it, or choose another --workdir"
+  words = rf"--workdir={tmp_path} is in use by process {holder.pid} on {socket.gethostname()}, started 20.*; "
+  words += "wait until it ends, stop it, or choose another --workdir"
   for _ in range(2):  # a refusal changes nothing
     with pytest.raises(UserError, match=words), workdir_lock.workdir_lock(tmp_path):
       pytest.fail("two hold it")
