@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   weights = sources.read_weights(options.source, Hints(options.activation, options.vision_heads, options.text_heads))
   load_params.check_complete(weights.params, parameter_shapes(weights.config), weights.source)
-  layout = options.layout or ("clip" if weights.is_clip else "clip_vip")
+  layout = options.layout or ("clip" if weights.is_clip and weights.temporal == "mean" else "clip_vip")
   num_parameters = sum(x.size for x in weights.params.values())
   for path in export.export_weights(weights, options.target, layout, overwrite=options.overwrite):
     log.info("wrote %s (layout %s, %d parameters)", path, layout, num_parameters)

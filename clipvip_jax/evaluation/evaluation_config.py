@@ -84,8 +84,8 @@ def _base_config(weights: sources.Weights, corpus: str) -> tuple[ConfigDict, boo
     return config, False
   config = common.base()
   config.data.caption = ""  # missing captions are counted only where a recipe names the field
-  if run is not None:
-    config.data.update({"num_frames": run.data.num_frames, "text_length": run.data.text_length})
+  trained = {"num_frames": weights.num_frames, "text_length": weights.text_length}
+  config.data.update({name: value for name, value in trained.items() if value is not None})
   return config, False
 
 

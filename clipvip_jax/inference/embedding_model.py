@@ -227,12 +227,10 @@ def from_weights(
   config = ConfigDict({"model": sizes, "data": {}})
   config.model.dtype = dtype or "float32"
   config.model.image_size = image_size or config.model.image_size
-  default_temporal = "mean" if weights.is_clip and weights.run is None else config.model.temporal
-  config.model.temporal = temporal or default_temporal
-  run = weights.run.data if weights.run is not None else ConfigDict()
-  trained = run.get("num_frames") or config.model.vision.time_positions or _DEFAULT_NUM_FRAMES
+  config.model.temporal = temporal or weights.temporal
+  trained = weights.num_frames or config.model.vision.time_positions or _DEFAULT_NUM_FRAMES
   config.data.num_frames = trained if num_frames is None else num_frames
-  config.data.text_length = run.get("text_length", config.model.text.positions) if text_length is None else text_length
+  config.data.text_length = (weights.text_length or config.model.text.positions) if text_length is None else text_length
   if text_length is not None:
     config.model.text.positions = max(text_length, config.model.text.positions)
   if config.model.temporal == "sequence" and config.data.num_frames > config.model.text.positions:
@@ -262,6 +260,8 @@ def tokenizer_name(weights: sources.Weights, requested: str | None = None) -> st
   beside = weights.tokenizer
   if requested or (weights.run is not None and (beside or trained)):
     return requested or beside or trained
+  if weights.hints.tokenizer:  # an export of a run with its own vocabulary, which may be as large as CLIP's
+    return beside
   return "clip" if weights.config.text.vocab_size == _CLIP_VOCAB_SIZE else beside
 
 

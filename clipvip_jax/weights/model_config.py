@@ -1,15 +1,12 @@
 """`config.model`, inferred from weights and from the configuration next to them.
 
 Shapes of the weights determine all sizes except the number of heads; the activation is not in the weights either. Both
-come from, in this order: the caller, metadata of files that this project wrote, HuggingFace's config.json or
-open_clip_config.json next to the weights, and conventions: 64 channels per head, and the activation of the layout's
-publishers.
+come from, in this order: the caller, metadata of files that this project wrote, the configuration next to the weights
+(config_files.py), and conventions: 64 channels per head, and the activation of the layout's publishers.
 """
 
 import dataclasses
-import json
 import math
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +18,7 @@ from clipvip_jax.models.transformer import ACTIVATIONS
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 
-_HEAD_WIDTH = 64
+HEAD_WIDTH = 64
 _MLP_UP = re.compile(r"(text|vision)/transformer/block_([0-9]{1,4})/mlp/up/kernel")
 
 
@@ -34,66 +31,54 @@ class Hints:
     vision_heads: attention heads of the vision tower.
     text_heads: attention heads of the text tower.
     sizes: {name in `config.model`: size}, to be compared with the weights.
+    temporal: `config.model.temporal` of the run that the weights are from.
+    num_frames: frames of a clip in that run.
+    text_length: tokens of a text in that run.
+    tokenizer: name of the file of that run's tokenizer, next to the weights.
   """
 
   activation: str | None = None
   vision_heads: int | None = None
   text_heads: int | None = None
   sizes: dict[str, int] = dataclasses.field(default_factory=dict)
+  temporal: str | None = None
+  num_frames: int | None = None
+  text_length: int | None = None
+  tokenizer: str | None = None
 
   def __or__(self, other: "Hints") -> "Hints":
     """Returns these hints, completed by those of `other`."""
     return Hints(*(getattr(self, field.name) or getattr(other, field.name) for field in dataclasses.fields(self)))
 
 
+TOKENIZER_FILE = "tokenizer.json"
 # Metadata key of files that this project wrote -> field of Hints.
-_METADATA = {f"clipvip_jax.{name}": name for name in ("activation", "vision_heads", "text_heads")}
+_METADATA_PREFIX = "clipvip_jax."
+_INTEGERS = ("vision_heads", "text_heads", "num_frames", "text_length")
+_CHOICES = {"activation": tuple(ACTIVATIONS), "temporal": ("proxies", "full", "mean"), "tokenizer": (TOKENIZER_FILE,)}
 
 
-def to_metadata(config: ConfigDict) -> dict[str, str]:
-  """Returns the properties of `config.model` that shapes do not determine, as metadata for a file of weights."""
-  values = config.activation, config.vision.heads, config.text.heads
-  return dict(zip(_METADATA, map(str, values), strict=True))
+def to_metadata(hints: Hints) -> dict[str, str]:
+  """Returns the known properties that shapes do not determine, as metadata for a file of weights."""
+  values = {name: getattr(hints, name) for name in (*_INTEGERS, *_CHOICES)}
+  return {_METADATA_PREFIX + name: str(value) for name, value in values.items() if value is not None}
 
 
 def hints_from_metadata(metadata: Mapping[str, str]) -> Hints:
   """Returns the hints in the metadata of a file of weights; the inverse of `to_metadata`.
 
   Raises:
-    UserError: an unknown activation or an invalid number.
+    UserError: an unknown choice or an invalid number.
   """
-  fields: dict[str, Any] = {field: metadata[name] for name, field in _METADATA.items() if name in metadata}
-  for name in {"vision_heads", "text_heads"} & fields.keys():
-    value = fields[name]
-    fields[name] = checked_size(int(value) if re.fullmatch(r"[0-9]{1,9}", value) else value, name)
-  if "activation" in fields and fields["activation"] not in ACTIVATIONS:
-    raise UserError(
-      f"activation={printable(fields['activation'], 80)!r} of the file is unknown; allowed: {', '.join(ACTIVATIONS)}"
-    )
+  names = (*_INTEGERS, *_CHOICES)
+  fields: dict[str, Any] = {name: metadata[key] for name in names if (key := _METADATA_PREFIX + name) in metadata}
+  for name, value in fields.items():
+    if name in _INTEGERS:
+      is_number = type(value) is str and re.fullmatch(r"[0-9]{1,9}", value)
+      fields[name] = checked_size(int(value) if is_number else value, name)
+    elif value not in _CHOICES[name]:
+      raise UserError(f"{name}={printable(value, 80)!r} of the file is unknown; allowed: {', '.join(_CHOICES[name])}")
   return Hints(**fields)
-
-
-def read_hints(folder: pathlib.Path) -> Hints:
-  """Reads open_clip_config.json or config.json in a folder; empty if neither exists or neither is of CLIP.
-
-  Raises:
-    UserError: a file is invalid, or describes a model that differs from CLIP.
-  """
-  for name, parse in (("open_clip_config.json", _openclip), ("config.json", _huggingface)):
-    path = folder / name
-    if not path.is_file():
-      continue
-    try:
-      hints = parse(json.loads(path.read_text(encoding="utf-8")))
-    except UserError as error:
-      raise UserError(f"{path}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
-      raise UserError(
-        f"{path} is not a configuration of CLIP ({type(error).__name__} {error}); remove or fix it"
-      ) from error
-    if hints is not None:
-      return hints
-  return Hints()
 
 
 def checked_size(value: Any, name: str) -> int | None:
@@ -105,79 +90,6 @@ def checked_size(value: Any, name: str) -> int | None:
   if value is not None and (type(value) is not int or value < 1):
     raise UserError(f"{name}={printable(repr(value), 80)} must be an integer of at least 1")
   return value
-
-
-def _huggingface(config: dict[str, Any]) -> Hints | None:
-  """Returns None for a configuration of something else, such as a run's."""
-  # Older files repeat a section under another name, which takes precedence.
-  text, vision = (
-    {**(config.get(f"{t}_config") or {}), **(config.get(f"{t}_config_dict") or {})} for t in ("text", "vision")
-  )
-  if not text and not vision:
-    return None
-  for section in (text, vision):
-    if section.get("layer_norm_eps", 1e-5) != 1e-5:
-      raise UserError(f"layer_norm_eps={section['layer_norm_eps']} is not supported; CLIP has 1e-5")
-  activations = {_activation(section.get("hidden_act", "quick_gelu")) for section in (text, vision)}
-  if len(activations) > 1:
-    raise UserError(f"hidden_act differs between the towers ({', '.join(sorted(activations))}); only one is supported")
-  sizes = {
-    "embed_dim": config.get("projection_dim"),
-    "image_size": vision.get("image_size"),
-    "patch_size": vision.get("patch_size"),
-    "vision.width": vision.get("hidden_size"),
-    "vision.layers": vision.get("num_hidden_layers"),
-    "text.width": text.get("hidden_size"),
-    "text.layers": text.get("num_hidden_layers"),
-    "text.vocab_size": text.get("vocab_size"),
-  }
-  # HuggingFace omits values equal to the defaults of its classes, the sizes of B/32.
-  return Hints(
-    activation=activations.pop(),
-    vision_heads=checked_size(vision.get("num_attention_heads", 12), "vision_config.num_attention_heads"),
-    text_heads=checked_size(text.get("num_attention_heads", 8), "text_config.num_attention_heads"),
-    sizes=_known_sizes(sizes),
-  )
-
-
-# Fields with which OpenCLIP departs from CLIP, and the values with which it does not.
-_CLIP_VISION = {"global_average_pool": (False,), "pool_type": ("tok",), "timm_model_name": (None,)}
-_CLIP_TEXT = {"no_causal_mask": (False,), "pool_type": ("argmax",), "hf_model_name": (None,), "act_kwargs": (None, {})}
-
-
-def _openclip(config: dict[str, Any]) -> Hints:
-  model = config["model_cfg"]
-  text, vision = model["text_cfg"], model["vision_cfg"]
-  for section, clip_values in ((vision, _CLIP_VISION), (text, _CLIP_TEXT)):
-    for name, allowed in clip_values.items():
-      if name in section and section[name] not in allowed:
-        raise UserError(f"{name}={section[name]!r} is not supported; CLIP has {allowed[0]!r}")
-  width = checked_size(vision.get("width"), "vision_cfg.width")
-  head_width = checked_size(vision.get("head_width", _HEAD_WIDTH), "vision_cfg.head_width") or _HEAD_WIDTH
-  sizes = {
-    "embed_dim": model.get("embed_dim"),
-    "patch_size": vision.get("patch_size"),
-    "vision.width": width,
-    "vision.layers": vision.get("layers"),
-    "text.width": text.get("width"),
-    "text.layers": text.get("layers"),
-  }
-  return Hints(
-    activation="quick_gelu" if model.get("quick_gelu") else "gelu",
-    vision_heads=None if width is None else width // head_width,
-    text_heads=checked_size(text.get("heads"), "text_cfg.heads"),
-    sizes=_known_sizes(sizes),
-  )
-
-
-def _known_sizes(sizes: dict[str, Any]) -> dict[str, int]:
-  return {name: size for name, value in sizes.items() if (size := checked_size(value, name)) is not None}
-
-
-def _activation(name: Any) -> str:
-  if name not in ACTIVATIONS:
-    raise UserError(f"hidden_act={name!r} is not supported; allowed: {', '.join(ACTIVATIONS)}")
-  return name
 
 
 def from_weights(params: Mapping[str, np.ndarray], hints: Hints, default_activation: str, source: str) -> ConfigDict:
@@ -229,7 +141,7 @@ def from_weights(params: Mapping[str, np.ndarray], hints: Hints, default_activat
     }
   )
   for tower, (tower_width, hinted_heads) in heads.items():
-    sizes[tower].heads = hinted_heads or max(tower_width // _HEAD_WIDTH, 1)
+    sizes[tower].heads = hinted_heads or max(tower_width // HEAD_WIDTH, 1)
     if tower_width % sizes[tower].heads:
       raise UserError(
         f"{source}: {tower}_heads={sizes[tower].heads} does not divide the tower's width {tower_width};"

@@ -153,18 +153,22 @@ def to_params(tensors: Mapping[str, np.ndarray], source: str) -> Params:
   return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def from_flat(params: Mapping[str, np.ndarray], prefix: str = "") -> dict[str, np.ndarray]:
-  """Converts {parameter name: array} to published tensors, with the position id buffers that load_state_dict needs.
+def from_flat(
+  params: Mapping[str, np.ndarray], prefix: str = "", *, position_ids: bool = True
+) -> dict[str, np.ndarray]:
+  """Converts {parameter name: array} to published tensors.
 
   Args:
     params: all parameters of a model.
     prefix: PREFIX for CLIP-ViP's checkpoints, "" for CLIP's.
+    position_ids: whether to add the buffers of position ids. A strict load_state_dict of CLIP-ViP's code needs them; of
+      transformers since 4.31, it refuses them.
   """
   tensors = {}
   for name, value in params.items():
     published = to_published_layout(name, np.asarray(value))
     tensors[prefix + published_name(name)] = np.ascontiguousarray(published).reshape(published.shape)
-  for tower in ("text", "vision"):
+  for tower in ("text", "vision") if position_ids else ():
     count = len(params[f"{tower}/position_embedding"])
     tensors[f"{prefix}{tower}_model.embeddings.position_ids"] = np.arange(count, dtype=np.int64)[None]
   return tensors

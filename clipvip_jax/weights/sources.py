@@ -27,7 +27,8 @@ from ml_collections import ConfigDict
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import log, printable
 from clipvip_jax.weights import names_clip_vip, names_openclip, tensor_files, torch_file, wrapper_prefixes
-from clipvip_jax.weights.model_config import Hints, from_weights, hints_from_metadata, read_hints
+from clipvip_jax.weights.config_files import read_hints
+from clipvip_jax.weights.model_config import TOKENIZER_FILE, Hints, from_weights, hints_from_metadata
 
 HUB = "hf://"
 # The first that exists in a folder is read.
@@ -39,7 +40,7 @@ _WEIGHT_FILES = (
   "pytorch_model.bin",
   "pytorch_model.bin.index.json",
 )
-_DOWNLOADED_FILES = [*_WEIGHT_FILES, "config.json", "open_clip_config.json", "tokenizer.json"]
+_DOWNLOADED_FILES = [*_WEIGHT_FILES, "config.json", "open_clip_config.json", TOKENIZER_FILE]
 # Parameters that CLIP-ViP adds to CLIP, which a checkpoint of CLIP lacks.
 CLIP_VIP_PARAMS = ("vision/added_proxies", "vision/time_embedding")
 SEQUENCE_PREFIX = "sequence/"  # parameters of temporal=sequence, which no published layout holds
@@ -58,6 +59,7 @@ class Weights:
     is_clip: whether they are a plain CLIP's, without added proxies and time embedding.
     run: the complete configuration, if the source is a run.
     tokenizer: path of a tokenizer.json next to the weights; "": none.
+    hints: from the caller and the files next to the weights.
   """
 
   source: str
@@ -66,6 +68,24 @@ class Weights:
   is_clip: bool
   run: ConfigDict | None = None
   tokenizer: str = ""
+  hints: Hints = dataclasses.field(default_factory=Hints)
+
+  @property
+  def temporal(self) -> str:
+    """`config.model.temporal` of the run, or that of the publishers: "mean" for a plain CLIP, which is of images."""
+    if self.run is not None or not (self.hints.temporal or self.is_clip):
+      return self.config.temporal
+    return self.hints.temporal or "mean"
+
+  @property
+  def num_frames(self) -> int | None:
+    """Frames of a clip in the run; None if unknown."""
+    return self.hints.num_frames if self.run is None else self.run.data.get("num_frames")
+
+  @property
+  def text_length(self) -> int | None:
+    """Tokens of a text in the run; None if unknown."""
+    return self.hints.text_length if self.run is None else self.run.data.get("text_length")
 
 
 def check_source(source: str) -> None:
@@ -111,7 +131,7 @@ def _from_run(source: str, overrides: Hints) -> Weights:
     override = getattr(overrides, name)
     if override is not None and override != value:
       raise UserError(f"{name}={override!r} contradicts the run {source!r}, which has {value!r}; omit the option")
-  tokenizer = folder / "tokenizer.json"
+  tokenizer = folder / TOKENIZER_FILE
   return Weights(source, flat, config.model, _is_clip(flat), config, str(tokenizer) if tokenizer.is_file() else "")
 
 
@@ -132,13 +152,17 @@ def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
       "%s: no file specifies the activation; assuming gelu, as in LAION's weights (OpenAI's need quick_gelu)",
       source,
     )
-  tokenizer = path.parent / "tokenizer.json"
+  tokenizer = path.parent / TOKENIZER_FILE
+  # CLIP-ViP without added proxies has an empty tensor of them. An export of mean pooling has it, too.
+  is_clip = _is_clip(flat) or (hints.temporal == "mean" and not any(flat[x].size for x in CLIP_VIP_PARAMS if x in flat))
+  flat = {name: x for name, x in flat.items() if name not in CLIP_VIP_PARAMS or x.shape[:1] != (0,)}
   return Weights(
     source=source,
     params=flat,
     config=from_weights(flat, hints, activation, source),
-    is_clip=_is_clip(flat),
+    is_clip=is_clip,
     tokenizer=str(tokenizer) if tokenizer.is_file() else "",
+    hints=hints,
   )
 
 

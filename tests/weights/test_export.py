@@ -5,12 +5,19 @@ import json
 
 import numpy as np
 import pytest
+import tiny
+from flax import traverse_util
+from ml_collections import ConfigDict
 from project_paths import GOLDEN
 from safetensors.numpy import load_file, save_file
 
 from clipvip_jax import convert
+from clipvip_jax.inference import embedding_model
+from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
+from clipvip_jax.models import clip_vip
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.weights import export, sources
+from clipvip_jax.utils.log import log
+from clipvip_jax.weights import export, names_clip_vip, sources
 from clipvip_jax.weights.model_config import Hints
 
 HEADS = Hints(activation="quick_gelu", vision_heads=4, text_heads=4)
@@ -36,6 +43,7 @@ def test_clip_round_trips_through_every_layout(tmp_path, name, layout):
   own = "openclip" if name.startswith("open") else "clip"
   (back,) = export.export_weights(exported, tmp_path / "back.safetensors", own)
   original, restored = load_file(GOLDEN / name), load_file(back)
+  original = {key: x for key, x in original.items() if not key.endswith("position_ids")}
   assert original.keys() == restored.keys()
   for key, value in original.items():
     # A scalar has shape [1] in some files and [] in others.
@@ -126,6 +134,130 @@ def test_invalid_target_is_refused(tmp_path, target, layout, message):
   with pytest.raises(UserError, match=message):
     export.export_weights(read(GOLDEN / "clip_tiny.safetensors"), tmp_path / target, layout)
   assert (tmp_path / "exported.safetensors").read_text() == "x"
+
+
+def run_weights(added=2, time=5, temporal="proxies", tokenizer="", trained_tokenizer="words"):
+  """Weights of a run, random, with numbers of frames and tokens that no shape determines."""
+  config = tiny.config(added, time, temporal=temporal)
+  params = traverse_util.flatten_dict(tiny.random_params(clip_vip.from_config(config), 6), sep="/")
+  params = {name: np.asarray(x) for name, x in params.items()}
+  is_clip = not added and not time
+  data = {"num_frames": 6, "text_length": 9, "tokenizer": trained_tokenizer}
+  return sources.Weights("a run", params, config, is_clip, ConfigDict({"data": data, "model": config}), tokenizer)
+
+
+def embedded(model):
+  clips = np.random.default_rng(0).normal(size=(1, 6, 32, 32, 3)).astype(np.float32)
+  return np.array(list(model.embed_pixels(clips)))
+
+
+@pytest.mark.parametrize(
+  ("changes", "layout"),
+  [
+    ({"temporal": "full"}, "clip_vip"),
+    ({"added": 0, "time": 0}, "clip_vip"),
+    ({"added": 0, "time": 0}, "clip"),
+    ({"added": 0, "time": 0, "temporal": "full"}, "openclip"),
+    ({"added": 0, "time": 5}, "clip_vip"),
+    ({"added": 0, "time": 0, "temporal": "mean"}, "clip_vip"),
+  ],
+)
+def test_export_of_a_run_embeds_as_the_run(tmp_path, changes, layout):
+  weights = run_weights(**changes)
+  expected = embedded(embedding_model.from_weights(weights))
+  export.export_weights(weights, tmp_path / "out.safetensors", layout)
+  export.export_weights(weights, tmp_path / "out", layout)
+  # Other tools drop the metadata of a file; the configuration has the same values.
+  save_file(load_file(tmp_path / "out" / export.LAYOUTS[layout][0]), tmp_path / "out" / export.LAYOUTS[layout][0])
+  for source in ("out.safetensors", "out"):
+    model = embedding_model.load(str(tmp_path / source))
+    assert (model.config.model.temporal, model.config.data.num_frames) == (weights.config.temporal, 6)
+    assert model.config.data.text_length == 9
+    np.testing.assert_array_equal(embedded(model), expected)
+
+
+def test_default_layout_of_a_run_without_proxies_is_clip_vip(tmp_path):
+  export.export_weights(run_weights(added=0, time=0), tmp_path / "run.safetensors", "clip")
+  convert.main([str(tmp_path / "run.safetensors"), str(tmp_path / "out.safetensors")])
+  assert "clipmodel.vision_model.embeddings.added_cls" in load_file(tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize("vocab_size", [100, 49408])
+def test_tokenizer_of_a_run_is_exported_and_read_back(tmp_path, vocab_size):
+  file = tmp_path / "tokenizer.json"
+  WordTokenizer.train(["a red square moves up"], 100).save(file)
+  weights = run_weights(tokenizer=str(file))
+  weights.config.text.vocab_size = vocab_size
+  weights.params["text/token_embedding"] = np.ones((vocab_size, 48), np.float32)
+  export.export_weights(weights, tmp_path / "out", "clip_vip")
+  again = sources.read_weights(str(tmp_path / "out"))
+  assert embedding_model.tokenizer_name(again) == str(tmp_path / "out" / "tokenizer.json")
+  assert (tmp_path / "out" / "tokenizer.json").read_bytes() == file.read_bytes()
+  with pytest.raises(UserError, match=r"tokenizer\.json already exists; use another target, or add --overwrite"):
+    export.export_weights(weights, tmp_path / "out", "clip_vip")
+
+
+def test_tokenizer_that_the_run_names_is_exported(tmp_path):
+  WordTokenizer.train(["a red square moves up"], 100).save(tmp_path / "words.json")
+  weights = run_weights(trained_tokenizer=str(tmp_path / "words.json"))
+  export.export_weights(weights, tmp_path / "out", "clip_vip")
+  texts = ["a red square", "up"]
+  expected = embedding_model.from_weights(weights).embed_texts(texts)
+  np.testing.assert_array_equal(embedding_model.load(str(tmp_path / "out")).embed_texts(texts), expected)
+
+
+def test_file_of_a_run_with_its_own_tokenizer_embeds_no_texts_with_another(tmp_path, caplog, monkeypatch):
+  monkeypatch.setattr(log, "propagate", True)
+  WordTokenizer.train(["a red square"], 100).save(tmp_path / "words.json")
+  weights = run_weights(tokenizer=str(tmp_path / "words.json"))
+  export.export_weights(weights, tmp_path / "out.safetensors", "clip_vip")
+  assert "a file does not hold the tokenizer; export to a folder" in caplog.text
+  assert not embedding_model.tokenizer_name(sources.read_weights(str(tmp_path / "out.safetensors")))
+
+
+@pytest.mark.parametrize("time", [0, 5])
+def test_empty_added_cls_is_clip_vip_without_proxies(tmp_path, time):
+  tensors = names_clip_vip.from_flat(run_weights(added=0, time=time).params, names_clip_vip.PREFIX)
+  name = "clipmodel.vision_model.embeddings.added_cls"
+  save_file({**tensors, name: np.zeros((0, 64), np.float32)}, tmp_path / "x.safetensors")
+  weights = read(tmp_path / "x.safetensors")
+  assert weights.config.vision.added_proxies == 0 and "vision/added_proxies" not in weights.params
+  assert not weights.is_clip and weights.temporal == "proxies"
+  export.export_weights(weights, tmp_path / "out.safetensors", "clip_vip")
+  assert load_file(tmp_path / "out.safetensors")[name].shape == (0, 64)
+
+
+def test_clip_layout_has_the_tensors_that_transformers_writes(tmp_path):
+  weights = read(GOLDEN / "clip_tiny.safetensors")
+  for layout in ("clip", "clip_vip"):
+    export.export_weights(weights, tmp_path / layout, layout)
+  names = {layout: set(load_file(tmp_path / layout / "model.safetensors")) for layout in ("clip", "clip_vip")}
+  assert not any(name.endswith("position_ids") for name in names["clip"]), "a strict load_state_dict refuses them"
+  expected = {f"clipmodel.{tower}_model.embeddings.position_ids" for tower in ("text", "vision")}
+  assert names["clip_vip"] - {f"clipmodel.{name}" for name in names["clip"]} == expected | {
+    "clipmodel.vision_model.embeddings.added_cls"
+  }
+  assert read(tmp_path / "clip_vip").is_clip, "mean pooling remains a plain CLIP's"
+
+
+def test_clip_vip_folder_names_no_class_of_transformers(tmp_path):
+  export.export_weights(read(GOLDEN / "vip_tiny.pt"), tmp_path / "out", "clip_vip")
+  config = json.loads((tmp_path / "out" / "config.json").read_text())
+  assert "architectures" not in config and config["model_type"] == "clip_vip"
+
+
+@pytest.mark.parametrize("name", ["clip-vip-v1.2", "there.v2", "there.safetensors", "2024.11.28"])
+def test_folder_may_have_a_dot(tmp_path, name):
+  if name.startswith("there"):
+    (tmp_path / name).mkdir()
+  written = export.export_weights(read(GOLDEN / "vip_tiny.pt"), tmp_path / name, "clip_vip")
+  assert written == [tmp_path / name / "model.safetensors", tmp_path / name / "config.json"]
+
+
+@pytest.mark.parametrize("name", ["out.pt", "out.pth.tar", "out.ckpt", "out.onnx"])
+def test_file_of_another_format_is_not_written(tmp_path, name):
+  with pytest.raises(UserError, match=r"has the suffix \..*; use FILE\.safetensors or a folder"):
+    export.export_weights(read(GOLDEN / "vip_tiny.pt"), tmp_path / name, "clip_vip")
 
 
 def test_incomplete_weights_are_not_converted(tmp_path):
