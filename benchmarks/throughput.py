@@ -43,7 +43,7 @@ def camera_frames(rng: np.random.Generator) -> Iterator[np.ndarray]:
     yield np.clip(frame, 0, 255).astype(np.uint8)
 
 
-def write(folder: pathlib.Path) -> float:
+def write_corpus(folder: pathlib.Path) -> float:
   """Writes the corpus; returns the mean size of a frame in kB."""
   import simplejpeg
 
@@ -67,7 +67,7 @@ def write(folder: pathlib.Path) -> float:
   return float(np.mean(sizes)) / 1e3
 
 
-def source(folder: str):
+def open_corpus(folder: str):
   """The corpus' records."""
   import tensorflow_datasets as tfds
 
@@ -78,7 +78,7 @@ def source(folder: str):
 
 def drawn(folder: str) -> list[list[bytes]]:
   """The frames of each clip that are drawn."""
-  records = source(folder).records("train")
+  records = open_corpus(folder).records("train")
   return [[record["frames"][i] for i in np.linspace(0, FRAMES - 1, DRAWN).astype(int)] for record in records]
 
 
@@ -151,7 +151,7 @@ def pipeline(folder: str, num_workers: int) -> float:
   """Ours."""
   from clipvip_jax.input_pipeline.throughput import measure_throughput, training_batcher
 
-  clips = training_batcher(source(folder), "train", DRAWN, SIZE)
+  clips = training_batcher(open_corpus(folder), "train", DRAWN, SIZE)
   return measure_throughput(clips, BATCH, num_workers, SECONDS).clips_per_second
 
 
@@ -215,7 +215,8 @@ def main() -> None:
   """Writes the corpus, measures, prints a table."""
   with tempfile.TemporaryDirectory() as folder:
     print(
-      f"{CLIPS} clips of {FRAMES} frames, {write(pathlib.Path(folder)):.1f} kB a frame; clips a second:", flush=True
+      f"{CLIPS} clips of {FRAMES} frames, {write_corpus(pathlib.Path(folder)):.1f} kB a frame; clips a second:",
+      flush=True,
     )
     rounds = [{way: measured(way, folder) for way in WAYS} for _ in range(REPEATS)]
   found = {way: max(run[way] for run in rounds) for way in WAYS}
