@@ -98,7 +98,7 @@ def test_two_processes_resume_bit_identically_after_sigterm_and_a_killed_process
   assert time.monotonic() - killed < 60
   assert codes == [cli.EXIT_HUNG, -signal.SIGKILL], outputs
   assert "error: process 0: process 1 died or its host is down: no status for" in outputs[0], outputs[0]
-  assert "train.py" in (broken / "stack_traces_process_0.txt").read_text()
+  assert "trainer.py" in (broken / "stack_traces_process_0.txt").read_text()
 
   codes, outputs = finish(unbroken)
   assert codes == [0, 0], outputs
