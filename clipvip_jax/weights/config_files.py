@@ -6,6 +6,8 @@ from typing import Any
 
 from clipvip_jax.models.transformer import ACTIVATIONS
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import printable
+from clipvip_jax.weights import config_fields
 from clipvip_jax.weights.model_config import HEAD_WIDTH, Hints, checked_size, hints_from_metadata
 
 OWN_SECTION = "clipvip_jax"  # of files that this project wrote: metadata as in a file of weights, without a prefix
@@ -44,9 +46,10 @@ def _huggingface(config: dict[str, Any]) -> Hints | None:
   )
   if not text and not vision:
     return None
-  for section in (text, vision):
-    if section.get("layer_norm_eps", 1e-5) != 1e-5:
-      raise UserError(f"layer_norm_eps={section['layer_norm_eps']} is not supported; CLIP has 1e-5")
+  config_fields.HUGGINGFACE.check(config, "")
+  config_fields.HUGGINGFACE_TEXT.check(text, "text_config.")
+  config_fields.HUGGINGFACE_VISION.check(vision, "vision_config.")
+  _check_end_token(text)
   activations = {_activation(section.get("hidden_act", "quick_gelu")) for section in (text, vision)}
   if len(activations) > 1:
     raise UserError(f"hidden_act differs between the towers ({', '.join(sorted(activations))}); only one is supported")
@@ -69,18 +72,23 @@ def _huggingface(config: dict[str, Any]) -> Hints | None:
   )
 
 
-# Fields with which OpenCLIP departs from CLIP, and the values with which it does not.
-_CLIP_VISION = {"global_average_pool": (False,), "pool_type": ("tok",), "timm_model_name": (None,)}
-_CLIP_TEXT = {"no_causal_mask": (False,), "pool_type": ("argmax",), "hf_model_name": (None,), "act_kwargs": (None, {})}
+def _check_end_token(text: dict[str, Any]) -> None:
+  """Checks that transformers reads the feature of a text where this project does: at the largest id of the text."""
+  end, vocab_size = text.get("eos_token_id"), text.get("vocab_size")
+  # transformers takes 2, which files of older versions have by mistake, for the largest id.
+  if end not in (None, 2) and type(vocab_size) is int and end != vocab_size - 1:
+    raise UserError(
+      f"text_config.eos_token_id={printable(repr(end), 80)} is not supported; CLIP's end token is the last of the"
+      f" vocabulary, {vocab_size - 1}"
+    )
 
 
 def _openclip(config: dict[str, Any]) -> Hints:
   model = config["model_cfg"]
   text, vision = model["text_cfg"], model["vision_cfg"]
-  for section, clip_values in ((vision, _CLIP_VISION), (text, _CLIP_TEXT)):
-    for name, allowed in clip_values.items():
-      if name in section and section[name] not in allowed:
-        raise UserError(f"{name}={section[name]!r} is not supported; CLIP has {allowed[0]!r}")
+  config_fields.OPENCLIP.check(model, "model_cfg.")
+  config_fields.OPENCLIP_VISION.check(vision, "vision_cfg.")
+  config_fields.OPENCLIP_TEXT.check(text, "text_cfg.")
   width = checked_size(vision.get("width"), "vision_cfg.width")
   head_width = checked_size(vision.get("head_width", HEAD_WIDTH), "vision_cfg.head_width") or HEAD_WIDTH
   sizes = {

@@ -29,6 +29,7 @@ from clipvip_jax.utils.log import log, printable
 from clipvip_jax.weights import names_clip_vip, names_openclip, tensor_files, torch_file, wrapper_prefixes
 from clipvip_jax.weights.config_files import read_hints
 from clipvip_jax.weights.model_config import TOKENIZER_FILE, Hints, from_weights, hints_from_metadata
+from clipvip_jax.weights.pixel_normalization import fold_normalization, read_normalization
 
 HUB = "hf://"
 # The first that exists in a folder is read.
@@ -40,7 +41,7 @@ _WEIGHT_FILES = (
   "pytorch_model.bin",
   "pytorch_model.bin.index.json",
 )
-_DOWNLOADED_FILES = [*_WEIGHT_FILES, "config.json", "open_clip_config.json", TOKENIZER_FILE]
+_DOWNLOADED_FILES = [*_WEIGHT_FILES, "config.json", "preprocessor_config.json", "open_clip_config.json", TOKENIZER_FILE]
 # Parameters that CLIP-ViP adds to CLIP, which a checkpoint of CLIP lacks.
 CLIP_VIP_PARAMS = ("vision/added_proxies", "vision/time_embedding")
 SEQUENCE_PREFIX = "sequence/"  # parameters of temporal=sequence, which no published layout holds
@@ -156,6 +157,7 @@ def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
   # CLIP-ViP without added proxies has an empty tensor of them. An export of mean pooling has it, too.
   is_clip = _is_clip(flat) or (hints.temporal == "mean" and not any(flat[x].size for x in CLIP_VIP_PARAMS if x in flat))
   flat = {name: x for name, x in flat.items() if name not in CLIP_VIP_PARAMS or x.shape[:1] != (0,)}
+  flat = fold_normalization(flat, read_normalization(path.parent), source)
   return Weights(
     source=source,
     params=flat,
