@@ -9,7 +9,10 @@ from project_paths import ROOT
 SMOKE = "--config=configs/post_pretrain.py:smoke"
 REJECTED = [
   (["--config=configs/post_pretrain.py:smok"], "unknown variant 'smok'; this recipe has: b32, b16"),
-  (["--config=configs/post_pretrane.py"], "'configs/post_pretrane.py'; there are: configs/activitynet.py, configs/"),
+  (
+    ["--config=configs/post_pretrane.py"],
+    "--config=configs/post_pretrane.py is not a file; recipes in that folder: configs/activitynet.py, configs/",
+  ),
   ([SMOKE, "--config.optimizer.lr=1"], "--config.optimizer.lr: config.optimizer has no field 'lr'; it has: b1, b2"),
   ([SMOKE, "--config.seed.x=1"], "--config.seed.x: config.seed is a value and has no fields"),
   ([SMOKE, "--config.train.batch_size=many"], "many"),

@@ -11,7 +11,7 @@ from clipvip_jax.utils.errors import UserError
 
 def create_check(saved_steps):
   streams = [
-    types.SimpleNamespace(clips=types.SimpleNamespace(source=[{"id": f"{name}{i}".encode()} for i in range(3)]))
+    types.SimpleNamespace(batcher=types.SimpleNamespace(records=[{"id": f"{name}{i}".encode()} for i in range(3)]))
     for name in ("train_", "mixed_")
   ]
   return DivergenceCheck(streams, types.SimpleNamespace(steps=lambda: saved_steps))
