@@ -16,6 +16,7 @@ from flax import traverse_util
 from clipvip_jax.models.clip_vip import Params
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
+from clipvip_jax.weights import architectures
 
 PREFIX = "clipmodel."
 
@@ -55,13 +56,8 @@ _BLOCK_INVERSE, _MODULES_INVERSE, _TENSORS_INVERSE = (
   {v: k for k, v in t.items()} for t in (_BLOCK, _MODULES, _TENSORS)
 )
 
-# Tensors that identify checkpoints of other architectures.
-_OTHER_ARCHITECTURES = {
-  "visual.layer1.0.conv1.weight": "a ResNet CLIP",
-  "logit_bias": "SigLIP",
-  "vision_model.head.probe": "SigLIP",
-  "text_encoder.embeddings.word_embeddings.weight": "a model with a BERT text tower",
-}
+_LISTED = 5  # tensors in a message
+_REMEDY = "use a CLIP with a vision transformer, with both towers"
 
 
 def param_name(name: str) -> str | None:
@@ -127,7 +123,8 @@ def to_flat(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndar
     source: their SOURCE, for error messages.
 
   Raises:
-    UserError: tensors that are not part of the model; all are listed.
+    UserError: tensors that are not part of the model, or one tower alone; the message counts them, names the first, and
+      describes the architecture that they look like.
   """
   params, unknown = {}, []
   for name, tensor in tensors.items():
@@ -141,9 +138,12 @@ def to_flat(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndar
     else:
       params[param] = to_param_layout(param, tensor)
   if unknown:
-    architecture = next((kind for name, kind in _OTHER_ARCHITECTURES.items() if name in tensors), "")
-    hint = f" (the file looks like {architecture}; use CLIP with a vision transformer)" if architecture else ""
-    raise UserError(f"{source}: {len(unknown)} tensors are not part of CLIP or CLIP-ViP{hint}: {', '.join(unknown)}")
+    architecture = architectures.describe(tensors)
+    hint = f" (the file looks like {architecture}; {_REMEDY})" if architecture else ""
+    listed = ", ".join(unknown[:_LISTED]) + (f" and {len(unknown) - _LISTED} more" if unknown[_LISTED:] else "")
+    raise UserError(f"{source}: {len(unknown)} tensors are not part of CLIP or CLIP-ViP{hint}: {listed}")
+  if (tower := architectures.lone_tower(tensors)) is not None:
+    raise UserError(f"{source}: the file looks like {tower}; {_REMEDY}")
   return params
 
 
