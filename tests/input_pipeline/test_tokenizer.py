@@ -1,4 +1,4 @@
-"""Tokens: the reference's ids, the rules of a row, and files that cannot serve."""
+"""Tokenizers: the reference's ids, the layout of rows, and unsuitable files."""
 
 import json
 import multiprocessing
@@ -26,7 +26,7 @@ AWKWARD = [
 
 
 def bpe_json(**changes):
-  """The content of a tokenizer.json built as HuggingFace's CLIP file is, of a few ids."""
+  """Returns a tokenizer.json with the structure of HuggingFace's CLIP file and a small vocabulary."""
   from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
   characters = pre_tokenizers.ByteLevel.alphabet()
@@ -53,7 +53,7 @@ def bpe_json(**changes):
 
 
 def word_json(vocab_size):
-  """The parsed tokenizer.json of a word tokeniser."""
+  """Returns the parsed tokenizer.json of a word tokenizer."""
   _, (content,) = WordTokenizer.train(TEXTS, vocab_size).__reduce__()
   return json.loads(content)
 
@@ -92,7 +92,7 @@ def test_clip_ids():
 
 @pytest.mark.parametrize("length", [2, 3, 8, 70])
 def test_every_row_is_start_text_end_zeros(tokenizer, length):
-  """Above all the end id, the largest, stands in each row once: there the text tower pools."""
+  """In particular, each row has the end id, its largest, exactly once: the text tower pools there."""
   tokens = tokenizer(TEXTS + AWKWARD, length)
   assert tokens.shape == (len(TEXTS + AWKWARD), length) and tokens.dtype == np.int32
   assert tokenizer.end_id == tokenizer.vocab_size - 1
@@ -104,19 +104,19 @@ def test_every_row_is_start_text_end_zeros(tokenizer, length):
   assert (tokens[len(TEXTS), 1] == tokenizer.end_id) and tokens[-2, -1] == tokenizer.end_id
 
 
-def test_cutting_keeps_the_first_tokens(tokenizer):
-  whole, cut = tokenizer(TEXTS, 40), tokenizer(TEXTS, 5)
-  np.testing.assert_array_equal(cut[:, :4], whole[:, :4])
-  assert (cut[:, 4] == tokenizer.end_id).all()
+def test_truncation_keeps_the_first_tokens(tokenizer):
+  full, truncated = tokenizer(TEXTS, 40), tokenizer(TEXTS, 5)
+  np.testing.assert_array_equal(truncated[:, :4], full[:, :4])
+  assert (truncated[:, 4] == tokenizer.end_id).all()
 
 
-def test_special_spellings_are_text(tokenizer):
+def test_special_tokens_inside_a_text_are_plain_text(tokenizer):
   start, spelled = tokenizer(["", "a <|endoftext|> b"], 40)
   assert start.argmax() == 1 and spelled.argmax() > 3
-  assert spelled[spelled.argmax() - 1] == tokenizer(["b"], 3)[0, 1]  # what follows the spelling is read too
+  assert spelled[spelled.argmax() - 1] == tokenizer(["b"], 3)[0, 1]  # the text after the special token is kept
 
 
-def test_a_special_token_kept_whole_by_the_splitter_never_counts():
+def test_special_tokens_kept_by_the_pre_tokenizer_are_removed():
   content = word_json(32)
   content["pre_tokenizer"] = {"type": "WhitespaceSplit"}
   tokenizer = JsonTokenizer(json.dumps(content))
@@ -127,26 +127,26 @@ def test_no_texts_give_no_rows(tokenizer):
   assert tokenizer([], 8).shape == (0, 8)
 
 
-def test_pickles(tokenizer):
+def test_tokenizers_pickle(tokenizer):
   copy = pickle.loads(pickle.dumps(tokenizer))
   assert type(copy) is type(tokenizer)
   np.testing.assert_array_equal(copy(TEXTS + AWKWARD, 20), tokenizer(TEXTS + AWKWARD, 20))
 
 
-def test_reaches_a_spawned_process(tokenizers):
+def test_tokenizers_work_in_a_spawned_process(tokenizers):
   with multiprocessing.get_context("spawn").Pool(1) as pool:
     for tokenizer in tokenizers.values():
       np.testing.assert_array_equal(pool.apply(tokenizer, (TEXTS, 12)), tokenizer(TEXTS, 12))
 
 
-def test_what_is_no_text_is_refused(tokenizer):
-  with pytest.raises(UserError, match="need 2"):
+def test_invalid_input_is_rejected(tokenizer):
+  with pytest.raises(UserError, match="cannot truncate texts to 1 tokens; use at least 2"):
     tokenizer(["a"], 1)
-  with pytest.raises(UserError, match="into a list"):
+  with pytest.raises(UserError, match="got the single text 'a cat'; put it into a list"):
     tokenizer("a cat", 8)
-  with pytest.raises(UserError, match="text 1 is NoneType"):
+  with pytest.raises(UserError, match="text 1 is NoneType, not a string: None; remove"):
     tokenizer(["a", None], 8)
-  with pytest.raises(UserError, match=r"text 1 is no valid Unicode: 'b \\ud83d'"):
+  with pytest.raises(UserError, match=r"text 1 is not valid Unicode: 'b \\ud83d'; correct the annotations"):
     tokenizer(["a", "b \ud83d"], 8)
 
 
@@ -156,26 +156,26 @@ def test_words_are_ordered_by_count_then_alphabet():
   np.testing.assert_array_equal(words(["A b c , d other"], 8), [[18, 2, 3, 4, 5, 6, 1, 19]])
 
 
-def test_vocabulary_size_alone_fixes_the_end():
+def test_the_end_id_depends_only_on_the_vocabulary_size():
   many = [" ".join(f"word{i}" for i in range(500))]
   for size in (4, 10, 100):
     for texts in ([], TEXTS, many):
       words = WordTokenizer.train(texts, size)
       assert (words.vocab_size, words.end_id) == (size, size - 1)
       assert words(many + TEXTS, 600).max() == size - 1
-  with pytest.raises(UserError, match="need 4"):
+  with pytest.raises(UserError, match="of 3 ids is too small; use at least 4"):
     WordTokenizer.train(TEXTS, 3)
-  with pytest.raises(UserError, match="text 1 is no valid Unicode"):
+  with pytest.raises(UserError, match="text 1 is not valid Unicode"):
     WordTokenizer.train(["a", "\ud83d"], 9)
 
 
-def test_training_is_deterministic_and_reads_once():
+def test_training_is_deterministic_and_iterates_once():
   texts = [" ".join(np.random.default_rng(i).choice(["red", "blue", "dog", "man", "cat"], 7)) for i in range(40)]
   trained = [WordTokenizer.train(source, 16) for source in (texts, iter(texts), reversed(texts))]
   assert len({pickle.dumps(tokenizer) for tokenizer in trained}) == 1
 
 
-def test_saved_words_load_again(tmp_path, capfd):
+def test_a_saved_tokenizer_loads_again(tmp_path, capfd):
   words, path = WordTokenizer.train(TEXTS, 64), tmp_path / "new" / "tokenizer.json"
   words.save(path)
   words.save(path)
@@ -187,27 +187,30 @@ def test_saved_words_load_again(tmp_path, capfd):
   assert capfd.readouterr().err == ""  # the package warns of vocabularies with holes
 
 
-def test_saving_fails_whole(tmp_path):
+def test_a_failed_save_leaves_no_files(tmp_path):
   (tmp_path / "file").write_text("x")
   (tmp_path / "folder").mkdir()
   for path in (tmp_path / "file" / "tokenizer.json", tmp_path / "folder"):
-    with pytest.raises(UserError, match="cannot write the tokenizer to"):
+    with pytest.raises(UserError, match=r"cannot write the tokenizer to .* \(.*\); choose a writable path"):
       WordTokenizer.train(TEXTS, 16).save(path)
   assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder"]
 
 
-def test_clip_by_name():
+def test_loads_clip_by_name():
   assert isinstance(load_tokenizer("clip"), ClipTokenizer)
 
 
-def test_clip_without_its_package_says_what_to_do(monkeypatch):
+def test_a_missing_package_is_named(monkeypatch):
   monkeypatch.setitem(sys.modules, "instant_clip_tokenizer", None)
-  with pytest.raises(UserError, match=r"install it, or give the path of the tokenizer\.json"):
+  with pytest.raises(
+    UserError,
+    match=r"requires the package instant-clip-tokenizer .*; install it, or use the path of the tokenizer\.json",
+  ):
     load_tokenizer("clip")
 
 
-def test_json_of_clip_loads(tmp_path):
-  """Its own cutting and padding to 5, and the tokens it adds itself, are left aside."""
+def test_loads_clips_tokenizer_json(tmp_path):
+  """Ignores the file's truncation and padding to 5 tokens and its post-processor."""
   path = tmp_path / "tokenizer.json"
   path.write_text(bpe_json(), encoding="utf-8")
   loaded = load_tokenizer(path)
@@ -224,18 +227,18 @@ def unsuitable():
   not_last["model"]["vocab"]["more"] = 32
   del no_unknown["model"]["vocab"]["<|unknown|>"]
   return {
-    "empty": (b"", "no usable tokenizer.json"),
-    "no json": (b"model: 3", "no usable tokenizer.json"),
-    "no tokenizer": (b'{"clip_id": "video7"}', "no usable tokenizer.json"),
-    "binary": (b"\x89PNG\xff\xfe", "is not text"),
+    "empty": (b"", "is not a valid tokenizer.json"),
+    "no json": (b"model: 3", "is not a valid tokenizer.json"),
+    "no tokenizer": (b'{"clip_id": "video7"}', "is not a valid tokenizer.json"),
+    "binary": (b"\x89PNG\xff\xfe", "is not a tokenizer.json .*; use a JSON file in UTF-8"),
     "no end": (json.dumps(no_end).encode(), r"has no token <\|endoftext\|>"),
-    "end not last": (json.dumps(not_last).encode(), "has id 31 but ids go up to 32"),
-    "no unknown": (json.dumps(no_unknown).encode(), "no usable tokenizer.json"),
+    "end not last": (json.dumps(not_last).encode(), "has id 31, but the largest id is 32"),
+    "no unknown": (json.dumps(no_unknown).encode(), "is not a valid tokenizer.json"),
   }
 
 
 @pytest.mark.parametrize("case", ["empty", "no json", "no tokenizer", "binary", "no end", "end not last", "no unknown"])
-def test_an_unsuitable_file_is_refused_by_name(tmp_path, case):
+def test_an_unsuitable_file_is_rejected_by_name(tmp_path, case):
   content, message = unsuitable()[case]
   path = tmp_path / "chosen.json"
   path.write_bytes(content)
@@ -243,7 +246,7 @@ def test_an_unsuitable_file_is_refused_by_name(tmp_path, case):
     load_tokenizer(path)
 
 
-def test_a_missing_file_is_refused_by_name(tmp_path):
+def test_a_missing_file_is_rejected_by_name(tmp_path):
   for name in ("clipp", tmp_path / "tokenizer.json", tmp_path):
-    with pytest.raises(UserError, match=r"no tokenizer .*; give 'clip' or the path of a tokenizer\.json"):
+    with pytest.raises(UserError, match=r"cannot read the tokenizer .*; use 'clip' or the path of a tokenizer\.json"):
       load_tokenizer(name)
