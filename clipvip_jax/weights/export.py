@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
-from clipvip_jax.weights import names_clip_vip, names_openclip
+from clipvip_jax.weights import names_clip_vip, names_openclip, pixel_normalization
 from clipvip_jax.weights.config_files import OWN_SECTION
 from clipvip_jax.weights.model_config import TOKENIZER_FILE, Hints, to_metadata
 from clipvip_jax.weights.sources import CLIP_VIP_PARAMS, SEQUENCE_PREFIX, Weights
@@ -84,6 +84,12 @@ def export_weights(
   existing = [str(file) for file in files if file.exists()]
   if existing and not overwrite:
     raise UserError(f"{', '.join(existing)} already exists; use another target, or add --overwrite")
+  normalization = pixel_normalization.read_normalization(path.parent)
+  if normalization is not None and not pixel_normalization.is_clip(normalization):
+    raise UserError(
+      f"{path.parent} has files that state another normalization of pixels than that of exported weights, which is"
+      " CLIP's; use another folder"
+    )
   tensors = to_layout(weights.params, layout, weights.source)
   hints = _hints(weights, tokenizer)
   if layout != "clip_vip" and hints.temporal != "mean":

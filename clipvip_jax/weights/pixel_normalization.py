@@ -65,7 +65,7 @@ def fold_normalization(
     source: their SOURCE, for a log line.
   """
   kernel, positions = params.get("vision/patch_embedding"), params.get("vision/position_embedding")
-  if normalization is None or _close(normalization, (MEAN, STD)):
+  if normalization is None or is_clip(normalization):
     return dict(params)
   if kernel is None or positions is None or kernel.ndim != 4:
     return dict(params)  # refused by name when sizes are inferred
@@ -81,6 +81,11 @@ def fold_normalization(
     "vision/patch_embedding": (kernel * scale[:, None]).astype(np.float32),
     "vision/position_embedding": folded.astype(np.float32),
   }
+
+
+def is_clip(normalization: Normalization) -> bool:
+  """Returns whether these are CLIP's mean and standard deviation."""
+  return _close(normalization, (MEAN, STD))
 
 
 def _close(a: Normalization, b: Normalization) -> bool:

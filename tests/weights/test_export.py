@@ -260,6 +260,13 @@ def test_file_of_another_format_is_not_written(tmp_path, name):
     export.export_weights(read(GOLDEN / "vip_tiny.pt"), tmp_path / name, "clip_vip")
 
 
+def test_folder_with_another_normalization_is_refused(tmp_path):
+  (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
+  for target in (tmp_path, tmp_path / "out.safetensors"):
+    with pytest.raises(UserError, match=r"another normalization of pixels .*; use another"):
+      export.export_weights(read(GOLDEN / "vip_tiny.pt"), target, "clip_vip", overwrite=True)
+
+
 def test_incomplete_weights_are_not_converted(tmp_path):
   tensors = load_file(GOLDEN / "clip_tiny.safetensors")
   tensors.pop("vision_model.post_layernorm.bias")
