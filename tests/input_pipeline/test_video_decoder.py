@@ -1,4 +1,4 @@
-"""Decoding refuses what cannot be trained on, by path and reason; encoding is exact to the byte."""
+"""Decoding: frames, rotation, time ranges, packets; the files that cannot be decoded."""
 
 import pickle
 import struct
@@ -6,18 +6,12 @@ import wave
 
 import numpy as np
 import pytest
+from moving_bar import moving_bar
 
 from clipvip_jax.input_pipeline.media_error import MediaError
-from clipvip_jax.input_pipeline.video_decoder import decode_video, iterate_frames
+from clipvip_jax.input_pipeline.video_decoder import count_packets, decode_video, iterate_frames, iterate_pictures
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError
-
-
-def moving_bar(count=24, height=48, width=64):
-  frames = np.full((count, height, width, 3), (30, 60, 90), np.uint8)
-  for t in range(count):
-    frames[t, :, 2 * t : 2 * t + 12] = (220, 40, 30)
-  return frames
 
 
 @pytest.fixture
@@ -27,98 +21,85 @@ def clip(tmp_path):
   return path
 
 
-def test_frames_survive_the_file(clip):
+def test_iterating_gives_the_decoded_frames(clip):
+  np.testing.assert_array_equal(np.stack(list(iterate_frames(str(clip)))), decode_video(clip))
+  assert count_packets(clip) == 24
+
+
+def test_pictures_have_the_times_of_the_frame_rate(clip):
+  pictures = list(iterate_pictures(clip))
+  np.testing.assert_allclose([picture.seconds for picture in pictures], np.arange(24) / 12, atol=1e-3)
+  np.testing.assert_allclose([picture.shown_for for picture in pictures], 1 / 12, atol=1e-3)
+
+
+def test_a_time_range_starts_at_a_key_frame_and_excludes_its_end(clip):
   frames = decode_video(clip)
-  assert frames.dtype == np.uint8 and frames.shape == (24, 48, 64, 3)
-  # Chroma is stored at half size, so the bar's edges bleed; the rest is close.
-  assert np.abs(frames.astype(int) - moving_bar()).mean() < 5
-  assert len(list(iterate_frames(str(clip)))) == 24
+  pictures = list(iterate_pictures(clip, start=1.5, end=1.75))
+  indices = [round(12 * picture.seconds) for picture in pictures]
+  assert indices == list(range(indices[0], 21)) and 0 < indices[0] <= 18, "frame 18 is at 1.5 s, frame 21 at 1.75 s"
+  np.testing.assert_array_equal(np.stack([picture.rgb() for picture in pictures]), frames[indices])
 
 
-def test_same_frames_same_bytes_and_no_remains(clip, tmp_path):
-  again = tmp_path / "again.mp4"
-  encode_h264(again, moving_bar(), fps=12)
-  assert again.read_bytes() == clip.read_bytes()
-  assert sorted(path.name for path in tmp_path.iterdir()) == ["again.mp4", "clip.mp4"]
-
-
-def test_intra_frames_do_not_depend_on_their_neighbours(tmp_path):
-  frames = moving_bar()
-  other = np.concatenate([frames[:5], frames[::-1][5:]])
-  for name, content in (("a", frames), ("b", other)):
-    encode_h264(tmp_path / f"{name}.mp4", content, fps=12, keyframe_every=1)
-  one, two = decode_video(tmp_path / "a.mp4"), decode_video(tmp_path / "b.mp4")
-  np.testing.assert_array_equal(one[:5], two[:5])
-
-
-def test_turned_pictures_are_put_upright(clip):
-  """As phones store them: the track's matrix turns the picture by 90 degrees clockwise."""
-  plain = decode_video(clip)
+def test_rotated_videos_are_decoded_upright(clip):
+  """Phones store rotation in the track's matrix; here 90 degrees clockwise."""
+  unrotated = decode_video(clip)
   content = clip.read_bytes()
   one, last = 1 << 16, 1 << 30
   identity, quarter = (
     struct.pack(">9i", *m, last) for m in ((one, 0, 0, 0, one, 0, 0, 0), (0, one, 0, -one, 0, 0, 0, 0))
   )
-  place = content.index(identity, content.index(b"tkhd"))
-  clip.write_bytes(content[:place] + quarter + content[place + len(quarter) :])
-  np.testing.assert_array_equal(decode_video(clip), np.rot90(plain, -1, axes=(1, 2)))
+  offset = content.index(identity, content.index(b"tkhd"))
+  clip.write_bytes(content[:offset] + quarter + content[offset + len(quarter) :])
+  np.testing.assert_array_equal(decode_video(clip), np.rot90(unrotated, -1, axes=(1, 2)))
 
 
-def test_failed_encoding_leaves_nothing(tmp_path):
-  with pytest.raises(ValueError, match="even"):
-    encode_h264(tmp_path / "odd.mp4", np.zeros((3, 15, 16, 3), np.uint8), fps=12)
-  with pytest.raises(Exception):  # noqa: B017 - whatever PyAV makes of it
-    encode_h264(tmp_path / "text.mp4", np.full((3, 16, 16, 3), "x"), fps=12)
-  assert not list(tmp_path.iterdir())
-
-
-def refuse(path, words):
-  with pytest.raises(MediaError, match=words) as caught:
+def assert_rejected(path, message):
+  with pytest.raises(MediaError, match=message) as caught:
     decode_video(path)
-  assert isinstance(caught.value, UserError) and str(path) in str(caught.value)
+  assert isinstance(caught.value, UserError) and str(caught.value) == f"{path}: {caught.value.reason}"
   copy = pickle.loads(pickle.dumps(caught.value))
-  assert (str(copy), copy.reason) == (str(caught.value), caught.value.reason)
+  assert (str(copy), copy.path, copy.reason) == (str(caught.value), str(path), caught.value.reason)
 
 
-def test_refuses_missing_empty_and_folder(tmp_path):
-  refuse(tmp_path / "missing.mp4", "no such file")
+def test_missing_and_empty_files_and_folders_are_rejected(tmp_path):
+  assert_rejected(tmp_path / "missing.mp4", "no such file")
   (tmp_path / "empty.mp4").touch()
-  refuse(tmp_path / "empty.mp4", "empty")
-  refuse(tmp_path, "not a file")
+  assert_rejected(tmp_path / "empty.mp4", "the file is empty")
+  assert_rejected(tmp_path, "not a file")
 
 
-def test_refuses_text_and_cut_index(clip, tmp_path):
+def test_text_and_a_truncated_index_are_rejected(clip, tmp_path):
   text = tmp_path / "text.mp4"
   text.write_text("<html>404 not found</html>" * 40)
-  refuse(text, "not a video")
-  clip.write_bytes(clip.read_bytes()[:-200])  # the index of an mp4 stands at its end
-  refuse(clip, "not a video, or truncated")
+  assert_rejected(text, "not a video")
+  clip.write_bytes(clip.read_bytes()[:-200])  # the index of an mp4 is at its end
+  assert_rejected(clip, "not a video, or truncated before its index")
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_refuses_cut_with_the_index_at_the_start(clip, tmp_path, suffix):
+def test_a_truncated_file_with_its_index_at_the_start_is_rejected(clip, tmp_path, suffix):
   import av
 
-  noise = np.random.default_rng(0).integers(0, 40, (24, 48, 64, 3))  # so that pictures outweigh the index
+  noise = np.random.default_rng(0).integers(0, 40, (24, 48, 64, 3))  # makes frames larger than the index
   encode_h264(clip, (moving_bar() + noise).clip(0, 255).astype(np.uint8), fps=12)
-  whole = tmp_path / f"whole{suffix}"
+  complete = tmp_path / f"complete{suffix}"
   options = {"movflags": "faststart"} if suffix == ".mp4" else {}
-  with av.open(str(clip)) as source, av.open(str(whole), "w", options=options) as target:
+  with av.open(str(clip)) as source, av.open(str(complete), "w", options=options) as target:
     stream = target.add_stream_from_template(source.streams.video[0])
     for packet in source.demux(video=0):
       if packet.dts is not None:
         packet.stream = stream
         target.mux(packet)
-  assert len(decode_video(whole)) == 24
-  cut = tmp_path / f"cut{suffix}"
-  content = whole.read_bytes()
-  cut.write_bytes(content[: int(len(content) * 0.7)])
-  refuse(cut, "truncated or corrupt: .* of 24 frames")
+  assert len(decode_video(complete)) == 24
+  truncated = tmp_path / f"truncated{suffix}"
+  content = complete.read_bytes()
+  truncated.write_bytes(content[: int(len(content) * 0.7)])
+  assert_rejected(truncated, "truncated or corrupt: .* of 24 frames can be decoded")
 
 
-def test_refuses_sound_without_pictures(tmp_path):
+def test_a_file_without_a_video_stream_is_rejected(tmp_path):
   path = tmp_path / "sound.wav"
   with wave.open(str(path), "wb") as file:
     file.setparams((1, 2, 8000, 800, "NONE", ""))
     file.writeframes(bytes(1600))
-  refuse(path, "no video stream")
+  assert_rejected(path, "has no video stream")
