@@ -78,11 +78,26 @@ def test_a_masked_record_equals_a_batch_without_it(golden, name, garbage):
   value, grads = value_and_grad(name, spoiled, scale, mask, mask)
   kept = {key: x[mask] for key, x in features.items()}
   expected, expected_grads = value_and_grad(name, kept, scale, mask[mask], mask[mask])
-  assert_close(value, expected, 1e-6)
-  assert_close(grads["logit_scale"], expected_grads["logit_scale"], 1e-6)
+  # Two shapes are summed in two orders, which dual softmax amplifies: see ROUNDING.
+  bound = ROUNDING[name] if name == "vs_dual_softmax" else 1e-6
+  assert_close(value, expected, bound)
+  assert_close(grads["logit_scale"], expected_grads["logit_scale"], bound)
   for key in FEATURES:
-    assert_close(grads[key][mask], expected_grads[key], 1e-6, key)
+    assert_close(grads[key][mask], expected_grads[key], bound, key)
     assert not np.any(grads[key][~mask]), key
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_content_of_a_masked_record_changes_no_bit(golden, name):
+  features, scale = inputs(golden)
+  mask = np.array([1, 1, 0, 1, 1, 1, 0, 1], bool)
+  losses, gradients = [], []
+  for garbage in (0.0, 0.5, -1e30, np.inf, np.nan):
+    spoiled = {key: np.where(mask[:, None], x, garbage).astype(np.float32) for key, x in features.items()}
+    value, grads = value_and_grad(name, spoiled, scale, mask, mask)
+    losses.append(np.asarray(value).tobytes())
+    gradients.append(b"".join(np.asarray(grads[key]).tobytes() for key in (*FEATURES, "logit_scale")))
+  assert len(set(losses)) == 1 and len(set(gradients)) == 1
 
 
 def oracle_vsc_fc(f, scale, s_mask, c_mask):

@@ -10,14 +10,14 @@ from clipvip_jax.training import setup
 from clipvip_jax.utils.errors import UserError
 
 REJECTED = [
-  ({"data.name": "moving_shape"}, r"data\.name='moving_shape'.*there are: .*moving_shapes"),
+  ({"data.name": "moving_shape"}, r"data\.name='moving_shape'.*choose one of: .*moving_shapes"),
   ({"data.config": "huge"}, r"data\.config='huge'.*demo, smoke"),
   ({"data.prepare": False, "data.data_dir": "nowhere"}, r"is not in nowhere.*--config\.data\.prepare=True"),
   ({"data.train_split": "tran"}, r"'tran'.*train, validation"),
   ({"data.subtitle": "speech"}, r"'speech'.*subtitle"),
   ({"data.tokenizer": "clip"}, r"49408 tokens, but model\.text\.vocab_size is 512; set model\.text\.vocab_size=49408"),
   ({"data.tokenizer": "none.json"}, r"'none\.json' \(No such file or directory\).*'clip' or the path of a tokenizer"),
-  ({"evaluate.name": "moving_shape"}, r"evaluate\.name='moving_shape'.*there are: .*moving_shapes"),
+  ({"evaluate.name": "moving_shape"}, r"evaluate\.name='moving_shape'.*choose one of: .*moving_shapes"),
   ({"evaluate.final_splits": ("tets",)}, r"'tets'.*test"),
   ({"evaluate.query": "descripton"}, r"'descripton'.*description"),
   (

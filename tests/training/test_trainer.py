@@ -106,7 +106,7 @@ def test_a_run_is_a_source_of_weights_by_step(finished, tmp_path):
   workdir, results = finished
   best, first = clipvip_jax.load(workdir), clipvip_jax.load(f"{workdir}@6")
   assert (best.identity == first.identity) == (results["best_step"] == 6)
-  with pytest.raises(UserError, match=r"no checkpoint of step 5; there are: .*12"):
+  with pytest.raises(UserError, match=r"no checkpoint of step 5; choose one of: .*12"):
     clipvip_jax.load(f"{workdir}@5")
   convert.main([str(workdir), str(tmp_path / "run.safetensors")])
   with pytest.raises(UserError, match=r"vision_heads=4 contradicts the run .*, which has 2; omit the option"):
