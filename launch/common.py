@@ -1,4 +1,4 @@
-"""What the launchers share: options, checks of a run's command, and a shell that may only show what it would do."""
+"""Options, validation of the training flags and a shell with dry runs, shared by all launchers."""
 
 import argparse
 import pathlib
@@ -13,129 +13,135 @@ from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import require_local_path
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# What JAX is told by a launcher; given by hand it would contradict that.
-_OURS = ("distributed", "nodistributed", "coordinator", "num_processes", "process_id")
+# Flags of clipvip_jax.main that every launcher sets; a value from the user would contradict them.
+LAUNCHER_FLAGS = ("distributed", "nodistributed", "coordinator", "num_processes", "process_id")
 
 
 class Shell:
-  """Runs commands and shows each; with `dry_run` it only shows them, and every one succeeds."""
+  """Prints and runs commands. With `dry_run` it only prints them, and every command counts as successful."""
 
   def __init__(self, *, dry_run: bool):
     self._dry_run = dry_run
 
-  def require(self, tool: str, why: str) -> None:
-    """Refuses to go on without a program.
+  def require(self, tool: str, hint: str) -> None:
+    """Checks that a program is installed; `hint` is where to get it.
 
     Raises:
-      UserError: it is not on PATH.
+      UserError: the program is not on PATH.
     """
     if not self._dry_run and shutil.which(tool) is None:
-      raise UserError(f"{tool} is not installed, or not on PATH: {why}. --dry-run shows what would be run without it")
+      raise UserError(f"{tool} is not installed, or not on PATH; {hint}. --dry-run prints the commands without it")
 
-  def say(self, line: str) -> None:
-    """Tells what has happened; in a dry run nothing has."""
+  def log(self, line: str) -> None:
+    """Prints a progress line, except in a dry run."""
     if not self._dry_run:
       print(line, flush=True)
 
   def run(self, command: Sequence[str], *, text: str | None = None) -> int:
-    """Runs a command whose output a person sees; gives its exit code. `text`: lines for its standard input."""
+    """Runs a command with inherited output and returns its exit code. `text` is passed to its standard input."""
     here_document = f" <<'END_OF_INPUT'\n{text}END_OF_INPUT" if text is not None and self._dry_run else ""
     print(shlex.join(command) + here_document, flush=True)
     if self._dry_run:
       return 0
     return subprocess.run(command, check=False, input=text, text=True).returncode
 
-  def must(self, command: Sequence[str], *, text: str | None = None) -> None:
-    """As `run`.
+  def run_checked(self, command: Sequence[str], *, text: str | None = None) -> None:
+    """Runs a command as `run` does.
 
     Raises:
-      UserError: another exit code than 0.
+      UserError: the exit code is not 0.
     """
     if code := self.run(command, text=text):
-      raise UserError(f"{shlex.join(command[:5])} ... ended with exit code {code}; what it said stands above")
+      raise UserError(f"{shlex.join(command[:5])} ... failed with exit code {code}; see its output above")
 
-  def ask(self, command: Sequence[str], *, assumed: str) -> tuple[int, str, str]:
-    """(exit code, output, errors) of a command; with `dry_run` it is taken to answer `assumed`."""
+  def capture(self, command: Sequence[str], *, dry_run_output: str) -> tuple[int, str, str]:
+    """Runs a command and returns (exit code, standard output, standard error); a dry run returns `dry_run_output`."""
     if self._dry_run:
       print(shlex.join(command), flush=True)
-      return 0, assumed, ""
-    done = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    return done.returncode, done.stdout.strip(), done.stderr.strip()
+      return 0, dry_run_output, ""
+    process = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return process.returncode, process.stdout.strip(), process.stderr.strip()
 
 
 def parser(description: str | None) -> Parser:
-  """A command line with what every launcher takes."""
+  """Returns a parser with the options that all launchers accept."""
   options = Parser(description)
-  options.add_argument("--name", required=True, type=label, help="of the run where it is launched, as in vip-b16")
-  options.add_argument("--env", action="append", default=[], type=_variable, metavar="NAME=VALUE", help="repeatable")
-  options.add_argument("--max_restarts", type=at_least(0), default=100, help="after that many the run stays ended")
-  options.add_argument("--dry-run", "--dry_run", action="store_true", help="show commands and files, and run nothing")
+  options.add_argument("--name", required=True, type=resource_name, help="name of the job or slice, such as vip-b16")
+  options.add_argument(
+    "--env", action="append", default=[], type=_variable, metavar="NAME=VALUE", help="environment variable; repeatable"
+  )
+  options.add_argument("--max_restarts", type=at_least(0), default=100, help="restarts before the launcher gives up")
+  options.add_argument("--dry-run", "--dry_run", action="store_true", help="print commands and files, run nothing")
   return options
 
 
 def parse(options: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-  """(the launcher's options, what stands behind `--` for clipvip_jax.main).
+  """Splits a command line at `--`.
+
+  Returns:
+    The launcher's options, and the arguments after `--`, which are passed to clipvip_jax.main.
 
   Raises:
-    UserError: an option that does not exist or has a wrong value.
+    UserError: an unknown option, an invalid value or a control character.
   """
-  own, tail = list(argv), []
-  if "--" in own:
-    split = own.index("--")
-    own, tail = own[:split], own[split + 1 :]
-  for arg in [*own, *tail]:
+  launcher_args, training_args = list(argv), []
+  if "--" in launcher_args:
+    split = launcher_args.index("--")
+    launcher_args, training_args = launcher_args[:split], launcher_args[split + 1 :]
+  for arg in [*launcher_args, *training_args]:
     if any(ord(char) < 32 or ord(char) == 127 for char in arg):
-      raise UserError(f"{arg!r} holds a line break or another character that no option needs")
-  return options.parse_args(own), tail
+      raise UserError(f"{arg!r} contains a line break or another control character; remove it")
+  return options.parse_args(launcher_args), training_args
 
 
-def check_training(tail: Sequence[str], *, elsewhere: bool) -> None:
-  """Refuses options of clipvip_jax.main that cannot work, before a machine is asked for.
+def check_training(training_args: Sequence[str], *, remote: bool) -> None:
+  """Validates the flags of clipvip_jax.main before any machine is requested.
 
   Args:
-    tail: what stands behind `--`.
-    elsewhere: the run starts on machines that see none of this one's files but the project's.
+    training_args: the arguments after `--`.
+    remote: whether the run starts on machines that have only a copy of the project, not this machine's files.
 
   Raises:
-    UserError: no --config or --workdir, a recipe that does not exist, a folder that the machines would not share.
+    UserError: --config or --workdir is missing, the recipe does not exist, a flag belongs to the launcher, or the
+      workdir is not a shared local path.
   """
-  recipe, workdir = value(tail, "config"), value(tail, "workdir")
-  for name, found in (("config", recipe), ("workdir", workdir)):
-    if not found:
+  recipe, workdir = flag_value(training_args, "config"), flag_value(training_args, "workdir")
+  for flag, content in (("config", recipe), ("workdir", workdir)):
+    if not content:
       raise UserError(
-        f"--{name} is missing behind --, as in: -- --config=configs/post_pretrain.py --workdir=/shared/runs/one"
+        f"--{flag} is missing after --; add it: -- --config=configs/post_pretrain.py --workdir=/shared/runs/b16"
       )
-  for arg in tail:
-    if (name := arg.lstrip("-").partition("=")[0]) in _OURS and arg.startswith("-"):
-      raise UserError(f"--{name} is given by the launcher: leave it out behind --")
-  _check_recipe(recipe.partition(":")[0], elsewhere=elsewhere)
+  for arg in training_args:
+    if (flag := arg.lstrip("-").partition("=")[0]) in LAUNCHER_FLAGS and arg.startswith("-"):
+      raise UserError(f"--{flag} is set by the launcher; remove it from the arguments after --")
+  _check_recipe(recipe.partition(":")[0], remote=remote)
   require_local_path(workdir, "--workdir")
-  if elsewhere and not workdir.startswith("/"):
-    raise UserError(f"--workdir={workdir} must be a whole path, from /, of a folder that all machines share")
+  if remote and not workdir.startswith("/"):
+    raise UserError(f"--workdir={workdir} is not an absolute path; pass the path of a folder that all machines share")
 
 
-def _check_recipe(name: str, *, elsewhere: bool) -> None:
-  path = (ROOT / name).resolve()
+def _check_recipe(recipe: str, *, remote: bool) -> None:
+  path = (ROOT / recipe).resolve()
   if not path.is_file():
-    known = sorted(str(other.relative_to(ROOT)) for other in (ROOT / "configs").glob("*.py"))
-    recipes = [name for name in known if not name.endswith(("__init__.py", "common.py", "variants.py"))]
-    raise UserError(f"there is no recipe {name!r}; there are: {', '.join(recipes)}")
-  if elsewhere and (name.startswith("/") or not path.is_relative_to(ROOT / "configs")):
-    raise UserError(f"--config={name}: only recipes in configs/ travel to other machines; name it configs/NAME.py")
+    files = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "configs").glob("*.py"))
+    recipes = [file for file in files if not file.endswith(("__init__.py", "common.py", "variants.py"))]
+    raise UserError(f"--config={recipe} does not exist; use one of {', '.join(recipes)}")
+  if remote and (recipe.startswith("/") or not path.is_relative_to(ROOT / "configs")):
+    raise UserError(f"--config={recipe} is not copied to other machines; use a recipe as configs/NAME.py")
 
 
-def value(tail: Sequence[str], flag: str) -> str:
-  """The last value of a flag, as `--flag=value` or `--flag value`; "" where it is not given."""
-  found = ""
-  for arg, after in zip(tail, [*tail, ""][1:], strict=True):
-    name, equals, given = arg.partition("=")
+def flag_value(args: Sequence[str], flag: str) -> str:
+  """Returns the last value of a flag, given as `--flag=value` or `--flag value`; "" if absent."""
+  last = ""
+  for arg, next_arg in zip(args, [*args, ""][1:], strict=True):
+    name, equals, content = arg.partition("=")
     if name in (f"--{flag}", f"-{flag}"):
-      found = given if equals else after
-  return found
+      last = content if equals else next_arg
+  return last
 
 
-def label(text: str) -> str:
-  """A name that Kubernetes (RFC 1035) and Google Cloud take; else argparse says what is allowed."""
+def resource_name(text: str) -> str:
+  """Argparse type of a name that is valid on Kubernetes (RFC 1035) and Google Cloud."""
   if len(text) > 63 or not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", text):
     raise argparse.ArgumentTypeError(
       f"{text!r} must be at most 63 lower-case letters, digits and '-', begin with a letter and not end with '-'"
@@ -143,15 +149,15 @@ def label(text: str) -> str:
   return text
 
 
-def at_least(least: int) -> Callable[[str], int]:
-  """An argparse type: a whole number that is not below `least`."""
+def at_least(minimum: int) -> Callable[[str], int]:
+  """Returns an argparse type of integers that are not below `minimum`."""
 
-  def number(text: str) -> int:
-    if not re.fullmatch(r"-?[0-9]+", text) or int(text) < least:
-      raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least {least}")
+  def integer(text: str) -> int:
+    if not re.fullmatch(r"-?[0-9]+", text) or int(text) < minimum:
+      raise argparse.ArgumentTypeError(f"{text!r} must be an integer of at least {minimum}")
     return int(text)
 
-  return number
+  return integer
 
 
 def _variable(text: str) -> tuple[str, str]:

@@ -1,11 +1,10 @@
-"""Submits a run to SLURM: one process a GPU (or a node), saved before the time limit and queued again.
+"""Launcher for SLURM: one process per GPU or node; the job saves before its time limit and requeues itself.
 
   python -m launch.slurm --name=vip --nodes=4 --gpus=8 --time=12:00:00 --extra=--partition=gpu --extra=--account=lab \\
     -- --config=configs/post_pretrain.py:b16 --workdir=/shared/runs/b16 --config.data.data_dir=/shared/corpora
 
-The batch script goes to sbatch through standard input; --dry-run shows it. The project and the Python that runs this
-must stand in folders that the nodes see as well. `scancel JOB` ends the job; `scancel --signal=TERM JOB` saves and
-queues it again.
+Passes the batch script to sbatch on standard input; --dry-run prints it. The project and this Python must be in folders
+that the nodes share. `scancel JOB` cancels the job; `scancel --signal=TERM JOB` saves and requeues it.
 """
 
 import argparse
@@ -17,43 +16,43 @@ from collections.abc import Sequence
 from clipvip_jax.utils.cli import RESTART_EXIT_CODES, exit_on_error
 from launch import common
 
-_QUEUE_AGAIN = " || ".join(f"code == {code}" for code in RESTART_EXIT_CODES)
-# srun answers with the highest exit code of its tasks. A task that fails makes SLURM end the others, some of them with
-# 143, so every failure is turned into one above it: else a run that always fails would be queued again for ever.
+_REQUEUE = " || ".join(f"code == {code}" for code in RESTART_EXIT_CODES)
+# srun returns the highest exit code of its tasks. After one fails, SLURM terminates the others, some with 143. Failures
+# are mapped to 255, above all other codes, so that a run that always fails is not requeued endlessly.
 _TASK = f"""trap : TERM
 "$@"
 code=$?
-((code == 0 || {_QUEUE_AGAIN})) && exit "$code"
+((code == 0 || {_REQUEUE})) && exit "$code"
 echo "process $SLURM_PROCID on $(hostname) failed with exit code $code" >&2
 exit 255"""
 
 
 def time_limit(text: str) -> str:
-  """SLURM's MINUTES, [DAYS-]HOURS:MINUTES:SECONDS and so on; else argparse says what is allowed."""
+  """Argparse type of SLURM's time formats: MINUTES, [DAYS-]HOURS:MINUTES:SECONDS and their short forms."""
   if not re.fullmatch(r"[0-9]+(-[0-9]+(:[0-9]{1,2}){0,2}|(:[0-9]{1,2}){0,2})", text):
     raise argparse.ArgumentTypeError(f"{text!r} must be MINUTES, HOURS:MINUTES:SECONDS or DAYS-HOURS")
   return text
 
 
-def script(options: argparse.Namespace, tail: Sequence[str]) -> str:
-  """The batch script. SLURM starts it again as it is, and the run in --workdir goes on."""
+def script(options: argparse.Namespace, training_args: Sequence[str]) -> str:
+  """Returns the batch script. A requeued job executes it again, and training resumes from --workdir."""
   env = dict(options.env)
   if options.processes == "node":
-    # Else JAX gives each process under SLURM the one GPU of its number on the node.
+    # By default, JAX under SLURM assigns each process only the GPU with its local index.
     env["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, range(options.gpus)))
   step = ["srun", "--kill-on-bad-exit=1", *_cpus(options), "bash", "-c", _TASK, "task"]
-  main = [sys.executable, "-m", "clipvip_jax.main", "--distributed", *tail]
+  main = [sys.executable, "-m", "clipvip_jax.main", "--distributed", *training_args]
   lines = [
     "#!/usr/bin/env bash",
     f"cd {shlex.quote(str(common.ROOT))} || exit 1",
     *(f"export {name}={shlex.quote(content)}" for name, content in env.items()),
     shlex.join([*step, *main]),
     "code=$?",
-    f"if ((({_QUEUE_AGAIN}) && ${{SLURM_RESTART_COUNT:-0}} < {options.max_restarts})); then",
-    '  echo "exit code $code: saved and ended from outside, or stuck; queued again"',
+    f"if ((({_REQUEUE}) && ${{SLURM_RESTART_COUNT:-0}} < {options.max_restarts})); then",
+    '  echo "exit code $code: saved after SIGTERM, hung or lost a peer process; requeueing"',
     '  scontrol requeue "$SLURM_JOB_ID"',
-    f"elif (({_QUEUE_AGAIN})); then",
-    f'  echo "exit code $code; --max_restarts={options.max_restarts} are used up"',
+    f"elif (({_REQUEUE})); then",
+    f'  echo "exit code $code; reached --max_restarts={options.max_restarts}; submit the job again to resume"',
     "fi",
     'exit "$code"',
   ]
@@ -61,16 +60,16 @@ def script(options: argparse.Namespace, tail: Sequence[str]) -> str:
 
 
 def command(options: argparse.Namespace) -> list[str]:
-  """sbatch with its options."""
+  """Returns the sbatch command line."""
   return [
     "sbatch",
     f"--job-name={options.name}",
     f"--nodes={options.nodes}",
     f"--ntasks-per-node={options.gpus if options.processes == 'gpu' else 1}",
-    f"--gpus-per-node={options.gpus}",  # not per task: JAX chooses among all that a node has
+    f"--gpus-per-node={options.gpus}",  # not per task: JAX selects among all GPUs of the node
     *_cpus(options),
     *([f"--time={options.time}"] if options.time else []),
-    f"--signal=TERM@{options.grace_seconds}",  # to the processes, not to the script
+    f"--signal=TERM@{options.grace_seconds}",  # sent to the processes, not to the script
     "--requeue",
     "--open-mode=append",
     *options.extra,
@@ -78,25 +77,27 @@ def command(options: argparse.Namespace) -> list[str]:
 
 
 def _cpus(options: argparse.Namespace) -> list[str]:
-  """For sbatch and again for srun, which does not inherit it."""
+  """Returns the flag for sbatch and srun; srun does not inherit it."""
   return [f"--cpus-per-task={options.cpus}"] if options.cpus else []
 
 
 def main() -> None:
-  """Reads options, then one call of sbatch."""
+  """Parses options and calls sbatch once."""
   parser = common.parser(__doc__)
-  parser.add_argument("--nodes", type=common.at_least(1), required=True)
-  parser.add_argument("--gpus", type=common.at_least(1), required=True, help="of a node")
-  parser.add_argument("--processes", choices=("gpu", "node"), default="gpu", help="one process for each")
-  parser.add_argument("--cpus", type=common.at_least(1), help="cores of a process, for the loader; default: SLURM's")
-  parser.add_argument("--time", type=time_limit, help="limit of one job, after which the next goes on")
-  parser.add_argument("--grace_seconds", type=common.at_least(1), default=300, help="for saving, before the limit")
-  parser.add_argument("--extra", action="append", default=[], metavar="--FLAG=VALUE", help="of sbatch, as --partition")
-  options, tail = common.parse(parser, sys.argv[1:])
-  common.check_training(tail, elsewhere=False)
+  parser.add_argument("--nodes", type=common.at_least(1), required=True, help="number of nodes")
+  parser.add_argument("--gpus", type=common.at_least(1), required=True, help="GPUs per node")
+  parser.add_argument("--processes", choices=("gpu", "node"), default="gpu", help="one process per GPU or node")
+  parser.add_argument("--cpus", type=common.at_least(1), help="CPU cores per process; default: that of SLURM")
+  parser.add_argument("--time", type=time_limit, help="time limit of one job; the requeued job resumes")
+  parser.add_argument(
+    "--grace_seconds", type=common.at_least(1), default=300, help="seconds from SIGTERM to the time limit"
+  )
+  parser.add_argument("--extra", action="append", default=[], metavar="--FLAG=VALUE", help="for sbatch; repeatable")
+  options, training_args = common.parse(parser, sys.argv[1:])
+  common.check_training(training_args, remote=False)
   shell = common.Shell(dry_run=options.dry_run)
-  shell.require("sbatch", "run this where jobs are submitted")
-  shell.must(command(options), text=script(options, tail))
+  shell.require("sbatch", "run this on a login node of the cluster")
+  shell.run_checked(command(options), text=script(options, training_args))
 
 
 if __name__ == "__main__":

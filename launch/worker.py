@@ -1,10 +1,10 @@
-"""Starts a run once on a worker of a TPU slice, however often it is called, and waits for it to end.
+"""Idempotent start of a run on a worker of a TPU slice; waits until the run ends.
 
   python -m launch.worker FOLDER NUMBER COMMAND...
 
-The run has a session of its own, so a broken connection does not stop it: the same command attaches to it again and
-exits with its exit code. NUMBER identifies the start: one that has ended is not repeated, a new number starts again.
-FOLDER holds `lock`, held by the run while it is alive, `number`, `log`, and `exit`, the run's exit code.
+The run is in a separate session, so it survives a broken connection: the same command attaches to it again and exits
+with its exit code. NUMBER identifies the start: the same number never starts the run twice, a new number restarts it.
+FOLDER contains `lock`, held by the run while it is alive, `number`, `log`, and `exit`, the run's exit code.
 """
 
 import pathlib
@@ -18,19 +18,19 @@ from clipvip_jax.utils.cli import EXIT_TERMINATED
 from clipvip_jax.utils.file_lock import LockHeldError, file_lock, is_locked
 
 _POLL_SECONDS = 0.2
-# Bytes of the log that are shown to a caller who attaches to a run.
+# Bytes of existing log that are printed when attaching to a run.
 _TAIL_BYTES = 4000
-# Processes that wait for the end of a run probe the lock for an instant, so one attempt may fail although nothing runs.
+# Processes that wait for a run probe its lock briefly, so a single attempt may fail although no run is alive.
 _LOCK_SECONDS = 1.0
-# "$0" is the file for the exit code. It is written atomically, and before the lock is released.
+# Writes the exit code to the file "$0", atomically and before the lock is released.
 _RECORD_EXIT_CODE = '"$@"; echo $? > "$0.part"; mv "$0.part" "$0"'
 
 
 def run(folder: pathlib.Path, number: str, command: Sequence[str]) -> int:
-  """Starts `command` unless a run is alive or `number` has already run, then shows its log until it ends.
+  """Starts `command` unless a run is alive or `number` was already started, then prints its log until it ends.
 
   Returns:
-    The exit code of the run; EXIT_TERMINATED if it left none, since its machine went down.
+    The exit code of the run; EXIT_TERMINATED if none was recorded because the run was killed.
   """
   folder.mkdir(parents=True, exist_ok=True)
   log = folder / "log"
@@ -42,14 +42,14 @@ def run(folder: pathlib.Path, number: str, command: Sequence[str]) -> int:
           start = output.tell()
           _start(folder, command, output, lock)
     except LockHeldError:
-      print("a run with the options of its own start is already running here; attaching to it", flush=True)
+      print("a run is already running here, with the options of its start; attaching to it", flush=True)
     (folder / "number").write_text(number)
-  _show_until_end(log, start, folder / "lock")
+  _follow_log(log, start, folder / "lock")
   return int(_read(folder / "exit") or EXIT_TERMINATED)
 
 
 def _start(folder: pathlib.Path, command: Sequence[str], output: IO[bytes], lock: TextIO) -> None:
-  """Starts the run, which inherits the lock."""
+  """Starts the run as a detached process that inherits the lock."""
   (folder / "exit").unlink(missing_ok=True)
   subprocess.Popen(
     ["sh", "-c", _RECORD_EXIT_CODE, str(folder / "exit"), *command],
@@ -61,13 +61,13 @@ def _start(folder: pathlib.Path, command: Sequence[str], output: IO[bytes], lock
   )
 
 
-def _show_until_end(log: pathlib.Path, start: int, lock: pathlib.Path) -> None:
+def _follow_log(log: pathlib.Path, start: int, lock: pathlib.Path) -> None:
   """Copies the log from byte `start` to standard output until the run ends."""
   with log.open("rb") as file:
     file.seek(start)
     ended = False
     while not ended:
-      ended = not is_locked(lock)  # before the last read, so that it reaches the end of the log
+      ended = not is_locked(lock)  # checked before reading, so that the last read reaches the end of the log
       sys.stdout.buffer.write(file.read())
       sys.stdout.flush()
       if not ended:

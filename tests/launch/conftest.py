@@ -1,4 +1,4 @@
-"""Launchers run where there are stand-ins alone."""
+"""Fixture with fakes of the cluster tools, so that no test reaches a real one."""
 
 import pytest
 from stand_ins import Machine

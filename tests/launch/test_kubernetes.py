@@ -1,4 +1,4 @@
-"""The JobSet, as Kubernetes would read it."""
+"""Tests of the JobSet manifest: process flags, volumes, restart policy and TPU topologies."""
 
 import json
 
@@ -10,17 +10,17 @@ from launch import kubernetes
 
 
 def expanded(text, env):
-  """What Kubernetes makes of a container's argument: $(NAME) of a known variable is replaced, $$ is $."""
-  found, at = "", 0
+  """Expands a container's argument as Kubernetes does: $(NAME) of a known variable is replaced, $$ is $."""
+  result, at = "", 0
   while at < len(text):
     if text[at] != "$" or at + 1 == len(text):
-      found, at = found + text[at], at + 1
+      result, at = result + text[at], at + 1
     elif text[at + 1] == "(" and ")" in text[at:]:
       name = text[at + 2 : text.index(")", at)]
-      found, at = found + env.get(name, f"$({name})"), text.index(")", at) + 1
+      result, at = result + env.get(name, f"$({name})"), text.index(")", at) + 1
     else:
-      found, at = found + ("$" if text[at + 1] == "$" else text[at : at + 2]), at + 2
-  return found
+      result, at = result + ("$" if text[at + 1] == "$" else text[at : at + 2]), at + 2
+  return result
 
 
 def job_set(machine, options, *tail):
@@ -33,7 +33,7 @@ def job_set(machine, options, *tail):
   return made, made["spec"]["replicatedJobs"][0]["template"]["spec"]
 
 
-def test_a_job_set_of_gpu_nodes_says_who_is_who(machine):
+def test_gpu_job_set_passes_coordinator_and_process_ids(machine):
   workdir = "--workdir=/shared/$(JOB_COMPLETION_INDEX)/$$HOME/$(touch pwned)$"
   made, job = job_set(machine, [*GPUS, "--env=TOKEN=$(HOSTNAME)"], workdir)
   pod = job["template"]["spec"]
@@ -54,7 +54,7 @@ def test_a_job_set_of_gpu_nodes_says_who_is_who(machine):
   )
 
 
-def test_a_job_set_on_a_tpu_slice_leaves_who_is_who_to_gke(machine):
+def test_tpu_job_set_uses_the_cluster_detection_of_gke(machine):
   made, job = job_set(machine, SLICE, "--workdir=/shared/runs")
   pod = job["template"]["spec"]
   assert job["completions"] == 8 and pod["containers"][0]["resources"] == {"limits": {"google.com/tpu": 4}}
@@ -66,22 +66,22 @@ def test_a_job_set_on_a_tpu_slice_leaves_who_is_who_to_gke(machine):
   assert list(made["metadata"]["annotations"].values()) == ["cloud.google.com/gke-nodepool"]
 
 
-def test_a_job_set_is_restarted_after_143_and_a_preemption_and_not_after_a_failure(machine):
+def test_job_set_restarts_after_termination_hang_and_preemption_but_not_after_failure(machine):
   made, job = job_set(machine, [*GPUS, "--max_restarts=9"], "--workdir=/shared/runs")
   policy = made["spec"]["failurePolicy"]
   assert policy["maxRestarts"] == 9 and job["backoffLimit"] == 0
-  assert job["template"]["spec"]["restartPolicy"] == "Never", "else the cluster refuses a podFailurePolicy"
+  assert job["template"]["spec"]["restartPolicy"] == "Never", "podFailurePolicy requires restartPolicy Never"
 
   def action(code, disrupted=False):
-    """As Kubernetes' and JobSet's controllers decide: the first rule that fits, in the pod and then in the set."""
+    """Applies the first matching rule of the pod, then of the set, as the controllers of Kubernetes and JobSet do."""
     reason = "BackoffLimitExceeded"
     for rule in job["podFailurePolicy"]["rules"]:
       if "onExitCodes" in rule:
         assert rule["onExitCodes"]["operator"] == "NotIn"
-        fits = code not in rule["onExitCodes"]["values"]
+        matches = code not in rule["onExitCodes"]["values"]
       else:
-        fits = disrupted and rule["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
-      if fits:
+        matches = disrupted and rule["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+      if matches:
         reason = "PodFailurePolicy" if rule["action"] == "FailJob" else reason
         break
     return next((rule["action"] for rule in policy["rules"] if reason in rule["onJobFailureReasons"]), "RestartJobSet")
@@ -100,11 +100,13 @@ def test_a_job_set_is_restarted_after_143_and_a_preemption_and_not_after_a_failu
     ("v4", "2x2x1", (1, 4)), ("v5p", "2x2x4", (4, 4)), ("v5p", "4x4x8", (32, 4)),
   ],
 )  # fmt: skip
-def test_nodes_of_a_topology(generation, topology, nodes):
+def test_tpu_nodes_counts_nodes_and_chips_per_node(generation, topology, nodes):
   assert kubernetes.tpu_nodes(generation, topology) == nodes
 
 
 @pytest.mark.parametrize("topology", ["", "4x", "4x4x0", "8x4x4", "2x4x8", "-4x4x4", "4x4x4x4"])
-def test_topologies_that_do_not_exist(topology):
-  with pytest.raises(kubernetes.UserError, match="there are"):
+def test_unknown_topology_is_rejected(topology):
+  with pytest.raises(
+    kubernetes.UserError, match=f"--topology={topology} does not exist for --tpu=v5p; use one of 2x2x1"
+  ):
     kubernetes.tpu_nodes("v5p", topology)

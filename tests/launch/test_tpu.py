@@ -1,4 +1,4 @@
-"""TPU slices, their preemption and what else can happen, against a stand-in for gcloud."""
+"""Tests of requests, preemption, restarts and connection failures of TPU slices, with a fake gcloud."""
 
 import functools
 import os
@@ -14,57 +14,57 @@ from clipvip_jax.utils.cli import EXIT_BAD_INPUT, EXIT_TERMINATED
 from launch import tpu
 
 
-def test_a_slice_is_asked_for_and_the_run_restarted_until_it_is_done(machine):
+def test_requests_a_slice_and_restarts_the_run_until_it_finishes(machine):
   machine.answer(
     states("ABSENT", "WAITING_FOR_RESOURCES", "PROVISIONING", "READY", "READY") | runs(0, EXIT_TERMINATED, 0)
   )
   done = machine.launch("tpu", *TPU, "--spot", "--extra=--network=lab", *TRAINING)
   assert done.returncode == 0, done.stderr
-  looks = ["describe"] * 4  # waiting, provisioning, active, machines ready
+  state_requests = ["describe"] * 4  # waiting, provisioning, active, machines ready
   assert machine.verbs() == [
-    "describe", "create", *looks, "scp", "ssh", "ssh 1", "describe", "describe", "ssh 2"
+    "describe", "create", *state_requests, "scp", "ssh", "ssh 1", "describe", "describe", "ssh 2"
   ]  # fmt: skip
   create = next(arguments for arguments, _ in machine.calls() if "create" in arguments)
   for option in ("--accelerator-type=v6e-32", "--runtime-version=v2-alpha-tpuv6e", "--node-id=vip", "--spot"):
     assert option in create
   assert "--network=lab" in create and "--zone=us-east5-b" in create
-  assert "vip is PROVISIONING" in done.stdout and "costs money until: python -m launch.tpu" in done.stdout
+  assert "vip is PROVISIONING" in done.stdout and "costs money; delete it with: python -m launch.tpu" in done.stdout
   assert all("--worker=all" in arguments for arguments, _ in machine.calls() if "ssh" in arguments)
 
 
-@pytest.mark.parametrize("seen", ["SUSPENDED", "PREEMPTED"])
-def test_a_preempted_slice_is_asked_for_again(machine, seen):
-  machine.answer(states("READY", seen, seen, "ABSENT", "READY") | runs(0, 255, 0, 0))
+@pytest.mark.parametrize("state", ["SUSPENDED", "PREEMPTED"])
+def test_requests_a_preempted_slice_again(machine, state):
+  machine.answer(states("READY", state, state, "ABSENT", "READY") | runs(0, 255, 0, 0))
   done = machine.launch("tpu", *TPU, "--delete_after", *TRAINING)
   assert done.returncode == 0, done.stderr
   verbs = [verb for verb in machine.verbs() if verb != "describe"]
   assert verbs == ["scp", "ssh", "ssh 1", "delete", "create", "scp", "ssh", "ssh 2", "delete"]
-  assert f"the slice was taken away ({seen})" in done.stdout
+  assert f"the slice was preempted ({state})" in done.stdout
 
 
-def test_machines_under_repair_are_waited_for_and_not_given_back(machine):
+def test_waits_for_machines_under_repair_without_deleting_the_slice(machine):
   machine.answer(states("REPAIRING", "REPAIRING", "READY") | runs(0, 0))
   assert machine.launch("tpu", *TPU, *TRAINING).returncode == 0
   assert [verb for verb in machine.verbs() if verb != "describe"] == ["scp", "ssh", "ssh 1"]
 
 
-@pytest.mark.parametrize(("codes", "what"), [((0, 3), "the run"), ((3,), "installing")])
-def test_what_fails_stops_and_says_so(machine, codes, what):
+@pytest.mark.parametrize(("codes", "phase"), [((0, 3), "the run"), ((3,), "installation")])
+def test_failure_stops_the_launcher_with_its_exit_code(machine, codes, phase):
   machine.answer(states("READY", "READY") | runs(*codes))
   done = machine.launch("tpu", *TPU, *TRAINING)
   assert done.returncode == 3
-  assert f"error: {what} failed with exit code 3" in done.stderr
+  assert f"error: {phase} failed with exit code 3; see its output above" in done.stderr
   assert [verb for verb in machine.verbs() if verb != "describe"] == ["scp", "ssh", "ssh 1"][: 1 + len(codes)]
 
 
-def test_a_slice_that_is_preempted_while_it_is_installed_is_asked_for_again(machine):
+def test_requests_a_slice_again_if_preempted_during_installation(machine):
   machine.answer(states("READY", "SUSPENDED", "SUSPENDED", "ABSENT", "READY") | runs(255, 0, 0))
   assert machine.launch("tpu", *TPU, *TRAINING).returncode == 0
   verbs = [verb for verb in machine.verbs() if verb != "describe"]
   assert verbs == ["scp", "ssh", "delete", "create", "scp", "ssh", "ssh 2"]
 
 
-def test_a_lost_connection_goes_back_to_the_same_start(machine):
+def test_attaches_to_the_same_start_after_a_lost_connection(machine):
   answers = states("READY", "READY", "READY") | runs(0, 255, EXIT_TERMINATED, 0)
   answers[REQUEST][1:1] = [[1, "", "ERROR: no network"]] * 2
   machine.answer(answers)
@@ -73,30 +73,36 @@ def test_a_lost_connection_goes_back_to_the_same_start(machine):
 
 
 @pytest.mark.parametrize(
-  ("answers", "words"),
+  ("answers", "message"),
   [
-    (states("ABSENT", "FAILED"), "the request for vip failed; see: gcloud"),
-    ({REQUEST: [[1, "", "ERROR: PERMISSION_DENIED"]]}, "cannot tell the state of vip: ERROR: PERMISSION_DENIED"),
-    ({REQUEST: [GONE], "gcloud queued-resources create": [[1, "", "quota"]]}, "ended with exit code 1"),
+    (states("ABSENT", "FAILED"), "the request for --name=vip failed; see: gcloud"),
+    (
+      {REQUEST: [[1, "", "ERROR: PERMISSION_DENIED"]]},
+      "--name=vip (ERROR: PERMISSION_DENIED); check gcloud's login",
+    ),
+    (
+      {REQUEST: [GONE], "gcloud queued-resources create": [[1, "", "quota"]]},
+      "failed with exit code 1; see its output above",
+    ),
   ],
 )
-def test_what_cannot_go_on_is_said_in_one_line(machine, answers, words):
+def test_gcloud_failure_is_reported_in_one_line(machine, answers, message):
   machine.answer(answers)
   done = machine.launch("tpu", *TPU, "--max_restarts=2", *TRAINING)
   assert done.returncode == EXIT_BAD_INPUT
-  assert words in next(line for line in done.stderr.splitlines() if line.startswith("error: "))
+  assert message in next(line for line in done.stderr.splitlines() if line.startswith("error: "))
   assert not [verb for verb in machine.verbs() if verb.startswith("ssh ")]
 
 
-def test_where_restarts_are_used_up_the_slice_is_given_back_as_after_any_end(machine):
+def test_delete_after_deletes_the_slice_at_max_restarts(machine):
   machine.answer(states(*["READY"] * 9) | runs(0, *[EXIT_TERMINATED] * 9))
   done = machine.launch("tpu", *TPU, "--max_restarts=2", "--delete_after", *TRAINING)
   assert done.returncode == EXIT_TERMINATED
-  assert "error: --max_restarts=2 restarts are used up; the same command goes on" in done.stderr
+  assert "error: reached --max_restarts=2; repeat the command to resume" in done.stderr
   assert [verb for verb in machine.verbs() if verb != "describe"][-4:] == ["ssh 1", "ssh 2", "ssh 3", "delete"]
 
 
-def test_going_back_to_a_run_is_no_restart(machine):
+def test_reconnecting_does_not_count_as_a_restart(machine):
   machine.answer(states(*["READY"] * 9) | runs(0, 255, 255, 255, EXIT_TERMINATED, 255, 0))
   done = machine.launch("tpu", *TPU, "--max_restarts=1", *TRAINING)
   assert done.returncode == 0, done.stderr
@@ -104,7 +110,7 @@ def test_going_back_to_a_run_is_no_restart(machine):
   assert starts == ["ssh 1"] * 4 + ["ssh 2"] * 2
 
 
-def test_ctrl_c_leaves_the_run_alone(machine):
+def test_run_continues_after_ctrl_c(machine):
   machine.answer(states("READY"))
   waiting = machine.folder / "waiting"
   wait = f"""if "launch.worker" in sys.argv[-1]:
@@ -121,18 +127,21 @@ print(out)"""
     stderr=subprocess.PIPE,
     text=True,
     start_new_session=True,
-    # A shell's background job, which these tests may be, ignores Ctrl-C, and so do its children.
+    # Background jobs of a shell ignore SIGINT, and their children inherit that.
     preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
   )
-  until = time.monotonic() + 30
-  while not waiting.exists() and time.monotonic() < until:
+  deadline = time.monotonic() + 30
+  while not waiting.exists() and time.monotonic() < deadline:
     time.sleep(0.05)
   os.killpg(launcher.pid, signal.SIGINT)
   output, errors = launcher.communicate(timeout=30)
   assert launcher.returncode == 130 and "error: interrupted" in errors
-  assert "The run goes on without you" in output and "--name=vip --zone=us-east5-b --delete" in output
+  assert (
+    "The run continues. Repeat the command to attach to it" in output
+    and "--name=vip --zone=us-east5-b --delete" in output
+  )
 
 
 @pytest.mark.parametrize("name", ["v4-8", "v5litepod-256", "v5p-64", "v5p-384", "v6e-1"])
-def test_accelerators_that_exist(name):
+def test_known_accelerators_are_accepted(name):
   assert tpu.accelerator(name) == name

@@ -1,4 +1,4 @@
-"""What is sent to the workers of a slice, run here."""
+"""Tests of the commands that the TPU launcher sends to workers, executed locally."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ from launch import worker
 
 @pytest.fixture
 def home(tmp_path, machine):
-  """A worker's home folder, whose Python for a run is a stand-in, and the two commands that it gets over ssh."""
+  """Returns a worker's home folder with a fake Python, and the two commands that the launcher sends over ssh."""
   machine.answer(states("READY"))
   machine.launch("tpu", *TPU, *TRAINING[:-1], f"--workdir={HOSTILE}")
   sent = [call[0][-1].removeprefix("--command=") for call in machine.calls() if "ssh" in call[0]]
@@ -47,7 +47,7 @@ def on_worker(home, command):
   return subprocess.run(["bash", "-c", command], cwd=home, env=env, capture_output=True, text=True, timeout=60)
 
 
-def test_a_worker_installs_what_is_pinned_and_runs_what_was_asked_for(home):
+def test_installs_pinned_packages_and_runs_the_training_command(home):
   home, install, start = home
   done = on_worker(home, install)
   assert done.returncode == 0, done.stderr
@@ -64,7 +64,7 @@ def test_a_worker_installs_what_is_pinned_and_runs_what_was_asked_for(home):
   assert not list(home.rglob("pwned"))
 
 
-def test_nothing_is_installed_under_a_run_that_goes_on(home):
+def test_installs_nothing_while_a_run_is_alive(home):
   home, install, _ = home
   with (home / "clipvip_jax" / "lock").open("w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -81,26 +81,26 @@ def start_worker(folder, number, command):
   )
 
 
-def test_a_start_is_made_once_and_outlives_its_connection(tmp_path):
+def test_start_is_idempotent_and_survives_its_connection(tmp_path):
   gate = tmp_path / "gate"
   command = f"echo started; while [ ! -e {gate} ]; do sleep 0.05; done; echo ended; exit 7"
   first = start_worker(tmp_path / "run", 1, command)
   assert first.stdout.readline() == "started\n"
-  first.kill()  # the connection
+  first.kill()  # as a broken connection does
   first.communicate()
-  back = start_worker(tmp_path / "run", 1, command)
-  assert "already running" in back.stdout.readline()
+  attached = start_worker(tmp_path / "run", 1, command)
+  assert "already running here, with the options of its start; attaching to it" in attached.stdout.readline()
   gate.touch()
-  assert back.communicate()[0].splitlines() == ["started", "ended"]
-  assert back.returncode == 7
-  late = start_worker(tmp_path / "run", 1, command)
-  assert late.communicate()[0].count("started") == 1 and late.returncode == 7
-  again = start_worker(tmp_path / "run", 2, "echo once more")
-  assert again.communicate()[0] == "once more\n" and again.returncode == 0
+  assert attached.communicate()[0].splitlines() == ["started", "ended"]
+  assert attached.returncode == 7
+  repeated = start_worker(tmp_path / "run", 1, command)
+  assert repeated.communicate()[0].count("started") == 1 and repeated.returncode == 7
+  restarted = start_worker(tmp_path / "run", 2, "echo once more")
+  assert restarted.communicate()[0] == "once more\n" and restarted.returncode == 0
 
 
-def test_a_run_whose_machine_went_down_is_one_to_be_started_again(tmp_path):
-  first = start_worker(tmp_path / "run", 1, "echo $PPID; kill -9 $PPID $$")  # and so no exit code is noted
+def test_killed_run_without_exit_code_counts_as_terminated(tmp_path):
+  first = start_worker(tmp_path / "run", 1, "echo $PPID; kill -9 $PPID $$")  # so no exit code is recorded
   first.communicate()
   assert first.returncode == EXIT_TERMINATED
   assert worker.run(tmp_path / "run", "1", ["false"]) == EXIT_TERMINATED
