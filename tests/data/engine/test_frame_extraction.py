@@ -100,7 +100,7 @@ def test_extracts_parts_of_a_truncated_file(tmp_path):
   assert len(read(path, 1, 9)) == 48
   cut = tmp_path / "cut.mkv"
   cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-  with pytest.raises(MediaError, match=r"cut or damaged: \d\.\d of 8\.0 s"):
+  with pytest.raises(MediaError, match=r"truncated or corrupt: \d\.\d of 8\.0 s"):
     read(cut, 1, 9, fps=1)
   assert len(read(cut, 1, 3)) == 12  # before the cut
 
@@ -112,7 +112,7 @@ def test_extracts_parts_of_a_corrupt_file(tmp_path):
   content[len(content) // 3 : 2 * len(content) // 3] = bytes(2 * len(content) // 3 - len(content) // 3)
   path.write_bytes(content)
   for start, end in ((1, 9), (4, 9), (None, 6)):
-    with pytest.raises(MediaError, match="cut or damaged"):
+    with pytest.raises(MediaError, match="truncated or corrupt"):
       read(path, start, end, fps=1)
   assert len(read(path, 7.5, 9)) == 9  # behind it
 
@@ -158,7 +158,7 @@ def test_decodes_formats(tmp_path, name, codec, size, options):
   ("spoil", "kind", "words"),
   [
     (lambda path, clip: path.write_bytes(b""), MediaError, "empty"),
-    (lambda path, clip: path.write_bytes(clip.read_bytes()[:-900]), MediaError, "cut|no video stream"),
+    (lambda path, clip: path.write_bytes(clip.read_bytes()[:-900]), MediaError, "truncated|no video stream"),
     (lambda path, clip: path.write_bytes(b"<html>gone</html>" * 99), MediaError, "not a video"),
     (lambda path, clip: corpora.write_sound(path), MediaError, "no video stream"),
     (lambda path, clip: video_encoder.encode_h264(path, grey(1), 12), TooShortError, "1 frames, at least 2"),
@@ -189,7 +189,7 @@ def test_compares_duration_in_header_with_content(tmp_path, clip):
   place = content.index(b"\x44\x89\x88") + 3  # the duration, a double of milliseconds
   content[place : place + 8] = struct.pack(">d", hours * 1000.0)
   (tmp_path / "long.mkv").write_bytes(content)
-  with pytest.raises(MediaError, match=f"cut or damaged: 48 of {hours * 12} frames"):
+  with pytest.raises(MediaError, match=f"truncated or corrupt: 48 of {hours * 12} frames"):
     read(tmp_path / "long.mkv", fps=3)
 
 
