@@ -1,4 +1,4 @@
-"""Measurements that docs/performance.md reports, each a command of its own."""
+"""Benchmark commands behind docs/performance.md."""
 
 from clipvip_jax.utils.log import quiet_libtpu
 

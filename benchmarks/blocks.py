@@ -1,12 +1,12 @@
-"""The twelve vision blocks with proxy-guided attention: forward, and forward + backward.
+"""Benchmark of twelve vision blocks with proxy-guided attention: forward, and forward + backward.
 
   python -m benchmarks.blocks [--patch=32] [--frames=12] [--batch=4] [--dtype=float32]
     [--peer='/path/to/python benchmarks/torch_blocks.py --device cpu']
 
-Twelve blocks of ViT-B's width on random tokens, without embeddings, text tower, loss and optimiser. With --peer, that
-command runs after ours, round by round, and its times stand beside ours; it takes the same sizes and prints JSON with
-`forward_s` and `forward_backward_s`, as the PyTorch peer does. A round is a process of its own; each reports its
-median, and the best of the rounds counts.
+Runs twelve blocks of ViT-B's width on random tokens, without embeddings, text tower, loss and optimizer. --peer is a
+command that accepts the same sizes and prints JSON with `forward_s` and `forward_backward_s`, as torch_blocks.py does;
+rounds alternate between the two. Each round is a separate process and reports its median; the table shows the best
+round.
 """
 
 import argparse
@@ -22,7 +22,7 @@ PARTS = {"forward_s": "forward", "forward_backward_s": "forward + backward"}
 
 
 def ours(options: argparse.Namespace) -> dict[str, float]:
-  """Median seconds of each part, in this process."""
+  """Returns the median seconds of each part, measured in this process."""
   import jax
   import jax.numpy as jnp
 
@@ -61,12 +61,12 @@ def _seconds(call, repeats: int) -> float:
 
 
 def _round(command: list[str], options: argparse.Namespace) -> dict[str, float]:
-  """One process; the last line that it prints is JSON."""
+  """Runs a command and parses its last line of output as JSON."""
   sizes = [
     str(x) for name in ("patch", "frames", "batch", "dtype", "repeats") for x in (f"--{name}", getattr(options, name))
   ]
-  done = subprocess.run([*command, *sizes], check=True, stdout=subprocess.PIPE, text=True)
-  return json.loads(done.stdout.splitlines()[-1])
+  process = subprocess.run([*command, *sizes], check=True, stdout=subprocess.PIPE, text=True)
+  return json.loads(process.stdout.splitlines()[-1])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,15 +75,15 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--frames", type=int, default=12)
   parser.add_argument("--batch", type=int, default=4)
   parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-  parser.add_argument("--repeats", type=int, default=5, help="calls of a round, after one that compiles")
+  parser.add_argument("--repeats", type=int, default=5, help="timed calls per round, after compilation")
   parser.add_argument("--rounds", type=int, default=2)
-  parser.add_argument("--peer", default="", help="a command")
-  parser.add_argument("--one", action="store_true", help="one round of ours, here, as JSON")
+  parser.add_argument("--peer", default="", help="command to compare with")
+  parser.add_argument("--one", action="store_true", help="measure one round in this process and print JSON")
   return parser
 
 
 def main() -> None:
-  """Measures and prints a table."""
+  """Runs all rounds and prints a table."""
   options = _parser().parse_args()
   if options.one:
     print(json.dumps(ours(options)))
@@ -91,12 +91,12 @@ def main() -> None:
   commands = {"ours": [sys.executable, "-m", "benchmarks.blocks", "--one"]}
   if options.peer:
     commands["peer"] = shlex.split(options.peer)
-  rounds = [{who: _round(command, options) for who, command in commands.items()} for _ in range(options.rounds)]
+  rounds = [{name: _round(command, options) for name, command in commands.items()} for _ in range(options.rounds)]
   print(f"B/{options.patch}, {options.batch} clips of {options.frames} frames, {options.dtype}, seconds")
   for part, title in PARTS.items():
-    best = {who: min(found[who][part] for found in rounds) for who in commands}
-    row = "".join(f"  {who} {seconds:8.4f}" for who, seconds in best.items())
-    print(f"{title:20}{row}" + (f"  {best['peer'] / best['ours']:.2f} x as fast" if options.peer else ""))
+    best = {name: min(times[name][part] for times in rounds) for name in commands}
+    row = "".join(f"  {name} {seconds:8.4f}" for name, seconds in best.items())
+    print(f"{title:20}{row}" + (f"  speedup {best['peer'] / best['ours']:.2f}" if options.peer else ""))
 
 
 if __name__ == "__main__":

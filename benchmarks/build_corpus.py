@@ -1,10 +1,10 @@
-"""Building a corpus with one process and with two, and whether memory grows with it.
+"""Benchmark of corpus builds: time with one and two processes, and peak memory over the number of clips.
 
   python -m benchmarks.build_corpus
 
-Clips are H.264, 320 x 240, 44 frames at 12 a second, each frame stored. Prints seconds and the peak memory of all
-processes together (resident, shared pages counted once each process) for 200 and 2,000 clips with one process and 2,000
-with two, and their ratios. Linux only: memory is read from /proc.
+Clips are H.264, 320 x 240, 44 frames at 12 per second, every frame stored. Prints seconds and peak resident memory
+summed over all processes (shared pages count once per process), for 200 and 2,000 clips with one process and 2,000 with
+two, and their ratios. Linux only: reads memory from /proc.
 """
 
 import json
@@ -24,7 +24,7 @@ PAGE = 4096
 
 
 def write_videos(folder: pathlib.Path) -> None:
-  """A window that slides over a soft random picture, and some noise, as a camera has it."""
+  """Writes videos of a window that slides over a smooth random image, with sensor noise."""
   import cv2
 
   for number in range(VIDEOS):
@@ -36,28 +36,28 @@ def write_videos(folder: pathlib.Path) -> None:
     encode_h264(folder / f"{number}.mp4", frames.clip(0, 255).astype(np.uint8), FPS, quantiser=23)
 
 
-def children(number: int) -> list[int]:
-  """A process and all that it has started, directly or not."""
-  found = [number]
+def process_tree(number: int) -> list[int]:
+  """Returns the ids of a process and all its descendants."""
+  processes = [number]
   for file in pathlib.Path(f"/proc/{number}/task").glob("*/children"):
     for child in file.read_text().split():
-      found += children(int(child))
-  return found
+      processes += process_tree(int(child))
+  return processes
 
 
 def memory(number: int) -> int:
-  """Resident bytes of a process and its children."""
+  """Returns the resident bytes of a process and its descendants; 0 if one of them has just ended."""
   total = 0
   try:
-    for process in children(number):
+    for process in process_tree(number):
       total += int(pathlib.Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
-  except OSError:  # one has just ended
+  except OSError:
     return 0
   return total
 
 
 def build(folder: pathlib.Path, clips: int, workers: int) -> tuple[float, int]:
-  """(seconds, peak of memory in bytes)."""
+  """Builds a corpus; returns (seconds, peak memory in bytes)."""
   manifest = folder / f"{clips}.jsonl"
   rows = [{"id": str(n), "video": f"{n % VIDEOS}.mp4", "text": f"clip {n}"} for n in range(clips)]
   manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -76,21 +76,21 @@ def build(folder: pathlib.Path, clips: int, workers: int) -> tuple[float, int]:
 
 
 def main() -> None:
-  """Prints the figures."""
+  """Builds all corpora and prints the figures."""
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     write_videos(folder)
-    found = {}
+    results = {}
     for clips, workers in RUNS:
-      seconds, peak = found[clips, workers] = build(folder, clips, workers)
+      seconds, peak = results[clips, workers] = build(folder, clips, workers)
       print(
         f"{clips:5d} clips, {workers} process{'es' * (workers > 1)}: {seconds:6.1f} s, {clips / seconds:5.1f} clips/s,"
         f" peak {peak / 2**20:.0f} MiB",
         flush=True,
       )
-    one, two, few = found[2000, 1], found[2000, 2], found[200, 1]
-    print(f"two processes take {two[0] / one[0]:.2f} of the time of one")
-    print(f"2,000 clips take {one[1] / few[1]:.2f} of the memory of 200")
+    one, two, few = results[2000, 1], results[2000, 2], results[200, 1]
+    print(f"time with two processes / with one: {two[0] / one[0]:.2f}")
+    print(f"memory for 2,000 clips / for 200: {one[1] / few[1]:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""How long a checkpoint of a full-size state stops training, how long it takes to write, and how long to read.
+"""Benchmark of checkpoints of a full-size train state: blocking time, write time and restore time.
 
   python -m benchmarks.checkpoints [--recipe=b32] [--folder=DIR] [--rounds=3]
 
-The state of the recipe with random parameters and moments. Beside it the same bytes written and read as one plain file,
-the least that the disk takes. The best of the rounds counts; files are in the operating system's memory when they are
-read.
+Uses the recipe's state with random parameters and moments. As a lower bound for the disk, also writes and reads the
+same bytes as one plain file. Prints the best of the rounds; reads are served from the page cache.
 """
 
 import argparse
@@ -24,19 +23,19 @@ from configs import post_pretrain
 
 
 def measure(state, folder: pathlib.Path) -> dict[str, float]:
-  """Seconds of one round."""
+  """Returns the seconds of each phase in one round."""
   checkpoints = Checkpoints(folder / "checkpoints", 1)
   started = time.perf_counter()
   checkpoints.save(state, {"next_record": 0}, None)
-  stopped = time.perf_counter() - started
+  blocked = time.perf_counter() - started
   checkpoints.close()
   written = time.perf_counter() - started
   checkpoints = Checkpoints(folder / "checkpoints", 1)
   started = time.perf_counter()
   jax.block_until_ready(checkpoints.restore_latest(abstract_state(state)))
-  read = time.perf_counter() - started
+  restored = time.perf_counter() - started
   checkpoints.close()
-  return {"training stops for": stopped, "written after": written, "read in": read, **_plain(state, folder / "plain")}
+  return {"training blocked": blocked, "written": written, "restored": restored, **_plain(state, folder / "plain")}
 
 
 def _plain(state, path: pathlib.Path) -> dict[str, float]:
@@ -47,27 +46,27 @@ def _plain(state, path: pathlib.Path) -> dict[str, float]:
   written = time.perf_counter() - started
   started = time.perf_counter()
   path.read_bytes()
-  return {"a plain file: written in": written, "a plain file: read in": time.perf_counter() - started}
+  return {"plain file, written": written, "plain file, read": time.perf_counter() - started}
 
 
 def main() -> None:
-  """Measures and prints a table."""
+  """Runs all rounds and prints a table."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--recipe", default="b32", help="variants of configs/post_pretrain.py")
-  parser.add_argument("--folder", help="on the disk that is measured (default: the temporary one)")
+  parser.add_argument("--folder", help="folder on the disk to measure (default: the temporary folder)")
   parser.add_argument("--rounds", type=int, default=3)
   options = parser.parse_args()
   config = post_pretrain.get_config(options.recipe)
-  model, (chain, _) = clip_vip.from_config(config.model), optimizer.from_config(config.optimizer, 1_000)
-  state = jax.tree.map(jax.numpy.asarray, random_params(step_cost.state_shapes(config, model, chain)))
+  model, (tx, _) = clip_vip.from_config(config.model), optimizer.from_config(config.optimizer, 1_000)
+  state = jax.tree.map(jax.numpy.asarray, random_params(step_cost.state_shapes(config, model, tx)))
   size = sum(x.nbytes for x in jax.tree.leaves(state))
   rounds = []
   for _ in range(options.rounds):
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
       rounds.append(measure(state, pathlib.Path(folder)))
-  print(f"B/{config.model.patch_size}, a state of {size / 1e9:.2f} GB")
+  print(f"B/{config.model.patch_size}, train state of {size / 1e9:.2f} GB")
   for name in rounds[0]:
-    print(f"  {name:26}{min(found[name] for found in rounds):8.2f} s")
+    print(f"  {name:26}{min(seconds[name] for seconds in rounds):8.2f} s")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What it saves that videos are decoded while the model computes.
+"""Benchmark of overlapping video decoding with model computation in `embed`.
 
   python -m benchmarks.embed_overlap
 
-Embeds 200 generated mp4 files (60 frames of 320 x 240) with a random model of B/32's layers on 128 pixels and 4 frames:
-decoding alone with one thread and with one a core, the model alone, one after the other, and as `embed` does it.
+Embeds 200 generated mp4 files (60 frames of 320 x 240) with a random model of B/32's width on 4 frames of 128 pixels.
+Measures decoding alone (one thread, and one per core), the model alone, both in sequence, and overlapped as in `embed`.
 """
 
 import os
@@ -25,7 +25,7 @@ VIDEOS, FRAMES = 200, 4
 
 
 def model() -> EmbeddingModel:
-  """Six blocks of B/32's width."""
+  """Returns a random model with six vision blocks of B/32's width."""
   sizes = common.model_b32()
   sizes.update({"image_size": 128, "dtype": "float32"})
   sizes.vision.layers, sizes.text.layers = 6, 1
@@ -38,14 +38,14 @@ def model() -> EmbeddingModel:
 
 
 def seconds(function) -> float:
-  """How long a call takes."""
+  """Returns the duration of a call."""
   started = time.perf_counter()
   function()
   return time.perf_counter() - started
 
 
 def main() -> None:
-  """Generates the files, measures, prints a table."""
+  """Generates the files, measures and prints a table."""
   net, cores = model(), os.cpu_count() or 1
   with tempfile.TemporaryDirectory() as folder:
     rng = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def main() -> None:
   print(f"one thread, then computing      {one + computing:6.2f} s")
   print(f"{cores} threads, then computing       {many + computing:6.2f} s")
   print(
-    f"while computing                 {together:6.2f} s, {(one + computing) / together:.2f} times as fast as the first"
+    f"overlapped                      {together:6.2f} s, speedup over one thread {(one + computing) / together:.2f}"
   )
 
 

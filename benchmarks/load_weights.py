@@ -1,10 +1,10 @@
-"""How long weights of full size take to load, against reading their file into memory.
+"""Benchmark of loading full-size weights, relative to reading the file into memory.
 
   python -m benchmarks.load_weights
 
-Prints, for B/32 and B/16 from .safetensors and from .pt: seconds to read the file (warm), seconds until every parameter
-is on the device in our layout, their ratio, and the peak of memory over that of the process before, in file sizes.
-Each load runs in a process of its own; the best of five counts, for both.
+Prints, for B/32 and B/16 from .safetensors and .pt: seconds to read the file from the page cache, seconds until every
+parameter is on the device in this project's layout, their ratio, and the increase of peak memory relative to the file
+size. Each load runs in a separate process; prints the best of five.
 """
 
 import json
@@ -17,12 +17,12 @@ import time
 
 import numpy as np
 
-SIZES = {"b32": (32, 50), "b16": (16, 197)}  # patch, rows of the embedding of position
+SIZES = {"b32": (32, 50), "b16": (16, 197)}  # patch size, number of position embeddings
 REPEATS = 5
 
 
 def tensors(patch: int, positions: int) -> dict[str, np.ndarray]:
-  """CLIP's tensors by published name, random."""
+  """Returns random tensors under CLIP's published names."""
   rng = np.random.default_rng(0)
   shapes: dict[str, tuple[int, ...]] = {
     "logit_scale": (),
@@ -49,7 +49,7 @@ def tensors(patch: int, positions: int) -> dict[str, np.ndarray]:
 
 
 def measure(path: str) -> dict[str, float]:
-  """One load in this process."""
+  """Measures one load in this process."""
   import jax
 
   import clipvip_jax
@@ -62,7 +62,7 @@ def measure(path: str) -> dict[str, float]:
   read = time.perf_counter() - started
   size = len(content)
   del content
-  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - size  # reading held the file once
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - size  # without the copy that reading held
   started = time.perf_counter()
   jax.block_until_ready(clipvip_jax.load(path).params)
   load = time.perf_counter() - started
@@ -71,10 +71,10 @@ def measure(path: str) -> dict[str, float]:
 
 
 def main() -> None:
-  """Generates the files, measures, prints a table."""
+  """Generates the files, measures and prints a table."""
   from safetensors.numpy import save_file
 
-  from tests import torch_zip
+  from tests.support import torch_zip
 
   print(f"{'file':18} {'MB':>5} {'read s':>7} {'load s':>7} {'ratio':>6} {'peak / file':>11}")
   with tempfile.TemporaryDirectory() as folder:

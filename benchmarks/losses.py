@@ -1,9 +1,9 @@
-"""Memory and time of the loss over the global batch B: whole logits against blocks, value and gradient of loss (d).
+"""Benchmark of loss (d) over the global batch B: full logits against blocks, memory and time of value and gradient.
 
   python -m benchmarks.losses [--sizes=1024,4096,16384,32768,65536] [--width=512] [--timed=8192]
 
-Memory is what the compiled program needs besides its arguments and results. Both forms are timed up to --timed clips,
-in turn; beyond, memory alone is compared, which needs none.
+Memory is the compiled program's temporary memory, without arguments and results. Both forms are timed in alternation up
+to --timed clips; larger batches are compiled but not run.
 """
 
 import argparse
@@ -20,7 +20,7 @@ _REPEATS = 3
 
 
 def features(size: int, width: int) -> dict[str, Any]:
-  """A batch of random unit features; every text exists."""
+  """Returns a batch of random unit features without missing texts."""
   keys = jax.random.split(jax.random.key(0), 4)
   names = ("video", "subtitle", "frame", "caption")
   batch = {name: jax.random.normal(key, (size, width)) for name, key in zip(names, keys, strict=True)}
@@ -29,7 +29,7 @@ def features(size: int, width: int) -> dict[str, Any]:
 
 
 def compiled(size: int, width: int, chunk: int) -> Any:
-  """Value and gradients of loss (d), compiled for B = size."""
+  """Compiles value and gradients of loss (d) for B = size."""
 
   def loss(batch, scale):
     return LOSSES["vsc_fc"](batch, scale, chunk=chunk)
@@ -40,29 +40,29 @@ def compiled(size: int, width: int, chunk: int) -> Any:
 
 
 def seconds(programs: list[Any], batch: Any) -> list[float]:
-  """Median of each, run in turn."""
+  """Returns the median seconds of each program, run in alternation."""
   times: list[list[float]] = [[] for _ in programs]
   for _ in range(_REPEATS):
-    for program, found in zip(programs, times, strict=True):
+    for program, program_times in zip(programs, times, strict=True):
       start = time.perf_counter()
       jax.block_until_ready(program(batch, jnp.float32(4.6)))
-      found.append(time.perf_counter() - start)
-  return [statistics.median(found) for found in times]
+      program_times.append(time.perf_counter() - start)
+  return [statistics.median(program_times) for program_times in times]
 
 
 def main() -> None:
-  """Reads options, compiles, prints a row for each B."""
+  """Prints a row for each B."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--sizes", default="1024,4096,16384,32768,65536", help="B, separated by commas")
-  parser.add_argument("--width", type=int, default=512, help="E")
-  parser.add_argument("--timed", type=int, default=8192, help="the largest B that is run")
+  parser.add_argument("--sizes", default="1024,4096,16384,32768,65536", help="values of B, comma-separated")
+  parser.add_argument("--width", type=int, default=512, help="feature size E")
+  parser.add_argument("--timed", type=int, default=8192, help="largest B to time")
   options = parser.parse_args()
   print(f"blocks of {CHUNK}; {jax.devices()[0].device_kind}")
-  print(f"{'B':>6}{'whole MiB':>11}{'blocks MiB':>12}{'ratio':>8}{'whole s':>9}{'blocks s':>10}")
+  print(f"{'B':>6}{'full MiB':>11}{'blocks MiB':>12}{'ratio':>8}{'full s':>9}{'blocks s':>10}")
   for size in map(int, options.sizes.split(",")):
     programs = [compiled(size, options.width, chunk) for chunk in (0, CHUNK)]
-    whole, blocks = (program.memory_analysis().temp_size_in_bytes / 2**20 for program in programs)
-    row = f"{size:6d}{whole:11.0f}{blocks:12.0f}{whole / blocks:8.2f}"
+    full, blocks = (program.memory_analysis().temp_size_in_bytes / 2**20 for program in programs)
+    row = f"{size:6d}{full:11.0f}{blocks:12.0f}{full / blocks:8.2f}"
     if size <= options.timed:
       row += "{:9.2f}{:10.2f}".format(*seconds(programs, features(size, options.width)))
     print(row, flush=True)

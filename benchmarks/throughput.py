@@ -1,17 +1,15 @@
-"""How many clips a second become batches, against a loop over the same library calls and against tf.data.
+"""Benchmark of the input pipeline in clips per second, against a bare loop over the same library calls and tf.data.
 
   python -m benchmarks.throughput
 
-A clip is 12 of 44 stored JPEGs (320 x 240, quality 92, 4:2:0), at 224 x 224 in normalised float32. Prints the clips a
-second of
+A clip is 12 of 44 stored JPEGs (320 x 240, quality 92, 4:2:0), decoded to normalised float32 at 224 x 224. Measures
 
-- the bare loop, one thread: frames that are in memory already through simplejpeg, OpenCV and NumPy, and np.stack;
-- the same with all memory allocated beforehand, which is the most that these calls can give;
-- the pipeline with threads alone, one and two worker processes: records of an ArrayRecord file, shuffled, with texts;
-- tf.data with one and two threads: the bare loop's calls in tf.numpy_function, and TensorFlow's own operations.
+- the bare loop, one thread: frames in memory through simplejpeg, OpenCV, NumPy and np.stack;
+- the bare loop with preallocated memory: the upper bound of these library calls;
+- the pipeline with threads only, one and two worker processes: records of an ArrayRecord file, shuffled, with texts;
+- tf.data with one and two threads: the bare loop's calls in tf.numpy_function, and TensorFlow's operations.
 
-Each figure is the best of REPEATS rounds through all of them, so that a busy moment counts for none; each run is a
-process of its own.
+Prints the best of REPEATS rounds over all methods; each measurement runs in a separate process.
 """
 
 import json
@@ -30,7 +28,7 @@ SECONDS, REPEATS = 4.0, 3
 
 
 def camera_frames(rng: np.random.Generator) -> Iterator[np.ndarray]:
-  """A panning view of a soft picture with sensor noise: JPEGs of about 20 kB, as of a camera."""
+  """Yields frames of a pan over a smooth image with sensor noise, about 20 kB each as JPEG."""
   import cv2
 
   view = np.full((300, 380, 3), 128.0, np.float32)
@@ -68,7 +66,7 @@ def write_corpus(folder: pathlib.Path) -> float:
 
 
 def open_corpus(folder: str):
-  """The corpus' records."""
+  """Opens the corpus that `write_corpus` wrote."""
   import tensorflow_datasets as tfds
 
   from clipvip_jax.input_pipeline.corpus import Corpus
@@ -76,14 +74,14 @@ def open_corpus(folder: str):
   return Corpus(tfds.builder_from_directory(pathlib.Path(folder, "camera", "1.0.0")))
 
 
-def drawn(folder: str) -> list[list[bytes]]:
-  """The frames of each clip that are drawn."""
+def sampled_frames(folder: str) -> list[list[bytes]]:
+  """Returns the sampled JPEG frames of each clip."""
   records = open_corpus(folder).records("train")
   return [[record["frames"][i] for i in np.linspace(0, FRAMES - 1, DRAWN).astype(int)] for record in records]
 
 
 def clip_pixels(frames: list[bytes]) -> np.ndarray:
-  """float32 [12, 224, 224, 3], as one would write it down."""
+  """Decodes, resizes and normalises frames to float32 [12, 224, 224, 3] in the simplest form."""
   import cv2
   import simplejpeg
 
@@ -98,7 +96,7 @@ def clip_pixels(frames: list[bytes]) -> np.ndarray:
 
 
 def rate(step: Callable[[], int]) -> float:
-  """Clips a second of a function that gives a number of clips."""
+  """Returns the clips per second of a function that returns a number of clips."""
   step()
   clips, started = 0, time.perf_counter()
   while time.perf_counter() - started < SECONDS:
@@ -107,11 +105,11 @@ def rate(step: Callable[[], int]) -> float:
 
 
 def bare(folder: str) -> float:
-  """One thread, new arrays."""
+  """Measures one thread with newly allocated arrays."""
   import cv2
 
   cv2.setNumThreads(0)
-  clips = drawn(folder)
+  clips = sampled_frames(folder)
 
   def step():
     np.stack([clip_pixels(frames) for frames in clips[:BATCH]])
@@ -121,25 +119,25 @@ def bare(folder: str) -> float:
 
 
 def bare_in_place(folder: str) -> float:
-  """One thread, the batch and a frame in float32 allocated once."""
+  """Measures one thread with a preallocated batch and float32 frame."""
   import cv2
   import simplejpeg
 
   from clipvip_jax.input_pipeline.preprocessing import MEAN, STD
 
   cv2.setNumThreads(0)
-  clips = drawn(folder)
+  clips = sampled_frames(folder)
   batch = np.empty((BATCH, DRAWN, SIZE, SIZE, 3), np.float32)
   frame = np.empty((HEIGHT, WIDTH, 3), np.float32)
   scale = np.tile(1 / (255 * np.array(STD)), SIZE).astype(np.float32)
   shift = np.tile(np.array(MEAN) / np.array(STD), SIZE).astype(np.float32)
 
   def step():
-    for frames, places in zip(clips[:BATCH], batch, strict=True):
-      for jpeg, place in zip(frames, places, strict=True):
+    for frames, outputs in zip(clips[:BATCH], batch, strict=True):
+      for jpeg, output in zip(frames, outputs, strict=True):
         np.copyto(frame, simplejpeg.decode_jpeg(jpeg))
-        cv2.resize(frame, (SIZE, SIZE), dst=place, interpolation=cv2.INTER_CUBIC)
-        rows = place.reshape(SIZE, -1)
+        cv2.resize(frame, (SIZE, SIZE), dst=output, interpolation=cv2.INTER_CUBIC)
+        rows = output.reshape(SIZE, -1)
         rows *= scale
         rows -= shift
     return BATCH
@@ -148,7 +146,7 @@ def bare_in_place(folder: str) -> float:
 
 
 def pipeline(folder: str, num_workers: int) -> float:
-  """Ours."""
+  """Measures this project's input pipeline."""
   from clipvip_jax.input_pipeline.throughput import measure_throughput, training_batcher
 
   clips = training_batcher(open_corpus(folder), "train", DRAWN, SIZE)
@@ -156,7 +154,7 @@ def pipeline(folder: str, num_workers: int) -> float:
 
 
 def tf_data(folder: str, threads: int, native: bool) -> float:
-  """tf.data over frames that are in memory already."""
+  """Measures tf.data over frames in memory."""
   import cv2
   import tensorflow as tf
 
@@ -170,19 +168,21 @@ def tf_data(folder: str, threads: int, native: bool) -> float:
     image = tf.cast(tf.io.decode_jpeg(jpeg, channels=3), tf.float32)
     return tf.image.resize(image, (SIZE, SIZE), method="bicubic") / 255
 
-  def own(frames):
+  def tensorflow_ops(frames):
     return (tf.map_fn(decode, frames, fn_output_signature=tf.float32) - MEAN) / STD
 
   def same_calls(frames):
     return tf.ensure_shape(tf.numpy_function(clip_pixels, [frames], tf.float32), (DRAWN, SIZE, SIZE, 3))
 
-  found = tf.data.Dataset.from_tensor_slices(drawn(folder)).repeat()
-  found = (
-    found.map(own if native else same_calls, num_parallel_calls=threads, deterministic=True).batch(BATCH).prefetch(1)
+  dataset = tf.data.Dataset.from_tensor_slices(sampled_frames(folder)).repeat()
+  dataset = (
+    dataset.map(tensorflow_ops if native else same_calls, num_parallel_calls=threads, deterministic=True)
+    .batch(BATCH)
+    .prefetch(1)
   )
   options = tf.data.Options()
   options.threading.private_threadpool_size = threads
-  iterator = iter(found.with_options(options))
+  iterator = iter(dataset.with_options(options))
 
   def step():
     next(iterator)
@@ -191,44 +191,44 @@ def tf_data(folder: str, threads: int, native: bool) -> float:
   return rate(step)
 
 
-WAYS: dict[str, Callable[[str], float]] = {
+METHODS: dict[str, Callable[[str], float]] = {
   "bare loop": bare,
-  "bare loop, memory used again": bare_in_place,
+  "bare loop, preallocated": bare_in_place,
   "pipeline, threads": lambda folder: pipeline(folder, 0),
   "pipeline, 1 worker": lambda folder: pipeline(folder, 1),
   "pipeline, 2 workers": lambda folder: pipeline(folder, 2),
   "tf.data, same calls, 1 thread": lambda folder: tf_data(folder, 1, False),
   "tf.data, same calls, 2 threads": lambda folder: tf_data(folder, 2, False),
-  "tf.data, TensorFlow's, 1 thread": lambda folder: tf_data(folder, 1, True),
-  "tf.data, TensorFlow's, 2 threads": lambda folder: tf_data(folder, 2, True),
+  "tf.data, TensorFlow ops, 1 thread": lambda folder: tf_data(folder, 1, True),
+  "tf.data, TensorFlow ops, 2 threads": lambda folder: tf_data(folder, 2, True),
 }
 
 
-def measured(way: str, folder: str) -> float:
-  """One run."""
-  command = [sys.executable, "-m", "benchmarks.throughput", way, folder]
+def measure(method: str, folder: str) -> float:
+  """Measures a method in a new process; returns clips per second."""
+  command = [sys.executable, "-m", "benchmarks.throughput", method, folder]
   output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
   return json.loads(output.splitlines()[-1])
 
 
 def main() -> None:
-  """Writes the corpus, measures, prints a table."""
+  """Writes the corpus, measures and prints a table."""
   with tempfile.TemporaryDirectory() as folder:
     print(
-      f"{CLIPS} clips of {FRAMES} frames, {write_corpus(pathlib.Path(folder)):.1f} kB a frame; clips a second:",
+      f"{CLIPS} clips of {FRAMES} frames, {write_corpus(pathlib.Path(folder)):.1f} kB per frame; clips per second:",
       flush=True,
     )
-    rounds = [{way: measured(way, folder) for way in WAYS} for _ in range(REPEATS)]
-  found = {way: max(run[way] for run in rounds) for way in WAYS}
-  for way, value in found.items():
-    print(f"{way:34} {value:7.1f}  {value / found['bare loop']:5.2f} of the bare loop")
-  one = found["pipeline, 1 worker"]
-  print(f"two workers against one {found['pipeline, 2 workers'] / one:.2f}")
-  print(f"one worker against tf.data with the same calls {one / found['tf.data, same calls, 1 thread']:.2f}")
+    rounds = [{method: measure(method, folder) for method in METHODS} for _ in range(REPEATS)]
+  best = {method: max(values[method] for values in rounds) for method in METHODS}
+  for method, value in best.items():
+    print(f"{method:34} {value:7.1f}  {value / best['bare loop']:5.2f} of the bare loop")
+  one = best["pipeline, 1 worker"]
+  print(f"two workers / one worker: {best['pipeline, 2 workers'] / one:.2f}")
+  print(f"one worker / tf.data with the same calls: {one / best['tf.data, same calls, 1 thread']:.2f}")
 
 
 if __name__ == "__main__":
   if len(sys.argv) > 1:
-    print(json.dumps(WAYS[sys.argv[1]](sys.argv[2])))
+    print(json.dumps(METHODS[sys.argv[1]](sys.argv[2])))
   else:
     main()

@@ -1,10 +1,10 @@
-"""CLIP-ViP's twelve vision blocks in PyTorch, a peer of `benchmarks/blocks.py`: forward, and forward + backward.
+"""PyTorch reference for `benchmarks/blocks.py`: twelve vision blocks of CLIP-ViP, forward, and forward + backward.
 
   torch_blocks.py --patch 32 --frames 12 --batch 4 --device cpu --dtype float32 [--sdpa] [--compile]
 
-The arithmetic and the order of operations are those of the public implementation: frames attend to the proxies and
-themselves, proxies to everything; no embeddings, text tower, loss or optimiser. It needs an environment with PyTorch
-(about 4 GB), which the project itself does not. Letters: B clips, M proxies, T frames, L patches, D width, d of a head.
+Follows the arithmetic and order of operations of the public implementation: frames attend to the proxies and to
+themselves, proxies to all tokens; no embeddings, text tower, loss or optimizer. Requires an environment with PyTorch
+(about 4 GB). Shapes: B clips, M proxies, T frames, L patches, H heads, D width, d head size.
 """
 
 import argparse
@@ -20,7 +20,7 @@ WIDTH, HEADS, PROXIES = 768, 12, 4
 
 
 class Block(nn.Module):
-  """[B, M + T L, D] -> the same."""
+  """Residual attention block, [B, M + T L, D] -> [B, M + T L, D]."""
 
   def __init__(self, frames: int, patches: int, fused: bool):
     super().__init__()
@@ -30,41 +30,43 @@ class Block(nn.Module):
     self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
 
   def attend(self, query, key, value):
-    """[X, Q, d], [X, K, d], [X, K, d] -> [X, Q, d]; queries are scaled already."""
+    """Attends with scaled queries: [X, Q, d], [X, K, d], [X, K, d] -> [X, Q, d]."""
     if self.fused:
       return functional.scaled_dot_product_attention(query, key, value, scale=1.0)
     return torch.bmm(torch.bmm(query, key.transpose(1, 2)).softmax(-1), value)
 
   def by_heads(self, x):
-    """[B, N, D] -> [B H, N, d]."""
+    """Splits heads: [B, N, D] -> [B H, N, d]."""
     batch, tokens, _ = x.shape
     return x.view(batch, tokens, HEADS, -1).transpose(1, 2).contiguous().view(batch * HEADS, tokens, -1)
 
-  def seen(self, x):
-    """[B H, N, d] -> [B H T, M + L, d]: the proxies and the patches of each frame."""
+  def frame_context(self, x):
+    """Gathers the proxies and the patches of each frame: [B H, N, d] -> [B H T, M + L, d]."""
     head = x.shape[-1]
     proxies = x[:, :PROXIES].repeat(1, self.frames, 1).reshape(-1, PROXIES, head)
     return torch.cat([proxies, x[:, PROXIES:].reshape(-1, self.patches, head)], 1)
 
   def attention(self, x):
-    """Proxy-guided attention with its projections."""
+    """Applies proxy-guided attention with its projections."""
     batch, head = len(x), WIDTH // HEADS
     query, key, value = (self.by_heads(y) for y in (self.query(x) * head**-0.5, self.key(x), self.value(x)))
-    frames = self.attend(query[:, PROXIES:].reshape(-1, self.patches, head), self.seen(key), self.seen(value))
+    frames = self.attend(
+      query[:, PROXIES:].reshape(-1, self.patches, head), self.frame_context(key), self.frame_context(value)
+    )
     frames = frames.view(batch, HEADS, self.frames, self.patches, head).permute(0, 2, 3, 1, 4)
     proxies = self.attend(query[:, :PROXIES], key, value).view(batch, HEADS, PROXIES, head).transpose(1, 2)
     joined = [proxies.reshape(batch, PROXIES, WIDTH), frames.reshape(batch, -1, WIDTH)]
     return self.out(torch.cat(joined, 1))
 
   def forward(self, x):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """Computes x + attention(norm(x)), then x + mlp(norm(x))."""
     x = x + self.attention(self.norm1(x))
     y = self.up(self.norm2(x))
     return x + self.down(y * torch.sigmoid(1.702 * y))
 
 
 def seconds(call, synchronize, repeats: int) -> float:
-  """Median of a call, after one that compiles."""
+  """Returns the median seconds of a call, after one warm-up call."""
   call()
   synchronize()
   times = []
@@ -77,16 +79,16 @@ def seconds(call, synchronize, repeats: int) -> float:
 
 
 def main() -> None:
-  """Measures, and prints one line of JSON."""
+  """Measures and prints one line of JSON."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--patch", type=int, default=32)
   parser.add_argument("--frames", type=int, default=12)
   parser.add_argument("--batch", type=int, default=4)
   parser.add_argument("--device", default="cpu")
-  parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="bfloat16: autocast")
+  parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="bfloat16 uses autocast")
   parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--repeats", type=int, default=5)
-  parser.add_argument("--sdpa", action="store_true", help="PyTorch's fused attention in place of the original's bmm")
+  parser.add_argument("--sdpa", action="store_true", help="use fused attention instead of bmm")
   parser.add_argument("--compile", action="store_true")
   options = parser.parse_args()
   torch.set_num_threads(options.threads)
@@ -113,11 +115,11 @@ def main() -> None:
       loss = run(x).float().square().mean()
     loss.backward()
 
-  found = {
+  times = {
     "forward_s": seconds(forward, synchronize, options.repeats),
     "forward_backward_s": seconds(forward_backward, synchronize, options.repeats),
   }
-  print(json.dumps({**vars(options), "torch": torch.__version__, **found}))
+  print(json.dumps({**vars(options), "torch": torch.__version__, **times}))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Both load the same tasks (`input_pipeline.pipeline.BatchTasks`) of the corpus of `benchmarks.throughput`: shuffled
 clips of 12 frames at 224 x 224 in normalised float32, in batches of 16. Rounds alternate between the two, each in a
-process of its own. Prints clips per second: the median over the rounds, and its ratio to Grain's.
+separate process. Prints clips per second: the median over the rounds, and its ratio to Grain's.
 """
 
 import argparse
@@ -56,8 +56,8 @@ def clips_per_second(kind: str, folder: str, num_workers: int, seconds: float) -
 def run_once(kind: str, folder: str, num_workers: int, seconds: float) -> float:
   """Measures in a new process."""
   command = [sys.executable, "-m", "benchmarks.workers", "--one", kind, folder, str(num_workers), str(seconds)]
-  done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-  return json.loads(done.stdout.splitlines()[-1])
+  process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+  return json.loads(process.stdout.splitlines()[-1])
 
 
 def main() -> None:
