@@ -110,7 +110,7 @@ class Corpus:
     Raises:
       UserError: a field is missing.
     """
-    text_fields = [name for name, feature in self._builder.info.features.items() if _is_text(feature)]
+    text_fields = sorted(name for name, feature in self._builder.info.features.items() if _is_text(feature))
     for field in fields:
       if field and field not in text_fields:
         raise UserError(

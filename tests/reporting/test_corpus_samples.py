@@ -23,7 +23,7 @@ def record(index):
 
 
 def corpus(records, **metadata):
-  return types.SimpleNamespace(name="shapes/demo/1.0.0", metadata=metadata, source=lambda split: records)
+  return types.SimpleNamespace(name="shapes/demo/1.0.0", metadata=metadata, records=lambda split: records)
 
 
 @pytest.fixture(scope="module")

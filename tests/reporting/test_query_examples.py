@@ -73,7 +73,7 @@ def examples_and_result(golden):
   config.data.num_frames = 4
   config.evaluate.num_examples = 12
   net = tiny.model()
-  corpus = types.SimpleNamespace(source=lambda split: {"test": records}[split])
+  corpus = types.SimpleNamespace(records=lambda split: {"test": records}[split])
   return query_examples.report_examples(net, tiny.params(golden), corpus, result, config), result
 
 
@@ -114,5 +114,5 @@ def test_attention_maps_are_of_the_best_queries_videos(examples_and_result, tmp_
 def test_no_examples_when_none_are_requested(examples_and_result):
   config = common.base()
   config.evaluate.num_examples = 0
-  corpus = types.SimpleNamespace(source=lambda split: [])
+  corpus = types.SimpleNamespace(records=lambda split: [])
   assert query_examples.report_examples(None, None, corpus, examples_and_result[1], config) == Examples([], [])
