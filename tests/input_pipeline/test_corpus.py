@@ -50,10 +50,11 @@ def test_clips_without_a_query_are_rejected_by_name(tmp_path):
 
 
 def test_an_unknown_text_field_is_rejected_with_the_existing_ones(tmp_path):
+  corpus = open_written(tmp_path)
   with pytest.raises(UserError, match=r"no text field 'title'; choose one of: caption, description, id, subtitle"):
-    open_written(tmp_path).check_queries("train", "title", "caption")
+    corpus.check_queries("train", "title", "caption")
   with pytest.raises(UserError, match="no text field 'frames'"):
-    open_written(tmp_path).check_fields("train", ["", "frames"])
+    corpus.check_fields("train", ["", "frames"])
 
 
 def test_an_unknown_split_is_rejected_with_the_existing_ones(tmp_path):
