@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from clipvip_jax.cost_model import chips, step_cost
 from clipvip_jax.cost_model.collective import total_bytes
 from clipvip_jax.distributed import sharding
-from clipvip_jax.training import validate
+from clipvip_jax.training import config_checks
 from clipvip_jax.utils.log import log
 from clipvip_jax.utils.progress import format_duration, report_periodically
 
@@ -33,7 +33,7 @@ def preflight(config: ConfigDict, topology: str, *, largest_batch: bool = False)
   """
   chip, count = chips.parse_topology(topology)
   devices = chips.devices(topology)
-  validate.validate_recipe(config, count)
+  config_checks.check_recipe(config, count)
   config = with_largest_step(config)
   mesh = sharding.make_mesh(config.mesh, devices)
   shards = mesh.shape[sharding.DATA] * mesh.shape[sharding.FSDP]

@@ -23,9 +23,9 @@ from clipvip_jax.models import clip_vip
 from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer as optimizers
+from clipvip_jax.training.config_checks import check_run, stream_sections
 from clipvip_jax.training.losses import LOSSES, Loss
 from clipvip_jax.training.train_step import init_state
-from clipvip_jax.training.validate import stream_sections, validate_run
 from clipvip_jax.utils.errors import UserError
 
 WORDS_TOKENIZER = "words"  # value of data.tokenizer: a vocabulary built from the training texts
@@ -76,7 +76,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Components:
   Raises:
     UserError: any input error that would stop the run later.
   """
-  validate_run(config, workdir)
+  check_run(config, workdir)
   corpora = {section: _open_training_corpus(config, section, stream) for section, stream in stream_sections(config)}
   eval_corpus = _open_eval_corpus(config, corpora["data"])
   identity = _corpus_identity(config, corpora, eval_corpus)
@@ -208,7 +208,7 @@ def _total_steps(train: ConfigDict, streams: list[WeightedStream]) -> int:
 def _load_tokenizer(config: ConfigDict, corpora: Mapping[str, Corpus], workdir: pathlib.Path) -> Tokenizer:
   """Loads CLIP's tokenizer or a tokenizer.json, or builds a vocabulary from the training texts.
 
-  A built vocabulary is saved by `claim_workdir`, and loaded from the workdir when the run resumes.
+  A built vocabulary is saved by `locked_workdir`, and loaded from the workdir when the run resumes.
   """
   if config.data.tokenizer != WORDS_TOKENIZER:
     tokenizer = load_tokenizer(config.data.tokenizer)

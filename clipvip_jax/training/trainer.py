@@ -16,9 +16,9 @@ from clipvip_jax.runs.metrics_history import History
 from clipvip_jax.training.final_evaluation import evaluate_best, write_results
 from clipvip_jax.training.initial_state import load_initial_weights, restore_or_initialize
 from clipvip_jax.training.launch_consistency import check_launch
+from clipvip_jax.training.locked_workdir import locked_workdir
 from clipvip_jax.training.loop import TrainLoop
 from clipvip_jax.training.setup import prepare
-from clipvip_jax.training.workdir_claim import claim_workdir
 from clipvip_jax.utils.atomic_write import disk_error_reason
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.versions import versions
@@ -41,7 +41,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   check_launch(config, versions())
   components = prepare(config, workdir)
   weights = load_initial_weights(components)
-  with claim_workdir(components), Watchdog(workdir, config.host.watchdog_timeout):
+  with locked_workdir(components), Watchdog(workdir, config.host.watchdog_timeout):
     _enable_compilation_cache(workdir, config.host.compilation_cache)
     evaluator = Evaluator(components.model, components.mesh, components.eval_corpus, components.tokenizer, config)
     with _open_checkpoints(workdir, config.host.keep_checkpoints) as checkpoints:

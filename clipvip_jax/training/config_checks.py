@@ -32,21 +32,21 @@ _MINIMUM = {
 }
 
 
-def validate_run(config: ConfigDict, workdir: pathlib.Path) -> None:
-  """Validates a configuration on this host: its fields, the initial weights' path, and the run that `workdir` holds.
+def check_run(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Checks a configuration on this host: its fields, the initial weights' path, and the run that `workdir` holds.
 
   Raises:
     UserError: names the field and the allowed values.
   """
-  validate_recipe(config, jax.device_count())
+  check_recipe(config, jax.device_count())
   attention.resolve_implementation(config.model.get("attention", "auto"), jnp.dtype(config.model.dtype))
   if config.init_from:
     sources.check_source(config.init_from)
   run_workdir.check_config(workdir, config_tree.to_json_dict(config))
 
 
-def validate_recipe(config: ConfigDict, num_devices: int) -> None:
-  """Validates a configuration for a number of devices, without accessing files or devices.
+def check_recipe(config: ConfigDict, num_devices: int) -> None:
+  """Checks a configuration for a number of devices, without accessing files or devices.
 
   Raises:
     UserError: names the field and the allowed values.

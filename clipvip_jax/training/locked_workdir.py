@@ -1,4 +1,4 @@
-"""Claims a run's workdir: locks it and records the configuration, the corpora and the tokenizer in it."""
+"""The locked workdir of a run, with the configuration, the corpora and the tokenizer recorded in it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from clipvip_jax.utils.errors import UserError
 
 
 @contextlib.contextmanager
-def claim_workdir(components: Components) -> Iterator[None]:
+def locked_workdir(components: Components) -> Iterator[None]:
   """Locks the workdir of a validated run inside a `with` block. All processes must enter it.
 
   Raises:

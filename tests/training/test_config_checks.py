@@ -4,7 +4,7 @@ import pytest
 from project_paths import ROOT
 from small_runs import config, mixed_config
 
-from clipvip_jax.training import validate
+from clipvip_jax.training import config_checks
 from clipvip_jax.utils.errors import UserError
 from configs import post_pretrain
 
@@ -57,7 +57,7 @@ def fields(value):
 @pytest.mark.parametrize(("changes", "message"), REJECTED, ids=fields)
 def test_rejects_invalid_fields(tmp_path, changes, message):
   with pytest.raises(UserError, match=message):
-    validate.validate_recipe(config(tmp_path, **changes), num_devices=8)
+    config_checks.check_recipe(config(tmp_path, **changes), num_devices=8)
 
 
 @pytest.mark.parametrize(("changes", "message"), REJECTED_STREAMS, ids=fields)
@@ -65,19 +65,19 @@ def test_rejects_invalid_mixed_corpora(tmp_path, changes, message):
   mixed = mixed_config(tmp_path)
   mixed.mix.image_text.update(changes)
   with pytest.raises(UserError, match=message):
-    validate.validate_recipe(mixed, num_devices=8)
+    config_checks.check_recipe(mixed, num_devices=8)
 
 
 @pytest.mark.parametrize("variant", ["smoke", "b32", "b16"])
 def test_accepts_valid_recipes_on_one_device_and_on_a_pod(variant):
   recipe = post_pretrain.get_config(variant)
-  validate.validate_recipe(recipe, num_devices=1)
-  validate.validate_recipe(recipe, num_devices=16)
+  config_checks.check_recipe(recipe, num_devices=1)
+  config_checks.check_recipe(recipe, num_devices=16)
 
 
 def test_stream_sections_are_config_data_and_then_each_mixed_corpus(tmp_path):
   mixed = mixed_config(tmp_path)
-  sections = dict(validate.stream_sections(mixed))
+  sections = dict(config_checks.stream_sections(mixed))
   assert list(sections) == ["data", *(f"mix.{name}" for name in mixed.mix)]
   assert sections["data"] is mixed.data and sections["mix.image_text"] is mixed.mix.image_text
 
@@ -87,9 +87,9 @@ def test_checks_the_path_of_initial_weights_after_the_fields(tmp_path, recipe_is
   changes = {"init_from": str(tmp_path / "none.safetensors"), "seed": 0 if recipe_is_valid else -1}
   message = r"none\.safetensors.*no such file" if recipe_is_valid else r"seed=-1 must be at least 0"
   with pytest.raises(UserError, match=message):
-    validate.validate_run(config(tmp_path, **changes), tmp_path / "run")
+    config_checks.check_run(config(tmp_path, **changes), tmp_path / "run")
 
 
 def test_rejects_a_workdir_that_is_a_file(tmp_path):
   with pytest.raises(UserError, match=r"--workdir=.*README\.md is a file"):
-    validate.validate_run(config(tmp_path), ROOT / "README.md")
+    config_checks.check_run(config(tmp_path), ROOT / "README.md")
