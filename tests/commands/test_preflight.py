@@ -10,24 +10,12 @@ import pytest
 from project_paths import ROOT
 
 from clipvip_jax import preflight
-from clipvip_jax.cost_model import chips, step_cost
-from clipvip_jax.cost_model.preflight import with_largest_step
+from clipvip_jax.cost_model import step_cost
 from clipvip_jax.models import clip_vip
 from clipvip_jax.utils import recipe_flags
 from clipvip_jax.utils.errors import UserError
-from configs import post_pretrain
 
 SMALL = ("--config=configs/post_pretrain.py:smoke", "--config.loss=fc")
-
-
-@pytest.mark.parametrize(
-  ("dropout", "unmasked_fraction", "expected"), [(0.5, 0.1, 0.0), (0.5, 0.0, 0.5), (0.0, 0.1, 0.0)]
-)
-def test_last_steps_without_patch_dropout_must_fit(dropout, unmasked_fraction, expected):
-  config = post_pretrain.get_config("b32")
-  config.model.patch_dropout, config.train.unmasked_fraction = dropout, unmasked_fraction
-  assert with_largest_step(config).model.patch_dropout == expected
-  assert config.model.patch_dropout == dropout
 
 
 def test_unknown_topology_is_refused():
@@ -78,23 +66,6 @@ def test_step_that_does_not_fit_exits_with_its_code(monkeypatch, capsys):
     preflight.main([*SMALL, "--topology=h100:8"])
   assert stop.value.code == preflight.DOES_NOT_FIT
   assert "65.19 GiB of 74.51 GiB, of which JAX takes 55.88 GiB: does not fit" in capsys.readouterr().out
-
-
-def test_step_that_the_compiler_cannot_fit_is_reported_with_the_largest_batch(monkeypatch, capsys):
-  def measure(config, mesh):
-    size = config.train.batch_size
-    if size > 16:
-      raise step_cost.OutOfMemory(17.5 * 2**30)
-    return step_cost.Cost({"all": 10 * 2**30}, 1.0, 1.0, (), (), {"video": 1, "recomputed": 0}, 1.0)
-
-  monkeypatch.setattr(step_cost, "measure", measure)
-  monkeypatch.setattr(chips, "devices", lambda topology: jax.devices()[:4])
-  with pytest.raises(SystemExit) as stop:
-    preflight.main([*SMALL, "--topology=v5e:2x2", "--config.train.batch_size=32", "--largest_batch"])
-  assert stop.value.code == preflight.DOES_NOT_FIT
-  printed = capsys.readouterr().out
-  assert "17.50 GiB of 16.00 GiB: does not fit" in printed
-  assert "compiled ones: 28" in printed  # 10 GiB for 4 clips a chip, 17.5 for 8: 16 for 7.2, so 7 on each of 4
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: no TPU compiler")

@@ -1,0 +1,69 @@
+"""The report of a training step's cost: what must fit, and the largest batch, with memory use given by each test."""
+
+import jax
+import pytest
+
+from clipvip_jax.cost_model import chips, step_cost
+from clipvip_jax.cost_model.preflight import preflight, with_largest_step
+from clipvip_jax.utils.errors import UserError
+from configs import post_pretrain
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+  ("dropout", "unmasked_fraction", "expected"), [(0.5, 0.1, 0.0), (0.5, 0.0, 0.5), (0.0, 0.1, 0.0)]
+)
+def test_last_steps_without_patch_dropout_must_fit(dropout, unmasked_fraction, expected):
+  config = post_pretrain.get_config("b32")
+  config.model.patch_dropout, config.train.unmasked_fraction = dropout, unmasked_fraction
+  assert with_largest_step(config).model.patch_dropout == expected
+  assert config.model.patch_dropout == dropout
+
+
+@pytest.fixture
+def four_chips(monkeypatch):
+  monkeypatch.setattr(chips, "devices", lambda topology: jax.devices()[:4])
+
+
+@pytest.fixture
+def small_recipe():
+  config = post_pretrain.get_config("smoke")
+  config.train.batch_size = 32
+  return config
+
+
+def cost(memory):
+  return step_cost.Cost({"all": memory}, 1.0, 1.0, (), (), {"video": 1, "recomputed": 0}, 1.0)
+
+
+def test_largest_batch_is_extrapolated_where_the_compiler_rejects_the_batch(monkeypatch, four_chips, small_recipe):
+  def measure(config, mesh):
+    if config.train.batch_size > 16:
+      raise step_cost.OutOfMemory(17.5 * GIB)
+    return cost(10 * GIB)
+
+  monkeypatch.setattr(step_cost, "measure", measure)
+  report = preflight(small_recipe, "v5e:2x2", largest_batch=True)
+  assert not report["fits"] and report["memory_used"] == 17.5 * GIB and "seconds" not in report
+  assert report["largest_batch"] == 28  # 10 GiB for 4 clips per chip, 17.5 for 8: 16 for 7.2, so 7 on each of 4
+
+
+def test_largest_batch_of_a_linear_model_is_exact(monkeypatch, four_chips, small_recipe):
+  # 1 GiB and 1.25 GiB per clip of a chip, of 16 GiB: 12 clips fit exactly.
+  monkeypatch.setattr(
+    step_cost, "measure", lambda config, mesh: cost((1 + 1.25 * (config.train.batch_size // 4)) * GIB)
+  )
+  report = preflight(small_recipe, "v5e:2x2", largest_batch=True)
+  assert report["fits"] and report["clips_of_a_chip"] == 8 and report["largest_batch"] == 48
+
+
+def test_largest_batch_is_unknown_without_memory_use(monkeypatch, four_chips, small_recipe):
+  monkeypatch.setattr(step_cost, "measure", lambda config, mesh: cost(0))
+  assert preflight(small_recipe, "v5e:2x2", largest_batch=True)["largest_batch"] is None
+
+
+def test_recipe_is_checked_for_the_devices_of_the_topology(four_chips, small_recipe):
+  small_recipe.train.batch_size = 18
+  with pytest.raises(UserError, match=r"train\.batch_size=18 .*divi.*4"):
+    preflight(small_recipe, "v5e:2x2")

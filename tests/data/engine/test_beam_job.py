@@ -1,0 +1,90 @@
+"""The Beam job: errors of shards end the build in words, errors of Beam are raised, and no shard starts after one."""
+
+import json
+import threading
+
+import corpora
+import pytest
+from apache_beam.runners.runner import PipelineRunner
+from etils import epath
+
+from clipvip_jax.utils.errors import UserError
+from data.engine import beam_job
+from data.engine.clip_record import RecordSpec
+from data.engine.frame_extraction import FrameSettings
+from data.engine.items import Item
+from data.engine.plan import write_plan
+from data.engine.runner import local_options
+from data.engine.shards import is_written
+from data.engine.work import BuildWork
+
+SPEC = RecordSpec(FrameSettings(fps=2), "pyav", 30.0, {})
+
+
+@pytest.fixture
+def job(tmp_path):
+  """(shards, plan, work) of four clips in two shards."""
+  video = corpora.write_video(tmp_path / "x.mp4")
+  plan = write_plan([Item(name, "train", str(video), ("t",)) for name in "abcd"], (), epath.Path(tmp_path / "plan"))
+  work = BuildWork(epath.Path(tmp_path / "shards"), "settings", clips_per_shard=2)
+  work.folder.mkdir()
+  return list(plan.shards(work.clips_per_shard)), plan, work
+
+
+def run(job, runner=None):
+  shards, plan, work = job
+  beam_job.run(shards, plan, SPEC, work, runner, local_options(0))
+
+
+def test_all_shards_are_written_and_original_hooks_restored(job):
+  hook = threading.excepthook
+  run(job)
+  shards, _, work = job
+  assert len(shards) == 2 and all(is_written(shard, work) for shard in shards)
+  assert threading.excepthook is hook and not work.error_file.exists()
+
+
+def test_user_error_of_a_shard_is_saved_for_the_caller(job, monkeypatch):
+  def fail(shard, *rest):
+    raise UserError(f"shard {shard.index} is not writable")
+
+  monkeypatch.setattr(beam_job, "build_shard", fail)
+  run(job)
+  assert json.loads(job[2].error_file.read_text())["error"].endswith("is not writable")
+
+
+def test_no_shard_starts_after_an_error(job):
+  shards, _, work = job
+  work.error_file.write_text(json.dumps({"error": "full disk"}))
+  run(job)
+  assert not any(is_written(shard, work) for shard in shards)
+
+
+def test_other_errors_of_a_shard_are_raised(job, monkeypatch):
+  monkeypatch.setattr(beam_job, "build_shard", lambda *rest: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    run(job)
+
+
+def test_errors_of_the_runner_are_raised(job):
+  class Unreachable(PipelineRunner):
+    def run_pipeline(self, pipeline, options):
+      raise ConnectionError("the cluster is unreachable")
+
+  with pytest.raises(ConnectionError, match="unreachable"):
+    run(job, Unreachable())
+
+
+def test_death_of_a_worker_process_ends_the_build(job):
+  class Dying(PipelineRunner):
+    """Reports a dead worker in a thread and then waits forever, as Beam's local runner does."""
+
+    def run_pipeline(self, pipeline, options):
+      def report():
+        raise RuntimeError("Worker subprocess exited with return code -9")
+
+      threading.Thread(target=report).start()
+      threading.Event().wait()
+
+  with pytest.raises(UserError, match=r"a worker process of the build was killed.*fewer --workers"):
+    run(job, Dying())
