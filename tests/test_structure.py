@@ -118,7 +118,7 @@ def test_commands_import_no_command():
     assert not wrong, f"{name} imports {wrong}"
 
 
-def test_file(name):
+def mirror(name):
   """The file with the tests of a module in a room."""
   top, *rooms, module = name.split(".")
   return ROOT / "tests" / "/".join([*(() if top == "clipvip_jax" else (top,)), *rooms]) / f"test_{module}.py"
@@ -132,8 +132,8 @@ def test_tests_mirror_rooms():
     has_room = len(path.relative_to(ROOT).parts) == 3 and (
       name.startswith("clipvip_jax.") or within(name, "data.engine")
     )
-    if has_room and functions(tree) and len(text.splitlines()) > 40 and not test_file(name).exists():
-      missing.append(f"{name}: {test_file(name)}")
+    if has_room and functions(tree) and len(text.splitlines()) > 40 and not mirror(name).exists():
+      missing.append(f"{name}: {mirror(name)}")
   assert not missing, "modules without tests:\n" + "\n".join(missing)
 
 
