@@ -27,12 +27,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--out", metavar=f"FILE{SUFFIX}", required=True, type=pathlib.Path, help="the index to write")
   parser.add_argument("--batch_size", type=int, default=32, help="videos per batch (default 32)")
   parser.add_argument("--threads", type=int, default=0, help="that decode videos; 0, the default: one per core")
-  parser.add_argument("--max_bad_share", type=float, default=0.05, help="of videos may be unreadable (default 0.05)")
+  parser.add_argument("--max_skipped", type=float, default=0.05, help="accepted fraction of unreadable videos (default 0.05)")
   options = parser.parse_args(argv)
   if options.out.suffix != SUFFIX:
     raise UserError(f"--out={options.out} must end with {SUFFIX}")
-  if not 0 <= options.max_bad_share <= 1:
-    raise UserError(f"--max_bad_share={options.max_bad_share} must be between 0 and 1")
+  if not 0 <= options.max_skipped <= 1:
+    raise UserError(f"--max_skipped={options.max_skipped} must be between 0 and 1")
   if options.threads < 0:
     raise UserError(f"--threads={options.threads} must be at least 0")
   videos = read_media.list_videos(options.videos)
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   model = embedding_model.load(options.model, batch_size=options.batch_size)
   index = index_builder.build_index(
-    model, videos, options.out, threads=options.threads, max_bad_share=options.max_bad_share
+    model, videos, options.out, threads=options.threads, max_skipped=options.max_skipped
   )
   log.info("wrote %s: %d videos, %d skipped", options.out, len(index.videos), len(index.bad))
 

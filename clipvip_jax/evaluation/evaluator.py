@@ -53,7 +53,7 @@ class Evaluator:
 
     self._embed_video, self._embed_text = embed("embed_video"), embed("embed_text")
 
-  def split(self, params: Mapping[str, Any], split: str) -> SplitResult:
+  def evaluate(self, params: Mapping[str, Any], split: str) -> SplitResult:
     """Embeds a split and measures retrieval on it; see `measure_retrieval`."""
     return measure_retrieval(self.embeddings(params, split))
 

@@ -30,7 +30,7 @@ def build_index(
   out: pathlib.Path,
   *,
   threads: int = 0,
-  max_bad_share: float = 0.05,
+  max_skipped: float = 0.05,
 ) -> VideoIndex:
   """Embeds videos into the index `out`; idempotent, and resumes where an earlier call was interrupted.
 
@@ -42,7 +42,7 @@ def build_index(
     videos: see `read_media.list_videos`.
     out: the index file.
     threads: that decode while the model computes; 0: one per core.
-    max_bad_share: the largest fraction of videos that may be unreadable, 0 to 1.
+    max_skipped: the largest fraction of videos that may be unreadable, 0 to 1.
 
   Returns:
     The index. An interrupted and resumed build writes the same bytes as an uninterrupted one.
@@ -59,7 +59,7 @@ def build_index(
   part_paths = [parts_dir / f"{number}{SUFFIX}" for number in range(num_parts)]
   _embed_missing_parts(model, videos, part_paths, threads or os.cpu_count() or 1)
   index = _merge_parts([video_index.read_index(path) for path in part_paths], model)
-  _check_unreadable(index, len(videos), max_bad_share)
+  _check_unreadable(index, len(videos), max_skipped)
   video_index.write_index(out, index)
   shutil.rmtree(parts_dir)
   return index
@@ -152,15 +152,15 @@ def _merge_parts(parts: Sequence[VideoIndex], model: EmbeddingModel) -> VideoInd
   )
 
 
-def _check_unreadable(index: VideoIndex, num_videos: int, max_bad_share: float) -> None:
+def _check_unreadable(index: VideoIndex, num_videos: int, max_skipped: float) -> None:
   """Raises UserError if too many videos, or all of them, are unreadable."""
-  if index.videos and len(index.bad) <= max_bad_share * num_videos:
+  if index.videos and len(index.bad) <= max_skipped * num_videos:
     return
   pairs = itertools.islice(zip(index.bad, index.reasons, strict=True), _MAX_NAMED)
   first = printable("; ".join(f"{name}: {reason}" for name, reason in pairs))
   if not index.videos:
     raise UserError(f"all {num_videos} videos are unreadable, first {first}; check --videos")
   raise UserError(
-    f"{len(index.bad)} of {num_videos} videos cannot be read, more than --max_bad_share={max_bad_share:g} allows; first"
-    f" {first}. Repair them or raise --max_bad_share, and run the same command again: it resumes"
+    f"{len(index.bad)} of {num_videos} videos cannot be read, more than --max_skipped={max_skipped:g} allows; first"
+    f" {first}. Repair them or raise --max_skipped, and run the same command again: it resumes"
   )

@@ -29,11 +29,6 @@ _NOT_MEASURED = -1.0
 DataPosition = dict[str, int]  # where the input pipeline resumes
 
 
-def abstract_state(state: TrainState) -> TrainState:
-  """Returns the shapes, dtypes and shardings of a state, which a checkpoint is restored to."""
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-
-
 def _short(error: Exception) -> str:
   return printable(first_line(error), limit=300)
 
@@ -126,7 +121,7 @@ class Checkpoints:
 
     Args:
       step: one of `steps()`.
-      abstract: shapes, dtypes and shardings of the result, see `abstract_state`.
+      abstract: shapes, dtypes and shardings of the result, in `jax.ShapeDtypeStruct`s.
 
     Raises:
       Exception: the checkpoint is corrupt or of other shapes; Orbax and TensorStore raise many types.

@@ -43,7 +43,7 @@ def evaluate_best(
   if checkpoints.best_step() not in (None, last_step):
     state = checkpoints.restore_best(components.abstract_state) or state
   splits = components.config.evaluate.final_splits
-  return FinalEvaluation(last_step, state, {split: evaluator.split(state.params, split) for split in splits})
+  return FinalEvaluation(last_step, state, {split: evaluator.evaluate(state.params, split) for split in splits})
 
 
 def write_results(

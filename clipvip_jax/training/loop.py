@@ -111,7 +111,7 @@ class TrainLoop:
   def _evaluate(self, state: TrainState, step: int) -> float:
     """Evaluates on the selection split. Returns plain text-to-video R@1, which selects the best checkpoint."""
     split = self._config.evaluate.selection_split
-    metrics = self._evaluator.split(state.params, split).metrics
+    metrics = self._evaluator.evaluate(state.params, split).metrics
     recall = metrics["plain"]["text_to_video"]
     self._history.append({"kind": "eval", "step": step, "split": split, "metrics": metrics})
     scalars = {f"{split}/text_to_video/{name}": value for name, value in recall.items()}

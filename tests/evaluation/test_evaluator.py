@@ -43,7 +43,7 @@ def evaluated(tmp_path_factory):
   net = tiny.model()
   params = tiny.random_params(net)
   evaluator = Evaluator(net, sharding.make_mesh(), Corpus(tfds.builder_from_directory(folder)), tokenizer, config)
-  return evaluator, params, evaluator.split(params, "train"), net, tokenizer
+  return evaluator, params, evaluator.evaluate(params, "train"), net, tokenizer
 
 
 def test_every_query_is_ranked_separately_and_a_video_by_its_best(evaluated):

@@ -43,10 +43,10 @@ def test_index_has_the_features_of_every_video_in_order(tmp_path, out):
 def test_resumes_and_writes_the_bytes_of_an_uninterrupted_build(tmp_path, out):
   videos = write_videos(tmp_path / "v", bad=(6,))
   uninterrupted = tmp_path / "uninterrupted.safetensors"
-  build_index(FakeModel(), videos, uninterrupted, max_bad_share=0.2)
-  interrupt(videos, out, after=6, max_bad_share=0.2)
+  build_index(FakeModel(), videos, uninterrupted, max_skipped=0.2)
+  interrupt(videos, out, after=6, max_skipped=0.2)
   resumed = FakeModel()
-  build_index(resumed, videos, out, max_bad_share=0.2)
+  build_index(resumed, videos, out, max_skipped=0.2)
   assert resumed.embedded == 5, "the first part of four is kept"
   assert out.read_bytes() == uninterrupted.read_bytes()
 
@@ -61,11 +61,11 @@ def test_complete_index_is_not_built_again(tmp_path, out):
 
 def test_too_many_unreadable_videos_are_refused_and_finished_parts_kept(tmp_path, out):
   videos = write_videos(tmp_path / "v", bad=(2, 5))
-  with pytest.raises(UserError, match=r"2 of 10 videos cannot be read.*002\.mp4: not a video.*raise --max_bad_share"):
+  with pytest.raises(UserError, match=r"2 of 10 videos cannot be read.*002\.mp4: not a video.*raise --max_skipped"):
     build_index(FakeModel(), videos, out)
   assert not out.exists()
   second = FakeModel()
-  index = build_index(second, videos, out, max_bad_share=1)
+  index = build_index(second, videos, out, max_skipped=1)
   assert second.embedded == 0
   assert [pathlib.Path(name).name for name in index.bad] == ["002.mp4", "005.mp4"] and len(index.videos) == 8
   assert all("not a video" in reason for reason in index.reasons)
@@ -111,7 +111,7 @@ def test_another_model_or_other_videos_are_refused(tmp_path, out):
 
 def test_without_a_readable_video_there_is_no_index(tmp_path, out):
   with pytest.raises(UserError, match=r"all 1 videos are unreadable, first .*none\.mp4: no such.*; check --videos"):
-    build_index(FakeModel(), [tmp_path / "none.mp4"], out, max_bad_share=1)
+    build_index(FakeModel(), [tmp_path / "none.mp4"], out, max_skipped=1)
   assert not out.exists()
 
 
@@ -135,7 +135,7 @@ def test_file_names_with_control_characters_or_outside_utf8(tmp_path, out, caplo
   video = video.rename(tmp_path / os.fsdecode(b"caf\xe9.mp4"))
   bad = bad.rename(tmp_path / "x\n\x1b[31m.mp4")
   with caplog.at_level("WARNING", logger="clipvip_jax"):
-    index = build_index(FakeModel(), [video, bad], out, max_bad_share=0.5)
+    index = build_index(FakeModel(), [video, bad], out, max_skipped=0.5)
   assert index.videos == [str(video)] and index.bad == [str(bad)]
   assert video_index.read_index(out).videos == [str(video)]
   assert r"x\n\x1b[31m.mp4" in caplog.text and "\x1b" not in caplog.text

@@ -10,10 +10,15 @@ import numpy as np
 import pytest
 
 from clipvip_jax.runs import checkpoint
-from clipvip_jax.runs.checkpoint import Checkpoints, abstract_state
+from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
+
+
+def abstract_state(state):
+  """Shapes, dtypes and shardings of a state."""
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
 def state(step):
