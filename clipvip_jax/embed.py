@@ -27,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--out", metavar=f"FILE{SUFFIX}", required=True, type=pathlib.Path, help="the index to write")
   parser.add_argument("--batch_size", type=int, default=32, help="videos per batch (default 32)")
   parser.add_argument("--threads", type=int, default=0, help="that decode videos; 0, the default: one per core")
-  parser.add_argument("--max_skipped", type=float, default=0.05, help="accepted fraction of unreadable videos (default 0.05)")
+  parser.add_argument(
+    "--max_skipped", type=float, default=0.05, help="accepted fraction of unreadable videos (default 0.05)"
+  )
   options = parser.parse_args(argv)
   if options.out.suffix != SUFFIX:
     raise UserError(f"--out={options.out} must end with {SUFFIX}")

@@ -46,9 +46,9 @@ def _parser() -> Parser:
   parser.add_argument("--num_frames", type=int, help="per clip")
   parser.add_argument("--text_length", type=int, help="in tokens, start and end included")
   parser.add_argument("--query", help="the field of the records that holds the queries")
-  parser.add_argument("--temporal", help="how frames become a video; default: as trained, mean for a plain CLIP")
+  parser.add_argument("--temporal", help="proxies, full, sequence or mean; default: as trained, mean for a plain CLIP")
   parser.add_argument("--tokenizer", help="clip or a tokenizer.json; default: that of the weights")
-  parser.add_argument("--dtype", help="of the computation: bfloat16 or float32")
+  parser.add_argument("--dtype", help="bfloat16 or float32, of activations")
   parser.add_argument("--batch_size", type=int, help="over all devices")
   parser.add_argument("--num_workers", type=int, help="processes that load data; 0: threads of this process")
   return parser

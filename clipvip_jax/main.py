@@ -22,9 +22,11 @@ from clipvip_jax.utils.log import configure_logging, log
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, with variants after a colon.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumes a run that it holds.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join a multi-process launch of SLURM, Cloud TPU or MPI.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, outside of such a launch.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, outside of such a launch.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process, outside of such a launch.")
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "HOST:PORT of process 0, in a launch that --distributed cannot detect."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process from 0, with --coordinator.")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -33,7 +35,10 @@ def parse_flags(argv: list[str]) -> list[str]:
   Raises:
     UserError: a flag, recipe, variant, field or value does not exist.
   """
-  rest = recipe_flags.explain_errors(argv, lambda: flags.FLAGS(argv))
+  try:
+    rest = recipe_flags.explain_errors(argv, lambda: flags.FLAGS(argv))
+  except SystemExit:  # absl has printed --help, for which it exits with 1
+    sys.exit(0)
   recipe_flags.explain_errors(argv, lambda: getattr(_CONFIG.value, "seed", None))  # loads the recipe
   if len(rest) > 1:
     raise UserError(f"unexpected argument {rest[1]!r}; see --help")
