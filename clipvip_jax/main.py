@@ -22,9 +22,7 @@ from clipvip_jax.utils.log import configure_logging, log
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, with variants after a colon.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumes a run that it holds.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join a multi-process launch of SLURM, Cloud TPU or MPI.")
-_COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "HOST:PORT of process 0, in a launch that --distributed cannot detect."
-)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if --distributed cannot detect it.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process from 0, with --coordinator.")
 
