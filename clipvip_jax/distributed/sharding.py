@@ -1,35 +1,39 @@
-"""The device mesh, and where arrays live on it.
+"""The device mesh and the shardings of parameters, optimizer state and batches.
 
-| axis | splits |
+| axis | shards |
 |---|---|
 | data | the batch |
-| fsdp | the batch, and every large parameter with its gradient and moments: gathered when a block needs it |
+| fsdp | the batch, and large parameters with their gradients and moments, which are gathered for the forward pass |
 | tensor | heads and hidden units within a block |
 
-`jax.jit` with these shardings is what `pjit` has become: the compiler adds the communication that they ask for. The
-numbers are those of one device, up to the order of sums. Letters: B global batch.
+`jax.jit` with these shardings replaces `pjit`: the compiler inserts the collectives. Results equal those of one device
+up to the order of sums. B: global batch size, E: feature size.
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import jax
 import numpy as np
+from jax import Array
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.param_names import param_name
 
+Tree = TypeVar("Tree")  # of arrays
+
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
 AXES = (DATA, FSDP, TENSOR)
-BATCH = (DATA, FSDP)  # the axes over which a batch is split
+BATCH = (DATA, FSDP)  # mesh axes of the leading dimension of a batch
 
-# The end of a parameter's name -> the axis that splits each of its dimensions. The first that matches; a parameter that
-# none matches (norms, biases of outputs, proxies, embeddings of time and position) is whole on every device, and so is
-# a dimension that its axis does not divide. Moments go where their parameter goes.
+# (regular expression of the end of a parameter's name, mesh axis of each dimension). The first match applies.
+# Parameters without a match (norms, output biases, proxies, position and time embeddings) are replicated, as are
+# dimensions that the size of the mesh axis does not divide. Moments are sharded like their parameter.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"attention/(query|key|value)/kernel", (FSDP, TENSOR)),
   (r"attention/(query|key|value)/bias", (TENSOR,)),
@@ -44,28 +48,32 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 
 
 def mesh_shape(config: Mapping[str, int] | None, devices: int) -> dict[str, int]:
-  """Sizes of the axes of `config.mesh`; -1 stands for what the others leave. None: all devices along data.
-
-  Raises:
-    UserError: the sizes are not those of `devices`.
-  """
-  sizes = {DATA: -1, FSDP: 1, TENSOR: 1} if config is None else {axis: config[axis] for axis in AXES}
-  said = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
-  wrong = [axis for axis, size in sizes.items() if size != -1 and size < 1]
-  free = [axis for axis, size in sizes.items() if size == -1]
-  if wrong or len(free) > 1:
-    raise UserError(f"{said}: each must be at least 1, and one may be -1, which is what the others leave")
-  known = int(np.prod([size for size in sizes.values() if size != -1]))
-  if devices % known or (not free and known != devices):
-    raise UserError(f"{said} does not fit {devices} devices: the product must be {devices}")
-  return {axis: devices // known if size == -1 else size for axis, size in sizes.items()}
-
-
-def make_mesh(config: Mapping[str, int] | None = None, devices: Sequence[Any] | None = None) -> Mesh:
-  """The mesh of `config.mesh`. The compiler chooses what is not said (`Auto`).
+  """Returns the sizes of the mesh axes, with -1 resolved.
 
   Args:
-    devices: None: all of all processes.
+    config: `config.mesh`, {axis: size}, at most one of them -1; None: all devices along data.
+    devices: number of devices.
+
+  Raises:
+    UserError: a size is invalid, or their product is not `devices`.
+  """
+  sizes = {DATA: -1, FSDP: 1, TENSOR: 1} if config is None else {axis: config[axis] for axis in AXES}
+  fields = ", ".join(f"mesh.{axis}={size}" for axis, size in sizes.items())
+  fixed = [size for size in sizes.values() if size != -1]
+  if min(fixed, default=1) < 1 or len(fixed) < len(sizes) - 1:
+    raise UserError(f"{fields}: use sizes of at least 1, one of which may be -1 for all remaining devices")
+  product = math.prod(fixed)
+  if devices % product or (len(fixed) == len(sizes) and product != devices):
+    raise UserError(f"{fields} does not fit {devices} devices; choose sizes whose product is {devices}")
+  return {axis: devices // product if size == -1 else size for axis, size in sizes.items()}
+
+
+def make_mesh(config: Mapping[str, int] | None = None, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Creates the mesh. Its axes are `Auto`: the compiler chooses shardings that are not given.
+
+  Args:
+    config: see `mesh_shape`.
+    devices: None: all devices of all processes.
 
   Raises:
     UserError: see `mesh_shape`.
@@ -74,28 +82,28 @@ def make_mesh(config: Mapping[str, int] | None = None, devices: Sequence[Any] | 
   types = (AxisType.Auto,) * len(AXES)
   try:
     return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
-  except NotImplementedError:  # no axes of a TPU slice have these sizes, so some of its axes serve two of ours
+  except NotImplementedError:  # the axes of the TPU slice have other sizes and must be split
     grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     return Mesh(grid, AXES, axis_types=types)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The leading axis split over the mesh."""
+  """Returns the sharding of a batch: its leading dimension over data and fsdp."""
   return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """A whole copy on each device."""
+  """Returns the sharding of an array that is replicated on all devices."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def replicate(mesh: Mesh, tree: Any) -> Any:
-  """A copy of split arrays on each device. All processes must call it."""
+def replicate(mesh: Mesh, tree: Tree) -> Tree:
+  """Replicates sharded arrays on all devices. All processes must call it."""
   return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
 
 
 def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-  """Where a parameter of this name and shape is split, by RULES."""
+  """Returns the partition of a parameter according to RULES."""
   axes = next((axes for rule, axes in RULES if re.search(rf"(^|/){rule}$", name)), ())
   if len(axes) != len(shape):
     return PartitionSpec()
@@ -104,76 +112,79 @@ def partition_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSp
   )
 
 
-def state_shardings(mesh: Mesh, state: Any) -> Any:
-  """The sharding of every array of a state (parameters, moments, counters), or of a part of it, by its name."""
+def state_shardings(mesh: Mesh, state: Tree) -> Tree:
+  """Returns the sharding of each array of a training state, or of a part of it, according to its name."""
   return jax.tree_util.tree_map_with_path(
     lambda path, x: NamedSharding(mesh, partition_spec(param_name(path), x.shape, mesh)), state
   )
 
 
-def gather_params(mesh: Mesh, params: Any) -> Any:
-  """Parameters whole along fsdp, as the towers need them; their gradients are split again where they are summed.
+def gather_params(mesh: Mesh, params: Tree) -> Tree:
+  """Gathers parameters along fsdp for the forward pass, and reduce-scatters their gradients in the backward pass.
 
-  Without it the compiler may leave parameters where they are and move activations instead.
+  Without this constraint the compiler may keep parameters sharded and move activations instead.
   """
 
-  def one(path, x):
+  def gather(path, x):
     spec = partition_spec(param_name(path), x.shape, mesh)
-    whole = PartitionSpec(*(None if axis == FSDP else axis for axis in spec))
-    return _gathered(x, NamedSharding(mesh, spec), NamedSharding(mesh, whole))
+    gathered = PartitionSpec(*(None if axis == FSDP else axis for axis in spec))
+    return _gather(x, NamedSharding(mesh, spec), NamedSharding(mesh, gathered))
 
-  return jax.tree_util.tree_map_with_path(one, params) if mesh.shape[FSDP] > 1 else params
+  return jax.tree_util.tree_map_with_path(gather, params) if mesh.shape[FSDP] > 1 else params
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _gathered(x: Any, split: NamedSharding, whole: NamedSharding) -> Any:
-  del split
-  return jax.lax.with_sharding_constraint(x, whole)
+def _gather(x: Array, sharded: NamedSharding, gathered: NamedSharding) -> Array:
+  del sharded
+  return jax.lax.with_sharding_constraint(x, gathered)
 
 
-def _gathered_forward(x, split, whole):
-  return _gathered(x, split, whole), None
+def _gather_forward(x: Array, sharded: NamedSharding, gathered: NamedSharding) -> tuple[Array, None]:
+  return _gather(x, sharded, gathered), None
 
 
-def _gathered_backward(split, whole, residuals, gradient):
-  del whole, residuals
-  return (jax.lax.with_sharding_constraint(gradient, split),)
+def _gather_backward(sharded: NamedSharding, gathered: NamedSharding, residuals: None, gradient: Array) -> tuple[Array]:
+  del gathered, residuals
+  return (jax.lax.with_sharding_constraint(gradient, sharded),)
 
 
-_gathered.defvjp(_gathered_forward, _gathered_backward)
+_gather.defvjp(_gather_forward, _gather_backward)
 
 
 def check_batch_size(batch_size: int, field: str, shape: Mapping[str, int]) -> None:
-  """Refuses a global batch that the mesh cannot share evenly.
+  """Checks that a global batch is divisible by the shards of the mesh.
+
+  Args:
+    batch_size: number of clips.
+    field: config field or flag that sets it, for the error.
+    shape: sizes of the mesh axes.
 
   Raises:
-    UserError: names the sizes next to it that it can.
+    UserError: it is not; names the nearest sizes that are.
   """
-  shares = shape[DATA] * shape[FSDP]
-  if batch_size < 1 or batch_size % shares:
-    below = max(batch_size // shares, 1) * shares
-    raise UserError(
-      f"{field}={batch_size} cannot be divided by {shares} devices; the nearest sizes are {below} and {below + shares}"
-    )
+  shards = shape[DATA] * shape[FSDP]
+  if batch_size < 1 or batch_size % shards:
+    below = max(batch_size // shards, 1) * shards
+    raise UserError(f"{field}={batch_size} is not divisible by {shards} devices; use {below} or {below + shards}")
 
 
 def data_shard(mesh: Mesh) -> tuple[int, int]:
-  """(index, count): which of how many equal shares of every batch this process loads.
+  """Returns (index, count): the shard of every batch that this process loads, and the number of shards.
 
-  Processes whose devices hold the same rows, as parts of one tensor axis, load the same share.
+  Processes whose devices hold the same rows, because they share a tensor axis, load the same shard.
   """
-  count = mesh.shape[DATA] * mesh.shape[FSDP]
-  rows = batch_sharding(mesh).devices_indices_map((count,))
-  held: dict[int, set[int]] = {}
-  device: Any
-  for device, (row,) in rows.items():
-    held.setdefault(device.process_index, set()).add(row.indices(count)[0])
-  shares = sorted({tuple(sorted(found)) for found in held.values()})
-  return shares.index(tuple(sorted(held[jax.process_index()]))), len(shares)
+  num_blocks = mesh.shape[DATA] * mesh.shape[FSDP]
+  indices = batch_sharding(mesh).devices_indices_map((num_blocks,))
+  blocks: dict[int, set[int]] = {}  # process -> blocks of rows on its devices
+  device: jax.Device
+  for device, (rows,) in indices.items():
+    blocks.setdefault(device.process_index, set()).add(rows.indices(num_blocks)[0])
+  shards = sorted({tuple(sorted(held)) for held in blocks.values()})
+  return shards.index(tuple(sorted(blocks[jax.process_index()]))), len(shards)
 
 
-def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  """This process' share of a batch (see `data_shard`) -> global arrays, split over the mesh."""
+def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
+  """Assembles global arrays, sharded over the mesh, from this process' shard of a batch (see `data_shard`)."""
   sharding, (_, count) = batch_sharding(mesh), data_shard(mesh)
   return {
     key: jax.make_array_from_process_local_data(sharding, value, (len(value) * count, *value.shape[1:]))
@@ -181,9 +192,9 @@ def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
   }
 
 
-def sharded_loss(mesh: Mesh, loss: Callable) -> Callable:
-  """A loss of features [B, E] that are split over the mesh: each device computes the rows of its own clips."""
-  split = PartitionSpec(BATCH)
+def sharded_loss(mesh: Mesh, loss: Callable[..., Array]) -> Callable[..., Array]:
+  """Returns `loss` of features [B, E] sharded over the batch; each device computes the logits of its own rows."""
+  features = PartitionSpec(BATCH)
   return jax.shard_map(
-    functools.partial(loss, axes=BATCH), mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=PartitionSpec()
+    functools.partial(loss, axes=BATCH), mesh=mesh, in_specs=(features, PartitionSpec()), out_specs=PartitionSpec()
   )

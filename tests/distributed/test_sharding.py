@@ -128,5 +128,5 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(asked):
 @pytest.mark.parametrize("size", [0, 7, 12])
 def test_a_batch_that_the_devices_cannot_share_is_refused_with_sizes_that_they_can(size):
   shape = {"data": 4, "fsdp": 2, "tensor": 1}
-  with pytest.raises(UserError, match=r"train.batch_size=.*8 devices; the nearest sizes are 8 and 16"):
+  with pytest.raises(UserError, match=r"train.batch_size=.*8 devices; use 8 or 16"):
     sharding.check_batch_size(size, "train.batch_size", shape)
