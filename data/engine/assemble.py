@@ -50,7 +50,7 @@ def collect_reports(
       if report is None:
         raise UserError(f"{report_path(work.folder, shard)}: the shard is missing; run the build again")
       total.add_found(shard.split, report.num_records)
-      total.add_missing_texts(shard.split, report.missing_texts)
+      total.add_counts(shard.split, report.counts)
       total.add_skipped(shard.split, report.skipped)
       file.writelines(coverage.skipped_line(shard.split, clip) for clip in report.skipped)
       path = records_path(work.folder, shard)

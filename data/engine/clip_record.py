@@ -47,7 +47,7 @@ class RecordSpec:
 
 
 def clip_record(
-  item: Item, spec: RecordSpec, decoder: DecodeProcess, missing_texts: Counter[str]
+  item: Item, spec: RecordSpec, decoder: DecodeProcess, counts: Counter[str]
 ) -> dict[str, Any] | SkippedClip:
   """Decodes a clip and looks up its texts.
 
@@ -55,7 +55,7 @@ def clip_record(
     item: The clip.
     spec: How it becomes a record.
     decoder: The decoding process.
-    missing_texts: Counts by coverage.MISSING_TEXT_KEYS, updated for texts that are not found.
+    counts: Counts of clips by coverage.MISSING_TEXT_KEYS and by notes on their files, updated for this clip.
 
   Returns:
     A record of `records.record_features`, or why the clip is skipped.
@@ -64,10 +64,10 @@ def clip_record(
   for field, path in spec.lookups.items():
     texts[field] = texts[field] or text_lookup.open_shared(path).get(item.id) or ""
   for field in {*spec.lookups, *item.missing_texts}:
-    missing_texts[missing_text_key(field)] += not texts[field]
+    counts[missing_text_key(field)] += not texts[field]
   if not any((*texts.values(), *item.descriptions)):
     return SkippedClip(item.id, "without_text", "no subtitle, caption or description")
-  frames = _read_frames(item, decoder)
+  frames = _read_frames(item, decoder, counts)
   if isinstance(frames, SkippedClip):
     return frames
   return {
@@ -105,10 +105,10 @@ def _serializer(extra: tuple[str, ...]) -> Any:
   return features, example_serializer.ExampleSerializer(features.get_serialized_info())
 
 
-def _read_frames(item: Item, decoder: DecodeProcess) -> list[bytes] | SkippedClip:
+def _read_frames(item: Item, decoder: DecodeProcess, counts: Counter[str]) -> list[bytes] | SkippedClip:
   try:
     with _local_copy(item) as (path, offset):
-      return decoder.read_frames(path, item.start, item.end, offset, item.size)
+      return decoder.read_frames(path, item.start, item.end, offset, item.size, counts)
   except FileNotFoundError:
     return SkippedClip(item.id, "missing", NO_SUCH_FILE)
   except OSError as error:

@@ -58,8 +58,8 @@ class Coverage:
     """Counts clips that are in the corpus."""
     self._counts[split]["found"] += clips
 
-  def add_missing_texts(self, split: str, counts: Mapping[str, int]) -> None:
-    """Adds counts by MISSING_TEXT_KEYS."""
+  def add_counts(self, split: str, counts: Mapping[str, int]) -> None:
+    """Adds counts of clips by MISSING_TEXT_KEYS, and by notes on their files, such as "hdr"."""
     self._counts[split].update(counts)
 
   def add_skipped(self, split: str, clips: Iterable[SkippedClip]) -> None:
@@ -106,7 +106,7 @@ class Coverage:
         )
 
   def as_metadata(self) -> dict[str, dict[str, int]]:
-    """Returns {split: {"expected", "found", each of REASONS, each of MISSING_TEXT_KEYS: count}}."""
+    """Returns {split: {"expected", "found", each of REASONS, each of MISSING_TEXT_KEYS, each note: count}}."""
     return {split: dict(counts) for split, counts in self._counts.items()}
 
 

@@ -17,9 +17,11 @@ import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from typing import IO, Any
 
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
+from clipvip_jax.input_pipeline.media_notes import collect_notes
 from clipvip_jax.utils.errors import UserError
 from data.engine.coverage import SkippedClip
 from data.engine.frame_extraction import (
@@ -63,7 +65,13 @@ class DecodeProcess:
     return None if self._process is None else self._process.pid
 
   def read_frames(
-    self, path: str, start: float | None = None, end: float | None = None, offset: int = 0, size: int = 0
+    self,
+    path: str,
+    start: float | None = None,
+    end: float | None = None,
+    offset: int = 0,
+    size: int = 0,
+    counts: Counter[str] | None = None,
   ) -> list[bytes] | SkippedClip:
     """Returns the JPEG frames of a clip, or why it is skipped.
 
@@ -73,6 +81,7 @@ class DecodeProcess:
       end: End of the clip in seconds; None: end of the video.
       offset: Offset in bytes of an image within a larger file.
       size: Size in bytes of an image within a larger file; 0: the file is the video or image.
+      counts: Counts of clips by `media_notes`, updated for this clip.
     """
     deadline = time.monotonic() + self._timeout
     if self._process is None:
@@ -80,7 +89,7 @@ class DecodeProcess:
       deadline += STARTUP_SECONDS
     try:
       request = {"path": path, "start": start, "end": end, "offset": offset, "size": size}
-      return _send_request(self._process, request, deadline)
+      return _send_request(self._process, request, deadline, Counter() if counts is None else counts)
     except TimeoutError:
       self.close()
       return self._timed_out(path)
@@ -124,7 +133,7 @@ class DecodeProcess:
 
 
 def _send_request(
-  process: subprocess.Popen[bytes], request: dict[str, Any], deadline: float
+  process: subprocess.Popen[bytes], request: dict[str, Any], deadline: float, counts: Counter[str]
 ) -> list[bytes] | SkippedClip:
   assert process.stdin is not None and process.stdout is not None
   process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -133,6 +142,7 @@ def _send_request(
   header = json.loads(_read(process.stdout, length, deadline))
   if "reason" in header:
     return SkippedClip(request["path"], header["reason"], header["detail"])
+  counts.update(header["notes"])
   data = memoryview(_read(process.stdout, sum(header["sizes"]), deadline))
   frames = []
   for size in header["sizes"]:
@@ -175,11 +185,12 @@ def serve() -> None:
 
 def _answer(request: dict[str, Any], settings: FrameSettings, decode: Decoder) -> tuple[dict[str, Any], list[bytes]]:
   try:
-    if request["size"]:
-      frames = [extract_image(_read_part(request), settings, request["path"])]
-    else:
-      frames = extract_frames(request["path"], settings, decode, request["start"], request["end"])
-    return {"sizes": [len(frame) for frame in frames]}, frames
+    with collect_notes() as notes:
+      if request["size"]:
+        frames = [extract_image(_read_part(request), settings, request["path"])]
+      else:
+        frames = extract_frames(request["path"], settings, decode, request["start"], request["end"])
+    return {"sizes": [len(frame) for frame in frames], "notes": sorted(notes)}, frames
   except TooShortError as error:
     return {"reason": "too_short", "detail": error.reason}, []
   except MediaError as error:

@@ -40,7 +40,7 @@ class ShardReport:
     video_state: Digest of sizes and modification times of its videos.
     num_records: Number of records.
     num_bytes: Size of the records.
-    missing_texts: Counts by coverage.MISSING_TEXT_KEYS.
+    counts: Counts of clips by coverage.MISSING_TEXT_KEYS and by notes on their files, such as "hdr".
     skipped: Clips without a record.
   """
 
@@ -48,7 +48,7 @@ class ShardReport:
   video_state: str
   num_records: int
   num_bytes: int
-  missing_texts: dict[str, int]
+  counts: dict[str, int]
   skipped: list[SkippedClip]
 
   @classmethod
@@ -119,7 +119,7 @@ def build_shard(shard: Shard, plan: Plan, spec: RecordSpec, work: BuildWork, dec
   """
   if is_up_to_date(shard, plan, work):
     return
-  missing_texts = Counter(dict.fromkeys(MISSING_TEXT_KEYS, 0))
+  counts = Counter(dict.fromkeys(MISSING_TEXT_KEYS, 0))
   skipped: list[SkippedClip] = []
   num_records = num_bytes = 0
   try:
@@ -127,14 +127,14 @@ def build_shard(shard: Shard, plan: Plan, spec: RecordSpec, work: BuildWork, dec
     video_state = _video_state(shard, plan)
     with storage.atomic_path(records_path(work.folder, shard)) as temporary, _open_writer(temporary) as write:
       for item in plan.items(shard):
-        record = clip_record(item, spec, decoder, missing_texts)
+        record = clip_record(item, spec, decoder, counts)
         if isinstance(record, SkippedClip):
           skipped.append(dataclasses.replace(record, name=item.id, detail=f"{item.video}: {record.detail}"))
           continue
         data = serialize_record(record, spec.extra)
         write(data)
         num_records, num_bytes = num_records + 1, num_bytes + len(data)
-    report = ShardReport(work.digest(shard), video_state, num_records, num_bytes, dict(missing_texts), skipped)
+    report = ShardReport(work.digest(shard), video_state, num_records, num_bytes, dict(counts), skipped)
     report.write(report_path(work.folder, shard))
   except OSError as error:
     raise storage.disk_error(work.folder, error) from error

@@ -11,7 +11,7 @@ def coverage(expected, skipped, missing_captions=0):
   counts.add_split("train", expected)
   counts.add_found("train", expected - len(skipped))
   counts.add_skipped("train", skipped)
-  counts.add_missing_texts("train", {"lacking_caption": missing_captions})
+  counts.add_counts("train", {"lacking_caption": missing_captions})
   return counts
 
 
