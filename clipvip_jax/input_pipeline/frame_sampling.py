@@ -1,9 +1,14 @@
 """Frame sampling: T of a clip's n stored frames (CLIP-ViP, arXiv 2209.06430, section 4.1)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Int64
 
 from clipvip_jax.utils.errors import UserError
+
+TIME_TOLERANCE = 1.1e-3  # seconds; Matroska rounds timestamps to 1 ms
+_LONG_LAST_FRAME = 1.5  # times the average
 
 
 def uniform_frames(num_frames: int, count: int) -> Int64[np.ndarray, " t"]:
@@ -21,6 +26,32 @@ def uniform_frames(num_frames: int, count: int) -> Int64[np.ndarray, " t"]:
   """
   _check(num_frames, count)
   return np.linspace(0, num_frames - 1, count).astype(np.int64)
+
+
+def uniform_in_time(begins: Sequence[float], end: float, count: int) -> Int64[np.ndarray, " t"]:
+  """Samples frames of a video evenly in time: those of `uniform_frames` after conversion to a constant frame rate.
+
+  The video is shown as n frames of equal duration, n being its number of frames; each sampled one is the frame that a
+  player displays at its time. With a constant frame rate, this is `uniform_frames` itself.
+
+  Args:
+    begins: n times in seconds at which the frames begin, in ascending order.
+    end: end of the last frame in seconds.
+    count: T, frames to sample, at least 1.
+
+  Returns:
+    Non-decreasing indices within [0, n - 1].
+
+  Raises:
+    UserError: n or T is below 1.
+  """
+  indices = uniform_frames(len(begins), count)
+  if begins[-1] <= begins[0]:  # a single frame, or a file without times
+    return indices
+  interval = (begins[-1] - begins[0]) / (len(begins) - 1)
+  if end - begins[-1] > _LONG_LAST_FRAME * interval:  # otherwise, the duration of the last frame is often a guess
+    interval = (end - begins[0]) / len(begins)
+  return np.searchsorted(begins, begins[0] + indices * interval + TIME_TOLERANCE, side="right") - 1
 
 
 def jittered_frames(num_frames: int, count: int, rng: np.random.Generator) -> Int64[np.ndarray, " t"]:

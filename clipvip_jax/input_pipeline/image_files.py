@@ -1,10 +1,11 @@
-"""Image decoding (JPEG, PNG, WebP, BMP; EXIF orientation applied) and downscaling."""
+"""Image decoding (JPEG, PNG, WebP, BMP; EXIF orientation applied; composed on white) and downscaling."""
 
 import io
 import math
 import os
 import pathlib
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,10 +13,15 @@ from jaxtyping import UInt8
 from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.media_error import MediaError
 
+if TYPE_CHECKING:
+  from PIL import Image
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 _EXIF_SEARCH_BYTES = 2**20  # EXIF data is within the first MiB
 _JPEG_MAGIC = b"\xff\xd8\xff"
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_WEBP_ANIMATION = 2  # flag of the header VP8X
 # EXIF orientation -> (mirror horizontally first, then quarter turns counter-clockwise).
 _ORIENTATIONS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 _ORIENTATION_TAG = 0x0112
@@ -48,22 +54,44 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def decode_image(data: bytes, name: str = "an image") -> UInt8[np.ndarray, "h w 3"]:
-  """Decodes an image to RGB and applies its EXIF orientation; ignores transparency.
+  """Decodes an image of one picture to RGB, applies its EXIF orientation, and composes it on white.
 
   Args:
     data: content of an image file, whose format is detected from the bytes.
     name: of the image, for error messages.
 
   Raises:
-    UserError: the format is not supported, or the image is corrupt (see `preprocessing.decode_jpeg`) or larger than
-      `preprocessing.MAX_PIXELS`.
+    UserError: the format is not supported, or the image is animated, corrupt (see `preprocessing.decode_jpeg`) or
+      larger than `preprocessing.MAX_PIXELS`.
   """
   if is_jpeg(data):
     image, exif_orientation = preprocessing.decode_jpeg(data, name), orientation(data)
   else:
-    image, exif_orientation = _decode_other(data, name), 1  # OpenCV applies the orientation itself
+    image, exif_orientation = _decode_other(data, name), 1  # has its orientation applied
   mirror, quarter_turns = _ORIENTATIONS.get(exif_orientation, (False, 0))
   return np.rot90(image[:, ::-1] if mirror else image, quarter_turns)
+
+
+def is_still_image(path: pathlib.Path) -> bool:
+  """Returns whether a path has the suffix of an image and is not animated: an animated WebP or PNG is a video."""
+  if path.suffix.lower() not in IMAGE_SUFFIXES:
+    return False
+  try:
+    with path.open("rb") as file:
+      start = file.read(len(_PNG_MAGIC))
+      return is_jpeg(start) or not is_animated(start + file.read())
+  except OSError:
+    return True  # reading the image reports the error
+
+
+def is_animated(data: bytes) -> bool:
+  """Returns whether the data is a WebP or PNG image of several pictures."""
+  if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and len(data) > 20:
+    return bool(data[20] & _WEBP_ANIMATION) and data.count(b"ANMF") > 1
+  if not data.startswith(_PNG_MAGIC):
+    return False
+  control = data.find(b"acTL", 0, data.find(b"IDAT"))  # the number of pictures precedes the first of them
+  return control > 0 and int.from_bytes(data[control + 4 : control + 8], "big") > 1
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -91,6 +119,16 @@ def fit_size(height: int, width: int, max_height: float, max_width: float) -> tu
   return max(1, round(height * max_width / width)), max(1, int(max_width))
 
 
+def compose_on_white(
+  picture: UInt8[np.ndarray, "h w 3"], alpha: UInt8[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "h w 3"]:
+  """Composes RGB with an opacity of 0 to 255 on white; returns `picture` itself if all of it is opaque."""
+  if alpha.min() == 255:
+    return picture
+  opacity = alpha.astype(np.uint16)[..., None]
+  return ((picture * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+
+
 def shrink_to_fit(
   image: UInt8[np.ndarray, "h w 3"], *, max_height: float = math.inf, max_width: float = math.inf
 ) -> UInt8[np.ndarray, "h2 w2 3"]:
@@ -113,18 +151,33 @@ def shrink_to_fit(
   return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_AREA)
 
 
+def pillow_to_rgb(image: "Image.Image") -> UInt8[np.ndarray, "h w 3"]:
+  """Converts an image of Pillow to RGB: upright by its EXIF orientation, and on white."""
+  from PIL import ImageOps
+
+  image = ImageOps.exif_transpose(image)
+  if not image.has_transparency_data:
+    return np.asarray(image.convert("RGB"))
+  rgba = np.asarray(image.convert("RGBA"))
+  return compose_on_white(rgba[..., :3], rgba[..., 3])
+
+
 def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-  """Decodes PNG, WebP and BMP."""
+  """Decodes PNG, WebP and BMP: upright, and on white."""
   import cv2
   from PIL import Image, UnidentifiedImageError
 
+  if is_animated(data):
+    raise MediaError(name, "an animated image, where one picture is expected; save its pictures as separate images")
   try:
     with Image.open(io.BytesIO(data)) as image:  # parses the header only: the size is checked before decompression
       width, height = image.size
-    if width * height > preprocessing.MAX_PIXELS:
-      raise MediaError(
-        name, f"{width} x {height} pixels are more than the {preprocessing.MAX_PIXELS} that a frame may have"
-      )
+      if width * height > preprocessing.MAX_PIXELS:
+        raise MediaError(
+          name, f"{width} x {height} pixels are more than the {preprocessing.MAX_PIXELS} that a frame may have"
+        )
+      if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
+        return pillow_to_rgb(image)
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
   except (cv2.error, UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
     decoded = None

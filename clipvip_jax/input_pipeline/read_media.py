@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from clipvip_jax.input_pipeline import preprocessing
-from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
-from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES, list_images, read_image
+from clipvip_jax.input_pipeline.frame_sampling import uniform_frames, uniform_in_time
+from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES, is_still_image, list_images, read_image
 from clipvip_jax.input_pipeline.media_error import MediaError
-from clipvip_jax.input_pipeline.video_decoder import count_packets, iterate_pictures
+from clipvip_jax.input_pipeline.video_decoder import frame_times, iterate_pictures
 from clipvip_jax.utils.errors import UserError
 
 VIDEO_SUFFIXES = (
@@ -83,7 +83,7 @@ def _map_frames(video: Video, num_frames: int, function: Callable[[np.ndarray], 
   try:
     if path.is_dir():
       files = list_images(path)
-    elif path.suffix.lower() in IMAGE_SUFFIXES:
+    elif is_still_image(path):
       files = [path]
     else:
       return _map_video_file(path, num_frames, function)
@@ -111,26 +111,29 @@ def _map_video_file(
   path: pathlib.Path, num_frames: int, function: Callable[[np.ndarray], np.ndarray]
 ) -> list[np.ndarray]:
   """Converts only the sampled frames to RGB, and keeps only the results of `function`."""
-  total = max(count_packets(path), 1)
-  for _ in range(2):  # the number of packets may differ from that of frames: then decode again with the actual number
-    indices = uniform_frames(total, num_frames).tolist()
-    results, decoded = _map_decoded(path, set(indices), function)
-    if decoded == total:
+  begins = frame_times(path) or [0.0]
+  end = begins[-1]
+  # The times of coded frames may differ from those of decoded ones: then decode again, knowing the latter.
+  for _ in range(2):
+    expected = uniform_in_time(begins, end, num_frames)
+    results, begins, end = _map_decoded(path, set(expected.tolist()), function)
+    indices = uniform_in_time(begins, end, num_frames).tolist()
+    if results.keys() >= set(indices):
       return [results[index] for index in indices]
-    total = decoded
   raise MediaError(path, "the number of frames changed while reading; is the file still being written?")
 
 
 def _map_decoded(
   path: pathlib.Path, indices: set[int], function: Callable[[np.ndarray], np.ndarray]
-) -> tuple[dict[int, np.ndarray], int]:
-  """Returns {index: result of `function`}, and the number of frames in the file."""
-  results, count = {}, 0
+) -> tuple[dict[int, np.ndarray], list[float], float]:
+  """Returns {index: result of `function`}, the times at which the frames begin, and the end of the last one."""
+  results, begins, end = {}, [], 0.0
   for index, picture in enumerate(iterate_pictures(path)):
     if index in indices:
       results[index] = function(picture.rgb())
-    count = index + 1
-  return results, count
+    begins.append(picture.seconds)
+    end = picture.seconds + picture.shown_for
+  return results, begins, end
 
 
 def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path]:

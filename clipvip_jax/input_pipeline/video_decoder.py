@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from clipvip_jax.input_pipeline import video_checks
+from clipvip_jax.input_pipeline import multi_image_files, video_checks
+from clipvip_jax.input_pipeline.deinterlacing import deinterlace
+from clipvip_jax.input_pipeline.frame_conversion import FrameConverter
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.video_checks import DecodeStats
+from clipvip_jax.input_pipeline.video_container import error_reason, open_video, stream_decoder
 
 if TYPE_CHECKING:  # imported where needed: training reads stored JPEGs and starts without FFmpeg
   from av import VideoFrame
   from av.container import InputContainer
-  from av.video.reformatter import VideoReformatter
   from av.video.stream import VideoStream
 
 # Containers whose time stamps after a seek differ from those of sequential decoding.
@@ -35,7 +37,7 @@ class Picture:
   Attributes:
     seconds: presentation time from the container's start.
     shown_for: seconds until the next frame.
-    rgb: returns uint8 [H, W, 3], rotated upright.
+    rgb: returns uint8 [H, W, 3] as a player shows it; see `FrameConverter.to_rgb`.
   """
 
   seconds: float
@@ -44,10 +46,12 @@ class Picture:
 
 
 def decode_video(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "t h w 3"]:
-  """Decodes every frame of the first video stream to RGB, rotated upright.
+  """Decodes every frame of the video stream that a player shows to RGB, as `FrameConverter.to_rgb` does.
+
+  Interlaced frames are deinterlaced. No other file is opened.
 
   Raises:
-    MediaError: the file is missing, empty, truncated or corrupt, or has no video stream.
+    MediaError: the file is missing, empty, truncated or corrupt, or not a video.
   """
   return np.stack(list(iterate_frames(path)))
 
@@ -67,13 +71,19 @@ def iterate_pictures(
   """Like `iterate_frames`, before conversion to RGB, for a file or a time range of it.
 
   Args:
-    path: a video file.
+    path: a video file, or an animated or other image that FFmpeg or `multi_image_files` decodes.
     start: seconds; seeks to the last key frame before it.
     end: seconds, exclusive.
 
   Raises:
     MediaError: as `decode_video`, and if the file ends before `end` although its container promises more.
   """
+  video_checks.check_readable(path)
+  if multi_image_files.is_for_pillow(path):
+    for seconds, shown_for, rgb in multi_image_files.iterate_images(path):
+      if end is None or seconds < end:
+        yield Picture(seconds, shown_for, functools.partial(np.asarray, rgb))
+    return
   # Without a usable index, a seek may end after `start`: then decode sequentially from the beginning.
   for seek in [True, False] if start else [False]:
     pictures = _decode_pictures(path, start, end, seek=seek)
@@ -88,43 +98,47 @@ def iterate_pictures(
       return
 
 
-def count_packets(path: str | os.PathLike[str]) -> int:
-  """Counts the coded frames of the first video stream without decoding them.
+def frame_times(path: str | os.PathLike[str]) -> list[float]:
+  """Returns the times of a video's coded frames in ascending order, in seconds, without decoding them.
 
-  Differs from the number of decoded frames if frames are corrupt or coded as two fields.
+  They may differ from those of the decoded frames: if frames are corrupt or coded as two fields, if the times in the
+  file jump, or if it has none; for an image, the list is empty.
 
   Raises:
     MediaError: the file cannot be opened, or has no video stream.
   """
   import av
 
-  count = 0
-  with _open_video(path) as (container, stream), contextlib.suppress(av.error.FFmpegError, OSError):
+  times = list[float]()
+  video_checks.check_readable(path)
+  if multi_image_files.is_for_pillow(path):
+    return times
+  with open_video(path) as (container, stream), contextlib.suppress(av.error.FFmpegError, OSError):
     for packet in container.demux(stream):
-      count += bool(packet.size) and not packet.is_discard  # an edit list hides frames
-  return count
+      if packet.size and not packet.is_discard:  # an edit list hides frames
+        stamp = packet.dts if packet.pts is None else packet.pts
+        times.append(float(len(times) if stamp is None else stamp * packet.time_base))
+  return sorted(times)
 
 
 def _decode_pictures(
   path: str | os.PathLike[str], start: float | None, end: float | None, *, seek: bool
 ) -> Iterator[Picture]:
-  import av
-
-  with _open_video(path) as (container, stream):
+  with open_video(path) as (container, stream):
     if seek and start:
       _seek(container, start)
     stats = DecodeStats(float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS)
-    converter, size = av.video.reformatter.VideoReformatter(), dict[str, int]()
+    converter: FrameConverter | None = None
 
     def picture(seconds: float, frame: "VideoFrame", next_seconds: float) -> Picture:
+      nonlocal converter
+      converter = converter or FrameConverter(frame.width, frame.height)
       stats.add_frame(seconds, next_seconds, start or 0.0)
-      rgb = functools.partial(_to_rgb, converter, frame, size)
-      return Picture(seconds, max(0.0, next_seconds - seconds), rgb)
+      return Picture(seconds, max(0.0, next_seconds - seconds), functools.partial(converter.to_rgb, frame))
 
     # A frame's duration is the time until the next one; durations in files are often wrong.
     previous = None
-    for seconds, frame in _timed_frames(container, stream, stats):
-      size.update(size or {"width": frame.width, "height": frame.height})  # a stream may change its size midway
+    for seconds, frame in deinterlace(_timed_frames(container, stream, stats)):
       if previous is not None:
         yield picture(*previous, seconds)
       previous = seconds, frame
@@ -174,51 +188,22 @@ def _decode_packets(container: "InputContainer", stream: "VideoStream") -> Itera
   """
   import av
 
-  stream.thread_count = 1  # deterministic; parallelism comes from decoding several videos at once
+  decoder = stream_decoder(stream)
   packets = container.demux(stream)
   while True:
     try:
       packet = next(packets, None)
     except (av.error.FFmpegError, OSError) as error:  # the container itself cannot be read any further
-      yield None, _error_reason(error)
+      yield None, error_reason(error)
       return
     if packet is None:
       return
     try:
-      for frame in packet.decode():
+      for frame in decoder.decode(packet):
         yield frame, ""
     except av.error.FFmpegError as error:
-      yield None, _error_reason(error)
+      yield None, error_reason(error)
 
 
 def _frame_seconds(frame: "VideoFrame", default: float) -> float:
   return float(frame.duration * frame.time_base) if frame.duration and frame.time_base else default
-
-
-@contextlib.contextmanager
-def _open_video(path: str | os.PathLike[str]) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-  """Opens a file; yields its container and first video stream."""
-  import av
-
-  video_checks.check_readable(path)
-  try:
-    container = av.open(f"file:{os.fspath(path)}")  # without the prefix, a colon in a name denotes a protocol
-  except (av.error.FFmpegError, OSError) as error:
-    raise MediaError(path, f"not a video, or truncated before its index ({_error_reason(error)})") from None
-  with container:
-    cover_art = av.stream.Disposition.attached_pic
-    streams = [stream for stream in container.streams.video if not stream.disposition & cover_art]
-    if not streams:
-      raise MediaError(path, "has no video stream")
-    yield container, streams[0]
-
-
-def _to_rgb(converter: "VideoReformatter", frame: "VideoFrame", size: dict[str, int]) -> np.ndarray:
-  """Converts a frame to RGB and rotates it by the angle (degrees counter-clockwise) that phones store."""
-  # One converter for all frames: to_ndarray(format=...) creates one, with its threads, per frame.
-  rgb = converter.reformat(frame, format="rgb24", threads=1, **size).to_ndarray()
-  return np.rot90(rgb, round(frame.rotation / 90) % 4) if frame.rotation else rgb
-
-
-def _error_reason(error: Exception) -> str:
-  return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -16,14 +16,13 @@ from typing import Protocol
 import numpy as np
 
 from clipvip_jax.input_pipeline import image_files, video_decoder
-from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
+from clipvip_jax.input_pipeline.frame_sampling import TIME_TOLERANCE, uniform_frames, uniform_in_time
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
 from clipvip_jax.input_pipeline.video_decoder import Picture
 from clipvip_jax.utils.errors import UserError
 from data.engine.records import encode_jpeg
 
 MAX_CLIP_BYTES, MAX_CLIP_FRAMES = 2**29, 100_000
-_TIME_TOLERANCE = 1.1e-3  # seconds; Matroska rounds timestamps to 1 ms
 
 
 class Decoder(Protocol):
@@ -50,8 +49,8 @@ class FrameSettings:
 
   Attributes:
     fps: Frames per second, each as displayed at its time, independent of the file's frame rate; 0: all frames.
-    frames: Number of frames, evenly spaced from first to last, in place of `fps`; 0: use `fps`. Folders of frames have
-      no times: `fps` does not apply to them.
+    frames: Number of frames, evenly spaced in time from the first on, in place of `fps`; 0: use `fps`. Folders of
+      frames have no times: `fps` does not apply to them.
     short_side: Larger frames are shrunk until their shorter side has this many pixels; 0: never.
     jpeg_quality: 1 to 100.
     min_frames: Videos with fewer frames are too short.
@@ -115,7 +114,7 @@ def extract_frames(
     MediaError, UserError: The file does not exist or cannot be decoded.
   """
   file = pathlib.Path(path)
-  is_image = file.suffix.lower() in image_files.IMAGE_SUFFIXES
+  is_image = image_files.is_still_image(file)
   if (start is not None or end is not None) and (is_image or file.is_dir()):
     raise MediaError(path, "start and end do not apply to images and folders of frames, which have no times")
   if file.is_dir():
@@ -180,9 +179,9 @@ def _video_frames(
 ) -> Iterator[bytes]:
   pictures = _from_start(decode(path, start, end), start)
   if settings.frames:
-    count = sum(1 for _ in pictures)  # the video is decoded twice: the number of frames is known only at its end
-    _check_length(path, count, settings)
-    indices = uniform_frames(count, settings.frames).tolist()
+    spans = [_span(picture, start, end) for picture in pictures]  # decoded twice: the length is known at the end
+    _check_length(path, len(spans), settings)
+    indices = uniform_in_time([begin for begin, _ in spans], spans[-1][1], settings.frames).tolist()
     yield from _at_indices(_from_start(decode(path, start, end), start), indices, settings)
     return
   if settings.fps:
@@ -197,7 +196,13 @@ def _video_frames(
 
 def _from_start(pictures: Iterable[Picture], start: float | None) -> Iterator[Picture]:
   """Drops pictures that are no longer displayed at `start`."""
-  return (p for p in pictures if start is None or p.seconds + p.shown_for > start + _TIME_TOLERANCE)
+  return (p for p in pictures if start is None or p.seconds + p.shown_for > start + TIME_TOLERANCE)
+
+
+def _span(picture: Picture, start: float | None, end: float | None) -> tuple[float, float]:
+  """Returns when a picture begins and ends to be displayed in the clip from `start` to `end`."""
+  until = picture.seconds + picture.shown_for
+  return max(picture.seconds, start or picture.seconds), until if end is None else min(until, end)
 
 
 def _at_indices(pictures: Iterable[Picture], indices: Sequence[int], settings: FrameSettings) -> Iterator[bytes]:
@@ -216,11 +221,11 @@ def _at_rate(
   pictures: Iterable[Picture], settings: FrameSettings, start: float | None, end: float | None
 ) -> Iterator[bytes]:
   """Yields the frames displayed at start, start + 1 / fps, ...: the last picture that began by each of these times."""
-  count, begin = 0, None
+  count, first = 0, None
   for picture in pictures:
-    begin = max(picture.seconds, start or picture.seconds) if begin is None else begin
-    until = picture.seconds + picture.shown_for
-    repeats = _samples_before(begin, until if end is None else min(until, end), settings.fps) - count
+    begin, until = _span(picture, start, end)
+    first = begin if first is None else first
+    repeats = _samples_before(first, until, settings.fps) - count
     if repeats > 0:
       count += repeats
       yield from itertools.repeat(_encode(picture, settings), repeats)
@@ -228,7 +233,7 @@ def _at_rate(
 
 def _samples_before(begin: float, until: float, fps: float) -> int:
   """Returns how many of the times begin + k / fps are before `until`."""
-  return math.ceil((until - begin - _TIME_TOLERANCE) * fps)
+  return math.ceil((until - begin - TIME_TOLERANCE) * fps)
 
 
 def _encode(picture: Picture, settings: FrameSettings) -> bytes:

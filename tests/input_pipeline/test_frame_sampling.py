@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clipvip_jax.input_pipeline.frame_sampling import jittered_frames, middle_frame, uniform_frames
+from clipvip_jax.input_pipeline.frame_sampling import jittered_frames, middle_frame, uniform_frames, uniform_in_time
 from clipvip_jax.utils.errors import UserError
 
 LENGTHS = [*range(1, 30), 40, 77, 300, 1801]
@@ -16,6 +16,24 @@ def test_uniform_frames_equal_the_reference(golden):
   for key, expected in schedules.items():
     num_frames, count = map(int, key.split(","))
     assert uniform_frames(num_frames, count).tolist() == expected, key
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("rate", [1, 12, 24000 / 1001, 59.94, 400])
+def test_a_constant_rate_is_sampled_evenly_whatever_its_last_duration_and_rounding(rate, count):
+  for num_frames in LENGTHS:
+    begins = (0.5 + np.arange(num_frames) / rate).round(3)  # Matroska
+    for last in (0.0, 1 / rate, 1.4 / rate):
+      sampled = uniform_in_time(begins.tolist(), begins[-1] + last, count)
+      np.testing.assert_array_equal(sampled, uniform_frames(num_frames, count))
+
+
+def test_a_variable_rate_is_sampled_by_time():
+  assert uniform_in_time([0, 0.1, 0.2, 0.3, 10], 10.1, 3).tolist() == [0, 3, 4]
+  assert uniform_in_time([0, 1, 2], 30, 3).tolist() == [0, 2, 2], "the last frame is a still of 28 s"
+  assert uniform_in_time([0, 0, 0, 0], 0.04, 2).tolist() == [0, 3], "without times"
+  with pytest.raises(UserError, match="0 frames"):
+    uniform_in_time([], 0, 3)
 
 
 @pytest.mark.parametrize("count", COUNTS)

@@ -9,15 +9,17 @@ import time
 import weakref
 import zlib
 
+import corpora
 import cv2
 import numpy as np
 import pytest
 
 from clipvip_jax.input_pipeline import frame_sampling, image_files, preprocessing, read_media
 from clipvip_jax.input_pipeline.media_error import MediaError
-from clipvip_jax.input_pipeline.video_decoder import decode_video
+from clipvip_jax.input_pipeline.video_decoder import decode_video, iterate_pictures
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError
+from data.engine.frame_extraction import FrameSettings, extract_frames
 
 
 def noise(count=20, height=48, width=64, seed=0):
@@ -46,11 +48,29 @@ def test_pixels_equal_the_training_preprocessing(video):
   assert read_media.read_clip(array[0], 4, 32).shape == (4, 32, 32, 3)
 
 
-def test_a_wrong_packet_count_is_corrected_by_decoding_again(video, monkeypatch):
+def test_wrong_times_of_packets_are_corrected_by_decoding_again(video, monkeypatch):
   expected = read_media.read_frames(video, 6)
-  for wrong in (0, 7, 90):
-    monkeypatch.setattr(read_media, "count_packets", lambda path, wrong=wrong: wrong)
+  for wrong in ([], [0.0] * 7, [k / 12 for k in range(90)], [k**3 / 100 for k in range(20)]):
+    monkeypatch.setattr(read_media, "frame_times", lambda path, wrong=wrong: wrong)
     np.testing.assert_array_equal(read_media.read_frames(video, 6), expected)
+
+
+def test_a_variable_rate_is_sampled_by_time(tmp_path):
+  """40 frames in the first second and 9 in the next nine: frame i is displayed from `times[i]` on."""
+  times = [*(k / 40 for k in range(40)), *range(1, 10)]
+  grey = np.stack([np.full((32, 32, 3), 5 * i, np.uint8) for i in range(len(times))])
+  path = corpora.encode(tmp_path / "vfr.mkv", grey, "libx264", times=times, qp="0")
+  sampled = [round(frame.mean() / 5) for frame in read_media.read_frames(path, 12)]
+  # Evenly spread over 10 s, as of a corpus with 49 frames at a constant rate.
+  shown = [max(i for i, time in enumerate(times) if time <= moment) for moment in np.arange(49) * 9 / 48]
+  assert sampled == [shown[k] for k in frame_sampling.uniform_frames(49, 12)]
+  settings = FrameSettings(frames=12, short_side=0)
+  stored = [preprocessing.decode_jpeg(jpeg) for jpeg in extract_frames(str(path), settings, iterate_pictures)]
+  assert [round(frame.mean() / 5) for frame in stored] == sampled
+  at_rate = extract_frames(str(path), FrameSettings(fps=3, short_side=0), iterate_pictures)
+  indices = frame_sampling.uniform_frames(len(at_rate), 12)
+  evaluated = [round(preprocessing.decode_jpeg(at_rate[k]).mean() / 5) for k in indices]
+  assert max(abs(times[a] - times[b]) for a, b in zip(sampled, evaluated, strict=True)) <= 1
 
 
 def test_a_folder_of_frames_is_read_in_natural_order(tmp_path):

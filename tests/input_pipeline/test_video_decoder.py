@@ -9,7 +9,7 @@ import pytest
 from moving_bar import moving_bar
 
 from clipvip_jax.input_pipeline.media_error import MediaError
-from clipvip_jax.input_pipeline.video_decoder import count_packets, decode_video, iterate_frames, iterate_pictures
+from clipvip_jax.input_pipeline.video_decoder import decode_video, frame_times, iterate_frames, iterate_pictures
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError
 
@@ -23,7 +23,10 @@ def clip(tmp_path):
 
 def test_iterating_gives_the_decoded_frames(clip):
   np.testing.assert_array_equal(np.stack(list(iterate_frames(str(clip)))), decode_video(clip))
-  assert count_packets(clip) == 24
+
+
+def test_times_of_coded_frames_are_those_of_the_pictures(clip):
+  np.testing.assert_allclose(frame_times(clip), [picture.seconds for picture in iterate_pictures(clip)], atol=1e-3)
 
 
 def test_pictures_have_the_times_of_the_frame_rate(clip):

@@ -48,6 +48,16 @@ def test_texts_of_items_precede_lookups_and_missing_ones_are_counted(item, decod
   assert missing["lacking_subtitle"] == 1
 
 
+def test_notes_on_files_are_counted_by_clip(item, decoder, tmp_path):
+  hdr = tmp_path / "hdr.mkv"
+  options = {"x265-params": "log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc:pools=none"}
+  corpora.encode(hdr, corpora.moving_frames(), "libx265", pix_fmt="yuv420p10le", **options)
+  counts = Counter()
+  for changed in (item, dataclasses.replace(item, video=str(hdr)), dataclasses.replace(item, video=str(hdr), end=1.0)):
+    assert not isinstance(clip_record(changed, SPEC, decoder, counts), SkippedClip)
+  assert counts == {"hdr": 2}
+
+
 @pytest.mark.parametrize(
   ("changes", "reason"), [({"video": "gone.mp4"}, "missing"), ({"descriptions": ()}, "without_text")]
 )

@@ -1,0 +1,80 @@
+"""Conversion of decoded frames to RGB: upright, SDR, and composed on white."""
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from clipvip_jax.input_pipeline import image_files, media_notes, tone_mapping
+
+if TYPE_CHECKING:
+  from av import VideoFrame
+
+
+class FrameConverter:
+  """Converts the frames of a video to RGB of one size, with one FFmpeg converter for all of them."""
+
+  def __init__(self, width: int, height: int):
+    """Sets the size of all results in pixels, before rotation: a stream may change its size midway."""
+    import av
+
+    # to_ndarray(format=...) creates a converter, with its threads, per frame.
+    self._converter = av.video.reformatter.VideoReformatter()
+    self._width, self._height = width, height
+
+  def to_rgb(self, frame: "VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
+    """Returns a frame as a player shows it on a white page.
+
+    HDR (PQ, HLG) is tone-mapped and noted as "hdr"; the display matrix, which phones store, is applied, as rotation and
+    mirroring.
+    """
+    transfer = _hdr_transfers().get(frame.color_trc)
+    if transfer:
+      media_notes.add_note("hdr")
+      picture = tone_mapping.tone_map(self._convert(frame, "rgb48le"), transfer)
+    else:
+      picture = self._convert(frame, "rgb24")
+    if _has_alpha(frame.format.name):
+      picture = image_files.compose_on_white(picture, self._convert(frame, "rgba")[..., 3])
+    return _apply_display_matrix(picture, frame)
+
+  def _convert(self, frame: "VideoFrame", pixel_format: str) -> np.ndarray:
+    size = {"width": self._width, "height": self._height}
+    return self._converter.reformat(frame, format=pixel_format, threads=1, **size).to_ndarray()
+
+
+@functools.cache
+def _hdr_transfers() -> dict[int, str]:
+  from av.video.reformatter import ColorTrc
+
+  return {int(ColorTrc.SMPTE2084): "pq", int(ColorTrc.ARIB_STD_B67): "hlg"}
+
+
+@functools.cache
+def _has_alpha(pixel_format: str) -> bool:
+  import av
+
+  video_format = av.VideoFormat(pixel_format)
+  return video_format.has_palette or any(component.is_alpha for component in video_format.components)
+
+
+def _apply_display_matrix(picture: UInt8[np.ndarray, "h w 3"], frame: "VideoFrame") -> UInt8[np.ndarray, "h2 w2 3"]:
+  """Rotates and mirrors a picture by the frame's display matrix, rounded to quarter turns.
+
+  The matrix maps a pixel (x, y) to (a x + c y, b x + d y).
+  """
+  from av.sidedata.sidedata import Type
+
+  try:
+    side_data: Mapping[Any, Any] = frame.side_data
+    if Type.DISPLAYMATRIX not in side_data:
+      return picture
+    matrix = side_data[Type.DISPLAYMATRIX]
+  except ValueError:  # side data that PyAV does not know, such as EXIF; the rotation is read without them
+    return np.rot90(picture, round(frame.rotation / 90) % 4)
+  a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+  if abs(b) + abs(c) > abs(a) + abs(d):
+    picture, a, d = picture.transpose(1, 0, 2), c, b
+  return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

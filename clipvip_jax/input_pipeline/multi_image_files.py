@@ -1,0 +1,107 @@
+"""Image files of several pictures: animated WebP, and AVIF with tiles or transparency, decoded with Pillow.
+
+FFmpeg decodes other animations and images, but one tile or one page of those that are refused here.
+"""
+
+import io
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import UInt8
+
+from clipvip_jax.input_pipeline import image_files, preprocessing
+from clipvip_jax.input_pipeline.media_error import MediaError
+
+_HEADER_BYTES = 2**16  # hold the description of an AVIF or HEIC image
+_WEBP_ALPHA = 16  # flag of the header VP8X
+_DEFAULT_SECONDS = 0.1  # of a picture without a duration, as in browsers
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_AVIF_BRANDS, _HEIC_BRANDS = {b"avif", b"avis"}, {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"}
+_AUXILIARY_ALPHA = (b"auxiliary:alpha", b"hevc:2015:auxid:1")
+
+
+def is_for_pillow(path: str | os.PathLike[str]) -> bool:
+  """Returns whether `iterate_images` decodes a file, rather than FFmpeg.
+
+  Raises:
+    MediaError: a HEIC image has tiles or transparency, or a TIFF has several pages: none of these is supported.
+  """
+  with pathlib.Path(path).open("rb") as file:
+    header = file.read(_HEADER_BYTES)
+  if header.startswith(_TIFF_MAGIC):
+    _check_pages(path)
+    return False
+  if header[4:8] != b"ftyp":
+    return image_files.is_animated(pathlib.Path(path).read_bytes()) if header.startswith(b"RIFF") else False
+  brands = _brands(header)
+  description = _meta_box(header) if brands & (_AVIF_BRANDS | _HEIC_BRANDS) else b""
+  tiled, transparent = b"grid" in description, any(name in description for name in _AUXILIARY_ALPHA)
+  if not tiled and not transparent:
+    return False
+  if not brands & _AVIF_BRANDS:
+    what = "tiles" if tiled else "transparency"
+    raise MediaError(path, f"a HEIC image with {what}, which is not supported; convert it to JPEG or PNG")
+  return True
+
+
+def iterate_images(path: str | os.PathLike[str]) -> Iterator[tuple[float, float, UInt8[np.ndarray, "h w 3"]]]:
+  """Yields (seconds from the start, seconds shown, RGB upright and on white) of each picture of an image file.
+
+  Raises:
+    MediaError: the file is corrupt, or larger than `preprocessing.MAX_PIXELS`.
+  """
+  from PIL import Image
+
+  seconds = 0.0
+  try:
+    with Image.open(_with_alpha(pathlib.Path(path).read_bytes()), formats=("WEBP", "AVIF")) as image:
+      if image.width * image.height > preprocessing.MAX_PIXELS:
+        raise MediaError(path, f"{image.width} x {image.height} pixels are more than {preprocessing.MAX_PIXELS}")
+      for index in range(getattr(image, "n_frames", 1)):
+        image.seek(index)
+        picture = image_files.pillow_to_rgb(image)
+        shown_for = image.info.get("duration", 0) / 1000 or _DEFAULT_SECONDS
+        yield seconds, shown_for, picture
+        seconds += shown_for
+  except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
+    raise MediaError(path, f"corrupt image ({error})") from error
+
+
+def _with_alpha(data: bytes) -> io.BytesIO:
+  """Sets an animated WebP's flag for transparency, which encoders omit where opaque pictures do not fill the canvas."""
+  if data.startswith(b"RIFF"):
+    data = data[:20] + bytes((data[20] | _WEBP_ALPHA,)) + data[21:]
+  return io.BytesIO(data)
+
+
+def _check_pages(path: str | os.PathLike[str]) -> None:
+  from PIL import Image
+
+  try:
+    with Image.open(path, formats=("TIFF",)) as image:
+      pages = getattr(image, "n_frames", 1)
+  except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError):
+    return  # FFmpeg reports what is wrong
+  if pages > 1:
+    raise MediaError(path, f"a TIFF of {pages} pages, which is not supported; save them as separate images in a folder")
+
+
+def _brands(header: bytes) -> set[bytes]:
+  """Returns the major and the compatible brands of an ISO base media file."""
+  size = int.from_bytes(header[:4], "big")
+  return {header[8:12], *(header[i : i + 4] for i in range(16, min(size, len(header)), 4))}
+
+
+def _meta_box(header: bytes) -> bytes:
+  """Returns the top-level box "meta", which describes the images; b"" if there is none."""
+  begin = 0
+  while begin + 8 <= len(header):
+    size = int.from_bytes(header[begin : begin + 4], "big")
+    if header[begin + 4 : begin + 8] == b"meta":
+      return header[begin : begin + size]
+    if size < 8:  # 0: until the end of the file; 1: more than 4 GiB
+      break
+    begin += size
+  return b""

@@ -1,0 +1,102 @@
+"""Image files of several pictures: animations, tiles, pages, transparency."""
+
+import numpy as np
+import pytest
+from odd_images import grey_pictures, write_animation, write_avif_grid
+from PIL import Image
+
+from clipvip_jax.input_pipeline import image_files
+from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.read_media import read_frames
+from clipvip_jax.input_pipeline.video_decoder import decode_video, iterate_pictures
+from data.engine.frame_extraction import FrameSettings, extract_frames
+
+SETTINGS = FrameSettings(fps=3, short_side=0)
+
+
+def transparent(blue=0):
+  """Returns a red picture with a transparent right half."""
+  picture = np.zeros((64, 64, 4), np.uint8)
+  picture[..., 0], picture[..., 2], picture[:, :32, 3] = 250, blue, 255
+  return Image.fromarray(picture)
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.webp", "x.png", "x.avif"])
+def test_animations_are_videos(tmp_path, name):
+  path = write_animation(tmp_path / name, grey_pictures(20), 100)
+  pictures = list(iterate_pictures(path))
+  np.testing.assert_allclose([picture.seconds for picture in pictures], np.arange(20) / 10, atol=2e-3)
+  np.testing.assert_allclose([picture.rgb().mean() for picture in pictures], 10 * np.arange(20), atol=4)
+  assert len(extract_frames(str(path), SETTINGS, iterate_pictures)) == 6
+  assert [round(frame.mean() / 10) for frame in read_frames(path, 3)] == [0, 9, 19]
+  assert len(extract_frames(str(path), SETTINGS, iterate_pictures, 1.0, 2.0)) == 3
+
+
+@pytest.mark.parametrize("name", ["x.webp", "x.png"])
+def test_pictures_of_an_animation_have_their_own_durations(tmp_path, name):
+  path = write_animation(tmp_path / name, grey_pictures(3, 50), [100, 1000, 400])
+  np.testing.assert_allclose([picture.seconds for picture in iterate_pictures(path)], [0, 0.1, 1.1], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.webp", "x.png", "x.avif"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_transparency_is_composed_on_white(tmp_path, name, count):
+  path = write_animation(tmp_path / name, [transparent(100 * i) for i in range(count)], 100)
+  for index, frame in enumerate(read_frames(path, count)):
+    assert np.abs(frame[:, :24].astype(int) - (250, 0, 100 * index)).max() < 12 and frame[:, 40:].min() > 245
+
+
+def test_opaque_images_with_an_alpha_channel_are_decoded_as_before(tmp_path):
+  picture = np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8)
+  picture[..., 3] = 255
+  Image.fromarray(picture).save(tmp_path / "x.png")
+  np.testing.assert_array_equal(image_files.read_image(tmp_path / "x.png"), picture[..., :3])
+
+
+@pytest.mark.parametrize("name", ["palette.png", "grey.png", "x.webp"])
+def test_transparency_of_any_kind_is_composed_on_white(tmp_path, name):
+  if name == "grey.png":
+    Image.fromarray(np.array([[[60, 255], [60, 0]]], np.uint8), "LA").save(tmp_path / name)
+  elif name == "palette.png":
+    image = Image.new("P", (2, 1))
+    image.putpalette([60, 60, 60, 5, 5, 5])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / name, transparency=1)
+  else:
+    Image.fromarray(np.array([[[60, 60, 60, 255], [5, 5, 5, 0]]], np.uint8)).save(tmp_path / name, lossless=True)
+  assert image_files.read_image(tmp_path / name).tolist() == [[[60, 60, 60], [255, 255, 255]]]
+
+
+def test_tiles_are_assembled_or_refused(tmp_path):
+  tiles = [Image.new("RGB", (64, 64), colour) for colour in ((240, 20, 20), (20, 20, 240))]
+  (picture,) = decode_video(write_avif_grid(tmp_path / "x.avif", tiles)).astype(int)
+  assert picture.shape == (64, 128, 3)
+  assert np.abs(picture[:, :60] - (240, 20, 20)).max() < 8 and np.abs(picture[:, 68:] - (20, 20, 240)).max() < 8
+  with pytest.raises(MediaError, match=r"x\.heic: a HEIC image with tiles, .* convert it to JPEG or PNG"):
+    decode_video(write_avif_grid(tmp_path / "x.heic", tiles, b"heic"))
+
+
+def test_pages_are_refused_and_single_ones_decoded(tmp_path):
+  one, *_ = pages = grey_pictures(3, 50)
+  pages[1].save(tmp_path / "one.tif")
+  one.save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+  assert decode_video(tmp_path / "one.tif").mean() == 50
+  with pytest.raises(MediaError, match=r"a TIFF of 3 pages, .* save them as separate images in a folder"):
+    decode_video(tmp_path / "pages.tif")
+
+
+def test_an_animation_is_no_frame(tmp_path):
+  grey_pictures(1)[0].save(tmp_path / "0.webp")
+  assert len(read_frames(tmp_path, 1)) == 1
+  write_animation(tmp_path / "1.webp", grey_pictures(3), 100)
+  with pytest.raises(MediaError, match=r"1\.webp: an animated image, where one picture is expected"):
+    read_frames(tmp_path, 2)
+
+
+@pytest.mark.parametrize("name", ["x.webp", "x.png", "x.avif"])
+def test_cut_animations_are_refused(tmp_path, name):
+  noise = np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), np.uint8)
+  path = write_animation(tmp_path / name, [Image.fromarray(picture) for picture in noise], 100)
+  path.write_bytes(path.read_bytes()[: int(0.6 * path.stat().st_size)])
+  with pytest.raises(MediaError, match=str(path)):
+    decode_video(path)
