@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.train_step import random_params
 from clipvip_jax.cost_model import step_cost
 from clipvip_jax.models import clip_vip
-from clipvip_jax.runs.checkpoint import Checkpoints, abstract_state
+from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.training import optimizer
 from configs import post_pretrain
 
@@ -32,7 +32,8 @@ def measure(state, folder: pathlib.Path) -> dict[str, float]:
   written = time.perf_counter() - started
   checkpoints = Checkpoints(folder / "checkpoints", 1)
   started = time.perf_counter()
-  jax.block_until_ready(checkpoints.restore_latest(abstract_state(state)))
+  abstract_state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+  jax.block_until_ready(checkpoints.restore_latest(abstract_state))
   restored = time.perf_counter() - started
   checkpoints.close()
   return {"training blocked": blocked, "written": written, "restored": restored, **_plain(state, folder / "plain")}
