@@ -21,6 +21,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _EXIF_SEARCH_BYTES = 2**20  # EXIF data is within the first MiB
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PAGED_MAGIC = (b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # GIF, TIFF
 _WEBP_ANIMATION = 2  # flag of the header VP8X
 # EXIF orientation -> (mirror horizontally first, then quarter turns counter-clockwise).
 _ORIENTATIONS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
@@ -73,7 +74,7 @@ def decode_image(data: bytes, name: str = "an image") -> UInt8[np.ndarray, "h w 
 
 
 def is_still_image(path: pathlib.Path) -> bool:
-  """Returns whether a path has the suffix of an image and is not animated: an animated WebP or PNG is a video."""
+  """Returns whether a path has the suffix of an image and is not animated: an animated image is a video."""
   if path.suffix.lower() not in IMAGE_SUFFIXES:
     return False
   try:
@@ -85,13 +86,24 @@ def is_still_image(path: pathlib.Path) -> bool:
 
 
 def is_animated(data: bytes) -> bool:
-  """Returns whether the data is a WebP or PNG image of several pictures."""
+  """Returns whether the data is an image of several pictures."""
   if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and len(data) > 20:
     return bool(data[20] & _WEBP_ANIMATION) and data.count(b"ANMF") > 1
-  if not data.startswith(_PNG_MAGIC):
-    return False
-  control = data.find(b"acTL", 0, data.find(b"IDAT"))  # the number of pictures precedes the first of them
-  return control > 0 and int.from_bytes(data[control + 4 : control + 8], "big") > 1
+  if data.startswith(_PNG_MAGIC):
+    control = data.find(b"acTL", 0, data.find(b"IDAT"))  # the number of pictures precedes the first of them
+    return control > 0 and int.from_bytes(data[control + 4 : control + 8], "big") > 1
+  return (data[:4] in _PAGED_MAGIC or data[4:8] == b"ftyp") and count_pictures(data) > 1
+
+
+def count_pictures(data: bytes) -> int:
+  """Returns the number of pictures in a GIF, TIFF or AVIF image; 1 if it is corrupt or has another format."""
+  from PIL import Image
+
+  try:
+    with Image.open(io.BytesIO(data), formats=("GIF", "TIFF", "AVIF")) as image:
+      return getattr(image, "n_frames", 1)
+  except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError):
+    return 1
 
 
 def is_jpeg(data: bytes) -> bool:

@@ -31,8 +31,10 @@ def is_for_pillow(path: str | os.PathLike[str]) -> bool:
   with pathlib.Path(path).open("rb") as file:
     header = file.read(_HEADER_BYTES)
   if header.startswith(_TIFF_MAGIC):
-    _check_pages(path)
-    return False
+    pages = image_files.count_pictures(pathlib.Path(path).read_bytes())
+    if pages == 1:
+      return False
+    raise MediaError(path, f"a TIFF of {pages} pages, which is not supported; save them as separate images in a folder")
   if header[4:8] != b"ftyp":
     return image_files.is_animated(pathlib.Path(path).read_bytes()) if header.startswith(b"RIFF") else False
   brands = _brands(header)
@@ -74,18 +76,6 @@ def _with_alpha(data: bytes) -> io.BytesIO:
   if data.startswith(b"RIFF"):
     data = data[:20] + bytes((data[20] | _WEBP_ALPHA,)) + data[21:]
   return io.BytesIO(data)
-
-
-def _check_pages(path: str | os.PathLike[str]) -> None:
-  from PIL import Image
-
-  try:
-    with Image.open(path, formats=("TIFF",)) as image:
-      pages = getattr(image, "n_frames", 1)
-  except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError):
-    return  # FFmpeg reports what is wrong
-  if pages > 1:
-    raise MediaError(path, f"a TIFF of {pages} pages, which is not supported; save them as separate images in a folder")
 
 
 def _brands(header: bytes) -> set[bytes]:

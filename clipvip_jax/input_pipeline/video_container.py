@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # imported where needed: training reads stored JPEGs and star
 # FFmpeg also opens playlists and scripts (concat, hls, dash, sdp, image2 patterns), which name other files, and draws
 # texts as terminals (tty, ansi): those are refused. Audio formats are listed for the message that there is no video.
 _VIDEO_FORMATS = (
-  "mov,matroska,webm,avi,asf,asf_o,flv,live_flv,kux,mpeg,mpegts,mpegvideo,ogg,mxf,gxf,nut,nsv,rm,wtv,swf,dv,ivf,dhav,ty,"
+  "mov,matroska,webm,avi,asf,asf_o,flv,live_flv,kux,mpeg,mpegts,mpegvideo,ogg,mxf,gxf,nut,nsv,rm,wtv,swf,dv,ivf,dhav,ty,lxf,nuv,pva,vivo,"
   "yuv4mpegpipe,h261,h263,h264,hevc,vvc,evc,av1,obu,apv,m4v,mjpeg,mjpeg_2000,vc1,vc1test,dirac,dnxhd,cavsvideo,avs2,"
   "avs3,ipu,amv,smk,bink,flic,roq,gif,apng,webp_anim"
 )
@@ -32,6 +32,7 @@ _OPTIONS = {
   "protocol_whitelist": "file",
 }
 
+_DOLBY_VISION = ("dvh1", "dvhe", "dav1", "dva1", "dvav")  # tags of streams; most hold HDR10, HLG or SDR besides
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
@@ -81,6 +82,7 @@ def _shown_stream(path: str | os.PathLike[str], container: "InputContainer") -> 
   If that is a cover or thumbnail beside a film, returns the film: marked as default, then the largest.
   """
   from av.stream import Disposition
+  from av.video.reformatter import ColorTrc
 
   secondary = Disposition.attached_pic | Disposition.timed_thumbnails
   streams = [
@@ -88,7 +90,11 @@ def _shown_stream(path: str | os.PathLike[str], container: "InputContainer") -> 
   ]
   if not streams:
     raise MediaError(path, "has no video stream")
-  best = container.streams.best("video")
-  if best in streams:
-    return best
-  return max(streams, key=lambda stream: (stream.disposition & Disposition.default, stream.width * stream.height))
+  shown = container.streams.best("video")
+  if shown not in streams:
+    shown = max(streams, key=lambda stream: (stream.disposition & Disposition.default, stream.width * stream.height))
+  if shown.codec_context.codec_tag in _DOLBY_VISION and shown.codec_context.color_trc == ColorTrc.UNSPECIFIED:
+    raise MediaError(
+      path, "Dolby Vision of profile 5, which needs its metadata to be shown; convert it to HDR10 or SDR"
+    )
+  return shown

@@ -32,6 +32,12 @@ def test_animations_are_videos(tmp_path, name):
   assert len(extract_frames(str(path), SETTINGS, iterate_pictures, 1.0, 2.0)) == 3
 
 
+@pytest.mark.parametrize(("name", "other"), [("x.avif", "x.jpg"), ("x.gif", "x.png"), ("x.webp", "x.mp4")])
+def test_animations_are_recognised_by_content(tmp_path, name, other):
+  write_animation(tmp_path / name, grey_pictures(4, 50), 100).rename(tmp_path / other)
+  assert [round(frame.mean() / 50) for frame in read_frames(tmp_path / other, 4)] == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("name", ["x.webp", "x.png"])
 def test_pictures_of_an_animation_have_their_own_durations(tmp_path, name):
   path = write_animation(tmp_path / name, grey_pictures(3, 50), [100, 1000, 400])
@@ -81,8 +87,10 @@ def test_pages_are_refused_and_single_ones_decoded(tmp_path):
   pages[1].save(tmp_path / "one.tif")
   one.save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
   assert decode_video(tmp_path / "one.tif").mean() == 50
-  with pytest.raises(MediaError, match=r"a TIFF of 3 pages, .* save them as separate images in a folder"):
-    decode_video(tmp_path / "pages.tif")
+  for name in ("pages.tif", "pages.jpg"):
+    (tmp_path / name).write_bytes((tmp_path / "pages.tif").read_bytes())
+    with pytest.raises(MediaError, match=r"a TIFF of 3 pages, .* save them as separate images in a folder"):
+      read_frames(tmp_path / name, 2)
 
 
 def test_an_animation_is_no_frame(tmp_path):

@@ -61,6 +61,24 @@ def test_a_cover_is_never_the_film(tmp_path, cover_first):
     decode_video(only)
 
 
+@pytest.mark.parametrize(("transfer", "refused"), [("undef", True), ("smpte2084", False)])
+def test_dolby_vision_without_another_layer_is_refused(tmp_path, transfer, refused):
+  path = tmp_path / "x.mp4"
+  options = {"x265-params": f"log-level=none:transfer={transfer}:pools=none"}
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("libx265", rate=10, options=options)
+    stream.width, stream.height, stream.pix_fmt, stream.codec_context.codec_tag = 64, 64, "yuv420p10le", "hvc1"
+    for _ in range(3):
+      container.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p10le")))
+    container.mux(stream.encode())
+  path.write_bytes(path.read_bytes().replace(b"hvc1", b"dvh1"))
+  if not refused:
+    assert decode_video(path).shape == (3, 64, 64, 3)
+    return
+  with pytest.raises(MediaError, match=r"Dolby Vision of profile 5, .*; convert it"):
+    decode_video(path)
+
+
 @pytest.mark.parametrize("name", ["talk.txt", "film.nfo", "art.asc", "art.ans", "talk.mp4"])
 def test_texts_are_not_videos(tmp_path, name):
   """FFmpeg draws them as on a terminal."""
