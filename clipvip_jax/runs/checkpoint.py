@@ -1,8 +1,8 @@
 """Checkpoints of a run: training state and data position, saved and restored with Orbax.
 
 The newest checkpoints are kept, and the best by plain text-to-video R@1. Orbax writes a checkpoint under a temporary
-name and commits it atomically. Corrupt checkpoints are quarantined (moved to corrupt_checkpoints/, never deleted), and
-the run resumes from the one before.
+name and commits it atomically, together with digests of its files, which are compared whenever it is read. Corrupt
+checkpoints are quarantined (moved to corrupt_checkpoints/, never deleted), and the run resumes from the one before.
 """
 
 import json
@@ -18,15 +18,15 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from clipvip_jax.distributed.coordination import allgather_text
 from clipvip_jax.models.clip_vip import Params
+from clipvip_jax.runs.checkpoint_integrity import DataPosition, DigestedPath, check_position, verify_files
 from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import log, printable
 
 # The metric that decides which checkpoint is the best. _NOT_MEASURED is below every recall.
 SCORE = "text_to_video_R@1"
 _NOT_MEASURED = -1.0
-
-DataPosition = dict[str, int]  # where the input pipeline resumes
 
 
 def _short(error: Exception) -> str:
@@ -40,14 +40,15 @@ def _score(metrics: dict[str, float] | None) -> float:
 class Checkpoints:
   """The checkpoints of a run. All processes must make the same calls in the same order."""
 
-  def __init__(self, directory: pathlib.Path, keep: int):
+  def __init__(self, directory: pathlib.Path, keep: int, batch_size: int | None = None):
     """Opens a directory, which is created if absent.
 
     Args:
       directory: WORKDIR/checkpoints.
       keep: number of newest checkpoints to keep, besides the best.
+      batch_size: records per step, with which data positions are checked; None to check their format only.
     """
-    self._directory = directory
+    self._directory, self._batch_size = directory, batch_size
     policy = policies.AnyPreservationPolicy(
       [policies.LatestN(n=max(keep, 1)), policies.BestN(get_metric_fn=_score, n=1)]
     )
@@ -55,6 +56,7 @@ class Checkpoints:
       preservation_policy=policy,
       best_fn=_score,  # without it Orbax writes no metrics
       cleanup_tmp_directories=True,
+      temporary_path_class=DigestedPath,
     )
     self._quarantined: list[int] = []  # steps
     self._reason = "corrupt metrics file"  # of the last checkpoint that could not be restored
@@ -126,11 +128,14 @@ class Checkpoints:
     Raises:
       Exception: the checkpoint is corrupt or of other shapes; Orbax and TensorStore raise many types.
     """
+    verify_files(self._directory / str(step))
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
     )
-    return restored["state"], restored["data"]
+    state, position = restored["state"], restored["data"]
+    check_position(step, int(state.step), position, self._batch_size)
+    return state, position
 
   def restore_best(self, abstract: TrainState) -> TrainState | None:
     """Restores the best checkpoint that can be restored, and quarantines better ones; None if there is none."""
@@ -222,13 +227,16 @@ def read_params(directory: pathlib.Path, step: int | None = None) -> tuple[Param
   if not steps:
     raise UserError(f"{directory} has no checkpoint yet; wait until its run has saved one")
   if step is None:
-    scores = {step: np.nan_to_num(_read_score(directory / str(step)), nan=_NOT_MEASURED) for step in steps}
-    step = max(steps, key=lambda step: (scores[step], step))
+    scores = {step: _read_score(directory / str(step)) for step in steps}
+    step = max(steps, key=lambda step: (np.nan_to_num(scores[step], nan=_NOT_MEASURED), step))
+    if corrupt := [step for step in steps if np.isnan(scores[step])]:
+      log.warning("%s: the scores of steps %s are corrupt; step %d is the best of the others", directory, corrupt, step)
   if step not in steps:
     raise UserError(f"{directory} has no checkpoint of step {step}; choose one of: {', '.join(map(str, steps))}")
   path = directory.resolve() / str(step) / "state"
   handler = ocp.PyTreeCheckpointHandler()
   try:
+    verify_files(path.parent)
     item = {"params": handler.metadata(path).tree["params"]}
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
     args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
@@ -247,8 +255,10 @@ def _steps_on_disk(directory: pathlib.Path) -> list[int]:
 
 
 def _read_score(folder: pathlib.Path) -> float:
-  """Reads the score of a checkpoint; NaN if its metrics file is absent or corrupt."""
+  """Reads the score of a checkpoint; NaN if its metrics file is absent, corrupt or out of range."""
   try:
-    return float(json.loads((folder / "metrics" / "metrics").read_text(encoding="utf-8"))[SCORE])
+    file_digests.check_digests(folder, lambda name: name.startswith("metrics/"))
+    score = float(json.loads((folder / "metrics" / "metrics").read_text(encoding="utf-8"))[SCORE])
   except (OSError, ValueError, TypeError, KeyError):
     return float("nan")
+  return score if score == _NOT_MEASURED or 0 <= score <= 1 else float("nan")

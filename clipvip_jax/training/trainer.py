@@ -44,7 +44,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   with locked_workdir(components), Watchdog(workdir, config.host.watchdog_timeout):
     _enable_compilation_cache(workdir, config.host.compilation_cache)
     evaluator = Evaluator(components.model, components.mesh, components.eval_corpus, components.tokenizer, config)
-    with _open_checkpoints(workdir, config.host.keep_checkpoints) as checkpoints:
+    with _open_checkpoints(workdir, config) as checkpoints:
       state, first_step = restore_or_initialize(components, checkpoints, weights)
       with _open_history(workdir, first_step) as history:
         state = TrainLoop(components, evaluator, checkpoints, history).run(state, first_step)
@@ -60,13 +60,13 @@ def _enable_compilation_cache(workdir: pathlib.Path, folder: str) -> None:
 
 
 @contextlib.contextmanager
-def _open_checkpoints(workdir: pathlib.Path, keep: int) -> Iterator[Checkpoints]:
+def _open_checkpoints(workdir: pathlib.Path, config: ConfigDict) -> Iterator[Checkpoints]:
   """Opens the run's checkpoints for a block that writes to the workdir.
 
   Raises:
     UserError: the disk rejects a write of the block; names the workdir, the reason and the newest checkpoint.
   """
-  checkpoints = Checkpoints(workdir / "checkpoints", keep)
+  checkpoints = Checkpoints(workdir / "checkpoints", config.host.keep_checkpoints, config.train.batch_size)
   try:
     with contextlib.closing(checkpoints):
       yield checkpoints

@@ -1,5 +1,6 @@
 """Which checkpoints are kept and restored, and what corrupt files do."""
 
+import json
 import pathlib
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from clipvip_jax.runs import checkpoint
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 
@@ -78,28 +80,104 @@ def two_checkpoints(tmp_path_factory):
   return folder
 
 
-def test_resumes_from_a_complete_checkpoint_whichever_file_is_truncated(two_checkpoints, tmp_path, logged):
+def test_resumes_from_the_previous_checkpoint_whichever_file_is_truncated(two_checkpoints, tmp_path, logged):
   names = [path.relative_to(two_checkpoints) for path in files(two_checkpoints / "2")]
   assert len(names) > 5
-  outcomes = {}
   for number, name in enumerate(names):
     folder = tmp_path / str(number) / "c"
     shutil.copytree(two_checkpoints, folder)
     cut = folder / name
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     checkpoints = Checkpoints(folder, 2)
-    restored = checkpoints.restore_latest(abstract_state(state(0)))
-    step = int(restored[0].step)
-    assert_is(restored, step)  # complete, whichever it is
-    outcomes[str(name)] = step
-    if step == 1:
-      assert checkpoints.steps() == [1] and (folder.parent / "corrupt_checkpoints" / "2").is_dir()
-      assert "moved the corrupt checkpoint of step 2" in logged.text
-      logged.clear()
-      checkpoints.save(state(2), {"next_record": 20}, None)
+    assert_is(checkpoints.restore_latest(abstract_state(state(0))), 1)
+    assert checkpoints.steps() == [1] and (folder.parent / "corrupt_checkpoints" / "2").is_dir()
+    assert "moved the corrupt checkpoint of step 2" in logged.text
+    logged.clear()
+    checkpoints.save(state(2), {"next_record": 20}, None)
     checkpoints.close()
     assert_is(Checkpoints(folder, 2).restore_latest(abstract_state(state(0))), 2)
-  assert any(step == 1 for step in outcomes.values()), outcomes
+
+
+def copy_of(folder, target):
+  shutil.copytree(folder, target)
+  return target
+
+
+def flip_bit(path, seed):
+  rng, content = np.random.default_rng(seed), bytearray(path.read_bytes())
+  content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+  path.write_bytes(content)
+
+
+def test_a_flipped_bit_in_any_file_is_never_restored_or_loaded(two_checkpoints, tmp_path):
+  for number, path in enumerate(files(two_checkpoints / "2")):
+    folder = copy_of(two_checkpoints, tmp_path / str(number) / "c")
+    flip_bit(folder / path.relative_to(two_checkpoints), number)
+    with pytest.raises(UserError, match=r"step 2 .* cannot be restored \(.*digest"):
+      checkpoint.read_params(folder, 2)
+    assert_is(Checkpoints(folder, 2).restore_latest(abstract_state(state(0))), 1)
+
+
+def test_a_missing_file_is_corrupt(two_checkpoints, tmp_path, logged):
+  folder = copy_of(two_checkpoints, tmp_path / "c")
+  (folder / "2" / "data" / "metadata").unlink()
+  assert_is(Checkpoints(folder, 2).restore_latest(abstract_state(state(0))), 1)
+  assert "data/metadata is missing" in logged.text
+
+
+def test_a_checkpoint_without_digests_is_restored_with_a_warning(two_checkpoints, tmp_path, logged):
+  folder = copy_of(two_checkpoints, tmp_path / "c")
+  (folder / "2" / file_digests.NAME).unlink()
+  assert_is(Checkpoints(folder, 2).restore_latest(abstract_state(state(0))), 2)
+  assert "c/2 has no digests.json" in logged.text
+
+
+@pytest.mark.parametrize(
+  ("position", "reason"),
+  [
+    ({"next_record": 10}, "its data position is record 10, but 2 steps of 10 end at 20"),
+    ({"next_record": 990}, "record 990, but 2 steps of 10 end at 20"),
+    ({"next_recore": 20}, "its data position is invalid"),
+    ({"next_record": "20"}, "its data position is invalid"),
+    ({"next_record": -20}, "its data position is invalid"),
+    ([20], "its data position is invalid"),
+    ({}, "its data position is invalid"),
+  ],
+)
+def test_a_position_of_another_step_is_corrupt_even_if_digests_match(
+  two_checkpoints, tmp_path, logged, position, reason
+):
+  folder = copy_of(two_checkpoints, tmp_path / "c")
+  (folder / "2" / "data" / "metadata").write_text(json.dumps(position))
+  file_digests.write_digests(folder / "2")
+  assert_is(Checkpoints(folder, 2, batch_size=10).restore_latest(abstract_state(state(0))), 1)
+  assert reason in logged.text
+
+
+def test_a_folder_with_the_number_of_another_step_is_corrupt(two_checkpoints, tmp_path, logged):
+  folder = copy_of(two_checkpoints, tmp_path / "c")
+  shutil.copytree(folder / "2", folder / "700")
+  assert_is(Checkpoints(folder, 2, batch_size=10).restore_latest(abstract_state(state(0))), 2)
+  assert "it is named 700, but its state is of step 2" in logged.text
+
+
+@pytest.mark.parametrize("score", ["9.0", "-0.5", "NaN", "[]", "null", "1e400"])
+def test_a_score_that_is_no_recall_is_corrupt(two_checkpoints, tmp_path, score):
+  folder = copy_of(two_checkpoints, tmp_path / "c")
+  (folder / "2" / "metrics" / "metrics").write_text(f'{{"{checkpoint.SCORE}": {score}}}')
+  file_digests.write_digests(folder / "2")
+  checkpoints = Checkpoints(folder, 2)
+  assert checkpoints.steps() == [1] and checkpoints.best_step() == 1
+
+
+def test_a_changed_score_does_not_decide_the_best(tmp_path, logged):
+  folder = tmp_path / "c"
+  save(folder, {1: 0.5, 2: 0.75}).close()
+  path = folder / "2" / "metrics" / "metrics"
+  path.write_text(path.read_text().replace("0.75", "0.25"))
+  assert checkpoint.read_params(folder)[1] == 1
+  assert "the scores of steps [2] are corrupt; step 1 is the best of the others" in logged.text
+  assert Checkpoints(folder, 2).best_step() == 1
 
 
 def test_falls_back_if_the_state_is_missing(two_checkpoints, tmp_path):

@@ -1,0 +1,71 @@
+"""Integrity of checkpoints: digests that are committed with the files, and checks of what was read.
+
+Orbax verifies its manifests, but not the data of arrays: without digests, a flipped bit is restored as another number.
+"""
+
+import asyncio
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from orbax.checkpoint.path import atomicity
+
+from clipvip_jax.utils import file_digests
+from clipvip_jax.utils.log import log
+
+DataPosition = dict[str, int]  # where the input pipeline resumes
+POSITION = "next_record"  # its only entry
+
+
+class DigestedPath(atomicity.AtomicRenameTemporaryPath):
+  """Temporary folder of a checkpoint to which digests of all files are added before it is committed.
+
+  Orbax writes the last files immediately before it renames the folder. It renames to a second temporary name here,
+  which it also deletes after a crash; the folder gets its own name when the digests are written.
+  """
+
+  async def finalize(self) -> None:
+    """Completes the files, writes digests.json and commits the folder."""
+    final = self._final_path
+    if not final.name.isdigit():  # an item within a checkpoint
+      await super().finalize()
+      return
+    self._final_path = final.with_name(f"{final.name}{atomicity.TMP_DIR_SUFFIX}-digests")
+    await super().finalize()
+    await asyncio.to_thread(file_digests.write_digests, pathlib.Path(self._final_path))
+    self._final_path.rename(final)
+    self._final_path = final
+
+
+def verify_files(folder: pathlib.Path) -> None:
+  """Compares the files of a checkpoint with their digests, on process 0 only: it reads them for all.
+
+  Raises:
+    ValueError: a file is missing or was changed.
+  """
+  if jax.process_index() == 0 and not file_digests.check_digests(folder):
+    log.warning("%s has no %s: an earlier version wrote it, and it cannot be verified", folder, file_digests.NAME)
+
+
+def check_position(step: int, state_step: int, position: Any, batch_size: int | None) -> None:
+  """Checks that the name of a checkpoint, its state and its data position are of the same step.
+
+  Args:
+    step: the name of its folder.
+    state_step: completed updates of its state.
+    position: its data position, of any type.
+    batch_size: records per step; None if unknown.
+
+  Raises:
+    ValueError: they are of different steps, or the position is not one.
+  """
+  if state_step != step:
+    raise ValueError(f"it is named {step}, but its state is of step {state_step}")
+  record = position.get(POSITION) if isinstance(position, Mapping) else None
+  if not isinstance(record, int) or isinstance(record, bool) or record < 0:
+    raise ValueError(f"its data position is invalid: {position!r}")
+  if batch_size is not None and record != step * batch_size:
+    raise ValueError(
+      f"its data position is record {record}, but {step} steps of {batch_size} end at {step * batch_size}"
+    )

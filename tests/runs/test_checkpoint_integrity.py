@@ -1,0 +1,33 @@
+"""Digests of checkpoints as Orbax commits them, and checks of their position; test_checkpoint.py restores them."""
+
+import jax.numpy as jnp
+import pytest
+
+from clipvip_jax.runs import checkpoint_integrity
+from clipvip_jax.runs.checkpoint import Checkpoints
+from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.utils import file_digests
+
+
+def test_every_file_is_committed_with_its_digest(tmp_path):
+  folder = tmp_path / "c"
+  checkpoints = Checkpoints(folder, 1)
+  checkpoints.save(TrainState(jnp.int32(3), {"w": jnp.arange(9.0)}, {}), {"next_record": 12}, 0.5)
+  checkpoints.close()
+  (saved,) = folder.glob("[0-9]*")
+  files = {path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()}
+  assert set(file_digests.read_digests(saved)) == files - {file_digests.NAME}
+  assert [path.name for path in saved.rglob(file_digests.NAME)] == [file_digests.NAME], "one for the whole checkpoint"
+  checkpoint_integrity.verify_files(saved)
+
+
+def test_step_state_and_position_must_agree():
+  check = checkpoint_integrity.check_position
+  check(3, 3, {"next_record": 12}, 4)
+  check(3, 3, {"next_record": 13}, None)
+  with pytest.raises(ValueError, match="named 3, but its state is of step 2"):
+    check(3, 2, {"next_record": 12}, 4)
+  with pytest.raises(ValueError, match="record 13, but 3 steps of 4 end at 12"):
+    check(3, 3, {"next_record": 13}, 4)
+  with pytest.raises(ValueError, match="data position is invalid: True"):
+    check(3, 3, True, 4)
