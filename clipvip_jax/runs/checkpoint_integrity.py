@@ -27,7 +27,7 @@ class DigestedPath(atomicity.AtomicRenameTemporaryPath):
 
   async def finalize(self) -> None:
     """Completes the files, writes digests.json and commits the folder."""
-    final = self._final_path
+    final = self.get_final()
     if not final.name.isdigit():  # an item within a checkpoint
       await super().finalize()
       return

@@ -59,7 +59,7 @@ def digest_files(paths: Iterable[os.PathLike[str]]) -> list[str]:
 def _hash_segment(path: pathlib.Path, start: int) -> bytes:
   """Returns the hashes of the blocks of a segment; the last block of a file is filled with zeros."""
   words = np.empty((_BLOCKS_PER_READ, _BLOCK), "<u8")
-  buffer = memoryview(words).cast("B")
+  buffer = words.reshape(-1).view(np.uint8).data
   hashes = []
   with path.open("rb", buffering=0) as file:
     file.seek(start)
