@@ -1,5 +1,6 @@
 """Frame sampling: T of a clip's n stored frames (CLIP-ViP, arXiv 2209.06430, section 4.1)."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Int64
 from clipvip_jax.utils.errors import UserError
 
 TIME_TOLERANCE = 1.1e-3  # seconds; Matroska rounds timestamps to 1 ms
+CORPUS_FPS = 3.0  # of most corpora, as HD-VILA has
 _LONG_LAST_FRAME = 1.5  # times the average
 
 
@@ -31,8 +33,9 @@ def uniform_frames(num_frames: int, count: int) -> Int64[np.ndarray, " t"]:
 def uniform_in_time(begins: Sequence[float], end: float, count: int) -> Int64[np.ndarray, " t"]:
   """Samples frames of a video evenly in time: those of `uniform_frames` after conversion to a constant frame rate.
 
-  The video is shown as n frames of equal duration, n being its number of frames; each sampled one is the frame that a
-  player displays at its time. With a constant frame rate, this is `uniform_frames` itself.
+  The rate is the video's own if that is constant, so that these are `uniform_frames` of the video itself. Otherwise it
+  is CORPUS_FPS, so that these are the frames that are sampled from a corpus; the average rate if that has too few. Of
+  each instant, the frame that a player displays is taken.
 
   Args:
     begins: n times in seconds at which the frames begin, in ascending order.
@@ -51,7 +54,21 @@ def uniform_in_time(begins: Sequence[float], end: float, count: int) -> Int64[np
   interval = (begins[-1] - begins[0]) / (len(begins) - 1)
   if end - begins[-1] > _LONG_LAST_FRAME * interval:  # otherwise, the duration of the last frame is often a guess
     interval = (end - begins[0]) / len(begins)
-  return np.searchsorted(begins, begins[0] + indices * interval + TIME_TOLERANCE, side="right") - 1
+  sampled = _displayed(begins, indices * interval)
+  in_corpus = samples_before(begins[0], end, CORPUS_FPS)
+  if np.array_equal(sampled, indices) or in_corpus < count:
+    return sampled
+  return _displayed(begins, uniform_frames(in_corpus, count) / CORPUS_FPS)
+
+
+def samples_before(begin: float, end: float, fps: float) -> int:
+  """Returns how many of the times begin + k / fps are before `end`."""
+  return math.ceil((end - begin - TIME_TOLERANCE) * fps)
+
+
+def _displayed(begins: Sequence[float], seconds: np.ndarray) -> Int64[np.ndarray, " t"]:
+  """Returns the indices of the frames that are displayed at times after the first frame's."""
+  return np.searchsorted(begins, begins[0] + seconds + TIME_TOLERANCE, side="right") - 1
 
 
 def jittered_frames(num_frames: int, count: int, rng: np.random.Generator) -> Int64[np.ndarray, " t"]:

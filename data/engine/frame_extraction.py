@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import itertools
-import math
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
@@ -16,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from clipvip_jax.input_pipeline import image_files, video_decoder
-from clipvip_jax.input_pipeline.frame_sampling import TIME_TOLERANCE, uniform_frames, uniform_in_time
+from clipvip_jax.input_pipeline.frame_sampling import TIME_TOLERANCE, samples_before, uniform_frames, uniform_in_time
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
 from clipvip_jax.input_pipeline.video_decoder import Picture
 from clipvip_jax.utils.errors import UserError
@@ -225,15 +224,10 @@ def _at_rate(
   for picture in pictures:
     begin, until = _span(picture, start, end)
     first = begin if first is None else first
-    repeats = _samples_before(first, until, settings.fps) - count
+    repeats = samples_before(first, until, settings.fps) - count
     if repeats > 0:
       count += repeats
       yield from itertools.repeat(_encode(picture, settings), repeats)
-
-
-def _samples_before(begin: float, until: float, fps: float) -> int:
-  """Returns how many of the times begin + k / fps are before `until`."""
-  return math.ceil((until - begin - TIME_TOLERANCE) * fps)
 
 
 def _encode(picture: Picture, settings: FrameSettings) -> bytes:

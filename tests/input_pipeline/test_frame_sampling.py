@@ -31,6 +31,7 @@ def test_a_constant_rate_is_sampled_evenly_whatever_its_last_duration_and_roundi
 def test_a_variable_rate_is_sampled_by_time():
   assert uniform_in_time([0, 0.1, 0.2, 0.3, 10], 10.1, 3).tolist() == [0, 3, 4]
   assert uniform_in_time([0, 1, 2], 30, 3).tolist() == [0, 2, 2], "the last frame is a still of 28 s"
+  assert uniform_in_time([0, 0.1, 0.6], 0.65, 3).tolist() == [0, 1, 2], "too short for three samples at 3 a second"
   assert uniform_in_time([0, 0, 0, 0], 0.04, 2).tolist() == [0, 3], "without times"
   with pytest.raises(UserError, match="0 frames"):
     uniform_in_time([], 0, 3)

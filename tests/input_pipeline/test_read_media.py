@@ -55,22 +55,26 @@ def test_wrong_times_of_packets_are_corrected_by_decoding_again(video, monkeypat
     np.testing.assert_array_equal(read_media.read_frames(video, 6), expected)
 
 
-def test_a_variable_rate_is_sampled_by_time(tmp_path):
-  """40 frames in the first second and 9 in the next nine: frame i is displayed from `times[i]` on."""
-  times = [*(k / 40 for k in range(40)), *range(1, 10)]
+@pytest.mark.parametrize("shape", ["dense at first", "dense at last", "long last frame"])
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_a_variable_rate_is_sampled_as_from_a_corpus(tmp_path, shape, suffix):
+  times = {
+    "dense at first": [*(k / 40 for k in range(40)), *range(1, 10)],
+    "dense at last": [*range(9), *(9 + k / 40 for k in range(40))],
+    "long last frame": [0, 0.5, 1, 1.5, 4, 5, 9.5],
+  }[shape]
   grey = np.stack([np.full((32, 32, 3), 5 * i, np.uint8) for i in range(len(times))])
-  path = corpora.encode(tmp_path / "vfr.mkv", grey, "libx264", times=times, qp="0")
+  path = corpora.encode(tmp_path / f"vfr{suffix}", grey, "libx264", times=times, qp="0")
   sampled = [round(frame.mean() / 5) for frame in read_media.read_frames(path, 12)]
-  # Evenly spread over 10 s, as of a corpus with 49 frames at a constant rate.
-  shown = [max(i for i, time in enumerate(times) if time <= moment) for moment in np.arange(49) * 9 / 48]
-  assert sampled == [shown[k] for k in frame_sampling.uniform_frames(49, 12)]
-  settings = FrameSettings(frames=12, short_side=0)
-  stored = [preprocessing.decode_jpeg(jpeg) for jpeg in extract_frames(str(path), settings, iterate_pictures)]
-  assert [round(frame.mean() / 5) for frame in stored] == sampled
-  at_rate = extract_frames(str(path), FrameSettings(fps=3, short_side=0), iterate_pictures)
-  indices = frame_sampling.uniform_frames(len(at_rate), 12)
-  evaluated = [round(preprocessing.decode_jpeg(at_rate[k]).mean() / 5) for k in indices]
-  assert max(abs(times[a] - times[b]) for a, b in zip(sampled, evaluated, strict=True)) <= 1
+
+  def stored(count=12, **settings):
+    jpegs = extract_frames(str(path), FrameSettings(short_side=0, **settings), iterate_pictures)
+    frames = [preprocessing.decode_jpeg(jpegs[k]) for k in frame_sampling.uniform_frames(len(jpegs), count)]
+    return [round(frame.mean() / 5) for frame in frames]
+
+  assert sampled == stored(fps=3) == stored(frames=12)
+  begins = np.array([times[i] for i in sampled])
+  assert np.abs(begins - np.linspace(0, times[-1], 12)).max() <= 0.34 + max(np.diff(times)), "spread over all of it"
 
 
 def test_a_folder_of_frames_is_read_in_natural_order(tmp_path):
