@@ -14,16 +14,16 @@ from data.engine.annotations import (
   Clip,
   RetrievalConfig,
   VideoFinder,
+  clip_key,
   find_file,
   find_optional_file,
   make_items,
   merge_clips,
   read_json_clips,
-  read_lines,
-  stem,
 )
 from data.engine.builder import CorpusBuilder
 from data.engine.items import Item
+from data.engine.text_files import read_lines
 
 _OWNERS_FILE = "{}_data.json"
 _FILES = (_OWNERS_FILE, "{}.jsonl", "didemo_ret_{}.json")
@@ -80,7 +80,7 @@ def _select_listed(raw_dir: epath.Path, path: epath.Path, word: str, clips: dict
     log.info("%s: no %s; using all %d videos", path, _LIST_FILE.format(word), len(clips))
     return clips.values()
   lines = {
-    stem(line.strip()): f"{list_file}, line {number}"
+    clip_key(line.strip()): f"{list_file}, line {number}"
     for number, line in enumerate(read_lines(list_file), 1)
     if line.strip()
   }

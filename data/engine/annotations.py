@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +13,12 @@ from etils import epath
 
 from clipvip_jax.input_pipeline.read_media import VIDEO_SUFFIXES
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.local_paths import find_path, normal_form
+from data.engine import bad_lines, storage
 from data.engine.corpus_config import CorpusConfig
 from data.engine.items import Item, check_id, clean_texts, safe_join
-from data.engine.json_files import ANNOTATION_KEYS, id_and_text, read_json, read_json_lines
+from data.engine.json_files import ANNOTATION_KEYS, excerpt, id_and_text, read_json, read_json_lines
+from data.engine.text_files import read_lines
 
 _FOLDERS = ("", "annotation", "annotations")  # of annotation files, below the raw files
 
@@ -73,23 +75,6 @@ def find_optional_file(raw_dir: epath.Path, *names: str) -> epath.Path | None:
   return next((path for path in paths if path.exists()), None)
 
 
-def read_lines(path: epath.Path) -> Iterator[str]:
-  """Yields the lines of a text file.
-
-  Raises:
-    UserError: The file is unreadable, or is not UTF-8.
-  """
-  number = 0
-  try:
-    with path.open("rb") as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
-      for number, line in enumerate(lines, 1):  # noqa: B007  # `number` is used after the loop
-        yield line
-  except UnicodeDecodeError as error:
-    raise UserError(f"{path}, after line {number}: not UTF-8 ({error}); re-encode the file") from error
-  except OSError as error:
-    raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
 def read_csv(path: epath.Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
   """Yields (location, row) of a CSV file with a header.
 
@@ -100,17 +85,36 @@ def read_csv(path: epath.Path, *columns: str) -> Iterator[tuple[str, dict[str, s
   Raises:
     UserError: The file is unreadable or invalid, or lacks a required column.
   """
-  reader = csv.DictReader(read_lines(path), strict=True)
-  try:
-    header = ", ".join(reader.fieldnames or ())
-    if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-      raise UserError(f"{path}, line 1: no column {', '.join(missing)}; the file has {header}")
-    for row in reader:
-      if None in row or None in row.values():
-        raise UserError(f"{path}, line {reader.line_num}: expected {len(reader.fieldnames or ())} columns ({header})")
-      yield f"{path}, line {reader.line_num}", row
-  except csv.Error as error:
-    raise UserError(f"{path}, after line {reader.line_num}: invalid CSV ({error})") from error
+  reader = csv.reader(read_lines(path), strict=True)
+  header: list[str] = []
+  while True:
+    number = reader.line_num + 1  # the first line of the row, which may have several
+    try:
+      row = next(reader, None)
+    except csv.Error as error:
+      raise UserError(f"{path}, line {number}: invalid CSV ({error})") from error
+    if not header:
+      header = _check_header(row or [], columns, f"{path}, line {number}")
+    elif row is None:
+      return
+    elif row:
+      cells = bad_lines.attempt(_match_cells, row, header, f"{path}, line {number}")
+      if cells is not None:
+        yield f"{path}, line {number}", cells
+
+
+def _check_header(header: list[str], columns: Iterable[str], where: str) -> list[str]:
+  if missing := [name for name in columns if name not in header]:
+    raise UserError(f"{where}: no column {', '.join(missing)}; the file has {', '.join(header)}")
+  if repeated := [name for name in columns if header.count(name) > 1]:
+    raise UserError(f"{where}: several columns {', '.join(repeated)}; give each column its own name")
+  return header
+
+
+def _match_cells(row: list[str], header: list[str], where: str) -> dict[str, str]:
+  if len(row) != len(header):
+    raise UserError(f"{where}: expected {len(header)} columns ({', '.join(header)}), got {len(row)}")
+  return dict(zip(header, row, strict=True))
 
 
 def read_json_clips(path: epath.Path) -> Iterator[AnnotationRow]:
@@ -124,7 +128,8 @@ def read_json_clips(path: epath.Path) -> Iterator[AnnotationRow]:
     UserError: The file is unreadable or invalid.
   """
   for where, row in _json_rows(path):
-    yield where, *id_and_text(row, ANNOTATION_KEYS, where)
+    if (pair := bad_lines.attempt(id_and_text, row, ANNOTATION_KEYS, where)) is not None:
+      yield where, *pair
 
 
 def _json_rows(path: epath.Path) -> Iterator[tuple[str, Any]]:
@@ -138,23 +143,32 @@ def _json_rows(path: epath.Path) -> Iterator[tuple[str, Any]]:
   elif isinstance(rows, list):
     yield from ((f"{path}, entry {number}", row) for number, row in enumerate(rows, 1))
   else:
-    raise UserError(f"{path}: expected a list of clips or {{NAME: CLIP}}, got {str(rows)[:40]!r}")
+    raise UserError(f"{path}: expected a list of clips or {{NAME: CLIP}}, got {excerpt(rows)}")
 
 
 def merge_clips(rows: Iterable[AnnotationRow]) -> dict[str, Clip]:
   """Merges rows of the same clip.
 
   Returns:
-    {`stem` of the name: clip}, in order of their first rows.
+    {`clip_key` of the name: clip}, in order of their first rows.
 
   Raises:
     UserError: A name or text is invalid.
   """
   clips: dict[str, Clip] = {}
   for where, name, texts in rows:
-    clip = Clip(check_name(name, where), where, [])
-    clips.setdefault(stem(name), clip).texts.extend(clean_texts(texts, where))
+    bad_lines.attempt(_add_row, clips, where, name, texts)
   return clips
+
+
+def _add_row(clips: dict[str, Clip], where: str, name: Any, texts: Any) -> None:
+  clip = Clip(check_name(name, where), where, [])
+  clips.setdefault(clip_key(name), clip).texts.extend(clean_texts(texts, where))
+
+
+def clip_key(name: str) -> str:
+  """Returns the same key for all spellings of a clip's name: without video extensions, in Unicode's normal form."""
+  return normal_form(stem(name))
 
 
 def check_name(name: Any, where: str) -> str:
@@ -207,18 +221,19 @@ class VideoFinder:
     names = list(names)
     for folder in self._folders:
       for name in names:
-        parent, last = posixpath.split(posixpath.join(folder, stem(name)))
+        parent, last = posixpath.split(posixpath.join(folder, clip_key(name)))
+        parent = parent if storage.is_remote(parent) else find_path(parent)
         if last in (listing := self._list(parent)):
           return posixpath.join(parent, listing[last])
     suffix = "" if stem(names[0]) != names[0] else self._suffix
     return posixpath.join(self._folders[0], names[0] + suffix)
 
   def _list(self, folder: str) -> dict[str, str]:
-    """Returns {stem: file name} of a folder; empty if it does not exist."""
+    """Returns {clip_key: file name} of a folder; empty if it does not exist."""
     if folder not in self._listings:
       path = epath.Path(folder)
       names = sorted((entry.name for entry in path.iterdir()), key=_preference) if path.is_dir() else []
-      self._listings[folder] = {stem(name): name for name in reversed(names)}
+      self._listings[folder] = {clip_key(name): name for name in reversed(names)}
     return self._listings[folder]
 
 

@@ -62,7 +62,7 @@ def clip_record(
   """
   texts = {"subtitle": item.subtitle, "caption": item.caption}
   for field, path in spec.lookups.items():
-    texts[field] = texts[field] or text_lookup.open_shared(path).get(item.id) or ""
+    texts[field] = texts[field] or text_lookup.find_text(text_lookup.open_shared(path), item.id) or ""
   for field in {*spec.lookups, *item.missing_texts}:
     counts[missing_text_key(field)] += not texts[field]
   if not any((*texts.values(), *item.descriptions)):
@@ -82,7 +82,7 @@ def clip_record(
 
 def video_exists(item: Item) -> bool:
   """Returns whether the video of a clip exists."""
-  return epath.Path(item.video).exists()
+  return epath.Path(storage.find_video(item.video)).exists()
 
 
 def serialize_record(record: dict[str, Any], extra: tuple[str, ...]) -> bytes:
@@ -119,8 +119,9 @@ def _read_frames(item: Item, decoder: DecodeProcess, counts: Counter[str]) -> li
 def _local_copy(item: Item) -> Iterator[tuple[str, int]]:
   """Yields (local path, offset) of a video; downloads a remote one. Raises OSError if it does not exist."""
   if not storage.is_remote(item.video):
-    pathlib.Path(item.video).stat()
-    yield item.video, item.offset
+    path = storage.find_video(item.video)
+    pathlib.Path(path).stat()
+    yield path, item.offset
     return
   with tempfile.TemporaryDirectory() as folder, epath.Path(item.video).open("rb") as remote:
     copy = pathlib.Path(folder) / epath.Path(item.video).name

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from clipvip_jax.utils.errors import UserError
+from data.engine.json_files import excerpt
 
 _T = TypeVar("_T")
 # Control characters (terminals obey them, many programs stop at NUL) and lone surrogates, which UTF-8 cannot encode.
@@ -86,7 +87,7 @@ def clean_text(text: Any, where: str) -> str:
     UserError: `text` is not a string.
   """
   if not isinstance(text, str):
-    raise UserError(f"{where}: a text must be a string, got {type(text).__name__} {str(text)[:40]!r}")
+    raise UserError(f"{where}: a text must be a string, got {_describe(text)}")
   return _CONTROLS.sub(" ", text).strip()
 
 
@@ -108,7 +109,9 @@ def check_id(name: Any, where: str) -> str:
     UserError: `name` is not a string, is empty, or contains control characters.
   """
   if not isinstance(name, str) or not name.strip() or _CONTROLS.search(name):
-    raise UserError(f"{where}: an id must be a non-empty string without control characters, got {name!r}")
+    raise UserError(
+      f"{where}: an id or path must be a non-empty string without control characters, got {_describe(name)}"
+    )
   return name
 
 
@@ -122,3 +125,8 @@ def safe_join(folder: str | os.PathLike[str], name: Any, where: str) -> str:
   if name.startswith("/") or "\\" in name or ".." in posixpath.normpath(name).split("/"):
     raise UserError(f"{where}: {name!r} is outside of {os.fspath(folder)}; use names relative to this folder")
   return posixpath.join(os.fspath(folder), name)
+
+
+def _describe(value: Any) -> str:
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  return f'the number {excerpt(value)}; write "{excerpt(value)}"' if is_number else excerpt(value)

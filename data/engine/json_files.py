@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from typing import Any
 from etils import epath
 
 from clipvip_jax.utils.errors import UserError
+from data.engine import bad_lines, text_files
+
+_JSON_LINES = "write JSON lines, one object a line (jq -c '.[]' LIST.json > LINES.jsonl)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +48,33 @@ def id_and_text(row: Any, keys: RowKeys, where: str) -> tuple[Any, Any]:
       return ids[0], texts[0]
   raise UserError(
     f"{where}: expected an object with one of {', '.join(keys.ids)} and one of {', '.join(keys.texts)},"
-    f" got {str(row)[:80]!r}"
+    f" got {excerpt(row)}"
   )
+
+
+def parse_json(data: str | bytes) -> Any:
+  """Parses JSON.
+
+  Raises:
+    ValueError: It is not valid, or an object has the same key twice with different values, of which Python keeps only
+      the last.
+    RecursionError: It is nested too deeply.
+  """
+  return json.loads(data, object_pairs_hook=_unique_keys)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  row = dict(pairs)
+  if len(row) < len(pairs):
+    for key, value in pairs:
+      if value != row[key]:
+        raise ValueError(f"the key {key!r} occurs twice; give each its own key, or put their values in a list")
+  return row
+
+
+def excerpt(value: Any) -> str:
+  """Formats the beginning of a parsed value as JSON, for an error message."""
+  return json.dumps(value, ensure_ascii=False, default=str)[:80]
 
 
 def read_json(path: str) -> Any:
@@ -55,7 +84,9 @@ def read_json(path: str) -> Any:
     UserError: The file does not exist, is unreadable, or is not valid JSON.
   """
   try:
-    return json.loads(epath.Path(path).read_text(encoding="utf-8-sig"))
+    data = epath.Path(path).read_bytes()
+    text_files.check_encoding(data[:4], path)
+    return parse_json(str(data, "utf-8-sig"))
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(f"{path}: cannot be read as JSON ({getattr(error, 'strerror', None) or error})") from error
 
@@ -69,14 +100,23 @@ def read_json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
   try:
     with epath.Path(path).open("rb") as file:
       for number, line in enumerate(file, 1):
-        if not (stripped := line.removeprefix(b"\xef\xbb\xbf").strip()):
-          continue
-        try:
-          row = json.loads(stripped)
-        except (ValueError, RecursionError) as error:
-          raise UserError(f"{path}, line {number}: invalid JSON ({error}): {stripped[:60]!r}") from error
-        if not isinstance(row, dict):
-          raise UserError(f"{path}, line {number}: expected a JSON object {{...}}, got {stripped[:60]!r}")
-        yield number, row
+        if number == 1:
+          text_files.check_encoding(line, path)
+        if stripped := line.removeprefix(codecs.BOM_UTF8).strip():
+          row = bad_lines.attempt(_parse_line, stripped, f"{path}, line {number}")
+          if row is not None:
+            yield number, row
   except OSError as error:
     raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _parse_line(line: bytes, where: str) -> dict[str, Any]:
+  try:
+    row = parse_json(line)
+  except (ValueError, RecursionError) as error:
+    hint = "" if line.startswith(b"{") and len(line) > 1 else f"; {_JSON_LINES}"
+    raise UserError(f"{where}: invalid JSON ({error}): {excerpt(str(line[:60], errors='replace'))}{hint}") from error
+  if not isinstance(row, dict):
+    hint = f". The file is a list: {_JSON_LINES}" if isinstance(row, list) else ""
+    raise UserError(f"{where}: expected a JSON object {{...}}, got {excerpt(row)}{hint}")
+  return row

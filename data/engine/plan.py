@@ -16,7 +16,9 @@ from typing import Any
 from etils import epath
 
 from clipvip_jax.utils.errors import UserError
+from data.engine.annotation_warnings import AnnotationWarnings
 from data.engine.items import Item
+from data.engine.text_hash import find_repeated, hash_text
 
 # Splits are cut into about _TARGET_SHARDS shards of at least _MIN_CLIPS and at most _MAX_CLIPS clips.
 _TARGET_SHARDS, _MIN_CLIPS, _MAX_CLIPS = 128, 16, 2048
@@ -95,6 +97,7 @@ def write_plan(items: Iterable[Item], splits: Iterable[str], folder: epath.Path)
   """
   folder.mkdir(parents=True, exist_ok=True)
   id_hashes = {split: array.array("Q") for split in splits}
+  warnings = AnnotationWarnings()
   with contextlib.ExitStack() as files:
     writers: dict[str, Callable[[bytes], Any]] = {}
     for item in items:
@@ -102,7 +105,8 @@ def write_plan(items: Iterable[Item], splits: Iterable[str], folder: epath.Path)
         writers[item.split] = files.enter_context(_path(folder, item.split).open("wb")).write
         id_hashes.setdefault(item.split, array.array("Q"))
       writers[item.split](item.to_json().encode(errors="surrogatepass") + b"\n")
-      id_hashes[item.split].append(_hash(item.id))
+      id_hashes[item.split].append(hash_text(item.id))
+      warnings.add(item)
       if len(writers) > _MAX_SPLITS:
         raise UserError(f"the annotations have more than {_MAX_SPLITS} splits, the last {item.split!r}; use fewer")
   if not any(id_hashes.values()):
@@ -111,25 +115,19 @@ def write_plan(items: Iterable[Item], splits: Iterable[str], folder: epath.Path)
     if not hashes:
       raise UserError(f"split {split!r} has no clips; check that its annotations are complete")
     _check_unique(folder, split, hashes)
+  warnings.log()
   return Plan(folder, {split: len(hashes) for split, hashes in id_hashes.items()})
 
 
 def _check_unique(folder: epath.Path, split: str, hashes: array.array) -> None:
-  import numpy as np
-
-  values = np.sort(np.frombuffer(hashes, np.uint64))
-  repeated = set(values[1:][values[1:] == values[:-1]].tolist())
+  repeated = find_repeated(hashes)
   first: dict[str, int] = {}
   for number, line in enumerate(_read_lines(folder, split, 0, len(hashes) if repeated else 0), 1):
     name = Item.from_json(line).id
-    if _hash(name) in repeated and first.setdefault(name, number) != number:
+    if hash_text(name) in repeated and first.setdefault(name, number) != number:
       raise UserError(
         f"split {split!r}: clips {first[name]} and {number} have the same id {name!r}; give each clip another id"
       )
-
-
-def _hash(name: str) -> int:
-  return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
 def _path(folder: epath.Path, split: str) -> epath.Path:

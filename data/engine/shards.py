@@ -100,7 +100,7 @@ def _video_state(shard: Shard, plan: Plan) -> str:
   digest = hashlib.sha256()
   for item in plan.items(shard):
     if not storage.is_remote(item.video):
-      digest.update(f"{item.video!a} {storage.file_state(item.video)}\n".encode())
+      digest.update(f"{item.video!a} {storage.file_state(storage.find_video(item.video))}\n".encode())
   return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ from etils import epath
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.file_lock import file_lock
+from clipvip_jax.utils.local_paths import find_path
 
 
 def is_remote(address: str | os.PathLike[str]) -> bool:
@@ -23,6 +24,11 @@ def is_remote(address: str | os.PathLike[str]) -> bool:
 def absolute(address: str) -> epath.Path:
   """Makes a local path absolute and expands ~; returns a URL unchanged."""
   return epath.Path(address) if is_remote(address) else epath.Path(pathlib.Path(address).expanduser().absolute())
+
+
+def find_video(address: str) -> str:
+  """Returns `local_paths.find_path` of a local path; returns a URL unchanged."""
+  return address if is_remote(address) else find_path(address)
 
 
 def file_state(address: str | os.PathLike[str]) -> list[int]:

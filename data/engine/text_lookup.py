@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from etils import epath
 
 from clipvip_jax.utils.errors import UserError
-from data.engine import storage
+from data.engine import bad_lines, storage
 from data.engine.items import Item, clean_text, peek
-from data.engine.json_files import LOOKUP_KEYS, id_and_text, read_json, read_json_lines
+from data.engine.json_files import LOOKUP_KEYS, excerpt, id_and_text, read_json, read_json_lines
 
 _CHECKED_CLIPS = 1000  # clips that `check_lookups` looks up
 
@@ -83,6 +84,14 @@ class LmdbLookup:
       raise UserError(f"{self._path}, key {name!r}: the text is not UTF-8 ({error}); re-encode it") from error
 
 
+def find_text(lookup: Lookup, name: str) -> str | None:
+  """Returns the text of a clip under any Unicode form of its id (see `local_paths.normal_form`), or None."""
+  if (text := lookup.get(name)) is not None or name.isascii():
+    return text
+  forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+  return next((text for text in map(lookup.get, forms) if text is not None), None)
+
+
 def is_lmdb(path: str) -> bool:
   """Returns whether `path` names an LMDB rather than a JSON file."""
   return epath.Path(path).is_dir() or epath.Path(path).suffix in (".mdb", ".lmdb")
@@ -123,7 +132,7 @@ def check_lookups(items: Iterator[Item], lookups: Mapping[str, str]) -> Iterator
   first, items = peek(items, _CHECKED_CLIPS)
   for field, path in lookups.items():
     texts = open_shared(path)
-    if first and not any(texts.get(item.id) for item in first):
+    if first and not any(find_text(texts, item.id) for item in first):
       example = next(iter(texts), None)
       raise UserError(
         f"{path}: no {field} for any of the first {len(first)} clips; its ids are like {example!r}, those of the clips"
@@ -138,13 +147,21 @@ def _read_texts(path: str) -> dict[str, str]:
   if isinstance(rows, dict):
     return {str(name): clean_text(text, f"{path}, {name!r}") for name, text in rows.items()}
   if not isinstance(rows, list):
-    raise UserError(f'{path}: expected {{ID: TEXT}} or [{{"image_id": ID, "caption": TEXT}}], got {str(rows)[:40]!r}')
-  texts = {}
+    raise UserError(f'{path}: expected {{ID: TEXT}} or [{{"image_id": ID, "caption": TEXT}}], got {excerpt(rows)}')
+  texts: dict[str, str] = {}
   for number, row in enumerate(rows, 1):
-    where = f"{path}, entry {number}"
-    name, text = id_and_text(row, LOOKUP_KEYS, where)
-    texts[str(name)] = clean_text(text, where)
+    bad_lines.attempt(_add_text, texts, row, f"{path}, entry {number}")
   return texts
+
+
+def _add_text(texts: dict[str, str], row: Any, where: str) -> None:
+  name, text = id_and_text(row, LOOKUP_KEYS, where)
+  text = clean_text(text, where)
+  if texts.setdefault(str(name), text) != text:
+    raise UserError(
+      f"{where}: the clip {str(name)!r} has another text in an earlier entry; keep one of them, since each clip has one"
+      " such text"
+    )
 
 
 def lookup_state(path: str) -> list[int]:

@@ -14,9 +14,10 @@ from etils import epath
 
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
+from data.engine import bad_lines
 from data.engine.builder import CorpusBuilder
 from data.engine.items import Item, check_id, clean_text, peek, safe_join
-from data.engine.json_files import read_json_lines
+from data.engine.json_files import excerpt, read_json_lines
 from data.engine.text_lookup import check_lookups
 from data.hdvila.layout import HdvilaConfig, Layout
 
@@ -65,7 +66,8 @@ def _items(layout: Layout) -> Iterator[Item]:
   for video, clip, where in clips:
     # Counted only if records have subtitles: lookups are counted when records are built.
     missing_texts = ("subtitle",) if has_texts and not clip.get("text") else ()
-    yield _item(layout, video, clip, where, missing_texts)
+    if (item := bad_lines.attempt(_item, layout, video, clip, where, missing_texts)) is not None:
+      yield item
 
 
 def _clips(path: epath.Path) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -77,10 +79,10 @@ def _clips(path: epath.Path) -> Iterator[tuple[str, dict[str, Any], str]]:
       yield row.get("video_id", name.split(".")[0]), row, where
       continue
     if not isinstance(row["clip"], list):
-      raise UserError(f'{where}: "clip" must be a list, got {str(row["clip"])[:40]!r}')
+      raise UserError(f'{where}: "clip" must be a list, got {excerpt(row["clip"])}')
     for index, clip in enumerate(row["clip"], 1):
       if not isinstance(clip, dict):
-        raise UserError(f'{where}, clip {index}: expected {{"clip_id": ID, ...}}, got {str(clip)[:40]!r}')
+        raise UserError(f'{where}, clip {index}: expected {{"clip_id": ID, ...}}, got {excerpt(clip)}')
       yield row.get("video_id", ""), clip, f"{where}, clip {index}"
 
 
@@ -108,7 +110,7 @@ def _parse_span(span: Any, where: str) -> tuple[float, float]:
   times = [_TIME.fullmatch(text) if isinstance(text, str) else None for text in span] if isinstance(span, list) else []
   if len(times) != 2 or not all(times):
     raise UserError(
-      f'{where}: clips of uncut videos need "span": ["HH:MM:SS.mmm", "HH:MM:SS.mmm"], got {str(span)[:80]!r}'
+      f'{where}: clips of uncut videos need "span": ["HH:MM:SS.mmm", "HH:MM:SS.mmm"], got {excerpt(span)}'
     )
   start, end = (3600 * int(t[1]) + 60 * int(t[2]) + float(t[3]) for t in times if t)
   return start, end

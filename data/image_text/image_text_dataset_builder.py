@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
+import posixpath
 import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -15,14 +15,18 @@ from etils import epath
 
 from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES
 from clipvip_jax.utils.errors import UserError
-from data.engine import storage
+from data.engine import bad_lines, storage
 from data.engine.builder import CorpusBuilder
 from data.engine.corpus_config import CorpusConfig
 from data.engine.items import Item, check_id, clean_text, safe_join
+from data.engine.json_files import excerpt, parse_json
+from data.engine.text_files import read_lines
 
 _TARS = ("*.tar", "*/*.tar", "*/*/*.tar")
 _BLOCK = 2**20  # bytes
 _MAX_TEXT_BYTES = 2**24
+_TEXT_SUFFIXES = (".txt", ".json")
+_Span = tuple[int, int]  # offset and size of a file within a tar file
 _CAPTION_COLUMNS, _PATH_COLUMNS = ("caption", "text"), ("path", "image", "file")
 
 
@@ -44,7 +48,8 @@ class Builder(CorpusBuilder):
   Table: lines CAPTION<TAB>PATH, PATH relative to the table; or a header line that names the columns `caption` and
   `path` among others. Ids are paths. Lists of URLs, such as those of CC3M and CC12M, must be downloaded first.
   Tar files: up to two folders below the raw files, in WebDataset layout: KEY.jpg, or another image format, next to
-  KEY.txt or KEY.json, {"caption": TEXT}. Images are read without unpacking. Ids are TAR/KEY.
+  KEY.txt or KEY.json, {"caption": TEXT}; other fields, as KEY.seg.png, and the ._NAME of macOS are ignored. Images are
+  read without unpacking. Ids are TAR/KEY.
   """
 
   code_path = pathlib.Path(__file__)
@@ -68,24 +73,49 @@ class Builder(CorpusBuilder):
 
 
 def _tar_items(path: epath.Path, name: str) -> Iterator[Item]:
-  """Yields the keys of a tar file in order. The files of a key are adjacent."""
-  key, members = "", dict[str, tuple[int, int]]()  # {suffix: (offset, size)}
+  """Yields the samples of a tar file in order. The files of a sample are adjacent."""
+  key, group = "", dict[str, _Span]()
   try:
     with path.open("rb") as file:
       for member in _members(file, path):
-        base, suffix = os.path.splitext(member.name)  # noqa: PTH122  # not a path of the file system
-        if base != key and members:
-          yield _tar_item(file, path, name, key, members)
-          members = {}
-        key = base
-        if suffix.lower() in (*IMAGE_SUFFIXES, ".txt", ".json") and member.size > 0:
-          members[suffix.lower()] = member.offset_data, member.size
-      if members:
-        yield _tar_item(file, path, name, key, members)
+        member_key = _first_dot_key(member.name)
+        if member_key != key:
+          yield from _group_items(file, path, name, key, group)
+          key, group = member_key, {}
+        if member.name in group:
+          raise UserError(f"{path}, {member.name!r}: two files of this name; keep one of them")
+        if member.size > 0 and member.name.lower().endswith((*IMAGE_SUFFIXES, *_TEXT_SUFFIXES)):
+          group[member.name] = member.offset_data, member.size
+      yield from _group_items(file, path, name, key, group)
   except (tarfile.TarError, EOFError) as error:
     raise UserError(f"{path}: the tar file is truncated or corrupt ({error}); copy it again") from error
   except OSError as error:
     raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _first_dot_key(member: str) -> str:
+  """Returns a member's name up to the first dot of its last component, by which WebDataset groups members."""
+  folder, name = posixpath.split(member)
+  return posixpath.join(folder, name.split(".")[0])
+
+
+def _group_items(file: BinaryIO, path: epath.Path, name: str, key: str, group: dict[str, _Span]) -> Iterator[Item]:
+  """Yields the samples among members with the same first-dot key.
+
+  KEY.jpg, KEY.seg.png and KEY.txt are one sample: the second is another field of it. KEY.1.jpg and KEY.1.txt, KEY.2.jpg
+  and KEY.2.txt are two, since each has an image and a text.
+  """
+  samples: dict[str, dict[str, _Span]] = {}  # {name without the last suffix: {suffix: span}}
+  for member, span in group.items():
+    base, suffix = posixpath.splitext(member)
+    if samples.setdefault(base, {}).setdefault(suffix.lower(), span) != span:
+      raise UserError(f"{path}, {member!r}: another file differs only in upper and lower case; keep one of them")
+  for base, members in samples.items():
+    has_both = any(s in members for s in IMAGE_SUFFIXES) and any(s in members for s in _TEXT_SUFFIXES)
+    if base == key or key not in samples or has_both:
+      item = bad_lines.attempt(_tar_item, file, path, name, base, members)
+      if item is not None:
+        yield item
 
 
 def _members(file: BinaryIO, path: epath.Path) -> Iterator[tarfile.TarInfo]:
@@ -93,7 +123,7 @@ def _members(file: BinaryIO, path: epath.Path) -> Iterator[tarfile.TarInfo]:
   with tarfile.open(fileobj=file, mode="r:") as tar:
     while (member := tar.next()) is not None:
       tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all of them in memory
-      if member.isreg() and not member.issparse():
+      if member.isreg() and not member.issparse() and not _is_resource_fork(member.name):
         yield member
     file.seek(tar.offset)  # tarfile also stops silently at a corrupt header
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -103,7 +133,13 @@ def _members(file: BinaryIO, path: epath.Path) -> Iterator[tarfile.TarInfo]:
         raise UserError(f"{path}: data after the end of the tar file; do not concatenate tar files")
 
 
-def _tar_item(file: BinaryIO, path: epath.Path, name: str, key: str, members: dict[str, tuple[int, int]]) -> Item:
+def _is_resource_fork(member: str) -> bool:
+  """Returns whether macOS stored attributes of another file under this name: ._NAME beside NAME, or in __MACOSX."""
+  *folders, name = member.split("/")
+  return name.startswith("._") or "__MACOSX" in folders
+
+
+def _tar_item(file: BinaryIO, path: epath.Path, name: str, key: str, members: dict[str, _Span]) -> Item:
   where = f"{path}, {key!r}"
   image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
   text: Any = ""
@@ -133,45 +169,34 @@ def _read_text(file: BinaryIO, offset: int, size: int, where: str) -> str:
 
 def _parse_caption(data: str, where: str) -> Any:
   try:
-    fields = json.loads(data)
+    fields = parse_json(data)
   except (ValueError, RecursionError) as error:
     raise UserError(f"{where}: invalid JSON ({error})") from error
   if not isinstance(fields, dict):
-    raise UserError(f'{where}: expected {{"caption": TEXT}}, got {data[:40]!r}')
+    raise UserError(f'{where}: expected {{"caption": TEXT}}, got {excerpt(fields)}')
   return fields.get("caption") or ""
 
 
 def _table_items(path: epath.Path) -> Iterator[Item]:
   columns, width = (0, 1), 2
-  for number, row in _read_rows(path):
-    where = f"{path}, line {number}"
+  for number, line in enumerate(read_lines(path, newline="\n"), 1):
+    row, where = line.rstrip("\r\n").split("\t"), f"{path}, line {number}"
     if number == 1 and (header := _parse_header(row)):
       columns, width = header, len(row)
-      continue
-    if len(row) != width:
-      raise UserError(f"{where}: expected {width} columns separated by tabs, got {len(row)}")
-    caption, name = (row[column] for column in columns)
-    if "://" in name or not name.lower().endswith(IMAGE_SUFFIXES):
-      raise UserError(f"{where}: expected a path of an image ({', '.join(IMAGE_SUFFIXES)}), got {name[:80]!r}")
-    yield Item(
-      id=name,
-      split="train",
-      video=safe_join(path.parent, name, where),
-      caption=clean_text(caption, f"{where}, caption"),
-    )
+    elif line.strip():
+      item = bad_lines.attempt(_table_item, row, width, columns, path.parent, where)
+      if item is not None:
+        yield item
 
 
-def _read_rows(path: epath.Path) -> Iterator[tuple[int, list[str]]]:
-  """Yields (line number, tab-separated cells); skips empty lines."""
-  try:
-    with path.open("rb") as file:
-      for number, line in enumerate(file, 1):
-        if line.strip():
-          yield number, str(line, "utf-8-sig").rstrip("\r\n").split("\t")
-  except UnicodeDecodeError as error:
-    raise UserError(f"{path}, line {number}: not UTF-8 ({error}); re-encode the file") from error
-  except OSError as error:
-    raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+def _table_item(row: list[str], width: int, columns: tuple[int, int], folder: epath.Path, where: str) -> Item:
+  if len(row) != width:
+    raise UserError(f"{where}: expected {width} columns separated by tabs, got {len(row)}")
+  caption, name = (row[column] for column in columns)
+  if "://" in name or not name.lower().endswith(IMAGE_SUFFIXES):
+    raise UserError(f"{where}: expected a path of an image ({', '.join(IMAGE_SUFFIXES)}), got {name[:80]!r}")
+  video, caption = safe_join(folder, name, where), clean_text(caption, f"{where}, caption")
+  return Item(id=name, split="train", video=video, caption=caption)
 
 
 def _parse_header(row: list[str]) -> tuple[int, int] | None:

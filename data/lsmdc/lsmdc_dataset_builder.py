@@ -21,10 +21,10 @@ from data.engine.annotations import (
   make_items,
   merge_clips,
   read_json_clips,
-  read_lines,
 )
 from data.engine.builder import CorpusBuilder
 from data.engine.items import Item
+from data.engine.text_files import read_lines
 
 _FILES = {
   "train": (

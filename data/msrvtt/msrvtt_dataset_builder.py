@@ -18,17 +18,17 @@ from data.engine.annotations import (
   RetrievalConfig,
   VideoFinder,
   check_name,
+  clip_key,
   find_file,
   find_optional_file,
   make_items,
   merge_clips,
   read_csv,
   read_json_clips,
-  stem,
 )
 from data.engine.builder import CorpusBuilder
 from data.engine.items import Item
-from data.engine.json_files import read_json
+from data.engine.json_files import excerpt, read_json
 
 # Captions of all videos in one file, or in the owner's two files.
 _ALL_CAPTIONS, _OWNERS_CAPTIONS = "MSRVTT_data.json", ("train_val_videodatainfo.json", "test_videodatainfo.json")
@@ -141,7 +141,7 @@ def _full_items(paths: list[epath.Path], videos: VideoFinder) -> Iterator[Item]:
       if (split := _SPLITS.get(str(row.get("split")))) is None:
         raise UserError(f'{where}: "split" must be one of {", ".join(_SPLITS)}, got {row.get("split")!r}')
       name = check_name(row.get("video_id"), where)
-      texts = captions[stem(name)].texts if stem(name) in captions else []
+      texts = captions[clip_key(name)].texts if clip_key(name) in captions else []
       yield from make_items(split, [Clip(name, where, texts)], videos)
 
 
@@ -160,5 +160,5 @@ def _read_entries(path: epath.Path, key: str) -> Iterator[tuple[str, dict[str, A
   for number, row in enumerate(rows, 1):
     where = f"{path}, {key}, entry {number}"
     if not isinstance(row, dict):
-      raise UserError(f"{where}: expected a JSON object {{...}}, got {str(row)[:40]!r}")
+      raise UserError(f"{where}: expected a JSON object {{...}}, got {excerpt(row)}")
     yield where, row

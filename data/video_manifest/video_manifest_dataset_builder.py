@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import dataclasses
 import os
 import pathlib
@@ -12,11 +13,14 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from clipvip_jax.utils.errors import UserError
-from data.engine import storage
+from clipvip_jax.utils.local_paths import real_path
+from clipvip_jax.utils.log import log
+from data.engine import bad_lines, storage
 from data.engine.builder import CorpusBuilder
 from data.engine.corpus_config import CorpusConfig
 from data.engine.items import Item, check_id, clean_text, clean_texts
-from data.engine.json_files import read_json_lines
+from data.engine.json_files import excerpt, read_json_lines
+from data.engine.text_hash import find_repeated, hash_text
 
 _MAX_SECONDS = 1e8
 _REMOTE_SCHEMES = ("gs://", "s3://")
@@ -45,6 +49,9 @@ class Builder(CorpusBuilder):
   - start, end: seconds.
   - split: by default "train".
   - id: unique within the split; by default the path, with start and end if set.
+
+  Lines without an id, or with the same, that have the same file (under any spelling of its path), times and split are
+  one clip with several texts.
   """
 
   code_path = pathlib.Path(__file__)
@@ -67,14 +74,65 @@ class Builder(CorpusBuilder):
     assert isinstance(config, VideoManifestConfig)
     if config.texts not in ("several", "paragraph"):
       raise UserError(f"texts={config.texts!r} is unknown; use several or paragraph")
-    for number, row in read_json_lines(os.fspath(raw_dir)):
-      yield _item(row, f"{raw_dir}, line {number}", raw_dir.parent, join_texts=config.texts == "paragraph")
+    for item in _merged_items(raw_dir):
+      texts = item.descriptions
+      joined = (" ".join(texts),) if config.texts == "paragraph" and texts else texts
+      yield dataclasses.replace(item, descriptions=joined)
 
 
-def _item(row: dict[str, Any], where: str, folder: epath.Path, *, join_texts: bool) -> Item:
+def _merged_items(manifest: epath.Path) -> Iterator[Item]:
+  """Yields a clip for all lines with the same file, times, split and `id`, with all of their texts.
+
+  The manifest is read twice: memory holds 8 bytes per line, and the clips with several lines.
+  """
+  hashes = array.array("Q", (key for _, key, _ in _items(manifest)))
+  bad_lines.raise_collected()
+  counts = find_repeated(hashes)
+  if not counts:
+    yield from (item for item, _, _ in _items(manifest))
+    return
+  log.info(
+    '%s: %d lines repeat the clip of an earlier line; it keeps all texts (give each line an "id" for clips of its own)',
+    *(manifest, sum(counts.values()) - len(counts)),
+  )
+  merged: dict[int, Item] = {}
+  for item, key, where in _items(manifest):
+    if key in counts:
+      merged[key] = _merge(merged[key], item, where) if key in merged else item
+  for item, key, _ in _items(manifest):
+    if key not in counts:
+      yield item
+    elif key in merged:
+      yield merged.pop(key)
+
+
+def _items(manifest: epath.Path) -> Iterator[tuple[Item, int, str]]:
+  """Yields (item, hash of what makes it a clip of its own, location) of each line."""
+  for number, row in read_json_lines(os.fspath(manifest)):
+    where = f"{manifest}, line {number}"
+    if (item := bad_lines.attempt(_item, row, where, manifest.parent)) is not None:
+      video = item.video if storage.is_remote(item.video) else real_path(item.video)
+      yield item, hash_text(repr((video, item.start or 0, item.end, item.split, row.get("id")))), where
+
+
+def _merge(item: Item, other: Item, where: str) -> Item:
+  texts = {name: (getattr(item, name), getattr(other, name)) for name in ("subtitle", "caption")}
+  for name, (first, second) in texts.items():
+    if first and second and first != second:
+      raise UserError(
+        f'{where}: another {name} than on an earlier line of the same clip, which has only one; give each line an "id",'
+        " or remove one of them"
+      )
+  descriptions = tuple(dict.fromkeys((*item.descriptions, *other.descriptions)))
+  return dataclasses.replace(
+    item, descriptions=descriptions, **{name: first or second for name, (first, second) in texts.items()}
+  )
+
+
+def _item(row: dict[str, Any], where: str, folder: epath.Path) -> Item:
   unknown = sorted(row.keys() - set(_FIELDS))
   if unknown:
-    raise UserError(f"{where}: unknown fields {unknown}; use {', '.join(_FIELDS)}")
+    raise UserError(f"{where}: unknown fields {', '.join(map(excerpt, unknown))}; use {', '.join(_FIELDS)}")
   video = check_id(row.get("video"), f"{where}, video")
   if "://" in video and not video.startswith(_REMOTE_SCHEMES):
     raise UserError(f"{where}: {video[:80]!r} is not readable; download it, or use {' or '.join(_REMOTE_SCHEMES)}")
@@ -87,7 +145,7 @@ def _item(row: dict[str, Any], where: str, folder: epath.Path, *, join_texts: bo
     id=check_id(row.get("id", video + span), f"{where}, id"),
     split=_split_name(row.get("split", "train"), where),
     video=video if storage.is_remote(video) else os.fspath(folder / video),
-    descriptions=(" ".join(descriptions),) if join_texts and descriptions else descriptions,
+    descriptions=descriptions,
     subtitle=clean_text(row.get("subtitle") or "", f"{where}, subtitle"),
     caption=clean_text(row.get("caption") or "", f"{where}, caption"),
     start=start,
@@ -100,11 +158,11 @@ def _seconds(row: dict[str, Any], name: str, where: str) -> float | None:
   if value is None:
     return None
   if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_SECONDS:
-    raise UserError(f"{where}: {name} must be seconds from 0 to {_MAX_SECONDS:g}, got {str(value)[:40]}")
+    raise UserError(f"{where}: {name} must be seconds from 0 to {_MAX_SECONDS:g}, got {excerpt(value)}")
   return float(value)
 
 
 def _split_name(name: Any, where: str) -> str:
   if not isinstance(name, str) or not name.isidentifier() or name == "all" or len(name) > 50:
-    raise UserError(f"{where}: invalid split {name!r}; use at most 50 letters, digits and _, and not 'all'")
+    raise UserError(f"{where}: invalid split {excerpt(name)}; use at most 50 letters, digits and _, and not 'all'")
   return name

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from clipvip_jax.utils.errors import UserError
-from data.engine import storage
+from data.engine import bad_lines, storage
 from data.engine.annotations import read_csv
 from data.engine.builder import CorpusBuilder
 from data.engine.corpus_config import CorpusConfig
@@ -91,12 +91,17 @@ def _items(raw_dir: epath.Path, split: str, rows: Iterator[tuple[str, dict[str, 
       f"{raw_dir}: none of the first {len(first)} videos of split {split!r} exists; put videos at one of {patterns}"
     )
   for where, row in rows:
-    yield Item(
-      id=check_id(row["videoid"], f"{where}, videoid"),
-      split=split,
-      video=_video(raw_dir, pattern, split, where, row),
-      descriptions=clean_texts(row["name"], f"{where}, name"),
-    )
+    if (item := bad_lines.attempt(_item, raw_dir, pattern, split, where, row)) is not None:
+      yield item
+
+
+def _item(raw_dir: epath.Path, pattern: str, split: str, where: str, row: dict[str, str]) -> Item:
+  return Item(
+    id=check_id(row["videoid"], f"{where}, videoid"),
+    split=split,
+    video=_video(raw_dir, pattern, split, where, row),
+    descriptions=clean_texts(row["name"], f"{where}, name"),
+  )
 
 
 def _video(raw_dir: epath.Path, pattern: str, split: str, where: str, row: dict[str, str]) -> str:

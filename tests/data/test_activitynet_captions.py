@@ -111,7 +111,7 @@ def test_checks_official_size(tmp_path):
     ('{"v_a": ', r"train\.json: cannot be read as JSON"),
     ({"v_a": 7}, "train.json, 'v_a': expected an object with one of clip_id"),
     ({"v_a": {"duration": 3}}, "train.json, 'v_a': expected an object with one of clip_id"),
-    ({"v_a": {"sentences": ["x", None]}}, "train.json, 'v_a': a text must be a string, got NoneType"),
+    ({"v_a": {"sentences": ["x", None]}}, "train.json, 'v_a': a text must be a string, got null"),
     ({"../v_a": {"sentences": ["x"]}}, r"'\.\./v_a' is outside of"),
     (None, "no annotations; put train.json or train.jsonl or anet_ret_train.json here"),
   ],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clipvip_jax.utils.errors import UserError
+from data.engine.corpus_config import BuildOptions
 from data.engine.coverage import SKIPPED_FILE
 from data.engine.records import encode_jpeg
 from data.image_text.image_text_dataset_builder import Builder
@@ -147,16 +148,51 @@ def test_rejects_invalid_tables(tmp_path, table, words):
     ({"a.jpg": picture(), "a.txt": b"\xff\xfe"}, "00000.tar, 'a': the text is not UTF-8"),
     ({"a.jpg": picture(), "a.json": '{"caption": '}, "'a': invalid JSON"),
     ({"a.jpg": picture(), "a.json": "[1]"}, "'a': expected"),
-    ({"a.jpg": picture(), "a.json": {"caption": 7}}, "'a': a text must be a string, got int"),
+    ({"a.jpg": picture(), "a.json": {"caption": 7}}, "'a': a text must be a string, got the number"),
     ({"a.jpg": picture(), "a.txt": "x" * (2**24 + 1)}, "'a': the text has 16777217 bytes; use at most 16777216"),
-    ({"a\nb.jpg": picture(), "a\nb.txt": "x"}, "an id must be a non-empty string without control characters"),
+    ({"a\nb.jpg": picture(), "a\nb.txt": "x"}, "an id or path must be a non-empty string without control characters"),
     ({"a.jpg": picture(), "b.jpg": picture(), "a.txt": "far away"}, "clips 1 and 3 have the same id '00000/a'"),
+    ({"a.jpg": picture(), "a.JPG": picture(), "a.txt": "x"}, "'a.JPG': another file differs only in upper and lower"),
+    ({"a.jpg": picture(), "a.json": '{"caption": "x", "caption": "y"}'}, "'a': invalid JSON .the key 'caption' occurs"),
     ({}, "no clips"),
   ],
 )
 def test_rejects_invalid_tars(tmp_path, members, words):
   write_tar(tmp_path / "00000.tar", members)
   with pytest.raises(UserError, match=words):
+    corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)
+
+
+FORK = b"\0\5\x16\7\xff\xfe"
+
+
+@pytest.mark.parametrize(
+  ("members", "ids"),
+  [
+    ({"._a.jpg": FORK, "a.jpg": picture(), "._a.txt": FORK, "a.txt": "t"}, ["a"]),
+    ({"x/._a.jpg": FORK, "x/a.jpg": picture(), "x/a.txt": "t", "__MACOSX/x/a.jpg": FORK}, ["x/a"]),
+    ({"a.jpg": picture(), "a.seg.png": picture(1), "a.txt": "t"}, ["a"]),
+    ({"a.depth.png": picture(), "a.jpg": picture(), "a.json": {"caption": "t"}, "a.meta.json": "{}"}, ["a"]),
+    ({"x.y/a.jpg": picture(), "x.y/a.txt": "t", "x.y/b.jpg": picture(), "x.y/b.txt": "t"}, ["x.y/a", "x.y/b"]),
+    ({"a.1.jpg": picture(), "a.1.txt": "t", "a.2.jpg": picture(), "a.2.txt": "t"}, ["a.1", "a.2"]),
+    ({"a.jpg": picture(), "a.txt": "t", "a.2.jpg": picture(), "a.2.txt": "t"}, ["a", "a.2"]),
+  ],
+)
+def test_samples_of_tars(tmp_path, members, ids):
+  write_tar(tmp_path / "0.tar", members)
+  builder = Builder(config="default", data_dir=str(tmp_path), options=BuildOptions(raw_dir=str(tmp_path)))
+  items = list(builder.items(builder.raw_dir))
+  assert [item.id for item in items] == [f"0/{name}" for name in ids]
+  assert all(item.size and item.caption == "t" for item in items)
+
+
+def test_a_name_that_occurs_twice_in_a_tar_is_rejected(tmp_path):
+  path = write_tar(tmp_path / "0.tar", {"a.jpg": picture(), "a.txt": "one"})
+  with tarfile.open(path, "a") as tar:
+    member = tarfile.TarInfo("a.txt")
+    member.size = 3
+    tar.addfile(member, io.BytesIO(b"two"))
+  with pytest.raises(UserError, match=r"0\.tar, 'a\.txt': two files of this name; keep one of them"):
     corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)
 
 

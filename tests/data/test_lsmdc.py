@@ -115,7 +115,7 @@ def test_checks_official_sizes(tmp_path):
     (table(TRAIN) + "a\tb\tc\n", r"LSMDC16_annos_training\.csv, line 9: expected 6 columns separated by tabs, got 3"),
     (table(["../../x"]), r"line 1: '\.\./\.\./x' is outside of"),
     (table(["/etc/x"]), "line 1: '/etc/x' is outside of"),
-    (b"a\t\xff", r"after line 0: not UTF-8 .*; re-encode the file"),
+    (b"a\t\xff", r"line 1: not UTF-8 .*; re-encode the file"),
     (b"", "split 'train' has no clips"),
   ],
 )

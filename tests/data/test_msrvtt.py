@@ -181,7 +181,7 @@ GOOD = {"videos": [{"video_id": "video0", "split": "train"}], "sentences": [{"vi
     ),
     ({**GOOD, "videos": [{"video_id": "../x", "split": "train"}]}, r"videos, entry 1: '\.\./x' is outside of"),
     ({**GOOD, "sentences": [{"video_id": "/etc/x", "caption": "c"}]}, "sentences, entry 1: '/etc/x' is outside of"),
-    ({**GOOD, "sentences": [{"video_id": "video0"}]}, "sentences, entry 1: a text must be a string, got NoneType"),
+    ({**GOOD, "sentences": [{"video_id": "video0"}]}, "sentences, entry 1: a text must be a string, got null"),
     ({**GOOD, "videos": GOOD["videos"] * 2}, "clips 1 and 2 have the same id 'video0'"),
   ],
 )
@@ -197,9 +197,9 @@ def test_rejects_invalid_captions(tmp_path, whole, words):
   ("row", "words"),
   [
     ({"clip_id": "../../x", "text": "t"}, r"train9k\.jsonl, line 1: '\.\./\.\./x' is outside of"),
-    ({"clip_id": "a\tb", "text": "t"}, "line 1: an id must be a non-empty string without control characters"),
+    ({"clip_id": "a\tb", "text": "t"}, "line 1: an id or path must be a non-empty string without control characters"),
     ({"clip_id": "x"}, r"line 1: expected an object with one of clip_id, .* and one of text, .* got"),
-    ({"clip_id": "x", "text": [3]}, "line 1: a text must be a string, got int"),
+    ({"clip_id": "x", "text": [3]}, "line 1: a text must be a string, got the number"),
   ],
 )
 def test_rejects_invalid_lines(tmp_path, row, words):

@@ -98,17 +98,24 @@ GOOD = {"video": "v.mp4", "text": "t"}
   [
     ([json.dumps(GOOD), '{"video": "w.mp4", "text": '], "m.jsonl, line 2: invalid JSON"),
     (["[1, 2]"], "line 1: expected a JSON object"),
-    ([json.dumps({**GOOD, "txt": "x"})], r"line 1: unknown fields \['txt'\]; use video, text"),
-    ([json.dumps({"text": "x"})], "line 1, video: an id must be a non-empty string"),
-    ([json.dumps({**GOOD, "text": 3})], "line 1, text: a text must be a string, got int"),
-    ([json.dumps({**GOOD, "start": "1"})], "line 1: start must be seconds"),
+    ([json.dumps({**GOOD, "txt": "x"})], r"line 1: unknown fields \"txt\"; use video, text"),
+    ([json.dumps({"text": "x"})], "line 1, video: an id or path must be a non-empty string"),
+    ([json.dumps({**GOOD, "text": 3})], "line 1, text: a text must be a string, got the number"),
+    ([json.dumps({**GOOD, "start": "1"})], 'line 1: start must be seconds .*, got "1"'),
     ([json.dumps({**GOOD, "start": 10**400})], "line 1: start must be seconds from 0 to 1e"),
     ([json.dumps({**GOOD, "split": "a" * 300})], "line 1: invalid split .*; use at most 50 letters"),
     ([json.dumps({**GOOD, "video": "http://a/b.mp4"})], "line 1: 'http://a/b.mp4' is not readable; download it"),
     ([json.dumps({**GOOD, "split": f"s{n}"}) for n in range(200)], "have more than 100 splits"),
     ([json.dumps({**GOOD, "start": 3, "end": 2})], "line 1: end=2 must be greater than start=3"),
     ([json.dumps({**GOOD, "split": "../x"})], "line 1: invalid split .*; use at most 50 letters"),
-    ([json.dumps(GOOD), json.dumps({**GOOD, "text": "u"})], "clips 1 and 2 have the same id 'v.mp4'"),
+    (
+      [json.dumps({**GOOD, "id": "a"}), json.dumps({"video": "w.mp4", "id": "a"})],
+      "clips 1 and 2 have the same id 'a'",
+    ),
+    ([json.dumps({**GOOD, "caption": c}) for c in "ab"], 'line 2: another caption than on an earlier line .*an "id"'),
+    ([json.dumps({**GOOD, "video": 7010})], r'line 1, video: .*, got the number 7010; write "7010"'),
+    ([json.dumps({**GOOD, "text": {"en": "x"}})], r'line 1, text: a text must be a string, got {"en": "x"}'),
+    (['{"video": "v.mp4", "text": "first", "text": "second"}'], "line 1: invalid JSON .the key 'text' occurs twice"),
     ([], "have no clips"),
     (["\ufffd" * 3], "line 1: invalid JSON"),
   ],
@@ -120,6 +127,33 @@ def test_rejects_invalid_manifests(tmp_path, lines, words):
     corpora.build(Builder, "default", tmp_path / "corpora", tmp_path / "m.jsonl")
   assert "\n" not in str(refused.value)
   assert not list((tmp_path / "corpora").rglob("*.array_record*"))
+
+
+def test_all_spellings_of_a_file_are_one_clip_with_several_texts(tmp_path, caplog):
+  caplog.set_level("INFO", "clipvip_jax")
+  (tmp_path / "sub").mkdir()
+  for name in ("a.mp4", "cafe\u0301.mp4", "b.mp4"):
+    (tmp_path / name).write_bytes(b"x")
+  (tmp_path / "link.mp4").symlink_to("a.mp4")
+  (tmp_path / "linked").symlink_to("sub")
+  a = ["a.mp4", "./a.mp4", "b.mp4", "sub/../a.mp4", f"{tmp_path}/a.mp4", "link.mp4", "linked/../a.mp4", "a.mp4"]
+  rows = [{"video": name, "text": f"{number}"} for number, name in enumerate(a)]
+  rows += [{"video": name, "text": name} for name in ("caf\u00e9.mp4", "cafe\u0301.mp4")]
+  rows += [{"video": "a.mp4", "text": "x", "start": 1}, {"video": "./a.mp4", "text": "y", "start": 1}]
+  rows += [{"video": "a.mp4", "text": text, "id": "mine"} for text in ("one", "two", "one")]
+  rows += [{"video": "a.mp4", "text": "1", "split": "test"}]
+  options = BuildOptions(raw_dir=str(corpora.write_lines(tmp_path / "m.jsonl", rows)))
+  builder = Builder(config="default", data_dir=str(tmp_path), options=options)
+  items = list(builder.items(builder.raw_dir))
+  assert [(item.id, item.descriptions) for item in items] == [
+    ("a.mp4", ("0", "1", "3", "4", "5", "6", "7")),
+    ("b.mp4", ("2",)),
+    ("caf\u00e9.mp4", ("caf\u00e9.mp4", "cafe\u0301.mp4")),
+    ("a.mp4@1-", ("x", "y")),
+    ("mine", ("one", "two")),
+    ("a.mp4", ("1",)),
+  ]
+  assert "m.jsonl: 10 lines repeat the clip of an earlier line; it keeps all texts" in caplog.text
 
 
 def test_raw_dir_is_made_absolute(tmp_path, monkeypatch):

@@ -113,7 +113,7 @@ HEAD = b"videoid,contentUrl,duration,page_dir,name\r\n"
     (HEAD + b"1001,u,d,p,\xff\xfe\r\n", "not UTF-8 .*; re-encode the file"),
     (HEAD + b"../../x,u,d,p,text\r\n", r"line 2, videoid: '\.\./\.\./x' is outside of"),
     (HEAD + b"1001,u,d,../..,text\r\n", r"line 2, page_dir: '\.\./\.\.' is outside of"),
-    (HEAD + b",u,d,p,text\r\n", "line 2, videoid: an id must be"),
+    (HEAD + b",u,d,p,text\r\n", "line 2, videoid: an id or path must be"),
     (
       HEAD + b"9,u,d,p,text\r\n",
       r"the first 1 videos of split 'train' exists; put .* at one of videos/\{page_dir\}",

@@ -1,26 +1,58 @@
-"""Refusal of addresses of object stores."""
+"""Paths of the local file system."""
 
 import pathlib
 
 import pytest
 
+from clipvip_jax.utils import local_paths
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.local_paths import require_local_path
 
 
 @pytest.mark.parametrize(
   "path", ["build/run", "/shared/a:b//c", "~/run", "gs:/bucket", pathlib.Path("gs://bucket"), ""]
 )
 def test_local_paths_pass(path):
-  require_local_path(path, "--workdir")
+  local_paths.require_local_path(path, "--workdir")
 
 
 @pytest.mark.parametrize("path", ["gs://bucket/run", "s3://bucket", "https://host/x", "hf://owner/name"])
 def test_addresses_are_refused_with_flag_and_remedy(path):
   with pytest.raises(UserError, match=rf"^--workdir={path} is not a local path; mount the bucket"):
-    require_local_path(path, "--workdir")
+    local_paths.require_local_path(path, "--workdir")
 
 
 def test_the_message_is_one_line():
   with pytest.raises(UserError, match=r"--workdir=gs://a\\nb is not"):
-    require_local_path("gs://a\nb", "--workdir")
+    local_paths.require_local_path("gs://a\nb", "--workdir")
+
+
+def test_all_spellings_have_the_same_real_path(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "sub").mkdir()
+  (tmp_path / "a.mp4").touch()
+  (tmp_path / "link.mp4").symlink_to("a.mp4")
+  (tmp_path / "linked").symlink_to("sub")
+  spellings = ["a.mp4", "./a.mp4", "sub/../a.mp4", f"{tmp_path}/a.mp4", "link.mp4", "linked/../a.mp4", "sub//..//a.mp4"]
+  assert {local_paths.real_path(path) for path in spellings} == {f"{tmp_path}/a.mp4"}
+  assert local_paths.real_path("link.mp4", follow=False) == f"{tmp_path}/link.mp4"
+  assert [local_paths.real_path(path) for path in ("gone.mp4", "sub/..", ".")] == [
+    f"{tmp_path}/gone.mp4",
+    *[str(tmp_path)] * 2,
+  ]
+
+
+@pytest.mark.parametrize("stored", ["caf\u00e9", "cafe\u0301"])
+def test_names_are_found_in_either_unicode_form(tmp_path, stored):
+  (tmp_path / stored).mkdir()
+  (tmp_path / stored / f"{stored}.mp4").touch()
+  for asked in ("caf\u00e9", "cafe\u0301"):
+    assert local_paths.find_path(tmp_path / asked / f"{asked}.mp4") == f"{tmp_path}/{stored}/{stored}.mp4"
+  gone = f"{tmp_path}/th\u00e9.mp4"
+  assert local_paths.find_path(gone) == gone
+
+
+def test_an_exact_name_is_preferred(tmp_path):
+  for name in ("caf\u00e9", "cafe\u0301"):
+    (tmp_path / name).touch()
+  for name in ("caf\u00e9", "cafe\u0301"):
+    assert local_paths.find_path(tmp_path / name) == f"{tmp_path}/{name}"

@@ -54,11 +54,37 @@ def test_csv_rows_have_their_location(tmp_path):
   path = epath.Path(tmp_path / "a.csv")
   path.write_text('id,name\n1,"two\nlines"\n2,x\n')
   assert list(read_csv(path, "id")) == [
-    (f"{path}, line 3", {"id": "1", "name": "two\nlines"}),
+    (f"{path}, line 2", {"id": "1", "name": "two\nlines"}),
     (f"{path}, line 4", {"id": "2", "name": "x"}),
   ]
   with pytest.raises(UserError, match="line 1: no column text; the file has id, name"):
     list(read_csv(path, "id", "text"))
+
+
+@pytest.mark.parametrize(
+  ("content", "words"),
+  [
+    (b'id,name\n\n1,"two\nlines"\n2\n', r"line 5: expected 2 columns \(id, name\), got 1"),
+    (b'id,name\n1,x\n2,"open\n3,y\n', "line 3: invalid CSV"),
+    (b"id,name\n" + b"1,x\n" * 5000 + b"2,\xff\n", "line 5002: not UTF-8"),
+    (b"id,name,name\n1,x,y\n", "line 1: several columns name"),
+    ("id,name\n1,x\n".encode("utf-16"), "is UTF-16 or UTF-32, not UTF-8; re-encode it: iconv"),
+    ("id,name\n1,x\n".encode("utf-16-le"), "is UTF-16 or UTF-32, not UTF-8"),
+    (b"", "line 1: no column id, name"),
+  ],
+)
+def test_errors_of_csv_name_the_line(tmp_path, content, words):
+  path = epath.Path(tmp_path / "a.csv")
+  path.write_bytes(content)
+  with pytest.raises(UserError, match=words):
+    list(read_csv(path, "id", "name"))
+
+
+def test_csv_of_old_spreadsheets_ends_lines_with_cr(tmp_path):
+  (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfid,name\r1,x\r")
+  assert list(read_csv(epath.Path(tmp_path / "a.csv"), "id")) == [
+    (f"{tmp_path}/a.csv, line 2", {"id": "1", "name": "x"})
+  ]
 
 
 @pytest.fixture
@@ -74,6 +100,17 @@ def test_finds_videos_with_any_extension(videos):
   paths = [finder.path(names) for names in (["x"], ["sub/y.mp4"], ["no", "x"], ["w"], ["gone"], ["gone.avi"])]
   expected = ["videos/x.mp4", "videos/sub/y.mkv", "videos/x.mp4", "w.mp4", "videos/gone.mp4", "videos/gone.avi"]
   assert paths == [str(videos / name) for name in expected]
+
+
+@pytest.mark.parametrize(("stored", "asked"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])
+def test_names_match_in_either_unicode_form(tmp_path, stored, asked):
+  (tmp_path / stored).mkdir()
+  (tmp_path / stored / f"{stored}.mp4").touch()
+  finder = VideoFinder(epath.Path(tmp_path), "", ())
+  assert finder.path([f"{asked}/{asked}"]) == f"{tmp_path}/{stored}/{stored}.mp4"
+  assert merge_clips([("line 1", stored, "a"), ("line 2", f"{asked}.mp4", "b")]) == {
+    "caf\u00e9": Clip(stored, "line 1", ["a", "b"])
+  }
 
 
 def test_named_folder_replaces_the_default_ones(videos):

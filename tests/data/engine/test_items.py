@@ -26,13 +26,13 @@ def test_clean_text_replaces_control_characters():
   assert clean_text(" a\x00\x1bb\ud800 ", "here") == "a b"
   assert clean_texts(["a", " \n", "b "], "here") == ("a", "b")
   assert clean_texts("a", "here") == ("a",)
-  with pytest.raises(UserError, match="line 3: a text must be a string, got int '7'"):
+  with pytest.raises(UserError, match='line 3: a text must be a string, got the number 7; write "7"'):
     clean_texts(["a", 7], "line 3")
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", None, 7])
 def test_check_id_rejects_invalid_names(name):
-  with pytest.raises(UserError, match="line 3: an id must be a non-empty string without control characters"):
+  with pytest.raises(UserError, match="line 3: an id or path must be a non-empty string without control characters"):
     check_id(name, "line 3")
 
 

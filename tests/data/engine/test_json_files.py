@@ -30,12 +30,24 @@ def test_lines_are_numbered_with_empty_ones(tmp_path):
     ("{}\n{", "line 2: invalid JSON"),
     ("{}\n[1]", "line 2: expected a JSON object"),
     ("[" * 100_000, "line 1: invalid"),
+    ('[{"a": 1}]', r"line 1: expected a JSON object .*, got \[{\"a\": 1}\]. The file is a list: write JSON lines, one"),
+    ('[\n  {"a": 1}\n]', "line 1: invalid JSON .*; write JSON lines, one object a line"),
+    ('{"a": 1, "b": 2, "a": 3}', "line 1: invalid JSON .the key 'a' occurs twice"),
+    ('{"a": {"b": 2, "b": 3}}', "line 1: invalid JSON .the key 'b' occurs twice"),
   ],
 )
 def test_rejects_invalid_lines(tmp_path, content, words):
   (tmp_path / "a.jsonl").write_text(content)
   with pytest.raises(UserError, match=words):
     list(read_json_lines(str(tmp_path / "a.jsonl")))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_wide_encodings_are_named(tmp_path, encoding):
+  (tmp_path / "a.json").write_text('{"a": 1}', encoding=encoding)
+  for read in (read_json, lambda path: list(read_json_lines(path))):
+    with pytest.raises(UserError, match=r"a\.json: the file is UTF-16 or UTF-32, not UTF-8; re-encode it: iconv"):
+      read(str(tmp_path / "a.json"))
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"\xff"])

@@ -7,7 +7,7 @@ import pytest
 
 from clipvip_jax.utils.errors import UserError
 from data.engine.items import Item
-from data.engine.text_lookup import check_lookups, lookup_fingerprint, open_lookup
+from data.engine.text_lookup import check_lookups, find_text, lookup_fingerprint, open_lookup
 
 TEXTS = {"a": "one", "b": "two\n"}
 
@@ -46,8 +46,40 @@ def test_rejects_missing_file(tmp_path):
 
 def test_rejects_json_of_another_form(tmp_path):
   (tmp_path / "a.json").write_text('"text"')
-  with pytest.raises(UserError, match=r"a\.json: expected .*, got 'text'"):
+  with pytest.raises(UserError, match=r"a\.json: expected .*, got \"text\""):
     open_lookup(str(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "words"),
+  [
+    ("map.json", '{"x": "first", "x": "second"}', "the key 'x' occurs twice"),
+    (
+      "list.json",
+      '[{"image_id": "x", "caption": "a"}, {"image_id": "x", "caption": "b"}]',
+      "entry 2: the clip 'x' has",
+    ),
+    ("lines.jsonl", '{"id": "x", "text": "a"}\n{"id": "x", "text": "b"}', "entry 2: the clip 'x' has another text"),
+    ("lines.jsonl", '{"id": "x", "text": "a", "text": "b"}', "line 1: invalid JSON .the key 'text' occurs twice"),
+  ],
+)
+def test_two_texts_of_a_clip_are_rejected(tmp_path, name, content, words):
+  (tmp_path / name).write_text(content)
+  with pytest.raises(UserError, match=words):
+    open_lookup(str(tmp_path / name))
+
+
+def test_the_same_text_twice_is_one_text(tmp_path):
+  (tmp_path / "map.json").write_text('{"x": "a", "x": "a"}')
+  assert open_lookup(str(tmp_path / "map.json")) == {"x": "a"}
+
+
+@pytest.mark.parametrize("stored", ["caf\u00e9", "cafe\u0301"])
+@pytest.mark.parametrize("asked", ["caf\u00e9", "cafe\u0301"])
+def test_ids_match_in_either_unicode_form(tmp_path, stored, asked):
+  (tmp_path / "map.json").write_text(json.dumps({stored: "a", "other": "b"}))
+  assert find_text(open_lookup(str(tmp_path / "map.json")), asked) == "a"
+  assert find_text(open_lookup(str(tmp_path / "map.json")), "th\u00e9") is None
 
 
 def test_check_requires_a_text_for_one_of_the_first_clips(tmp_path):
