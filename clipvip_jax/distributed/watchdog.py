@@ -1,7 +1,8 @@
 """Detects hung processes and dead peer processes, and aborts with stack traces.
 
-A thread checks every two seconds when the run last called `report_progress`, and the status of the other processes of
-the launch. The time of the last progress is global to the process, so any module can report it.
+A thread checks every two seconds whether the run called `report_progress`, and the status of the other processes of the
+launch. Time in which the thread itself did not run does not count: the process was suspended (SIGSTOP, a closed laptop,
+a paused container). The last progress is global to the process, so any module can report it.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from clipvip_jax.utils.errors import Terminated
 from clipvip_jax.utils.log import printable
 
 CHECK_SECONDS = 2.0
+MAX_DELAY_SECONDS = 4.0  # of a check; after a longer one, the process was suspended
 # Seconds without a status update after which a peer counts as dead; the second after an error here that its death may
 # have caused. Long, since an import or a compilation may keep the peer's watchdog thread from running for a while.
 LOST_SECONDS, LOST_SECONDS_AFTER_ERROR = 40.0, 10.0
@@ -30,13 +32,21 @@ FOLLOW_SECONDS = 15.0
 # Seconds for writing stack traces, which may hang as well.
 _WRITE_SECONDS = 10.0
 
-_last_progress = (0.0, "")  # time, activity
+
+class _Progress:
+  """One report of progress; compared by identity."""
+
+  def __init__(self, activity: str):
+    self.activity = activity
+
+
+_last_progress = _Progress("")
 
 
 def report_progress(activity: str) -> None:
   """Resets the watchdog. `activity` is what the run does from now on, for the error message."""
   global _last_progress
-  _last_progress = (time.monotonic(), activity)
+  _last_progress = _Progress(activity)
 
 
 class PeerMonitor:
@@ -46,13 +56,17 @@ class PeerMonitor:
     self.lost_seconds = LOST_SECONDS
     self._last_seen: dict[int, tuple[coordination.Status, float]] = {}  # the status, and when it was first read
 
-  def check(self) -> str:
+  def check(self, suspended: float = 0.0) -> str:
     """Publishes the status of this process and reads the others'.
+
+    Args:
+      suspended: seconds since the last check in which this process did not run.
 
     Returns:
       A message that names the process that died or failed; "" if there is none.
     """
     now = time.monotonic()
+    self._last_seen = {process: (status, since + suspended) for process, (status, since) in self._last_seen.items()}
     try:
       coordination.publish_status("alive")
       statuses = coordination.read_statuses()
@@ -105,15 +119,19 @@ class Watchdog:
       coordination.publish_status("done")
 
   def _watch(self) -> None:
+    idle, progress, last_check = 0.0, _last_progress, time.monotonic()
     while not self._finished.wait(CHECK_SECONDS):
-      since, activity = _last_progress
-      idle = time.monotonic() - since
+      now = time.monotonic()
+      gap, last_check = now - last_check, now
+      suspended = gap if gap > CHECK_SECONDS + MAX_DELAY_SECONDS else 0.0
+      latest = _last_progress
+      idle, progress = (idle + gap - suspended if latest is progress else 0.0), latest
       if self._timeout and idle > self._timeout:
         self._abort(
-          f"no progress for {idle:.0f} s (host.watchdog_timeout={self._timeout:g}); last activity: {activity}"
+          f"no progress for {idle:.0f} s (host.watchdog_timeout={self._timeout:g}); last activity: {progress.activity}"
         )
-      if self._peers and (problem := self._peers.check()):
-        self._abort(f"{problem}; activity here: {activity}")
+      if self._peers and (problem := self._peers.check(suspended)):
+        self._abort(f"{problem}; activity here: {progress.activity}")
 
   def _abort(self, message: str) -> NoReturn:
     """Prints the message and the stacks of all threads, writes them to the workdir, and ends the process."""

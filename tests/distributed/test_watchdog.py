@@ -1,9 +1,11 @@
 """Hung processes and dead peers are ended with a message; slow ones are not."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -29,13 +31,28 @@ RUN = """
 """
 
 
+SUSPENDED = """
+  import pathlib, sys, time
+  from clipvip_jax.distributed import watchdog
+  watchdog.CHECK_SECONDS, watchdog.MAX_DELAY_SECONDS = 0.05, 1.0
+  with watchdog.Watchdog(pathlib.Path(sys.argv[1]), 2.0):
+    for _ in range(2):
+      print("working", flush=True)
+      time.sleep(1.5)
+      watchdog.report_progress("working")
+    print("hanging", flush=True)
+    time.sleep(60)
+"""
+ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}  # where libtpu is installed, JAX looks for a TPU and complains
+
+
 def run(workdir, timeout, how):
   return subprocess.run(
     [sys.executable, "-c", textwrap.dedent(RUN), workdir, timeout, how],
     capture_output=True,
     text=True,
     timeout=50,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},  # where libtpu is installed, JAX looks for a TPU and complains
+    env=ENVIRONMENT,
   )
 
 
@@ -57,6 +74,19 @@ def test_a_slow_process_finishes(tmp_path, timeout):
   done = run(tmp_path, timeout, "is slow")
   assert done.returncode == 0 and "finished" in done.stdout, done.stderr
   assert not list(tmp_path.iterdir())
+
+
+def test_time_in_which_the_process_was_suspended_does_not_count(tmp_path):
+  process = subprocess.Popen(
+    [sys.executable, "-c", textwrap.dedent(SUSPENDED), tmp_path], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+  )
+  for _ in range(2):
+    assert process.stdout.readline() == "working\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    process.send_signal(signal.SIGCONT)
+  assert process.wait(timeout=50) == cli.EXIT_HUNG, "it is still watched"
+  assert process.stdout.readline() == "hanging\n", "it worked after each suspension"
 
 
 def test_aborts_although_the_workdir_cannot_be_written(tmp_path):
@@ -96,6 +126,15 @@ def test_a_process_without_status_updates_is_lost_and_all_name_it_at_once(launch
   assert first.check() == message
   assert launch.statuses[2].state == "lost"
   assert second.check() == message
+
+
+def test_a_peer_is_not_lost_while_this_process_was_suspended(launch):
+  peers = watchdog.PeerMonitor()
+  assert peers.check() == ""
+  launch.now += 10 * watchdog.LOST_SECONDS
+  assert peers.check(suspended=10 * watchdog.LOST_SECONDS) == ""
+  launch.now += watchdog.LOST_SECONDS + 1
+  assert peers.check().endswith("no status for 41 s")
 
 
 def test_after_an_error_a_dead_process_is_found_sooner(launch):
