@@ -40,6 +40,8 @@ DEFAULT_SEQUENCE_LAYERS = 4  # as in CLIP4Clip
 DTYPES = ("float32", "bfloat16")
 # Lower bounds of sizes that may not start at 1.
 _MIN_SIZES = {"added_proxies": 0, "time_positions": 0, "vocab_size": 4, "positions": 2}
+# Upper bounds: a typing error must not fill the memory while the model is traced.
+_MAX_LAYERS, _MAX_SIZE = 1000, 2**20
 
 
 class ClipVip(nn.Module):
@@ -179,15 +181,18 @@ def _check_sizes(config: ConfigDict) -> None:
   """Raises UserError for a size below its minimum."""
   if not 0 <= config.get("patch_dropout", 0.0) < 1:
     raise UserError(f"model.patch_dropout={config.patch_dropout} must be at least 0 and below 1.")
-  if config.temporal == "sequence" and config.get("sequence_layers", DEFAULT_SEQUENCE_LAYERS) < 1:
-    raise UserError(f"model.sequence_layers={config.sequence_layers} must be at least 1.")
   sizes = {f"model.{field}": config[field] for field in ("image_size", "patch_size", "embed_dim")}
+  if config.temporal == "sequence":
+    sizes["model.sequence_layers"] = config.get("sequence_layers", DEFAULT_SEQUENCE_LAYERS)
   for tower in ("vision", "text"):
     sizes |= {f"model.{tower}.{field}": size for field, size in config[tower].items()}
   for name, size in sizes.items():
     minimum = _MIN_SIZES.get(name.rpartition(".")[2], 1)
+    maximum = _MAX_LAYERS if name.endswith("layers") else _MAX_SIZE
     if size < minimum:
       raise UserError(f"{name}={size} must be at least {minimum}.")
+    if size > maximum:
+      raise UserError(f"{name}={size} must be at most {maximum}.")
 
 
 def _check_divisible(config: ConfigDict, field: str, divisor: int, divisor_field: str, where: str = "") -> None:
