@@ -5,6 +5,7 @@
 | config.json | the configuration that the run was started with |
 | corpus.json | name, settings and number of records of its corpus |
 | tokenizer.json | the vocabulary, if it was built from the corpus |
+| extensions.json | numbers of steps, where the run was extended |
 | metrics.jsonl | losses and evaluations by step, see metrics_history.py |
 | checkpoints/ | see checkpoint.py |
 | corrupt_checkpoints/ | checkpoints that could not be restored, quarantined |
@@ -19,7 +20,7 @@ import contextlib
 import json
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from clipvip_jax.utils import config_tree
@@ -30,18 +31,22 @@ _CHANGEABLE = re.compile(
   r"(host|mesh)\..*|train\.num_microbatches|model\.attention|(data|evaluate)\.data_dir|data\.prepare|mix\.[^.]+\.data_dir"
 )
 
+_DURATION = ("train.epochs", "train.num_steps")
+_EXTENSIONS = "extensions.json"
+
 
 def may_change(field: str) -> bool:
   """Returns whether a run may be resumed with another value of a field, as "host.num_workers"."""
   return _CHANGEABLE.fullmatch(field) is not None
 
 
-def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
+def check_config(workdir: pathlib.Path, config: Mapping[str, Any], *, extendable: bool = False) -> None:
   """Refuses to resume a run with another configuration.
 
   Args:
     workdir: the run's folder, which need not exist.
     config: as `config_tree.to_json_dict` returns it.
+    extendable: whether the number of steps may differ, see training/duration.py.
 
   Raises:
     UserError: the run in the folder was started with other values, which are listed; or the folder is a file, holds an
@@ -51,7 +56,7 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     raise UserError(f"--workdir={workdir} is a file, not a folder; choose another")
   if (workdir / "evaluation.json").exists():
     raise UserError(f"--workdir={workdir} holds an evaluation, not a run; choose another")
-  check_same(workdir, "config", config)
+  check_same(workdir, "config", config, ignore=_DURATION if extendable else ())
 
 
 def check_corpus(workdir: pathlib.Path, corpus: Mapping[str, Any]) -> None:
@@ -84,7 +89,39 @@ def explain_write_errors(workdir: pathlib.Path) -> Iterator[None]:
     raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}); choose another") from error
 
 
-def check_same(workdir: pathlib.Path, name: str, current: Mapping[str, Any], flag: str = "--workdir") -> None:
+def record_extension(workdir: pathlib.Path, old: int, new: int) -> None:
+  """Records that a run of `old` steps is extended to `new` steps. Idempotent.
+
+  Raises:
+    UserError: the file cannot be read or written.
+  """
+  extensions = read_extensions(workdir)
+  entry = {"from": old, "to": new}
+  if entry not in extensions[-1:]:
+    with explain_write_errors(workdir):
+      config_tree.write_json(workdir / _EXTENSIONS, [*extensions, entry])
+
+
+def read_extensions(workdir: pathlib.Path) -> list[dict[str, int]]:
+  """Returns {"from": steps, "to": steps} of each extension of a run, in order.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  path = workdir / _EXTENSIONS
+  try:
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+  except (OSError, ValueError, TypeError) as error:
+    raise UserError(f"{path} cannot be read ({error}); delete it to resume without the run's history") from error
+
+
+def check_same(
+  workdir: pathlib.Path,
+  name: str,
+  current: Mapping[str, Any],
+  flag: str = "--workdir",
+  ignore: Collection[str] = (),
+) -> None:
   """Compares `current` with NAME.json in a folder, except for fields that may change. Passes if there is no such file.
 
   Args:
@@ -92,6 +129,7 @@ def check_same(workdir: pathlib.Path, name: str, current: Mapping[str, Any], fla
     name: of the file, and of what it describes in the error.
     current: the values of this command.
     flag: the option that chose the folder.
+    ignore: fields that may differ.
 
   Raises:
     UserError: values differ, each listed with both; or the file cannot be read.
@@ -104,11 +142,16 @@ def check_same(workdir: pathlib.Path, name: str, current: Mapping[str, Any], fla
   except (ValueError, AttributeError) as error:
     raise UserError(f"{path} cannot be read ({error}); choose another {flag}") from error
   values = dict(config_tree.flatten(current))
-  absent = "absent"
+  fields = [field for field in sorted(recorded.keys() | values.keys()) if field not in ignore and not may_change(field)]
+  unknown = [field for field in fields if (field in recorded) != (field in values)]
+  if unknown:
+    where = "there" if unknown[0] in recorded else "here"
+    raise UserError(
+      f"{workdir} holds a {name} of another version of this project, where fields differ ({', '.join(unknown)}; the"
+      f" first exists only {where}): continue it with that version, or choose another {flag}"
+    )
   changes = [
-    f"{field}: {recorded.get(field, absent)!r} there, {values.get(field, absent)!r} now"
-    for field in sorted(recorded.keys() | values.keys())
-    if recorded.get(field, absent) != values.get(field, absent) and not may_change(field)
+    f"{field}: {recorded[field]!r} there, {values[field]!r} now" for field in fields if recorded[field] != values[field]
   ]
   if changes:
     raise UserError(

@@ -9,27 +9,35 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.models import attention, clip_vip
+from clipvip_jax.runs import checkpoint
 from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.training import optimizer
+from clipvip_jax.training.duration import MAX_STEPS
 from clipvip_jax.training.losses import LOSSES
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights import sources
 
-_MINIMUM = {
-  "seed": 0,
-  "data.text_length": 2,
-  "train.epochs": 0,
-  "train.num_steps": 0,
-  "train.eval_every": 1,
-  "train.checkpoint_every": 1,
-  "train.num_microbatches": 1,
-  "evaluate.num_examples": 0,
-  "host.num_workers": 0,
-  "host.log_every": 1,
-  "host.keep_checkpoints": 1,
-  "host.watchdog_timeout": 0,
+_UNBOUNDED = 2**63 - 1
+# Field -> the least and the largest value. JAX has 32 bits for seeds and steps: larger seeds would repeat others.
+_RANGES = {
+  "seed": (0, 2**32 - 1),
+  "data.text_length": (2, _UNBOUNDED),  # at most model.text.positions
+  "train.batch_size": (1, 2**24),
+  "train.epochs": (0, MAX_STEPS),
+  "train.num_steps": (0, MAX_STEPS),
+  "train.eval_every": (1, _UNBOUNDED),
+  "train.checkpoint_every": (1, _UNBOUNDED),
+  "train.num_microbatches": (1, _UNBOUNDED),
+  "evaluate.batch_size": (1, 2**24),
+  "evaluate.num_examples": (0, 10_000),
+  "host.num_workers": (0, 1024),
+  "host.log_every": (1, _UNBOUNDED),
+  "host.keep_checkpoints": (1, _UNBOUNDED),
+  "host.watchdog_timeout": (0, _UNBOUNDED),
 }
+_MAX_FRAMES = 10_000
+_MAX_BATCH_BYTES = 2**40
 
 
 def check_run(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -40,9 +48,9 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> None:
   """
   check_recipe(config, jax.device_count())
   attention.resolve_implementation(config.model.get("attention", "auto"), jnp.dtype(config.model.dtype))
-  if config.init_from:
+  if config.init_from and not checkpoint.has_checkpoint(workdir / "checkpoints"):
     sources.check_source(config.init_from)
-  run_workdir.check_config(workdir, config_tree.to_json_dict(config))
+  run_workdir.check_config(workdir, config_tree.to_json_dict(config), extendable=True)
 
 
 def check_recipe(config: ConfigDict, num_devices: int) -> None:
@@ -58,6 +66,8 @@ def check_recipe(config: ConfigDict, num_devices: int) -> None:
   _check_lengths(config)
   for section, stream in stream_sections(config):
     _check_stream(section, stream, config.loss)
+    _check_batch_bytes("train", config.train.batch_size, section, stream.num_frames, config.model.image_size)
+  _check_batch_bytes("evaluate", config.evaluate.batch_size, "data", config.data.num_frames, config.model.image_size)
   _check_duration(config.train)
   _check_mesh(config, sharding.mesh_shape(config.mesh, num_devices))
 
@@ -81,11 +91,13 @@ def _check_lengths(config: ConfigDict) -> None:
       f"data.num_frames={config.data.num_frames} exceeds model.text.positions={positions}, the number of frame"
       f" positions of model.temporal='sequence'; use at most {positions}"
     )
-  for name, minimum in _MINIMUM.items():
+  for name, (minimum, maximum) in _RANGES.items():
     section, _, field = name.rpartition(".")
     value = config[section][field] if section else config[field]
     if value < minimum:
       raise UserError(f"{name}={value} must be at least {minimum}")
+    if value > maximum:
+      raise UserError(f"{name}={value} must be at most {maximum}")
 
 
 def _check_duration(train: ConfigDict) -> None:
@@ -114,10 +126,22 @@ def _check_mesh(config: ConfigDict, mesh_shape: Mapping[str, int]) -> None:
       )
 
 
+def _check_batch_bytes(batch: str, batch_size: int, section: str, num_frames: int, image_size: int) -> None:
+  """Raises UserError for a batch of clips that exceeds any memory."""
+  size = batch_size * num_frames * image_size**2 * 3 * 4
+  if size > _MAX_BATCH_BYTES:
+    raise UserError(
+      f"a batch of {batch}.batch_size={batch_size} clips, {section}.num_frames={num_frames},"
+      f" model.image_size={image_size} has {size / 2**40:.0f} TiB of pixels; reduce one of them"
+    )
+
+
 def _check_stream(section: str, stream: ConfigDict, loss: str) -> None:
   """Raises UserError for a corpus section that gives the loss no text, or whose numbers are out of range."""
   if stream.num_frames < 1:
     raise UserError(f"{section}.num_frames={stream.num_frames} must be at least 1")
+  if stream.num_frames > _MAX_FRAMES:
+    raise UserError(f"{section}.num_frames={stream.num_frames} must be at most {_MAX_FRAMES}")
   if not 0 < stream.fraction <= 1:
     raise UserError(f"{section}.fraction={stream.fraction} must be above 0 and at most 1 (all records)")
   if not 0 < stream.weight < float("inf"):

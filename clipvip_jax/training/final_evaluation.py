@@ -12,6 +12,7 @@ from clipvip_jax.evaluation import published_results
 from clipvip_jax.evaluation.evaluator import Evaluator, SplitResult
 from clipvip_jax.reporting import query_examples, report, results_table
 from clipvip_jax.reporting.report_inputs import Examples
+from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training.setup import Components
@@ -90,6 +91,7 @@ def format_results(results: Mapping[str, Any]) -> str:
 def _results(components: Components, evaluation: FinalEvaluation) -> dict[str, Any]:
   """Returns the content of results.json."""
   corpus, eval_corpus = components.corpus, components.eval_corpus
+  extensions = run_workdir.read_extensions(components.workdir)
   return {
     "splits": {split: result.metrics for split, result in evaluation.splits.items()},
     "step": evaluation.last_step,
@@ -100,4 +102,5 @@ def _results(components: Components, evaluation: FinalEvaluation) -> dict[str, A
     "evaluated": {"name": eval_corpus.name, **eval_corpus.metadata},
     "config": config_tree.to_json_dict(components.config),
     "versions": versions(),
+    **({"extensions": extensions} if extensions else {}),
   }

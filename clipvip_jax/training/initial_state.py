@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from clipvip_jax.runs import checkpoint
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training.setup import Components
@@ -15,16 +16,18 @@ from clipvip_jax.weights import load_params
 
 
 def load_initial_weights(components: Components) -> dict[str, np.ndarray]:
-  """Loads the weights of config.init_from and checks them against the model.
+  """Loads the weights of config.init_from and checks them against the model, unless the run has a checkpoint.
 
   Returns:
-    {parameter name: array}; {} where config.init_from is empty.
+    {parameter name: array}; {} where config.init_from is empty or there is a checkpoint.
 
   Raises:
     UserError: the weights cannot be read, or do not fit the model.
   """
   init_from = components.config.init_from
-  return load_params.load_params(init_from, components.abstract_state.params) if init_from else {}
+  if not init_from or checkpoint.has_checkpoint(components.workdir / "checkpoints"):
+    return {}
+  return load_params.load_params(init_from, components.abstract_state.params)
 
 
 def restore_or_initialize(
@@ -42,7 +45,8 @@ def restore_or_initialize(
   """
   restored = checkpoints.restore_latest(components.abstract_state)
   if restored is None:
-    return _initialize(components, weights), 0
+    # The checkpoint for which no weights were loaded may have been deleted since.
+    return _initialize(components, weights or load_initial_weights(components)), 0
   state, position = restored
   step = position["next_record"] // components.config.train.batch_size
   log.info("resuming from step %d (%s)", step, components.workdir / "checkpoints" / str(step))

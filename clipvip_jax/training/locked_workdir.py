@@ -43,8 +43,10 @@ def _lock_and_record(components: Components, stack: contextlib.ExitStack) -> Non
     stack.enter_context(workdir_lock.workdir_lock(workdir))
   config = config_tree.to_json_dict(components.config)
   # Checked again under the lock: another run may have written these files since `prepare`.
-  run_workdir.check_config(workdir, config)
+  run_workdir.check_config(workdir, config, extendable=True)
   run_workdir.check_corpus(workdir, components.corpus_identity)
+  if components.extended_from:
+    run_workdir.record_extension(workdir, components.extended_from, components.total_steps)
   run_workdir.claim(workdir, config, components.corpus_identity)
   if components.config.data.tokenizer == WORDS_TOKENIZER and isinstance(components.tokenizer, JsonTokenizer):
     with run_workdir.explain_write_errors(workdir):

@@ -15,13 +15,13 @@ from ml_collections import ConfigDict
 from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline.batching import ClipBatcher
 from clipvip_jax.input_pipeline.corpus import Corpus
-from clipvip_jax.input_pipeline.mixture import steps_until
 from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
 from clipvip_jax.models import clip_vip
 from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.training import duration
 from clipvip_jax.training import optimizer as optimizers
 from clipvip_jax.training.config_checks import check_run, stream_sections
 from clipvip_jax.training.losses import LOSSES, Loss
@@ -44,6 +44,7 @@ class Components:
     tokenizer: texts to ids.
     streams: training batches of config.data, then of each corpus of config.mix.
     total_steps: updates of the complete run.
+    extended_from: updates of the run in `workdir` if it is extended, else 0.
     model: both towers.
     loss: the contrastive loss.
     mesh: the devices.
@@ -60,6 +61,7 @@ class Components:
   tokenizer: Tokenizer
   streams: list[WeightedStream]
   total_steps: int
+  extended_from: int
   model: clip_vip.ClipVip
   loss: Loss
   mesh: Mesh
@@ -86,7 +88,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Components:
     _create_stream(config, index, stream, corpora[section], tokenizer)
     for index, (section, stream) in enumerate(stream_sections(config))
   ]
-  total_steps = _total_steps(config.train, streams)
+  total_steps = duration.total_steps(config.train, streams)
   model = clip_vip.from_config(config.model)
   mesh = sharding.make_mesh(config.mesh)
   optimizer, lr_schedule = optimizers.from_config(config.optimizer, total_steps)
@@ -101,6 +103,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Components:
     tokenizer=tokenizer,
     streams=streams,
     total_steps=total_steps,
+    extended_from=duration.check_extension(config, workdir, streams),
     model=model,
     loss=LOSSES[config.loss],
     mesh=mesh,
@@ -195,14 +198,6 @@ def _create_stream(
   return WeightedStream(
     clips, RecordSampler(num_used, config.train.batch_size, seed, subset_of=num_records), stream.weight
   )
-
-
-def _total_steps(train: ConfigDict, streams: list[WeightedStream]) -> int:
-  """Returns train.num_steps, or the steps until config.data has been read `train.epochs` times."""
-  if train.num_steps:
-    return train.num_steps
-  num_batches = train.epochs * streams[0].sampler.steps_per_epoch
-  return steps_until([stream.weight for stream in streams], 0, num_batches)
 
 
 def _load_tokenizer(config: ConfigDict, corpora: Mapping[str, Corpus], workdir: pathlib.Path) -> Tokenizer:

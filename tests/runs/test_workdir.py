@@ -50,6 +50,37 @@ def test_another_config_is_refused_with_both_values(tmp_path):
     workdir.check_config(claimed(tmp_path), config(**{"optimizer.learning_rate": 0.1}))
 
 
+def test_only_a_run_that_may_be_extended_ignores_the_number_of_steps(tmp_path):
+  longer = config(**{"train.num_steps": 99, "train.epochs": 9})
+  workdir.check_config(claimed(tmp_path), longer, extendable=True)
+  with pytest.raises(UserError, match=r"train\.epochs: .*train\.num_steps: "):
+    workdir.check_config(tmp_path, longer)
+  with pytest.raises(UserError, match=r"another config \(seed: 0 there, 1 now\)"):
+    workdir.check_config(tmp_path, config(**{"train.num_steps": 99, "seed": 1}), extendable=True)
+
+
+def test_extensions_are_recorded_once_each_and_in_order(tmp_path):
+  assert workdir.read_extensions(tmp_path) == []
+  for old, new in ((12, 24), (12, 24), (24, 48)):  # a killed process repeats one
+    workdir.record_extension(tmp_path, old, new)
+  assert workdir.read_extensions(tmp_path) == [{"from": 12, "to": 24}, {"from": 24, "to": 48}]
+  (tmp_path / "extensions.json").write_text("[")
+  with pytest.raises(UserError, match=r"extensions\.json cannot be read .*delete it"):
+    workdir.read_extensions(tmp_path)
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_a_run_of_another_version_names_the_fields_and_advises_no_values(tmp_path, older):
+  fewer, more = {"train": {"batch_size": 4}}, {"train": {"batch_size": 4, "whole_clips": 0.1}}
+  recorded, current = (fewer, more) if older else (more, fewer)
+  config_tree.write_json(tmp_path / "config.json", recorded)
+  where = "here" if older else "there"
+  message = rf"config of another version .*\(train\.whole_clips; the first exists only {where}\): continue it with that"
+  with pytest.raises(UserError, match=message) as error:
+    workdir.check_config(tmp_path, current)
+  assert "same values" not in str(error.value)
+
+
 def test_another_corpus_is_refused(tmp_path):
   corpus = {"name": "shapes/1.0.0", "settings": {"seed": 0}, "records": {"train": 10}}
   workdir.claim(tmp_path / "run", config(), corpus)

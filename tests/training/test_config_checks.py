@@ -17,6 +17,19 @@ REJECTED = [
   ({"data.text_length": 40}, r"data\.text_length=40 exceeds model\.text\.positions=28; use at most 28"),
   ({"data.text_length": 1}, r"data\.text_length=1 must be at least 2"),
   ({"seed": -1}, r"seed=-1 must be at least 0"),
+  ({"seed": 2**32}, r"seed=4294967296 must be at most 4294967295"),
+  ({"seed": 2**63}, r"seed=9223372036854775808 must be at most 4294967295"),
+  ({"train.num_steps": 3_000_000_000}, r"train\.num_steps=3000000000 must be at most 2147483647"),
+  ({"data.num_frames": 10**9}, r"data\.num_frames=1000000000 must be at most 10000"),
+  ({"model.vision.layers": 10**9}, r"model\.vision\.layers=1000000000 must be at most 1000"),
+  ({"model.text.width": 2 * 10**9}, r"model\.text\.width=2000000000 must be at most 1048576"),
+  ({"model.temporal": "sequence", "model.sequence_layers": 10**9}, r"sequence_layers=1000000000 must be at most 1000"),
+  ({"evaluate.batch_size": 2**30}, r"evaluate\.batch_size=1073741824 must be at most 16777216"),
+  ({"host.num_workers": 10**6}, r"host\.num_workers=1000000 must be at most 1024"),
+  (
+    {"train.batch_size": 2**23, "data.num_frames": 100},
+    r"train\.batch_size=8388608 clips, .* TiB of pixels; reduce one",
+  ),
   ({"evaluate.num_examples": -1}, r"evaluate\.num_examples=-1 must be at least 0"),
   ({"optimizer.clip_norm": 0.0}, r"optimizer\.clip_norm=0\.0 is out of range; allowed: above 0"),
   ({"optimizer.b1": 0.0}, r"optimizer\.b1=0\.0 is out of range; allowed: above 0, below 1"),
@@ -88,6 +101,12 @@ def test_checks_the_path_of_initial_weights_after_the_fields(tmp_path, recipe_is
   message = r"none\.safetensors.*no such file" if recipe_is_valid else r"seed=-1 must be at least 0"
   with pytest.raises(UserError, match=message):
     config_checks.check_run(config(tmp_path, **changes), tmp_path / "run")
+
+
+def test_a_run_with_a_checkpoint_needs_no_initial_weights(tmp_path):
+  (tmp_path / "run" / "checkpoints" / "4").mkdir(parents=True)
+  changes = {"init_from": str(tmp_path / "none.safetensors")}
+  config_checks.check_run(config(tmp_path, **changes), tmp_path / "run")
 
 
 def test_rejects_a_workdir_that_is_a_file(tmp_path):

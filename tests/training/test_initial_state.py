@@ -23,6 +23,21 @@ def test_a_run_without_init_from_loads_no_weights(corpora, tmp_path):
   assert load_initial_weights(setup.prepare(config(corpora), tmp_path)) == {}
 
 
+def test_a_run_with_a_checkpoint_loads_no_weights(corpora, tmp_path):
+  (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+  components = setup.prepare(config(corpora, init_from=str(tmp_path / "gone.safetensors")), tmp_path)
+  assert load_initial_weights(components) == {}
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_vanishes_is_not_replaced_by_random_parameters(corpora, tmp_path):
+  components = setup.prepare(config(corpora), tmp_path)
+  components.config.unlock()
+  components.config.init_from = str(tmp_path / "gone.safetensors")
+  with pytest.raises(UserError, match=r"gone\.safetensors"):
+    restore_or_initialize(components, Checkpoints(tmp_path / "checkpoints", 1), {})
+
+
 @pytest.mark.slow
 def test_initializes_from_weights_and_restores_its_checkpoint_exactly(corpora, tmp_path):
   components = setup.prepare(config(corpora, **{"mesh.fsdp": 2}), tmp_path)
@@ -38,7 +53,7 @@ def test_initializes_from_weights_and_restores_its_checkpoint_exactly(corpora, t
 
   batch_size = components.config.train.batch_size
   saved = jax.device_get(state.replace(step=np.int32(3)))
-  checkpoints.save(state.replace(step=state.step + 3), {"next_record": 3 * batch_size}, None)
+  checkpoints.save(state.replace(step=state.step + 3), {"next_record": 3 * batch_size})
   checkpoints.close()
   resumed, step = restore_or_initialize(
     components, Checkpoints(tmp_path / "checkpoints", 1), {"logit_scale": scale + 1}
