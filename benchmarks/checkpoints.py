@@ -28,7 +28,7 @@ def measure(state, folder: pathlib.Path) -> dict[str, float]:
   """Returns the seconds of each phase in one round."""
   checkpoints = Checkpoints(folder / "checkpoints", 1)
   started = time.perf_counter()
-  checkpoints.save(state, {"next_record": 0}, None)
+  checkpoints.save(state, {"next_record": 0})
   blocked = time.perf_counter() - started
   checkpoints.close()
   written = time.perf_counter() - started

@@ -2,9 +2,10 @@
 
   python -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=DIR [--config.SECTION.FIELD=VALUE ...]
 
-Prints the results and writes them to DIR. The same command resumes an interrupted run. Exit codes: 0 success; 2 bad
-input or a full disk, with a one-line error. Resume after these: 143 SIGTERM, after saving; 75 a process hung
-(host.watchdog_timeout) or died, and the error names it; 134 a process never joined.
+Prints the results and writes them to DIR. The same command resumes an interrupted run. --config runs the Python file
+that it names. Exit codes: 0 success; 2 bad input or a full disk, with a one-line error. Resume after these: 143
+SIGTERM, 130 Ctrl-C and 129 SIGHUP, with nothing lost; 75 a process hung (host.watchdog_timeout) or died, and the error
+names it; 134 a process never joined.
 """
 
 import pathlib
@@ -13,13 +14,15 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from clipvip_jax.utils import recipe_flags
-from clipvip_jax.utils.cli import EXIT_TERMINATED, report_error, run_command
-from clipvip_jax.utils.errors import Terminated, UserError
+from clipvip_jax.utils import recipe_flags, signals
+from clipvip_jax.utils.cli import report_error, run_command
+from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import require_local_path
-from clipvip_jax.utils.log import configure_logging, log
+from clipvip_jax.utils.log import configure_logging
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, with variants after a colon.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Recipe, a Python file that is run, with variants after a colon.", lock_config=True
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumes a run that it holds.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join a multi-process launch of SLURM, Cloud TPU or MPI.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if --distributed cannot detect it.")
@@ -66,9 +69,6 @@ def main(argv: list[str]) -> None:
   configure_logging(warnings_only=jax.process_index() != 0)
   try:
     results = trainer.train(_CONFIG.value, pathlib.Path(_WORKDIR.value or ".").resolve())
-  except Terminated as stop:
-    log.info("%s", stop)
-    sys.exit(EXIT_TERMINATED)
   except Exception as error:
     if jax.process_count() > 1:
       coordination.shutdown(report_error(error), str(error))
@@ -78,4 +78,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+  signals.install()
   run_command(lambda: app.run(main, flags_parser=parse_flags))

@@ -25,7 +25,7 @@ DOES_NOT_FIT = 1
 def main(argv: Sequence[str] | None = None) -> None:
   """Compiles the step, prints the report, and exits with DOES_NOT_FIT if it does not fit."""
   parser = Parser(__doc__)
-  parser.add_argument("--config", required=True, help="a recipe with its variants, as for a run")
+  parser.add_argument("--config", required=True, help="a recipe, a Python file that is run, with its variants")
   parser.add_argument("--topology", required=True, help="a chip and their number, as in v5e:4x8 or h100:8")
   parser.add_argument("--json", type=pathlib.Path, help="write the report to this file")
   parser.add_argument("--largest_batch", action="store_true", help="estimate the largest batch that fits")

@@ -5,25 +5,30 @@
 The recipe's STUDY lists the arms of each comparison. Every arm and seed is a normal run in DIR/ARM/seed_N: finished
 runs are skipped, interrupted ones resume. An arm with init_from="arm:NAME" starts from that arm's run with the same
 seed. After every run, DIR/study.json, study.md and study.html are updated: mean and standard deviation over seeds, and
-curves. Exit codes: 0 success; 2 bad input; 143 SIGTERM, after saving.
+curves. --config runs the Python file that it names. Exit codes: 0 success; 2 bad input; 143 SIGTERM, 130 Ctrl-C and 129
+SIGHUP, with nothing lost.
 """
 
 import os
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from clipvip_jax.reporting import study_page
 from clipvip_jax.training.study import load_study, run_study
-from clipvip_jax.utils.cli import EXIT_TERMINATED, Parser, run_command
-from clipvip_jax.utils.errors import Terminated, UserError
+from clipvip_jax.utils import signals
+from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses flags, runs the study, prints its tables."""
   parser = Parser(__doc__)
-  parser.add_argument("--config", required=True, help="recipe with a STUDY; variants for all arms after a colon")
+  parser.add_argument(
+    "--config",
+    required=True,
+    help="recipe with a STUDY, a Python file that is run; variants for all arms after a colon",
+  )
   parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of the study")
   parser.add_argument("--data_dir", default="", help="dataset directory (default: the recipe's)")
   parser.add_argument("--seeds", type=int, default=3, help="runs of each arm (default: 3)")
@@ -38,14 +43,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   if not jax.config.values["jax_compilation_cache_dir"]:  # the seeds of an arm share compiled programs
     jax.config.update("jax_compilation_cache_dir", os.fspath(study.folder / "compiled"))
-  try:
-    comparison = run_study(study, options.seeds)
-  except Terminated as stop:
-    log.info("%s", stop)
-    sys.exit(EXIT_TERMINATED)
+  comparison = run_study(study, options.seeds)
   print(study_page.format_markdown(comparison))
   log.info("wrote %s, study.md and study.html", study.folder / "study.json")
 
 
 if __name__ == "__main__":
+  signals.install()
   run_command(main)

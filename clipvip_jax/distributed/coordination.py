@@ -17,6 +17,7 @@ import jax
 
 from clipvip_jax.distributed import jax_internals
 from clipvip_jax.distributed.jax_internals import key_value_store
+from clipvip_jax.utils import signals
 from clipvip_jax.utils.cli import EXIT_HUNG
 from clipvip_jax.utils.errors import UserError, first_line
 
@@ -75,6 +76,7 @@ def initialize(
     ) from error
   if jax.process_index():
     jax_internals.exit_when_process_0_dies(jax.process_index(), jax_internals.coordinator_address(), EXIT_HUNG)
+  signals.forward_to_sigterm()
   publish_status("alive")
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from clipvip_jax.distributed import sharding
+from clipvip_jax.distributed.termination import raise_if_requested
 from clipvip_jax.distributed.watchdog import report_progress
 from clipvip_jax.evaluation import retrieval
 from clipvip_jax.evaluation.split_embeddings import SplitEmbeddings
@@ -114,6 +115,7 @@ class Evaluator:
   ) -> Iterator[FeatureBatch]:
     for number, (values, index) in enumerate(inputs):
       report_progress(f"embedding the {what}, batch {number}")
+      raise_if_requested()
       arrays = sharding.shard_batch(self._mesh, {"values": values, "index": index})
       yield embed(params, arrays["values"], arrays["index"])
 

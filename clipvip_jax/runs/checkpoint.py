@@ -1,8 +1,9 @@
 """Checkpoints of a run: training state and data position, saved and restored with Orbax.
 
 The newest checkpoints are kept, and the best by plain text-to-video R@1. Orbax writes a checkpoint under a temporary
-name and commits it atomically, together with digests of its files, which are compared whenever it is read. Corrupt
-checkpoints are quarantined (moved to corrupt_checkpoints/, never deleted), and the run resumes from the one before.
+name and commits it atomically, together with digests of its files, which are compared whenever it is read. A state is
+saved before its evaluation, and its score is added afterwards. Corrupt checkpoints are quarantined (moved to
+corrupt_checkpoints/, never deleted), and the run resumes from the one before.
 """
 
 import json
@@ -19,22 +20,14 @@ from orbax.checkpoint import checkpoint_managers as policies
 from clipvip_jax.distributed.coordination import allgather_text
 from clipvip_jax.models.clip_vip import Params
 from clipvip_jax.runs.checkpoint_integrity import DataPosition, DigestedPath, check_position, verify_files
+from clipvip_jax.runs.checkpoint_scores import KeepBest, by_score, read_scores, write_score
 from clipvip_jax.runs.train_state import TrainState
-from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import log, printable
-
-# The metric that decides which checkpoint is the best. _NOT_MEASURED is below every recall.
-SCORE = "text_to_video_R@1"
-_NOT_MEASURED = -1.0
 
 
 def _short(error: Exception) -> str:
   return printable(first_line(error), limit=300)
-
-
-def _score(metrics: dict[str, float] | None) -> float:
-  return metrics[SCORE] if metrics else _NOT_MEASURED
 
 
 class Checkpoints:
@@ -49,12 +42,10 @@ class Checkpoints:
       batch_size: records per step, with which data positions are checked; None to check their format only.
     """
     self._directory, self._batch_size = directory, batch_size
-    policy = policies.AnyPreservationPolicy(
-      [policies.LatestN(n=max(keep, 1)), policies.BestN(get_metric_fn=_score, n=1)]
-    )
+    self._scores: dict[int, float] = {}
+    policy = policies.AnyPreservationPolicy([policies.LatestN(n=max(keep, 1)), KeepBest(self._scores)])
     self._options = ocp.CheckpointManagerOptions(
       preservation_policy=policy,
-      best_fn=_score,  # without it Orbax writes no metrics
       cleanup_tmp_directories=True,
       temporary_path_class=DigestedPath,
     )
@@ -63,12 +54,14 @@ class Checkpoints:
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
-    """Opens a manager. First quarantines checkpoints with a corrupt metrics file, with which Orbax cannot list any."""
-    corrupt: list[int] = []
+    """Opens a manager and reads the scores. First quarantines checkpoints with a corrupt metrics file."""
+    scores: dict[int, float] = {}
     if jax.process_index() == 0:  # decides for all, since it moves the folders while the others list them
-      steps = _steps_on_disk(self._directory)
-      corrupt = [step for step in steps if np.isnan(_read_score(self._directory / str(step)))]
-    self._quarantine(json.loads(allgather_text(json.dumps(corrupt))[0]))
+      scores = read_scores(_folders(self._directory))
+    scores = dict(json.loads(allgather_text(json.dumps(list(scores.items())))[0]))
+    self._quarantine([step for step, score in scores.items() if np.isnan(score)])
+    self._scores.clear()
+    self._scores.update((step, score) for step, score in scores.items() if not np.isnan(score))
     return ocp.CheckpointManager(
       self._directory,
       options=self._options,
@@ -79,28 +72,49 @@ class Checkpoints:
     """Returns the steps that have a checkpoint, oldest first."""
     return sorted(self._manager.all_steps())
 
-  def save(self, state: TrainState, position: DataPosition, score: float | None) -> None:
+  def save(self, state: TrainState, position: DataPosition) -> None:
     """Saves a checkpoint in the background, after the previous one has been committed. Idempotent per step.
 
     Args:
       state: on the devices; it is copied before this returns, so it may be donated.
       position: of the input pipeline, after the batch of this step.
-      score: plain text-to-video R@1; None if it was not measured at this step.
 
     Raises:
       Exception: the previous save failed.
     """
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
+    self.wait()
     step = int(state.step)
     if step in self._manager.all_steps():
       return
     self._manager.save(
       step,
       args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position)),
-      metrics={SCORE: _NOT_MEASURED if score is None else score},
       force=True,
     )
+
+  def wait(self) -> None:
+    """Waits until the last save is committed.
+
+    Raises:
+      Exception: that save failed.
+    """
+    self._manager.wait_until_finished()
+    self._manager.check_for_errors()
+
+  def set_score(self, step: int, score: float) -> None:
+    """Adds the score of an evaluation, plain text-to-video R@1, to the checkpoint of its step, after its commit.
+
+    Raises:
+      Exception: the last save failed, or the score cannot be written.
+    """
+    self.wait()
+    if jax.process_index() == 0:
+      write_score(self._directory / str(step), score)
+    self._scores[step] = score
+
+  def has_score(self, step: int) -> bool:
+    """Returns whether the evaluation of a step was completed."""
+    return step in self._scores
 
   def newest_on_disk(self) -> int | None:
     """Returns the newest committed step, also after a failed save; None if there is none."""
@@ -111,12 +125,8 @@ class Checkpoints:
     return next(iter(self._steps_by_score()), None)
 
   def _steps_by_score(self) -> list[int]:
-    """Returns the steps that have a score, best first, of equal scores the latest first."""
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
-    scores = {step: _score(self._manager.metrics(step)) for step in self.steps()}
-    measured = [step for step, score in scores.items() if score != _NOT_MEASURED]
-    return sorted(measured, key=lambda step: (scores[step], step), reverse=True)
+    self.wait()
+    return by_score(self._scores, self.steps())
 
   def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, DataPosition]:
     """Restores the checkpoint of a step.
@@ -205,8 +215,7 @@ class Checkpoints:
     Raises:
       Exception: that save failed.
     """
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
+    self.wait()
     self._manager.close()
 
 
@@ -227,9 +236,10 @@ def read_params(directory: pathlib.Path, step: int | None = None) -> tuple[Param
   if not steps:
     raise UserError(f"{directory} has no checkpoint yet; wait until its run has saved one")
   if step is None:
-    scores = {step: _read_score(directory / str(step)) for step in steps}
-    step = max(steps, key=lambda step: (np.nan_to_num(scores[step], nan=_NOT_MEASURED), step))
-    if corrupt := [step for step in steps if np.isnan(scores[step])]:
+    scores = read_scores(_folders(directory))
+    corrupt = [step for step, score in scores.items() if np.isnan(score)]
+    step = next(iter(by_score(scores, (step for step in steps if step not in corrupt))), steps[-1])
+    if corrupt:
       log.warning("%s: the scores of steps %s are corrupt; step %d is the best of the others", directory, corrupt, step)
   if step not in steps:
     raise UserError(f"{directory} has no checkpoint of step {step}; choose one of: {', '.join(map(str, steps))}")
@@ -249,16 +259,16 @@ def read_params(directory: pathlib.Path, step: int | None = None) -> tuple[Param
     handler.close()
 
 
+def has_checkpoint(directory: pathlib.Path) -> bool:
+  """Returns whether WORKDIR/checkpoints has a committed checkpoint."""
+  return bool(_steps_on_disk(directory))
+
+
 def _steps_on_disk(directory: pathlib.Path) -> list[int]:
+  return [int(folder.name) for folder in _folders(directory)]
+
+
+def _folders(directory: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the folders of the committed checkpoints."""
   folders = directory.glob("[0-9]*") if directory.exists() else []
-  return [int(folder.name) for folder in folders if folder.name.isdigit()]
-
-
-def _read_score(folder: pathlib.Path) -> float:
-  """Reads the score of a checkpoint; NaN if its metrics file is absent, corrupt or out of range."""
-  try:
-    file_digests.check_digests(folder, lambda name: name.startswith("metrics/"))
-    score = float(json.loads((folder / "metrics" / "metrics").read_text(encoding="utf-8"))[SCORE])
-  except (OSError, ValueError, TypeError, KeyError):
-    return float("nan")
-  return score if score == _NOT_MEASURED or 0 <= score <= 1 else float("nan")
+  return [folder for folder in folders if folder.name.isdigit()]

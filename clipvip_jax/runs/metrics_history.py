@@ -57,15 +57,20 @@ def is_number(value: object) -> TypeGuard[float]:
 class History:
   """Appends to metrics.jsonl: one row per logged step or evaluation, without times, so equal runs write equal files."""
 
-  def __init__(self, path: pathlib.Path, step: int, *, write: bool = True):
+  def __init__(self, path: pathlib.Path, step: int, *, write: bool = True, evaluated: bool = True):
     """Opens the history of a run that resumes from `step`. Rows of later steps are dropped: they are written again.
 
     Args:
       path: the file, which need not exist.
       step: completed updates.
       write: whether this process writes the file.
+      evaluated: whether the evaluation of `step` was completed; if not, its row is dropped, too.
     """
-    self.rows = [row for row in _read_rows(path) if row["step"] <= step]
+    self.rows = [
+      row
+      for row in _read_rows(path)
+      if row["step"] < step or (row["step"] == step and (evaluated or row["kind"] != "eval"))
+    ]
     self._file = None
     if write:
       with atomic_write.atomic_path(path) as temporary:

@@ -40,9 +40,30 @@ def workdir_lock(workdir: pathlib.Path) -> Iterator[None]:
       ) from error
     except LocksUnsupportedError:
       log.warning("%s is on a file system without locks; make sure that no second run uses this workdir", workdir)
-    else:
-      _record_holder(file)
+      file = stack.enter_context(path.open("w", encoding="utf-8"))
+    _record_holder(file)
     yield
+
+
+def check_held(workdir: pathlib.Path) -> None:
+  """Checks that the path still leads to the folder that this process has locked.
+
+  Raises:
+    UserError: the folder was moved, deleted or replaced.
+  """
+  path = workdir / NAME
+  try:
+    holder = json.loads(path.read_text(encoding="utf-8"))
+    held = (holder["host"], holder["pid"]) == (socket.gethostname(), os.getpid())
+  except (FileNotFoundError, NotADirectoryError):
+    held = False
+  except (OSError, ValueError, KeyError, TypeError):  # the file cannot be read, but exists
+    held = True
+  if not held:
+    raise UserError(
+      f"--workdir={workdir} was moved, deleted or replaced during this run; stopped. Move it back, then run the same"
+      " command to resume"
+    )
 
 
 def _record_holder(file: TextIO) -> None:

@@ -1,4 +1,4 @@
-"""Training loop: runs the steps, and logs, evaluates, saves and stops between them."""
+"""Training loop: runs the steps, and logs, saves, evaluates and stops between them."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -8,10 +8,12 @@ import numpy as np
 from jaxtyping import Array
 
 from clipvip_jax.distributed import sharding
+from clipvip_jax.distributed.termination import stop_requested
 from clipvip_jax.distributed.watchdog import report_progress
 from clipvip_jax.evaluation.evaluator import Evaluator
 from clipvip_jax.input_pipeline.pipeline import iterate_batches
 from clipvip_jax.reporting import results_table
+from clipvip_jax.runs import workdir_lock
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.metrics_history import History
 from clipvip_jax.runs.train_state import TrainState
@@ -19,8 +21,8 @@ from clipvip_jax.training import tensorboard
 from clipvip_jax.training.divergence import DivergenceCheck
 from clipvip_jax.training.setup import Components
 from clipvip_jax.training.step_timer import StepTimer
-from clipvip_jax.training.termination import handle_sigterm
 from clipvip_jax.training.train_step import JittedTrainStep, jit_train_step, num_masked_steps
+from clipvip_jax.utils import signals
 from clipvip_jax.utils.errors import Terminated
 from clipvip_jax.utils.log import log
 
@@ -41,32 +43,48 @@ class TrainLoop:
     """Trains from `first_step` updates to the end and returns the final state.
 
     Raises:
-      UserError: a loss is not finite.
-      Terminated: SIGTERM was received; the state is saved.
+      UserError: a loss is not finite, or the workdir was moved or deleted.
+      Terminated: a signal was received; the state is saved.
     """
     total_steps = self._components.total_steps
     timer = StepTimer(first_step, total_steps, self._config.train.batch_size)
     step = first_step
-    with handle_sigterm() as should_stop:
-      for batch in self._load_batches(first_step, timer):
-        report_progress(f"step {step + 1} of {total_steps}")
-        records = np.stack([batch.pop("stream"), batch.pop("record")], axis=1)
-        train_step = self._masked_step if step < self._num_masked_steps else self._unmasked_step
-        state, metrics = train_step(state, sharding.shard_batch(self._components.mesh, batch))
-        step += 1
-        self._divergence.check()  # of the previous step, while this one computes
-        self._divergence.defer(step, metrics, records)
-        timer.finish_step(step)
-        if step % self._config.host.log_every == 0 or step == total_steps:
-          self._log(step, metrics, timer)
-        stopping = should_stop(step)
-        self._evaluate_and_save(state, step, stopping, timer)
-        if stopping:
-          raise Terminated(
-            f"SIGTERM: saved step {step} of {total_steps} in {self._components.workdir}; run the same command to resume"
-          )
+    if self._evaluation_is_due(step) and not self._checkpoints.has_score(step):  # interrupted in its evaluation
+      self._evaluate(state, step)
+    for batch in self._load_batches(first_step, timer):
+      report_progress(f"step {step + 1} of {total_steps}")
+      records = np.stack([batch.pop("stream"), batch.pop("record")], axis=1)
+      train_step = self._masked_step if step < self._num_masked_steps else self._unmasked_step
+      state, metrics = train_step(state, sharding.shard_batch(self._components.mesh, batch))
+      signals.defer()  # compiled, and there are steps to save
+      step += 1
+      self._divergence.check()  # of the previous step, while this one computes
+      self._divergence.defer(step, metrics, records)
+      timer.finish_step(step)
+      if step % self._config.host.log_every == 0 or step == total_steps:
+        self._log(step, metrics, timer)
+      stop_signal = stop_requested()
+      self._save_and_evaluate(state, step, bool(stop_signal), timer)
+      if stop_signal:
+        raise Terminated(stop_signal, self._saved(step))
     self._writer.flush()
+    self._checkpoints.wait()
+    self._check_workdir()
+    signals.allow(self._saved(step))
     return state
+
+  def _check_workdir(self) -> None:
+    """Raises UserError where the workdir is not the one that this run has locked."""
+    if jax.process_index() == 0:
+      workdir_lock.check_held(self._components.workdir)
+
+  def _evaluation_is_due(self, step: int) -> bool:
+    return step > 0 and (step == self._components.total_steps or step % self._config.train.eval_every == 0)
+
+  def _saved(self, step: int) -> str:
+    """Returns the message of a run that is stopped after a step was saved."""
+    total_steps, workdir = self._components.total_steps, self._components.workdir
+    return f"saved step {step} of {total_steps} in {workdir}; run the same command to resume"
 
   def _load_batches(self, first_step: int, timer: StepTimer) -> Iterator[dict[str, np.ndarray]]:
     """Yields this process' share of each global batch, and times the wait for it."""
@@ -95,23 +113,26 @@ class TrainLoop:
     self._writer.write_scalars(step, {f"train/{name}": value for name, value in (values | speed).items()})
     log.info(timer.format_line(step, values["loss"], speed))
 
-  def _evaluate_and_save(self, state: TrainState, step: int, stopping: bool, timer: StepTimer) -> None:
-    """Evaluates and saves a checkpoint where they are due. Each evaluation's score is saved with a checkpoint."""
+  def _save_and_evaluate(self, state: TrainState, step: int, stopping: bool, timer: StepTimer) -> None:
+    """Saves a checkpoint and evaluates where they are due. A run that is stopping evaluates after it resumes."""
     train = self._config.train
-    evaluate = step == self._components.total_steps or step % train.eval_every == 0
+    evaluate = self._evaluation_is_due(step)
     if not (evaluate or stopping or step % train.checkpoint_every == 0):
       return
     start_time = time.monotonic()
     self._divergence.check()
-    score = self._evaluate(state, step) if evaluate else None
     report_progress(f"saving the checkpoint of step {step}")
-    self._checkpoints.save(state, {"next_record": step * train.batch_size}, score)
+    self._check_workdir()
+    self._checkpoints.save(state, {"next_record": step * train.batch_size})
+    if evaluate and not stopping:
+      self._evaluate(state, step)
     timer.add_pause(time.monotonic() - start_time)
 
-  def _evaluate(self, state: TrainState, step: int) -> float:
-    """Evaluates on the selection split. Returns plain text-to-video R@1, which selects the best checkpoint."""
+  def _evaluate(self, state: TrainState, step: int) -> None:
+    """Evaluates a saved state on the selection split. Plain text-to-video R@1 is the score of its checkpoint."""
     split = self._config.evaluate.selection_split
-    metrics = self._evaluator.evaluate(state.params, split).metrics
+    with signals.interruptible(self._saved(step)):
+      metrics = self._evaluator.evaluate(state.params, split).metrics
     recall = metrics["plain"]["text_to_video"]
     self._history.append({"kind": "eval", "step": step, "split": split, "metrics": metrics})
     scalars = {f"{split}/text_to_video/{name}": value for name, value in recall.items()}
@@ -128,7 +149,7 @@ class TrainLoop:
       results_table.format_coverage(metrics),
       twins,
     )
-    return recall["R@1"]
+    self._checkpoints.set_score(step, recall["R@1"])
 
 
 def _jit_step(components: Components, *, drop_patches: bool) -> JittedTrainStep:

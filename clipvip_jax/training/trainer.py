@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.distributed.watchdog import Watchdog
 from clipvip_jax.evaluation.evaluator import Evaluator
+from clipvip_jax.runs import workdir_lock
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.metrics_history import History
 from clipvip_jax.training.final_evaluation import evaluate_best, write_results
@@ -19,6 +20,7 @@ from clipvip_jax.training.launch_consistency import check_launch
 from clipvip_jax.training.locked_workdir import locked_workdir
 from clipvip_jax.training.loop import TrainLoop
 from clipvip_jax.training.setup import prepare
+from clipvip_jax.utils import signals
 from clipvip_jax.utils.atomic_write import disk_error_reason
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.versions import versions
@@ -35,9 +37,14 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     The content of results.json.
 
   Raises:
-    UserError: bad input, a full disk, or a loss that is not finite.
-    Terminated: SIGTERM was received; the state is saved.
+    UserError: bad input, a full disk, a workdir that was moved, or a loss that is not finite.
+    Terminated: a signal was received; what was done is saved.
   """
+  with signals.handled():
+    return _train(config, workdir)
+
+
+def _train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   check_launch(config, versions())
   components = prepare(config, workdir)
   weights = load_initial_weights(components)
@@ -46,7 +53,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     evaluator = Evaluator(components.model, components.mesh, components.eval_corpus, components.tokenizer, config)
     with _open_checkpoints(workdir, config) as checkpoints:
       state, first_step = restore_or_initialize(components, checkpoints, weights)
-      with _open_history(workdir, first_step) as history:
+      with _open_history(workdir, first_step, evaluated=checkpoints.has_score(first_step)) as history:
         state = TrainLoop(components, evaluator, checkpoints, history).run(state, first_step)
         evaluation = evaluate_best(components, evaluator, checkpoints, state)
         return write_results(components, evaluation, history.rows)
@@ -64,13 +71,16 @@ def _open_checkpoints(workdir: pathlib.Path, config: ConfigDict) -> Iterator[Che
   """Opens the run's checkpoints for a block that writes to the workdir.
 
   Raises:
-    UserError: the disk rejects a write of the block; names the workdir, the reason and the newest checkpoint.
+    UserError: the workdir was moved or deleted; or the disk rejects a write of the block, and the error names the
+      reason and the newest checkpoint.
   """
   checkpoints = Checkpoints(workdir / "checkpoints", config.host.keep_checkpoints, config.train.batch_size)
   try:
     with contextlib.closing(checkpoints):
       yield checkpoints
   except Exception as error:
+    if jax.process_index() == 0:
+      workdir_lock.check_held(workdir)
     if not (reason := disk_error_reason(error)):
       raise
     step = checkpoints.newest_on_disk()
@@ -80,6 +90,7 @@ def _open_checkpoints(workdir: pathlib.Path, config: ConfigDict) -> Iterator[Che
     ) from error
 
 
-def _open_history(workdir: pathlib.Path, first_step: int) -> contextlib.closing[History]:
-  """Opens metrics.jsonl, without rows after `first_step`; process 0 writes it."""
-  return contextlib.closing(History(workdir / "metrics.jsonl", first_step, write=jax.process_index() == 0))
+def _open_history(workdir: pathlib.Path, first_step: int, *, evaluated: bool) -> contextlib.closing[History]:
+  """Opens metrics.jsonl, without rows that are written again; process 0 writes it."""
+  path, write = workdir / "metrics.jsonl", jax.process_index() == 0
+  return contextlib.closing(History(path, first_step, write=write, evaluated=evaluated))

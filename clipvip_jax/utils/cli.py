@@ -6,14 +6,15 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import configure_logging, printable
+from clipvip_jax.utils import signals
+from clipvip_jax.utils.errors import Terminated, UserError
+from clipvip_jax.utils.log import configure_logging, log, printable
 
 EXIT_FAILURE = 1  # a bug: an exception with its traceback
 EXIT_BAD_INPUT = 2  # an error that the user can fix, in one line
 EXIT_HUNG = 75  # the watchdog ended a run without progress or with a dead peer process (EX_TEMPFAIL of sysexits.h)
 EXIT_INTERRUPTED = 130  # Ctrl-C: 128 + SIGINT
-EXIT_TERMINATED = 143  # a checkpoint was saved after SIGTERM: 128 + SIGTERM
+EXIT_TERMINATED = 143  # SIGTERM; what was done is saved: 128 + SIGTERM
 # After these the same command resumes the run, so launchers restart it.
 RESTART_EXIT_CODES = (EXIT_HUNG, EXIT_TERMINATED)
 
@@ -32,13 +33,19 @@ class Parser(argparse.ArgumentParser):
 def run_command(main: Callable[[], object]) -> None:
   """Configures logging, then runs a command as `exit_on_error` does."""
   configure_logging()
-  exit_on_error(main)
+  try:
+    exit_on_error(main)
+  finally:
+    signals.ignore()  # the exit code is decided
 
 
 def exit_on_error(main: Callable[[], object]) -> None:
-  """Runs a command. Bad input, files that cannot be read or written, and Ctrl-C exit with a one-line error."""
+  """Runs a command. Bad input, files that cannot be read or written, and signals exit with one line."""
   try:
     main()
+  except Terminated as stop:
+    log.info("%s", stop)
+    sys.exit(stop.exit_code)
   except (UserError, OSError, KeyboardInterrupt) as error:
     sys.exit(report_error(error))
 

@@ -1,12 +1,23 @@
 """Exceptions that end a command with a message in place of a traceback, and the text of an error for a message."""
 
+import signal
+
 
 class UserError(Exception):
   """Bad input. The message states what is wrong, where, and what to do."""
 
 
-class Terminated(Exception):
-  """The run received SIGTERM and saved a checkpoint; the same command resumes it."""
+class Terminated(BaseException):
+  """A signal stopped a run; the same command resumes it. As KeyboardInterrupt, no Exception, which handlers may catch.
+
+  Attributes:
+    exit_code: of the command, 128 + the signal.
+  """
+
+  def __init__(self, number: int, note: str):
+    """Args: `number` is the signal, `note` says what is saved and what to do."""
+    super().__init__(f"{signal.Signals(number).name}: {note}")
+    self.exit_code = 128 + number
 
 
 def first_line(error: BaseException) -> str:

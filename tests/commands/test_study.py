@@ -5,8 +5,7 @@ from project_paths import ROOT
 
 from clipvip_jax import study
 from clipvip_jax.reporting import study_page
-from clipvip_jax.utils import cli
-from clipvip_jax.utils.errors import Terminated, UserError
+from clipvip_jax.utils.errors import UserError
 
 REPLICATION = str(ROOT / "configs" / "replication.py")
 
@@ -47,13 +46,3 @@ def test_passes_flags_on_and_prints_the_tables(tmp_path, calls, capsys):
   study.main([f"--config={REPLICATION}:smoke", f"--workdir={tmp_path}", *flags])
   assert calls == [(tmp_path, "/corpora", ["mean", "vs"], 2)]
   assert capsys.readouterr().out.startswith(study_page.format_markdown({"groups": {}, "arms": {}}))
-
-
-def test_exits_with_the_code_of_sigterm(tmp_path, monkeypatch):
-  def stop(*_):
-    raise Terminated("SIGTERM: saved step 3")
-
-  monkeypatch.setattr(study, "run_study", stop)
-  with pytest.raises(SystemExit) as exit_:
-    study.main([f"--config={REPLICATION}:smoke", f"--workdir={tmp_path}"])
-  assert exit_.value.code == cli.EXIT_TERMINATED == 143

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipvip_jax.runs import checkpoint
+from clipvip_jax.runs import checkpoint, checkpoint_scores
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.utils import file_digests
@@ -31,7 +31,9 @@ def state(step):
 def save(folder, scores, keep=2):
   checkpoints = Checkpoints(folder, keep)
   for step, score in scores.items():
-    checkpoints.save(state(step), {"next_record": 10 * step}, score)
+    checkpoints.save(state(step), {"next_record": 10 * step})
+    if score is not None:
+      checkpoints.set_score(step, score)
   checkpoints.close()
   return Checkpoints(folder, keep)
 
@@ -93,7 +95,7 @@ def test_resumes_from_the_previous_checkpoint_whichever_file_is_truncated(two_ch
     assert checkpoints.steps() == [1] and (folder.parent / "corrupt_checkpoints" / "2").is_dir()
     assert "moved the corrupt checkpoint of step 2" in logged.text
     logged.clear()
-    checkpoints.save(state(2), {"next_record": 20}, None)
+    checkpoints.save(state(2), {"next_record": 20})
     checkpoints.close()
     assert_is(Checkpoints(folder, 2).restore_latest(abstract_state(state(0))), 2)
 
@@ -164,7 +166,8 @@ def test_a_folder_with_the_number_of_another_step_is_corrupt(two_checkpoints, tm
 @pytest.mark.parametrize("score", ["9.0", "-0.5", "NaN", "[]", "null", "1e400"])
 def test_a_score_that_is_no_recall_is_corrupt(two_checkpoints, tmp_path, score):
   folder = copy_of(two_checkpoints, tmp_path / "c")
-  (folder / "2" / "metrics" / "metrics").write_text(f'{{"{checkpoint.SCORE}": {score}}}')
+  (folder / "2" / "metrics").mkdir()
+  (folder / "2" / "metrics" / "metrics").write_text(f'{{"{checkpoint_scores.SCORE}": {score}}}')
   file_digests.write_digests(folder / "2")
   checkpoints = Checkpoints(folder, 2)
   assert checkpoints.steps() == [1] and checkpoints.best_step() == 1
@@ -238,7 +241,7 @@ def test_only_process_0_decides_which_scores_are_corrupt(tmp_path, monkeypatch):
     raise Gathered(text)
 
   monkeypatch.setattr(checkpoint, "allgather_text", gather)
-  for process, steps in enumerate(("[2]", "[]")):
+  for process, steps in enumerate(("[2, NaN]", "[]")):
     monkeypatch.setattr(jax, "process_index", lambda process=process: process)
     with pytest.raises(Gathered, match=re.escape(steps)):
       Checkpoints(folder, 2)
@@ -279,6 +282,6 @@ def test_parameters_that_cannot_be_read_are_named_with_the_steps_that_exist(two_
 def test_a_step_is_saved_once(tmp_path):
   folder = tmp_path / "c"
   checkpoints = save(folder, {1: 0.5})
-  checkpoints.save(state(1), {"next_record": 99}, 0.9)
+  checkpoints.save(state(1), {"next_record": 99})
   checkpoints.close()
   assert_is(Checkpoints(folder, 2).restore_latest(abstract_state(state(0))), 1)

@@ -12,7 +12,7 @@ from clipvip_jax.utils import file_digests
 def test_every_file_is_committed_with_its_digest(tmp_path):
   folder = tmp_path / "c"
   checkpoints = Checkpoints(folder, 1)
-  checkpoints.save(TrainState(jnp.int32(3), {"w": jnp.arange(9.0)}, {}), {"next_record": 12}, 0.5)
+  checkpoints.save(TrainState(jnp.int32(3), {"w": jnp.arange(9.0)}, {}), {"next_record": 12})
   checkpoints.close()
   (saved,) = folder.glob("[0-9]*")
   files = {path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file()}

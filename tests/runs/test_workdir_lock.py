@@ -79,3 +79,20 @@ def test_other_errors_of_the_file_system_are_raised(tmp_path, monkeypatch):
   monkeypatch.setattr(fcntl, "flock", broken)
   with pytest.raises(OSError, match="Input/output"), workdir_lock.workdir_lock(tmp_path):
     pass
+
+
+def test_the_lock_is_of_this_process_until_the_folder_is_moved_or_replaced(tmp_path):
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  with workdir_lock.workdir_lock(workdir):
+    workdir_lock.check_held(workdir)
+    workdir.rename(tmp_path / "elsewhere")
+    for lock in (None, "{}", json.dumps({"host": socket.gethostname(), "pid": os.getpid() + 1})):
+      if lock is not None:
+        workdir.mkdir(exist_ok=True)
+        (workdir / "lock").write_text(lock)
+      if lock == "{}":  # exists, and may be of this process
+        workdir_lock.check_held(workdir)
+      else:
+        with pytest.raises(UserError, match=rf"--workdir={workdir} was moved, deleted or replaced.*Move it back"):
+          workdir_lock.check_held(workdir)

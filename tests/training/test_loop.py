@@ -11,9 +11,11 @@ from small_runs import config
 
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.metrics_history import History
+from clipvip_jax.runs.workdir_lock import workdir_lock
 from clipvip_jax.training import setup
 from clipvip_jax.training.initial_state import restore_or_initialize
 from clipvip_jax.training.loop import TrainLoop
+from clipvip_jax.utils import signals
 from clipvip_jax.utils.errors import Terminated, UserError
 
 # Nothing that enters the compiled step, so that it is the one of the other tests.
@@ -26,7 +28,7 @@ class StubEvaluator:
   def __init__(self, on_evaluation=lambda: None):
     self.splits, self._on_evaluation = [], on_evaluation
 
-  def split(self, params, split):
+  def evaluate(self, params, split):
     self._on_evaluation()
     self.splits.append(split)
     recall = dict.fromkeys(("R@1", "R@5", "R@10"), 0.1 * len(self.splits))
@@ -40,7 +42,7 @@ def open_loop(corpora, workdir, evaluator, **changes):
   components = setup.prepare(config(corpora, **{**CHANGES, **changes}), workdir)
   checkpoints = Checkpoints(workdir / "checkpoints", 9)
   history = History(workdir / "metrics.jsonl", 0)
-  with contextlib.closing(checkpoints), contextlib.closing(history):
+  with contextlib.closing(checkpoints), contextlib.closing(history), workdir_lock(workdir), signals.handled():
     state, _ = restore_or_initialize(components, checkpoints, {})
     yield TrainLoop(components, evaluator, checkpoints, history), state, checkpoints
 
@@ -59,12 +61,40 @@ def test_logs_evaluates_and_saves_at_the_configured_steps(corpora, tmp_path):
 
 
 @pytest.mark.slow
-def test_saves_and_stops_at_the_step_after_sigterm(corpora, tmp_path):
-  evaluator = StubEvaluator(lambda: os.kill(os.getpid(), signal.SIGTERM))  # in the evaluation of step 5
-  with open_loop(corpora, tmp_path, evaluator, **{"train.checkpoint_every": 12}) as (loop, state, checkpoints):
-    with pytest.raises(Terminated, match=r"SIGTERM: saved step 6 of 12 in .*; run the same command to resume"):
+def test_a_signal_during_an_evaluation_stops_at_once_and_the_evaluation_is_repeated(corpora, tmp_path):
+  changes = {"train.checkpoint_every": 12}
+  unbroken = StubEvaluator()
+  with open_loop(corpora, tmp_path / "unbroken", unbroken, **changes) as (loop, state, checkpoints):
+    loop.run(state, 0)
+
+  def stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise AssertionError("the signal ends the evaluation")
+
+  with open_loop(corpora, tmp_path / "broken", StubEvaluator(stop), **changes) as (loop, state, checkpoints):
+    message = r"SIGTERM: saved step 5 of 12 in .*; run the same command to resume"
+    with pytest.raises(Terminated, match=message):
       loop.run(state, 0)
-    assert checkpoints.restore_latest(state)[1] == {"next_record": 6 * 16}
+    checkpoints.wait()
+    assert checkpoints.steps() == [5] and not checkpoints.has_score(5)
+  with open_loop(corpora, tmp_path / "broken", StubEvaluator(), **changes) as (loop, state, checkpoints):
+    state, position = checkpoints.restore_latest(state)
+    assert position == {"next_record": 5 * 16}
+    loop.run(state, 5)
+    assert checkpoints.has_score(5)
+  rows = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("unbroken", "broken")]
+  assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_a_signal_between_evaluations_saves_the_step(corpora, tmp_path):
+  with open_loop(corpora, tmp_path, StubEvaluator()) as (loop, state, checkpoints):
+    signals.defer()
+    os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(Terminated, match=r"SIGINT: saved step 1 of 12 in ") as stopped:
+      loop.run(state, 0)
+    checkpoints.wait()
+    assert stopped.value.exit_code == 130 and checkpoints.steps() == [1]
 
 
 @pytest.mark.slow

@@ -291,3 +291,47 @@ def test_metrics_that_cannot_be_written_stop_the_run_with_a_readable_checkpoint(
   with pytest.raises(UserError, match=message):
     trainer.train(config(corpora), tmp_path / "run")
   assert checkpoint.read_params(tmp_path / "run" / "checkpoints")[1] == 3
+
+
+@pytest.mark.parametrize("change", ["moved", "deleted", "replaced"])
+def test_a_workdir_that_is_gone_is_noticed_at_the_next_save(corpora, tmp_path, monkeypatch, change):
+  workdir = tmp_path / "run"
+  append = metrics_history.History.append
+
+  def append_and_lose(history, row):
+    append(history, row)
+    if row["step"] == 6:
+      workdir.rename(tmp_path / "elsewhere")
+      if change == "deleted":
+        shutil.rmtree(tmp_path / "elsewhere")
+      if change == "replaced":
+        workdir.mkdir()
+
+  monkeypatch.setattr(metrics_history.History, "append", append_and_lose)
+  with pytest.raises(UserError, match=rf"^--workdir={workdir} was moved, deleted or replaced during this run; stopped"):
+    trainer.train(config(corpora), workdir)
+  assert not (workdir / "results.json").exists()
+  if change == "moved":
+    monkeypatch.undo()
+    (tmp_path / "elsewhere").rename(workdir)
+    assert trainer.train(config(corpora), workdir)["step"] == 12
+
+
+def test_a_finished_run_is_extended_as_if_it_had_been_longer(corpora, tmp_path):
+  changes = {
+    "optimizer.schedule": "constant",
+    "train.eval_every": 3,
+  }  # the first end is an evaluation of the longer run
+  trainer.train(config(corpora, **changes, **{"train.num_steps": 6}), tmp_path / "extended")
+  for workdir in ("extended", "unbroken"):
+    results = trainer.train(config(corpora, **changes, **{"train.num_steps": 12}), tmp_path / workdir)
+    assert results["step"] == 12
+    assert results.get("extensions") == ([{"from": 6, "to": 12}] if workdir == "extended" else None)
+  rows, params = (
+    [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("extended", "unbroken")],
+    [checkpoint.read_params(tmp_path / name / "checkpoints", 12)[0] for name in ("extended", "unbroken")],
+  )
+  assert rows[0] == rows[1]
+  jax.tree.map(np.testing.assert_array_equal, *params)
+  with pytest.raises(UserError, match=r"a run of 12 steps, which cannot become 6"):
+    trainer.train(config(corpora, **changes, **{"train.num_steps": 6}), tmp_path / "extended")

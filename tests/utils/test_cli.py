@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from clipvip_jax.utils import cli
-from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.errors import Terminated, UserError
+from clipvip_jax.utils.log import log
 
 
 def raises(error):
@@ -30,6 +31,15 @@ def test_errors_that_a_user_can_fix_take_one_line(capsys, error, code, line):
   output = capsys.readouterr().err
   assert stopped.value.code == code
   assert output.startswith(f"error: {line}") and output.count("\n") == 1 and "\x1b" not in output
+
+
+def test_a_signal_exits_with_its_code_and_one_line(caplog, monkeypatch):
+  monkeypatch.setattr(log, "propagate", True)
+  caplog.set_level("INFO")
+  with pytest.raises(SystemExit) as stopped:
+    cli.exit_on_error(lambda: raises(Terminated(signal.SIGTERM, "saved step 3")))
+  assert stopped.value.code == cli.EXIT_TERMINATED == 143
+  assert caplog.messages == ["SIGTERM: saved step 3"]
 
 
 def test_a_bug_keeps_its_traceback(capsys):

@@ -1,0 +1,113 @@
+"""Signals that stop a run: when they raise, when they are deferred, and that none is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from clipvip_jax.utils import cli, signals
+from clipvip_jax.utils.errors import Terminated
+
+
+def send(number):
+  os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_the_first_signal_raises_and_later_ones_do_not_interrupt_the_end(number):
+  previous = [signal.getsignal(other) for other in signals.SIGNALS]
+  with pytest.raises(Terminated, match=f"{number.name}: stopped; run") as stopped, signals.handled():
+    try:
+      send(number)
+    finally:
+      for other in signals.SIGNALS:
+        send(other)
+  assert stopped.value.exit_code == 128 + number
+  assert [signal.getsignal(other) for other in signals.SIGNALS] == previous
+  assert not signals.received()
+
+
+def test_a_signal_is_deferred_until_the_steps_are_saved():
+  with pytest.raises(Terminated, match="SIGTERM: saved step 3"), signals.handled():
+    signals.defer()
+    send(signal.SIGTERM)
+    send(signal.SIGINT)
+    assert signals.received() == signal.SIGTERM
+    signals.allow("saved step 3")
+
+
+def test_an_interruptible_block_raises_and_restores_the_deferral():
+  with signals.handled():
+    signals.defer()
+    with signals.interruptible("saved step 3"):
+      pass
+    send(signal.SIGTERM)
+    with pytest.raises(Terminated, match="SIGTERM: saved step 6"), signals.interruptible("saved step 6"):
+      raise AssertionError("a deferred signal ends the block before it begins")
+  with pytest.raises(Terminated, match="SIGHUP: saved step 6"), signals.handled():
+    signals.defer()
+    with signals.interruptible("saved step 6"):
+      send(signal.SIGHUP)
+
+
+def test_no_handler_of_errors_catches_it():
+  with pytest.raises(Terminated), signals.handled():
+    try:
+      send(signal.SIGTERM)
+    except Exception:
+      raise AssertionError("as around the restoring of a checkpoint") from None
+
+
+def test_other_threads_handle_no_signals():
+  handlers = []
+
+  def run():
+    with signals.handled():
+      handlers.append(signal.getsignal(signal.SIGTERM))
+
+  thread = threading.Thread(target=run)
+  thread.start()
+  thread.join()
+  assert handlers == [signal.getsignal(signal.SIGTERM)]
+
+
+COMMAND = """
+  import atexit, hashlib, sys, time
+  from clipvip_jax.utils import cli, signals
+  signals.NOTICE_SECONDS = 0.3
+  signals.install()
+
+  def main():
+    print("ready", flush=True)
+    if sys.argv[1] == "in C":  # as a compilation, which runs no Python
+      hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+  atexit.register(time.sleep, 1)  # as libraries that end their threads
+  cli.run_command(main)
+"""
+
+
+def run_and_send(mode, number):
+  """(exit code, output) of a command that receives a signal twice."""
+  command = [sys.executable, "-c", textwrap.dedent(COMMAND), mode]
+  process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  assert process.stdout.readline() == "ready\n"
+  for _ in range(2):
+    time.sleep(0.2)
+    process.send_signal(number)
+  return process.wait(timeout=30), process.stdout.read()
+
+
+def test_a_main_thread_that_runs_no_python_is_ended_with_the_same_line_and_exit_code():
+  code, output = run_and_send("in C", signal.SIGTERM)
+  assert code == cli.EXIT_TERMINATED and output.endswith("SIGTERM: stopped; run the same command again\n"), output
+  assert output.count("\n") == 1
+
+
+def test_a_signal_after_the_end_does_not_change_the_exit_code():
+  assert run_and_send("ends", signal.SIGTERM) == (0, "")
