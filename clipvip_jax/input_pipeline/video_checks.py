@@ -1,49 +1,94 @@
-"""Completeness checks for decoded videos: reject truncated and corrupt files."""
+"""Completeness checks for decoded videos: reject truncated and corrupt files, note what is tolerated.
+
+A file is judged by the time that its pictures cover, not by their number: frame rates vary, and files list frames that
+are never shown.
+"""
 
 import dataclasses
+import math
 import os
 import pathlib
 from typing import TYPE_CHECKING
 
+from clipvip_jax.input_pipeline.container_extent import Extent, read_extent
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
+from clipvip_jax.input_pipeline.media_notes import add_note
 
 if TYPE_CHECKING:
+  from av import Packet
   from av.container import InputContainer
   from av.video.stream import VideoStream
 
-# Fraction of the frames in a container's header that must be decodable. Below 1, because containers count frames that
-# an edit list hides, and round durations.
-_MIN_DECODED = 0.9
+# Notes on files that are accepted.
+TRUNCATED = "truncated"  # less than a tenth is missing at the end
+CORRUPT = "corrupt"  # less than a tenth is corrupt
+UNVERIFIABLE = "unverifiable"  # the format does not say where the file ends
+
+_MAX_MISSING = 0.1  # fraction of the time
+_MAX_DELAY = 20  # frames that a decoder may hold back: an error shows in one of the next frames
 
 
 @dataclasses.dataclass
 class DecodeStats:
-  """Statistics of the frames decoded so far. Times are in seconds.
+  """Statistics of a file that is decoded. Times are in seconds from the container's start.
 
   Attributes:
     frame_interval: between two frames at the stream's average rate.
     num_frames: decoded frames.
+    num_packets: coded frames that were read, including those that an edit list hides.
     end: end of the last decoded frame.
-    missing: total length of the gaps between frames.
-    first_error: reason of the first packet that could not be decoded; "" for none.
+    missing: total length of the gaps between frames after an error.
+    corrupt: total length of corrupt frames.
+    read_until: end of the last coded frame that is to be shown.
+    all_read_until: like `read_until`, of all streams.
+    at_end: whether the file was read to its end.
+    unreadable: whether an error of the container ended it.
+    first_error: the first reason for an error; "" for none.
   """
 
   frame_interval: float
   num_frames: int = 0
+  num_packets: int = 0
   end: float = 0.0
   missing: float = 0.0
+  corrupt: float = 0.0
+  read_until: float = 0.0
+  all_read_until: float = 0.0
+  at_end: bool = False
+  unreadable: bool = False
   first_error: str = ""
+  _suspect_frames: int = dataclasses.field(default=0, repr=False)
 
-  def add_frame(self, begin: float, end: float, clip_start: float) -> None:
+  def add_packet(self, packet: "Packet", origin: float, *, is_video: bool) -> None:
+    """Counts a packet of the video stream or of another one; `origin`: the container's start in its own clock."""
+    self.num_packets += is_video and packet.size > 0
+    if packet.is_corrupt:  # data before it are missing
+      self._suspect_frames = _MAX_DELAY
+    begin = packet.dts if packet.pts is None else packet.pts
+    if begin is None or packet.time_base is None or packet.is_discard:
+      return
+    until = float((begin + (packet.duration or 0)) * packet.time_base) - origin
+    self.all_read_until = max(self.all_read_until, until)
+    if is_video:
+      self.read_until = max(self.read_until, until)
+
+  def add_frame(self, begin: float, end: float, clip_start: float, *, corrupt: bool = False) -> None:
     """Counts a frame shown from `begin` to `end` of a clip that starts at `clip_start`."""
     before = 0.0 if self.num_frames else max(0.0, begin - clip_start)
     gap = end - max(begin + self.frame_interval, clip_start)
-    self.missing += before + (gap if gap > self.frame_interval else 0.0)
+    # Frames of a variable rate may be shown for long: a gap counts if there is an error near it.
+    lost = gap if self._suspect_frames and gap > self.frame_interval else 0.0
+    self.missing += lost + (before if self._suspect_frames else 0.0)
+    self.corrupt += max(0.0, end - max(begin, clip_start) - lost) if corrupt else 0.0
+    self._suspect_frames = max(0, self._suspect_frames - 1)
     self.num_frames, self.end = self.num_frames + 1, end
 
   def add_error(self, reason: str) -> None:
-    """Keeps the first reason that is not ""."""
+    """Keeps the first reason that is not ""; a gap between the next frames counts as missing."""
+    if not reason:
+      return
     self.first_error = self.first_error or reason
+    self._suspect_frames = _MAX_DELAY
 
   @property
   def suffix(self) -> str:
@@ -63,60 +108,91 @@ def check_readable(path: str | os.PathLike[str]) -> None:
 
 
 def check_video(
-  path: str | os.PathLike[str], stats: DecodeStats, container: "InputContainer", stream: "VideoStream"
-) -> None:
-  """Raises MediaError if a fully decoded file has fewer frames than its container promises."""
-  promised = _promised_frames(stats, container, stream)
-  if not stats.num_frames:
-    raise MediaError(path, f"no frame can be decoded{stats.suffix}")
-  if stats.num_frames < _MIN_DECODED * promised - 1:
-    raise MediaError(
-      path, f"truncated or corrupt: {stats.num_frames} of {promised} frames can be decoded{stats.suffix}"
-    )
-  if stats.first_error and not promised:
-    raise MediaError(path, f"corrupt after {stats.num_frames} frames{stats.suffix}")
-
-
-def check_time_range(
   path: str | os.PathLike[str],
   stats: DecodeStats,
-  start: float,
-  end: float | None,
   container: "InputContainer",
   stream: "VideoStream",
+  start: float = 0.0,
+  end: float | None = None,
 ) -> None:
-  """Raises MediaError if too much of the range `start` to `end` (None: the end of the file), in seconds, is missing.
+  """Checks a decoded file, or its range `start` to `end` in seconds; notes what is tolerated.
 
-  Counts what is missing after the last frame, and, if decoding failed anywhere, between frames.
+  An `end` after the end of the video means up to its end.
+
+  Raises:
+    MediaError: more than a tenth of the time is missing or corrupt, or the file is truncated by an unknown amount.
   """
-  limit = min(_promised_seconds(container, stream), float("inf") if end is None else end)
-  limit = stats.end if limit == float("inf") else limit
-  requested = limit - start
-  missing = max(0.0, limit - stats.end) + (stats.missing if stats.first_error else 0.0)
-  if requested > 0 and missing > (1 - _MIN_DECODED) * requested + 2 * stats.frame_interval:
-    decoded = max(0.0, requested - missing)
-    raise MediaError(path, f"truncated or corrupt: {decoded:.1f} of {requested:.1f} s can be decoded{stats.suffix}")
+  if not stats.num_frames and not start and end is None:
+    raise MediaError(path, f"no frame can be decoded{stats.suffix}")
+  limit = math.inf if end is None else end
+  decoded = max(stats.end, stats.read_until) if stats.at_end else limit
+  tail = _missing_tail(path, stats, container, stream, limit) if stats.at_end else 0.0
+  requested = min(limit, decoded + tail) - start
+  missing = tail + max(0.0, min(limit, decoded) - stats.end) + stats.missing + stats.corrupt
+  if requested > 0 and missing > _MAX_MISSING * requested + 2 * stats.frame_interval:
+    good = max(0.0, requested - missing)
+    raise MediaError(path, f"truncated or corrupt: {good:.1f} of {requested:.1f} s can be decoded{stats.suffix}")
+  if stats.first_error or stats.missing or stats.corrupt:
+    add_note(CORRUPT)
 
 
-def _promised_seconds(container: "InputContainer", stream: "VideoStream") -> float:
-  """Returns the duration of the video stream by the container's header; infinity if it has none."""
-  if stream.duration and stream.time_base:
-    return float(stream.duration * stream.time_base)
-  if not container.duration or len(container.streams) > 1:  # the audio may be longer than the video
-    return float("inf")
+def _missing_tail(
+  path: str | os.PathLike[str],
+  stats: DecodeStats,
+  container: "InputContainer",
+  stream: "VideoStream",
+  limit: float,
+) -> float:
+  """Returns the seconds before `limit` that a file lacks at its end; notes a file whose end is unknown.
+
+  Raises:
+    MediaError: the file is truncated by an unknown amount before `limit`.
+  """
+  # A stream without a duration of its own: the file is complete if any stream reaches the container's duration.
+  reached = max(stats.end, stats.read_until if stream.duration else stats.all_read_until)
+  if limit <= reached:
+    return 0.0
+  extent = read_extent(path, container.format.name)
+  truncated = extent.truncated or stats.unreadable
+  promised = _promised_seconds(container, stream, extent)
+  if not truncated and not extent.verifiable:
+    add_note(UNVERIFIABLE)
+  if not truncated and extent.states_duration and _all_listed_read(stats, stream):
+    return 0.0
+  if truncated and promised == math.inf:
+    if limit <= reached + 2 * stats.frame_interval:
+      return 0.0
+    cause = f": an element ends at byte {extent.end}, the file at byte {extent.size}" if extent.truncated else ""
+    raise MediaError(path, f"truncated or corrupt after {reached:.1f} s{cause}{stats.suffix}")
+  tail = max(0.0, min(promised, limit) - reached) if promised < math.inf else 0.0
+  if truncated or tail > 2 * stats.frame_interval:
+    add_note(TRUNCATED)
+  return tail
+
+
+def has_flag(container: "InputContainer", name: str) -> bool:
+  """Returns whether a container's format has a flag of `av.format.Flags`."""
+  from av.format import Flags
+
+  return bool(Flags(container.format.flags) & Flags[name])
+
+
+def _promised_seconds(container: "InputContainer", stream: "VideoStream", extent: Extent) -> float:
+  """Returns the end of the video, or of all streams, by the container's header; infinity if it has none."""
+  if has_flag(container, "ts_discont") or has_flag(container, "no_timestamps") or not extent.states_duration:
+    return math.inf  # FFmpeg estimates the duration from what is left of the file
+  # FFmpeg reduces the duration of a truncated AVI, which counts frames of constant length.
+  duration = stream.frames if container.format.name == "avi" else stream.duration
+  if duration and stream.time_base:
+    return float(duration * stream.time_base)
+  if not container.duration:
+    return math.inf
   # Matroska counts from zero, other containers from the first time stamp.
   offset = container.start_time or 0 if "matroska" in container.format.name else 0
   return (container.duration - offset) / 1_000_000
 
 
-def _promised_frames(stats: DecodeStats, container: "InputContainer", stream: "VideoStream") -> int:
-  """Returns the number of frames by the container's header; 0 if unknown."""
-  seconds = _promised_seconds(container, stream)
-  if not stream.frames and not stats.first_error and stats.end >= _MIN_DECODED * seconds:
-    # Decoded to the end without errors. With a variable frame rate, duration times rate is not the number of frames.
-    return stats.num_frames
-  promises = [stream.frames] if stream.frames else []
-  if stream.average_rate and seconds < float("inf"):
-    promises.append(int(seconds * stream.average_rate))
-  # The minimum: a clip cut without re-encoding counts frames that it never shows.
-  return min(promises, default=0)
+def _all_listed_read(stats: DecodeStats, stream: "VideoStream") -> bool:
+  """Returns whether all coded frames in the container's index were read, whatever duration its header has."""
+  listed = min(stream.frames, len(stream.index_entries) or stream.frames)  # AVI counts empty frames
+  return bool(listed) and stats.num_packets >= listed

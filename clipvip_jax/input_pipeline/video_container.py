@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from clipvip_jax.input_pipeline import video_checks
+from clipvip_jax.input_pipeline.ffmpeg_errors import capture_log, error_reason
 from clipvip_jax.input_pipeline.media_error import MediaError
 
 if TYPE_CHECKING:  # imported where needed: training reads stored JPEGs and starts without FFmpeg
@@ -48,7 +49,8 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple["InputContainer",
   video_checks.check_readable(path)
   try:
     # Without the prefix, a colon in a name denotes a protocol.
-    container = av.open(f"file:{os.fspath(path)}", container_options=_OPTIONS)
+    with capture_log():
+      container = av.open(f"file:{os.fspath(path)}", container_options=_OPTIONS)
   except (av.error.FFmpegError, OSError) as error:
     if error.errno == errno.EINVAL:
       raise MediaError(
@@ -69,11 +71,6 @@ def stream_decoder(stream: "VideoStream") -> "VideoCodecContext":
     decoder = cast("VideoCodecContext", av.CodecContext.create(_ALPHA_DECODERS[decoder.name], "r"))
   decoder.thread_count = 1  # deterministic; parallelism comes from decoding several videos at once
   return decoder
-
-
-def error_reason(error: Exception) -> str:
-  """Returns the description of an error without the path."""
-  return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _shown_stream(path: str | os.PathLike[str], container: "InputContainer") -> "VideoStream":

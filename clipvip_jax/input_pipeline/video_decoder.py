@@ -13,10 +13,12 @@ from jaxtyping import UInt8
 
 from clipvip_jax.input_pipeline import multi_image_files, video_checks
 from clipvip_jax.input_pipeline.deinterlacing import deinterlace
+from clipvip_jax.input_pipeline.ffmpeg_errors import capture_log, error_reason, logged_error
 from clipvip_jax.input_pipeline.frame_conversion import FrameConverter
 from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.packet_reader import read_packets
 from clipvip_jax.input_pipeline.video_checks import DecodeStats
-from clipvip_jax.input_pipeline.video_container import error_reason, open_video, stream_decoder
+from clipvip_jax.input_pipeline.video_container import open_video, stream_decoder
 
 if TYPE_CHECKING:  # imported where needed: training reads stored JPEGs and starts without FFmpeg
   from av import VideoFrame
@@ -25,7 +27,6 @@ if TYPE_CHECKING:  # imported where needed: training reads stored JPEGs and star
 
 # Containers whose time stamps after a seek differ from those of sequential decoding.
 _NO_SEEK = ("mpeg", "mpegvideo", "h264", "hevc", "m4v")
-_MAX_BACKWARD_SECONDS = 1.0  # larger steps back in time start another, concatenated recording
 _MAX_SEEK_SECONDS = 1e9
 _DEFAULT_FRAME_SECONDS = 0.04
 
@@ -133,12 +134,11 @@ def _decode_pictures(
     def picture(seconds: float, frame: "VideoFrame", next_seconds: float) -> Picture:
       nonlocal converter
       converter = converter or FrameConverter(frame.width, frame.height)
-      stats.add_frame(seconds, next_seconds, start or 0.0)
       return Picture(seconds, max(0.0, next_seconds - seconds), functools.partial(converter.to_rgb, frame))
 
     # A frame's duration is the time until the next one; durations in files are often wrong.
     previous = None
-    for seconds, frame in deinterlace(_timed_frames(container, stream, stats)):
+    for seconds, frame in deinterlace(_timed_frames(container, stream, stats, start or 0.0)):
       if previous is not None:
         yield picture(*previous, seconds)
       previous = seconds, frame
@@ -147,10 +147,7 @@ def _decode_pictures(
         break
     if previous is not None:
       yield picture(*previous, previous[0] + _frame_seconds(previous[1], stats.frame_interval))
-    if start or end is not None:
-      video_checks.check_time_range(path, stats, start or 0.0, end, container, stream)
-    else:
-      video_checks.check_video(path, stats, container, stream)
+    video_checks.check_video(path, stats, container, stream, start or 0.0, end)
 
 
 def _seek(container: "InputContainer", start: float) -> None:
@@ -162,47 +159,49 @@ def _seek(container: "InputContainer", start: float) -> None:
 
 
 def _timed_frames(
-  container: "InputContainer", stream: "VideoStream", stats: DecodeStats
+  container: "InputContainer", stream: "VideoStream", stats: DecodeStats, start: float
 ) -> Iterator[tuple[float, "VideoFrame"]]:
-  """Yields (seconds from the container's start, frame) with times that never decrease; records errors in `stats`."""
+  """Yields (seconds from the container's start, frame) with times that never decrease; counts frames in `stats`."""
   import av
 
   origin = (container.start_time or 0) / av.time_base
-  last = -stats.frame_interval
-  for frame, error in _decode_packets(container, stream):
-    stats.add_error(error)
-    if frame is None:
-      continue
-    seconds = last + stats.frame_interval if frame.time is None else frame.time - origin
-    if seconds < last - _MAX_BACKWARD_SECONDS:
-      origin -= last + stats.frame_interval - seconds
-      seconds = last + stats.frame_interval
-    last = max(seconds, last)
+  last, interval, corrupt = -stats.frame_interval, stats.frame_interval, False
+  frame: VideoFrame | None = None
+  for next_frame, next_corrupt in _decode_packets(container, stream, stats, origin):
+    seconds = max(last + interval if next_frame.time is None else next_frame.time - origin, last)
+    if frame is not None:
+      stats.add_frame(last, seconds, start, corrupt=corrupt)
+    last, frame, corrupt = seconds, next_frame, next_corrupt
     yield last, frame
+  if frame is not None:
+    stats.add_frame(last, last + _frame_seconds(frame, interval), start, corrupt=corrupt)
 
 
-def _decode_packets(container: "InputContainer", stream: "VideoStream") -> Iterator[tuple["VideoFrame | None", str]]:
-  """Yields (frame, "") for each frame, (None, reason) for each error.
+def _decode_packets(
+  container: "InputContainer", stream: "VideoStream", stats: DecodeStats, origin: float
+) -> Iterator[tuple["VideoFrame", bool]]:
+  """Yields (frame, whether it is corrupt); records errors in `stats`.
 
   Skips corrupt packets, as players do; the caller decides whether enough frames remain.
   """
   import av
 
   decoder = stream_decoder(stream)
-  packets = container.demux(stream)
-  while True:
-    try:
-      packet = next(packets, None)
-    except (av.error.FFmpegError, OSError) as error:  # the container itself cannot be read any further
-      yield None, error_reason(error)
-      return
-    if packet is None:
-      return
-    try:
-      for frame in decoder.decode(packet):
-        yield frame, ""
-    except av.error.FFmpegError as error:
-      yield None, error_reason(error)
+  corrupt = set[int | None]()
+  for packet in read_packets(container, stream, stats, origin):
+    with capture_log() as messages:
+      try:
+        frames = decoder.decode(packet)
+      except av.error.FFmpegError as error:
+        stats.add_error(error_reason(error))
+        continue
+    if message := logged_error(messages):
+      stats.add_error(message)
+      corrupt.add(packet.dts if packet.pts is None else packet.pts)
+    for frame in frames:
+      is_corrupt = frame.is_corrupt or frame.pts in corrupt
+      corrupt.discard(frame.pts)
+      yield frame, is_corrupt
 
 
 def _frame_seconds(frame: "VideoFrame", default: float) -> float:

@@ -46,7 +46,7 @@ def test_interlaced_frames_lose_their_combs_and_are_noted(tmp_path, name):
   path = write(tmp_path / name, frames, *INTERLACED[name])
   with collect_notes() as notes:
     pictures = list(iterate_pictures(path))
-  assert notes == {"interlaced"} and len(pictures) == len(frames)
+  assert notes - {"unverifiable"} == {"interlaced"} and len(pictures) == len(frames)
   seconds = [picture.seconds for picture in pictures]
   np.testing.assert_allclose(np.array(seconds) - seconds[0], np.arange(len(frames)) / 25, atol=2e-3)
   assert combs(decode_video(path)[1:]) < 0.3 * combs(frames)
@@ -60,7 +60,7 @@ def test_progressive_frames_are_unchanged(tmp_path, name):
     decoded = decode_video(path)
   with av.open(str(path)) as container:
     plain = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-  assert not notes
+  assert notes <= {"unverifiable"}
   np.testing.assert_array_equal(decoded, np.stack(plain))
 
 

@@ -1,14 +1,19 @@
 """Decoding: frames, rotation, time ranges, packets; the files that cannot be decoded."""
 
+import fractions
 import pickle
 import struct
 import wave
 
+import av
+import corpora
 import numpy as np
 import pytest
 from moving_bar import moving_bar
+from videos import MOVIE_OPTIONS, MOVIES, write_movie, write_named_movie
 
 from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.media_notes import collect_notes
 from clipvip_jax.input_pipeline.video_decoder import decode_video, frame_times, iterate_frames, iterate_pictures
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError
@@ -81,7 +86,6 @@ def test_text_and_a_truncated_index_are_rejected(clip, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_a_truncated_file_with_its_index_at_the_start_is_rejected(clip, tmp_path, suffix):
-  import av
 
   noise = np.random.default_rng(0).integers(0, 40, (24, 48, 64, 3))  # makes frames larger than the index
   encode_h264(clip, (moving_bar() + noise).clip(0, 255).astype(np.uint8), fps=12)
@@ -97,7 +101,7 @@ def test_a_truncated_file_with_its_index_at_the_start_is_rejected(clip, tmp_path
   truncated = tmp_path / f"truncated{suffix}"
   content = complete.read_bytes()
   truncated.write_bytes(content[: int(len(content) * 0.7)])
-  assert_rejected(truncated, "truncated or corrupt: .* of 24 frames can be decoded")
+  assert_rejected(truncated, r"truncated or corrupt: 1\.\d of 2\.0 s can be decoded")
 
 
 def test_a_file_without_a_video_stream_is_rejected(tmp_path):
@@ -106,3 +110,134 @@ def test_a_file_without_a_video_stream_is_rejected(tmp_path):
     file.setparams((1, 2, 8000, 800, "NONE", ""))
     file.writeframes(bytes(1600))
   assert_rejected(path, "has no video stream")
+
+
+def notes_of(path, start=None, end=None):
+  """Returns ([time of each picture], notes) of an accepted file."""
+  with collect_notes() as notes:
+    return [picture.seconds for picture in iterate_pictures(path, start, end)], notes
+
+
+@pytest.mark.parametrize("name", [*MOVIES, *MOVIE_OPTIONS])
+def test_a_cut_file_of_any_container_is_rejected(tmp_path, name):
+  path = write_named_movie(tmp_path, name)
+  complete, notes = notes_of(path)
+  assert len(complete) == 50 and notes == ({"unverifiable"} if name in ("live.mkv", "sound.flv") else set())
+  content = path.read_bytes()
+  for fraction in (0.4, 0.8):
+    path.write_bytes(content[: int(fraction * len(content))])
+    assert_rejected(path, "truncated or corrupt")
+
+
+@pytest.mark.parametrize(("name", "codecs"), [("x.ts", ("libx264", "aac")), ("x.mpg", ("mpeg2video", "mp2"))])
+def test_formats_that_promise_nothing_are_accepted_as_unverifiable(tmp_path, name, codecs):
+  path = write_movie(tmp_path / name, *codecs)
+  assert notes_of(path)[1] == {"unverifiable"}
+  path.write_bytes(path.read_bytes()[: 188 * (path.stat().st_size // 400)])
+  times, notes = notes_of(path)
+  assert 10 < len(times) < 40 and "unverifiable" in notes
+
+
+def test_a_file_that_lost_little_is_accepted_and_noted(tmp_path):
+  path = write_named_movie(tmp_path, "sound.mkv")
+  path.write_bytes(path.read_bytes()[: int(0.95 * path.stat().st_size)])
+  times, notes = notes_of(path)
+  assert len(times) > 44 and "truncated" in notes
+  assert notes_of(path, 0.2, 1.0)[1] == set(), "the range is before the cut"
+
+
+@pytest.mark.parametrize(
+  ("name", "codec"), [("x.mp4", "libx264"), ("x.mov", "mpeg4"), ("x.avi", "mpeg4"), ("x.gif", "gif")]
+)
+def test_a_file_with_many_corrupt_frames_is_rejected_and_with_few_noted(tmp_path, name, codec):
+  """H.264 fails to decode them, MPEG-4 marks them, and GIF only logs an error."""
+  path = write_movie(tmp_path / name, codec, count=100, codec_options={"g": "4"})
+  with av.open(str(path)) as file:
+    packets = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size]
+  content = path.read_bytes()
+  for corrupt, is_rejected in ((range(40, 80, 2), True), ((50,), False)):
+    spoiled = bytearray(content)
+    for place, size in (packets[index] for index in corrupt):
+      begin, end = (place, place + size) if codec == "libx264" else (place + size // 2, place + size // 2 + 8)
+      spoiled[begin:end] = bytes(end - begin) if codec == "libx264" else b"\xff" * 8
+    path.write_bytes(spoiled)
+    if is_rejected:
+      assert_rejected(path, r"truncated or corrupt: 3\.\d of 4.0 s")
+    else:
+      times, notes = notes_of(path)
+      assert len(times) >= 99 and notes == {"corrupt"}
+
+
+def test_a_gif_whose_blocks_are_corrupt_is_rejected(tmp_path):
+  path = write_movie(tmp_path / "x.gif", "gif")
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2 : len(content) // 2 + 999] = bytes(999)
+  path.write_bytes(content)
+  assert_rejected(path, "truncated or corrupt after 1")
+
+
+@pytest.mark.parametrize("name", ["x.mkv", "x.mp4", "x.avi", "x.ts"])
+def test_a_hole_of_zeros_is_rejected(tmp_path, name):
+  path = write_movie(tmp_path / name, "libx264", "aac", codec_options={"g": "5"})
+  content = bytearray(path.read_bytes())
+  begin, end = int(len(content) * 0.4), int(len(content) * 0.65)
+  content[begin:end] = bytes(end - begin)
+  path.write_bytes(content)
+  assert_rejected(path, r"truncated or corrupt: 1\.\d of 2\.0 s")
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.avi", "x.flv"])
+def test_an_end_beyond_the_end_means_to_the_end(tmp_path, name):
+  path = write_movie(tmp_path / name, "mpeg4" if name == "x.avi" else "libx264", "mp3", codec_options={"g": "10"})
+  for end in (2.5, 60.0, None):
+    times, notes = notes_of(path, 1.0, end)
+    assert sum(seconds > 0.99 for seconds in times) in (25, 26) and notes <= {"unverifiable"}
+
+
+def test_an_avi_with_empty_frames_is_complete(tmp_path):
+  path = tmp_path / "x.avi"
+  for steps in ([5] * 20, [1] * 10 + [40] * 3, [1, 100, 1]):
+    with av.open(str(path), "w") as file:
+      stream = file.add_stream("mpeg4", rate=25)
+      stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+      for pts in np.cumsum([0, *steps]).tolist():
+        frame = av.VideoFrame.from_ndarray(moving_bar()[pts % 24], format="rgb24")
+        frame.pts, frame.time_base = pts, fractions.Fraction(1, 25)
+        file.mux(stream.encode(frame))
+      file.mux(stream.encode())
+    times, notes = notes_of(path)
+    assert times == pytest.approx(np.cumsum([0, *steps]) / 25) and not notes
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.mov"])
+def test_a_losslessly_trimmed_file_of_variable_rate_is_complete(tmp_path, name):
+  """The part starts between two key frames, whose frames an edit list hides; its rate is not that of the file."""
+  steps = [1] * 100 + [25] * 20
+  times = (np.cumsum(steps) - steps) / 25
+  frames = moving_bar()[np.arange(120) % 24]
+  whole = corpora.encode(tmp_path / "whole.mp4", frames, "libx264", rate=25, times=times.tolist(), g="60", bf="0")
+  path = tmp_path / name
+  begin, end = 3.0, 12.0
+  with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+    stream = target.add_stream_from_template(source.streams.video[0])
+    source.seek(round(begin * av.time_base))
+    for packet in source.demux(video=0):
+      if packet.dts is None or packet.pts * packet.time_base > end:
+        continue
+      offset = round(begin / packet.time_base)
+      packet.dts, packet.pts, packet.stream = packet.dts - offset, packet.pts - offset, stream
+      target.mux(packet)
+  found, notes = notes_of(path)
+  assert found[-1] == pytest.approx(found[0] + 8.0, abs=1.5) and not notes
+
+
+@pytest.mark.parametrize("name", ["x.ts", "x.m2ts"])
+@pytest.mark.parametrize("offset", [1000, 30, -5])
+def test_recordings_that_are_concatenated_follow_one_another(tmp_path, name, offset):
+  parts = []
+  for start in (10, 10 + offset):
+    part = corpora.encode(tmp_path / name, moving_bar(), "libx264", rate=25, times=[start + i / 25 for i in range(24)])
+    parts.append(part.read_bytes())
+  (tmp_path / name).write_bytes(b"".join(parts))
+  times, _ = notes_of(tmp_path / name)
+  assert times == pytest.approx([i / 25 for i in range(48)], abs=0.09)

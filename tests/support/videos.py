@@ -1,4 +1,4 @@
-"""Short videos of distinct colours, as files."""
+"""Short videos as files: of distinct colours, and of all containers."""
 
 import numpy as np
 
@@ -19,3 +19,63 @@ def write_videos(folder, count=10, bad=()):
     frames[..., (number + 1) % 3] = 10 * number
     encode_h264(path, frames, fps=4)
   return read_media.list_videos(folder)
+
+
+def write_movie(path, video, audio=None, count=50, container=None, codec_options=None, **options):
+  """Writes noisy frames at 25 per second, and as much sound.
+
+  Args:
+    path: the file; returned.
+    video: name of the video codec.
+    audio: name of the audio codec; None for no sound.
+    count: number of frames.
+    container: name of the format; None for that of the suffix.
+    codec_options: options of the video codec.
+    options: options of the container, such as movflags="faststart".
+  """
+  import av
+
+  random = np.random.default_rng(0)
+  still = random.integers(0, 256, (6, 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+  with av.open(str(path), "w", format=container, options=options) as file:
+    picture = file.add_stream(video, rate=25, options=codec_options or {})
+    picture.width, picture.height, picture.pix_fmt = 64, 48, "rgb8" if video == "gif" else "yuv420p"
+    sound = file.add_stream(audio, rate=48000, layout="mono", bit_rate=64000) if audio else None
+    for index in range(count):
+      noisy = np.roll(still, index, 1) // 2 + random.integers(0, 100, still.shape, np.uint8)
+      file.mux(picture.encode(av.VideoFrame.from_ndarray(noisy, format="rgb24")))
+      if sound:
+        samples = random.normal(0, 0.1, (1, 1920)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 48000, 1920 * index
+        file.mux(sound.encode(frame))
+    file.mux(picture.encode())
+    if sound:
+      file.mux(sound.encode())
+  return path
+
+
+# Name of a file: (video codec, audio codec, count, container) of `write_movie`.
+MOVIES = {
+  "sound.mkv": ("libx264", "aac"),
+  "sound.webm": ("libvpx", "libopus"),
+  "sound.avi": ("mpeg4", "mp3"),
+  "sound.wmv": ("wmv2", "wmav2"),
+  "sound.flv": ("flv1", "mp3"),
+  "sound.ogv": ("libvpx", "libopus", 50, "ogg"),
+  "silent.gif": ("gif",),
+}
+# The same for files of H.264 and AAC: container options.
+MOVIE_OPTIONS = {
+  "fast.mp4": {"movflags": "faststart"},
+  "fragmented.mp4": {"movflags": "frag_keyframe+empty_moov"},
+  "indexed.mp4": {"movflags": "dash+frag_keyframe"},
+  "live.mkv": {"live": "1"},
+}
+
+
+def write_named_movie(folder, name):
+  """Writes one of MOVIES or MOVIE_OPTIONS, of a key frame in ten; returns its path."""
+  arguments, options = MOVIES.get(name, ("libx264", "aac")), MOVIE_OPTIONS.get(name, {})
+  fast = {"deadline": "realtime", "cpu-used": "8"} if arguments[0] == "libvpx" else {}
+  return write_movie(folder / name, *arguments, codec_options={"g": "10", **fast}, **options)

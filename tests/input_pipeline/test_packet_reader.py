@@ -1,0 +1,85 @@
+"""Reading packets: joined clocks, other streams, and the end."""
+
+import fractions
+import types
+
+import av
+import pytest
+
+from clipvip_jax.input_pipeline.packet_reader import read_packets
+from clipvip_jax.input_pipeline.video_checks import DecodeStats
+
+STREAM = types.SimpleNamespace(index=0)
+
+
+def packet(seconds, stream_index=0, delay=0.0):
+  """Returns a packet of 40 ms in a clock of 1 kHz; `delay`: from decoding to presentation."""
+  dts = round(seconds * 1000)
+  return types.SimpleNamespace(
+    dts=dts,
+    pts=dts + round(delay * 1000),
+    duration=40,
+    time_base=fractions.Fraction(1, 1000),
+    stream=types.SimpleNamespace(index=stream_index),
+    size=9,
+    is_discard=False,
+    is_corrupt=False,
+  )
+
+
+def read(packets, discontinuous=True):
+  """Returns [decoding time in seconds], [presentation time] and statistics."""
+  flags = 0x200 if discontinuous else 0
+  container = types.SimpleNamespace(format=types.SimpleNamespace(flags=flags), demux=lambda: iter(packets))
+  stats = DecodeStats(0.04)
+  found = list(read_packets(container, STREAM, stats, 0.0))
+  return [p.dts / 1000 for p in found], [p.pts / 1000 for p in found], stats
+
+
+@pytest.mark.parametrize("start", [1000.0, 60.0, -50.0, 0.0])
+def test_a_later_recording_continues_the_clock(start):
+  times = [i * 0.04 for i in range(50)]
+  dts, pts, stats = read([packet(t, delay=0.08) for t in (*times, *(start + t for t in times))])
+  assert dts == pytest.approx([i * 0.04 for i in range(100)])
+  assert pts == pytest.approx([0.08 + i * 0.04 for i in range(100)])
+  assert stats.read_until == pytest.approx(4.08) and stats.num_packets == 100 and stats.at_end
+
+
+def test_three_recordings_with_jumps_in_both_directions():
+  dts, _, _ = read([packet(start + i * 0.04) for start in (500.0, 0.0, 900.0) for i in range(10)])
+  assert dts == pytest.approx([500 + i * 0.04 for i in range(30)])
+
+
+def test_a_pause_of_less_than_ten_seconds_and_one_in_a_continuous_format_are_kept():
+  assert read([packet(0), packet(9)])[0] == [0, 9]
+  assert read([packet(0), packet(900)], discontinuous=False)[0] == [0, 900]
+
+
+@pytest.mark.parametrize("stray", [[5000.0], [-300.0], [7000.0, 7000.04, 7000.08]])
+def test_after_a_corrupt_time_stamp_the_clock_is_the_earlier_one(stray):
+  times = [i * 0.04 for i in range(50)]
+  dts, _, _ = read([packet(t) for t in (*times[:20], *stray, *times[20:])])
+  assert dts[-30:] == pytest.approx(times[20:])
+
+
+def test_other_streams_are_counted_and_packets_without_times_pass():
+  flush = packet(0)
+  flush.dts = flush.pts = None
+  sound = packet(7.0, stream_index=1)
+  container = types.SimpleNamespace(
+    format=types.SimpleNamespace(flags=0), demux=lambda: iter([packet(0), sound, flush])
+  )
+  stats = DecodeStats(0.04)
+  assert len(list(read_packets(container, STREAM, stats, 0.0))) == 2
+  assert (stats.read_until, stats.all_read_until) == (0.04, 7.04)
+
+
+def test_an_error_of_the_container_ends_the_file():
+  def demux():
+    yield packet(0)
+    raise av.error.InvalidDataError(1, "bad element")
+
+  container = types.SimpleNamespace(format=types.SimpleNamespace(flags=0), demux=demux)
+  stats = DecodeStats(0.04)
+  assert len(list(read_packets(container, STREAM, stats, 0.0))) == 1
+  assert stats.unreadable and stats.at_end and stats.first_error == "bad element"
