@@ -1,4 +1,4 @@
-"""Eight simulated devices, in every arrangement, against one: the same losses, and the same parameters in the end."""
+"""Meshes of eight simulated devices: losses and parameters equal those of one device."""
 
 import functools
 import itertools
@@ -41,92 +41,88 @@ def batch(seed, size=16):
   }
 
 
-def configuration(accumulate=1, **model):
-  """Two blocks a tower, one of each kind, whose eight heads any tensor axis can share."""
+def configuration(num_microbatches=1, **model):
+  """Towers of one block with eight heads, which every tensor axis divides."""
   config = common.base()
   config.model = tiny.config(**model)
   for tower in (config.model.vision, config.model.text):
-    tower.heads, tower.layers = 8, 2
+    tower.heads, tower.layers = 8, 1
   config.optimizer = tiny.optimizer_config()
-  config.train.num_microbatches = accumulate
+  config.train.num_microbatches = num_microbatches
   return config
 
 
 @functools.cache
-def trained(shape, loss="vs", accumulate=1, patch_dropout=0.0):
-  """(losses of STEPS steps, the parameters then)."""
-  config = configuration(accumulate, patch_dropout=patch_dropout)
+def train(shape, loss="vs", num_microbatches=1, patch_dropout=0.0):
+  """Returns (losses of STEPS steps, final parameters)."""
+  config = configuration(num_microbatches, patch_dropout=patch_dropout)
   model, mesh = tiny.clip_vip.from_config(config.model), mesh_of(*shape)
-  chain, rate = optimizer.from_config(config.optimizer, STEPS)
+  tx, lr_schedule = optimizer.from_config(config.optimizer, STEPS)
   params = {**tiny.random_params(model), "logit_scale": np.float32(2.0)}
-
-  def first(params):
-    return TrainState(jnp.int32(0), params, chain.init(params))
-
-  shapes = jax.eval_shape(first, params)
-  step = jit_train_step(config, model, LOSSES[loss], chain, rate, mesh, shapes)
-  state = jax.jit(first, out_shardings=sharding.state_shardings(mesh, shapes))(params)
+  state = TrainState(jnp.int32(0), params, tx.init(params))
+  abstract_state = jax.eval_shape(lambda: state)
+  step = jit_train_step(config, model, LOSSES[loss], tx, lr_schedule, mesh, abstract_state)
+  # Copied by a program: the step donates its state, and device_put would share NumPy's memory among the devices.
+  state = jax.jit(lambda x: x, out_shardings=sharding.state_shardings(mesh, abstract_state))(state)
   losses = []
   for n in range(STEPS):
     sharded = sharding.shard_batch(mesh, batch(n))
     assert len(sharded["video"].addressable_shards) == np.prod(shape)
     state, metrics = step(state, sharded)
     losses.append(float(metrics["loss"]))
-  assert jax.tree.map(lambda x: x.sharding, state) == sharding.state_shardings(mesh, state), (
-    "a step leaves all where it was"
-  )
+  assert jax.tree.map(lambda x: x.sharding, state) == sharding.state_shardings(mesh, state), "a step keeps shardings"
   return losses, traverse_util.flatten_dict(jax.device_get(state.params), sep="/")
 
 
-def assert_same(found, expected):
-  assert_close(found[0], expected[0], 1e-5, "losses")
+def assert_same(actual, expected):
+  assert_close(actual[0], expected[0], 1e-5, "losses")
   largest = max(np.abs(x).max() for x in expected[1].values())
   for name, x in expected[1].items():
-    assert np.abs(found[1][name] - x).max() <= 1e-5 * largest, name
+    assert np.abs(actual[1][name] - x).max() <= 1e-5 * largest, name
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 def test_every_mesh_of_eight_devices_equals_one_device(shape):
-  assert_same(trained(shape), trained((1, 1, 1)))
+  assert_same(train(shape), train((1, 1, 1)))
 
 
-def test_accumulation_on_a_mesh_equals_one_device_at_once():
-  assert_same(trained((2, 2, 2), "vsc_fc", accumulate=2), trained((1, 1, 1), "vsc_fc"))
+def test_gradient_accumulation_on_a_mesh_equals_one_device_without_it():
+  assert_same(train((2, 2, 2), "vsc_fc", num_microbatches=2), train((1, 1, 1), "vsc_fc"))
 
 
-def test_which_patches_are_left_out_does_not_depend_on_the_mesh():
-  assert_same(trained((4, 2, 1), patch_dropout=0.5), trained((1, 1, 1), patch_dropout=0.5))
+def test_patch_dropout_is_independent_of_the_mesh():
+  assert_same(train((4, 2, 1), patch_dropout=0.5), train((1, 1, 1), patch_dropout=0.5))
 
 
-def test_every_large_parameter_of_b32_is_split_and_small_ones_are_whole():
+def test_every_large_parameter_of_b32_is_sharded_and_small_ones_are_replicated():
+  mesh = mesh_of(1, 4, 2)
   shapes = traverse_util.flatten_dict(tiny.clip_vip.parameter_shapes(common.base().model), sep="/")
-  placed = {name: sharding.partition_spec(name, x.shape, mesh_of(1, 4, 2)) for name, x in shapes.items()}
-  whole = {name: x.shape for name, x in shapes.items() if placed[name] == PartitionSpec() and x.size > 50_000}
-  assert not whole
-  assert placed["vision/transformer/block_3/mlp/down/kernel"] == PartitionSpec("tensor", "fsdp")
-  assert placed["vision/transformer/block_3/mlp/down/bias"] == PartitionSpec()
-  on_each = sum(x.size / np.prod([mesh_of(1, 4, 2).shape[a] for a in placed[name] if a]) for name, x in shapes.items())
-  total = sum(x.size for x in shapes.values())
-  assert on_each < 0.2 * total  # an eighth of the blocks, a quarter of the embeddings of tokens
+  specs = {name: sharding.partition_spec(name, x.shape, mesh) for name, x in shapes.items()}
+  assert not {name: x.shape for name, x in shapes.items() if specs[name] == PartitionSpec() and x.size > 50_000}
+  assert specs["vision/transformer/block_3/mlp/down/kernel"] == PartitionSpec("tensor", "fsdp")
+  assert specs["vision/transformer/block_3/mlp/down/bias"] == PartitionSpec()
+  per_device = sum(x.size / np.prod([mesh.shape[axis] for axis in specs[name] if axis]) for name, x in shapes.items())
+  assert per_device < 0.2 * sum(x.size for x in shapes.values())  # 1/8 of the blocks, 1/4 of the token embeddings
 
 
 @pytest.mark.parametrize(
-  ("asked", "found"),
+  ("sizes", "expected"),
   [((-1, 1, 1), (8, 1, 1)), ((-1, 2, 2), (2, 2, 2)), ((1, -1, 4), (1, 2, 4)), ((2, 4, 1), (2, 4, 1))],
 )
-def test_what_is_left_of_the_devices(asked, found):
-  shape = sharding.mesh_shape(dict(zip(sharding.AXES, asked, strict=True)), 8)
-  assert tuple(shape.values()) == found
+def test_minus_one_takes_the_remaining_devices(sizes, expected):
+  shape = sharding.mesh_shape(dict(zip(sharding.AXES, sizes, strict=True)), 8)
+  assert tuple(shape.values()) == expected
 
 
-@pytest.mark.parametrize("asked", [(-1, 3, 1), (2, 2, 1), (16, 1, 1), (0, 1, 1), (-1, -1, 1), (-2, 1, 1)])
-def test_a_mesh_that_does_not_fit_the_devices_is_refused(asked):
-  with pytest.raises(UserError, match=r"mesh.data=.*, mesh.fsdp=.*, mesh.tensor=.*(8 devices|at least 1)"):
-    sharding.mesh_shape(dict(zip(sharding.AXES, asked, strict=True)), 8)
+@pytest.mark.parametrize("sizes", [(-1, 3, 1), (2, 2, 1), (16, 1, 1), (0, 1, 1), (-1, -1, 1), (-2, 1, 1)])
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes):
+  fields = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(sharding.AXES, sizes, strict=True))
+  with pytest.raises(UserError, match=f"^{fields}(: use sizes of at least 1| does not fit 8 devices; .*product is 8$)"):
+    sharding.mesh_shape(dict(zip(sharding.AXES, sizes, strict=True)), 8)
 
 
 @pytest.mark.parametrize("size", [0, 7, 12])
-def test_a_batch_that_the_devices_cannot_share_is_refused_with_sizes_that_they_can(size):
+def test_an_indivisible_batch_is_refused_with_the_nearest_sizes(size):
   shape = {"data": 4, "fsdp": 2, "tensor": 1}
-  with pytest.raises(UserError, match=r"train.batch_size=.*8 devices; use 8 or 16"):
+  with pytest.raises(UserError, match=f"train.batch_size={size} is not divisible by 8 devices; use 8 or 16"):
     sharding.check_batch_size(size, "train.batch_size", shape)
