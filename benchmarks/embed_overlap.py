@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from clipvip_jax.inference.embedding_model import EmbeddingModel
-from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.input_pipeline import list_media, read_media
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.models import clip_vip
 from configs import common
@@ -52,7 +52,7 @@ def main() -> None:
     for number in range(VIDEOS):
       picture = rng.integers(0, 256, (60, 15, 20, 3), dtype=np.uint8).repeat(16, 1).repeat(16, 2)
       encode_h264(pathlib.Path(folder, f"{number}.mp4"), picture, fps=12)
-    videos = read_media.list_videos(folder)
+    videos = list_media.list_videos(folder)
     pixels = [value for _, value in read_media.map_in_threads(videos, net.read_clip, cores)]
     list(net.embed_pixels(pixels[:20]))  # compiles
     one = seconds(lambda: list(read_media.map_in_threads(videos, net.read_clip, 1)))

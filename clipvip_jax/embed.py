@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Sequence
 
 from clipvip_jax.inference.feature_file import SUFFIX
-from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.input_pipeline import list_media
 from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     raise UserError(f"--max_skipped={options.max_skipped} must be between 0 and 1")
   if options.threads < 0:
     raise UserError(f"--threads={options.threads} must be at least 0")
-  videos = read_media.list_videos(options.videos)
+  videos = list_media.list_videos(options.videos)
   from clipvip_jax.inference import embedding_model, index_builder  # late: options are checked before JAX is imported
 
   model = embedding_model.load(options.model, batch_size=options.batch_size)

@@ -39,7 +39,7 @@ def build_index(
 
   Args:
     model: see `clipvip_jax.load`.
-    videos: see `read_media.list_videos`.
+    videos: see `list_media.list_videos`.
     out: the index file.
     threads: that decode while the model computes; 0: one per core.
     max_skipped: the largest fraction of videos that may be unreadable, 0 to 1.

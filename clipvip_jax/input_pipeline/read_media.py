@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 
 from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.frame_sampling import uniform_frames, uniform_in_time
-from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES, is_still_image, list_images, read_image
+from clipvip_jax.input_pipeline.image_files import is_still_image, list_images, read_image
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.video_decoder import frame_times, iterate_pictures
 from clipvip_jax.utils.errors import UserError
@@ -35,6 +35,13 @@ VIDEO_SUFFIXES = (
   ".gif",
   ".3gp",
   ".ts",
+  ".mts",
+  ".m2ts",
+  ".ogv",
+  ".3g2",
+  ".asf",
+  ".vob",
+  ".f4v",
 )
 
 # Path of a video file, an image file or a folder of frames; or uint8 [T, H, W, 3] or [H, W, 3].
@@ -134,65 +141,6 @@ def _map_decoded(
     begins.append(picture.seconds)
     end = picture.seconds + picture.shown_for
   return results, begins, end
-
-
-def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path]:
-  """Lists videos in a folder or a text file.
-
-  Args:
-    path: a folder, which is searched recursively for video files, and for folders with images and no videos, each of
-      which is one clip; hidden entries are skipped. Or a text file with one path per line, relative to the file; empty
-      lines and lines that start with # are skipped. Or a single video or image file.
-
-  Returns:
-    Paths: sorted for a folder, in the order of a text file.
-
-  Raises:
-    UserError: `path` does not exist, cannot be read, or has no videos.
-  """
-  path = pathlib.Path(path)
-  if path.is_dir():
-    videos = sorted(_walk_videos(path))
-    if not videos:
-      raise UserError(
-        f"{path}: no videos ({', '.join(VIDEO_SUFFIXES)}) and no folders of frames ({', '.join(IMAGE_SUFFIXES)}) in"
-        " this folder; name another one"
-      )
-    return videos
-  if path.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES and path.is_file():
-    return [path]
-  try:
-    text = os.fsdecode(path.read_bytes()).removeprefix("\ufeff")  # file names need not be valid UTF-8
-  except OSError as error:
-    raise UserError(f"{path}: not a folder, and not a readable list of videos ({error.strerror})") from error
-  if "\0" in text:
-    raise UserError(f"{path}: not a folder, and not a readable list of videos (binary content)")
-  lines = [line.strip() for line in text.split("\n")]
-  videos = [path.parent / line for line in lines if line and not line.startswith("#")]
-  if not videos:
-    raise UserError(f"{path}: the list has no videos; write one path per line")
-  return videos
-
-
-def _walk_videos(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields the videos below a folder; follows links, and visits each folder once."""
-  visited = set()
-  for root, folders, names in os.walk(folder, onerror=_raise_unlistable, followlinks=True):
-    folders[:] = sorted(name for name in folders if not name.startswith("."))
-    real = pathlib.Path(root).resolve()
-    if real in visited:
-      folders.clear()
-      continue
-    visited.add(real)
-    files = [pathlib.Path(root, name) for name in names if not name.startswith(".")]
-    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-    yield from videos
-    if not videos and any(file.suffix.lower() in IMAGE_SUFFIXES for file in files):
-      yield pathlib.Path(root)
-
-
-def _raise_unlistable(error: OSError) -> None:
-  raise UserError(f"{error.filename}: cannot list the folder ({error.strerror}); check its permissions") from error
 
 
 def map_in_threads(

@@ -137,42 +137,6 @@ def test_an_empty_folder_and_a_number_are_rejected(tmp_path):
     read_media.read_frames(3, 4)
 
 
-def test_videos_and_folders_of_frames_below_a_folder_are_listed(tmp_path):
-  for name in ("b.mp4", "a/z.AVI", "a/poster.jpg", "frames/1.jpg", "frames/2.jpg", ".hidden/x.mp4", ".x.mp4", "n.txt"):
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_bytes(b"x")
-  found = [str(path.relative_to(tmp_path)) for path in read_media.list_videos(tmp_path)]
-  assert found == ["a/z.AVI", "b.mp4", "frames"]
-
-
-def test_paths_in_a_list_are_relative_to_the_list(tmp_path):
-  (tmp_path / "list.txt").write_text("# two\na.mp4\n\n  b c.mp4  \n/abs/d.mp4\n")
-  assert [str(p) for p in read_media.list_videos(tmp_path / "list.txt")] == [
-    str(tmp_path / "a.mp4"),
-    str(tmp_path / "b c.mp4"),
-    "/abs/d.mp4",
-  ]
-
-
-@pytest.mark.parametrize(
-  ("content", "message"),
-  [
-    ("# nothing\n", "the list has no videos; write one path per line"),
-    (b"\xff\xfe\x00", "not a readable list of videos .binary content."),
-  ],
-)
-def test_empty_and_binary_lists_are_rejected(tmp_path, content, message):
-  path = tmp_path / "list.txt"
-  path.write_bytes(content.encode() if isinstance(content, str) else content)
-  with pytest.raises(UserError, match=message):
-    read_media.list_videos(path)
-  with pytest.raises(UserError, match=r"none: not a folder, and not a readable list of videos .No such file"):
-    read_media.list_videos(tmp_path / "none")
-  with pytest.raises(UserError, match=r"no videos .*and no folders of frames .* name another one"):
-    (tmp_path / "folder").mkdir()
-    read_media.list_videos(tmp_path / "folder")
-
-
 def test_map_in_threads_keeps_the_order_prefetches_and_yields_errors():
   started = []
 
@@ -258,23 +222,6 @@ def test_file_names_need_not_be_ascii_or_utf_8(video, tmp_path):
   latin = tmp_path / os.fsdecode(b"caf\xe9.mp4")
   latin.write_bytes(video.read_bytes())
   assert len(read_media.read_frames(latin, 3)) == 3
-  (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9.mp4\r\n")
-  assert read_media.list_videos(tmp_path / "list.txt") == [latin]
-
-
-def test_linked_folders_are_listed_once(tmp_path):
-  (tmp_path / "top" / "real").mkdir(parents=True)
-  (tmp_path / "top" / "real" / "x.mp4").write_bytes(b"x")
-  (tmp_path / "top" / "loop").symlink_to(tmp_path / "top")
-  (tmp_path / "other").mkdir()
-  (tmp_path / "other" / "y.mp4").write_bytes(b"y")
-  (tmp_path / "top" / "linked").symlink_to(tmp_path / "other")
-  found = [str(path.relative_to(tmp_path / "top")) for path in read_media.list_videos(tmp_path / "top")]
-  assert found == ["linked/y.mp4", "real/x.mp4"]
-
-
-def test_a_single_video_is_a_list(video):
-  assert read_media.list_videos(video) == [video]
 
 
 def test_zero_threads_means_one():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.input_pipeline import list_media
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 
 
@@ -18,7 +18,7 @@ def write_videos(folder, count=10, bad=()):
     frames[..., number % 3] = 200
     frames[..., (number + 1) % 3] = 10 * number
     encode_h264(path, frames, fps=4)
-  return read_media.list_videos(folder)
+  return list_media.list_videos(folder)
 
 
 def write_movie(path, video, audio=None, count=50, container=None, codec_options=None, **options):

@@ -17,7 +17,7 @@ import clipvip_jax
 from clipvip_jax import convert
 from clipvip_jax.distributed import sharding
 from clipvip_jax.evaluation.evaluator import Evaluator
-from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.input_pipeline import list_media
 from clipvip_jax.runs import checkpoint, metrics_history
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.training import setup, trainer
@@ -97,7 +97,7 @@ def test_the_loaded_model_gives_the_features_of_the_evaluation(finished, corpora
     clip.mkdir(parents=True)
     for index, jpeg in enumerate(components.corpus.records("test")[number]["frames"]):
       (clip / f"{index}.jpg").write_bytes(jpeg)
-  np.testing.assert_allclose(model.embed_videos(read_media.list_videos(tmp_path / "frames")), videos, atol=1e-6)
+  np.testing.assert_allclose(model.embed_videos(list_media.list_videos(tmp_path / "frames")), videos, atol=1e-6)
   texts = components.corpus.texts("test").queries
   np.testing.assert_allclose(model.embed_texts(texts), queries, atol=1e-6)
 

@@ -1,0 +1,172 @@
+"""Lists the videos and images of a folder or a text file, by name or content, and logs what is passed over."""
+
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES
+from clipvip_jax.input_pipeline.read_media import VIDEO_SUFFIXES
+from clipvip_jax.input_pipeline.video_decoder import iterate_pictures
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.local_paths import find_path, real_path
+from clipvip_jax.utils.log import log, printable
+
+_MAX_NAMED = 20  # files that a log line names
+_NUMBERED = re.compile(r"(.*?)(\d+)(\D*)")  # the last number in the name of a frame
+_MAX_MISSING_FRAMES = 0.1  # fraction of the numbers between the first frame and the last
+_CHECKED_FRAMES = 8
+_CAMERA_TAGS = (0x010F, 0x0110)  # EXIF: maker and model of the camera
+
+
+def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path]:
+  """Lists videos and images in a folder or a text file.
+
+  Args:
+    path: a folder, which is searched recursively. Each video file and each image is one item; a folder of frames, that
+      is of numbered images of one size, without videos, is one video. Files with unknown suffixes are recognised by
+      their content. Hidden entries, other files, and images beside a video of the same name are passed over and logged.
+      Or a text file with one path per line, relative to the file; empty lines are skipped, and lines that start with #
+      unless a file has this name. Or a single video or image file.
+
+  Returns:
+    Paths: sorted for a folder, in the order of a text file. Of several paths of the same file, only the first.
+
+  Raises:
+    UserError: `path` does not exist, cannot be read, or has no videos.
+  """
+  path = pathlib.Path(path)
+  if path.is_dir():
+    videos = sorted(_walk(path))
+    if not videos:
+      raise UserError(f"{path}: no videos, images or folders of frames in this folder; name another one")
+    return _unique(videos, path)
+  if path.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES and path.is_file():
+    return [path]
+  return _read_list(path)
+
+
+def _read_list(path: pathlib.Path) -> list[pathlib.Path]:
+  try:
+    text = os.fsdecode(path.read_bytes()).removeprefix("\ufeff")  # file names need not be valid UTF-8
+  except OSError as error:
+    raise UserError(f"{path}: not a folder, and not a readable list of videos ({error.strerror})") from error
+  if "\0" in text:
+    if _is_media(path):
+      return [path]
+    raise UserError(f"{path}: not a folder, and not a readable list of videos (binary content)")
+  lines = [line for line in map(str.strip, text.split("\n")) if line]
+  if lines and _is_json_object(lines[0]):
+    raise UserError(
+      f"{path}: this is JSON lines, expected one path per line; write one: jq -r .video {path.name} > LIST.txt"
+    )
+  comments = [line for line in lines if line.startswith("#") and not (path.parent / line).exists()]
+  if comments:
+    log.info("%s: passed over %d comment lines: %s", path, len(comments), _name(comments))
+  excluded = set(comments)
+  videos = [pathlib.Path(find_path(path.parent / line)) for line in lines if line not in excluded]
+  if not videos:
+    raise UserError(f"{path}: the list has no videos; write one path per line")
+  return _unique(videos, path)
+
+
+def _is_json_object(line: str) -> bool:
+  try:
+    return isinstance(json.loads(line), dict)
+  except (ValueError, RecursionError):
+    return False
+
+
+def _unique(videos: Sequence[pathlib.Path], where: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the first path of each file."""
+  first: dict[str, pathlib.Path] = {}
+  for video in videos:
+    first.setdefault(real_path(video), video)
+  if others := [str(video) for video in videos if first[real_path(video)] is not video]:
+    log.info("%s: passed over %d other paths of the same files: %s", where, len(others), _name(others))
+  return list(first.values())
+
+
+def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields the items below a folder; follows links, and visits each folder once."""
+  visited: set[str] = set()
+  passed: list[str] = []
+  frames: list[str] = []
+  for root, folders, names in os.walk(folder, onerror=_raise_unlistable, followlinks=True):
+    real = os.path.realpath(root)
+    if real in visited:
+      folders.clear()
+      continue
+    visited.add(real)
+    hidden = [name for name in (*folders, *names) if name.startswith(".")]
+    folders[:] = sorted(name for name in folders if not name.startswith("."))
+    files = [pathlib.Path(root, name) for name in sorted(names) if not name.startswith(".")]
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    others = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
+    videos = [file for file in others if file.suffix.lower() in VIDEO_SUFFIXES or _is_media(file)]
+    if not videos and _are_frames(images):
+      frames.append(root)
+      yield pathlib.Path(root)
+      images = []
+    stems = {video.stem for video in videos}
+    previews = [image for image in images if image.stem in stems]
+    yield from videos
+    yield from (image for image in images if image.stem not in stems)
+    unlisted = [*(pathlib.Path(root, name) for name in hidden), *previews, *sorted({*others} - {*videos})]
+    passed.extend(str(file.relative_to(folder)) for file in unlisted)
+  if passed:
+    log.info(
+      "%s: passed over %d entries (hidden, neither videos nor images, or images of a video's name): %s",
+      *(folder, len(passed), _name(passed)),
+    )
+  if frames:
+    log.info("%s: read %d folders of numbered images as one video each: %s", folder, len(frames), _name(frames))
+
+
+def _raise_unlistable(error: OSError) -> None:
+  raise UserError(f"{error.filename}: cannot list the folder ({error.strerror}); check its permissions") from error
+
+
+def _is_media(file: pathlib.Path) -> bool:
+  """Returns whether a picture of the file can be decoded."""
+  if not file.is_file():
+    return False
+  with contextlib.suppress(UserError), contextlib.closing(iterate_pictures(file)) as pictures:
+    return next(pictures, None) is not None
+  return False
+
+
+def _are_frames(images: Sequence[pathlib.Path]) -> bool:
+  """Returns whether images are frames of one video: numbered without large gaps, of one size, and not by a camera."""
+  matches = [match for image in images if (match := _NUMBERED.fullmatch(image.stem))]
+  if len(images) < 2 or len(matches) < len(images) or len({(m[1], m[3]) for m in matches}) > 1:
+    return False
+  numbers = sorted({int(match[2]) for match in matches})
+  step = min((b - a for a, b in itertools.pairwise(numbers)), default=1)
+  missing = (numbers[-1] - numbers[0]) // step + 1 - len(numbers)
+  if len(numbers) < len(images) or missing > _MAX_MISSING_FRAMES * len(numbers) + 1:
+    return False
+  checked = images[:: -(-len(images) // _CHECKED_FRAMES)]
+  properties = {found for image in checked if (found := _size_and_camera(image))}
+  return len(properties) <= 1 and not any(camera for _, camera in properties)
+
+
+def _size_and_camera(image: pathlib.Path) -> tuple[tuple[int, int], bool] | None:
+  """Returns width and height, and whether a camera took the image; None if it cannot be read."""
+  from PIL import Image
+
+  try:
+    with Image.open(image) as opened:
+      return opened.size, any(tag in opened.getexif() for tag in _CAMERA_TAGS)
+  except Exception:  # corrupt tags raise exceptions of any type; reading the pixels reports the error
+    return None
+
+
+def _name(values: Iterable[str]) -> str:
+  """Formats the first values for a log line."""
+  values = list(values)
+  more = f" and {len(values) - _MAX_NAMED} more" if len(values) > _MAX_NAMED else ""
+  return printable(", ".join(values[:_MAX_NAMED])) + more
