@@ -134,8 +134,8 @@ def _is_media(file: pathlib.Path) -> bool:
   """Returns whether a picture of the file can be decoded."""
   if not file.is_file():
     return False
-  with contextlib.suppress(UserError), contextlib.closing(iterate_pictures(file)) as pictures:
-    return next(pictures, None) is not None
+  with contextlib.suppress(UserError):
+    return next(iterate_pictures(file), None) is not None
   return False
 
 
