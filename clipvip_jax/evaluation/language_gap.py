@@ -1,4 +1,4 @@
-"""Language domain gap: how easily two sets of texts are told apart in the space of a text encoder.
+"""Language domain gap: how easily two sets of texts can be distinguished in the space of a text encoder.
 
 K-means clusters equally many texts of both sets into two clusters. The gap is the normalised mutual information (NMI)
 of cluster and set: 0 if the clusters are independent of the sets, 1 if they are the sets. See section 3.2 of the paper.

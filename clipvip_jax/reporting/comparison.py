@@ -253,7 +253,7 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
       yield format_row(f"{'':<30}B", table.b)
       yield format_row(f"{'':<30}B - A", [cell.text for cell in table.difference])
     if twins := split.twins:
-      yield f"Twins told apart: A {twins.a}, B {twins.b}, B - A {twins.difference.text}"
+      yield f"Twin accuracy: A {twins.a}, B {twins.b}, B - A {twins.difference.text}"
   for title, fields in (("Configuration", comparison.config), ("Versions", comparison.versions)):
     yield ""
     yield f"{title}: {'A | B, where they differ' if fields else 'the same'}"

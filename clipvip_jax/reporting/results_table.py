@@ -99,7 +99,7 @@ def _header(split: str, metrics: Mapping[str, Any]) -> list[str]:
       " the same text, so no model can tell them apart"
     )
   if "twins" in metrics:
-    lines.append(f"twins distinguished: {percent(metrics['twins']['accuracy'])}% of {metrics['twins']['count']:,}")
+    lines.append(f"twin accuracy: {percent(metrics['twins']['accuracy'])}% of {metrics['twins']['count']:,}")
   return lines
 
 

@@ -81,7 +81,7 @@ def test_prints_and_shows_every_metric_with_its_difference(tmp_path, capsys, run
           assert any(line.split()[-5:] == cells for line in printed.splitlines()), cells
     twins_a, twins_b = (100 * x[split]["twins"]["accuracy"] for x in (a, b))
     difference = f"{twins_b - twins_a:+.1f}" if round(twins_b - twins_a, 1) else "0.0"
-    assert f"Twins told apart: A {twins_a:.1f}, B {twins_b:.1f}, B - A {difference}" in printed
+    assert f"Twin accuracy: A {twins_a:.1f}, B {twins_b:.1f}, B - A {difference}" in printed
   assert "These results may not be comparable" not in source and "warning" not in printed
 
 

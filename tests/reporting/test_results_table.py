@@ -81,7 +81,7 @@ def test_split_table_warns_of_queries_that_are_not_unique_and_counts_twins():
   metrics = split_metrics(duplicate_queries=6, twins={"accuracy": 0.75, "count": 40})
   lines = results_table.format_split("test", metrics).splitlines()
   assert lines[1].startswith("warning: 6 of 40 queries are not unique")
-  assert lines[2] == "twins distinguished: 75.0% of 40"
+  assert lines[2] == "twin accuracy: 75.0% of 40"
 
 
 def test_published_rows_stand_beneath_with_a_dash_for_ranks():
