@@ -35,9 +35,9 @@ def is_for_pillow(path: str | os.PathLike[str]) -> bool:
     if pages == 1:
       return False
     raise MediaError(path, f"a TIFF of {pages} pages, which is not supported; save them as separate images in a folder")
-  if header[4:8] != b"ftyp":
-    return image_files.is_animated(pathlib.Path(path).read_bytes()) if header.startswith(b"RIFF") else False
-  brands = _brands(header)
+  if header[:4] == b"RIFF" and header[8:12] == b"WEBP":
+    return image_files.is_animated(pathlib.Path(path).read_bytes())
+  brands = _brands(header) if header[4:8] == b"ftyp" else set()
   description = _meta_box(header) if brands & (_AVIF_BRANDS | _HEIC_BRANDS) else b""
   tiled, transparent = b"grid" in description, any(name in description for name in _AUXILIARY_ALPHA)
   if not tiled and not transparent:
