@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     coordination.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   configure_logging(warnings_only=jax.process_index() != 0)
   try:
-    results = trainer.train(_CONFIG.value, pathlib.Path(_WORKDIR.value or ".").resolve())
+    results = trainer.train(_CONFIG.value, pathlib.Path(_WORKDIR.value or ".").expanduser().resolve())
   except Exception as error:
     if jax.process_count() > 1:
       coordination.shutdown(report_error(error), str(error))

@@ -6,8 +6,10 @@ Picklable and independent of JAX: they run in worker processes.
 import abc
 import collections
 import itertools
+import json
 import os
 import pathlib
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -124,6 +126,11 @@ class JsonTokenizer(Tokenizer):
   def __init__(self, content: str, name: str = "the tokenizer JSON") -> None:
     import tokenizers
 
+    if pattern := find_slow_pattern(content):
+      raise UserError(
+        f"{name} has the pattern {printable(pattern, _MAX_SHOWN)}, whose nested repetitions may take exponential time;"
+        " use a tokenizer.json without"
+      )
     try:
       self._json = tokenizers.Tokenizer.from_str(content)
       self._json.encode("\u2603 a-z", add_special_tokens=False)  # a vocabulary may lack its own unknown token
@@ -136,6 +143,8 @@ class JsonTokenizer(Tokenizer):
     self._json.encode_special_tokens = True  # as plain characters
     vocabulary = self._json.get_vocab(with_added_tokens=True)
     self.start_id, self.end_id = (_special_id(vocabulary, token, name) for token in (START, END))
+    if self.start_id == self.end_id:
+      raise UserError(f"{name}: {START} and {END} have the same id {self.end_id}; use a CLIP tokenizer.json")
     self.vocab_size = max(vocabulary.values()) + 1
     if self.end_id != self.vocab_size - 1:
       raise UserError(
@@ -161,8 +170,15 @@ class JsonTokenizer(Tokenizer):
       raise UserError(f"cannot write the tokenizer to {path} ({error.strerror}); choose a writable path") from error
 
   def _encode(self, text: str) -> list[int]:
-    # One text at a time: encode_batch would start threads in every worker process.
-    ids = self._json.encode(text, add_special_tokens=False).ids
+    try:
+      # One text at a time: encode_batch would start threads in every worker process.
+      ids = self._json.encode(text, add_special_tokens=False).ids
+    except BaseException as error:
+      if type(error).__name__ != "PanicException":  # of Rust, which is no Exception
+        raise
+      raise UserError(
+        f"the tokenizer.json cannot encode the text {_quote(text)} ({printable(first_line(error), 200)}); use another"
+      ) from error
     # The file's pre-tokenizer may keep a special token inside a text as one token.
     return [token for token in ids if token != self.start_id and token != self.end_id]
 
@@ -220,7 +236,7 @@ def load_tokenizer(name_or_path: str | os.PathLike) -> Tokenizer:
   if name_or_path == "clip":
     return ClipTokenizer()
   try:
-    content = pathlib.Path(name_or_path).read_text(encoding="utf-8")
+    content = pathlib.Path(name_or_path).expanduser().read_text(encoding="utf-8")
   except OSError as error:
     raise UserError(
       f"cannot read the tokenizer {os.fspath(name_or_path)!r} ({error.strerror}); use 'clip' or the path of a"
@@ -229,6 +245,25 @@ def load_tokenizer(name_or_path: str | os.PathLike) -> Tokenizer:
   except UnicodeDecodeError as error:
     raise UserError(f"{name_or_path} is not a tokenizer.json ({error}); use a JSON file in UTF-8") from error
   return JsonTokenizer(content, os.fspath(name_or_path))
+
+
+def find_slow_pattern(content: str) -> str:
+  """Returns a regular expression of a tokenizer.json that repeats a group with repetitions or alternatives; "" if none.
+
+  Such patterns, as (a+)+$, may backtrack exponentially. Those of published tokenizers repeat character classes only.
+  """
+  for pattern in re.findall(r'"Regex"\s*:\s*("(?:[^"\\]|\\.)*")', content):
+    try:
+      text = json.loads(pattern)
+    except ValueError:  # which the package reports
+      continue
+    plain = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", text, flags=re.DOTALL)  # no escapes, no character classes
+    while group := re.search(r"\(([^()]*)\)([*+]|\{\d+,\})?", plain):  # an innermost group
+      varies = re.search(r"[*+|{]", group[1])
+      if varies and group[2]:
+        return text
+      plain = f"{plain[: group.start()]}{'x+' if varies else 'x'}{group[2] or ''}{plain[group.end() :]}"
+  return ""
 
 
 def _special_id(vocabulary: dict[str, int], token: str, name: str) -> int:

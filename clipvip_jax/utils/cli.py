@@ -1,19 +1,24 @@
 """Argument parser, exit codes and error reporting shared by all commands."""
 
 import argparse
+import errno
+import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from clipvip_jax.utils import signals
-from clipvip_jax.utils.errors import Terminated, UserError
-from clipvip_jax.utils.log import configure_logging, log, printable
+from clipvip_jax.utils.errors import Terminated, UserError, first_line
+from clipvip_jax.utils.local_paths import expand_user
+from clipvip_jax.utils.log import configure_logging, discard_output, log, printable
 
 EXIT_FAILURE = 1  # a bug: an exception with its traceback
 EXIT_BAD_INPUT = 2  # an error that the user can fix, in one line
 EXIT_HUNG = 75  # the watchdog ended a run without progress or with a dead peer process (EX_TEMPFAIL of sysexits.h)
 EXIT_INTERRUPTED = 130  # Ctrl-C: 128 + SIGINT
+EXIT_BROKEN_PIPE = 141  # the reader of the output, as head, has ended: 128 + SIGPIPE
 EXIT_TERMINATED = 143  # SIGTERM; what was done is saved: 128 + SIGTERM
 # After these the same command resumes the run, so launchers restart it.
 RESTART_EXIT_CODES = (EXIT_HUNG, EXIT_TERMINATED)
@@ -25,18 +30,34 @@ class Parser(argparse.ArgumentParser):
   def __init__(self, description: str | None):
     super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
+  def parse_known_args(self, args=None, namespace=None):
+    """Expands ~ as `expand_home` does, then parses."""
+    return super().parse_known_args(expand_home(sys.argv[1:] if args is None else args), namespace)
+
   def error(self, message: str) -> NoReturn:
     """Raises UserError instead of printing the usage and exiting."""
     raise UserError(f"{message}; see --help")
 
 
+def expand_home(args: Sequence[str]) -> list[str]:
+  """Expands ~ and ~USER at the start of arguments and of values, as in --workdir=~/run, which shells do not expand."""
+  pattern = re.compile(r"(--[\w.]+=|)(~.*)", re.DOTALL)
+  matches = [pattern.fullmatch(arg) for arg in args]
+  return [m[1] + expand_user(m[2]) if m else arg for m, arg in zip(matches, args, strict=True)]
+
+
 def run_command(main: Callable[[], object]) -> None:
-  """Configures logging, then runs a command as `exit_on_error` does."""
+  """Configures logging, then runs a command as `exit_on_error` does. Expands ~ in its arguments."""
   configure_logging()
+  sys.argv[1:] = expand_home(sys.argv[1:])
   try:
     exit_on_error(main)
   finally:
     signals.ignore()  # the exit code is decided
+    try:
+      sys.stdout.flush()
+    except BrokenPipeError:
+      discard_output()
 
 
 def exit_on_error(main: Callable[[], object]) -> None:
@@ -46,7 +67,18 @@ def exit_on_error(main: Callable[[], object]) -> None:
   except Terminated as stop:
     log.info("%s", stop)
     sys.exit(stop.exit_code)
+  except BrokenPipeError as error:
+    try:
+      sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output has ended
+      discard_output()
+      sys.exit(EXIT_BROKEN_PIPE)
+    sys.exit(report_error(error))
   except (UserError, OSError, KeyboardInterrupt) as error:
+    sys.exit(report_error(error))
+  except Exception as error:
+    if not _describe_condition(error):
+      raise
     sys.exit(report_error(error))
 
 
@@ -59,6 +91,8 @@ def report_error(error: BaseException) -> int:
   code = EXIT_BAD_INPUT
   if isinstance(error, UserError):
     message = str(error)
+  elif message := _describe_condition(error):
+    pass
   elif isinstance(error, OSError):
     message = f"{error.filename or 'a file'}: {error.strerror or error}"
   elif isinstance(error, KeyboardInterrupt):
@@ -68,3 +102,22 @@ def report_error(error: BaseException) -> int:
     return EXIT_FAILURE
   print(f"error: {printable(message)}", file=sys.stderr)
   return code
+
+
+def _describe_condition(error: BaseException | None) -> str:
+  """Returns what to do about a condition of the machine that caused an error; "" for any other error.
+
+  Libraries report these in errors of many types, as causes of others.
+  """
+  while error is not None:
+    text = first_line(error)
+    is_limit = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    if is_limit or os.strerror(errno.EMFILE) in text:
+      return f"{text}; raise the limit with ulimit -n, or use fewer workers (host.num_workers)"
+    if isinstance(error, RuntimeError) and re.search(r"(initialize|Unknown) backend", text):
+      platforms = os.environ.get("JAX_PLATFORMS", "")
+      return f"JAX cannot use JAX_PLATFORMS={platforms} ({text}); unset it, or install JAX and drivers for that device"
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+      return f"{error.object!r} is not valid UTF-8 in this locale; set PYTHONUTF8=1, or rename it"
+    error = error.__cause__ or error.__context__
+  return ""

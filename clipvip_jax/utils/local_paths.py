@@ -10,16 +10,31 @@ from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 
 
+def expand_user(path: str) -> str:
+  """Expands ~ and ~USER at the start of a path; returns the path unchanged if that user does not exist."""
+  try:
+    return str(pathlib.Path(path).expanduser()) if path.startswith("~") else path
+  except RuntimeError:
+    return path
+
+
 def require_local_path(path: str | os.PathLike[str], flag: str) -> None:
-  """Refuses the address of an object store, such as gs://bucket/run or s3://bucket/run.
+  """Refuses the address of an object store, such as gs://bucket/run, and a path that libraries cannot encode.
 
   Args:
     path: the value of `flag`.
     flag: the option that holds it, as in "--workdir" or "--config.data.data_dir".
 
   Raises:
-    UserError: `path` is an address, not a path.
+    UserError: `path` is an address, names the home of an unknown user, or is not valid UTF-8.
   """
+  text = os.fspath(path)
+  if expand_user(text).startswith("~"):
+    raise UserError(f"{flag}={printable(text)} names the home of a user that does not exist; pass an absolute path")
+  if not text.isascii() and text != text.encode(errors="replace").decode():
+    raise UserError(
+      f"{flag}={printable(text)} is not valid UTF-8 in this locale; set PYTHONUTF8=1, or choose another path"
+    )
   if "://" in os.fspath(path):
     raise UserError(f"{flag}={printable(path)} is not a local path; mount the bucket and pass the path of the mount")
 

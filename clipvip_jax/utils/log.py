@@ -1,5 +1,7 @@
 """The `clipvip_jax` logger, quiet settings for noisy libraries, and safe printing of untrusted text."""
 
+import contextlib
+import io
 import logging
 import os
 import pathlib
@@ -37,6 +39,25 @@ def quiet_libtpu() -> None:
       os.environ.setdefault(name, value)
 
 
+def discard_output() -> None:
+  """Sends standard output to /dev/null from now on: its reader, as `head`, has ended."""
+  null = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(null, sys.stdout.fileno())
+  os.close(null)
+
+
+class _OutputHandler(logging.StreamHandler):
+  """Handler that continues in silence after the reader of the output has ended: a run does not depend on it."""
+
+  def handleError(self, record: logging.LogRecord) -> None:
+    if not isinstance(sys.exc_info()[1], BrokenPipeError):
+      super().handleError(record)
+      return
+    discard_output()
+    with contextlib.suppress(OSError):
+      print("standard output was closed; continuing without it", file=sys.stderr, flush=True)
+
+
 def configure_logging(*, warnings_only: bool = False) -> None:
   """Sends `log` to standard output and silences the libraries' own logs.
 
@@ -54,7 +75,9 @@ def configure_logging(*, warnings_only: bool = False) -> None:
   absl_logging.set_verbosity(absl_logging.ERROR)
   # Apache Beam lists the absent Google Cloud libraries at every start.
   logging.getLogger().addFilter(lambda record: "apitools" not in record.getMessage())
-  handler = logging.StreamHandler(sys.stdout)
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names in a locale that is not UTF-8
+  handler = _OutputHandler(sys.stdout)
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
   log.handlers[:] = [handler]
   log.setLevel(logging.WARNING if warnings_only else logging.INFO)

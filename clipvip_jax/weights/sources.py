@@ -24,7 +24,9 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from clipvip_jax.models import clip_vip
 from clipvip_jax.utils.errors import UserError, first_line
+from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log, printable
 from clipvip_jax.weights import names_clip_vip, names_openclip, tensor_files, torch_file, wrapper_prefixes
 from clipvip_jax.weights.config_files import read_hints
@@ -95,6 +97,7 @@ def check_source(source: str) -> None:
   Raises:
     UserError: it does not; the message lists what is allowed.
   """
+  source = expand_user(source)
   if not source.startswith(HUB) and not _is_run(source):
     _weight_file(source)
 
@@ -109,6 +112,7 @@ def read_weights(source: str, hints: Hints | None = None) -> Weights:
   Raises:
     UserError: the source does not exist or cannot be read, or a tensor is neither loaded nor known to be unused.
   """
+  source = expand_user(source)
   if source.startswith(HUB):
     return dataclasses.replace(read_weights(str(_download(source)), hints), source=source)
   if _is_run(source):
@@ -123,11 +127,17 @@ def _from_run(source: str, overrides: Hints) -> Weights:
   params, _ = read_params(folder / "checkpoints", step)
   flat = traverse_util.flatten_dict(params, sep="/")
   config = ConfigDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-  actual = {
-    "activation": config.model.activation,
-    "vision_heads": config.model.vision.heads,
-    "text_heads": config.model.text.heads,
-  }
+  try:
+    clip_vip.from_config(config.model)
+    actual = {
+      "activation": config.model.activation,
+      "vision_heads": config.model.vision.heads,
+      "text_heads": config.model.text.heads,
+    }
+  except (AttributeError, KeyError, TypeError) as error:
+    raise UserError(
+      f"{folder / 'config.json'} is of another project or version ({first_line(error)}); use the version that wrote it"
+    ) from error
   for name, value in actual.items():
     override = getattr(overrides, name)
     if override is not None and override != value:

@@ -250,3 +250,49 @@ def test_a_missing_file_is_rejected_by_name(tmp_path):
   for name in ("clipp", tmp_path / "tokenizer.json", tmp_path):
     with pytest.raises(UserError, match=r"cannot read the tokenizer .*; use 'clip' or the path of a tokenizer\.json"):
       load_tokenizer(name)
+
+
+def with_pattern(pattern):
+  """A tokenizer.json that splits texts by a regular expression."""
+  from tokenizers import Regex, pre_tokenizers
+
+  content = json.loads(bpe_json())
+  split = pre_tokenizers.Split(Regex("x"), "isolated").__getstate__()
+  content["pre_tokenizer"] = json.loads(split) | {"pattern": {"Regex": pattern}}
+  return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+  "pattern", ["(a+)+$", "(?:a|a)*$", "((a|b))+!", "((a+)b)+", "(\\s*,){2,}", '("+)+', "\\((a*)*\\)", "([)]+)+"]
+)
+def test_a_pattern_that_may_take_exponential_time_is_refused(pattern):
+  with pytest.raises(UserError, match=r"t\.json has the pattern .*nested repetitions may take exponential time"):
+    JsonTokenizer(with_pattern(pattern), "t.json")
+
+
+@pytest.mark.parametrize(
+  "pattern",
+  [
+    r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)",
+    r"(?:ab)+|\(a+\)+|[(a+)+]",
+  ],
+)
+def test_patterns_of_published_tokenizers_are_accepted(pattern):
+  assert JsonTokenizer(with_pattern(pattern))(["a cat"], 8).shape == (1, 8)
+
+
+def test_a_panic_of_the_package_is_an_error_that_names_the_text():
+  # The regular expression engine gives up on this pattern, on which the package panics; that is no Exception.
+  tokenizer = JsonTokenizer(with_pattern("(a{1,30}){1,30}$"))
+  with pytest.raises(UserError, match=r"tokenizer\.json cannot encode the text 'aaa.*; use another"):
+    tokenizer(["a" * 40 + "!"], 8)
+
+
+def test_start_and_end_with_one_id_are_refused():
+  last = json.loads(bpe_json())["model"]["vocab"]["<|endoftext|>"]
+  content = json.loads(bpe_json())
+  content["model"]["vocab"]["<|startoftext|>"] = last
+  content["added_tokens"] = []
+  with pytest.raises(UserError, match=r"<\|startoftext\|> and <\|endoftext\|> have the same id"):
+    JsonTokenizer(json.dumps(content))

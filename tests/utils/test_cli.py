@@ -1,5 +1,7 @@
 """Exit codes and one-line errors of commands."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -56,6 +58,86 @@ def test_the_parser_raises_user_errors_and_takes_no_abbreviations():
     with pytest.raises(UserError, match=message):
       parser.parse_args(argv)
   assert "Does it.\n\n  unchanged layout" in parser.format_help()
+
+
+def test_home_is_expanded_in_arguments_and_values_of_options(monkeypatch):
+  monkeypatch.setenv("HOME", "/home/me")
+  args = ["--workdir=~/run", "--config.data.data_dir=~", "~/a", "--top=3", "a=~/b", "~nobody-here", "--a b=~/c"]
+  expanded = ["--workdir=/home/me/run", "--config.data.data_dir=/home/me", "/home/me/a", *args[3:]]
+  assert cli.expand_home(args) == expanded
+  parser = cli.Parser("Does it.")
+  parser.add_argument("--out")
+  assert parser.parse_args(["--out=~/x"]).out == "/home/me/x"
+
+
+def caused(error, cause):
+  error.__cause__ = cause
+  return error
+
+
+@pytest.mark.parametrize(
+  ("error", "line"),
+  [
+    (OSError(errno.EMFILE, "Too many open files", "a"), "Too many open files: 'a'; raise the limit with ulimit -n"),
+    (ValueError("Error opening x [os_error_code='24' Too many open files]"), "raise the limit with ulimit -n, or use"),
+    (caused(RuntimeError("worker"), OSError(errno.ENFILE, "Too many open files in system")), "raise the limit with"),
+    (
+      RuntimeError("Unable to initialize backend 'cuda': no\nsecond line"),
+      "JAX cannot use JAX_PLATFORMS=cuda (Unable to",
+    ),
+    (RuntimeError("Unknown backend: 'x' requested"), "unset it, or install JAX and drivers for that device"),
+    (UnicodeEncodeError("utf-8", "a\udce9", 1, 2, "surrogates not allowed"), "is not valid UTF-8 in this locale; set"),
+  ],
+)
+def test_conditions_of_the_machine_take_one_line_with_a_remedy(capsys, monkeypatch, error, line):
+  monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+  with pytest.raises(SystemExit) as stopped:
+    cli.exit_on_error(lambda: raises(error))
+  output = capsys.readouterr().err
+  assert stopped.value.code == cli.EXIT_BAD_INPUT
+  assert output.startswith("error: ") and line in output and output.count("\n") == 1
+
+
+PIPED = """
+import sys
+from clipvip_jax.utils import cli
+from clipvip_jax.utils.log import log
+
+def main():
+  for _ in range(3):
+    log.info("step")
+  if sys.argv[1] == "prints":
+    for _ in range(10_000):
+      print("result")
+  print("finished", file=sys.stderr)
+
+cli.run_command(main)
+"""
+
+
+@pytest.mark.parametrize(("mode", "reads"), [("logs", ""), ("prints", "step")])
+def test_a_reader_that_ends_early_causes_no_traceback(mode, reads):
+  with subprocess.Popen(
+    [sys.executable, "-c", PIPED, mode], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  ) as process:
+    if reads:
+      assert reads in process.stdout.readline()
+    process.stdout.close()
+    errors = process.stderr.read()
+    code = process.wait(timeout=30)
+  if mode == "logs":  # as a run, which continues
+    assert (code, errors) == (0, "standard output was closed; continuing without it\nfinished\n")
+  else:
+    assert "Traceback" not in errors and "Exception" not in errors
+    assert code in (0, cli.EXIT_BROKEN_PIPE)
+
+
+def test_file_names_that_the_locale_cannot_encode_are_printed_escaped():
+  code = "from clipvip_jax.utils import cli, log; cli.run_command(lambda: log.log.info('caf\\xe9') or print('\\u2014'))"
+  environment = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=30)
+  assert done.returncode == 0 and not done.stderr, done.stderr
+  assert done.stdout.splitlines()[0].endswith("caf\\xe9") and done.stdout.splitlines()[1] == "\\u2014"
 
 
 def test_restart_codes_are_those_of_signals_and_sysexits():
