@@ -1,6 +1,6 @@
 """Checks, builds and inspects corpora.
 
-  python -m clipvip_jax.data_tool check NAME|MANIFEST.jsonl [--raw_dir=PATH] [--decode=20]
+  python -m clipvip_jax.data_tool check NAME|MANIFEST.jsonl [--raw_dir=PATH] [--decode=50]
   python -m clipvip_jax.data_tool build NAME|MANIFEST.jsonl --data_dir=DIR [--raw_dir=PATH] [--workers=N]
   python -m clipvip_jax.data_tool show NAME --data_dir=DIR --html=FILE [--split=train] [--count=20]
   python -m clipvip_jax.data_tool throughput NAME --data_dir=DIR [--split=train] [--workers=N]
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import log
+from clipvip_jax.utils.log import log, printable
 
 if TYPE_CHECKING:
   from clipvip_jax.input_pipeline.corpus import Corpus
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _MANIFEST_CORPUS = "video_manifest"
 _DESCRIPTIONS = {
-  "check": "Dry run of a build: reads annotations, looks for videos and decodes a sample of them. Writes nothing.",
+  "check": "Dry run of a build: reads annotations, looks for videos and decodes a random sample. Writes nothing.",
   "build": "Builds a corpus. Resumes an interrupted build; checks the annotations if the corpus exists.",
   "show": "Writes a page with sample clips of a built corpus.",
   "throughput": "Measures how many clips per second the input pipeline reads from a built corpus.",
@@ -45,6 +45,7 @@ _BUILD_FLAGS = {
   "max_missing_text": "accepted fraction of clips without a subtitle or caption that is looked up; default: 0.5",
   "clips_per_shard": "clips of each shard; default: chosen by the size of the split",
 }
+_DECODE_HELP = "random clips of each split to decode, of up to twice as many all, -1: all of any number; default: 50"
 _LIMITS = (
   ("num_frames", 1, 10_000),
   ("count", 1, 10_000),
@@ -86,7 +87,7 @@ def _parser() -> Parser:
     if name in ("build", "throughput"):
       command.add_argument("--workers", type=int, default=None, help="number of processes; default: one per core")
     if name == "check":
-      command.add_argument("--decode", type=int, default=20, help="clips of each split to decode, -1: all; default: 20")
+      command.add_argument("--decode", type=int, default=50, help=_DECODE_HELP)
     if name == "build":
       command.add_argument("--runner", default="", help="Apache Beam runner, as SparkRunner; default: this machine")
       command.add_argument("--beam_options", default="", help="NAME=VALUE,... options of the runner")
@@ -110,10 +111,15 @@ class _SubParser(Parser):
 
 
 def _check(options: argparse.Namespace, fields: dict[str, str]) -> None:
-  from data.engine import dry_run
+  from data.engine import bad_lines, dry_run
 
   builder = _make_builder(options, fields)
-  results = dry_run.check_corpus(builder, options.decode)
+  try:
+    results = dry_run.check_corpus(builder, options.decode)
+  except bad_lines.BadLinesError as error:
+    if len(error.errors) > 1:
+      print("\n".join(map(printable, error.errors)))
+    raise
   print(dry_run.format_report(builder, results))
   dry_run.check_limits(builder, results)
 
@@ -164,6 +170,11 @@ def _open_corpus(options: argparse.Namespace) -> "Corpus":
     value = getattr(options, name, None)
     if value is not None and not low <= value <= high:
       raise UserError(f"--{name}={value} is out of range; use {low} to {high}")
+  if not options.corpus.isidentifier():
+    raise UserError(
+      f"{options.corpus!r} is not a corpus; of a manifest, name the corpus that was built from it: {options.command}"
+      f" {_MANIFEST_CORPUS} --config=NAME --data_dir=DIR"
+    )
   config = ConfigDict({"name": options.corpus, "config": options.config, "data_dir": _expand_user(options.data_dir)})
   return open_corpus(config, "")
 
@@ -181,6 +192,11 @@ def _make_builder(options: argparse.Namespace, fields: dict[str, str]) -> "Corpu
     if "raw_dir" in build_fields:
       raise UserError(f"--raw_dir={build_fields['raw_dir']} does not apply to the manifest {name}; remove it")
     name, build_fields = _MANIFEST_CORPUS, {**build_fields, "raw_dir": name}
+  elif not name.isidentifier():
+    raise UserError(
+      f"{name!r} is neither a corpus in data/ nor a manifest: that is a file of JSON lines, one object a line, as in"
+      ' {"video": PATH, "text": TEXT}, whose name ends with .jsonl'
+    )
   builder = builder_class(name)
   configs = builder.builder_configs
   config = configs.get(options.config or next(iter(configs)))

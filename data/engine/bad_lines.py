@@ -23,7 +23,7 @@ class BadLinesError(UserError):
 
   def __init__(self, errors: list[str]):
     count = f"at least {_LIMIT}" if len(errors) >= _LIMIT else len(errors)
-    super().__init__(f"the annotations have {count} invalid line{'s' if len(errors) > 1 else ''}; repair them")
+    super().__init__(errors[0] if len(errors) == 1 else f"the annotations have {count} invalid lines; repair them")
     self.errors = errors
 
 

@@ -1,8 +1,10 @@
-"""Dry run of a build: reads the annotations, looks for the videos and decodes a sample of them. Writes nothing."""
+"""Dry run of a build: reads the annotations, looks for the videos and decodes a random sample. Writes nothing."""
 
 from __future__ import annotations
 
+import array
 import dataclasses
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -13,13 +15,15 @@ from etils import epath
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 from clipvip_jax.utils.progress import ProgressReporter
+from data.engine import bad_lines
 from data.engine.builder import CorpusBuilder
 from data.engine.clip_record import clip_record, video_exists
 from data.engine.coverage import MISSING_TEXT_KEYS, REASONS, SkippedClip
 from data.engine.items import Item
 from data.engine.plan import Plan
 
-_LISTED = 10  # skipped clips of each split in the report
+_LISTED = 20  # skipped clips of each split in the report
+_QUANTILE = 1.96  # of the normal distribution, for intervals of 95%
 
 
 @dataclasses.dataclass
@@ -42,11 +46,51 @@ class SplitCheck:
 
   @property
   def skipped_fraction(self) -> float:
-    """Estimated fraction of clips that a build would skip."""
+    """Fraction of clips that a build would skip; an estimate if not all were decoded."""
+    return self._extrapolate(self._undecodable / self.decoded if self.decoded else 0.0)
+
+  @property
+  def is_estimate(self) -> bool:
+    """Whether some of the clips that have a video were not decoded."""
+    return self.decoded < self.clips - self.missing
+
+  @property
+  def interval(self) -> tuple[float, float]:
+    """95% interval of `skipped_fraction`: Wilson's score interval for the decoded sample."""
+    if not self.is_estimate:
+      return self.skipped_fraction, self.skipped_fraction
+    low, high = wilson_interval(self._undecodable, self.decoded)
+    return self._extrapolate(low), self._extrapolate(high)
+
+  def describe(self) -> str:
+    """Formats `skipped_fraction`, and that it is an estimate."""
+    if not self.is_estimate:
+      return f"{self.skipped_fraction:.1%}"
+    low, high = self.interval
+    return (
+      f"{self.skipped_fraction:.1%} (estimate from {self.decoded} of {self.clips - self.missing} videos, 95% interval"
+      f" {low:.1%} to {high:.1%})"
+    )
+
+  @property
+  def _undecodable(self) -> int:
     reasons = Counter(clip.reason for clip in self.skipped)
-    undecodable = sum(reasons[reason] for reason in REASONS if reason != "missing")
-    present = 1 - self.missing / self.clips
-    return self.missing / self.clips + present * (undecodable / self.decoded if self.decoded else 0.0)
+    return sum(reasons[reason] for reason in REASONS if reason != "missing")
+
+  def _extrapolate(self, undecodable: float) -> float:
+    """Returns the fraction of skipped clips if this fraction of the present videos is undecodable."""
+    missing = self.missing / self.clips
+    return missing + (1 - missing) * undecodable
+
+
+def wilson_interval(count: int, total: int) -> tuple[float, float]:
+  """Returns Wilson's 95% score interval of a proportion `count / total`; (0, 1) for a total of 0."""
+  if not total:
+    return 0.0, 1.0
+  square = _QUANTILE**2
+  center = (count + square / 2) / (total + square)
+  margin = _QUANTILE / (total + square) * math.sqrt(count * (total - count) / total + square / 4)
+  return max(0.0, center - margin), min(1.0, center + margin)
 
 
 def check_corpus(builder: CorpusBuilder, num_decoded: int) -> dict[str, SplitCheck]:
@@ -54,39 +98,52 @@ def check_corpus(builder: CorpusBuilder, num_decoded: int) -> dict[str, SplitChe
 
   Args:
     builder: Builder of a corpus, which need not exist.
-    num_decoded: Number of evenly spaced clips of each split to decode; -1: all.
+    num_decoded: Number of random clips of each split to decode; splits of up to twice as many are decoded completely;
+      -1: all. The same clips are decoded each time.
 
   Returns:
     {split: result}.
 
   Raises:
+    BadLinesError: Lines of the annotations are invalid.
     UserError: The annotations are invalid, or splits do not have their official sizes.
   """
   with tempfile.TemporaryDirectory() as folder:
-    plan = builder.plan(epath.Path(folder))
+    with bad_lines.collect():
+      plan = builder.plan(epath.Path(folder))
     return {split: _check_split(builder, plan, split, num_decoded) for split in plan.counts}
 
 
 def _check_split(builder: CorpusBuilder, plan: Plan, split: str, num_decoded: int) -> SplitCheck:
   total = plan.counts[split]
   result, spec = SplitCheck(total), builder.record_spec()
-  sample = np.arange(total) if num_decoded < 0 else np.linspace(0, total - 1, min(num_decoded, total)).astype(int)
-  sampled = set(sample.tolist())
-  progress = ProgressReporter(total, f"clips of split {split}")
+  present = array.array("Q")
+  for index, item in enumerate(_items(plan, split)):
+    for field in ("descriptions", "subtitle", "caption"):
+      result.texts[field] += bool(getattr(item, field))
+    if video_exists(item):
+      present.append(index)
+    else:
+      result.missing += 1
+      result.skipped.append(SkippedClip(item.id, "missing", item.video))
+  sampled = _sample(np.frombuffer(present, np.uint64), num_decoded)
+  progress = ProgressReporter(len(sampled), f"sampled clips of split {split}")
   with spec.decode_process() as decoder:
-    for index, item in enumerate(_items(plan, split)):
-      for field in ("descriptions", "subtitle", "caption"):
-        result.texts[field] += bool(getattr(item, field))
-      if not video_exists(item):
-        result.missing += 1
-        result.skipped.append(SkippedClip(item.id, "missing", item.video))
-      elif index in sampled:
-        result.decoded += 1
+    for index, item in enumerate(_items(plan, split) if sampled else ()):
+      if index in sampled:
         record = clip_record(item, spec, decoder, result.texts)
         if isinstance(record, SkippedClip):
           result.skipped.append(dataclasses.replace(record, name=item.id))
-      progress.update(index + 1)
+        result.decoded += 1
+        progress.update(result.decoded)
   return result
+
+
+def _sample(indices: np.ndarray, count: int) -> set[int]:
+  """Returns `count` random indices; all of them if that is at least half, or if `count` is negative."""
+  if count < 0 or len(indices) <= 2 * count:
+    return set(indices.tolist())
+  return set(np.random.default_rng(0).choice(indices, count, replace=False).tolist())
 
 
 def _items(plan: Plan, split: str) -> Iterator[Item]:
@@ -105,6 +162,7 @@ def format_report(builder: CorpusBuilder, results: dict[str, SplitCheck]) -> str
     failed = sum(clip.reason != "missing" for clip in result.skipped)
     lines.append(f"{split:<12}{result.clips:>10}{result.missing:>10}{result.decoded:>10}{failed:>8}  {texts}")
   for split, result in results.items():
+    lines.append(f"split {split!r}: a build would skip {result.describe()}")
     for clip in result.skipped[:_LISTED]:
       lines.append(printable(f"{split}: {clip.name}: {clip.reason.replace('_', ' ')}: {clip.detail}"))
     if len(result.skipped) > _LISTED:
@@ -121,9 +179,10 @@ def check_limits(builder: CorpusBuilder, results: dict[str, SplitCheck]) -> None
   limit = builder.options.max_skipped
   over = {split: result for split, result in results.items() if result.skipped_fraction > limit}
   if over:
-    fractions = ", ".join(f"{result.skipped_fraction:.1%} of split {split!r}" for split, result in over.items())
+    fractions = ", ".join(f"{result.describe()} of split {split!r}" for split, result in over.items())
+    remedy = ", or decode all with --decode=-1" if any(result.is_estimate for result in over.values()) else ""
     raise UserError(
-      f"a build would skip {fractions}, more than {limit:.1%}; repair these files, or raise --max_skipped"
+      f"a build would skip {fractions}, more than {limit:.1%}; repair these files, or raise --max_skipped{remedy}"
     )
   limit = builder.options.max_missing_text
   for split, result in results.items():

@@ -158,7 +158,11 @@ def _limit_size(path: str, frames: Iterable[bytes]) -> Iterator[bytes]:
     yield frame
 
 
-def _check_length(path: str, count: int, settings: FrameSettings) -> None:
+def _check_length(
+  path: str, count: int, settings: FrameSettings, start: float | None = None, end: float | None = None
+) -> None:
+  if not count and start and (end is None or end > start):
+    raise TooShortError(path, f"start={start:g} is after the end of the video; correct the times of this clip")
   required = max(settings.min_frames, 1)
   if count < required:
     raise TooShortError(path, f"{count} frames, at least {required} are required")
@@ -179,7 +183,7 @@ def _video_frames(
   pictures = _from_start(decode(path, start, end), start)
   if settings.frames:
     spans = [_span(picture, start, end) for picture in pictures]  # decoded twice: the length is known at the end
-    _check_length(path, len(spans), settings)
+    _check_length(path, len(spans), settings, start, end)
     indices = uniform_in_time([begin for begin, _ in spans], spans[-1][1], settings.frames).tolist()
     yield from _at_indices(_from_start(decode(path, start, end), start), indices, settings)
     return
@@ -190,7 +194,7 @@ def _video_frames(
   count = 0
   for count, frame in enumerate(frames, 1):  # noqa: B007  # `count` is used after the loop
     yield frame
-  _check_length(path, count, settings)
+  _check_length(path, count, settings, start, end)
 
 
 def _from_start(pictures: Iterable[Picture], start: float | None) -> Iterator[Picture]:

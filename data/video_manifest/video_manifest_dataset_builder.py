@@ -98,7 +98,8 @@ def _merged_items(manifest: epath.Path) -> Iterator[Item]:
   merged: dict[int, Item] = {}
   for item, key, where in _items(manifest):
     if key in counts:
-      merged[key] = _merge(merged[key], item, where) if key in merged else item
+      both = bad_lines.attempt(_merge, merged[key], item, where) if key in merged else item
+      merged[key] = both or merged[key]
   for item, key, _ in _items(manifest):
     if key not in counts:
       yield item
@@ -158,8 +159,12 @@ def _seconds(row: dict[str, Any], name: str, where: str) -> float | None:
   if value is None:
     return None
   if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_SECONDS:
-    raise UserError(f"{where}: {name} must be seconds from 0 to {_MAX_SECONDS:g}, got {excerpt(value)}")
+    raise UserError(f"{where}: {name} must be seconds from 0 to {_MAX_SECONDS:g}, got {_describe(value)}")
   return float(value)
+
+
+def _describe(value: Any) -> str:
+  return f"the string {excerpt(value)}; write it without quotation marks" if isinstance(value, str) else excerpt(value)
 
 
 def _split_name(name: Any, where: str) -> str:

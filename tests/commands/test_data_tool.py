@@ -1,6 +1,7 @@
 """data_tool: check, build, show and throughput on a small manifest."""
 
 import dataclasses
+import json
 import re
 
 import corpora
@@ -27,6 +28,19 @@ def built(manifest, tmp_path_factory):
   folder = tmp_path_factory.mktemp("corpora")
   data_tool.main(["build", str(manifest), f"--data_dir={folder}", "--fps=2", "--max_skipped=0.2", "--workers=1"])
   return folder
+
+
+def test_check_lists_the_first_twenty_bad_lines(tmp_path, capsys):
+  rows = [json.dumps({"video": f"{n}.mp4", "text": n}) if n % 3 else "{" for n in range(60)]
+  (tmp_path / "m.jsonl").write_text("\n".join(rows))
+  with pytest.raises(UserError, match=r"the annotations have at least 20 invalid lines; repair them"):
+    data_tool.main(["check", str(tmp_path / "m.jsonl")])
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 20 and "line 1: invalid JSON" in lines[0] and "line 20, text: a text must be" in lines[-1]
+  (tmp_path / "m.jsonl").write_text(rows[1])
+  with pytest.raises(UserError, match=r"line 1, text: a text must be a string, got the number 1; write \"1\""):
+    data_tool.main(["check", str(tmp_path / "m.jsonl")])
+  assert not capsys.readouterr().out
 
 
 def test_check_reports_skipped_clips_and_writes_nothing(manifest, capsys):
@@ -78,6 +92,10 @@ def test_throughput_prints_clips_per_second(built, capsys):
   ("arguments", "words"),
   [
     (["check", "nothing"], "'nothing' is not a corpus in data/; choose one of: "),
+    (["check", "table.csv"], r"'table\.csv' is neither a corpus in data/ nor a manifest: .* ends with \.jsonl"),
+    (["build", "my/list.txt"], r"'my/list\.txt' is neither .*, one object a line"),
+    (["show", "m.jsonl", "--html=x.html"], r"'m\.jsonl' is not a corpus; .* show video_manifest --config=NAME"),
+    (["throughput", "my/m.jsonl"], r"'my/m\.jsonl' is not a corpus; .* throughput video_manifest --config=NAME"),
     (["check", "video_manifest"], "--raw_dir=FILE"),
     (["check", "video_manifest", "--config=x"], "use default, all_frames"),
     (["build", "m.jsonl", "--fsp=3"], "unknown option --fsp; fields that can be set: .*--fps"),

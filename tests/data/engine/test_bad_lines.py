@@ -20,7 +20,7 @@ def test_without_collection_the_first_error_is_raised():
 @pytest.mark.parametrize(("last", "count"), [(3, 1), (9, 4), (200, 20)])
 def test_collects_up_to_twenty_errors(last, count):
   good = []
-  words = "at least 20" if count == 20 else f"{count} invalid"
+  words = {1: "^line 2 is even$", 4: "have 4 invalid lines; repair", 20: "at least 20 invalid"}[count]
   with pytest.raises(bad_lines.BadLinesError, match=words) as refused, bad_lines.collect():
     good = [bad_lines.attempt(odd, number) for number in range(1, last + 1)]
     bad_lines.raise_collected()

@@ -53,8 +53,12 @@ def test_extracts_parts_of_a_video(clip):
   assert numbers(read(clip, 3.0, 99.0, fps=2)) == [36, 42]  # annotations may end after the video
   assert numbers(read(clip, None, 0.5)) == list(range(6))
   assert numbers(read(clip, 2.0, 3.0, frames=3)) == [24, 29, 35]
-  with pytest.raises(TooShortError, match="0 frames, at least 1"):
+  with pytest.raises(TooShortError, match=r"start=10 is after the end of the video; correct"):
     read(clip, 10.0, 12.0)
+  with pytest.raises(TooShortError, match=r"start=9 is after the end of the video"):
+    read(clip, 9.0, None, frames=3)
+  with pytest.raises(TooShortError, match="0 frames, at least 1"):
+    read(clip, 1.0, 1.0)
   with pytest.raises(TooShortError, match="1 frames, at least 2"):
     read(clip, 1.0, 1.05, min_frames=2)
 
