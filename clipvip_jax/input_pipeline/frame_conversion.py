@@ -16,13 +16,19 @@ if TYPE_CHECKING:
 class FrameConverter:
   """Converts the frames of a video to RGB of one size, with one FFmpeg converter for all of them."""
 
-  def __init__(self, width: int, height: int):
-    """Sets the size of all results in pixels, before rotation: a stream may change its size midway."""
+  def __init__(self, width: int, height: int, *, empty_alpha: bool = True):
+    """Creates a converter.
+
+    Args:
+      width: of all results in pixels, before rotation: a stream may change its size midway.
+      height: likewise.
+      empty_alpha: whether a frame can be entirely transparent. In AVI it cannot: capture programs leave alpha at 0.
+    """
     import av
 
     # to_ndarray(format=...) creates a converter, with its threads, per frame.
     self._converter = av.video.reformatter.VideoReformatter()
-    self._width, self._height = width, height
+    self._width, self._height, self._empty_alpha = width, height, empty_alpha
 
   def to_rgb(self, frame: "VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
     """Returns a frame as a player shows it on a white page.
@@ -37,7 +43,9 @@ class FrameConverter:
     else:
       picture = self._convert(frame, "rgb24")
     if _has_alpha(frame.format.name):
-      picture = image_files.compose_on_white(picture, self._convert(frame, "rgba")[..., 3])
+      alpha = self._convert(frame, "rgba")[..., 3]
+      if self._empty_alpha or alpha.any():
+        picture = image_files.compose_on_white(picture, alpha)
     return _apply_display_matrix(picture, frame)
 
   def _convert(self, frame: "VideoFrame", pixel_format: str) -> np.ndarray:

@@ -133,7 +133,7 @@ def _decode_pictures(
 
     def picture(seconds: float, frame: "VideoFrame", next_seconds: float) -> Picture:
       nonlocal converter
-      converter = converter or FrameConverter(frame.width, frame.height)
+      converter = converter or FrameConverter(frame.width, frame.height, empty_alpha=container.format.name != "avi")
       return Picture(seconds, max(0.0, next_seconds - seconds), functools.partial(converter.to_rgb, frame))
 
     # A frame's duration is the time until the next one; durations in files are often wrong.

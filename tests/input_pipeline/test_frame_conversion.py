@@ -112,6 +112,21 @@ def test_transparent_videos_are_composed_on_white(tmp_path, name, codec, pixel_f
     assert np.abs(frames[2, 20, x] - expected).max() < 12, (x, frames[2, 20, x])
 
 
+@pytest.mark.parametrize(("name", "codec"), [("x.avi", "huffyuv"), ("y.avi", "ffv1"), ("x.mkv", "ffv1")])
+def test_alpha_that_capture_programs_leave_empty_is_ignored_in_avi(tmp_path, name, codec):
+  with av.open(str(tmp_path / name), "w") as container:
+    stream = container.add_stream(codec, rate=10)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, "bgra"
+    for alpha in (0, 0, 128):
+      picture = HALF.copy()
+      picture[..., 3] = alpha
+      container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format="bgra")))
+    container.mux(stream.encode())
+  frames = decode_video(tmp_path / name)
+  empty = [250, 0, 0] if name.endswith("avi") else [255, 255, 255]
+  assert frames[:, 20, 20].tolist() == [empty, empty, [252, 127, 127]]
+
+
 def test_opaque_frames_with_an_alpha_channel_are_unchanged():
   picture = np.random.default_rng(0).integers(0, 256, (48, 64, 4), np.uint8)
   picture[..., 3] = 255
