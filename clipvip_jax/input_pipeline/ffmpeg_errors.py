@@ -2,10 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-  from av.logging import Capture
 
 # Errors in what accompanies the pictures, or in how long references are kept: the pictures are right.
 _HARMLESS = ("SEI ", "unable to decode APP fields", "mmco: unref short failure")
@@ -16,23 +12,22 @@ def error_reason(error: Exception) -> str:
   return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def capture_log() -> "Capture":
-  """Returns a context that collects FFmpeg's messages of this thread as (level, component, message).
+def enable_log() -> None:
+  """Makes PyAV pass on FFmpeg's errors to `av.logging.Capture`; outside of it they are dropped, as by default.
 
-  A generator must not yield within it: messages would go to whatever this thread does meanwhile.
+  A generator must not yield within a capture: it would receive the messages of whatever this thread does meanwhile.
   """
   import av.logging
 
   if av.logging.get_level() is None:  # PyAV drops all messages by default
     av.logging.set_skip_repeated(False)
     av.logging.set_level(av.logging.ERROR)
-    logging.getLogger("libav").addHandler(logging.NullHandler())  # outside of a capture, they are dropped as before
+    logging.getLogger("libav").addHandler(logging.NullHandler())
     logging.getLogger("libav").propagate = False
-  return av.logging.Capture()
 
 
 def logged_error(messages: Sequence[tuple[int, str, str]]) -> str:
-  """Returns the first error among captured messages; "" for none."""
+  """Returns the first error among captured messages (level, component, message); "" for none."""
   import av.logging
 
   for level, component, message in messages:

@@ -4,7 +4,7 @@ import collections
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from clipvip_jax.input_pipeline.ffmpeg_errors import capture_log, error_reason, logged_error
+from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason, logged_error
 from clipvip_jax.input_pipeline.video_checks import DecodeStats, has_flag
 
 if TYPE_CHECKING:
@@ -31,47 +31,52 @@ def read_packets(
   """
   import av
 
-  clock = _Clock(container, stats.frame_interval)
+  clock, ticks = _Clock(container, stream, stats.frame_interval), dict[int, float]()
   packets = container.demux()
   while True:
-    with capture_log() as messages:
+    with av.logging.Capture() as messages:
       try:
         packet = next(packets, None)
       except (av.error.FFmpegError, OSError) as error:  # the container itself cannot be read any further
         stats.add_error(error_reason(error))
         stats.unreadable = stats.at_end = True
         return
-    stats.add_error(logged_error(messages))
+    if messages:
+      stats.add_error(logged_error(messages))
     if packet is None:
       stats.at_end = True
       return
-    is_video = packet.stream.index == stream.index  # the last packets, which flush decoders, have index 0
-    if is_video:
+    index = packet.stream.index  # that of the last packets, which flush decoders, is wrong
+    if index not in ticks:
+      ticks[index] = float(packet.stream.time_base or 0)
+    if index == stream.index:
       clock.join(packet)
-    stats.add_packet(packet, origin, is_video=is_video)
-    if is_video:
+    stats.add_packet(packet, ticks[index], origin, is_video=index == stream.index)
+    if index == stream.index:
       yield packet
 
 
 class _Clock:
   """Moves the time stamps of concatenated recordings so that each continues where the one before it ends."""
 
-  def __init__(self, container: "InputContainer", frame_interval: float):
+  def __init__(self, container: "InputContainer", stream: "VideoStream", frame_interval: float):
+    self._tick = float(stream.time_base or 0)
     self._max_step = _MAX_FORWARD_SECONDS if has_flag(container, "ts_discont") else float("inf")
-    self._frame_interval = frame_interval
+    self._interval = round(frame_interval / self._tick) if self._tick else 0
     self._offset = 0
     self._history: collections.deque[tuple[int, int]] = collections.deque(maxlen=_MAX_STRAY_PACKETS + 1)
 
   def join(self, packet: "Packet") -> None:
     """Changes the time stamps of the next packet."""
-    if packet.dts is None or not packet.time_base:
+    dts, tick = packet.dts, self._tick
+    if dts is None:
       return
-    dts, base = packet.dts, packet.time_base
     last = self._history[-1][0] if self._history else dts
-    if not -_MAX_BACKWARD_SECONDS <= (dts - last) * base <= self._max_step:
+    if not -_MAX_BACKWARD_SECONDS <= (dts - last) * tick <= self._max_step:
       # The step back after a corrupt time stamp, or else another recording.
-      earlier = [offset for last, offset in self._history if 0 < (dts - last) * base <= _MAX_BACKWARD_SECONDS]
-      self._offset = earlier[-1] if earlier else self._offset + last - dts + round(self._frame_interval / base)
+      earlier = [offset for last, offset in self._history if 0 < (dts - last) * tick <= _MAX_BACKWARD_SECONDS]
+      self._offset = earlier[-1] if earlier else self._offset + last - dts + self._interval
     self._history.append((dts, self._offset))
-    packet.dts = dts + self._offset
-    packet.pts = None if packet.pts is None else packet.pts + self._offset
+    if self._offset:
+      packet.dts = dts + self._offset
+      packet.pts = None if packet.pts is None else packet.pts + self._offset

@@ -25,6 +25,7 @@ CORRUPT = "corrupt"  # less than a tenth is corrupt
 UNVERIFIABLE = "unverifiable"  # the format does not say where the file ends
 
 _MAX_MISSING = 0.1  # fraction of the time
+_ROUNDING = 0.01  # fraction by which the durations of complete files are too long
 _MAX_DELAY = 20  # frames that a decoder may hold back: an error shows in one of the next frames
 
 
@@ -59,15 +60,23 @@ class DecodeStats:
   first_error: str = ""
   _suspect_frames: int = dataclasses.field(default=0, repr=False)
 
-  def add_packet(self, packet: "Packet", origin: float, *, is_video: bool) -> None:
-    """Counts a packet of the video stream or of another one; `origin`: the container's start in its own clock."""
+  def add_packet(self, packet: "Packet", tick: float, origin: float, *, is_video: bool) -> None:
+    """Counts a packet.
+
+    Args:
+      packet: of the video stream or of another one.
+      tick: unit of its time stamps in seconds.
+      origin: start of the container in seconds of its own clock.
+      is_video: whether it is of the video stream.
+    """
     self.num_packets += is_video and packet.size > 0
     if packet.is_corrupt:  # data before it are missing
       self._suspect_frames = _MAX_DELAY
-    begin = packet.dts if packet.pts is None else packet.pts
-    if begin is None or packet.time_base is None or packet.is_discard:
+    pts = packet.pts
+    begin = packet.dts if pts is None else pts
+    if begin is None or packet.is_discard:
       return
-    until = float((begin + (packet.duration or 0)) * packet.time_base) - origin
+    until = (begin + (packet.duration or 0)) * tick - origin
     self.all_read_until = max(self.all_read_until, until)
     if is_video:
       self.read_until = max(self.read_until, until)
@@ -165,7 +174,7 @@ def _missing_tail(
     cause = f": an element ends at byte {extent.end}, the file at byte {extent.size}" if extent.truncated else ""
     raise MediaError(path, f"truncated or corrupt after {reached:.1f} s{cause}{stats.suffix}")
   tail = max(0.0, min(promised, limit) - reached) if promised < math.inf else 0.0
-  if truncated or tail > 2 * stats.frame_interval:
+  if truncated or tail > max(2 * stats.frame_interval, _ROUNDING * reached):
     add_note(TRUNCATED)
   return tail
 
@@ -187,8 +196,8 @@ def _promised_seconds(container: "InputContainer", stream: "VideoStream", extent
     return float(duration * stream.time_base)
   if not container.duration:
     return math.inf
-  # Matroska counts from zero, other containers from the first time stamp.
-  offset = container.start_time or 0 if "matroska" in container.format.name else 0
+  # Matroska and FLV count from zero, other containers from the first time stamp.
+  offset = container.start_time or 0 if container.format.name in ("matroska,webm", "flv") else 0
   return (container.duration - offset) / 1_000_000
 
 

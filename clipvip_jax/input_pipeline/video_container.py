@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from clipvip_jax.input_pipeline import video_checks
-from clipvip_jax.input_pipeline.ffmpeg_errors import capture_log, error_reason
+from clipvip_jax.input_pipeline.ffmpeg_errors import enable_log, error_reason
 from clipvip_jax.input_pipeline.media_error import MediaError
 
 if TYPE_CHECKING:  # imported where needed: training reads stored JPEGs and starts without FFmpeg
@@ -47,9 +47,10 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple["InputContainer",
   import av
 
   video_checks.check_readable(path)
+  enable_log()
   try:
     # Without the prefix, a colon in a name denotes a protocol.
-    with capture_log():
+    with av.logging.Capture():
       container = av.open(f"file:{os.fspath(path)}", container_options=_OPTIONS)
   except (av.error.FFmpegError, OSError) as error:
     if error.errno == errno.EINVAL:

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from clipvip_jax.input_pipeline import multi_image_files, video_checks
 from clipvip_jax.input_pipeline.deinterlacing import deinterlace
-from clipvip_jax.input_pipeline.ffmpeg_errors import capture_log, error_reason, logged_error
+from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason, logged_error
 from clipvip_jax.input_pipeline.frame_conversion import FrameConverter
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.packet_reader import read_packets
@@ -189,18 +189,17 @@ def _decode_packets(
   decoder = stream_decoder(stream)
   corrupt = set[int | None]()
   for packet in read_packets(container, stream, stats, origin):
-    with capture_log() as messages:
+    with av.logging.Capture() as messages:
       try:
         frames = decoder.decode(packet)
       except av.error.FFmpegError as error:
         stats.add_error(error_reason(error))
         continue
-    if message := logged_error(messages):
+    if messages and (message := logged_error(messages)):
       stats.add_error(message)
       corrupt.add(packet.dts if packet.pts is None else packet.pts)
     for frame in frames:
-      is_corrupt = frame.is_corrupt or frame.pts in corrupt
-      corrupt.discard(frame.pts)
+      is_corrupt = frame.is_corrupt or (bool(corrupt) and frame.pts in corrupt)
       yield frame, is_corrupt
 
 

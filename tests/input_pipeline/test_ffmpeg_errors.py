@@ -4,7 +4,7 @@ import logging
 
 import av
 
-from clipvip_jax.input_pipeline.ffmpeg_errors import capture_log, error_reason, logged_error
+from clipvip_jax.input_pipeline.ffmpeg_errors import enable_log, error_reason, logged_error
 
 
 def test_reasons_have_no_path_and_are_never_empty():
@@ -13,7 +13,8 @@ def test_reasons_have_no_path_and_are_never_empty():
 
 
 def test_errors_are_captured_and_others_are_dropped_as_before(capfd):
-  with capture_log() as messages:
+  enable_log()
+  with av.logging.Capture() as messages:
     av.logging.log(av.logging.WARNING, "h264", "a warning")
     assert logged_error(messages) == ""
     for harmless in ("SEI type 5 size 90 truncated at 80", "mmco: unref short failure"):

@@ -9,7 +9,8 @@ import pytest
 from clipvip_jax.input_pipeline.packet_reader import read_packets
 from clipvip_jax.input_pipeline.video_checks import DecodeStats
 
-STREAM = types.SimpleNamespace(index=0)
+TIME_BASE = fractions.Fraction(1, 1000)
+STREAM = types.SimpleNamespace(index=0, time_base=TIME_BASE)
 
 
 def packet(seconds, stream_index=0, delay=0.0):
@@ -19,8 +20,7 @@ def packet(seconds, stream_index=0, delay=0.0):
     dts=dts,
     pts=dts + round(delay * 1000),
     duration=40,
-    time_base=fractions.Fraction(1, 1000),
-    stream=types.SimpleNamespace(index=stream_index),
+    stream=types.SimpleNamespace(index=stream_index, time_base=TIME_BASE),
     size=9,
     is_discard=False,
     is_corrupt=False,

@@ -171,23 +171,22 @@ def test_an_error_long_before_a_gap_does_not_count():
 
 
 def test_packets_that_are_not_shown_have_no_time():
-  fields = {"is_discard": False, "is_corrupt": False, "size": 9, "time_base": fractions.Fraction(1, 10)}
+  fields = {"is_discard": False, "is_corrupt": False, "size": 9}
   packet = types.SimpleNamespace(dts=10, pts=20, duration=5, **fields)
   stats = DecodeStats(0.1)
-  stats.add_packet(packet, 0.5, is_video=True)
+  stats.add_packet(packet, 0.1, 0.5, is_video=True)
   packet.dts, packet.pts = 90, None
-  stats.add_packet(packet, 0.5, is_video=False)
+  stats.add_packet(packet, 0.1, 0.5, is_video=False)
   assert (stats.num_packets, stats.read_until, stats.all_read_until) == (1, 2.0, 9.0)
   packet.pts, packet.is_discard = 1000, True
-  stats.add_packet(packet, 0.5, is_video=True)
+  stats.add_packet(packet, 0.1, 0.5, is_video=True)
   assert (stats.num_packets, stats.read_until) == (2, 2.0)
 
 
 def test_a_gap_at_a_packet_that_follows_lost_data_counts():
-  unit = fractions.Fraction(1, 10)
-  packet = types.SimpleNamespace(dts=10, pts=10, duration=1, time_base=unit, is_discard=False, is_corrupt=True, size=9)
+  packet = types.SimpleNamespace(dts=10, pts=10, duration=1, is_discard=False, is_corrupt=True, size=9)
   stats = DecodeStats(0.1)
-  stats.add_packet(packet, 0.0, is_video=True)
+  stats.add_packet(packet, 0.1, 0.0, is_video=True)
   stats.add_frame(0.0, 1.1, 0.0)
   assert stats.missing == pytest.approx(1.0)
 

@@ -129,6 +129,16 @@ def test_a_cut_file_of_any_container_is_rejected(tmp_path, name):
     assert_rejected(path, "truncated or corrupt")
 
 
+@pytest.mark.parametrize("name", ["x.flv", "x.mkv", "x.mp4", "x.avi", "x.mov"])
+def test_a_complete_file_is_not_noted_as_truncated(tmp_path, name):
+  """Whose pictures start after zero, or whose sound ends after them."""
+  for frames in (10, 50):
+    path = write_movie(
+      tmp_path / name, "libx264", "mp3" if name == "x.flv" else "aac", frames, codec_options={"bf": "2"}
+    )
+    assert notes_of(path)[1] <= {"unverifiable"}
+
+
 @pytest.mark.parametrize(("name", "codecs"), [("x.ts", ("libx264", "aac")), ("x.mpg", ("mpeg2video", "mp2"))])
 def test_formats_that_promise_nothing_are_accepted_as_unverifiable(tmp_path, name, codecs):
   path = write_movie(tmp_path / name, *codecs)
