@@ -1,5 +1,6 @@
 """Builds a video index: embeds videos in parts, resumes after an interruption, and writes the index atomically."""
 
+import collections
 import hashlib
 import itertools
 import os
@@ -14,6 +15,7 @@ from clipvip_jax.inference.embedding_model import EmbeddingModel
 from clipvip_jax.inference.feature_file import SUFFIX
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.input_pipeline.media_notes import collect_notes
 from clipvip_jax.runs import workdir
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
@@ -96,13 +98,22 @@ def _embed_missing_parts(
   missing = {path: part for path, part in parts.items() if not _is_complete(path, model, threads)}
   if len(missing) < len(parts):
     log.info("resuming: %d of %d parts are complete", len(parts) - len(missing), len(parts))
-  queue = itertools.chain.from_iterable(missing.values())
-  clips = read_media.map_in_threads(queue, model.read_clip, threads)
+  noted: list[set[str]] = []  # appended to by threads
+
+  def read_clip(video: pathlib.Path) -> np.ndarray:
+    with collect_notes() as notes:
+      clip = model.read_clip(video)
+    noted.append(notes)
+    return clip
+
+  clips = read_media.map_in_threads(itertools.chain.from_iterable(missing.values()), read_clip, threads)
   progress, done = ProgressReporter(sum(map(len, missing.values())), "videos"), 0
   for path, part in missing.items():
     video_index.write_index(path, _embed_part(model, itertools.islice(clips, len(part))))
     done += len(part)
     progress.update(done)
+  if counts := collections.Counter(itertools.chain.from_iterable(noted)):
+    log.info("accepted with notes: %s", ", ".join(f"{count} {note}" for note, count in sorted(counts.items())))
 
 
 def _is_complete(path: pathlib.Path, model: EmbeddingModel, threads: int) -> bool:

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 from fake_model import FakeModel
-from videos import write_videos
+from videos import write_movie, write_videos
 
 from clipvip_jax.inference import index_builder, video_index
 from clipvip_jax.inference.index_builder import build_index
@@ -139,3 +139,13 @@ def test_file_names_with_control_characters_or_outside_utf8(tmp_path, out, caplo
   assert index.videos == [str(video)] and index.bad == [str(bad)]
   assert video_index.read_index(out).videos == [str(video)]
   assert r"x\n\x1b[31m.mp4" in caplog.text and "\x1b" not in caplog.text
+
+
+def test_what_is_tolerated_is_counted(tmp_path, out, caplog):
+  videos = write_videos(tmp_path / "v", 3)
+  recording = write_movie(tmp_path / "v" / "x.ts", "mpeg2video", count=4)
+  short = write_movie(tmp_path / "v" / "y.mkv", "libx264", count=50)
+  short.write_bytes(short.read_bytes()[: int(0.95 * short.stat().st_size)])
+  with caplog.at_level("INFO", logger="clipvip_jax"):
+    assert not build_index(FakeModel(), [*videos, recording, short], out).bad
+  assert "accepted with notes: 1 corrupt, 1 truncated, 1 unverifiable" in caplog.text

@@ -2,9 +2,11 @@
 
 import os
 import time
+from collections import Counter
 
 import corpora
 import pytest
+from videos import write_movie
 
 from data.engine.coverage import SkippedClip
 from data.engine.decode_process import DecodeProcess
@@ -31,6 +33,17 @@ def test_returns_frames(videos):
     assert isinstance(refused, SkippedClip) and refused.reason == "undecodable"
     assert child.read_frames("/no/such.mp4") == SkippedClip("/no/such.mp4", "missing", "no such file")
     assert child.read_frames(videos["good"], 90.0, 91.0).reason == "too_short"
+
+
+def test_truncated_files_are_skipped_and_what_is_tolerated_is_counted(tmp_path):
+  files = [write_movie(tmp_path / name, "libx264", "aac") for name in ("cut.mkv", "short.mkv", "recording.ts")]
+  for file, fraction in zip(files, (0.4, 0.95, 1.0), strict=True):
+    file.write_bytes(file.read_bytes()[: int(fraction * file.stat().st_size)])
+  counts = Counter()
+  with decoding() as child:
+    cut, *accepted = [child.read_frames(str(file), counts=counts) for file in files]
+  assert cut.reason == "undecodable" and "truncated" in cut.detail and len(accepted[1]) == 50
+  assert counts == {"corrupt": 1, "truncated": 1, "unverifiable": 1}
 
 
 def test_hung_decoder_costs_one_clip(videos):
