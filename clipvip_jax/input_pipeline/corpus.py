@@ -6,6 +6,8 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from clipvip_jax.input_pipeline.record_text import Record, record_text, record_texts
 from clipvip_jax.utils.errors import UserError
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 PROTOCOLS = ("single", "multi")
 
 _NUM_NAMED = 5  # clips that an error message lists
+_MAX_EXAMINED = 1024  # records whose texts are counted: a record includes its frames
+_KEY_FIELDS = ("id", "twin")  # text fields that name clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,12 +114,33 @@ class Corpus:
     Raises:
       UserError: a field is missing.
     """
-    text_fields = sorted(name for name, feature in self._builder.info.features.items() if _is_text(feature))
+    text_fields = self._text_fields()
     for field in fields:
       if field and field not in text_fields:
         raise UserError(
           f"{self.name}, split {split}: records have no text field {field!r}; choose one of: {', '.join(text_fields)}"
         )
+
+  def _text_fields(self) -> list[str]:
+    return sorted(name for name, feature in self._builder.info.features.items() if _is_text(feature))
+
+  def count_texts(self, split: str) -> tuple[int, dict[str, int]]:
+    """Counts the records that have a text, by text field, in a whole split or in evenly spaced records of a large one.
+
+    Returns:
+      (number of records examined, {text field: how many of them have a text that is not blank}).
+
+    Raises:
+      UserError: the corpus has no such split.
+    """
+    records = self.records(split)
+    indices = np.unique(np.linspace(0, len(records) - 1, min(len(records), _MAX_EXAMINED), dtype=np.int64))
+    counts = dict.fromkeys((field for field in self._text_fields() if field not in _KEY_FIELDS), 0)
+    for index in indices.tolist():
+      record = records[index]
+      for field in counts:
+        counts[field] += bool(record_texts(record, field))
+    return len(indices), counts
 
   def check_queries(
     self, split: str, query: str, caption: str, protocol: str = "single", flag: str = "--config.evaluate.protocol"

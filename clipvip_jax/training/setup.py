@@ -27,8 +27,10 @@ from clipvip_jax.training.config_checks import check_run, stream_sections
 from clipvip_jax.training.losses import LOSSES, Loss
 from clipvip_jax.training.train_step import init_state
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 
 WORDS_TOKENIZER = "words"  # value of data.tokenizer: a vocabulary built from the training texts
+_FEW_TEXTS = 0.5  # fraction of records with a text below which a run warns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +129,28 @@ def _open_training_corpus(config: ConfigDict, section: str, stream: ConfigDict) 
     raise UserError(f"{section}: {error}") from error
   if not num_records:
     raise UserError(f"{section}: {corpus.name}, split {stream.train_split}, has no records; name another train_split")
+  _check_texts(section, stream, config.loss, corpus)
   return corpus
+
+
+def _check_texts(section: str, stream: ConfigDict, loss: str, corpus: Corpus) -> None:
+  """Checks that records have texts that the loss reads, and warns of fields that few of them have."""
+  num_records, counts = corpus.count_texts(stream.train_split)
+  fields = {f"{section}.{name}": stream[name] for name in _text_names(loss) if stream[name]}
+  where = f"{num_records} records of {corpus.name}, split {stream.train_split},"
+  if not any(counts[field] for field in fields.values()):
+    others = ", ".join(f"{field!r} ({count})" for field, count in counts.items() if count)
+    raise UserError(
+      f"none of the {where} has a text in {' or '.join(f'{name}={field!r}' for name, field in fields.items())}, which"
+      f" loss={loss!r} reads; set --config.{' or --config.'.join(fields)} to a field with texts: {others or 'none'}"
+    )
+  for name, field in fields.items():
+    if counts[field] < _FEW_TEXTS * num_records:
+      log.warning("%d of %s have a text in %s=%r; the others do not affect its loss", counts[field], where, name, field)
+
+
+def _text_names(loss: str) -> list[str]:
+  return [name for name in ("subtitle", "caption") if name in LOSSES[loss].uses]
 
 
 def _open_eval_corpus(config: ConfigDict, corpus: Corpus) -> Corpus:
@@ -181,16 +204,15 @@ def _create_stream(
   seed = config.seed
   if index:
     seed = int(np.random.SeedSequence((config.seed, index)).generate_state(1)[0])
-  uses = LOSSES[config.loss].uses
   clips = ClipBatcher(
     records=corpus.records(stream.train_split),
     tokenizer=tokenizer,
-    text_fields={name: stream[name] for name in ("subtitle", "caption") if name in uses},
+    text_fields={name: stream[name] for name in _text_names(config.loss)},
     num_frames=stream.num_frames,
     image_size=config.model.image_size,
     text_length=config.data.text_length,
     jitter_seed=seed,
-    middle_frame="frame" in uses,
+    middle_frame="frame" in LOSSES[config.loss].uses,
     fast_decode=config.data.fast_decode,
   )
   num_records = len(clips.records)

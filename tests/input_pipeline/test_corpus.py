@@ -4,6 +4,7 @@ import pytest
 import tensorflow_datasets as tfds
 import written_corpus
 
+from clipvip_jax.input_pipeline import corpus
 from clipvip_jax.input_pipeline.corpus import Corpus, check_protocol
 from clipvip_jax.input_pipeline.record_text import record_text, record_texts
 from clipvip_jax.utils.errors import UserError
@@ -44,17 +45,27 @@ def test_record_text_decodes_bytes():
   assert record_text({"id": b"\xc3\xa9"}, "id") == record_text({"id": "é"}, "id") == "é"
 
 
+def test_counts_records_with_a_text_by_field(tmp_path):
+  assert open_written(tmp_path).count_texts("train") == (3, {"caption": 2, "description": 2, "subtitle": 1})
+
+
+def test_counts_texts_in_evenly_spaced_records_of_a_large_split(tmp_path, monkeypatch):
+  monkeypatch.setattr(corpus, "_MAX_EXAMINED", 4)
+  records = [{"id": str(i), "frames": [b"x"], "caption": "a" * (i % 3 == 0)} for i in range(10)]
+  assert open_written(tmp_path, records).count_texts("train") == (4, {"caption": 4, "description": 0, "subtitle": 0})
+
+
 def test_clips_without_a_query_are_rejected_by_name(tmp_path):
   with pytest.raises(UserError, match=r"1 clips have no 'description' to use as query, first \['c'\]; choose another"):
     open_written(tmp_path).check_queries("train", "description", "")
 
 
 def test_an_unknown_text_field_is_rejected_with_the_existing_ones(tmp_path):
-  corpus = open_written(tmp_path)
+  written = open_written(tmp_path)
   with pytest.raises(UserError, match=r"no text field 'title'; choose one of: caption, description, id, subtitle"):
-    corpus.check_queries("train", "title", "caption")
+    written.check_queries("train", "title", "caption")
   with pytest.raises(UserError, match="no text field 'frames'"):
-    corpus.check_fields("train", ["", "frames"])
+    written.check_fields("train", ["", "frames"])
 
 
 def test_an_unknown_split_is_rejected_with_the_existing_ones(tmp_path):

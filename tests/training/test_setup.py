@@ -1,13 +1,18 @@
 """Components of a run, and inputs that are rejected before anything is compiled or written."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
+import simplejpeg
+import written_corpus
 from small_runs import config, mixed_config
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.training import setup
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 
 REJECTED = [
   ({"data.name": "moving_shape"}, r"data\.name='moving_shape'.*choose one of: .*moving_shapes"),
@@ -51,6 +56,33 @@ def test_names_the_section_of_a_rejected_mixed_corpus(corpora, tmp_path, changes
   mixed.mix.image_text.update(changes)
   with pytest.raises(UserError, match=message):
     setup.prepare(mixed, tmp_path / "run")
+
+
+def write_corpus(folder, texts):
+  """A corpus of records with these texts by field; its validation split has queries."""
+  jpeg = simplejpeg.encode_jpeg(np.zeros((32, 32, 3), np.uint8))
+  records = [{"id": str(i), "frames": [jpeg], **fields} for i, fields in enumerate(texts)]
+  written_corpus.write(folder, records, name="video_manifest", config="mine")
+  return {"data.name": "video_manifest", "data.config": "mine", "data.prepare": False, "data.data_dir": str(folder)}
+
+
+@pytest.mark.parametrize("texts", [[{"description": ["a"]}] * 3, [{"description": ["a"], "subtitle": " "}], [{}] * 2])
+def test_rejects_a_corpus_without_the_texts_that_the_loss_reads(tmp_path, texts):
+  changes = write_corpus(tmp_path / "corpora", texts)
+  message = rf"none of the {len(texts)} records .*mine.*train, has a text in data\.subtitle='subtitle' or"
+  with pytest.raises(UserError, match=message) as refused:
+    setup.prepare(config(tmp_path, **changes), tmp_path / "run")
+  remedy = r"set --config\.data\.subtitle or --config\.data\.caption to a field with texts: "
+  assert re.search(remedy + (rf"'description' \({len(texts)}\)" if texts[0] else "none"), str(refused.value))
+
+
+def test_warns_of_a_text_that_few_records_have(tmp_path, caplog, monkeypatch):
+  monkeypatch.setattr(log, "propagate", True)
+  texts = [{"description": ["a"], "subtitle": "b" * (i == 0), "caption": "c"} for i in range(3)]
+  changes = {"evaluate.selection_split": "train", "evaluate.final_splits": (), "evaluate.query": "description"}
+  setup.prepare(config(tmp_path, **write_corpus(tmp_path / "corpora", texts), **changes), tmp_path / "run")
+  assert "1 of 3 records" in caplog.text and "have a text in data.subtitle='subtitle'" in caplog.text
+  assert "data.caption" not in caplog.text
 
 
 def test_the_abstract_state_has_shapes_and_shardings_of_every_parameter(corpora, tmp_path):
