@@ -1,9 +1,10 @@
 """metrics.jsonl, the history of a run, and curves drawn from it.
 
 `history` is a list of the file's rows in any order. The later of two rows for one step counts, and values that are not
-finite numbers are omitted from curves.
+finite numbers are omitted from curves. Curves never stop a run: a corrupt line is skipped and named.
 """
 
+import itertools
 import json
 import math
 import pathlib
@@ -13,7 +14,9 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from clipvip_jax.utils import atomic_write
+from clipvip_jax.utils.log import log
 
+_MAX_NAMED = 5  # corrupt lines that a warning names
 Points = tuple[list[int], list[float]]  # increasing steps, and their values
 
 
@@ -60,19 +63,24 @@ class History:
   def __init__(self, path: pathlib.Path, step: int, *, write: bool = True, evaluated: bool = True):
     """Opens the history of a run that resumes from `step`. Rows of later steps are dropped: they are written again.
 
+    Corrupt lines are moved to a file with the suffix .corrupt.
+
     Args:
       path: the file, which need not exist.
       step: completed updates.
       write: whether this process writes the file.
       evaluated: whether the evaluation of `step` was completed; if not, its row is dropped, too.
     """
+    rows, corrupt = _read_rows(path)
+    self.step = step
     self.rows = [
-      row
-      for row in _read_rows(path)
-      if row["step"] < step or (row["step"] == step and (evaluated or row["kind"] != "eval"))
+      row for row in rows if row["step"] < step or (row["step"] == step and (evaluated or row["kind"] != "eval"))
     ]
     self._file = None
     if write:
+      if corrupt:
+        with path.with_name(f"{path.name}.corrupt").open("ab") as file:
+          file.writelines(line + b"\n" for line in corrupt)
       with atomic_write.atomic_path(path) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
       self._file = path.open("a", encoding="utf-8")
@@ -90,14 +98,29 @@ class History:
       self._file.close()
 
 
-def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads the rows up to the first invalid line: a killed process may leave a partial one, whose step is repeated."""
-  if not path.exists():
-    return []
-  rows = []
-  for line in path.read_text(encoding="utf-8").splitlines():
+def _read_rows(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+  """Reads the valid rows, and the corrupt lines, which are logged; a killed process may leave a partial one."""
+  rows: list[dict[str, Any]] = []
+  corrupt: dict[int, bytes] = {}  # by line number
+  for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else [], 1):
     try:
-      rows.append(json.loads(line))
-    except ValueError:
-      break
-  return rows
+      row = json.loads(line) if line.strip() else None
+    except (ValueError, RecursionError):
+      row = line
+    if _is_row(row):
+      rows.append(row)
+    elif row is not None:
+      corrupt[number] = line
+  if corrupt:
+    listed = ", ".join(map(str, itertools.islice(corrupt, _MAX_NAMED))) + (", ..." if len(corrupt) > _MAX_NAMED else "")
+    log.warning("%s: %d corrupt lines (%s) are skipped; curves lack their steps", path, len(corrupt), listed)
+  return rows, list(corrupt.values())
+
+
+def _is_row(row: Any) -> bool:
+  """Returns whether a JSON value has the fields of a row, as `History.append` writes them."""
+  if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+    return False
+  if row.get("kind") == "eval":
+    return isinstance(row.get("split"), str) and isinstance(row.get("metrics"), dict)
+  return row.get("kind") == "train"

@@ -41,10 +41,10 @@ class RunResults:
 
 
 def read_results(folder: pathlib.Path) -> RunResults:
-  """Reads results.json and metrics.jsonl of a workdir.
+  """Reads results.json and metrics.jsonl of a workdir; corrupt lines of the latter are skipped with a warning.
 
   Raises:
-    UserError: the folder has no results, or a file is invalid.
+    UserError: the folder has no results, or they are invalid.
   """
   path = folder / "results.json"
   if not path.is_file():
@@ -60,7 +60,8 @@ def read_results(folder: pathlib.Path) -> RunResults:
     raise UserError(f"{path} holds several models: name one of them, as {folder / 'model_0'}")
   if problem := _validate(results):
     raise UserError(f"{path} is not a results file of this project: {problem}; pass a workdir")
-  return RunResults(folder, results, _read_history(folder / "metrics.jsonl"))
+  history = metrics_history.History(folder / "metrics.jsonl", sys.maxsize, write=False)
+  return RunResults(folder, results, history.rows)
 
 
 def _validate(results: Any) -> str:
@@ -74,16 +75,3 @@ def _validate(results: Any) -> str:
     if not isinstance(split, dict) or not isinstance(split.get("size"), int):
       return f"split {name!r} has no 'size'"
   return ""
-
-
-def _read_history(path: pathlib.Path) -> list[dict[str, Any]]:
-  try:
-    rows = metrics_history.History(path, sys.maxsize, write=False).rows
-    if not all(isinstance(row["step"], int) for row in rows):
-      raise TypeError("a step is not an integer")
-    metrics_history.loss_curve(rows), metrics_history.evaluations_by_split(rows)  # raise if a row lacks a field
-  except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-    raise UserError(
-      f"{path} cannot be read ({type(error).__name__}: {error}): move it away to continue without curves"
-    ) from error
-  return rows

@@ -7,6 +7,7 @@
 | tokenizer.json | the vocabulary, if it was built from the corpus |
 | extensions.json | numbers of steps, where the run was extended |
 | metrics.jsonl | losses and evaluations by step, see metrics_history.py |
+| metrics.jsonl.corrupt | its corrupt lines |
 | checkpoints/ | see checkpoint.py |
 | corrupt_checkpoints/ | checkpoints that could not be restored, quarantined |
 | results.json, report.html | the outcome |

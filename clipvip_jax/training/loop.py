@@ -34,7 +34,7 @@ class TrainLoop:
     self._components, self._config = components, components.config
     self._evaluator, self._checkpoints, self._history = evaluator, checkpoints, history
     self._divergence = DivergenceCheck(components.streams, checkpoints)
-    self._writer = tensorboard.create_writer(components.workdir, enabled=jax.process_index() == 0)
+    self._writer = tensorboard.create_writer(components.workdir, history.step, enabled=jax.process_index() == 0)
     self._masked_step = _jit_step(components, drop_patches=True)
     self._unmasked_step = _jit_step(components, drop_patches=False)
     self._num_masked_steps = num_masked_steps(self._config, components.total_steps)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from clipvip_jax.runs import metrics_history
+from clipvip_jax.utils.log import log
 
 
 def test_resuming_drops_later_rows_and_a_partial_line(tmp_path):
@@ -19,6 +20,36 @@ def test_resuming_drops_later_rows_and_a_partial_line(tmp_path):
     file.write('{"kind": "tr')
   assert [row["step"] for row in metrics_history.History(path, 2).rows] == [1, 2]
   assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+GOOD = [{"kind": "train", "step": step, "loss": 1.0} for step in (1, 2, 3, 4)]
+CORRUPT = {
+  "not UTF-8": b"\x00\xff\xfe",
+  "zeros": bytes(200),
+  "no JSON": b"XX",
+  "deep": b"[" * 100_000,
+  "no object": b"5",
+  "no step": b'{"kind": "train", "loss": 1}',
+  "no integer step": b'{"kind": "train", "step": 1.5}',
+  "negative step": b'{"kind": "train", "step": -1}',
+  "another kind": b'{"kind": "trein", "step": 1}',
+  "no metrics": b'{"kind": "eval", "step": 1, "split": "test"}',
+}
+
+
+@pytest.mark.parametrize("position", [0, 2, 4])
+@pytest.mark.parametrize("line", CORRUPT.values(), ids=CORRUPT)
+def test_corrupt_lines_are_kept_aside_and_named_and_lose_no_other_row(tmp_path, caplog, monkeypatch, line, position):
+  monkeypatch.setattr(log, "propagate", True)
+  lines = [json.dumps(row).encode() for row in GOOD]
+  path = tmp_path / "metrics.jsonl"
+  path.write_bytes(b"\n".join([*lines[:position], line, *lines[position:]]) + b"\n")
+  for write in (False, True):
+    assert metrics_history.History(path, 9, write=write).rows == GOOD
+    assert f"metrics.jsonl: 1 corrupt lines ({position + 1}) are skipped" in caplog.text
+    caplog.clear()
+  assert (tmp_path / "metrics.jsonl.corrupt").read_bytes() == line + b"\n"
+  assert metrics_history.History(path, 9).rows == GOOD and not caplog.text, "the file is valid again"
 
 
 def test_a_process_that_does_not_write_keeps_rows_in_memory(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from clipvip_jax.runs.results import read_results
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 
 RESULTS = {
   "splits": {"test": {"size": 2}},
@@ -54,6 +55,8 @@ def test_a_folder_without_results_is_refused_with_what_to_run(tmp_path):
 
 
 @pytest.mark.parametrize("row", ["[]", '{"kind": "train"}', '{"kind": "train", "step": "1"}', '{"step": 1}'])
-def test_an_invalid_history_is_refused(tmp_path, row):
-  with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read .*move it away"):
-    read_results(write(tmp_path, RESULTS, row + "\n"))
+def test_an_invalid_row_of_the_history_is_skipped_with_a_warning(tmp_path, caplog, monkeypatch, row):
+  monkeypatch.setattr(log, "propagate", True)
+  good = '{"kind": "train", "step": 1, "loss": 2.0}'
+  assert len(read_results(write(tmp_path, RESULTS, f"{row}\n{good}\n")).history) == 1
+  assert "metrics.jsonl: 1 corrupt lines (1) are skipped" in caplog.text
