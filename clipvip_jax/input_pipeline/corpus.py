@@ -3,12 +3,14 @@
 import collections
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from clipvip_jax.input_pipeline.record_text import Record, record_text, record_texts
+from clipvip_jax.input_pipeline.split_records import SplitRecords
 from clipvip_jax.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class Corpus:
     return {"expected": expected, "missing": expected - int(counts.get("found", expected))}
 
   def records(self, split: str) -> Sequence[Record]:
-    """Returns the records of a split, which are read on access.
+    """Returns the records of a split, which are read on access; see `SplitRecords` for errors of reading.
 
     Raises:
       UserError: the corpus has no such split.
@@ -77,7 +79,10 @@ class Corpus:
     if split not in self._builder.info.splits:
       raise UserError(f"{self.name} has no split {split!r}; choose one of: {', '.join(self._builder.info.splits)}")
     if split not in self._records:
-      self._records[split] = self._builder.as_data_source(split)
+      info = self._builder.info.splits[split]
+      files = [(os.fspath(file.filename), file.examples_in_shard) for file in info.file_instructions]
+      source = self._builder.as_data_source(split)
+      self._records[split] = SplitRecords(source, f"{self.name}, split {split}", files)
     return self._records[split]
 
   @functools.cache  # noqa: B019  # a corpus lives as long as the run
