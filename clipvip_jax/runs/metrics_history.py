@@ -117,7 +117,7 @@ def _read_rows(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[bytes]]:
   return rows, list(corrupt.values())
 
 
-def _is_row(row: Any) -> bool:
+def _is_row(row: Any) -> TypeGuard[dict[str, Any]]:
   """Returns whether a JSON value has the fields of a row, as `History.append` writes them."""
   if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
     return False
