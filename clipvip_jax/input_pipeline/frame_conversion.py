@@ -1,7 +1,6 @@
 """Conversion of decoded frames to RGB: upright, SDR, and composed on white."""
 
 import functools
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,12 +75,12 @@ def _apply_display_matrix(picture: UInt8[np.ndarray, "h w 3"], frame: "VideoFram
   from av.sidedata.sidedata import Type
 
   try:
-    side_data: Mapping[Any, Any] = frame.side_data
-    if Type.DISPLAYMATRIX not in side_data:
-      return picture
-    matrix = side_data[Type.DISPLAYMATRIX]
+    side_data: Any = frame.side_data
+    matrix = next((data for data in side_data if data.type is Type.DISPLAYMATRIX), None)
   except ValueError:  # side data that PyAV does not know, such as EXIF; the rotation is read without them
     return np.rot90(picture, round(frame.rotation / 90) % 4)
+  if matrix is None:
+    return picture
   a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
   if abs(b) + abs(c) > abs(a) + abs(d):
     picture, a, d = picture.transpose(1, 0, 2), c, b
