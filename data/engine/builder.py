@@ -8,6 +8,7 @@ Builds are resumable: intermediate files are kept in VERSION.building beside the
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -24,8 +25,8 @@ from tensorflow_datasets.core import constants, dataset_builder
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.file_lock import LockHeldError
 from clipvip_jax.utils.log import log
-from data.engine import coverage, records, runner, storage, text_lookup
-from data.engine.assemble import collect_reports, link_split
+from data.engine import coverage, rebuild, records, runner, storage, text_lookup
+from data.engine.assemble import WrittenShard, collect_reports, link_split
 from data.engine.build_command import build_command
 from data.engine.clip_record import RecordSpec
 from data.engine.corpus_config import BuildOptions, CorpusConfig
@@ -126,14 +127,15 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       )
     return dataclasses.replace(plan, annotations_digest=digest.hexdigest())
 
-  def check_annotations(self) -> None:
+  def check_annotations(self, plan: Plan) -> None:
     """Checks that the existing corpus was built from the current annotations.
+
+    Args:
+      plan: That of the current annotations.
 
     Raises:
       UserError: It was built from others.
     """
-    with tempfile.TemporaryDirectory() as folder:
-      plan = self.plan(epath.Path(folder))
     built_lookups = self.info.metadata.get("lookups")
     changed_lookups = built_lookups is not None and built_lookups != self._lookup_fingerprints()
     if self.info.metadata.get("annotations") != plan.annotations_digest or changed_lookups:
@@ -154,7 +156,10 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     return build_command(self.name, self.data_dir_root, self.builder_config, self.builder_configs, options)
 
   def build(self, config: tfds.download.DownloadConfig) -> None:
-    """Builds the corpus, or checks the annotations of an existing one, and logs the coverage.
+    """Builds the corpus and logs the coverage.
+
+    Of an existing corpus, checks the annotations and rebuilds the shards whose videos have changed. The old corpus is
+    deleted when the new one is complete.
 
     Args:
       config: Configuration of TFDS with a Beam runner and its options.
@@ -163,14 +168,43 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       UserError: See `download_and_prepare` and `check_annotations`.
     """
     if self.is_prepared():
-      self.check_annotations()
-      log.info("%s exists and is up to date", self.data_path)
-      return
+      with tempfile.TemporaryDirectory() as folder:
+        plan = self.plan(epath.Path(folder))
+        self.check_annotations(plan)
+        built = rebuild.BuiltShards.read(epath.Path(self.data_path) / rebuild.SHARDS_FILE)
+        changed = rebuild.changed_shards(plan, built) if built else []
+      if not built or not changed:
+        log.info("%s exists and is up to date", self.data_path)
+        return
+      self._rebuild(built, changed, config)
     self.download_and_prepare(download_config=config)
     for split, counts in self.info.metadata["coverage"].items():
       listed = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items() if value)
       log.info("%s: %s", split, listed)
     log.info("wrote %s", self.data_path)
+
+  def _rebuild(self, built: rebuild.BuiltShards, changed: list[str], config: tfds.download.DownloadConfig) -> None:
+    """Builds changed shards beside the existing corpus, which is then deleted: all shards are in the working folder."""
+    log.info("rebuilding %d of %d shards, whose videos changed since the build", len(changed), len(built.reports))
+    self.options = dataclasses.replace(self.options, clips_per_shard=built.clips_per_shard)
+    with self._locked_build_dir() as build_dir:
+      plan = self.plan(build_dir / "plan")
+      work = self._work(self.record_spec())
+      rebuild.restore_shards(plan, built, changed, work, lambda split: self._get_filename_template(split_name=split))
+      self._build_shards(config)
+      epath.Path(self.data_path).rmtree()
+
+  @contextlib.contextmanager
+  def _locked_build_dir(self) -> Iterator[epath.Path]:
+    build_dir = self.build_dir
+    try:
+      build_dir.mkdir(parents=True, exist_ok=True)
+      with storage.lock_folder(build_dir):
+        yield build_dir
+    except LockHeldError as error:
+      raise UserError(f"{build_dir}: another process is building this corpus; wait for it, or stop it") from error
+    except OSError as error:
+      raise storage.disk_error(build_dir, error) from error
 
   def download_and_prepare(self, **kwargs: Any) -> None:
     """Builds the corpus, or resumes its build. Takes the arguments of TFDS.
@@ -179,17 +213,10 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       UserError: The annotations are invalid, too many clips were skipped, the disk is full, or another process builds
         the same corpus.
     """
-    build_dir = self.build_dir
-    try:
-      build_dir.mkdir(parents=True, exist_ok=True)
-      with storage.lock_folder(build_dir):
-        super().download_and_prepare(**kwargs)
-        if self.is_prepared():  # also if a build was killed before this cleanup
-          build_dir.rmtree()
-    except LockHeldError as error:
-      raise UserError(f"{build_dir}: another process is building this corpus; wait for it, or stop it") from error
-    except OSError as error:
-      raise storage.disk_error(build_dir, error) from error
+    with self._locked_build_dir() as build_dir:
+      super().download_and_prepare(**kwargs)
+      if self.is_prepared():  # also if a build was killed before this cleanup
+        build_dir.rmtree()
 
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(
@@ -202,24 +229,35 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
     del dl_manager
-    build_dir = self.build_dir
-    build_dir.mkdir(parents=True, exist_ok=True)
+    self.build_dir.mkdir(parents=True, exist_ok=True)
     self._remove_orphans()
-    plan, spec = self.plan(build_dir / "plan"), self.record_spec()
-    lookup_states = {field: (path, text_lookup.lookup_state(path)) for field, path in spec.lookups.items()}
-    settings = json.dumps([self._settings(), lookup_states], sort_keys=True)
-    work = BuildWork(build_dir / "shards", settings, self.options.clips_per_shard)
-    runner.run_build(plan, spec, work, download_config)
-    skipped_file = build_dir / coverage.SKIPPED_FILE
-    counts, shards = collect_reports(plan, work, skipped_file)
-    self._check_coverage(counts, skipped_file)
+    plan, work, counts, shards = self._build_shards(download_config)
     templates = {split: self._get_filename_template(split_name=split) for split in plan.counts}
     splits = [link_split(split, shards[split], template) for split, template in templates.items()]
     self.info.set_splits(tfds.core.SplitDict(splits))
-    storage.link_or_copy(skipped_file, epath.Path(self.data_path) / coverage.SKIPPED_FILE)
+    folder = epath.Path(self.data_path)
+    storage.link_or_copy(self.build_dir / coverage.SKIPPED_FILE, folder / coverage.SKIPPED_FILE)
+    rebuild.write_reports(folder / rebuild.SHARDS_FILE, plan, work)
     self.info.metadata["coverage"] = counts.as_metadata()
     self.info.metadata["annotations"] = plan.annotations_digest
     self.info.metadata["lookups"] = self._lookup_fingerprints()
+
+  def _build_shards(
+    self, config: tfds.download.DownloadConfig
+  ) -> tuple[Plan, BuildWork, Coverage, dict[str, list[WrittenShard]]]:
+    """Builds all shards that are not up to date; returns them by split, with their coverage, which is checked."""
+    plan, spec = self.plan(self.build_dir / "plan"), self.record_spec()
+    work = self._work(spec)
+    runner.run_build(plan, spec, work, config)
+    skipped_file = self.build_dir / coverage.SKIPPED_FILE
+    counts, shards = collect_reports(plan, work, skipped_file)
+    self._check_coverage(counts, skipped_file)
+    return plan, work, counts, shards
+
+  def _work(self, spec: RecordSpec) -> BuildWork:
+    lookup_states = {field: (path, text_lookup.lookup_state(path)) for field, path in spec.lookups.items()}
+    settings = json.dumps([self._settings(), lookup_states], sort_keys=True)
+    return BuildWork(self.build_dir / "shards", settings, self.options.clips_per_shard)
 
   def _check_coverage(self, counts: Coverage, skipped_file: epath.Path) -> None:
     for split, by_key in counts.as_metadata().items():

@@ -38,6 +38,7 @@ class ShardReport:
   Attributes:
     digest: `BuildWork.digest` of the shard's inputs.
     video_state: Digest of sizes and modification times of its videos.
+    video_sizes: Digest of the sizes of its videos.
     num_records: Number of records.
     num_bytes: Size of the records.
     counts: Counts of clips by coverage.MISSING_TEXT_KEYS and by notes on their files, such as "hdr".
@@ -46,6 +47,7 @@ class ShardReport:
 
   digest: str
   video_state: str
+  video_sizes: str
   num_records: int
   num_bytes: int
   counts: dict[str, int]
@@ -55,10 +57,14 @@ class ShardReport:
   def read(cls, path: epath.Path) -> ShardReport | None:
     """Reads a report; returns None if it does not exist or is corrupt."""
     try:
-      fields = json.loads(path.read_text(encoding="utf-8"))
-      return cls(**{**fields, "skipped": [SkippedClip(**clip) for clip in fields["skipped"]]})
+      return cls.from_fields(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError, KeyError):
       return None
+
+  @classmethod
+  def from_fields(cls, fields: dict[str, Any]) -> ShardReport:
+    """Parses `dataclasses.asdict` of a report. Raises TypeError or KeyError for other fields."""
+    return cls(**{**fields, "skipped": [SkippedClip(**clip) for clip in fields["skipped"]]})
 
   def write(self, path: epath.Path) -> None:
     """Writes the report atomically."""
@@ -86,7 +92,7 @@ def is_up_to_date(shard: Shard, plan: Plan, work: BuildWork) -> bool:
   report = _matching_report(shard, work)
   if report is None or any(clip.retry for clip in report.skipped):
     return False
-  return report.video_state == _video_state(shard, plan)
+  return report.video_state == digest_videos(shard, plan)[0]
 
 
 def _matching_report(shard: Shard, work: BuildWork) -> ShardReport | None:
@@ -95,13 +101,18 @@ def _matching_report(shard: Shard, work: BuildWork) -> ShardReport | None:
   return report if complete else None
 
 
-def _video_state(shard: Shard, plan: Plan) -> str:
-  """Returns a digest of the local videos' sizes and modification times; remote videos are assumed not to change."""
-  digest = hashlib.sha256()
+def digest_videos(shard: Shard, plan: Plan) -> tuple[str, str]:
+  """Returns a digest of the local videos' sizes and modification times, and one of the sizes alone.
+
+  Remote videos are assumed not to change.
+  """
+  state, sizes = hashlib.sha256(), hashlib.sha256()
   for item in plan.items(shard):
     if not storage.is_remote(item.video):
-      digest.update(f"{item.video!a} {storage.file_state(storage.find_video(item.video))}\n".encode())
-  return digest.hexdigest()
+      numbers = storage.file_state(storage.find_video(item.video))
+      state.update(f"{numbers}\n".encode())
+      sizes.update(f"{numbers[::2]}\n".encode())
+  return state.hexdigest(), sizes.hexdigest()
 
 
 def build_shard(shard: Shard, plan: Plan, spec: RecordSpec, work: BuildWork, decoder: DecodeProcess) -> None:
@@ -124,7 +135,7 @@ def build_shard(shard: Shard, plan: Plan, spec: RecordSpec, work: BuildWork, dec
   num_records = num_bytes = 0
   try:
     report_path(work.folder, shard).unlink(missing_ok=True)  # first: a report must never refer to other records
-    video_state = _video_state(shard, plan)
+    videos = digest_videos(shard, plan)
     with storage.atomic_path(records_path(work.folder, shard)) as temporary, _open_writer(temporary) as write:
       for item in plan.items(shard):
         record = clip_record(item, spec, decoder, counts)
@@ -134,7 +145,7 @@ def build_shard(shard: Shard, plan: Plan, spec: RecordSpec, work: BuildWork, dec
         data = serialize_record(record, spec.extra)
         write(data)
         num_records, num_bytes = num_records + 1, num_bytes + len(data)
-    report = ShardReport(work.digest(shard), video_state, num_records, num_bytes, dict(counts), skipped)
+    report = ShardReport(work.digest(shard), *videos, num_records, num_bytes, dict(counts), skipped)
     report.write(report_path(work.folder, shard))
   except OSError as error:
     raise storage.disk_error(work.folder, error) from error

@@ -17,10 +17,12 @@ def test_sums_reports_and_lists_skipped_clips(tmp_path):
   work, skipped_file = BuildWork(epath.Path(tmp_path), "settings", clips_per_shard=3), epath.Path(tmp_path / "s.tsv")
   first, second = plan.shards(3)
   skipped = [SkippedClip("1", "missing", "no such file")]
-  ShardReport("digest", "state", 2, 200, {"lacking_caption": 2}, skipped).write(report_path(work.folder, first))
+  ShardReport("digest", "state", "sizes", 2, 200, {"lacking_caption": 2}, skipped).write(
+    report_path(work.folder, first)
+  )
   with pytest.raises(UserError, match=r"train-00001\.json: the shard is missing; run the build again"):
     collect_reports(plan, work, skipped_file)
-  ShardReport("digest", "state", 2, 150, {"lacking_caption": 0}, []).write(report_path(work.folder, second))
+  ShardReport("digest", "state", "sizes", 2, 150, {"lacking_caption": 0}, []).write(report_path(work.folder, second))
   coverage, shards = collect_reports(plan, work, skipped_file)
   counts = coverage.as_metadata()["train"]
   assert [counts[key] for key in ("expected", "found", "missing", "lacking_caption")] == [5, 4, 1, 2]
