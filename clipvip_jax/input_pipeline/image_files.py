@@ -22,7 +22,7 @@ _EXIF_SEARCH_BYTES = 2**20  # EXIF data is within the first MiB
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PAGED_MAGIC = (b"GIF8", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # GIF, TIFF
-_WEBP_ANIMATION = 2  # flag of the header VP8X
+_WEBP_ANIMATION, _WEBP_ALPHA = 2, 16  # flags of the header VP8X
 # EXIF orientation -> (mirror horizontally first, then quarter turns counter-clockwise).
 _ORIENTATIONS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 _ORIENTATION_TAG = 0x0112
@@ -87,12 +87,24 @@ def is_still_image(path: pathlib.Path) -> bool:
 
 def is_animated(data: bytes) -> bool:
   """Returns whether the data is an image of several pictures."""
-  if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and len(data) > 20:
-    return bool(data[20] & _WEBP_ANIMATION) and data.count(b"ANMF") > 1
+  if _has_webp_canvas(data):
+    return data.count(b"ANMF") > 1
   if data.startswith(_PNG_MAGIC):
     control = data.find(b"acTL", 0, data.find(b"IDAT"))  # the number of pictures precedes the first of them
     return control > 0 and int.from_bytes(data[control + 4 : control + 8], "big") > 1
   return (data[:4] in _PAGED_MAGIC or data[4:8] == b"ftyp") and count_pictures(data) > 1
+
+
+def as_stream(data: bytes) -> io.BytesIO:
+  """Returns an image's data for Pillow; sets an animated WebP's flag for transparency.
+
+  Encoders omit the flag if all pictures are opaque, even where these do not fill the canvas.
+  """
+  return io.BytesIO(data[:20] + bytes((data[20] | _WEBP_ALPHA,)) + data[21:] if _has_webp_canvas(data) else data)
+
+
+def _has_webp_canvas(data: bytes) -> bool:
+  return data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and len(data) > 20 and bool(data[20] & _WEBP_ANIMATION)
 
 
 def count_pictures(data: bytes) -> int:
@@ -182,7 +194,7 @@ def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
   if is_animated(data):
     raise MediaError(name, "an animated image, where one picture is expected; save its pictures as separate images")
   try:
-    with Image.open(io.BytesIO(data)) as image:  # parses the header only: the size is checked before decompression
+    with Image.open(as_stream(data)) as image:  # parses the header only: the size is checked before decompression
       width, height = image.size
       if width * height > preprocessing.MAX_PIXELS:
         raise MediaError(

@@ -3,7 +3,6 @@
 FFmpeg decodes other animations and images, but one tile or one page of those that are refused here.
 """
 
-import io
 import os
 import pathlib
 from collections.abc import Iterator
@@ -15,10 +14,10 @@ from clipvip_jax.input_pipeline import image_files, preprocessing
 from clipvip_jax.input_pipeline.media_error import MediaError
 
 _HEADER_BYTES = 2**16  # hold the description of an AVIF or HEIC image
-_WEBP_ALPHA = 16  # flag of the header VP8X
 _DEFAULT_SECONDS = 0.1  # of a picture without a duration, as in browsers
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _AVIF_BRANDS, _HEIC_BRANDS = {b"avif", b"avis"}, {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"}
+_TILES = (b"grid", b"iovl")
 _AUXILIARY_ALPHA = (b"auxiliary:alpha", b"hevc:2015:auxid:1")
 
 
@@ -39,7 +38,7 @@ def is_for_pillow(path: str | os.PathLike[str]) -> bool:
     return image_files.is_animated(pathlib.Path(path).read_bytes())
   brands = _brands(header) if header[4:8] == b"ftyp" else set()
   description = _meta_box(header) if brands & (_AVIF_BRANDS | _HEIC_BRANDS) else b""
-  tiled, transparent = b"grid" in description, any(name in description for name in _AUXILIARY_ALPHA)
+  tiled, transparent = (any(name in description for name in names) for names in (_TILES, _AUXILIARY_ALPHA))
   if not tiled and not transparent:
     return False
   if not brands & _AVIF_BRANDS:
@@ -58,7 +57,7 @@ def iterate_images(path: str | os.PathLike[str]) -> Iterator[tuple[float, float,
 
   seconds = 0.0
   try:
-    with Image.open(_with_alpha(pathlib.Path(path).read_bytes()), formats=("WEBP", "AVIF")) as image:
+    with Image.open(image_files.as_stream(pathlib.Path(path).read_bytes()), formats=("WEBP", "AVIF")) as image:
       if image.width * image.height > preprocessing.MAX_PIXELS:
         raise MediaError(path, f"{image.width} x {image.height} pixels are more than {preprocessing.MAX_PIXELS}")
       for index in range(getattr(image, "n_frames", 1)):
@@ -69,13 +68,6 @@ def iterate_images(path: str | os.PathLike[str]) -> Iterator[tuple[float, float,
         seconds += shown_for
   except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
     raise MediaError(path, f"corrupt image ({error})") from error
-
-
-def _with_alpha(data: bytes) -> io.BytesIO:
-  """Sets an animated WebP's flag for transparency, which encoders omit where opaque pictures do not fill the canvas."""
-  if data.startswith(b"RIFF"):
-    data = data[:20] + bytes((data[20] | _WEBP_ALPHA,)) + data[21:]
-  return io.BytesIO(data)
 
 
 def _brands(header: bytes) -> set[bytes]:

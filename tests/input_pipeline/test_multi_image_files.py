@@ -52,6 +52,14 @@ def test_transparency_is_composed_on_white(tmp_path, name, count):
     assert np.abs(frame[:, :24].astype(int) - (250, 0, 100 * index)).max() < 12 and frame[:, 40:].min() > 245
 
 
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_canvas_that_opaque_pictures_do_not_fill_is_white(tmp_path, changes):
+  """Pillow stores the opaque half alone, without a flag for transparency; pictures without a change as one."""
+  path = write_animation(tmp_path / "x.webp", [transparent(100 * changes * i) for i in range(3)], 100)
+  frames = read_frames(path, 3)
+  assert all(frame[:, 40:].min() > 245 and frame[:, :24, 0].min() > 240 for frame in frames)
+
+
 def test_opaque_images_with_an_alpha_channel_are_decoded_as_before(tmp_path):
   picture = np.random.default_rng(0).integers(0, 256, (32, 32, 4), np.uint8)
   picture[..., 3] = 255
