@@ -31,7 +31,7 @@ def read_packets(
   """
   import av
 
-  clock, ticks = _Clock(container, stream, stats.frame_interval), dict[int, float]()
+  clock, ticks = _Clock(container, stream, stats), dict[int, float]()
   packets = container.demux()
   while True:
     with av.logging.Capture() as messages:
@@ -49,34 +49,57 @@ def read_packets(
     index = packet.stream.index  # that of the last packets, which flush decoders, is wrong
     if index not in ticks:
       ticks[index] = float(packet.stream.time_base or 0)
-    if index == stream.index:
-      clock.join(packet)
-    stats.add_packet(packet, ticks[index], origin, is_video=index == stream.index)
-    if index == stream.index:
-      yield packet
+    if index != stream.index:
+      stats.add_packet(packet, ticks[index], origin, is_video=False)
+      continue
+    for joined in clock.join(packet):
+      stats.add_packet(joined, ticks[index], origin, is_video=True)
+      yield joined
 
 
 class _Clock:
   """Moves the time stamps of concatenated recordings so that each continues where the one before it ends."""
 
-  def __init__(self, container: "InputContainer", stream: "VideoStream", frame_interval: float):
+  def __init__(self, container: "InputContainer", stream: "VideoStream", stats: DecodeStats):
     self._tick = float(stream.time_base or 0)
-    self._max_step = _MAX_FORWARD_SECONDS if has_flag(container, "ts_discont") else float("inf")
-    self._interval = round(frame_interval / self._tick) if self._tick else 0
+    self._jumps_forward = has_flag(container, "ts_discont")
+    self._interval = round(stats.frame_interval / self._tick) if self._tick else 0
+    self._stats = stats
     self._offset = 0
     self._history: collections.deque[tuple[int, int]] = collections.deque(maxlen=_MAX_STRAY_PACKETS + 1)
+    self._held: Packet | None = None  # after a step forward in a format whose clock does not jump
 
-  def join(self, packet: "Packet") -> None:
-    """Changes the time stamps of the next packet."""
+  def join(self, packet: "Packet") -> Iterator["Packet"]:
+    """Yields the packets up to the next one, which may be held back, with changed time stamps."""
+    last = self._history[-1][0] if self._history else packet.dts
+    step = 0.0 if packet.dts is None or last is None else (packet.dts - last) * self._tick
+    held, self._held = self._held, None
+    if held is not None:
+      if last is not None and packet.dts is not None and 0 <= step <= _MAX_BACKWARD_SECONDS:
+        self._stats.add_error("a corrupt time stamp")
+        _shift(held, last + self._interval - (held.dts or 0))
+      yield self._moved(held)
+    elif step > _MAX_FORWARD_SECONDS and not self._jumps_forward:
+      self._held = packet
+      return
+    yield self._moved(packet)
+
+  def _moved(self, packet: "Packet") -> "Packet":
     dts, tick = packet.dts, self._tick
     if dts is None:
-      return
+      return packet
     last = self._history[-1][0] if self._history else dts
-    if not -_MAX_BACKWARD_SECONDS <= (dts - last) * tick <= self._max_step:
+    step = (dts - last) * tick
+    if step < -_MAX_BACKWARD_SECONDS or (step > _MAX_FORWARD_SECONDS and self._jumps_forward):
       # The step back after a corrupt time stamp, or else another recording.
       earlier = [offset for last, offset in self._history if 0 < (dts - last) * tick <= _MAX_BACKWARD_SECONDS]
       self._offset = earlier[-1] if earlier else self._offset + last - dts + self._interval
     self._history.append((dts, self._offset))
     if self._offset:
-      packet.dts = dts + self._offset
-      packet.pts = None if packet.pts is None else packet.pts + self._offset
+      _shift(packet, self._offset)
+    return packet
+
+
+def _shift(packet: "Packet", offset: int) -> None:
+  packet.dts = None if packet.dts is None else packet.dts + offset
+  packet.pts = None if packet.pts is None else packet.pts + offset

@@ -16,6 +16,7 @@ from clipvip_jax.input_pipeline.deinterlacing import deinterlace
 from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason, logged_error
 from clipvip_jax.input_pipeline.frame_conversion import FrameConverter
 from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.media_notes import add_note, collect_notes
 from clipvip_jax.input_pipeline.packet_reader import read_packets
 from clipvip_jax.input_pipeline.video_checks import DecodeStats
 from clipvip_jax.input_pipeline.video_container import open_video, stream_decoder
@@ -88,13 +89,16 @@ def iterate_pictures(
   # Without a usable index, a seek may end after `start`: then decode sequentially from the beginning.
   for seek in [True, False] if start else [False]:
     pictures = _decode_pictures(path, start, end, seek=seek)
-    try:
-      first = next(pictures, None)
-    except MediaError:
-      if not seek:
-        raise
-      continue
+    with collect_notes() as notes:  # those of an attempt that is given up do not count
+      try:
+        first = next(pictures, None)
+      except MediaError:
+        if not seek:
+          raise
+        continue
     if first is not None and (not seek or first.seconds <= (start or 0)):
+      for note in notes:
+        add_note(note)
       yield from itertools.chain([first], pictures)
       return
 

@@ -27,12 +27,20 @@ def packet(seconds, stream_index=0, delay=0.0):
   )
 
 
+def flushing():
+  """Returns the packet after the last one."""
+  return types.SimpleNamespace(**{**vars(packet(0)), "dts": None, "pts": None, "size": 0})
+
+
 def read(packets, discontinuous=True):
   """Returns [decoding time in seconds], [presentation time] and statistics."""
   flags = 0x200 if discontinuous else 0
-  container = types.SimpleNamespace(format=types.SimpleNamespace(flags=flags), demux=lambda: iter(packets))
+  container = types.SimpleNamespace(
+    format=types.SimpleNamespace(flags=flags), demux=lambda: iter([*packets, flushing()])
+  )
   stats = DecodeStats(0.04)
-  found = list(read_packets(container, STREAM, stats, 0.0))
+  *found, flush = list(read_packets(container, STREAM, stats, 0.0))
+  assert flush.dts is None
   return [p.dts / 1000 for p in found], [p.pts / 1000 for p in found], stats
 
 
@@ -62,12 +70,26 @@ def test_after_a_corrupt_time_stamp_the_clock_is_the_earlier_one(stray):
   assert dts[-30:] == pytest.approx(times[20:])
 
 
+@pytest.mark.parametrize("stray", [44.0, 5000.0])
+def test_a_corrupt_time_stamp_of_a_continuous_format_is_replaced(stray):
+  times = [i * 0.04 for i in range(50)]
+  packets = [packet(t) for t in (*times[:20], stray, *times[21:])]
+  dts, _, stats = read(packets, discontinuous=False)
+  assert dts == pytest.approx(times) and stats.first_error == "a corrupt time stamp"
+  dts, _, stats = read([packet(t) for t in (*times[:20], stray)], discontinuous=False)
+  assert dts == pytest.approx([*times[:20], stray]) and not stats.first_error, "the last one may be right"
+
+
+def test_pauses_of_a_continuous_format_are_kept():
+  times = [0.0, 0.04, 30.0, 30.04, 90.0, 150.0]
+  dts, _, stats = read([packet(t) for t in times], discontinuous=False)
+  assert dts == pytest.approx(times) and not stats.first_error
+
+
 def test_other_streams_are_counted_and_packets_without_times_pass():
-  flush = packet(0)
-  flush.dts = flush.pts = None
   sound = packet(7.0, stream_index=1)
   container = types.SimpleNamespace(
-    format=types.SimpleNamespace(flags=0), demux=lambda: iter([packet(0), sound, flush])
+    format=types.SimpleNamespace(flags=0), demux=lambda: iter([packet(0), sound, flushing()])
   )
   stats = DecodeStats(0.04)
   assert len(list(read_packets(container, STREAM, stats, 0.0))) == 2
