@@ -1,6 +1,7 @@
 """Coded frames of a video file, on one clock."""
 
 import collections
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,23 @@ def read_packets(
     for joined in clock.join(packet):
       stats.add_packet(joined, ticks[index], origin, is_video=True)
       yield joined
+
+
+def clock_jumps(container: "InputContainer", stream: "VideoStream", seconds: float) -> bool:
+  """Returns whether another recording begins in the first `seconds` of a file; reads up to there."""
+  import av
+
+  tick, first, last = float(stream.time_base or 0), None, None
+  with contextlib.suppress(av.error.FFmpegError, OSError):
+    for packet in container.demux(stream):
+      if packet.dts is None:
+        continue
+      if last is not None and not -_MAX_BACKWARD_SECONDS <= (packet.dts - last) * tick <= _MAX_FORWARD_SECONDS:
+        return True
+      first, last = packet.dts if first is None else first, packet.dts
+      if (last - first) * tick > seconds:
+        break
+  return False
 
 
 class _Clock:

@@ -17,7 +17,7 @@ from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason, logged_error
 from clipvip_jax.input_pipeline.frame_conversion import FrameConverter
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.media_notes import add_note, collect_notes
-from clipvip_jax.input_pipeline.packet_reader import read_packets
+from clipvip_jax.input_pipeline.packet_reader import clock_jumps, read_packets
 from clipvip_jax.input_pipeline.video_checks import DecodeStats
 from clipvip_jax.input_pipeline.video_container import open_video, stream_decoder
 
@@ -131,7 +131,7 @@ def _decode_pictures(
 ) -> Iterator[Picture]:
   with open_video(path) as (container, stream):
     if seek and start:
-      _seek(container, start)
+      _seek(path, container, start)
     stats = DecodeStats(float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS)
     converter: FrameConverter | None = None
 
@@ -154,12 +154,17 @@ def _decode_pictures(
     video_checks.check_video(path, stats, container, stream, start or 0.0, end)
 
 
-def _seek(container: "InputContainer", start: float) -> None:
+def _seek(path: str | os.PathLike[str], container: "InputContainer", start: float) -> None:
   import av
 
-  if container.format.name not in _NO_SEEK:
-    with contextlib.suppress(av.error.FFmpegError):
-      container.seek(round(min(start, _MAX_SEEK_SECONDS) * av.time_base) + (container.start_time or 0))
+  if container.format.name in _NO_SEEK:
+    return
+  if video_checks.has_flag(container, "ts_discont"):
+    with open_video(path) as scanned:
+      if clock_jumps(*scanned, start):  # time stamps do not tell the time
+        return
+  with contextlib.suppress(av.error.FFmpegError):
+    container.seek(round(min(start, _MAX_SEEK_SECONDS) * av.time_base) + (container.start_time or 0))
 
 
 def _timed_frames(

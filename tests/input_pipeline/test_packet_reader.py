@@ -6,7 +6,7 @@ import types
 import av
 import pytest
 
-from clipvip_jax.input_pipeline.packet_reader import read_packets
+from clipvip_jax.input_pipeline.packet_reader import clock_jumps, read_packets
 from clipvip_jax.input_pipeline.video_checks import DecodeStats
 
 TIME_BASE = fractions.Fraction(1, 1000)
@@ -105,3 +105,11 @@ def test_an_error_of_the_container_ends_the_file():
   stats = DecodeStats(0.04)
   assert len(list(read_packets(container, STREAM, stats, 0.0))) == 1
   assert stats.unreadable and stats.at_end and stats.first_error == "bad element"
+
+
+@pytest.mark.parametrize(("start", "jumps"), [(2.0, False), (8.0, False), (500.0, True), (-30.0, True)])
+def test_jumps_are_found_before_a_time(start, jumps):
+  packets = [packet(t) for t in (*(i * 0.04 for i in range(50)), *(start + i * 0.04 for i in range(50)))]
+  container = types.SimpleNamespace(demux=lambda stream: iter([*packets, flushing()]))
+  assert clock_jumps(container, STREAM, 3.0) == jumps
+  assert not clock_jumps(container, STREAM, 1.0)

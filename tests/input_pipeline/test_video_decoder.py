@@ -251,3 +251,17 @@ def test_recordings_that_are_concatenated_follow_one_another(tmp_path, name, off
   (tmp_path / name).write_bytes(b"".join(parts))
   times, _ = notes_of(tmp_path / name)
   assert times == pytest.approx([i / 25 for i in range(48)], abs=0.09)
+
+
+def test_a_part_after_a_jump_of_the_clock_is_that_of_the_joined_recordings(tmp_path):
+  """The second recording, at 20 to 44 s of its clock, is 1 to 25 s of the file."""
+  path, parts = tmp_path / "x.ts", []
+  for start, count in ((0, 25), (20, 600)):
+    frames = np.stack([np.full((48, 64, 3), 20 + index % 200, np.uint8) for index in range(count)])
+    times = [start + index / 25 for index in range(count)]
+    parts.append(corpora.encode(path, frames, "libx264", rate=25, times=times, g="10").read_bytes())
+  path.write_bytes(b"".join(parts))
+  begin, end = 20.02, 21.02
+  expected = [p.rgb().mean() for p in iterate_pictures(path) if begin < p.seconds < end]
+  assert len(expected) == 25
+  assert [p.rgb().mean() for p in iterate_pictures(path, begin, end) if begin < p.seconds < end] == expected
