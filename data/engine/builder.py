@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +26,6 @@ from clipvip_jax.utils.file_lock import LockHeldError
 from clipvip_jax.utils.log import log
 from data.engine import coverage, rebuild, records, runner, storage, text_lookup
 from data.engine.assemble import WrittenShard, collect_reports, link_split
-from data.engine.build_command import build_command
 from data.engine.clip_record import RecordSpec
 from data.engine.corpus_config import BuildOptions, CorpusConfig
 from data.engine.coverage import Coverage
@@ -122,8 +120,8 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     if wrong_sizes and self.options.check_sizes:
       raise UserError(
         f"{raw_dir}: the splits of {self.name}/{self.builder_config.name} do not have their official sizes"
-        f" ({'; '.join(wrong_sizes)}). Use the owner's files{self.SIZE_HINT}, or accept these:"
-        f" {self.command(check_sizes=False)}"
+        f" ({'; '.join(wrong_sizes)}). Use the owner's files{self.SIZE_HINT}, or accept these with"
+        " --check_sizes=false"
       )
     return dataclasses.replace(plan, annotations_digest=digest.hexdigest())
 
@@ -149,11 +147,6 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     config, options = self.builder_config, self.options
     lookups = self.lookups(self.raw_dir)
     return RecordSpec(config.frame_settings(), config.decoder, options.decode_timeout, lookups, extra=self.EXTRA_FIELDS)
-
-  def command(self, **changes: Any) -> str:
-    """Returns the command that builds this corpus with changed fields of BuildOptions."""
-    options = dataclasses.replace(self.options, **changes)
-    return build_command(self.name, self.data_dir_root, self.builder_config, self.builder_configs, options)
 
   def build(self, config: tfds.download.DownloadConfig) -> None:
     """Builds the corpus and logs the coverage.
@@ -260,11 +253,9 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     return BuildWork(self.build_dir / "shards", settings, self.options.clips_per_shard)
 
   def _check_coverage(self, counts: Coverage, skipped_file: epath.Path) -> None:
-    for split, by_key in counts.as_metadata().items():
-      skipped = sum(by_key[reason] for reason in coverage.REASONS)
-      required = math.ceil(100 * skipped / by_key["expected"]) / 100
-      counts.check_skipped(split, self.options.max_skipped, skipped_file, self.command(max_skipped=required))
-      counts.check_missing_texts(split, self.options.max_missing_text, self.command(max_missing_text=1.0))
+    for split in counts.as_metadata():
+      counts.check_skipped(split, self.options.max_skipped, skipped_file)
+      counts.check_missing_texts(split, self.options.max_missing_text)
 
   def _check_settings(self) -> None:
     built, current = self.info.metadata["settings"], self._settings()  # those on disk if the corpus exists

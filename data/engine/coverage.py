@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import os
 from collections.abc import Iterable, Mapping
 
@@ -69,14 +70,13 @@ class Coverage:
       if len(self._first[split]) < _LISTED:
         self._first[split].append(clip)
 
-  def check_skipped(self, split: str, limit: float, file: os.PathLike[str], override: str) -> None:
+  def check_skipped(self, split: str, limit: float, file: os.PathLike[str]) -> None:
     """Checks that not too many clips of a split were skipped.
 
     Args:
       split: Name of the split.
       limit: The accepted fraction, 0 to 1.
       file: The list of skipped clips, named in the message.
-      override: The command that accepts the skipped clips, named in the message.
 
     Raises:
       UserError: More clips were skipped, or all of them; the message has counts by reason and the first clips.
@@ -88,13 +88,13 @@ class Coverage:
       listed = "; ".join(f"{clip.name}: {clip.detail}" for clip in self._first[split])
       raise UserError(
         f"split {split!r}: {skipped} of {counts['expected']} clips were skipped ({reasons}), more than {limit:.1%}."
-        f" First: {printable(listed)}; all are listed in {file}. Repair these files and build again, or accept it:"
-        f" {override}"
+        f" First: {printable(listed)}; all are listed in {file}. Repair these files and build again, or accept it"
+        f" with --max_skipped={math.ceil(100 * skipped / counts['expected']) / 100:g}"
       )
     if not counts["found"]:
       raise UserError(f"split {split!r}: all {skipped} clips were skipped, see {file}; repair these files")
 
-  def check_missing_texts(self, split: str, limit: float, override: str) -> None:
+  def check_missing_texts(self, split: str, limit: float) -> None:
     """Checks that at most the fraction `limit` of the clips has no text in a lookup; see `check_skipped`."""
     counts = self._counts[split]
     for key in MISSING_TEXT_KEYS:
@@ -102,7 +102,7 @@ class Coverage:
         field = key.removeprefix("lacking_")
         raise UserError(
           f"split {split!r}: {counts[key]} of {counts['expected']} clips have no {field}, more than {limit:.1%}. Check"
-          f" that the file of {field}s belongs to these clips, or accept it: {override}"
+          f" that the file of {field}s belongs to these clips, or accept it with --max_missing_text=1"
         )
 
   def as_metadata(self) -> dict[str, dict[str, int]]:

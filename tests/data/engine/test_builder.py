@@ -128,11 +128,7 @@ def test_max_skipped_and_resume_after_repair(manifest, tmp_path):
   source = corpora.write_lines(tmp_path / "m.jsonl", rows)
   with pytest.raises(UserError, match=r"2 of 20 clips were skipped \(2 missing\), more than 5.0%") as refused:
     corpora.build(Builder, "default", tmp_path, source)
-  command = str(refused.value).split("accept it: ")[1]
-  assert command == (
-    "python -m clipvip_jax.data_tool build video_manifest --config=default"
-    f" --data_dir={tmp_path} --raw_dir={source} --check_sizes=false --max_skipped=0.1"
-  )
+  assert str(refused.value).endswith("or accept it with --max_skipped=0.1")
   corpora.write_video(tmp_path / "18.mp4")
   builder = corpora.build(Builder, "default", tmp_path, source)
   assert builder.info.metadata["coverage"]["train"]["found"] == 19
@@ -173,15 +169,6 @@ def test_rejects_other_settings_under_the_same_name(manifest, tmp_path):
 def test_rejects_options_out_of_range(manifest, tmp_path, options):
   with pytest.raises(UserError, match=next(iter(options))):
     corpora.build(Builder, "default", tmp_path, manifest, **options)
-
-
-def test_command_selects_custom_configuration(manifest, tmp_path):
-  config = VideoManifestConfig(name="default-short_side_32", fps=3, short_side=32)
-  builder = Builder(config=config, data_dir="corpora", options=BuildOptions(raw_dir="m.jsonl"))
-  assert builder.command(max_skipped=1.0) == (
-    "python -m clipvip_jax.data_tool build video_manifest --config=default --name=default-short_side_32"
-    " --short_side=32 --data_dir=corpora --raw_dir=m.jsonl --max_skipped=1.0"
-  )
 
 
 def test_folder_names_may_have_glob_characters(manifest, tmp_path):
