@@ -34,7 +34,8 @@ class SplitCheck:
     clips: Number of clips in the annotations.
     missing: Number of clips without a video.
     decoded: Number of clips in the decoded sample, including those that failed.
-    texts: Number of clips by text field; of the decoded ones, also counts by coverage.MISSING_TEXT_KEYS.
+    texts: Number of clips by text field.
+    counts: Number of decoded clips by coverage.MISSING_TEXT_KEYS, and by notes on their files, such as "truncated".
     skipped: Clips that a build would skip.
   """
 
@@ -42,6 +43,7 @@ class SplitCheck:
   missing: int = 0
   decoded: int = 0
   texts: Counter[str] = dataclasses.field(default_factory=Counter)
+  counts: Counter[str] = dataclasses.field(default_factory=Counter)
   skipped: list[SkippedClip] = dataclasses.field(default_factory=list)
 
   @property
@@ -131,7 +133,7 @@ def _check_split(builder: CorpusBuilder, plan: Plan, split: str, num_decoded: in
   with spec.decode_process() as decoder:
     for index, item in enumerate(_items(plan, split) if sampled else ()):
       if index in sampled:
-        record = clip_record(item, spec, decoder, result.texts)
+        record = clip_record(item, spec, decoder, result.counts)
         if isinstance(record, SkippedClip):
           result.skipped.append(dataclasses.replace(record, name=item.id))
         result.decoded += 1
@@ -163,6 +165,8 @@ def format_report(builder: CorpusBuilder, results: dict[str, SplitCheck]) -> str
     lines.append(f"{split:<12}{result.clips:>10}{result.missing:>10}{result.decoded:>10}{failed:>8}  {texts}")
   for split, result in results.items():
     lines.append(f"split {split!r}: a build would skip {result.describe()}")
+    if counts := [f"{count} {name.replace('_', ' ')}" for name, count in result.counts.items() if count]:
+      lines.append(f"split {split!r}: of {result.decoded} decoded clips, {', '.join(counts)}")
     for clip in result.skipped[:_LISTED]:
       lines.append(printable(f"{split}: {clip.name}: {clip.reason.replace('_', ' ')}: {clip.detail}"))
     if len(result.skipped) > _LISTED:
@@ -187,9 +191,9 @@ def check_limits(builder: CorpusBuilder, results: dict[str, SplitCheck]) -> None
   limit = builder.options.max_missing_text
   for split, result in results.items():
     for key in MISSING_TEXT_KEYS:
-      if result.texts[key] > limit * result.decoded:
+      if result.counts[key] > limit * result.decoded:
         field = key.removeprefix("lacking_")
         raise UserError(
-          f"split {split!r}: {result.texts[key]} of {result.decoded} decoded clips have no {field}, and a build accepts"
-          f" {limit:.1%}. Check that the file of {field}s belongs to these clips, or raise --max_missing_text"
+          f"split {split!r}: {result.counts[key]} of {result.decoded} decoded clips have no {field}, and a build"
+          f" accepts {limit:.1%}. Check that the file of {field}s belongs to these clips, or raise --max_missing_text"
         )

@@ -4,6 +4,7 @@ import corpora
 import cv2
 import numpy as np
 import pytest
+from videos import write_movie
 
 from clipvip_jax.utils.errors import UserError
 from data.engine.bad_lines import BadLinesError
@@ -41,6 +42,17 @@ def test_limits_and_report(builder):
   report = format_report(builder, results)
   assert "split 'train': a build would skip 20.0%\n" in report
   assert "train: 9.mp4: missing" in report and "train: 8.mp4: undecodable" in report
+
+
+def test_report_counts_what_is_tolerated(tmp_path):
+  write_movie(tmp_path / "a.ts", "mpeg2video")
+  short = write_movie(tmp_path / "b.mkv", "libx264")
+  short.write_bytes(short.read_bytes()[: int(0.95 * short.stat().st_size)])
+  manifest = corpora.write_lines(tmp_path / "m.jsonl", [{"video": name, "text": "t"} for name in ("a.ts", "b.mkv")])
+  options = BuildOptions(raw_dir=str(manifest))
+  builder = Builder(config="default", data_dir=str(tmp_path / "corpora"), options=options)
+  report = format_report(builder, check_corpus(builder, -1))
+  assert "of 2 decoded clips, 1 unverifiable, 1 corrupt, 1 truncated" in report
 
 
 def test_fraction_extrapolates_from_the_decoded_sample():
