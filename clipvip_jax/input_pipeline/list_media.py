@@ -57,7 +57,7 @@ def _read_list(path: pathlib.Path) -> list[pathlib.Path]:
   if "\0" in text:
     if _is_media(path):
       return [path]
-    raise UserError(f"{path}: not a folder, and not a readable list of videos (binary content)")
+    raise UserError(f"{path}: not a folder, and not a readable list of videos (binary content or UTF-16; write UTF-8)")
   lines = [line for line in map(str.strip, text.split("\n")) if line]
   if lines and _is_json_object(lines[0]):
     raise UserError(

@@ -139,7 +139,7 @@ def _full_items(paths: list[epath.Path], videos: VideoFinder) -> Iterator[Item]:
     captions = merge_clips(_read_captions(path))
     for where, row in _read_entries(path, "videos"):
       if (split := _SPLITS.get(str(row.get("split")))) is None:
-        raise UserError(f'{where}: "split" must be one of {", ".join(_SPLITS)}, got {row.get("split")!r}')
+        raise UserError(f'{where}: "split" must be one of {", ".join(_SPLITS)}, got {excerpt(row.get("split"))}')
       name = check_name(row.get("video_id"), where)
       texts = captions[clip_key(name)].texts if clip_key(name) in captions else []
       yield from make_items(split, [Clip(name, where, texts)], videos)

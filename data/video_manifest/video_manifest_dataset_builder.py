@@ -75,9 +75,9 @@ class Builder(CorpusBuilder):
     if config.texts not in ("several", "paragraph"):
       raise UserError(f"texts={config.texts!r} is unknown; use several or paragraph")
     for item in _merged_items(raw_dir):
-      texts = item.descriptions
-      joined = (" ".join(texts),) if config.texts == "paragraph" and texts else texts
-      yield dataclasses.replace(item, descriptions=joined)
+      if config.texts == "paragraph" and item.descriptions:
+        item = dataclasses.replace(item, descriptions=(" ".join(item.descriptions),))
+      yield item
 
 
 def _merged_items(manifest: epath.Path) -> Iterator[Item]:
@@ -85,7 +85,7 @@ def _merged_items(manifest: epath.Path) -> Iterator[Item]:
 
   The manifest is read twice: memory holds 8 bytes per line, and the clips with several lines.
   """
-  hashes = array.array("Q", (key for _, key, _ in _items(manifest)))
+  hashes = array.array("Q", (_clip_hash(*line) for line in _items(manifest)))
   bad_lines.raise_collected()
   counts = find_repeated(hashes)
   if not counts:
@@ -96,24 +96,30 @@ def _merged_items(manifest: epath.Path) -> Iterator[Item]:
     *(manifest, sum(counts.values()) - len(counts)),
   )
   merged: dict[int, Item] = {}
-  for item, key, where in _items(manifest):
-    if key in counts:
+  for item, name, where in _items(manifest):
+    if (key := _clip_hash(item, name)) in counts:
       both = bad_lines.attempt(_merge, merged[key], item, where) if key in merged else item
       merged[key] = both or merged[key]
-  for item, key, _ in _items(manifest):
-    if key not in counts:
+  for item, name, _ in _items(manifest):
+    if (key := _clip_hash(item, name)) not in counts:
       yield item
     elif key in merged:
       yield merged.pop(key)
 
 
-def _items(manifest: epath.Path) -> Iterator[tuple[Item, int, str]]:
-  """Yields (item, hash of what makes it a clip of its own, location) of each line."""
-  for number, row in read_json_lines(os.fspath(manifest)):
-    where = f"{manifest}, line {number}"
-    if (item := bad_lines.attempt(_item, row, where, manifest.parent)) is not None:
-      video = item.video if storage.is_remote(item.video) else real_path(item.video)
-      yield item, hash_text(repr((video, item.start or 0, item.end, item.split, row.get("id")))), where
+def _items(manifest: epath.Path) -> Iterator[tuple[Item, Any, str]]:
+  """Yields (item, the line's own id or None, location) of each line."""
+  path, folder = os.fspath(manifest), manifest.parent
+  for number, row in read_json_lines(path):
+    where = f"{path}, line {number}"
+    if (item := bad_lines.attempt(_item, row, where, folder)) is not None:
+      yield item, row.get("id"), where
+
+
+def _clip_hash(item: Item, name: Any, _: str = "") -> int:
+  """Returns a hash of what makes a line a clip of its own: its file, times, split and own id."""
+  video = item.video if storage.is_remote(item.video) else real_path(item.video)
+  return hash_text(repr((video, item.start or 0, item.end, item.split, name)))
 
 
 def _merge(item: Item, other: Item, where: str) -> Item:

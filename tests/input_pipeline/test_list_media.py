@@ -160,7 +160,7 @@ def test_paths_in_a_list_are_relative_to_the_list(tmp_path):
   ("content", "message"),
   [
     ("# nothing\n", "the list has no videos; write one path per line"),
-    (b"\xff\xfe\x00", "not a readable list of videos .binary content."),
+    (b"\xff\xfe\x00", "not a readable list of videos .binary content or UTF-16; write UTF-8."),
   ],
 )
 def test_empty_and_binary_lists_are_rejected(tmp_path, content, message):

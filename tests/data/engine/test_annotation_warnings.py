@@ -20,6 +20,15 @@ def test_a_video_of_train_and_test_is_reported(tmp_path, monkeypatch, caplog, sp
   assert "'val'" not in logged
 
 
+def test_clips_that_are_repeated_in_a_split_are_reported(caplog):
+  warnings = AnnotationWarnings()
+  rows = [("a.jpg", None), ("./a.jpg", None), ("b.jpg", None), ("a.jpg", 1.0), ("x/../b.jpg", None)]
+  for number, (video, start) in enumerate(rows):
+    warnings.add(Item(str(number), "train", video, ("x",), start=start))
+  warnings.log()
+  assert "2 of 5 clips of split 'train' have the video and the times of another one" in caplog.text
+
+
 def test_texts_of_empty_cells_are_reported(caplog):
   warnings = AnnotationWarnings()
   for number, texts in enumerate([("nan", "a cat"), ("None",), ("none of them",), ("NaN",)]):
