@@ -59,9 +59,9 @@ def _read_list(path: pathlib.Path) -> list[pathlib.Path]:
       return [path]
     raise UserError(f"{path}: not a folder, and not a readable list of videos (binary content or UTF-16; write UTF-8)")
   lines = [line for line in map(str.strip, text.split("\n")) if line]
-  if lines and _is_json_object(lines[0]):
+  if lines and _is_json(lines[0]):
     raise UserError(
-      f"{path}: this is JSON lines, expected one path per line; write one: jq -r .video {path.name} > LIST.txt"
+      f"{path}: this is JSON, expected one path per line; of JSON lines: jq -r .video {path.name} > LIST.txt"
     )
   comments = [line for line in lines if line.startswith("#") and not (path.parent / line).exists()]
   if comments:
@@ -73,9 +73,9 @@ def _read_list(path: pathlib.Path) -> list[pathlib.Path]:
   return _unique(videos, path)
 
 
-def _is_json_object(line: str) -> bool:
+def _is_json(line: str) -> bool:
   try:
-    return isinstance(json.loads(line), dict)
+    return line in ("[", "{") or isinstance(json.loads(line), dict | list)
   except (ValueError, RecursionError):
     return False
 

@@ -53,6 +53,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       UserError: The configuration is invalid, or the corpus exists and is corrupt or has other settings.
     """
     self.options = options or BuildOptions()
+    self._plan: Plan | None = None
     self.options.check()
     if isinstance(config := kwargs.get("config"), CorpusConfig):
       config.frame_settings()
@@ -181,7 +182,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     log.info("rebuilding %d of %d shards, whose videos changed since the build", len(changed), len(built.reports))
     self.options = dataclasses.replace(self.options, clips_per_shard=built.clips_per_shard)
     with self._locked_build_dir() as build_dir:
-      plan = self.plan(build_dir / "plan")
+      plan = self._plan = self.plan(build_dir / "plan")  # kept, since reading the annotations may take minutes
       work = self._work(self.record_spec())
       rebuild.restore_shards(plan, built, changed, work, lambda split: self._get_filename_template(split_name=split))
       self._build_shards(config)
@@ -239,7 +240,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     self, config: tfds.download.DownloadConfig
   ) -> tuple[Plan, BuildWork, Coverage, dict[str, list[WrittenShard]]]:
     """Builds all shards that are not up to date; returns them by split, with their coverage, which is checked."""
-    plan, spec = self.plan(self.build_dir / "plan"), self.record_spec()
+    plan, spec = self._plan or self.plan(self.build_dir / "plan"), self.record_spec()
     work = self._work(spec)
     runner.run_build(plan, spec, work, config)
     skipped_file = self.build_dir / coverage.SKIPPED_FILE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import os
 import posixpath
 import re
@@ -128,5 +129,5 @@ def safe_join(folder: str | os.PathLike[str], name: Any, where: str) -> str:
 
 
 def _describe(value: Any) -> str:
-  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
   return f'the number {excerpt(value)}; write "{excerpt(value)}"' if is_number else excerpt(value)

@@ -114,6 +114,7 @@ GOOD = {"video": "v.mp4", "text": "t"}
     ),
     ([json.dumps({**GOOD, "caption": c}) for c in "ab"], 'line 2: another caption than on an earlier line .*an "id"'),
     ([json.dumps({**GOOD, "video": 7010})], r'line 1, video: .*, got the number 7010; write "7010"'),
+    ([json.dumps({**GOOD, "text": float("nan")})], "line 1, text: a text must be a string, got NaN$"),
     ([json.dumps({**GOOD, "text": {"en": "x"}})], r'line 1, text: a text must be a string, got {"en": "x"}'),
     (['{"video": "v.mp4", "text": "first", "text": "second"}'], "line 1: invalid JSON .the key 'text' occurs twice"),
     ([], "have no clips"),

@@ -128,9 +128,10 @@ def test_a_single_file_is_recognised_by_name_or_content(tmp_path, mp4):
     assert list_media.list_videos(tmp_path / name) == [tmp_path / name]
 
 
-def test_a_manifest_is_rejected_with_a_remedy(tmp_path):
-  (tmp_path / "m.jsonl").write_text('\n{"video": "a.mp4", "text": "x"}\n')
-  with pytest.raises(UserError, match=r"m\.jsonl: this is JSON lines, .*: jq -r \.video m\.jsonl > LIST\.txt"):
+@pytest.mark.parametrize("content", ['\n{"video": "a.mp4", "text": "x"}\n', '["a.mp4"]', '[\n "a.mp4"\n]', "{\n}"])
+def test_a_manifest_is_rejected_with_a_remedy(tmp_path, content):
+  (tmp_path / "m.jsonl").write_text(content)
+  with pytest.raises(UserError, match=r"m\.jsonl: this is JSON, .*: jq -r \.video m\.jsonl > LIST\.txt"):
     list_media.list_videos(tmp_path / "m.jsonl")
 
 
