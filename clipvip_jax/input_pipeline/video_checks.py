@@ -26,6 +26,8 @@ UNVERIFIABLE = "unverifiable"  # the format does not say where the file ends
 
 _MAX_MISSING = 0.1  # fraction of the time
 _ROUNDING = 0.01  # fraction by which the durations of complete files are too long
+_SKIPPED = 0.25  # of the bytes that a gap would hold: data were lost, unlike in a pause of the pictures
+_MIN_SKIPPED = 4096  # bytes; more than the headers between packets
 _MAX_DELAY = 20  # frames that a decoder may hold back: an error shows in one of the next frames
 
 
@@ -45,6 +47,7 @@ class DecodeStats:
     at_end: whether the file was read to its end.
     unreadable: whether an error of the container ended it.
     first_error: the first reason for an error; "" for none.
+    has_index: whether the container finds frames by an index, in any order of bytes.
   """
 
   frame_interval: float
@@ -58,7 +61,12 @@ class DecodeStats:
   at_end: bool = False
   unreadable: bool = False
   first_error: str = ""
+  has_index: bool = False
   _suspect_frames: int = dataclasses.field(default=0, repr=False)
+  _num_bytes: int = dataclasses.field(default=0, repr=False)
+  _overhead: int = dataclasses.field(default=0, repr=False)  # the most bytes before a packet that were in none
+  _skipped: int = dataclasses.field(default=0, repr=False)  # bytes in no packet since the last one of the video
+  _decode_times: tuple[float, float] | None = dataclasses.field(default=None, repr=False)  # first and last of the video
 
   def add_packet(self, packet: "Packet", tick: float, origin: float, *, is_video: bool) -> None:
     """Counts a packet.
@@ -72,14 +80,37 @@ class DecodeStats:
     self.num_packets += is_video and packet.size > 0
     if packet.is_corrupt:  # data before it are missing
       self._suspect_frames = _MAX_DELAY
-    pts = packet.pts
-    begin = packet.dts if pts is None else pts
+    self._count_bytes(packet)
+    pts, dts = packet.pts, packet.dts
+    if is_video and dts is not None:
+      self._check_skipped(dts * tick - origin)
+    begin = dts if pts is None else pts
     if begin is None or packet.is_discard:
       return
     until = (begin + (packet.duration or 0)) * tick - origin
     self.all_read_until = max(self.all_read_until, until)
     if is_video:
       self.read_until = max(self.read_until, until)
+
+  def _count_bytes(self, packet: "Packet") -> None:
+    """Adds up the bytes that are in no packet: demultiplexers skip corrupt data without a word."""
+    position = packet.pos
+    if position is not None and position >= 0:
+      overhead = position - self._num_bytes
+      if overhead > self._overhead:
+        self._skipped += overhead - self._overhead if self._num_bytes else 0
+        self._overhead = overhead
+    self._num_bytes += packet.size
+
+  def _check_skipped(self, seconds: float) -> None:
+    """Looks for errors before the next frame if there is a gap in time that the skipped bytes would fill."""
+    first, last = self._decode_times or (seconds, seconds)
+    self._decode_times = first, seconds
+    skipped, self._skipped = self._skipped, 0
+    gap, elapsed = seconds - last - self.frame_interval, last - first + self.frame_interval
+    lost = max(_MIN_SKIPPED, _SKIPPED * gap * self._num_bytes / elapsed)
+    if gap > self.frame_interval and not self.has_index and skipped > lost:
+      self._suspect_frames = _MAX_DELAY
 
   def add_frame(self, begin: float, end: float, clip_start: float, *, corrupt: bool = False) -> None:
     """Counts a frame shown from `begin` to `end` of a clip that starts at `clip_start`."""

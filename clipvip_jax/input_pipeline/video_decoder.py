@@ -132,7 +132,8 @@ def _decode_pictures(
   with open_video(path) as (container, stream):
     if seek and start:
       _seek(path, container, start)
-    stats = DecodeStats(float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS)
+    interval = float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS
+    stats = DecodeStats(interval, has_index=container.format.name.startswith("mov"))
     converter: FrameConverter | None = None
 
     def picture(seconds: float, frame: "VideoFrame", next_seconds: float) -> Picture:

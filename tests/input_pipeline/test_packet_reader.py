@@ -24,6 +24,7 @@ def packet(seconds, stream_index=0, delay=0.0):
     size=9,
     is_discard=False,
     is_corrupt=False,
+    pos=None,
   )
 
 

@@ -171,7 +171,7 @@ def test_an_error_long_before_a_gap_does_not_count():
 
 
 def test_packets_that_are_not_shown_have_no_time():
-  fields = {"is_discard": False, "is_corrupt": False, "size": 9}
+  fields = {"is_discard": False, "is_corrupt": False, "size": 9, "pos": None}
   packet = types.SimpleNamespace(dts=10, pts=20, duration=5, **fields)
   stats = DecodeStats(0.1)
   stats.add_packet(packet, 0.1, 0.5, is_video=True)
@@ -184,11 +184,27 @@ def test_packets_that_are_not_shown_have_no_time():
 
 
 def test_a_gap_at_a_packet_that_follows_lost_data_counts():
-  packet = types.SimpleNamespace(dts=10, pts=10, duration=1, is_discard=False, is_corrupt=True, size=9)
+  packet = types.SimpleNamespace(dts=10, pts=10, duration=1, is_discard=False, is_corrupt=True, size=9, pos=None)
   stats = DecodeStats(0.1)
   stats.add_packet(packet, 0.1, 0.0, is_video=True)
   stats.add_frame(0.0, 1.1, 0.0)
   assert stats.missing == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+  ("hole", "has_index", "missing"), [(5000, False, 5.0), (3000, False, 0.0), (0, False, 0.0), (5000, True, 0.0)]
+)
+def test_a_gap_counts_if_the_bytes_that_it_would_hold_are_skipped(hole, has_index, missing):
+  """Ten packets of 100 bytes a second, with ten bytes before each; after one second, five without pictures."""
+  stats, previous = DecodeStats(0.1, has_index=has_index), 0
+  for index in range(20):
+    time, position = index + (50 if index >= 10 else 0), 110 * index + (hole if index >= 10 else 0)
+    fields = {"is_discard": False, "is_corrupt": False, "size": 100, "pos": position + 10}
+    stats.add_packet(types.SimpleNamespace(dts=time, pts=time, duration=1, **fields), 0.1, 0.0, is_video=True)
+    if index:
+      stats.add_frame(previous / 10, time / 10, 0.0)
+    previous = time
+  assert stats.missing == pytest.approx(missing)
 
 
 def test_flags_of_formats():

@@ -196,6 +196,17 @@ def test_a_hole_of_zeros_is_rejected(tmp_path, name):
   assert_rejected(path, r"truncated or corrupt: 1\.\d of 2\.0 s")
 
 
+@pytest.mark.parametrize("name", ["sound.flv", "sound.mkv", "sound.webm"])
+@pytest.mark.parametrize("begin", [0.3, 0.5])
+def test_a_hole_that_the_demultiplexer_skips_without_a_word_is_rejected(tmp_path, name, begin):
+  path = write_named_movie(tmp_path, name)
+  content = bytearray(path.read_bytes())
+  place, size = int(begin * len(content)), int(0.3 * len(content))
+  content[place : place + size] = bytes(size)
+  path.write_bytes(content)
+  assert_rejected(path, "truncated or corrupt")
+
+
 @pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.avi", "x.flv"])
 def test_an_end_beyond_the_end_means_to_the_end(tmp_path, name):
   path = write_movie(tmp_path / name, "mpeg4" if name == "x.avi" else "libx264", "mp3", codec_options={"g": "10"})
