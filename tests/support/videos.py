@@ -76,9 +76,6 @@ MOVIE_OPTIONS = {
 
 def write_named_movie(folder, name):
   """Writes one of MOVIES or MOVIE_OPTIONS, of a key frame in ten; returns its path."""
-  arguments, options = (
-    MOVIES.get(name, ("libx264", "aac")),
-    MOVIE_OPTIONS.get(name, {}),
-  )
+  arguments, options = MOVIES.get(name, ("libx264", "aac")), MOVIE_OPTIONS.get(name, {})
   fast = {"deadline": "realtime", "cpu-used": "8"} if arguments[0] == "libvpx" else {}
   return write_movie(folder / name, *arguments, codec_options={"g": "10", **fast}, **options)
