@@ -2,9 +2,10 @@
 
 Equal contents give byte-identical files. What is read is untrusted: nothing is unpickled, and the header is checked.
 The fields are a tensor of JSON text rather than metadata of the header, whose size and order safetensors does not
-guarantee.
+guarantee. A tensor with a digest of all others detects faults of disks and transfers, not forgery.
 """
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,12 @@ import numpy as np
 
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 from clipvip_jax.weights import safetensors_file
 
 SUFFIX = ".safetensors"
 _FIELDS = "fields"  # the tensor of JSON text
+_DIGEST = "digest"
 _TYPES: dict[type, str] = {str: "a string", list: "a list of strings", dict: "a JSON object"}
 
 
@@ -26,7 +29,7 @@ def write_features(path: pathlib.Path, arrays: Mapping[str, np.ndarray], fields:
 
   Args:
     path: its directory must exist.
-    arrays: by name; the name "fields" is reserved.
+    arrays: by name; the names "fields" and "digest" are reserved.
     fields: JSON-compatible values by name.
 
   Raises:
@@ -35,12 +38,23 @@ def write_features(path: pathlib.Path, arrays: Mapping[str, np.ndarray], fields:
   from safetensors.numpy import save
 
   text = json.dumps(fields, sort_keys=True)  # ASCII, since file names need not be valid UTF-8
-  tensors = {**arrays, _FIELDS: np.frombuffer(text.encode(), np.uint8)}
+  tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+  tensors[_FIELDS] = np.frombuffer(text.encode(), np.uint8)
+  tensors[_DIGEST] = digest_tensors(tensors)
   try:
     with atomic_write.atomic_path(path) as temporary:
-      temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in tensors.items()}))
+      temporary.write_bytes(save(tensors))
   except OSError as error:
     raise UserError(f"{path} cannot be written ({error.strerror or error}); name another file") from error
+
+
+def digest_tensors(tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Returns the BLAKE2b digest of names, types, shapes and contents, uint8 [16]."""
+  digest = hashlib.blake2b(digest_size=16)
+  for name, tensor in sorted(tensors.items()):
+    digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+    digest.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
+  return np.frombuffer(digest.digest(), np.uint8)
 
 
 def read_features(
@@ -58,9 +72,10 @@ def read_features(
     The arrays, copied out of the file, and the fields.
 
   Raises:
-    UserError: the file is corrupt, or an array or field is missing or has another type.
+    UserError: the file is corrupt, does not match its digest, or an array or field is missing or has another type.
   """
   tensors, _ = safetensors_file.read(path)
+  digest = tensors.pop(_DIGEST, None)
   missing = [name for name in (*arrays, _FIELDS) if name not in tensors]
   if missing:
     raise UserError(f"{path} is not {kind}: it has no tensor {missing[0]!r}")
@@ -77,4 +92,8 @@ def read_features(
       is_valid = is_valid and all(isinstance(text, str) for text in value)
     if not is_valid:
       raise UserError(f"{path} is not {kind}: field {name!r} is not {_TYPES[expected]}")
+  if digest is None:
+    log.warning("%s has no digest: an earlier version wrote it, and it cannot be verified", path)
+  elif not np.array_equal(digest, digest_tensors(tensors)):
+    raise UserError(f"{path} is corrupt: it does not match its digest; write it again, or restore a copy")
   return {name: np.array(tensors[name]) for name in arrays}, {name: values[name] for name in fields}

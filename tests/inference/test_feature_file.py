@@ -6,10 +6,11 @@ import pickle
 import feature_files
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from clipvip_jax.inference import feature_file
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 
 ARRAYS = {"features": np.arange(6, dtype=np.float32).reshape(2, 3), "labels": np.array([1, 0])}
 FIELDS = {"names": ["a", "b\u00e9\n", os.fsdecode(b"caf\xe9")], "split": "test", "about": {"a": [1.5, None]}}
@@ -94,3 +95,34 @@ def test_truncated_file_is_refused_at_every_length(tmp_path):
     (tmp_path / "file").write_bytes(content[:length])
     with pytest.raises(UserError):
       read(tmp_path / "file")
+
+
+def test_every_flipped_bit_is_an_error_or_changes_nothing(tmp_path, caplog, monkeypatch):
+  monkeypatch.setattr(log, "propagate", True)
+  path = tmp_path / "file"
+  feature_file.write_features(path, ARRAYS, FIELDS)
+  content = path.read_bytes()
+  refused = 0
+  for bit in range(8 * len(content)):
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(changed)
+    try:
+      arrays, fields = read(path)
+    except UserError as error:
+      assert "\n" not in str(error)
+      refused += 1
+      continue
+    assert fields == FIELDS and all(np.array_equal(arrays[name], array) for name, array in ARRAYS.items()), bit
+  assert refused > 0.95 * 8 * len(content), "the rest is white space, and the name of the digest"
+  assert "has no digest: an earlier version wrote it" in caplog.text
+
+
+def test_a_file_without_digest_is_read_with_a_warning(tmp_path, caplog, monkeypatch):
+  monkeypatch.setattr(log, "propagate", True)
+  feature_file.write_features(tmp_path / "file", ARRAYS, FIELDS)
+  tensors = load_file(tmp_path / "file")
+  del tensors["digest"]
+  save_file(tensors, tmp_path / "file")
+  assert read(tmp_path / "file")[1] == FIELDS
+  assert "file has no digest" in caplog.text
