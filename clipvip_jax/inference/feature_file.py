@@ -53,7 +53,7 @@ def digest_tensors(tensors: Mapping[str, np.ndarray]) -> np.ndarray:
   digest = hashlib.blake2b(digest_size=16)
   for name, tensor in sorted(tensors.items()):
     digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
-    digest.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
+    digest.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
   return np.frombuffer(digest.digest(), np.uint8)
 
 

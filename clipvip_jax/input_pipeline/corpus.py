@@ -177,9 +177,20 @@ class Corpus:
     check_protocol(protocol, texts.ids, texts.labels, where, flag)
 
   def identity(self) -> dict[str, Any]:
-    """Returns what must not change when a run resumes: name, settings of the build, number of records per split."""
-    records = {name: split.num_examples for name, split in self._builder.info.splits.items()}
-    return {"name": self.name, "settings": self.metadata.get("settings", {}), "records": records}
+    """Returns what must not change when a run resumes: name, settings of the build, number of records, content.
+
+    The content is described by digests of the annotations and by the size of each split, which other pixels change.
+    """
+    splits = self._builder.info.splits
+    return {
+      "name": self.name,
+      "settings": self.metadata.get("settings", {}),
+      "records": {name: split.num_examples for name, split in splits.items()},
+      "content": {
+        "num_bytes": {name: split.num_bytes for name, split in splits.items()},
+        **{name: self.metadata[name] for name in ("annotations", "lookups") if self.metadata.get(name)},
+      },
+    }
 
 
 def check_protocol(protocol: str, ids: Sequence[str], labels: Sequence[int], where: str, flag: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from clipvip_jax.input_pipeline.corpus import Corpus
+from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.local_paths import require_local_path
 from clipvip_jax.utils.log import log
@@ -141,6 +142,7 @@ def _open_folder(folder: str | os.PathLike[str]) -> Corpus:
   import tensorflow_datasets as tfds
 
   try:
+    file_digests.check_digests(pathlib.Path(folder))  # of the metadata, which a build writes
     return Corpus(tfds.builder_from_directory(folder))
   except Exception as error:  # TFDS raises exceptions of any type for a corrupt file
     raise UserError(

@@ -5,6 +5,7 @@ Picklable and independent of JAX: they run in worker processes.
 
 import abc
 import collections
+import hashlib
 import itertools
 import json
 import os
@@ -24,6 +25,7 @@ from clipvip_jax.utils.log import printable
 START, END = "<|startoftext|>", "<|endoftext|>"
 PAD, UNKNOWN = "<|pad|>", "<|unknown|>"
 
+_PROBE = " ".join(map(chr, range(33, 1000))) + " tokens of the vocabulary"  # text that determines CLIP's digest
 _MAX_SHOWN = 60  # characters of a text in an error message
 
 
@@ -38,11 +40,13 @@ class Tokenizer(abc.ABC):
     vocab_size: number of ids.
     start_id: id before a text.
     end_id: id after a text, `vocab_size - 1`.
+    digest: of what determines the ids of texts, in hexadecimal digits.
   """
 
   vocab_size: int
   start_id: int
   end_id: int
+  digest: str
 
   @abc.abstractmethod
   def _encode(self, text: str) -> list[int]:
@@ -101,6 +105,7 @@ class ClipTokenizer(Tokenizer):
     self._clip = instant_clip_tokenizer.Tokenizer()
     self.start_id, self.end_id = self._clip.start_of_text(), self._clip.end_of_text()
     self.vocab_size = self.end_id + 1
+    self.digest = _digest(self._clip.encode(_PROBE))
 
   def __reduce__(self):
     return type(self), ()  # the compiled object does not pickle; the package contains its vocabulary
@@ -151,6 +156,7 @@ class JsonTokenizer(Tokenizer):
         f"{name}: {END} has id {self.end_id}, but the largest id is {self.vocab_size - 1}; the text tower pools at the"
         " largest id, so use a tokenizer whose end token has it, as CLIP's tokenizer.json"
       )
+    self.digest = _digest(json.loads(content))
 
   def __reduce__(self):
     return type(self), (self._json.to_str(),)
@@ -264,6 +270,11 @@ def find_slow_pattern(content: str) -> str:
         return text
       plain = f"{plain[: group.start()]}{'x+' if varies else 'x'}{group[2] or ''}{plain[group.end() :]}"
   return ""
+
+
+def _digest(value: object) -> str:
+  """Returns the digest of a JSON value, whatever the order of its keys and its white space."""
+  return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _special_id(vocabulary: dict[str, int], token: str, name: str) -> int:

@@ -3,8 +3,10 @@
 | file | holds |
 |---|---|
 | config.json | the configuration that the run was started with |
-| corpus.json | name, settings and number of records of its corpus |
+| corpus.json | name, settings, number of records and content of its corpus, and the digest of its vocabulary |
 | tokenizer.json | the vocabulary, if it was built from the corpus |
+| digests.json | digests of these three files, compared when the run is loaded as a model |
+| environments.json | versions of code and packages, see environments.py |
 | extensions.json | numbers of steps, where the run was extended |
 | metrics.jsonl | losses and evaluations by step, see metrics_history.py |
 | metrics.jsonl.corrupt | its corrupt lines |
@@ -24,13 +26,16 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from clipvip_jax.utils import config_tree
+from clipvip_jax.utils import config_tree, file_digests
 from clipvip_jax.utils.errors import UserError
 
 # Fields that change results by no more than the order of sums.
 _CHANGEABLE = re.compile(
   r"(host|mesh)\..*|train\.num_microbatches|model\.attention|(data|evaluate)\.data_dir|data\.prepare|mix\.[^.]+\.data_dir"
 )
+
+# Entries of corpus.json that workdirs of earlier versions lack.
+_ADDED = re.compile(r"corpus\.(((mix\.[^.]+|evaluated)\.)?content\..*|tokenizer)")
 
 _DURATION = ("train.epochs", "train.num_steps")
 _EXTENSIONS = "extensions.json"
@@ -51,12 +56,18 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any], *, extendable
 
   Raises:
     UserError: the run in the folder was started with other values, which are listed; or the folder is a file, holds an
-      evaluation, or its config.json cannot be read.
+      evaluation or checkpoints without a record of what they were trained with, or its config.json cannot be read.
   """
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file, not a folder; choose another")
   if (workdir / "evaluation.json").exists():
     raise UserError(f"--workdir={workdir} holds an evaluation, not a run; choose another")
+  missing = [name for name in ("config.json", "corpus.json") if not (workdir / name).exists()]
+  if missing and any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):
+    raise UserError(
+      f"--workdir={workdir} holds checkpoints, but no {missing[0]} that records what they were trained with; restore"
+      " that file, or choose another"
+    )
   check_same(workdir, "config", config, ignore=_DURATION if extendable else ())
 
 
@@ -88,6 +99,16 @@ def explain_write_errors(workdir: pathlib.Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}); choose another") from error
+
+
+def write_digests(workdir: pathlib.Path) -> None:
+  """Writes digests.json of the files that decide what a checkpoint computes.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  with explain_write_errors(workdir):
+    file_digests.write_digests(workdir, lambda name: name in ("config.json", "corpus.json", "tokenizer.json"))
 
 
 def record_extension(workdir: pathlib.Path, old: int, new: int) -> None:
@@ -144,6 +165,7 @@ def check_same(
     raise UserError(f"{path} cannot be read ({error}); choose another {flag}") from error
   values = dict(config_tree.flatten(current))
   fields = [field for field in sorted(recorded.keys() | values.keys()) if field not in ignore and not may_change(field)]
+  fields = [field for field in fields if field in recorded or not _ADDED.fullmatch(f"{name}.{field}")]
   unknown = [field for field in fields if (field in recorded) != (field in values)]
   if unknown:
     where = "there" if unknown[0] in recorded else "here"

@@ -14,6 +14,7 @@ from clipvip_jax.reporting import query_examples, report, results_table
 from clipvip_jax.reporting.report_inputs import Examples
 from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs.checkpoint import Checkpoints
+from clipvip_jax.runs.environments import read_environments
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training.setup import Components
 from clipvip_jax.utils import config_tree
@@ -91,7 +92,7 @@ def format_results(results: Mapping[str, Any]) -> str:
 def _results(components: Components, evaluation: FinalEvaluation) -> dict[str, Any]:
   """Returns the content of results.json."""
   corpus, eval_corpus = components.corpus, components.eval_corpus
-  extensions = run_workdir.read_extensions(components.workdir)
+  extensions, environments = run_workdir.read_extensions(components.workdir), read_environments(components.workdir)
   return {
     "splits": {split: result.metrics for split, result in evaluation.splits.items()},
     "step": evaluation.last_step,
@@ -103,4 +104,5 @@ def _results(components: Components, evaluation: FinalEvaluation) -> dict[str, A
     "config": config_tree.to_json_dict(components.config),
     "versions": versions(),
     **({"extensions": extensions} if extensions else {}),
+    **({"environments": environments} if len(environments) > 1 else {}),
   }

@@ -11,6 +11,7 @@ from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training.setup import Components
 from clipvip_jax.training.train_step import init_state
+from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from clipvip_jax.weights import load_params
 
@@ -42,6 +43,9 @@ def restore_or_initialize(
 
   Returns:
     (state on the mesh, number of updates done).
+
+  Raises:
+    UserError: no checkpoint can be restored, or the newest is of a longer run.
   """
   restored = checkpoints.restore_latest(components.abstract_state)
   if restored is None:
@@ -49,6 +53,11 @@ def restore_or_initialize(
     return _initialize(components, weights or load_initial_weights(components)), 0
   state, position = restored
   step = position["next_record"] // components.config.train.batch_size
+  if step > components.total_steps:
+    raise UserError(
+      f"{components.workdir}: the checkpoint of step {step} is beyond the end of the run, step"
+      f" {components.total_steps}; delete or move it, or increase train.num_steps"
+    )
   log.info("resuming from step %d (%s)", step, components.workdir / "checkpoints" / str(step))
   return state, step
 

@@ -36,7 +36,7 @@ def locked_workdir(components: Components) -> Iterator[None]:
 
 
 def _lock_and_record(components: Components, stack: contextlib.ExitStack) -> None:
-  """Locks the workdir until `stack` closes, and writes config.json, corpus.json and a built tokenizer.json."""
+  """Locks the workdir until `stack` closes, and writes config.json, corpus.json, a built tokenizer.json and digests."""
   workdir = components.workdir
   with run_workdir.explain_write_errors(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
@@ -51,3 +51,4 @@ def _lock_and_record(components: Components, stack: contextlib.ExitStack) -> Non
   if components.config.data.tokenizer == WORDS_TOKENIZER and isinstance(components.tokenizer, JsonTokenizer):
     with run_workdir.explain_write_errors(workdir):
       components.tokenizer.save(workdir / "tokenizer.json")
+  run_workdir.write_digests(workdir)

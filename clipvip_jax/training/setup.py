@@ -42,7 +42,7 @@ class Components:
     workdir: the run's folder.
     corpus: the corpus of config.data.
     eval_corpus: the corpus of config.evaluate; `corpus` where that section names none.
-    corpus_identity: content of corpus.json; a run resumes on the same corpora only.
+    corpus_identity: content of corpus.json; a run resumes on the same corpora and vocabulary only.
     tokenizer: texts to ids.
     streams: training batches of config.data, then of each corpus of config.mix.
     total_steps: updates of the complete run.
@@ -84,8 +84,9 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Components:
   corpora = {section: _open_training_corpus(config, section, stream) for section, stream in stream_sections(config)}
   eval_corpus = _open_eval_corpus(config, corpora["data"])
   identity = _corpus_identity(config, corpora, eval_corpus)
-  run_workdir.check_corpus(workdir, identity)
   tokenizer = _load_tokenizer(config, corpora, workdir)
+  identity["tokenizer"] = tokenizer.digest
+  run_workdir.check_corpus(workdir, identity)
   streams = [
     _create_stream(config, index, stream, corpora[section], tokenizer)
     for index, (section, stream) in enumerate(stream_sections(config))

@@ -13,6 +13,7 @@ from clipvip_jax.distributed.watchdog import Watchdog
 from clipvip_jax.evaluation.evaluator import Evaluator
 from clipvip_jax.runs import workdir_lock
 from clipvip_jax.runs.checkpoint import Checkpoints
+from clipvip_jax.runs.environments import record_environment
 from clipvip_jax.runs.metrics_history import History
 from clipvip_jax.training.final_evaluation import evaluate_best, write_results
 from clipvip_jax.training.initial_state import load_initial_weights, restore_or_initialize
@@ -23,7 +24,7 @@ from clipvip_jax.training.setup import prepare
 from clipvip_jax.utils import signals
 from clipvip_jax.utils.atomic_write import disk_error_reason
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.versions import versions
+from clipvip_jax.utils.versions import code_digest, versions
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -53,6 +54,8 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     evaluator = Evaluator(components.model, components.mesh, components.eval_corpus, components.tokenizer, config)
     with _open_checkpoints(workdir, config) as checkpoints:
       state, first_step = restore_or_initialize(components, checkpoints, weights)
+      if jax.process_index() == 0:
+        record_environment(workdir, first_step, {**versions(), "code": code_digest()})
       with _open_history(workdir, first_step, evaluated=checkpoints.has_score(first_step)) as history:
         state = TrainLoop(components, evaluator, checkpoints, history).run(state, first_step)
         evaluation = evaluate_best(components, evaluator, checkpoints, state)

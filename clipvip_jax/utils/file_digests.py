@@ -11,9 +11,11 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import numpy as np
+
+from clipvip_jax.utils import atomic_write
 
 NAME = "digests.json"
 _BLOCK = 2**14  # words per block: 128 KiB
@@ -81,20 +83,21 @@ def _read_full(readinto: Callable[[memoryview], int | None], buffer: memoryview)
   return count
 
 
-def write_digests(folder: pathlib.Path) -> None:
-  """Writes digests.json with the digest of every file in a folder and the folders in it.
+def write_digests(folder: pathlib.Path, select: Callable[[str], bool] = lambda name: True) -> None:
+  """Writes digests.json atomically, with the digest of every file in a folder and the folders in it.
+
+  Args:
+    folder: with the files.
+    select: which files to list, by name relative to the folder.
 
   Raises:
     OSError: a file cannot be read or written.
   """
   paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
-  names = [path.relative_to(folder).as_posix() for path in paths]
-  write_named(folder, dict(zip(names, digest_files(paths), strict=True)))
-
-
-def write_named(folder: pathlib.Path, digests: Mapping[str, str]) -> None:
-  """Writes digests.json with given digests; names are relative to the folder."""
-  (folder / NAME).write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+  names = [name for path in paths if select(name := path.relative_to(folder).as_posix())]
+  digests = dict(zip(names, digest_files(folder / name for name in names), strict=True))
+  with atomic_write.atomic_path(folder / NAME) as temporary:
+    temporary.write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_digests(folder: pathlib.Path) -> dict[str, str] | None:

@@ -25,6 +25,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from clipvip_jax.models import clip_vip
+from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log, printable
@@ -124,6 +125,12 @@ def _from_run(source: str, overrides: Hints) -> Weights:
   from clipvip_jax.runs.checkpoint import read_params  # lazy: Orbax takes seconds to import
 
   folder, step = _run_and_step(source)
+  try:
+    file_digests.check_digests(folder)  # of the configuration and the vocabulary
+  except ValueError as error:
+    raise UserError(
+      f"{source}: {error}, so it was changed after the run; restore it, or start the run again"
+    ) from error
   params, _ = read_params(folder / "checkpoints", step)
   flat = traverse_util.flatten_dict(params, sep="/")
   config = ConfigDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import constants, dataset_builder
 
+from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.file_lock import LockHeldError
 from clipvip_jax.utils.log import log
@@ -61,7 +63,9 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       super().__init__(**kwargs)
       self.builder_config.frame_settings()
       self._check_settings()
-    except (KeyError, ValueError, AssertionError) as error:  # raised by TFDS for corrupt files
+    except UserError:
+      raise
+    except Exception as error:  # TFDS raises exceptions of any type for corrupt files
       raise UserError(
         f"the corpus {self.name} in {kwargs.get('data_dir')} is corrupt ({type(error).__name__}: {error}); delete its"
         " folder and build it again"
@@ -210,7 +214,14 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     with self._locked_build_dir() as build_dir:
       super().download_and_prepare(**kwargs)
       if self.is_prepared():  # also if a build was killed before this cleanup
+        self._write_digests()
         build_dir.rmtree()
+
+  def _write_digests(self) -> None:
+    """Writes digests of the metadata, compared when the corpus is opened. ArrayRecord files have their own."""
+    folder = pathlib.Path(self.data_path)
+    if not storage.is_remote(self.data_path) and not (folder / file_digests.NAME).exists():
+      file_digests.write_digests(folder, lambda name: ".array_record" not in name)
 
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(

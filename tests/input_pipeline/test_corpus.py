@@ -98,6 +98,20 @@ def test_coverage_counts_missing_clips(tmp_path):
   }
 
 
-def test_identity_has_name_settings_and_numbers_of_records(tmp_path):
-  corpus = open_written(tmp_path, metadata={"settings": {"fps": 3}})
-  assert corpus.identity() == {"name": "shapes/1.0.0", "settings": {"fps": 3}, "records": {"train": 3}}
+def test_identity_has_name_settings_numbers_of_records_and_content(tmp_path):
+  metadata = {"settings": {"fps": 3}, "annotations": "ab", "lookups": {"caption": "cd"}, "coverage": COVERAGE}
+  identity = open_written(tmp_path, metadata=metadata).identity()
+  content = identity.pop("content")
+  assert identity == {"name": "shapes/1.0.0", "settings": {"fps": 3}, "records": {"train": 3}}
+  assert content.pop("num_bytes")["train"] > 0
+  assert content == {"annotations": "ab", "lookups": {"caption": "cd"}}
+
+
+def test_other_pixels_or_texts_have_another_identity(tmp_path):
+  changed = [{**RECORDS[0], "frames": [b"xyz"]}, *RECORDS[1:]], [{**RECORDS[0], "caption": "a dog"}, *RECORDS[1:]]
+  corpora = (RECORDS, "ab"), (changed[0], "ab"), (changed[1], "cd")
+  identities = [
+    open_written(tmp_path / annotations / str(i), records, metadata={"annotations": annotations}).identity()
+    for i, (records, annotations) in enumerate(corpora)
+  ]
+  assert all(identities.count(identity) == 1 for identity in identities)

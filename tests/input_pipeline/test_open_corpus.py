@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from clipvip_jax.input_pipeline import open_corpus as open_corpus_module
 from clipvip_jax.input_pipeline.open_corpus import builder_class, open_corpus
 from clipvip_jax.input_pipeline.record_text import record_texts
+from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError
 
 RECORDS = [{"id": name, "frames": [b"x"], "description": [name]} for name in "abc"]
@@ -77,4 +78,14 @@ def test_a_corrupt_corpus_is_rejected_with_its_folder(tmp_path, built_from_files
   folder = written_corpus.write(tmp_path, RECORDS, config="official")
   (folder / "dataset_info.json").write_text("{")
   with pytest.raises(UserError, match=rf"{folder} is corrupt \(.*delete it and build the corpus again"):
+    open_corpus(corpus_config(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_metadata_that_do_not_match_their_digest_are_rejected(tmp_path, built_from_files, name):
+  folder = written_corpus.write(tmp_path, RECORDS, config="official")
+  file_digests.write_digests(folder)
+  assert open_corpus(corpus_config(tmp_path)).name == "shapes/official/1.0.0"
+  (folder / name).write_text((folder / name).read_text() + " ")
+  with pytest.raises(UserError, match=rf"{folder} is corrupt \(ValueError: {name} does not match its digest\); delete"):
     open_corpus(corpus_config(tmp_path))

@@ -296,3 +296,16 @@ def test_start_and_end_with_one_id_are_refused():
   content["added_tokens"] = []
   with pytest.raises(UserError, match=r"<\|startoftext\|> and <\|endoftext\|> have the same id"):
     JsonTokenizer(json.dumps(content))
+
+
+def test_the_digest_survives_a_round_trip_and_differs_for_other_ids(tmp_path):
+  tokenizer = WordTokenizer.train(["a b c"], 10)
+  tokenizer.save(tmp_path / "tokenizer.json")
+  assert load_tokenizer(tmp_path / "tokenizer.json").digest == pickle.loads(pickle.dumps(tokenizer)).digest
+  assert load_tokenizer(tmp_path / "tokenizer.json").digest == tokenizer.digest
+  content = json.loads((tmp_path / "tokenizer.json").read_text())
+  vocabulary = content["model"]["vocab"]
+  vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+  (tmp_path / "permuted.json").write_text(json.dumps(content))
+  digests = {load_tokenizer(tmp_path / "permuted.json").digest, WordTokenizer.train(["a b d"], 10).digest}
+  assert len(digests | {tokenizer.digest, load_tokenizer("clip").digest}) == 4

@@ -3,7 +3,7 @@
 import pytest
 
 from clipvip_jax.runs import workdir
-from clipvip_jax.utils import config_tree
+from clipvip_jax.utils import config_tree, file_digests
 from clipvip_jax.utils.errors import UserError
 from configs import post_pretrain
 
@@ -108,3 +108,34 @@ def test_a_workdir_that_cannot_be_created_is_refused(tmp_path):
   (tmp_path / "file").write_text("x")
   with pytest.raises(UserError, match=r"--workdir=.*/run cannot be written \(Not a directory\); choose another"):
     workdir.claim(tmp_path / "file" / "run", config(), {})
+
+
+@pytest.mark.parametrize("name", ["config.json", "corpus.json"])
+def test_checkpoints_without_a_record_of_what_they_were_trained_with_are_refused(tmp_path, name):
+  workdir.claim(tmp_path, config(), {})
+  (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+  workdir.check_config(tmp_path, config())
+  (tmp_path / name).unlink()
+  with pytest.raises(UserError, match=rf"holds checkpoints, but no {name} that .*; restore that file, or"):
+    workdir.check_config(tmp_path, config())
+
+
+def test_other_content_and_another_vocabulary_are_refused_by_name_unless_they_were_not_recorded(tmp_path):
+  def corpus(annotations, tokenizer):
+    return {"name": "a", "content": {"annotations": annotations}, "mix": {}, "tokenizer": tokenizer}
+
+  workdir.claim(tmp_path / "run", config(), corpus("1", "2"))
+  workdir.check_corpus(tmp_path / "run", corpus("1", "2"))
+  with pytest.raises(UserError, match=r"another corpus \(content\.annotations: '1' there, '3' now\)"):
+    workdir.check_corpus(tmp_path / "run", corpus("3", "2"))
+  with pytest.raises(UserError, match=r"another corpus \(tokenizer: '2' there, '3' now\)"):
+    workdir.check_corpus(tmp_path / "run", corpus("1", "3"))
+  workdir.claim(tmp_path / "earlier", config(), {"name": "a", "mix": {}})
+  workdir.check_corpus(tmp_path / "earlier", corpus("1", "2"))
+
+
+def test_digests_are_of_the_files_that_decide_what_a_checkpoint_computes(tmp_path):
+  workdir.claim(tmp_path, config(), {})
+  (tmp_path / "metrics.jsonl").write_text("")
+  workdir.write_digests(tmp_path)
+  assert set(file_digests.read_digests(tmp_path)) == {"config.json", "corpus.json"}

@@ -1,14 +1,18 @@
 """Initial state: checkpoint, initial weights or random parameters."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from project_paths import ROOT
 from small_runs import config
 
+from clipvip_jax.runs import workdir
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.training import setup
 from clipvip_jax.training.initial_state import load_initial_weights, restore_or_initialize
+from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 
 
@@ -24,9 +28,10 @@ def test_a_run_without_init_from_loads_no_weights(corpora, tmp_path):
 
 
 def test_a_run_with_a_checkpoint_loads_no_weights(corpora, tmp_path):
+  gone = config(corpora, init_from=str(tmp_path / "gone.safetensors"))
+  workdir.claim(tmp_path, config_tree.to_json_dict(gone), setup.prepare(config(corpora), tmp_path).corpus_identity)
   (tmp_path / "checkpoints" / "4").mkdir(parents=True)
-  components = setup.prepare(config(corpora, init_from=str(tmp_path / "gone.safetensors")), tmp_path)
-  assert load_initial_weights(components) == {}
+  assert load_initial_weights(setup.prepare(gone, tmp_path)) == {}
 
 
 @pytest.mark.slow
@@ -60,3 +65,6 @@ def test_initializes_from_weights_and_restores_its_checkpoint_exactly(corpora, t
   )
   assert step == 3
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), saved)
+  shorter = dataclasses.replace(components, total_steps=2)
+  with pytest.raises(UserError, match=r"the checkpoint of step 3 is beyond the end of the run, step 2; delete or move"):
+    restore_or_initialize(shorter, Checkpoints(tmp_path / "checkpoints", 1), {})

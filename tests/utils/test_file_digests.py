@@ -52,6 +52,11 @@ def test_an_unchanged_folder_passes_and_further_files_are_ignored(folder):
   assert file_digests.check_digests(folder)
 
 
+def test_unselected_files_are_not_listed(folder):
+  file_digests.write_digests(folder, lambda name: name != "c")
+  assert set(file_digests.read_digests(folder)) == {"a/b"}
+
+
 def test_changed_and_missing_files_are_named(folder):
   (folder / "a" / "b").write_bytes(b"b" * 999 + b"c")
   with pytest.raises(ValueError, match="a/b does not match its digest"):
