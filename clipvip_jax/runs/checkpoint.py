@@ -19,7 +19,13 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from clipvip_jax.distributed.coordination import allgather_text
 from clipvip_jax.models.clip_vip import Params
-from clipvip_jax.runs.checkpoint_integrity import DataPosition, DigestedPath, check_position, verify_files
+from clipvip_jax.runs.checkpoint_integrity import (
+  DataPosition,
+  DigestedPath,
+  check_position,
+  verify_files,
+  verify_for_all_processes,
+)
 from clipvip_jax.runs.checkpoint_scores import KeepBest, by_score, read_scores, write_score
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.utils.errors import UserError, first_line
@@ -138,7 +144,7 @@ class Checkpoints:
     Raises:
       Exception: the checkpoint is corrupt or of other shapes; Orbax and TensorStore raise many types.
     """
-    verify_files(self._directory / str(step))
+    verify_for_all_processes(self._directory / str(step))
     restored = self._manager.restore(
       step,
       args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),

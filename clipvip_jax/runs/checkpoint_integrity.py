@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from orbax.checkpoint.path import atomicity
 
+from clipvip_jax.distributed.coordination import allgather_text
 from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.log import log
 
@@ -39,13 +40,31 @@ class DigestedPath(atomicity.AtomicRenameTemporaryPath):
 
 
 def verify_files(folder: pathlib.Path) -> None:
-  """Compares the files of a checkpoint with their digests, on process 0 only: it reads them for all.
+  """Compares the files of a checkpoint with their digests.
 
   Raises:
     ValueError: a file is missing or was changed.
+    OSError: a file cannot be read.
   """
-  if jax.process_index() == 0 and not file_digests.check_digests(folder):
+  if not file_digests.check_digests(folder):
     log.warning("%s has no %s: an earlier version wrote it, and it cannot be verified", folder, file_digests.NAME)
+
+
+def verify_for_all_processes(folder: pathlib.Path) -> None:
+  """Compares the files on process 0, for all processes: Orbax' restore would hang in those that it fails in alone.
+
+  Raises:
+    ValueError: on all processes; a file is missing, was changed or cannot be read.
+  """
+  problem = ""
+  if jax.process_index() == 0:
+    try:
+      verify_files(folder)
+    except (ValueError, OSError) as error:
+      problem = str(error)
+  problem = allgather_text(problem)[0]
+  if problem:
+    raise ValueError(problem)
 
 
 def check_position(step: int, state_step: int, position: Any, batch_size: int | None) -> None:

@@ -1,5 +1,7 @@
 """Digests of checkpoints as Orbax commits them, and checks of their position; test_checkpoint.py restores them."""
 
+import contextlib
+
 import jax.numpy as jnp
 import pytest
 
@@ -31,3 +33,17 @@ def test_step_state_and_position_must_agree():
     check(3, 3, {"next_record": 13}, 4)
   with pytest.raises(ValueError, match="data position is invalid: True"):
     check(3, 3, True, 4)
+
+
+def test_all_processes_take_the_verdict_of_process_0(tmp_path, monkeypatch):
+  (tmp_path / "a").write_text("a")
+  file_digests.write_digests(tmp_path)
+  checkpoint_integrity.verify_for_all_processes(tmp_path)
+  (tmp_path / "a").write_text("b")
+  with pytest.raises(ValueError, match="a does not match its digest"):
+    checkpoint_integrity.verify_for_all_processes(tmp_path)
+  monkeypatch.setattr(checkpoint_integrity.jax, "process_index", lambda: 1)
+  for verdict in ("", "a is missing"):
+    monkeypatch.setattr(checkpoint_integrity, "allgather_text", lambda text, verdict=verdict: [verdict, text])
+    with contextlib.nullcontext() if not verdict else pytest.raises(ValueError, match="a is missing"):
+      checkpoint_integrity.verify_for_all_processes(tmp_path)
