@@ -43,7 +43,7 @@ IMPORTED_AS = {
   "pillow": "PIL",
 }
 # Required without being imported: clu writes TensorBoard files through them.
-USED_BY_OTHERS = {"tensorboard", "tensorflow-cpu"}
+USED_BY_OTHERS = {"tensorflow-cpu"}
 
 
 def test_imported_packages_are_the_declared_ones():

@@ -214,10 +214,12 @@ def test_rejects_invalid_results(tmp_path, runs, content, message):
   "row",
   ["1", "[]", "{}", '{"step": "1", "kind": "train"}', '{"step": 1}', '{"step": 1, "kind": "eval"}', '{"step": null}'],
 )
-def test_rejects_corrupt_history(tmp_path, runs, row):
-  (runs[1] / "metrics.jsonl").write_text(row + "\n")
-  with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read"):
-    compare.main([str(runs[0]), str(runs[1])])
+def test_corrupt_lines_of_a_history_are_named_and_skipped(tmp_path, runs, row, capsys, caplog):
+  history = runs[1] / "metrics.jsonl"
+  history.write_text(row + "\n" + history.read_text())
+  compare.main([str(runs[0]), str(runs[1])])
+  assert "Text to video" in capsys.readouterr().out
+  assert f"{history}: 1 corrupt lines (1) are skipped; curves lack their steps" in caplog.text
 
 
 @pytest.mark.parametrize(
