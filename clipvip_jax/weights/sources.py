@@ -128,9 +128,7 @@ def _from_run(source: str, overrides: Hints) -> Weights:
   try:
     file_digests.check_digests(folder)  # of the configuration and the vocabulary
   except ValueError as error:
-    raise UserError(
-      f"{source}: {error}, so it was changed after the run; restore it, or start the run again"
-    ) from error
+    log.warning("%s: %s: it was changed after the run wrote it, which may change features", source, error)
   params, _ = read_params(folder / "checkpoints", step)
   flat = traverse_util.flatten_dict(params, sep="/")
   config = ConfigDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
