@@ -114,7 +114,8 @@ def _describe_condition(error: BaseException | None) -> str:
     is_limit = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
     if is_limit or os.strerror(errno.EMFILE) in text:
       return f"{text}; raise the limit with ulimit -n, or use fewer workers (host.num_workers)"
-    if isinstance(error, RuntimeError) and re.search(r"(initialize|Unknown) backend", text):
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames and frames[-1].name in ("backends", "_get_backend_uncached") and "jax" in frames[-1].filename:
       platforms = os.environ.get("JAX_PLATFORMS", "")
       return f"JAX cannot use JAX_PLATFORMS={platforms} ({text}); unset it, or install JAX and drivers for that device"
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":

@@ -8,6 +8,8 @@ import pathlib
 import re
 import sys
 
+from clipvip_jax.utils.atomic_write import disk_error_reason
+
 log = logging.getLogger("clipvip_jax")
 
 # Environment in which libtpu does not query the metadata server and does not warn, on machines without a TPU.
@@ -58,6 +60,11 @@ class _OutputHandler(logging.StreamHandler):
       print("standard output was closed; continuing without it", file=sys.stderr, flush=True)
 
 
+def is_not_disk_error(record: logging.LogRecord) -> bool:
+  """Returns False for the traceback of a refused write: Orbax logs one per thread and array, then raises the error."""
+  return not (record.exc_info and disk_error_reason(record.exc_info[1]))
+
+
 def configure_logging(*, warnings_only: bool = False) -> None:
   """Sends `log` to standard output and silences the libraries' own logs.
 
@@ -77,6 +84,8 @@ def configure_logging(*, warnings_only: bool = False) -> None:
   logging.getLogger().addFilter(lambda record: "apitools" not in record.getMessage())
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors="backslashreplace")  # file names in a locale that is not UTF-8
+  for name in ("absl", "asyncio"):
+    logging.getLogger(name).addFilter(is_not_disk_error)
   handler = _OutputHandler(sys.stdout)
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
   log.handlers[:] = [handler]

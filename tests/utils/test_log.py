@@ -1,11 +1,14 @@
 """The logger, and untrusted text in messages."""
 
+import errno
+import logging
+import os
 import subprocess
 import sys
 
 import pytest
 
-from clipvip_jax.utils.log import printable
+from clipvip_jax.utils.log import is_not_disk_error, printable
 
 
 @pytest.mark.parametrize(
@@ -50,3 +53,18 @@ absl_logging.info("library")
 """
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert [line.partition(" ")[2] for line in done.stdout.splitlines()] == lines and not done.stderr
+
+
+@pytest.mark.parametrize(
+  ("error", "logged"),
+  [
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), False),
+    (ValueError("Error writing x [os_error_code='28' No space left on device]"), False),
+    (ValueError("another"), True),
+    (None, True),
+  ],
+)
+def test_tracebacks_of_refused_writes_are_not_logged_by_libraries(error, logged):
+  exc_info = (type(error), error, None) if error else None
+  record = logging.LogRecord("absl", logging.ERROR, "future.py", 1, "thread failed", None, exc_info)
+  assert is_not_disk_error(record) == logged
