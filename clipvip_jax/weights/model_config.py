@@ -117,11 +117,19 @@ def from_weights(params: Mapping[str, np.ndarray], hints: Hints, default_activat
   grid = math.isqrt(max(positions, 0))
   if grid * grid != positions or not positions or not patch:
     raise UserError(f"{source}: vision/position_embedding has {positions} patches, which do not form a square grid")
-  added = shape("vision/added_proxies", 2)[0] if "vision/added_proxies" in params else 0
-  time = shape("vision/time_embedding", 2)[0] if "vision/time_embedding" in params else 0
   vocab_size, text_width = shape("text/token_embedding", 2)
-  towers = {tower: _layers_and_mlp(params, tower, source) for tower in ("vision", "text")}
-  heads = {"vision": (width, hints.vision_heads), "text": (text_width, hints.text_heads)}
+  vision = {
+    "width": width,
+    **_layers_and_mlp(params, "vision", source),
+    "added_proxies": shape("vision/added_proxies", 2)[0] if "vision/added_proxies" in params else 0,
+    "time_positions": shape("vision/time_embedding", 2)[0] if "vision/time_embedding" in params else 0,
+  }
+  text = {
+    "vocab_size": vocab_size,
+    "positions": shape("text/position_embedding", 2)[0],
+    "width": text_width,
+    **_layers_and_mlp(params, "text", source),
+  }
   sizes = ConfigDict(
     {
       "image_size": grid * patch,
@@ -131,24 +139,23 @@ def from_weights(params: Mapping[str, np.ndarray], hints: Hints, default_activat
       "dtype": "float32",
       "embedding_init": "clip",
       "temporal": "proxies",
-      "vision": {"width": width, **towers["vision"], "added_proxies": added, "time_positions": time},
-      "text": {
-        "vocab_size": vocab_size,
-        "positions": shape("text/position_embedding", 2)[0],
-        "width": text_width,
-        **towers["text"],
-      },
+      "vision": {**vision, "heads": _heads("vision", width, hints.vision_heads, source)},
+      "text": {**text, "heads": _heads("text", text_width, hints.text_heads, source)},
     }
   )
-  for tower, (tower_width, hinted_heads) in heads.items():
-    sizes[tower].heads = hinted_heads or max(tower_width // HEAD_WIDTH, 1)
-    if tower_width % sizes[tower].heads:
-      raise UserError(
-        f"{source}: {tower}_heads={sizes[tower].heads} does not divide the tower's width {tower_width};"
-        " pass the number of heads that the model was trained with"
-      )
   _check_hints(sizes, hints, source)
   return sizes
+
+
+def _heads(tower: str, width: int, hinted: int | None, source: str) -> int:
+  """Returns the hinted number of attention heads, or one per HEAD_WIDTH channels."""
+  heads = hinted or max(width // HEAD_WIDTH, 1)
+  if width % heads:
+    raise UserError(
+      f"{source}: {tower}_heads={heads} does not divide the tower's width {width};"
+      " pass the number of heads that the model was trained with"
+    )
+  return heads
 
 
 def _layers_and_mlp(params: Mapping[str, np.ndarray], tower: str, source: str) -> dict[str, int]:

@@ -7,6 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.weights import torch_file
+
 STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage", "int64": "LongStorage"}
 
 
@@ -173,3 +176,19 @@ def nested_zip(path):
 
 def zip_as_pickle(path):
   archive(path, write_valid(path).read_bytes(), FOUR_FLOATS_DATA)
+
+
+def assert_refused(folder, write, message):
+  """Asserts that a file is refused in one line that names it, and that nothing in it was executed.
+
+  Args:
+    folder: the current folder, in which a hostile file would make "canary".
+    write: function of a path that writes the file.
+    message: pattern of the error.
+  """
+  path = folder / "weights.pt"
+  write(path)
+  with pytest.raises(UserError, match=message) as refused:
+    torch_file.read(path)
+  assert str(refused.value).startswith(str(path)) and "\n" not in str(refused.value)
+  assert not (folder / "canary").exists()

@@ -6,9 +6,6 @@ import zipfile
 import pytest
 import torch_zip as tz
 
-from clipvip_jax.utils.errors import UserError
-from clipvip_jax.weights import torch_file
-
 ARCHIVES = {
   "bomb": (
     lambda path: tz.archive(path, b"\0" * 10**7, {}, compression=zipfile.ZIP_DEFLATED),
@@ -72,10 +69,4 @@ ARCHIVES = {
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_corrupt_archive_is_refused(tmp_path, monkeypatch, name):
   monkeypatch.chdir(tmp_path)
-  write, message = ARCHIVES[name]
-  path = tmp_path / "weights.pt"
-  write(path)
-  with pytest.raises(UserError, match=message) as refused:
-    torch_file.read(path)
-  assert str(refused.value).startswith(str(path)) and "\n" not in str(refused.value)
-  assert not (tmp_path / "canary").exists()
+  tz.assert_refused(tmp_path, *ARCHIVES[name])

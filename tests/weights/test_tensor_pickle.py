@@ -6,7 +6,6 @@ import struct
 import pytest
 import torch_zip as tz
 
-from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights import torch_file
 
 CANARY = "touch canary"
@@ -142,13 +141,7 @@ PICKLES = {
 @pytest.mark.parametrize("name", PICKLES)
 def test_pickle_of_anything_but_tensors_is_refused_and_not_executed(tmp_path, monkeypatch, name):
   monkeypatch.chdir(tmp_path)
-  write, message = PICKLES[name]
-  path = tmp_path / "weights.pt"
-  write(path)
-  with pytest.raises(UserError, match=message) as refused:
-    torch_file.read(path)
-  assert str(refused.value).startswith(str(path)) and "\n" not in str(refused.value)
-  assert not (tmp_path / "canary").exists()
+  tz.assert_refused(tmp_path, *PICKLES[name])
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

@@ -139,13 +139,7 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_invalid_file_is_refused(tmp_path, monkeypatch, name):
   monkeypatch.chdir(tmp_path)
-  write, message = FILES[name]
-  path = tmp_path / "weights.pt"
-  write(path)
-  with pytest.raises(UserError, match=message) as refused:
-    torch_file.read(path)
-  assert str(refused.value).startswith(str(path)) and "\n" not in str(refused.value)
-  assert not (tmp_path / "canary").exists()
+  tz.assert_refused(tmp_path, *FILES[name])
 
 
 def test_changed_byte_is_refused_or_changes_only_values(tmp_path):
