@@ -87,8 +87,9 @@ class Tokenizer(abc.ABC):
 class ClipTokenizer(Tokenizer):
   """CLIP's byte-pair vocabulary of 49,408 ids (Radford et al., 2021): start 49406, end 49407.
 
-  Normalizes text to Unicode NFC and lower case, and collapses white space. "<|endoftext|>" inside a text is tokenized
-  as those characters; HuggingFace's tokenizer would end the text there.
+  Normalizes text to Unicode NFC and lower case, and collapses white space. Equal to HuggingFace's CLIPTokenizerFast,
+  which CLIP-ViP is trained with, except that "<|endoftext|>" inside a text is tokenized as those characters and does
+  not end the text.
 
   Raises:
     UserError: the package with the vocabulary is not installed.
@@ -111,7 +112,9 @@ class ClipTokenizer(Tokenizer):
     return type(self), ()  # the compiled object does not pickle; the package contains its vocabulary
 
   def _encode(self, text: str) -> list[int]:
-    return self._clip.encode(unicodedata.normalize("NFC", text))
+    # Capital sigma is the only letter whose lower case depends on its position: in Python and in this package, it
+    # becomes final sigma at the end of a word. CLIPTokenizerFast and every tokenizer.json map each letter by itself.
+    return self._clip.encode(unicodedata.normalize("NFC", text).replace("\u03a3", "\u03c3"))
 
 
 class JsonTokenizer(Tokenizer):

@@ -90,6 +90,22 @@ def test_clip_ids():
   np.testing.assert_array_equal(*(clip([text], 9) for text in ("caf\u00e9", "CAFE\u0301")))
 
 
+# Ids of transformers 5.24's CLIPTokenizer, built from the merges that OpenAI publishes: 480 is final sigma, 481 sigma.
+@pytest.mark.parametrize(
+  ("text", "ids"),
+  [
+    ("\u039f\u0394\u039f\u03a3", [138, 123, 138, 112, 138, 123, 139, 481]),
+    ("\u0391\u03a3 \u0392\u03a3", [138, 109, 139, 481, 138, 110, 139, 481]),
+    ("A'\u03a3 \u039c\u0391\u03a3.", [320, 262, 139, 481, 138, 120, 138, 109, 139, 481, 269]),
+    ("\u03a3", [139, 481]),
+    ("\u03bf\u03b4\u03cc\u03c2", [138, 123, 138, 112, 139, 234, 139, 480]),
+    ("\u039f\u0394\u039f\u03a3\u0301", [138, 123, 138, 112, 138, 123, 139, 481, 136, 479]),
+  ],
+)
+def test_capital_sigma_at_the_end_of_a_word_is_as_in_the_reference(text, ids):
+  assert ClipTokenizer()([text], len(ids) + 2)[0].tolist() == [49406, *ids, 49407]
+
+
 @pytest.mark.parametrize("length", [2, 3, 8, 70])
 def test_every_row_is_start_text_end_zeros(tokenizer, length):
   """In particular, each row has the end id, its largest, exactly once: the text tower pools there."""
