@@ -1,7 +1,8 @@
 """Stop requests of a run: signals of this process, or of any process of a launch.
 
-In a launch, JAX's preemption service receives SIGTERM on any process and picks one call of `stop_requested` or
-`raise_if_requested` at which all of them stop. All processes must make the same calls in the same order.
+Handlers are installed by `utils/signals.py`; `training/loop.py` saves and stops. In a launch, JAX's preemption service
+receives SIGTERM on any process and picks one call of `stop_requested` or `raise_if_requested` at which all of them
+stop. All processes must make the same calls in the same order.
 """
 
 import itertools

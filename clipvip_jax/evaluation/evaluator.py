@@ -1,6 +1,7 @@
 """Embeds the splits of a corpus and measures retrieval on them.
 
-Letters: V clips of the split, N queries (a clip has one or several), B batch, E embedding size.
+`training/loop.py` calls it during training, `training/final_evaluation.py` at the end, `evaluation/run.py` without
+training. Letters: V clips of the split, N queries (a clip has one or several), B batch, E embedding size.
 """
 
 import dataclasses

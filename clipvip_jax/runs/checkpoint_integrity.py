@@ -1,6 +1,7 @@
 """Integrity of checkpoints: digests that are committed with the files, and checks of what was read.
 
-Orbax verifies its manifests, but not the data of arrays: without digests, a flipped bit is restored as another number.
+It detects corruption; `checkpoint.py` quarantines the checkpoint and falls back to the one before. Orbax verifies its
+manifests, but not the data of arrays: without digests, a flipped bit is restored as another number.
 """
 
 import asyncio
