@@ -4,7 +4,9 @@ import pytest
 from project_paths import ROOT
 from small_runs import config, mixed_config
 
+from clipvip_jax.runs import workdir
 from clipvip_jax.training import config_checks
+from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 from configs import post_pretrain
 
@@ -104,9 +106,12 @@ def test_checks_the_path_of_initial_weights_after_the_fields(tmp_path, recipe_is
 
 
 def test_a_run_with_a_checkpoint_needs_no_initial_weights(tmp_path):
+  run_config = config(tmp_path, init_from=str(tmp_path / "none.safetensors"))
+  workdir.claim(tmp_path / "run", config_tree.to_json_dict(run_config), {})
+  with pytest.raises(UserError, match=r"none\.safetensors"):
+    config_checks.check_run(run_config, tmp_path / "run")
   (tmp_path / "run" / "checkpoints" / "4").mkdir(parents=True)
-  changes = {"init_from": str(tmp_path / "none.safetensors")}
-  config_checks.check_run(config(tmp_path, **changes), tmp_path / "run")
+  config_checks.check_run(run_config, tmp_path / "run")
 
 
 def test_rejects_a_workdir_that_is_a_file(tmp_path):

@@ -9,13 +9,14 @@ import types
 import pytest
 from small_runs import config
 
+from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.metrics_history import History
 from clipvip_jax.runs.workdir_lock import workdir_lock
 from clipvip_jax.training import setup
 from clipvip_jax.training.initial_state import restore_or_initialize
 from clipvip_jax.training.loop import TrainLoop
-from clipvip_jax.utils import signals
+from clipvip_jax.utils import config_tree, signals
 from clipvip_jax.utils.errors import Terminated, UserError
 
 # Nothing that enters the compiled step, so that it is the one of the other tests.
@@ -40,6 +41,7 @@ class StubEvaluator:
 def open_loop(corpora, workdir, evaluator, **changes):
   """(loop, first state, checkpoints)."""
   components = setup.prepare(config(corpora, **{**CHANGES, **changes}), workdir)
+  run_workdir.claim(workdir, config_tree.to_json_dict(components.config), components.corpus_identity)
   checkpoints = Checkpoints(workdir / "checkpoints", 9)
   history = History(workdir / "metrics.jsonl", 0)
   with contextlib.closing(checkpoints), contextlib.closing(history), workdir_lock(workdir), signals.handled():
