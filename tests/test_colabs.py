@@ -4,6 +4,7 @@ import os
 
 import nbformat
 import pytest
+import small_runs
 from nbclient import NotebookClient
 from project_paths import ROOT
 
@@ -34,6 +35,7 @@ def folder(tmp_path_factory):
 def test_notebook_runs_from_top_to_bottom(path, folder, monkeypatch):
   monkeypatch.setenv("PYTHONPATH", os.fspath(folder))
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+  monkeypatch.setenv("XLA_FLAGS", small_runs.FAST_COMPILATION)
   notebook = nbformat.read(path, as_version=4)
   client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}})
   client.execute()

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import small_runs
 from project_paths import ROOT
 
 from clipvip_jax.runs.checkpoint import Checkpoints
@@ -29,8 +30,6 @@ def start(folder, corpus, *overrides, second=()):
   On CPUs, processes other than 0 do not share the compilation cache. They compile a small loss without optimizations.
   """
   port = free_port()
-  flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-  flags += " --xla_cpu_use_fusion_emitters=false"
   return [
     subprocess.Popen(
       [
@@ -55,7 +54,7 @@ def start(folder, corpus, *overrides, second=()):
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
-      env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1", "XLA_FLAGS": flags},
+      env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1", "XLA_FLAGS": small_runs.FAST_COMPILATION},
     )
     for index in range(2)
   ]
