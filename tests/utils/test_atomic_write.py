@@ -87,7 +87,7 @@ def test_disk_error_reason(error, reason):
   assert disk_error_reason(error) == reason
 
 
-@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="Linux")
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full, which only Linux has")
 def test_a_real_full_disk():
   with pytest.raises(OSError) as raised, pathlib.Path("/dev/full").open("w") as file:
     file.write("x")
