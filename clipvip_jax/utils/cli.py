@@ -12,7 +12,7 @@ from typing import NoReturn
 from clipvip_jax.utils import signals
 from clipvip_jax.utils.errors import Terminated, UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
-from clipvip_jax.utils.log import configure_logging, discard_output, log, printable
+from clipvip_jax.utils.log import configure_logging, discard_output, is_output_closed, log, printable
 
 EXIT_FAILURE = 1  # a bug: an exception with its traceback
 EXIT_BAD_INPUT = 2  # an error that the user can fix, in one line
@@ -68,9 +68,7 @@ def exit_on_error(main: Callable[[], object]) -> None:
     log.info("%s", stop)
     sys.exit(stop.exit_code)
   except BrokenPipeError as error:
-    try:
-      sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the output has ended
+    if is_output_closed():
       discard_output()
       sys.exit(EXIT_BROKEN_PIPE)
     sys.exit(report_error(error))

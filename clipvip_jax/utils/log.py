@@ -6,6 +6,7 @@ import logging
 import os
 import pathlib
 import re
+import select
 import sys
 
 from clipvip_jax.utils.atomic_write import disk_error_reason
@@ -39,6 +40,15 @@ def quiet_libtpu() -> None:
   if not any(any(pathlib.Path("/dev").glob(name)) for name in ("accel*", "vfio/*")):  # a TPU's chips
     for name, value in NO_TPU.items():
       os.environ.setdefault(name, value)
+
+
+def is_output_closed() -> bool:
+  """Returns whether the reader of standard output, as `head`, has ended."""
+  with contextlib.suppress(BrokenPipeError):
+    sys.stdout.flush()  # what remains in the buffer of an output that is open
+  poll = select.poll()
+  poll.register(sys.stdout.fileno(), 0)  # errors are always reported
+  return bool(poll.poll(0))
 
 
 def discard_output() -> None:
