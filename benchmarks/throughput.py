@@ -7,11 +7,13 @@ A clip is 12 of 44 stored JPEGs (320 x 240, quality 92, 4:2:0), decoded to norma
 - the bare loop, one thread: frames in memory through simplejpeg, OpenCV, NumPy and np.stack;
 - the bare loop with preallocated memory: the upper bound of these library calls;
 - the pipeline with threads only, one and two worker processes: records of an ArrayRecord file, shuffled, with texts;
-- tf.data with one and two threads: the bare loop's calls in tf.numpy_function, and TensorFlow's operations.
+- tf.data with one and two threads: the bare loop's calls in tf.numpy_function, and TensorFlow's operations (these rows
+  need `pip install tensorflow-cpu`, and are left out without it).
 
 Prints the best of REPEATS rounds over all methods; each measurement runs in a separate process.
 """
 
+import importlib.util
 import json
 import pathlib
 import subprocess
@@ -218,13 +220,16 @@ def main() -> None:
       f"{CLIPS} clips of {FRAMES} frames, {write_corpus(pathlib.Path(folder)):.1f} kB per frame; clips per second:",
       flush=True,
     )
-    rounds = [{method: measure(method, folder) for method in METHODS} for _ in range(REPEATS)]
-  best = {method: max(values[method] for values in rounds) for method in METHODS}
+    has_tensorflow = importlib.util.find_spec("tensorflow") is not None
+    methods = [method for method in METHODS if has_tensorflow or not method.startswith("tf.data")]
+    rounds = [{method: measure(method, folder) for method in methods} for _ in range(REPEATS)]
+  best = {method: max(values[method] for values in rounds) for method in methods}
   for method, value in best.items():
     print(f"{method:34} {value:7.1f}  {value / best['bare loop']:5.2f} of the bare loop")
   one = best["pipeline, 1 worker"]
   print(f"two workers / one worker: {best['pipeline, 2 workers'] / one:.2f}")
-  print(f"one worker / tf.data with the same calls: {one / best['tf.data, same calls, 1 thread']:.2f}")
+  if has_tensorflow:
+    print(f"one worker / tf.data with the same calls: {one / best['tf.data, same calls, 1 thread']:.2f}")
 
 
 if __name__ == "__main__":

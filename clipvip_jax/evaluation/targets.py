@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
+from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from clipvip_jax.distributed import sharding
@@ -105,7 +105,7 @@ def from_model(source: str, options: EvaluationOptions) -> EvaluationTarget:
 def _about(model: EmbeddingModel, corpus: Corpus, config: ConfigDict) -> dict[str, Any]:
   return {
     "model": {"source": model.source, "identity": model.identity},
-    "num_params": sum(x.size for x in jax.tree.leaves(model.params)),
+    "num_params": int(parameter_overview.count_parameters(model.params)),
     "corpus": {"name": corpus.name, **corpus.metadata},
     "config": config_tree.to_json_dict(config),
     "preprocessing": {

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+from clu import parameter_overview
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.distributed.watchdog import report_progress
@@ -98,7 +99,7 @@ def _results(components: Components, evaluation: FinalEvaluation) -> dict[str, A
     "step": evaluation.last_step,
     "best_step": int(evaluation.state.step),
     "best_by": f"plain text-to-video R@1 on {components.config.evaluate.selection_split}",
-    "num_params": sum(x.size for x in jax.tree.leaves(evaluation.state.params)),
+    "num_params": int(parameter_overview.count_parameters(evaluation.state.params)),
     "corpus": {"name": corpus.name, **corpus.metadata, "mix": components.corpus_identity.get("mix", {})},
     "evaluated": {"name": eval_corpus.name, **eval_corpus.metadata},
     "config": config_tree.to_json_dict(components.config),

@@ -17,10 +17,10 @@ from clipvip_jax.runs import workdir_lock
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.metrics_history import History
 from clipvip_jax.runs.train_state import TrainState
-from clipvip_jax.training import tensorboard
 from clipvip_jax.training.divergence import DivergenceCheck
 from clipvip_jax.training.setup import Components
 from clipvip_jax.training.step_timer import StepTimer
+from clipvip_jax.training.tensorboard import EventWriter
 from clipvip_jax.training.train_step import JittedTrainStep, jit_train_step, num_masked_steps
 from clipvip_jax.utils import signals
 from clipvip_jax.utils.errors import Terminated
@@ -34,7 +34,7 @@ class TrainLoop:
     self._components, self._config = components, components.config
     self._evaluator, self._checkpoints, self._history = evaluator, checkpoints, history
     self._divergence = DivergenceCheck(components.streams, checkpoints)
-    self._writer = tensorboard.create_writer(components.workdir, history.step, enabled=jax.process_index() == 0)
+    self._writer = EventWriter(components.workdir, history.step, enabled=jax.process_index() == 0)
     self._masked_step = _jit_step(components, drop_patches=True)
     self._unmasked_step = _jit_step(components, drop_patches=False)
     self._num_masked_steps = num_masked_steps(self._config, components.total_steps)
@@ -67,7 +67,6 @@ class TrainLoop:
       self._save_and_evaluate(state, step, bool(stop_signal), timer)
       if stop_signal:
         raise Terminated(stop_signal, self._saved(step))
-    self._writer.flush()
     self._checkpoints.wait()
     self._check_workdir()
     signals.allow(self._saved(step))

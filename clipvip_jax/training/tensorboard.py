@@ -1,30 +1,56 @@
-"""TensorBoard event files."""
+"""TensorBoard event files, written and read without TensorFlow, whose import takes longer than the rest of a start."""
 
+import os
 import pathlib
-from typing import TYPE_CHECKING
+import socket
+import time
+from collections.abc import Iterator, Mapping
 
 from clipvip_jax.utils import atomic_write
-
-if TYPE_CHECKING:
-  from clu import metric_writers
+from clipvip_jax.utils.log import log
 
 
-def create_writer(workdir: pathlib.Path, first_step: int, *, enabled: bool) -> "metric_writers.MetricWriter":
-  """Creates a clu writer of TensorBoard event files, or one that writes no file where not `enabled`.
+class EventWriter:
+  """Writes scalars to a new event file of a folder; each call leaves a readable file.
 
   Events of steps after `first_step` are removed from existing files: a resumed run writes them again.
 
-  clu and TensorFlow are imported here, since they take seconds; TensorFlow is kept from allocating GPU memory.
+  Args:
+    workdir: the folder.
+    first_step: the updates that are done at the start.
+    enabled: False for a writer that writes nothing, as on all processes but process 0.
   """
-  from clu import metric_writers
 
-  if not enabled:
-    return metric_writers.LoggingWriter()
-  import tensorflow as tf
+  def __init__(self, workdir: pathlib.Path, first_step: int, *, enabled: bool):
+    self._path = None
+    if enabled:
+      _remove_later_events(workdir, first_step)
+      name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+      self._path = workdir / name
+      self._append(file_version="brain.Event:2")
 
-  _remove_later_events(workdir, first_step)
-  tf.config.set_visible_devices([], "GPU")
-  return metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir)))
+  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    """Appends an event. A file that cannot be written, as on a full disk, gives one warning: curves stop no run."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+
+    summary = Summary()
+    for tag, value in scalars.items():
+      summary.value.extend(scalar_pb(tag, value).value)
+    self._append(step=step, summary=summary)
+
+  def _append(self, **fields: object) -> None:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    if self._path is None:
+      return
+    try:
+      with self._path.open("ab") as file:
+        RecordWriter(file).write(Event(wall_time=time.time(), **fields).SerializeToString())
+    except OSError as error:
+      log.warning("%s: %s; continuing without TensorBoard curves", self._path.name, error.strerror)
+      self._path = None
 
 
 def _remove_later_events(workdir: pathlib.Path, step: int) -> None:
@@ -32,15 +58,27 @@ def _remove_later_events(workdir: pathlib.Path, step: int) -> None:
 
   TensorBoard has an event for this (SessionLog.START), which not all of its readers observe.
   """
-  from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
   from tensorboard.compat.proto.event_pb2 import Event
   from tensorboard.summary.writer.record_writer import RecordWriter
 
   for path in workdir.glob("events.out.tfevents.*"):
-    events = list(RawEventFileLoader(str(path)).Load())  # up to the first corrupt one, as TensorBoard reads them
+    events = list(_read_events(path))
     kept = [event for event in events if Event.FromString(event).step <= step]
     if len(kept) < len(events):
       with atomic_write.atomic_path(path) as temporary, temporary.open("wb") as file:
         writer = RecordWriter(file)
         for event in kept:
           writer.write(event)
+
+
+def _read_events(path: pathlib.Path) -> Iterator[bytes]:
+  """Yields the serialized events of a file up to the first corrupt one, as TensorBoard does."""
+  from tensorboard.compat.tensorflow_stub import errors, pywrap_tensorflow
+
+  reader = pywrap_tensorflow.PyRecordReader_New(str(path))
+  try:
+    while True:
+      reader.GetNext()
+      yield reader.record()
+  except (errors.OutOfRangeError, errors.DataLossError):
+    return

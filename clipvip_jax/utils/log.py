@@ -83,9 +83,7 @@ def configure_logging(*, warnings_only: bool = False) -> None:
   """
   from absl import logging as absl_logging
 
-  # TensorFlow, which writes the TensorBoard files.
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA
   os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # the input pipeline reports corrupt images itself
   quiet_libtpu()
   # Orbax logs its progress through absl, and TFDS warns about every corpus that does not exist yet.
