@@ -89,7 +89,8 @@ class ClipTokenizer(Tokenizer):
 
   Normalizes text to Unicode NFC and lower case, and collapses white space. Equal to HuggingFace's CLIPTokenizerFast,
   which CLIP-ViP is trained with, except that "<|endoftext|>" inside a text is tokenized as those characters and does
-  not end the text.
+  not end the text. Capital sigma at the end of a word becomes small sigma there, not final sigma as in OpenAI's own
+  tokenizer and the slow CLIPTokenizer of transformers before 5.0, which call str.lower.
 
   Raises:
     UserError: the package with the vocabulary is not installed.

@@ -106,6 +106,26 @@ def test_capital_sigma_at_the_end_of_a_word_is_as_in_the_reference(text, ids):
   assert ClipTokenizer()([text], len(ids) + 2)[0].tolist() == [49406, *ids, 49407]
 
 
+@pytest.mark.parametrize(
+  "word",
+  [
+    "\u0391\u03a3",
+    "\u0392\u03a3\u0392\u03a3",
+    "\u039b\u03cc\u03a3",
+    "a\u03a3\u02bc",
+    "\u03a3\u03c2\u03a3 \u039c\u03a3-",
+  ],
+)
+def test_capital_sigma_is_lowered_as_by_the_package_of_the_fast_tokenizer(word):
+  """OpenAI's own tokenizer calls str.lower, which gives other ids for these words."""
+  from tokenizers import normalizers
+
+  lowered = normalizers.Lowercase().normalize_str(word)
+  clip = ClipTokenizer()
+  np.testing.assert_array_equal(clip([word], 16), clip([lowered], 16))
+  assert lowered != word.lower() and (clip([word], 16) != clip([word.lower()], 16)).any()
+
+
 @pytest.mark.parametrize("length", [2, 3, 8, 70])
 def test_every_row_is_start_text_end_zeros(tokenizer, length):
   """In particular, each row has the end id, its largest, exactly once: the text tower pools there."""
