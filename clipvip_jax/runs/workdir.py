@@ -8,6 +8,7 @@
 | digests.json | digests of these three files, compared when the run is loaded as a model |
 | environments.json | versions of code and packages, see environments.py |
 | extensions.json | numbers of steps, where the run was extended |
+| initial_weights.json | SOURCE and digest of the weights that the run started from, see initial_weights.py |
 | metrics.jsonl | losses and evaluations by step, see metrics_history.py |
 | metrics.jsonl.corrupt | its corrupt lines |
 | checkpoints/ | see checkpoint.py |

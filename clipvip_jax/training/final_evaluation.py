@@ -16,6 +16,7 @@ from clipvip_jax.reporting.report_inputs import Examples
 from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.environments import read_environments
+from clipvip_jax.runs.initial_weights import read_initial_weights
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training.setup import Components
 from clipvip_jax.utils import config_tree
@@ -94,6 +95,7 @@ def _results(components: Components, evaluation: FinalEvaluation) -> dict[str, A
   """Returns the content of results.json."""
   corpus, eval_corpus = components.corpus, components.eval_corpus
   extensions, environments = run_workdir.read_extensions(components.workdir), read_environments(components.workdir)
+  initial_weights = read_initial_weights(components.workdir)
   return {
     "splits": {split: result.metrics for split, result in evaluation.splits.items()},
     "step": evaluation.last_step,
@@ -104,6 +106,7 @@ def _results(components: Components, evaluation: FinalEvaluation) -> dict[str, A
     "evaluated": {"name": eval_corpus.name, **eval_corpus.metadata},
     "config": config_tree.to_json_dict(components.config),
     "versions": versions(),
+    **({"initial_weights": initial_weights} if initial_weights else {}),
     **({"extensions": extensions} if extensions else {}),
     **({"environments": environments} if len(environments) > 1 else {}),
   }

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from clipvip_jax.runs import checkpoint
+from clipvip_jax.runs import checkpoint, initial_weights
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training.setup import Components
@@ -23,12 +23,14 @@ def load_initial_weights(components: Components) -> dict[str, np.ndarray]:
     {parameter name: array}; {} where config.init_from is empty or there is a checkpoint.
 
   Raises:
-    UserError: the weights cannot be read, or do not fit the model.
+    UserError: the weights cannot be read, do not fit the model, or are others than the run started from.
   """
   init_from = components.config.init_from
   if not init_from or checkpoint.has_checkpoint(components.workdir / "checkpoints"):
     return {}
-  return load_params.load_params(init_from, components.abstract_state.params)
+  weights = load_params.load_params(init_from, components.abstract_state.params)
+  initial_weights.check_initial_weights(components.workdir, init_from, weights)
+  return weights
 
 
 def restore_or_initialize(
@@ -76,5 +78,7 @@ def _initialize(components: Components, weights: Mapping[str, np.ndarray]) -> Tr
   on_devices = load_params.to_devices(weights, {name: sharding_by_name[name] for name in weights})
   state = jax.jit(initialize, out_shardings=shardings, donate_argnums=0)(on_devices)
   if weights:
+    if jax.process_index() == 0:
+      initial_weights.record_initial_weights(components.workdir, config.init_from, weights)
     log.info("initialized from %s", config.init_from)
   return state
