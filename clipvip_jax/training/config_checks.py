@@ -16,7 +16,7 @@ from clipvip_jax.training.duration import MAX_STEPS
 from clipvip_jax.training.losses import LOSSES
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.weights import sources
+from clipvip_jax.weights import source_paths
 
 _UNBOUNDED = 2**63 - 1
 # Field -> the least and the largest value. JAX has 32 bits for seeds and steps: larger seeds would repeat others.
@@ -49,7 +49,7 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> None:
   check_recipe(config, jax.device_count())
   attention.resolve_implementation(config.model.get("attention", "auto"), jnp.dtype(config.model.dtype))
   if config.init_from and not checkpoint.has_checkpoint(workdir / "checkpoints"):
-    sources.check_source(config.init_from)
+    source_paths.check_source(config.init_from)
   run_workdir.check_config(workdir, config_tree.to_json_dict(config), extendable=True)
 
 

@@ -29,14 +29,24 @@ class Fields:
     """Raises a UserError that names the first field that is unknown or has an unsupported value."""
     for field, value in section.items():
       if field in self.fixed:
-        if not any(value == allowed for allowed in self.fixed[field]):
+        if not any(_same(value, allowed) for allowed in self.fixed[field]):
           shown = printable(repr(value), 80)
-          expected = repr(self.fixed[field][0]).replace("e-0", "e-")  # 1e-5, as in files
-          raise UserError(f"{name}{field}={shown} is not supported; CLIP has {expected}")
+          raise UserError(f"{name}{field}={shown} is not supported; CLIP has {_expected(self.fixed[field])}")
       elif field not in self.used and field not in self.plain:
         raise UserError(
           f"{name}{printable(field, 80)} is unknown and may change the features; remove the field if it does not"
         )
+
+
+def _same(value: Any, allowed: Any) -> bool:
+  """Returns whether values are equal, and both or neither are of type bool, which Python takes for 0 and 1."""
+  return bool(value == allowed) and isinstance(value, bool) == isinstance(allowed, bool)
+
+
+def _expected(allowed: tuple[Any, ...]) -> str:
+  """Formats supported values for a message; those that mean an absent field only if there are no others."""
+  shown = [value for value in allowed if value not in (None, {}, "")] or allowed[:1]
+  return " or ".join(repr(value).replace("e-0", "e-") for value in shown)  # 1e-5, as in files
 
 
 def _set(*names: str) -> frozenset[str]:
@@ -45,11 +55,10 @@ def _set(*names: str) -> frozenset[str]:
 
 # Of HuggingFace's PretrainedConfig, which writes them into every section.
 _PRETRAINED = _set(
-  "_name_or_path _commit_hash _attn_implementation_autoset attn_implementation architectures auto_map bos_token_id",
+  "_name_or_path _commit_hash _attn_implementation_autoset attn_implementation architectures bos_token_id",
   "pad_token_id sep_token_id cls_token_id decoder_start_token_id dtype torch_dtype transformers_version",
   "finetuning_task id2label label2id problem_type task_specific_params tokenizer_class prefix return_dict",
   "output_attentions output_hidden_states torchscript tf_legacy_loss use_bfloat16 use_cache gradient_checkpointing",
-  "pruned_heads",
   "chunk_size_feed_forward tie_word_embeddings tie_encoder_decoder is_encoder_decoder is_decoder add_cross_attention",
   "cross_attention_hidden_size initializer_factor initializer_range logit_scale_init_value attention_dropout dropout",
   # generation
@@ -59,20 +68,29 @@ _PRETRAINED = _set(
   "remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens",
 )
 _TOWER = "hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act projection_dim"
+# Code of its own, and heads that the tensors lack.
+_CUSTOM: dict[str, tuple[Any, ...]] = {"auto_map": (None, {}), "pruned_heads": ({}, None)}
 HUGGINGFACE = Fields(
-  _set("text_config text_config_dict vision_config vision_config_dict projection_dim clipvip_jax"),
-  {"model_type": ("clip", "clip_vip")},
+  _set(
+    "text_config text_config_dict vision_config vision_config_dict projection_dim vision_additional_config clipvip_jax"
+  ),
+  {**_CUSTOM, "model_type": ("clip", "clip_vip")},
   _PRETRAINED | {"eos_token_id"},
 )
 HUGGINGFACE_TEXT = Fields(
   _set(_TOWER, "vocab_size max_position_embeddings eos_token_id"),
-  {"model_type": ("clip_text_model",), "layer_norm_eps": (1e-5,)},
+  {**_CUSTOM, "model_type": ("clip_text_model",), "layer_norm_eps": (1e-5,)},
   _PRETRAINED,
 )
 HUGGINGFACE_VISION = Fields(
   _set(_TOWER, "image_size patch_size"),
-  {"model_type": ("clip_vision_model",), "layer_norm_eps": (1e-5,), "num_channels": (3,)},
+  {**_CUSTOM, "model_type": ("clip_vision_model",), "layer_norm_eps": (1e-5,), "num_channels": (3,)},
   _PRETRAINED | {"eos_token_id"},
+)
+
+# Written by CLIP-ViP's code; another type than "ViP" is mean pooling.
+CLIP_VIP_VISION = Fields(
+  _set("type temporal_size add_cls_num if_use_temporal_embed"), {}, _set("logit_scale_init_value")
 )
 
 
@@ -88,9 +106,10 @@ _SHARED = {
   **_false("final_ln_after_pool qk_norm scaled_cosine_attn scale_heads scale_attn_inner scale_attn scale_fc"),
   **_none(("ls_init_value", "act_kwargs", "norm_kwargs", "block_type", "norm_type", "act_type")),
 }
+OPENCLIP_FILE = Fields(_set("model_cfg preprocess_cfg clipvip_jax"), {}, frozenset())
 OPENCLIP = Fields(
-  _set("embed_dim quick_gelu vision_cfg text_cfg"),
-  {"multimodal_cfg": (None,), "init_logit_bias": (None,)},
+  _set("embed_dim vision_cfg text_cfg"),
+  {"quick_gelu": (True, False, None), "multimodal_cfg": (None,), "init_logit_bias": (None,)},
   _set("init_logit_scale custom_text nonscalar_logit_scale cast_dtype output_dict"),
 )
 OPENCLIP_VISION = Fields(
@@ -122,8 +141,9 @@ OPENCLIP_TEXT = Fields(
   _set("pad_id eos_id output_tokens correct_cls_mask hf_model_config hf_model_pretrained hf_proj_type hf_pooler_type"),
 )
 PREPROCESSOR = Fields(
-  _set("image_mean image_std do_normalize image_processor_type feature_extractor_type"),
+  _set("image_mean image_std image_processor_type feature_extractor_type"),
   {
+    "do_normalize": (True, False),
     "do_resize": (True,),
     "resample": (3,),
     "do_rescale": (True,),

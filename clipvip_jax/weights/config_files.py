@@ -1,55 +1,60 @@
 """Configuration files next to weights: HuggingFace's config.json and OpenCLIP's open_clip_config.json."""
 
-import json
 import pathlib
 from typing import Any
 
 from clipvip_jax.models.transformer import ACTIVATIONS
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
-from clipvip_jax.weights import config_fields
+from clipvip_jax.weights import config_fields, json_object
 from clipvip_jax.weights.model_config import HEAD_WIDTH, Hints, checked_size, hints_from_metadata
 
+_CLIP_END_TOKEN = 49407
 OWN_SECTION = "clipvip_jax"  # of files that this project wrote: metadata as in a file of weights, without a prefix
 
 
 def read_hints(folder: pathlib.Path) -> Hints:
-  """Reads open_clip_config.json or config.json in a folder; empty if neither exists or neither is of CLIP.
+  """Reads open_clip_config.json and config.json in a folder; empty if neither exists or neither is of a model.
 
   Raises:
-    UserError: a file is invalid, or describes a model that differs from CLIP.
+    UserError: a file is invalid or describes a model that differs from CLIP, or the files contradict each other.
   """
+  hints = Hints()
   for name, parse in (("open_clip_config.json", _openclip), ("config.json", _huggingface)):
     path = folder / name
     if not path.is_file():
       continue
     try:
-      content = json.loads(path.read_text(encoding="utf-8"))
-      hints = parse(content)
+      content = json_object.parse(path.read_text(encoding="utf-8"))
+      parsed = parse(content)
       own_hints = hints_from_metadata({f"{OWN_SECTION}.{name}": x for name, x in content.get(OWN_SECTION, {}).items()})
+      if parsed is not None:
+        hints.check_agreement(parsed, "open_clip_config.json")
+        hints |= parsed | own_hints
     except UserError as error:
       raise UserError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
-      raise UserError(
-        f"{path} is not a configuration of CLIP ({type(error).__name__} {error}); remove or fix it"
-      ) from error
-    if hints is not None:
-      return hints | own_hints
-  return Hints()
+      reason = f"{type(error).__name__} {printable(error, 160)}"
+      raise UserError(f"{path} is not a configuration of CLIP ({reason}); remove or fix it") from error
+  return hints
 
 
 def _huggingface(config: dict[str, Any]) -> Hints | None:
-  """Returns None for a configuration of something else, such as a run's."""
+  """Returns None for a configuration that is not of transformers, such as a run's or timm's."""
   # Older files repeat a section under another name, which takes precedence.
   text, vision = (
     {**(config.get(f"{t}_config") or {}), **(config.get(f"{t}_config_dict") or {})} for t in ("text", "vision")
   )
-  if not text and not vision:
+  classes = config.get("architectures") or []
+  if not (text or vision or classes or "model_type" in config):
     return None
   config_fields.HUGGINGFACE.check(config, "")
+  if "model_type" not in config and classes and not any(str(name).startswith("CLIP") for name in classes):
+    raise UserError(f"architectures={printable(repr(classes), 80)} is not supported; CLIP has ['CLIPModel']")
   config_fields.HUGGINGFACE_TEXT.check(text, "text_config.")
   config_fields.HUGGINGFACE_VISION.check(vision, "vision_config.")
-  _check_end_token(text)
+  added = config.get("vision_additional_config") or {}
+  config_fields.CLIP_VIP_VISION.check(added, "vision_additional_config.")
   activations = {_activation(section.get("hidden_act", "quick_gelu")) for section in (text, vision)}
   if len(activations) > 1:
     raise UserError(f"hidden_act differs between the towers ({', '.join(sorted(activations))}); only one is supported")
@@ -59,9 +64,12 @@ def _huggingface(config: dict[str, Any]) -> Hints | None:
     "patch_size": vision.get("patch_size"),
     "vision.width": vision.get("hidden_size"),
     "vision.layers": vision.get("num_hidden_layers"),
+    "text.positions": text.get("max_position_embeddings"),
     "text.width": text.get("hidden_size"),
     "text.layers": text.get("num_hidden_layers"),
     "text.vocab_size": text.get("vocab_size"),
+    "vision.added_proxies": added.get("add_cls_num") or None,
+    "vision.time_positions": added.get("temporal_size") if added.get("if_use_temporal_embed") else None,
   }
   # HuggingFace omits values equal to the defaults of its classes, the sizes of B/32.
   return Hints(
@@ -69,42 +77,51 @@ def _huggingface(config: dict[str, Any]) -> Hints | None:
     vision_heads=checked_size(vision.get("num_attention_heads", 12), "vision_config.num_attention_heads"),
     text_heads=checked_size(text.get("num_attention_heads", 8), "text_config.num_attention_heads"),
     sizes=_known_sizes(sizes),
+    temporal=("proxies" if added.get("type") == "ViP" else "mean") if added else None,
+    end_token=_end_token(text),
   )
 
 
-def _check_end_token(text: dict[str, Any]) -> None:
-  """Checks that transformers reads the feature of a text where this project does: at the largest id of the text."""
+def _end_token(text: dict[str, Any]) -> int | None:
+  """Returns the id at which transformers pools a text; None if it is the last of the vocabulary."""
   end, vocab_size = text.get("eos_token_id"), text.get("vocab_size")
-  # transformers takes 2, which files of older versions have by mistake, for the largest id.
-  if end not in (None, 2) and type(vocab_size) is int and end != vocab_size - 1:
-    raise UserError(
-      f"text_config.eos_token_id={printable(repr(end), 80)} is not supported; CLIP's end token is the last of the"
-      f" vocabulary, {vocab_size - 1}"
-    )
+  if end is None and type(vocab_size) is int and vocab_size > _CLIP_END_TOKEN:
+    return _CLIP_END_TOKEN  # the default of transformers, also for a vocabulary with more tokens
+  return checked_size(end, "text_config.eos_token_id")
 
 
 def _openclip(config: dict[str, Any]) -> Hints:
+  config_fields.OPENCLIP_FILE.check(config, "")
   model = config["model_cfg"]
   text, vision = model["text_cfg"], model["vision_cfg"]
   config_fields.OPENCLIP.check(model, "model_cfg.")
   config_fields.OPENCLIP_VISION.check(vision, "vision_cfg.")
   config_fields.OPENCLIP_TEXT.check(text, "text_cfg.")
-  width = checked_size(vision.get("width"), "vision_cfg.width")
+  # OpenCLIP omits values equal to the defaults of its classes, the sizes of B/32.
+  width = checked_size(vision.get("width", 768), "vision_cfg.width") or 768
   head_width = checked_size(vision.get("head_width", HEAD_WIDTH), "vision_cfg.head_width") or HEAD_WIDTH
   sizes = {
     "embed_dim": model.get("embed_dim"),
+    "image_size": _side(vision.get("image_size")),
     "patch_size": vision.get("patch_size"),
-    "vision.width": width,
+    "vision.width": vision.get("width"),
     "vision.layers": vision.get("layers"),
+    "text.positions": text.get("context_length"),
+    "text.vocab_size": text.get("vocab_size"),
     "text.width": text.get("width"),
     "text.layers": text.get("layers"),
   }
   return Hints(
     activation="quick_gelu" if model.get("quick_gelu") else "gelu",
-    vision_heads=None if width is None else width // head_width,
-    text_heads=checked_size(text.get("heads"), "text_cfg.heads"),
+    vision_heads=width // head_width,
+    text_heads=checked_size(text.get("heads", 8), "text_cfg.heads"),
     sizes=_known_sizes(sizes),
   )
+
+
+def _side(size: Any) -> Any:
+  """Returns the side of a square image, which OpenCLIP states as one number or two."""
+  return size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
 
 
 def _known_sizes(sizes: dict[str, Any]) -> dict[str, int]:

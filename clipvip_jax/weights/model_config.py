@@ -35,6 +35,7 @@ class Hints:
     num_frames: frames of a clip in that run.
     text_length: tokens of a text in that run.
     tokenizer: name of the file of that run's tokenizer, next to the weights.
+    end_token: id at whose first position the text tower pools; LARGEST_ID: at the largest id of a text.
   """
 
   activation: str | None = None
@@ -45,33 +46,52 @@ class Hints:
   num_frames: int | None = None
   text_length: int | None = None
   tokenizer: str | None = None
+  end_token: int | None = None
 
   def __or__(self, other: "Hints") -> "Hints":
     """Returns these hints, completed by those of `other`."""
     return Hints(*(getattr(self, field.name) or getattr(other, field.name) for field in dataclasses.fields(self)))
 
+  def check_agreement(self, other: "Hints", name: str) -> None:
+    """Checks that `other` has the same known values as these hints, which are of `name`.
 
+    Raises:
+      UserError: a value differs.
+    """
+    values, others = ({**dataclasses.asdict(hints), "sizes": None, **hints.sizes} for hints in (self, other))
+    for field, value in values.items():
+      if value is not None and others.get(field) not in (None, value):
+        raise UserError(f"{field}={others[field]!r} contradicts {name}, which has {value!r}; fix or remove one of them")
+
+
+LARGEST_ID = 2  # value of eos_token_id that transformers takes for the largest id, as older files have by mistake
 TOKENIZER_FILE = "tokenizer.json"
 # Metadata key of files that this project wrote -> field of Hints.
 _METADATA_PREFIX = "clipvip_jax."
-_INTEGERS = ("vision_heads", "text_heads", "num_frames", "text_length")
+_INTEGERS = ("vision_heads", "text_heads", "num_frames", "text_length", "end_token")
 _CHOICES = {"activation": tuple(ACTIVATIONS), "temporal": ("proxies", "full", "mean"), "tokenizer": (TOKENIZER_FILE,)}
+
+
+def _key(name: str) -> str:
+  return f"{_METADATA_PREFIX}{name}"
 
 
 def to_metadata(hints: Hints) -> dict[str, str]:
   """Returns the known properties that shapes do not determine, as metadata for a file of weights."""
   values = {name: getattr(hints, name) for name in (*_INTEGERS, *_CHOICES)}
-  return {_METADATA_PREFIX + name: str(value) for name, value in values.items() if value is not None}
+  return {_key(name): str(value) for name, value in values.items() if value is not None}
 
 
 def hints_from_metadata(metadata: Mapping[str, str]) -> Hints:
   """Returns the hints in the metadata of a file of weights; the inverse of `to_metadata`.
 
   Raises:
-    UserError: an unknown choice or an invalid number.
+    UserError: an unknown property of this project or choice, or an invalid number.
   """
   names = (*_INTEGERS, *_CHOICES)
-  fields: dict[str, Any] = {name: metadata[key] for name in names if (key := _METADATA_PREFIX + name) in metadata}
+  if unknown := [key for key in metadata if key.startswith(_METADATA_PREFIX) and key not in map(_key, names)]:
+    raise UserError(f"{printable(unknown[0], 80)} is unknown; use the version of this project that wrote it")
+  fields: dict[str, Any] = {name: metadata[_key(name)] for name in names if _key(name) in metadata}
   for name, value in fields.items():
     if name in _INTEGERS:
       is_number = type(value) is str and re.fullmatch(r"[0-9]{1,9}", value)
@@ -175,3 +195,14 @@ def _check_hints(sizes: ConfigDict, hints: Hints, source: str) -> None:
       raise UserError(
         f"{source}: the configuration next to the weights has {name}={hinted}, the weights have {actual}; fix it"
       )
+  if (hints.text_length or 0) > sizes.text.positions:
+    raise UserError(
+      f"{source}: text_length={hints.text_length} of the file exceeds the {sizes.text.positions} positions of the"
+      " weights; fix it"
+    )
+  last = sizes.text.vocab_size - 1
+  if hints.end_token not in (None, LARGEST_ID, last):
+    raise UserError(
+      f"{source}: text_config.eos_token_id={hints.end_token} is not supported; CLIP's end token is the last of the"
+      f" vocabulary, {last}"
+    )

@@ -5,7 +5,6 @@ an equivalent patch embedding: the scale of each colour multiplies its kernel, a
 added to the position embeddings of the patches. The features are those of the original weights on their own pixels.
 """
 
-import json
 import math
 import pathlib
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ import numpy as np
 from clipvip_jax.input_pipeline.preprocessing import MEAN, STD
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
-from clipvip_jax.weights import config_fields
+from clipvip_jax.weights import config_fields, json_object
 
 _CLIP_PROCESSORS = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor")
 _TOLERANCE = 1e-6  # of published values, which are rounded to 7 or 8 digits
@@ -26,22 +25,26 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def read_normalization(folder: pathlib.Path) -> Normalization | None:
-  """Reads preprocess_cfg of open_clip_config.json and preprocessor_config.json in a folder.
+  """Reads preprocess_cfg of open_clip_config.json, preprocessor_config.json and processor_config.json in a folder.
 
   Returns:
     (mean, std) of pixels in [0, 1]; None if no file states them.
 
   Raises:
-    UserError: a file is invalid, contradicts the other, or asks for preprocessing that is not supported.
+    UserError: a file is invalid, contradicts another, or asks for preprocessing that is not supported.
   """
   values: dict[str, Normalization] = {}
-  files = {"open_clip_config.json": _openclip, "preprocessor_config.json": _huggingface}
+  files = {
+    "open_clip_config.json": _openclip,
+    "preprocessor_config.json": _huggingface,
+    "processor_config.json": _huggingface_processor,
+  }
   for name, parse in files.items():
     path = folder / name
     if not path.is_file():
       continue
     try:
-      normalization = parse(json.loads(path.read_text(encoding="utf-8")))
+      normalization = parse(json_object.parse(path.read_text(encoding="utf-8")))
     except UserError as error:
       raise UserError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
@@ -115,6 +118,12 @@ def _huggingface(config: dict[str, Any]) -> Normalization | None:
       " weights were trained with"
     )
   return _normalization(config, "image_mean", "image_std")
+
+
+def _huggingface_processor(config: dict[str, Any]) -> Normalization | None:
+  """Reads the section into which transformers since 5.0 saves the image processor of a CLIPProcessor."""
+  section = config.get("image_processor")
+  return None if section is None else _huggingface(section)
 
 
 def _normalization(section: Mapping[str, Any], mean_name: str, std_name: str) -> Normalization | None:

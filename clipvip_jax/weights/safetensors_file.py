@@ -1,7 +1,5 @@
 """.safetensors files: the library validates the header, tensors are read-only views of the file."""
 
-import collections
-import json
 import mmap
 import pathlib
 from typing import Any
@@ -12,6 +10,7 @@ from numpy.typing import DTypeLike
 
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import printable
+from clipvip_jax.weights import json_object
 from clipvip_jax.weights.mmap_file import map_file
 
 _DTYPES: dict[str, DTypeLike] = {
@@ -60,20 +59,11 @@ def _load(data: mmap.mmap, path: pathlib.Path) -> tuple[dict[str, np.ndarray], d
     )
   with safe_open(path, framework="np"):
     pass  # opening validates the header
-  header = json.loads(data[_PREFIX : _PREFIX + length], object_pairs_hook=_unique_keys)
+  header = json_object.parse(data[_PREFIX : _PREFIX + length])
   metadata = header.pop("__metadata__", None) or {}
   if not header:
     raise UserError("contains no tensors; pass a file of weights")
   return {name: _tensor(data, _PREFIX + length, name, entry) for name, entry in header.items()}, metadata
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """Builds a JSON object, refusing duplicate keys, of which a dict would keep the last."""
-  entries = dict(pairs)
-  if len(entries) != len(pairs):
-    name, _ = collections.Counter(name for name, _ in pairs).most_common(1)[0]
-    raise UserError(f"the header contains '{printable(name, _TEXT_LIMIT)}' twice; download the file again")
-  return entries
 
 
 def _tensor(data: mmap.mmap, start: int, name: str, entry: dict[str, Any]) -> np.ndarray:

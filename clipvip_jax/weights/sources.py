@@ -1,24 +1,13 @@
-"""SOURCE, the name of weights on a command line or in a recipe, and reading the weights of any SOURCE.
-
-| SOURCE | meaning |
-|---|---|
-| FILE.safetensors, FILE.pt (.pth, .bin, .ckpt) | one file of weights, in the format of its first bytes |
-| FILE.index.json | all shards that HuggingFace's index names |
-| a folder | HuggingFace's or OpenCLIP's layout: weights and their configuration |
-| hf://OWNER/NAME, hf://OWNER/NAME@REVISION | such a folder on the HuggingFace Hub |
-| a workdir, or WORKDIR@STEP | a run of this project: its best checkpoint, or that of a step |
+"""Weights of any SOURCE (source_paths.py), with their configuration.
 
 Tensors may have the names of HuggingFace's CLIP, CLIP-ViP or OpenCLIP, which are detected.
 """
 
 import concurrent.futures
 import dataclasses
-import functools
 import json
 import pathlib
-import re
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from flax import traverse_util
@@ -28,28 +17,17 @@ from clipvip_jax.models import clip_vip
 from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
-from clipvip_jax.utils.log import log, printable
+from clipvip_jax.utils.log import log
 from clipvip_jax.weights import names_clip_vip, names_openclip, tensor_files, torch_file, wrapper_prefixes
 from clipvip_jax.weights.config_files import read_hints
 from clipvip_jax.weights.model_config import TOKENIZER_FILE, Hints, from_weights, hints_from_metadata
 from clipvip_jax.weights.pixel_normalization import fold_normalization, read_normalization
+from clipvip_jax.weights.source_paths import HUB, download, is_run, run_and_step, weight_file
 
-HUB = "hf://"
-# The first that exists in a folder is read.
-_WEIGHT_FILES = (
-  "model.safetensors",
-  "model.safetensors.index.json",
-  "open_clip_model.safetensors",
-  "open_clip_pytorch_model.bin",
-  "pytorch_model.bin",
-  "pytorch_model.bin.index.json",
-)
-_DOWNLOADED_FILES = [*_WEIGHT_FILES, "config.json", "preprocessor_config.json", "open_clip_config.json", TOKENIZER_FILE]
 # Parameters that CLIP-ViP adds to CLIP, which a checkpoint of CLIP lacks.
 CLIP_VIP_PARAMS = ("vision/added_proxies", "vision/time_embedding")
 SEQUENCE_PREFIX = "sequence/"  # parameters of temporal=sequence, which no published layout holds
 _OPENAI_TENSOR = "input_resolution"  # only in OpenAI's own files
-_STEP = re.compile(r"(.+)@(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,22 +70,11 @@ class Weights:
     return self.hints.text_length if self.run is None else self.run.data.get("text_length")
 
 
-def check_source(source: str) -> None:
-  """Checks that a source exists and is of a supported kind, without reading it.
-
-  Raises:
-    UserError: it does not; the message lists what is allowed.
-  """
-  source = expand_user(source)
-  if not source.startswith(HUB) and not _is_run(source):
-    _weight_file(source)
-
-
 def read_weights(source: str, hints: Hints | None = None) -> Weights:
   """Reads the weights of any SOURCE.
 
   Args:
-    source: see the table in the module docstring.
+    source: see the table in source_paths.py.
     hints: heads and activation, which take precedence over those of the files.
 
   Raises:
@@ -115,16 +82,16 @@ def read_weights(source: str, hints: Hints | None = None) -> Weights:
   """
   source = expand_user(source)
   if source.startswith(HUB):
-    return dataclasses.replace(read_weights(str(_download(source)), hints), source=source)
-  if _is_run(source):
+    return dataclasses.replace(read_weights(str(download(source)), hints), source=source)
+  if is_run(source):
     return _from_run(source, hints or Hints())
-  return _from_file(source, _weight_file(source), hints or Hints())
+  return _from_file(source, weight_file(source), hints or Hints())
 
 
 def _from_run(source: str, overrides: Hints) -> Weights:
   from clipvip_jax.runs.checkpoint import read_params  # lazy: Orbax takes seconds to import
 
-  folder, step = _run_and_step(source)
+  folder, step = run_and_step(source)
   try:
     file_digests.check_digests(folder)  # of the configuration and the vocabulary
   except ValueError as error:
@@ -162,7 +129,12 @@ def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
   if "logit_scale" in flat and flat["logit_scale"].size == 1:
     flat["logit_scale"] = flat["logit_scale"].reshape(())  # some publishers store a scalar as [1]
   _warn_if_not_finite(flat, source)
-  hints = overrides | file_hints | read_hints(path.parent)
+  folder_hints = read_hints(path.parent)
+  try:
+    file_hints.check_agreement(folder_hints, f"the metadata of {path.name}")
+  except UserError as error:
+    raise UserError(f"{source}: the configuration next to the weights: {error}") from error
+  hints = overrides | file_hints | folder_hints
   if guessed and hints.activation is None:
     log.warning(
       "%s: no file specifies the activation; assuming gelu, as in LAION's weights (OpenAI's need quick_gelu)",
@@ -233,81 +205,3 @@ def _warn_if_not_finite(params: Mapping[str, np.ndarray], source: str) -> None:
   if counts:
     listed = ", ".join(f"{name} ({count} of {params[name].size})" for name, count in counts.items())
     log.warning("%s: %d values are NaN or infinite: %s", source, sum(counts.values()), listed)
-
-
-def _weight_file(source: str) -> pathlib.Path:
-  """Returns the file of weights at a path, or in the folder at it."""
-  path = pathlib.Path(source)
-  try:
-    path.stat()
-  except FileNotFoundError:
-    pass
-  except (OSError, ValueError) as error:  # a name that is too long or contains NUL
-    raise UserError(f"{printable(source, 160)} is not a readable path: {first_line(error)}") from error
-  if path.is_dir():
-    file = _file_in_folder(path)
-    if file is None:
-      raise UserError(
-        f"{source!r} contains no weights; expected a run's checkpoints or one of {', '.join(_WEIGHT_FILES)}"
-      )
-    return file
-  if path.is_file() and (tensor_files.is_weights(path) or path.name.endswith(tensor_files.SUFFIXES)):
-    return path
-  if path.exists() or not path.name.endswith((*tensor_files.SUFFIXES, tensor_files.INDEX_SUFFIX)):
-    raise UserError(
-      f"{source!r} is not a source of weights; allowed: files ({', '.join(tensor_files.SUFFIXES)}), folders in"
-      f" HuggingFace's layout, {HUB}OWNER/NAME, and workdirs of runs (WORKDIR or WORKDIR@STEP)"
-    )
-  raise UserError(
-    f"{source!r}: no such file; to start from CLIP, pass {HUB}openai/clip-vit-base-patch32 (or -patch16), or the"
-    " model.safetensors of that repository"
-  )
-
-
-def _file_in_folder(folder: pathlib.Path) -> pathlib.Path | None:
-  return next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
-
-
-def _run_and_step(source: str) -> tuple[pathlib.Path, int | None]:
-  match = _STEP.fullmatch(source)
-  if match and not pathlib.Path(source).exists():
-    return pathlib.Path(match[1]), int(match[2])
-  return pathlib.Path(source), None
-
-
-def _is_run(source: str) -> bool:
-  try:
-    folder, _ = _run_and_step(source)
-    config = folder / "config.json"
-    if not (config.is_file() and (folder / "checkpoints").is_dir()):
-      return False
-    content: Any = json.loads(config.read_text(encoding="utf-8"))
-  except (ValueError, OSError, RecursionError):
-    return False
-  return isinstance(content, dict) and {"model", "data", "train"} <= content.keys()
-
-
-def _download(source: str) -> pathlib.Path:
-  """Downloads weights and configuration into the Hub's cache; returns their folder."""
-  name, _, revision = source.removeprefix(HUB).partition("@")
-  if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-    raise UserError(
-      f"{source!r} is not a repository of the HuggingFace Hub; expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION"
-    )
-  try:
-    import huggingface_hub
-  except ImportError as error:
-    raise UserError(f"{source!r} needs a package that is not installed: pip install huggingface_hub") from error
-  try:
-    download = functools.partial(huggingface_hub.snapshot_download, name)
-    folder = pathlib.Path(download(revision=revision or None, allow_patterns=_DOWNLOADED_FILES))
-    index = _file_in_folder(folder)
-    if index is not None and index.name.endswith(tensor_files.INDEX_SUFFIX):
-      # A snapshot's folder has the name of its commit: the shards are of the same commit as their index.
-      commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision or None
-      download(revision=commit, allow_patterns=tensor_files.shard_names(index))
-    return folder
-  except UserError:
-    raise
-  except Exception as error:  # the package raises many types: network, authentication, missing repository
-    raise UserError(f"{source!r} cannot be downloaded: {first_line(error)}") from error

@@ -4,9 +4,7 @@ A sharded model is a folder of several files and an index, `model.safetensors.in
 `pytorch_model.bin.index.json`, whose `weight_map` names the file of each tensor.
 """
 
-import collections
 import io
-import json
 import pathlib
 from typing import Any
 
@@ -14,7 +12,7 @@ import numpy as np
 
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
-from clipvip_jax.weights import safetensors_file, torch_file
+from clipvip_jax.weights import json_object, safetensors_file, torch_file
 
 INDEX_SUFFIX = ".index.json"
 # Suffixes of files of weights; a file with another name is read if its first bytes are those of a known format.
@@ -42,11 +40,9 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   if path.name.endswith(INDEX_SUFFIX):
     return _read_shards(path)
   start = _first_bytes(path)
-  if torch_file.is_torch(start):
-    return torch_file.read(path), {}
-  if _is_safetensors(start) or path.suffix == ".safetensors":
+  if not torch_file.is_torch(start) and (_is_safetensors(start) or path.suffix == ".safetensors"):
     return safetensors_file.read(path)
-  return torch_file.read(path), {}
+  return torch_file.read(path), torch_file.read_metadata(path)
 
 
 def shard_names(index: pathlib.Path) -> list[str]:
@@ -107,7 +103,7 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
   try:
     if index.stat().st_size > _MAX_INDEX:
       raise UserError(f"{index} has more than {_MAX_INDEX} bytes; download it again")
-    content = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
+    content = json_object.parse(index.read_text(encoding="utf-8"))
     weight_map: Any = content["weight_map"]
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise UserError(
@@ -127,15 +123,6 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
 def _is_file_name(name: str) -> bool:
   plain = name not in ("", ".", "..") and not any(x in name for x in ("/", "\\", "\0"))
   return plain and not name.endswith(INDEX_SUFFIX)
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  """Builds a JSON object, refusing duplicate keys, of which a dict would keep the last."""
-  entries = dict(pairs)
-  if len(entries) != len(pairs):
-    name, _ = collections.Counter(name for name, _ in pairs).most_common(1)[0]
-    raise ValueError(f"'{name}' twice")
-  return entries
 
 
 def _listed(names: list[str]) -> str:

@@ -52,7 +52,19 @@ def test_fields_of_clip_are_accepted(tmp_path, config):
     (huggingface(quantization_config={"bits": 4}), "quantization_config is unknown"),
     (huggingface(model_type="metaclip_2"), "model_type='metaclip_2' is not supported; CLIP has 'clip'"),
     (huggingface({"model_type": "bert"}), "text_config.model_type='bert' is not supported; CLIP has 'clip_text_model'"),
-    (huggingface({"eos_token_id": 5}), "eos_token_id=5 is not supported; CLIP's end token is the last .*, 99"),
+    ({"model_type": "metaclip_2"}, "model_type='metaclip_2' is not supported; CLIP has 'clip'"),
+    ({"model_type": None, "hidden_size": 64}, "model_type=None is not supported"),
+    ({"model_type": "clip_vision_model", "patch_size": 8}, "model_type='clip_vision_model' is not supported"),
+    ({"architectures": ["SiglipModel"]}, r"architectures=\['SiglipModel'\] is not supported; CLIP has \['CLIPModel'\]"),
+    (huggingface(auto_map={"AutoModel": "modeling.Own"}), "auto_map=.* is not supported; CLIP has None"),
+    (huggingface(vision={"pruned_heads": {"0": [1]}}), "vision_config.pruned_heads=.* is not supported"),
+    (huggingface({"eos_token_id": [5, 99]}), r"eos_token_id=\[5, 99\] must be an integer of at least 1"),
+    (huggingface(clipvip_jax={"crop": "x"}), "clipvip_jax.crop is unknown; use the version of this project that wrote"),
+    (huggingface(vision_additional_config={"type": "ViP", "window": 3}), "vision_additional_config.window is unknown"),
+    (openclip(quick_gelu="false"), "model_cfg.quick_gelu='false' is not supported; CLIP has True or False"),
+    (openclip(quick_gelu=1), "model_cfg.quick_gelu=1 is not supported"),
+    ({**openclip(), "pooling": "mean"}, "pooling is unknown and may change the features; remove the field"),
+    ({**openclip(), "vision_cfg": {"width": 64}}, "vision_cfg is unknown"),
     (huggingface(vision={"num_channels": 1}), "vision_config.num_channels=1 is not supported; CLIP has 3"),
     (openclip({"pool_type": "last"}), "text_cfg.pool_type='last' is not supported; CLIP has 'argmax'"),
     (openclip({"tokenizer_kwargs": {"clean": "canonicalize"}}), "tokenizer_kwargs=.* is not supported"),
@@ -65,3 +77,50 @@ def test_fields_of_clip_are_accepted(tmp_path, config):
 def test_field_that_may_change_the_features_is_refused_by_name(tmp_path, config, message):
   with pytest.raises(UserError, match=message):
     read(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+  "content", ['{"model_type": "clip", "model_type": "siglip"}', '{"text_config": {"a": 1, "a": 2}}']
+)
+def test_a_key_that_occurs_twice_is_refused(tmp_path, content):
+  (tmp_path / "config.json").write_text(content)
+  with pytest.raises(UserError, match=r"config\.json is not a configuration of CLIP .*contains '.*' twice"):
+    read_hints(tmp_path)
+
+
+@pytest.mark.parametrize("content", [{"architecture": "vit_base"}, {"model": {}, "data": {}, "train": {}}, {}])
+def test_configuration_that_is_not_of_transformers_is_ignored(tmp_path, content):
+  assert read(tmp_path, content) == Hints()
+
+
+@pytest.mark.parametrize("config", [{"model_type": "clip"}, {"architectures": ["CLIPModel"]}])
+def test_model_without_sections_has_the_defaults_of_transformers(tmp_path, config):
+  assert read(tmp_path, config) == Hints("quick_gelu", 12, 8)
+
+
+def test_omitted_heads_of_openclip_are_the_defaults_of_its_classes(tmp_path):
+  config = {"model_cfg": {"vision_cfg": {"layers": 12}, "text_cfg": {"width": 768}}}
+  assert (read(tmp_path, config).vision_heads, read(tmp_path, config).text_heads) == (12, 8)
+
+
+@pytest.mark.parametrize(
+  ("other", "message"),
+  [
+    (huggingface({"hidden_act": "gelu"}, {"hidden_act": "gelu", "num_attention_heads": 2}), "vision_heads=2 .* has 1"),
+    (huggingface(vision={"num_attention_heads": 1}), "activation='quick_gelu' contradicts open_clip_config.json"),
+  ],
+)
+def test_files_that_contradict_each_other_are_refused(tmp_path, other, message):
+  read(tmp_path, openclip())
+  with pytest.raises(UserError, match=f"config.json: {message}"):
+    read(tmp_path, other)
+
+
+@pytest.mark.parametrize(("kind", "temporal"), [("ViP", "proxies"), ("CLIP", "mean")])
+def test_configuration_that_the_code_of_clip_vip_saves_is_read(tmp_path, kind, temporal):
+  added = {"type": kind, "temporal_size": 12, "if_use_temporal_embed": 1, "logit_scale_init_value": 4.6}
+  hints = read(tmp_path, huggingface(vision_additional_config={**added, "add_cls_num": 3}))
+  assert hints.temporal == temporal
+  assert (hints.sizes["vision.added_proxies"], hints.sizes["vision.time_positions"]) == (3, 12)
+  hints = read(tmp_path, huggingface(vision_additional_config={**added, "add_cls_num": 0, "if_use_temporal_embed": 0}))
+  assert not {"vision.added_proxies", "vision.time_positions"} & hints.sizes.keys()

@@ -24,7 +24,7 @@ def test_config_is_inferred_from_shapes_and_hints():
 
 def test_metadata_round_trips():
   config = tiny.config()
-  first = Hints(config.activation, config.vision.heads, None, {}, "full", 6, 40, "tokenizer.json")
+  first = Hints(config.activation, config.vision.heads, None, {}, "full", 6, 40, "tokenizer.json", 2)
   assert model_config.hints_from_metadata(model_config.to_metadata(first)) == first
 
 
@@ -48,3 +48,31 @@ def test_patches_that_form_no_square_grid_are_refused():
 def test_size_must_be_a_positive_integer(size):
   with pytest.raises(UserError, match=r"width=.* must be an integer of at least 1"):
     model_config.checked_size(size, "width")
+
+
+@pytest.mark.parametrize("end_token", [5, 98, 100, 49407])
+def test_end_token_that_is_not_the_last_id_of_the_weights_is_refused(end_token):
+  hints = Hints(vision_heads=4, text_heads=4, end_token=end_token)
+  with pytest.raises(
+    UserError, match=rf"eos_token_id={end_token} is not supported; CLIP's end token is the last .*, 99"
+  ):
+    model_config.from_weights(weights(), hints, "quick_gelu", "vip_tiny")
+
+
+@pytest.mark.parametrize("end_token", [None, model_config.LARGEST_ID, 99])
+def test_end_token_that_is_the_largest_id_of_a_text_is_accepted(end_token):
+  hints = Hints(vision_heads=4, text_heads=4, end_token=end_token)
+  assert model_config.from_weights(weights(), hints, "quick_gelu", "vip_tiny").text.vocab_size == 100
+
+
+@pytest.mark.parametrize("change", [{"activation": "gelu"}, {"temporal": "full"}, {"sizes": {"text.width": 3}}])
+def test_hints_that_contradict_each_other_are_refused(change):
+  first = Hints("quick_gelu", 4, sizes={"text.width": 2}, temporal="mean")
+  first.check_agreement(Hints("quick_gelu", None, 8, {"vision.width": 3}), "the file")
+  with pytest.raises(UserError, match=r"contradicts the file, which has .*; fix or remove one of them"):
+    first.check_agreement(Hints(**change), "the file")
+
+
+def test_unknown_property_of_this_project_is_refused():
+  with pytest.raises(UserError, match=r"clipvip_jax\.crop is unknown; use the version of this project that wrote it"):
+    model_config.hints_from_metadata({"clipvip_jax.crop": "center", "format": "pt"})

@@ -20,12 +20,14 @@ UNEQUAL = {"mean": [0.1, 0.5, 0.7], "std": [0.2, 0.3, 0.9]}
 OPENCLIP = {"model_cfg": {"vision_cfg": {"head_width": 16}, "text_cfg": {"heads": 4}, "quick_gelu": True}}
 
 
-def folder(path, preprocessor=None, preprocess_cfg=None, name="vip_tiny.safetensors"):
+def folder(path, preprocessor=None, preprocess_cfg=None, processor=None, name="vip_tiny.safetensors"):
   path.mkdir()
   (path / "model.safetensors").write_bytes((GOLDEN / name).read_bytes())
   if preprocessor is not None:
     content = preprocessor if isinstance(preprocessor, str) else json.dumps(preprocessor)
     (path / "preprocessor_config.json").write_text(content)
+  if processor is not None:
+    (path / "processor_config.json").write_text(json.dumps(processor))
   if preprocess_cfg is not None:
     (path / "open_clip_config.json").write_text(json.dumps({**OPENCLIP, "preprocess_cfg": preprocess_cfg}))
   return str(path)
@@ -48,6 +50,7 @@ def features(weights, pixels):
     ({"preprocessor": {"do_normalize": False, **HALF}}, 0.0, 1.0),
     ({"preprocess_cfg": UNEQUAL}, UNEQUAL["mean"], UNEQUAL["std"]),
     ({"preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}, "preprocessor": HALF}, 0.5, 0.5),
+    ({"processor": {"image_processor": HALF, "processor_class": "CLIPProcessor"}}, 0.5, 0.5),
   ],
 )
 def test_features_are_those_of_pixels_with_the_stated_normalization(tmp_path, files, mean, std):
@@ -71,6 +74,8 @@ def test_weights_with_the_normalization_of_clip_are_unchanged(tmp_path, preproce
     ({"preprocessor": {**HALF, "resample": 2}}, "resample=2 is not supported; CLIP has 3"),
     ({"preprocessor": {**HALF, "do_rescale": False}}, "do_rescale=False is not supported; CLIP has True"),
     ({"preprocessor": {"rescale_factor": 1 / 127.5}}, r"rescale_factor=0\.00784.* is not supported"),
+    ({"preprocessor": {**HALF, "do_normalize": "false"}}, "do_normalize='false' is not supported; CLIP has True"),
+    ({"preprocessor": '{"image_mean": [0, 0, 0], "image_mean": [1, 1, 1]}'}, "contains 'image_mean' twice"),
     ({"preprocessor": {**HALF, "do_flip": True}}, "do_flip is unknown and may change the features; remove the field"),
     ({"preprocessor": {"image_processor_type": "ViTImageProcessor"}}, "without image_mean and image_std; add"),
     ({"preprocessor": {**HALF, "image_std": [0, 1, 1]}}, r"image_std=\[0, 1, 1\] must be finite, and deviations pos"),
@@ -78,6 +83,8 @@ def test_weights_with_the_normalization_of_clip_are_unchanged(tmp_path, preproce
     ({"preprocessor": "{"}, r"preprocessor_config\.json is not a configuration of preprocessing"),
     ({"preprocess_cfg": {"interpolation": "bilinear"}}, r"preprocess_cfg\.interpolation='bilinear' is not supported"),
     ({"preprocess_cfg": {"mode": "L"}}, r"preprocess_cfg\.mode='L' is not supported; CLIP has 'RGB'"),
+    ({"processor": {"image_processor": {**HALF, "resample": 2}}}, "processor_config.json: resample=2 is not supported"),
+    ({"processor": {"image_processor": {}}, "preprocessor": HALF}, "state different means or deviations of pixels"),
     ({"preprocess_cfg": UNEQUAL, "preprocessor": HALF}, "state different means or deviations of pixels; fix one"),
   ],
 )

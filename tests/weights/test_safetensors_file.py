@@ -40,7 +40,7 @@ FILES = {
     header(
       b'{"a":' + json.dumps(entry(0, 32, (8,))).encode() + b',"a":' + json.dumps(entry(0, 32, (8,))).encode() + b"}"
     ),
-    "the header contains 'a' twice; download",
+    r"contains 'a' twice\); download",
   ),
   "many dimensions": (header({"a": entry(0, 32, (1,) * 70 + (8,))}), "a has shape .*dimension"),
   "wide nothing": (header({"a": entry(0, 32, (8,)), "z": entry(32, 32, (0, 2**62))}), "z has shape .*too big"),

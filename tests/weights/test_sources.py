@@ -245,38 +245,6 @@ def test_nan_is_logged_with_count_and_parameter(tmp_path, caplog, monkeypatch):
   assert "text/projection/kernel (3 of 1536)" in caplog.text and "vision/projection/kernel (1 of 2048)" in caplog.text
 
 
-@pytest.mark.parametrize(
-  ("source", "message"),
-  [
-    ("none.safetensors", "none.safetensors': no such file; to start from CLIP"),
-    ("weights.onnx", r"is not a source of weights; allowed: files \(.safetensors, .pt"),
-    ("hf://onlyname", "expected hf://OWNER/NAME"),
-    ("hf://../../etc/passwd", "expected hf://OWNER/NAME"),
-    (".", "contains no weights; expected a run's checkpoints or one of model.safetensors"),
-    ("x" * 5000, "is not a readable path"),
-  ],
-)
-def test_invalid_source_is_refused(tmp_path, monkeypatch, source, message):
-  monkeypatch.chdir(tmp_path)
-  with pytest.raises(UserError, match=message):
-    sources.read_weights(source)
-
-
-def test_hub_repository_is_downloaded_and_read(tmp_path, monkeypatch):
-  import huggingface_hub
-
-  requests = []
-
-  def snapshot_download(name, revision, allow_patterns):
-    requests.append((name, revision))
-    return folder(tmp_path / "clip", config=HUGGINGFACE)
-
-  monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-  weights = sources.read_weights("hf://openai/clip-tiny@v1")
-  assert requests == [("openai/clip-tiny", "v1")] and weights.source == "hf://openai/clip-tiny@v1"
-  assert weights.config.vision.heads == 4
-
-
 def test_data_parallel_prefix_is_removed(tmp_path):
   def wrap(tensors):
     items = dict(tensors)

@@ -1,0 +1,146 @@
+"""SOURCE, the name of weights on a command line or in a recipe, and the files that it stands for.
+
+| SOURCE | meaning |
+|---|---|
+| FILE.safetensors, FILE.pt (.pth, .bin, .ckpt) | one file of weights, in the format of its first bytes |
+| FILE.index.json | all shards that HuggingFace's index names |
+| a folder | HuggingFace's or OpenCLIP's layout: weights and their configuration |
+| hf://OWNER/NAME, hf://OWNER/NAME@REVISION | such a folder on the HuggingFace Hub |
+| a workdir, or WORKDIR@STEP | a run of this project: its best checkpoint, or that of a step |
+"""
+
+import functools
+import json
+import pathlib
+import re
+from typing import Any
+
+from clipvip_jax.utils.errors import UserError, first_line
+from clipvip_jax.utils.local_paths import expand_user
+from clipvip_jax.utils.log import printable
+from clipvip_jax.weights import tensor_files
+from clipvip_jax.weights.model_config import TOKENIZER_FILE
+
+HUB = "hf://"
+# The first that exists in a folder is read.
+_WEIGHT_FILES = (
+  "clip_vip.safetensors",
+  "model.safetensors",
+  "model.safetensors.index.json",
+  "open_clip_model.safetensors",
+  "open_clip_pytorch_model.bin",
+  "pytorch_model.bin",
+  "pytorch_model.bin.index.json",
+)
+# All files of a folder that are read.
+FOLDER_FILES = [
+  *_WEIGHT_FILES,
+  "config.json",
+  "preprocessor_config.json",
+  "processor_config.json",
+  "open_clip_config.json",
+  TOKENIZER_FILE,
+]
+_STEP = re.compile(r"(.+)@(\d+)")
+
+
+def check_source(source: str) -> None:
+  """Checks that a source exists and is of a supported kind, without reading it.
+
+  Raises:
+    UserError: it does not; the message lists what is allowed.
+  """
+  source = expand_user(source)
+  if not source.startswith(HUB) and not is_run(source):
+    weight_file(source)
+
+
+def weight_file(source: str) -> pathlib.Path:
+  """Returns the file of weights at a path, or in the folder at it.
+
+  Raises:
+    UserError: there is none.
+  """
+  path = pathlib.Path(source)
+  try:
+    path.stat()
+  except FileNotFoundError:
+    pass
+  except (OSError, ValueError) as error:  # a name that is too long or contains NUL
+    raise UserError(f"{printable(source, 160)} is not a readable path: {first_line(error)}") from error
+  if path.is_dir():
+    file = _file_in_folder(path)
+    if file is None:
+      raise UserError(
+        f"{source!r} contains no weights; expected a run's checkpoints or one of {', '.join(_WEIGHT_FILES)}"
+      )
+    return file
+  if path.is_file() and (tensor_files.is_weights(path) or path.name.endswith(tensor_files.SUFFIXES)):
+    return path
+  if path.exists() or not path.name.endswith((*tensor_files.SUFFIXES, tensor_files.INDEX_SUFFIX)):
+    raise UserError(
+      f"{source!r} is not a source of weights; allowed: files ({', '.join(tensor_files.SUFFIXES)}), folders in"
+      f" HuggingFace's layout, {HUB}OWNER/NAME, and workdirs of runs (WORKDIR or WORKDIR@STEP)"
+    )
+  raise UserError(
+    f"{source!r}: no such file; to start from CLIP, pass {HUB}openai/clip-vit-base-patch32 (or -patch16), or the"
+    " model.safetensors of that repository"
+  )
+
+
+def _file_in_folder(folder: pathlib.Path) -> pathlib.Path | None:
+  return next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+
+
+def run_and_step(source: str) -> tuple[pathlib.Path, int | None]:
+  """Splits WORKDIR@STEP into folder and step; the step is None if the source names none."""
+  match = _STEP.fullmatch(source)
+  if match and not pathlib.Path(source).exists():
+    return pathlib.Path(match[1]), int(match[2])
+  return pathlib.Path(source), None
+
+
+def is_run(source: str) -> bool:
+  """Returns whether a source is the workdir of a run, with or without a step."""
+  try:
+    folder, _ = run_and_step(source)
+    config = folder / "config.json"
+    if not (config.is_file() and (folder / "checkpoints").is_dir()):
+      return False
+    content: Any = json.loads(config.read_text(encoding="utf-8"))
+  except (ValueError, OSError, RecursionError):
+    return False
+  return isinstance(content, dict) and {"model", "data", "train"} <= content.keys()
+
+
+def download(source: str) -> pathlib.Path:
+  """Downloads weights and configuration of HUB/OWNER/NAME into the Hub's cache.
+
+  Returns:
+    Their folder.
+
+  Raises:
+    UserError: the name is invalid, or the repository cannot be downloaded.
+  """
+  name, _, revision = source.removeprefix(HUB).partition("@")
+  if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    raise UserError(
+      f"{source!r} is not a repository of the HuggingFace Hub; expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION"
+    )
+  try:
+    import huggingface_hub
+  except ImportError as error:
+    raise UserError(f"{source!r} needs a package that is not installed: pip install huggingface_hub") from error
+  try:
+    fetch = functools.partial(huggingface_hub.snapshot_download, name)
+    folder = pathlib.Path(fetch(revision=revision or None, allow_patterns=FOLDER_FILES))
+    index = _file_in_folder(folder)
+    if index is not None and index.name.endswith(tensor_files.INDEX_SUFFIX):
+      # A snapshot's folder has the name of its commit: the shards are of the same commit as their index.
+      commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision or None
+      fetch(revision=commit, allow_patterns=tensor_files.shard_names(index))
+    return folder
+  except UserError:
+    raise
+  except Exception as error:  # the package raises many types: network, authentication, missing repository
+    raise UserError(f"{source!r} cannot be downloaded: {first_line(error)}") from error
