@@ -2,8 +2,9 @@
 
   python -m clipvip_jax.convert SOURCE TARGET [--layout=clip_vip|clip|openclip]
 
-SOURCE is a weight file, a folder, hf://OWNER/NAME or a workdir. TARGET is FILE.safetensors, or a folder, to which a
-model config is also written. Exit codes: 0 success; 2 bad input.
+SOURCE is a weight file, a folder, hf://OWNER/NAME or a workdir. TARGET is FILE.safetensors, FILE.pt (PyTorch's format;
+the e2e_weights_path of CLIP-ViP's code), or a folder, to which configuration and tokenizer are also written. Exit
+codes: 0 success; 2 bad input.
 """
 
 import pathlib
@@ -17,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Reads SOURCE and writes TARGET.
 
   Raises:
-    UserError: an invalid option, a source that cannot be read, or a layout that does not support it.
+    UserError: an invalid option, a source that cannot be read, or a layout that does not support it or, without
+      --lossy, cannot express how a run embeds.
   """
   parser = Parser(__doc__)
   parser.add_argument("source", metavar="SOURCE")
@@ -27,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--vision_heads", type=int, help="default: from the files of SOURCE, else one per 64 channels")
   parser.add_argument("--text_heads", type=int, help="likewise")
   parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+  parser.add_argument(
+    "--lossy", action="store_true", help="allow a layout from which other programs cannot compute a run's features"
+  )
   options = parser.parse_args(argv)
   from clipvip_jax.models.clip_vip import parameter_shapes  # lazy, so that --help is fast
   from clipvip_jax.weights import export, load_params, sources
@@ -35,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   weights = sources.read_weights(options.source, Hints(options.activation, options.vision_heads, options.text_heads))
   load_params.check_complete(weights.params, parameter_shapes(weights.config), weights.source)
   layout = options.layout or ("clip" if weights.is_clip and weights.temporal == "mean" else "clip_vip")
+  if not options.lossy:
+    export.check_lossless(weights, layout)
   num_parameters = sum(x.size for x in weights.params.values())
   for path in export.export_weights(weights, options.target, layout, overwrite=options.overwrite):
     log.info("wrote %s (layout %s, %d parameters)", path, layout, num_parameters)

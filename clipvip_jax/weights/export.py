@@ -3,25 +3,27 @@
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from clipvip_jax.input_pipeline.tokenizer import load_tokenizer
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
-from clipvip_jax.weights import names_clip_vip, names_openclip, pixel_normalization
+from clipvip_jax.weights import layout_configs, names_clip_vip, names_openclip, pixel_normalization, torch_writer
 from clipvip_jax.weights.config_files import OWN_SECTION
-from clipvip_jax.weights.model_config import TOKENIZER_FILE, Hints, to_metadata
+from clipvip_jax.weights.model_config import LARGEST_ID, TOKENIZER_FILE, Hints, to_metadata
+from clipvip_jax.weights.source_paths import FOLDER_FILES
 from clipvip_jax.weights.sources import CLIP_VIP_PARAMS, SEQUENCE_PREFIX, Weights
 
 _PROXIES = "vision/added_proxies"
-# Suffixes of files of weights that are not written; a name with another suffix, as clip-vip-v1.2, is that of a folder.
-_OTHER_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".zip", ".npz", ".h5", ".onnx", ".msgpack", ".gguf", ".json")
-# Files in a folder of each layout: the weights and their configuration.
+# Suffixes of files of weights that are written, and of others; a name with neither, as clip-vip-v1.2, is of a folder.
+_SUFFIXES = (".safetensors", ".pt", ".pth")
+_OTHER_SUFFIXES = (".bin", ".ckpt", ".tar", ".zip", ".npz", ".h5", ".onnx", ".msgpack", ".gguf", ".json")
+# Files in a folder of each layout: the weights and their configuration. Those of clip_vip have a name that transformers
+# does not know: its CLIPModel, and that of CLIP-ViP's code, would find no tensor in them and build random weights.
 LAYOUTS = {
-  "clip_vip": ("model.safetensors", "config.json"),
+  "clip_vip": ("clip_vip.safetensors", "config.json"),
   "clip": ("model.safetensors", "config.json"),
   "openclip": ("open_clip_model.safetensors", "open_clip_config.json"),
 }
@@ -54,17 +56,35 @@ def to_layout(params: Mapping[str, np.ndarray], layout: str, source: str) -> dic
   return names_openclip.from_published(tensors) if layout == "openclip" else tensors
 
 
+def check_lossless(weights: Weights, layout: str) -> None:
+  """Checks that other programs can compute the features of a run from a layout.
+
+  Raises:
+    UserError: the layout cannot express how the run embeds videos or texts.
+  """
+  if layout == "clip_vip":
+    return
+  losses = [f"temporal={weights.temporal!r}"] if weights.temporal != "mean" else []
+  if layout == "openclip" and _own_tokenizer(weights):
+    losses.append("its own tokenizer")
+  if losses:
+    raise UserError(
+      f"{weights.source}: layout {layout!r} cannot express {' and '.join(losses)}, so other programs would compute"
+      " other features; use --layout=clip_vip or the workdir, or add --lossy"
+    )
+
+
 def export_weights(
   weights: Weights, target: pathlib.Path, layout: str, *, overwrite: bool = False
 ) -> list[pathlib.Path]:
-  """Writes a .safetensors file, or a folder of weights, configuration and tokenizer, each file atomically.
+  """Writes a .safetensors or .pt file, or a folder of weights, configuration and tokenizer, each file atomically.
 
   What a run's weights need to compute the same features (temporal, frames of a clip, length of a text) is in the
   metadata of the file and in the configuration.
 
   Args:
     weights: of any SOURCE.
-    target: FILE.safetensors or a folder.
+    target: FILE.safetensors, FILE.pt, FILE.pth or a folder.
     layout: a key of LAYOUTS.
     overwrite: whether to replace existing files.
 
@@ -72,67 +92,93 @@ def export_weights(
     The written files.
 
   Raises:
-    UserError: the layout does not support the weights, or the target exists, has another suffix or cannot be written.
+    UserError: the layout does not support the weights, or the target exists, has another suffix, contains files that
+      would be read with the exported ones, or cannot be written.
   """
   if layout not in LAYOUTS:
     raise UserError(f"layout {layout!r} is unknown; allowed: {', '.join(LAYOUTS)}")
   is_file = _is_file(target)
   tokenizer = _tokenizer_file(weights)
-  name, config_name = LAYOUTS[layout]
-  path = target if is_file else target / name
-  files = [path] if is_file else [path, target / config_name, *([target / TOKENIZER_FILE] if tokenizer else [])]
-  existing = [str(file) for file in files if file.exists()]
-  if existing and not overwrite:
-    raise UserError(f"{', '.join(existing)} already exists; use another target, or add --overwrite")
-  normalization = pixel_normalization.read_normalization(path.parent)
-  if normalization is not None and not pixel_normalization.is_clip(normalization):
-    raise UserError(
-      f"{path.parent} has files that state another normalization of pixels than that of exported weights, which is"
-      " CLIP's; use another folder"
-    )
-  tensors = to_layout(weights.params, layout, weights.source)
   hints = _hints(weights, tokenizer)
-  if layout != "clip_vip" and hints.temporal != "mean":
-    log.warning("layout %s: other programs read a CLIP of images, without temporal=%r", layout, hints.temporal)
+  contents: dict[pathlib.Path, bytes] = {} if is_file else _other_files(weights, target, layout, hints)
+  if tokenizer and not is_file:
+    contents[target / TOKENIZER_FILE] = tokenizer.read_bytes()
+  path = target if is_file else target / LAYOUTS[layout][0]
+  _check_target(target, [path, *contents], is_file=is_file, overwrite=overwrite)
+  tensors = to_layout(weights.params, layout, weights.source)
+  _warn_of_losses(hints, layout)
   if is_file and tokenizer:
     log.warning("%s: a file does not hold the tokenizer; export to a folder to embed texts", target)
   try:
-    _write(files, tensors, hints, _layout_config(weights.config, layout), tokenizer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_tensors(path, tensors, to_metadata(hints))
+    for file, content in contents.items():
+      with atomic_write.atomic_path(file) as temporary:
+        temporary.write_bytes(content)
   except OSError as error:
     raise UserError(f"target {str(target)!r} cannot be written: {error.strerror or error}") from error
-  return files
-
-
-def _write(
-  files: Sequence[pathlib.Path],
-  tensors: dict[str, np.ndarray],
-  hints: Hints,
-  config: dict[str, Any],
-  tokenizer: pathlib.Path | None,
-) -> None:
-  """Writes the tensors to the first file, and configuration and tokenizer to the others."""
-  from safetensors.numpy import save
-
-  metadata = to_metadata(hints)
-  # transformers refuses a file without a format.
-  contents = [save(tensors, metadata={"format": "pt", **metadata})]
-  config[OWN_SECTION] = {name.removeprefix(f"{OWN_SECTION}."): value for name, value in metadata.items()}
-  contents.append(f"{json.dumps(config, indent=2)}\n".encode())
-  if tokenizer:
-    contents.append(tokenizer.read_bytes())
-  files[0].parent.mkdir(parents=True, exist_ok=True)
-  for path, content in zip(files, contents, strict=False):
-    with atomic_write.atomic_path(path) as temporary:
-      temporary.write_bytes(content)
+  return [path, *contents]
 
 
 def _is_file(target: pathlib.Path) -> bool:
   """Returns whether a target is a file, which the suffix of a file of weights makes it, and not a folder."""
   if target.is_dir():
     return False
-  if target.suffix in _OTHER_SUFFIXES:
-    raise UserError(f"target {str(target)!r} has the suffix {target.suffix}; use FILE.safetensors or a folder")
-  return target.suffix == ".safetensors"
+  suffix = target.suffix.lower()
+  if suffix in _OTHER_SUFFIXES:
+    raise UserError(f"target {str(target)!r} has the suffix {suffix}; use FILE.safetensors, FILE.pt or a folder")
+  return suffix in _SUFFIXES
+
+
+def _check_target(target: pathlib.Path, files: Sequence[pathlib.Path], *, is_file: bool, overwrite: bool) -> None:
+  """Checks that files can be written to a target, and that nothing next to them changes what they mean."""
+  existing = [str(file) for file in files if file.exists()]
+  if existing and not overwrite:
+    raise UserError(f"{', '.join(existing)} already exists; use another target, or add --overwrite")
+  if not is_file:
+    others = [name for name in FOLDER_FILES if (target / name).exists() and target / name not in files]
+    if others:
+      raise UserError(
+        f"{target} contains {', '.join(others)}, which would be read instead of or with the exported files; use another"
+        " folder, or delete them"
+      )
+    return
+  normalization = pixel_normalization.read_normalization(target.parent)
+  if normalization is not None and not pixel_normalization.is_clip(normalization):
+    raise UserError(
+      f"{target.parent} has files that state another normalization of pixels than that of exported weights, which is"
+      " CLIP's; use another folder"
+    )
+
+
+def _warn_of_losses(hints: Hints, layout: str) -> None:
+  if layout != "clip_vip" and hints.temporal != "mean":
+    log.warning("layout %s: other programs read a CLIP of images, without temporal=%r", layout, hints.temporal)
+  if layout == "clip_vip" and hints.temporal == "full":
+    log.warning("layout clip_vip: CLIP-ViP's code computes temporal='proxies'; only this project reads 'full'")
+
+
+def _write_tensors(path: pathlib.Path, tensors: dict[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+  """Writes the file of weights, in the format of its suffix."""
+  with atomic_write.atomic_path(path) as temporary:
+    if path.suffix.lower() != ".safetensors":
+      torch_writer.write(temporary, tensors, metadata)
+      return
+    from safetensors.numpy import save
+
+    # transformers refuses a file without a format.
+    temporary.write_bytes(save(tensors, metadata={"format": "pt", **metadata}))
+
+
+def _other_files(weights: Weights, folder: pathlib.Path, layout: str, hints: Hints) -> dict[pathlib.Path, bytes]:
+  """Returns {path: content} of the configuration files of a folder."""
+  end_token = hints.end_token or weights.config.text.vocab_size - 1
+  config = layout_configs.model_config(weights.config, layout, end_token)
+  config[OWN_SECTION] = {name.removeprefix(f"{OWN_SECTION}."): x for name, x in to_metadata(hints).items()}
+  files = {LAYOUTS[layout][1]: config}
+  if layout != "openclip":  # whose configuration has a section of it
+    files[layout_configs.PREPROCESSOR_FILE] = layout_configs.preprocessor_config(weights.config)
+  return {folder / name: f"{json.dumps(content, indent=2)}\n".encode() for name, content in files.items()}
 
 
 def _tokenizer_file(weights: Weights) -> pathlib.Path | None:
@@ -140,6 +186,11 @@ def _tokenizer_file(weights: Weights) -> pathlib.Path | None:
   name = weights.tokenizer or ("" if weights.run is None else weights.run.data.get("tokenizer", ""))
   path = pathlib.Path(name)
   return path if name and path.is_file() else None
+
+
+def _own_tokenizer(weights: Weights) -> bool:
+  """Returns whether the weights are of a run with another vocabulary than CLIP's."""
+  return _tokenizer_file(weights) is not None and (weights.run is not None or bool(weights.hints.tokenizer))
 
 
 def _hints(weights: Weights, tokenizer: pathlib.Path | None) -> Hints:
@@ -152,74 +203,18 @@ def _hints(weights: Weights, tokenizer: pathlib.Path | None) -> Hints:
     temporal=weights.temporal,
     num_frames=weights.num_frames,
     text_length=weights.text_length,
-    tokenizer=TOKENIZER_FILE if tokenizer and (weights.run is not None or weights.hints.tokenizer) else None,
+    tokenizer=TOKENIZER_FILE if _own_tokenizer(weights) else None,
+    end_token=_end_token(weights, tokenizer),
   )
 
 
-def _layout_config(config: ConfigDict, layout: str) -> dict[str, Any]:
-  """Returns `config.model` as the configuration of a layout."""
-  if layout == "openclip":
-    return _openclip_config(config)
-  if layout == "clip":
-    return {"architectures": ["CLIPModel"], "model_type": "clip", **_huggingface_config(config)}
-  # Not a class of transformers: with its CLIPModel, whose tensors have other names, it would build random weights.
-  return {"model_type": "clip_vip", **_huggingface_config(config)}
-
-
-def _huggingface_config(config: ConfigDict) -> dict[str, Any]:
-  def tower_config(tower: ConfigDict) -> dict[str, Any]:
-    return {
-      "hidden_size": tower.width,
-      "intermediate_size": tower.mlp,
-      "num_hidden_layers": tower.layers,
-      "num_attention_heads": tower.heads,
-      "hidden_act": config.activation,
-      "layer_norm_eps": 1e-5,
-      "projection_dim": config.embed_dim,
-    }
-
-  text, vision = config.text, config.vision
-  end_token = text.vocab_size - 1
-  return {
-    "projection_dim": config.embed_dim,
-    "text_config": {
-      **tower_config(text),
-      "model_type": "clip_text_model",
-      "vocab_size": text.vocab_size,
-      "max_position_embeddings": text.positions,
-      "bos_token_id": end_token - 1,
-      "eos_token_id": end_token,
-    },
-    "vision_config": {
-      **tower_config(vision),
-      "model_type": "clip_vision_model",
-      "image_size": config.image_size,
-      "patch_size": config.patch_size,
-    },
-  }
-
-
-def _openclip_config(config: ConfigDict) -> dict[str, Any]:
-  text, vision = config.text, config.vision
-  return {
-    "model_cfg": {
-      "embed_dim": config.embed_dim,
-      "quick_gelu": config.activation == "quick_gelu",
-      "vision_cfg": {
-        "image_size": config.image_size,
-        "layers": vision.layers,
-        "width": vision.width,
-        "head_width": vision.width // vision.heads,
-        "mlp_ratio": vision.mlp / vision.width,
-        "patch_size": config.patch_size,
-      },
-      "text_cfg": {
-        "context_length": text.positions,
-        "vocab_size": text.vocab_size,
-        "width": text.width,
-        "heads": text.heads,
-        "layers": text.layers,
-        "mlp_ratio": text.mlp / text.width,
-      },
-    }
-  }
+def _end_token(weights: Weights, tokenizer: pathlib.Path | None) -> int | None:
+  """Returns LARGEST_ID if the end token may be another than the last of the vocabulary, else None."""
+  if weights.hints.end_token == LARGEST_ID:
+    return LARGEST_ID
+  if tokenizer is None or weights.hints.end_token:
+    return None
+  try:
+    return None if load_tokenizer(tokenizer).vocab_size == weights.config.text.vocab_size else LARGEST_ID
+  except UserError:  # a tokenizer that this project does not read
+    return LARGEST_ID

@@ -32,9 +32,9 @@ STORAGE_DTYPES: dict[str, DTypeLike] = {
   "torch.ByteStorage": np.uint8,
   "torch.BoolStorage": np.bool_,
 }
-_REBUILD_TENSOR, _REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+REBUILD_TENSOR, _REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
 _ORDERED_DICT = "collections.OrderedDict"
-_KNOWN_GLOBALS = frozenset((_REBUILD_TENSOR, _REBUILD_PARAMETER, _ORDERED_DICT, *STORAGE_DTYPES))
+_KNOWN_GLOBALS = frozenset((REBUILD_TENSOR, _REBUILD_PARAMETER, _ORDERED_DICT, *STORAGE_DTYPES))
 _TORCHSCRIPT_CLASS = "__torch__."  # prefix of the classes of a TorchScript archive
 
 RESAVE = "load it in PyTorch and save model.state_dict() with torch.save, or use the .safetensors edition"
@@ -238,12 +238,12 @@ def _reduce(function: Any, arguments: Any) -> Pairs | TensorRef | OpaqueValue:
   match function, arguments:
     case OpaqueValue(), _:
       return function
-    case GlobalName(name), (OpaqueValue() as unsupported, *_) if name in (_REBUILD_TENSOR, _REBUILD_PARAMETER):
+    case GlobalName(name), (OpaqueValue() as unsupported, *_) if name in (REBUILD_TENSOR, _REBUILD_PARAMETER):
       return unsupported
     case GlobalName(name), () if name == _ORDERED_DICT:
       return Pairs()
     case GlobalName(name), (StorageRef() as storage, offset, tuple(size), tuple(stride), _, _, *metadata) if (
-      name == _REBUILD_TENSOR
+      name == REBUILD_TENSOR
     ):
       if any(metadata):  # at most one: None, or the flags of lazily conjugated and negated tensors
         raise UserError(

@@ -15,7 +15,7 @@ import numpy as np
 
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import printable
-from clipvip_jax.weights import state_dict, stored_zip, tensor_pickle
+from clipvip_jax.weights import json_object, state_dict, stored_zip, tensor_pickle
 from clipvip_jax.weights.mmap_file import map_file
 from clipvip_jax.weights.tensor_pickle import RESAVE, StorageRef, TensorRef
 
@@ -23,6 +23,8 @@ from clipvip_jax.weights.tensor_pickle import RESAVE, StorageRef, TensorRef
 _MAX_PICKLE = 4 << 20
 _MAX_AXES = 64  # as in NumPy
 _TEXT_LIMIT = 160  # characters of a name from the file in a message
+METADATA_ENTRY = "clipvip_jax.json"  # of files that this project wrote: metadata as in a .safetensors file
+_MAX_METADATA = 1 << 16  # bytes
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -52,6 +54,24 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
   except Exception as error:  # from zipfile, pickletools and NumPy on corrupt input; nothing was executed
     reason = printable(first_line(error), _TEXT_LIMIT)
     raise UserError(f"{path} is corrupt or not a PyTorch file ({reason}); download it again") from error
+
+
+def read_metadata(path: pathlib.Path) -> dict[str, str]:
+  """Returns the metadata of a file that `read` accepts; {} if another program wrote it.
+
+  Raises:
+    UserError: the metadata is invalid.
+  """
+  data = map_file(path)
+  entries = stored_zip.read_entries(data)
+  content = next((x for name, x in entries.items() if name.partition("/")[2] == METADATA_ENTRY), memoryview(b"{}"))
+  try:
+    metadata = json_object.parse(bytes(content[:_MAX_METADATA]))
+  except (ValueError, RecursionError) as error:
+    raise UserError(f"{path}: {METADATA_ENTRY} is corrupt ({printable(error, _TEXT_LIMIT)}); write it again") from error
+  if not isinstance(metadata, dict):
+    raise UserError(f"{path}: {METADATA_ENTRY} is not an object; write the file again")
+  return metadata
 
 
 def _load(data: mmap.mmap) -> dict[str, np.ndarray]:

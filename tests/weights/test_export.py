@@ -17,7 +17,7 @@ from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from clipvip_jax.models import clip_vip
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
-from clipvip_jax.weights import export, names_clip_vip, sources
+from clipvip_jax.weights import export, names_clip_vip, sources, torch_file
 from clipvip_jax.weights.model_config import Hints
 
 HEADS = Hints(activation="quick_gelu", vision_heads=4, text_heads=4)
@@ -110,20 +110,12 @@ def test_config_of_a_folder_restores_the_model(tmp_path, layout):
   assert_equal(again.params, weights.params)
 
 
-def test_clip_layout_has_the_fields_that_transformers_needs(tmp_path):
-  weights = read(GOLDEN / "clip_tiny.safetensors")
-  export.export_weights(weights, tmp_path / "out", "clip")
-  config = json.loads((tmp_path / "out" / "config.json").read_text())
-  assert config["model_type"] == "clip" and config["vision_config"]["image_size"] == 32
-  assert config["text_config"]["eos_token_id"] == 99
-  header = (tmp_path / "out" / "model.safetensors").read_bytes()[:4000]
-  assert b'"format":"pt"' in header
-
-
 @pytest.mark.parametrize(
   ("target", "layout", "message"),
   [
-    ("out.bin", "clip", r"has the suffix \.bin; use FILE\.safetensors or a folder"),
+    ("out.bin", "clip", r"has the suffix \.bin; use FILE\.safetensors, FILE\.pt or a folder"),
+    ("out.pth.tar", "clip", r"has the suffix \.tar; use FILE\.safetensors, FILE\.pt"),
+    ("OUT.CKPT", "clip_vip", r"has the suffix \.ckpt; use FILE\.safetensors, FILE\.pt"),
     ("out.safetensors", "torch", "'torch' is unknown; allowed: clip_vip, clip, openclip"),
     ("exported.safetensors", "clip", "already exists; use another target, or add --overwrite"),
     ("exported.safetensors/x", "clip", "target .*cannot be written"),
@@ -231,7 +223,7 @@ def test_clip_layout_has_the_tensors_that_transformers_writes(tmp_path):
   weights = read(GOLDEN / "clip_tiny.safetensors")
   for layout in ("clip", "clip_vip"):
     export.export_weights(weights, tmp_path / layout, layout)
-  names = {layout: set(load_file(tmp_path / layout / "model.safetensors")) for layout in ("clip", "clip_vip")}
+  names = {layout: set(load_file(tmp_path / layout / export.LAYOUTS[layout][0])) for layout in ("clip", "clip_vip")}
   assert not any(name.endswith("position_ids") for name in names["clip"]), "a strict load_state_dict refuses them"
   expected = {f"clipmodel.{tower}_model.embeddings.position_ids" for tower in ("text", "vision")}
   assert names["clip_vip"] - {f"clipmodel.{name}" for name in names["clip"]} == expected | {
@@ -240,31 +232,106 @@ def test_clip_layout_has_the_tensors_that_transformers_writes(tmp_path):
   assert read(tmp_path / "clip_vip").is_clip, "mean pooling remains a plain CLIP's"
 
 
-def test_clip_vip_folder_names_no_class_of_transformers(tmp_path):
-  export.export_weights(read(GOLDEN / "vip_tiny.pt"), tmp_path / "out", "clip_vip")
-  config = json.loads((tmp_path / "out" / "config.json").read_text())
-  assert "architectures" not in config and config["model_type"] == "clip_vip"
-
-
 @pytest.mark.parametrize("name", ["clip-vip-v1.2", "there.v2", "there.safetensors", "2024.11.28"])
 def test_folder_may_have_a_dot(tmp_path, name):
   if name.startswith("there"):
     (tmp_path / name).mkdir()
   written = export.export_weights(read(GOLDEN / "vip_tiny.pt"), tmp_path / name, "clip_vip")
-  assert written == [tmp_path / name / "model.safetensors", tmp_path / name / "config.json"]
+  files = ("clip_vip.safetensors", "config.json", "preprocessor_config.json")
+  assert written == [tmp_path / name / file for file in files]
 
 
-@pytest.mark.parametrize("name", ["out.pt", "out.pth.tar", "out.ckpt", "out.onnx"])
-def test_file_of_another_format_is_not_written(tmp_path, name):
-  with pytest.raises(UserError, match=r"has the suffix \..*; use FILE\.safetensors or a folder"):
-    export.export_weights(read(GOLDEN / "vip_tiny.pt"), tmp_path / name, "clip_vip")
-
-
-def test_folder_with_another_normalization_is_refused(tmp_path):
+def test_file_next_to_another_normalization_is_refused(tmp_path):
   (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}')
-  for target in (tmp_path, tmp_path / "out.safetensors"):
-    with pytest.raises(UserError, match=r"another normalization of pixels .*; use another"):
-      export.export_weights(read(GOLDEN / "vip_tiny.pt"), target, "clip_vip", overwrite=True)
+  with pytest.raises(UserError, match=r"another normalization of pixels .*; use another"):
+    export.export_weights(read(GOLDEN / "vip_tiny.pt"), tmp_path / "out.safetensors", "clip_vip")
+  export.export_weights(read(GOLDEN / "vip_tiny.pt"), tmp_path, "clip_vip", overwrite=True)
+  assert_equal(read(tmp_path).params, read(GOLDEN / "vip_tiny.pt").params)
+
+
+@pytest.mark.parametrize(
+  ("name", "layout"),
+  [
+    ("model.safetensors", "clip_vip"),
+    ("open_clip_config.json", "clip"),
+    ("config.json", "openclip"),
+    ("preprocessor_config.json", "openclip"),
+    ("tokenizer.json", "clip"),
+    ("pytorch_model.bin", "clip"),
+  ],
+)
+def test_folder_with_files_that_would_be_read_with_the_exported_ones_is_refused(tmp_path, name, layout):
+  (tmp_path / name).write_text("{}")
+  with pytest.raises(UserError, match=f"contains {name}, which would be read instead of or with the exported files"):
+    export.export_weights(read(GOLDEN / "clip_tiny.safetensors"), tmp_path, layout, overwrite=True)
+  assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_pt_file_has_the_tensors_that_the_reference_saves(tmp_path):
+  (path,) = export.export_weights(read(GOLDEN / "vip_tiny.pt"), tmp_path / "out.pt", "clip_vip")
+  written, expected = torch_file.read(path), torch_file.read(GOLDEN / "vip_tiny.pt")
+  assert_equal(written, expected)
+  assert {name: x.dtype for name, x in written.items()} == {name: x.dtype for name, x in expected.items()}
+
+
+@pytest.mark.parametrize(("changes", "layout"), [({"temporal": "full"}, "clip_vip"), ({"added": 0, "time": 0}, "clip")])
+def test_pt_file_of_a_run_embeds_as_the_run(tmp_path, changes, layout):
+  weights = run_weights(**changes)
+  (path,) = export.export_weights(weights, tmp_path / "out.pth", layout)
+  model = embedding_model.load(str(path))
+  assert (model.config.model.temporal, model.config.data.num_frames) == (weights.config.temporal, 6)
+  np.testing.assert_array_equal(embedded(model), embedded(embedding_model.from_weights(weights)))
+
+
+@pytest.mark.parametrize(
+  ("changes", "layout", "loss"),
+  [
+    ({"temporal": "full", "added": 0, "time": 0}, "clip", "temporal='full'"),
+    ({"added": 0, "time": 0}, "clip", "temporal='proxies'"),
+    ({"added": 0, "time": 0}, "openclip", "temporal='proxies'"),
+    ({"added": 0, "time": 0, "temporal": "mean", "tokenizer": "words.json"}, "openclip", "its own tokenizer"),
+  ],
+)
+def test_layout_that_cannot_express_a_run_is_refused_by_convert(tmp_path, monkeypatch, changes, layout, loss):
+  WordTokenizer.train(["a red square"], 100).save(tmp_path / "words.json")
+  if "tokenizer" in changes:
+    changes = {**changes, "tokenizer": str(tmp_path / "words.json")}
+  monkeypatch.setattr(sources, "read_weights", lambda *_: run_weights(**changes))
+  arguments = ["a run", str(tmp_path / "out"), f"--layout={layout}"]
+  with pytest.raises(UserError, match=f"layout '{layout}' cannot express {loss}, .* use --layout=clip_vip or the"):
+    convert.main(arguments)
+  assert not (tmp_path / "out").exists()
+  convert.main([*arguments, "--lossy"])
+  assert (tmp_path / "out" / export.LAYOUTS[layout][0]).exists()
+  convert.main(["a run", str(tmp_path / "expressible"), "--layout=clip_vip"])
+
+
+@pytest.mark.parametrize("layout", ["clip", "openclip"])
+def test_mean_pooling_is_expressed_by_every_layout(layout):
+  export.check_lossless(run_weights(added=0, time=0, temporal="mean"), layout)
+  export.check_lossless(read(GOLDEN / "clip_tiny.safetensors"), layout)
+
+
+@pytest.mark.parametrize("end_token", [2, 99])
+def test_end_token_that_was_read_is_exported(tmp_path, end_token):
+  weights = read(GOLDEN / "clip_tiny.safetensors")
+  hints = dataclasses.replace(weights.hints, end_token=end_token)
+  export.export_weights(dataclasses.replace(weights, hints=hints), tmp_path / "a", "clip")
+  # A file keeps it for the next folder.
+  export.export_weights(sources.read_weights(str(tmp_path / "a")), tmp_path / "b.safetensors", "clip")
+  export.export_weights(sources.read_weights(str(tmp_path / "b.safetensors")), tmp_path / "c", "clip")
+  for folder in ("a", "c"):
+    config = json.loads((tmp_path / folder / "config.json").read_text())
+    assert config["text_config"]["eos_token_id"] == end_token
+
+
+@pytest.mark.parametrize("vocab_size", [60, 100])
+def test_vocabulary_larger_than_the_tokenizer_pools_at_the_largest_id(tmp_path, vocab_size):
+  WordTokenizer.train(["a red square"], vocab_size).save(tmp_path / "words.json")
+  weights = dataclasses.replace(read(GOLDEN / "clip_tiny.safetensors"), tokenizer=str(tmp_path / "words.json"))
+  export.export_weights(weights, tmp_path / "out", "clip")
+  config = json.loads((tmp_path / "out" / "config.json").read_text())
+  assert config["text_config"]["eos_token_id"] == (99 if vocab_size == 100 else 2)
 
 
 def test_incomplete_weights_are_not_converted(tmp_path):
