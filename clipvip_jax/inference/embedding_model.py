@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline import read_media
-from clipvip_jax.input_pipeline.tokenizer import Tokenizer, load_tokenizer
+from clipvip_jax.input_pipeline.tokenizer import Tokenizer, has_clip_vocabulary, load_tokenizer
 from clipvip_jax.models import clip_vip
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import quiet_libtpu
@@ -262,7 +262,8 @@ def tokenizer_name(weights: sources.Weights, requested: str | None = None) -> st
     return requested or beside or trained
   if weights.hints.tokenizer:  # an export of a run with its own vocabulary, which may be as large as CLIP's
     return beside
-  return "clip" if weights.config.text.vocab_size == _CLIP_VOCAB_SIZE else beside
+  is_clip = weights.config.text.vocab_size == _CLIP_VOCAB_SIZE and (not beside or has_clip_vocabulary(beside))
+  return "clip" if is_clip else beside
 
 
 def _load_tokenizer(weights: sources.Weights, requested: str | None) -> Tokenizer | None:

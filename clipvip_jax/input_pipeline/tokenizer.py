@@ -19,13 +19,14 @@ from jaxtyping import Int32
 
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError, first_line
-from clipvip_jax.utils.log import printable
+from clipvip_jax.utils.log import log, printable
 
 # Names of CLIP's special tokens in a tokenizer.json, and of the first two ids of a WordTokenizer.
 START, END = "<|startoftext|>", "<|endoftext|>"
 PAD, UNKNOWN = "<|pad|>", "<|unknown|>"
 
 _PROBE = " ".join(map(chr, range(33, 1000))) + " tokens of the vocabulary"  # text that determines CLIP's digest
+_COMMON = " ".join(map(chr, range(33, 127))) + " a photo of two dogs"  # text that every vocabulary covers
 _MAX_SHOWN = 60  # characters of a text in an error message
 
 
@@ -255,6 +256,19 @@ def load_tokenizer(name_or_path: str | os.PathLike) -> Tokenizer:
   except UnicodeDecodeError as error:
     raise UserError(f"{name_or_path} is not a tokenizer.json ({error}); use a JSON file in UTF-8") from error
   return JsonTokenizer(content, os.fspath(name_or_path))
+
+
+def has_clip_vocabulary(path: str | os.PathLike) -> bool:
+  """Returns whether a tokenizer.json gives the ids of CLIP's own tokenizer; assumed of one that cannot be used."""
+  try:
+    tokens = load_tokenizer(path)([_COMMON], 128)
+  except UserError as error:
+    log.warning("the tokenizer next to the weights is ignored, CLIP's is used: %s", error)
+    return True
+  try:
+    return np.array_equal(tokens, ClipTokenizer()([_COMMON], 128))
+  except UserError:  # CLIP's own is not installed
+    return False
 
 
 def find_slow_pattern(content: str) -> str:

@@ -8,7 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from clipvip_jax.input_pipeline.tokenizer import ClipTokenizer, JsonTokenizer, WordTokenizer, load_tokenizer
+from clipvip_jax.input_pipeline.tokenizer import (
+  ClipTokenizer,
+  JsonTokenizer,
+  WordTokenizer,
+  has_clip_vocabulary,
+  load_tokenizer,
+)
 from clipvip_jax.utils.errors import UserError
 
 TEXTS = ["A man plays the guitar", "a dog runs; a man laughs", "the café at night"]
@@ -345,3 +351,10 @@ def test_the_digest_survives_a_round_trip_and_differs_for_other_ids(tmp_path):
   (tmp_path / "permuted.json").write_text(json.dumps(content))
   digests = {load_tokenizer(tmp_path / "permuted.json").digest, WordTokenizer.train(["a b d"], 10).digest}
   assert len(digests | {tokenizer.digest, load_tokenizer("clip").digest}) == 4
+
+
+def test_other_vocabulary_of_the_same_size_is_not_clips(tmp_path):
+  WordTokenizer.train(["a photo of two dogs"], 49408).save(tmp_path / "words.json")
+  assert not has_clip_vocabulary(tmp_path / "words.json")
+  (tmp_path / "invalid.json").write_text("{}")
+  assert has_clip_vocabulary(tmp_path / "invalid.json"), "which no text can be tokenized with"
