@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.input_pipeline.frame_sampling import MAX_FRAMES
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer, has_clip_vocabulary, load_tokenizer
 from clipvip_jax.models import clip_vip
 from clipvip_jax.utils.errors import UserError
@@ -233,6 +234,8 @@ def from_weights(
   config.data.text_length = (weights.text_length or config.model.text.positions) if text_length is None else text_length
   if text_length is not None:
     config.model.text.positions = max(text_length, config.model.text.positions)
+  if config.data.num_frames > MAX_FRAMES:
+    raise UserError(f"{weights.source}: num_frames={config.data.num_frames} must be at most {MAX_FRAMES}; use fewer")
   if config.model.temporal == "sequence" and config.data.num_frames > config.model.text.positions:
     raise UserError(
       f"num_frames={config.data.num_frames} exceeds the {config.model.text.positions} positions of"

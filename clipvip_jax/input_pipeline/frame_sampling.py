@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from clipvip_jax.utils.errors import UserError
 
 TIME_TOLERANCE = 1.1e-3  # seconds; Matroska rounds timestamps to 1 ms
+MAX_FRAMES = 10_000  # of a clip in training and inference: larger numbers are mistakes that fill the memory
 CORPUS_FPS = 3.0  # of most corpora, as HD-VILA has
 _LONG_LAST_FRAME = 1.5  # times the average
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from clipvip_jax.distributed import sharding
+from clipvip_jax.input_pipeline.frame_sampling import MAX_FRAMES
 from clipvip_jax.models import attention, clip_vip
 from clipvip_jax.runs import checkpoint
 from clipvip_jax.runs import workdir as run_workdir
@@ -36,7 +37,6 @@ _RANGES = {
   "host.keep_checkpoints": (1, _UNBOUNDED),
   "host.watchdog_timeout": (0, _UNBOUNDED),
 }
-_MAX_FRAMES = 10_000
 _MAX_BATCH_BYTES = 2**40
 
 
@@ -140,8 +140,8 @@ def _check_stream(section: str, stream: ConfigDict, loss: str) -> None:
   """Raises UserError for a corpus section that gives the loss no text, or whose numbers are out of range."""
   if stream.num_frames < 1:
     raise UserError(f"{section}.num_frames={stream.num_frames} must be at least 1")
-  if stream.num_frames > _MAX_FRAMES:
-    raise UserError(f"{section}.num_frames={stream.num_frames} must be at most {_MAX_FRAMES}")
+  if stream.num_frames > MAX_FRAMES:
+    raise UserError(f"{section}.num_frames={stream.num_frames} must be at most {MAX_FRAMES}")
   if not 0 < stream.fraction <= 1:
     raise UserError(f"{section}.fraction={stream.fraction} must be above 0 and at most 1 (all records)")
   if not 0 < stream.weight < float("inf"):

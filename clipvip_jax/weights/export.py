@@ -19,7 +19,21 @@ from clipvip_jax.weights.sources import CLIP_VIP_PARAMS, SEQUENCE_PREFIX, Weight
 _PROXIES = "vision/added_proxies"
 # Suffixes of files of weights that are written, and of others; a name with neither, as clip-vip-v1.2, is of a folder.
 _SUFFIXES = (".safetensors", ".pt", ".pth")
-_OTHER_SUFFIXES = (".bin", ".ckpt", ".tar", ".zip", ".npz", ".h5", ".onnx", ".msgpack", ".gguf", ".json")
+_OTHER_SUFFIXES = {
+  ".bin",
+  ".ckpt",
+  ".tar",
+  ".gz",
+  ".zip",
+  ".npz",
+  ".npy",
+  ".pkl",
+  ".h5",
+  ".onnx",
+  ".msgpack",
+  ".gguf",
+  ".json",
+}
 # Files in a folder of each layout: the weights and their configuration. Those of clip_vip have a name that transformers
 # does not know: its CLIPModel, and that of CLIP-ViP's code, would find no tensor in them and build random weights.
 LAYOUTS = {

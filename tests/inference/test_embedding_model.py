@@ -101,6 +101,7 @@ def test_another_image_size_resizes_the_position_embedding(vip):
     (lambda: load(batch_size=0), "batch_size=0"),
     (lambda: load(num_frames=0), "num_frames=0 must be an integer of at least 1"),
     (lambda: load(num_frames=2.5), "num_frames=2.5"),
+    (lambda: load(num_frames=10**9), "num_frames=1000000000 must be at most 10000; use fewer"),
     (lambda: load(text_length=1), "text_length=1 must be at least 2"),
     (lambda: load(tokenizer="clip"), "49408 tokens"),
     (lambda: load(tokenizer="none.json"), "none.json"),

@@ -17,7 +17,7 @@ from clipvip_jax.weights import source_paths, sources
     ("weights.onnx", r"is not a source of weights; allowed: files \(.safetensors, .pt"),
     ("hf://onlyname", "expected hf://OWNER/NAME"),
     ("hf://../../etc/passwd", "expected hf://OWNER/NAME"),
-    (".", "contains no weights; expected a run's checkpoints or one of model.safetensors"),
+    (".", "contains no weights; expected a run's checkpoints or one of clip_vip.safetensors"),
     ("x" * 5000, "is not a readable path"),
   ],
 )
