@@ -1,6 +1,7 @@
 """Conversion of decoded frames to RGB: upright, SDR, and composed on white."""
 
 import functools
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,23 +12,26 @@ from clipvip_jax.input_pipeline import image_files, media_notes, tone_mapping
 if TYPE_CHECKING:
   from av import VideoFrame
 
+_HDR_TRANSFERS = {16: "pq", 18: "hlg"}
+
 
 class FrameConverter:
   """Converts the frames of a video to RGB of one size, with one FFmpeg converter for all of them."""
 
-  def __init__(self, width: int, height: int, *, empty_alpha: bool = True):
+  def __init__(self, width: int, height: int, *, empty_alpha: bool = True, path: str | os.PathLike[str] | None = None):
     """Creates a converter.
 
     Args:
       width: of all results in pixels, before rotation: a stream may change its size midway.
       height: likewise.
       empty_alpha: whether a frame can be entirely transparent. In AVI it cannot: capture programs leave alpha at 0.
+      path: of the file, for the orientation of an image with EXIF.
     """
     import av
 
     # to_ndarray(format=...) creates a converter, with its threads, per frame.
     self._converter = av.video.reformatter.VideoReformatter()
-    self._width, self._height, self._empty_alpha = width, height, empty_alpha
+    self._width, self._height, self._empty_alpha, self._path = width, height, empty_alpha, path
 
   def to_rgb(self, frame: "VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
     """Returns a frame as a player shows it on a white page.
@@ -35,7 +39,7 @@ class FrameConverter:
     HDR (PQ, HLG) is tone-mapped and noted as "hdr"; the display matrix, which phones store, is applied, as rotation and
     mirroring.
     """
-    transfer = _hdr_transfers().get(frame.color_trc)
+    transfer = hdr_transfer(frame.color_trc)
     if transfer:
       media_notes.add_note("hdr")
       picture = tone_mapping.tone_map(self._convert(frame, "rgb48le"), transfer)
@@ -45,18 +49,26 @@ class FrameConverter:
       alpha = self._convert(frame, "rgba")[..., 3]
       if self._empty_alpha or alpha.any():
         picture = image_files.compose_on_white(picture, alpha)
-    return _apply_display_matrix(picture, frame)
+    try:
+      side_data: Any = frame.side_data
+    except ValueError:  # side data that PyAV does not know, such as EXIF
+      return self._apply_exif(picture, frame)
+    return _apply_display_matrix(picture, side_data) if len(side_data) else picture
 
   def _convert(self, frame: "VideoFrame", pixel_format: str) -> np.ndarray:
     size = {"width": self._width, "height": self._height}
     return self._converter.reformat(frame, format=pixel_format, threads=1, **size).to_ndarray()
 
+  def _apply_exif(self, picture: UInt8[np.ndarray, "h w 3"], frame: "VideoFrame") -> UInt8[np.ndarray, "h2 w2 3"]:
+    orientation = image_files.read_orientation(self._path) if self._path else None
+    if orientation is None:  # no image that Pillow reads: mirroring is unknown
+      return np.rot90(picture, round(frame.rotation / 90) % 4)
+    return image_files.apply_orientation(picture, orientation)
 
-@functools.cache
-def _hdr_transfers() -> dict[int, str]:
-  from av.video.reformatter import ColorTrc
 
-  return {int(ColorTrc.SMPTE2084): "pq", int(ColorTrc.ARIB_STD_B67): "hlg"}
+def hdr_transfer(color_trc: int) -> str | None:
+  """Returns "pq" or "hlg" for HDR, None for SDR; `color_trc`: transfer characteristics by ITU-T H.273."""
+  return _HDR_TRANSFERS.get(color_trc)
 
 
 @functools.cache
@@ -67,18 +79,14 @@ def _has_alpha(pixel_format: str) -> bool:
   return video_format.has_palette or any(component.is_alpha for component in video_format.components)
 
 
-def _apply_display_matrix(picture: UInt8[np.ndarray, "h w 3"], frame: "VideoFrame") -> UInt8[np.ndarray, "h2 w2 3"]:
-  """Rotates and mirrors a picture by the frame's display matrix, rounded to quarter turns.
+def _apply_display_matrix(picture: UInt8[np.ndarray, "h w 3"], side_data: Any) -> UInt8[np.ndarray, "h2 w2 3"]:
+  """Rotates and mirrors a picture by the display matrix in a frame's side data, rounded to quarter turns.
 
   The matrix maps a pixel (x, y) to (a x + c y, b x + d y).
   """
   from av.sidedata.sidedata import Type
 
-  try:
-    side_data: Any = frame.side_data
-    matrix = next((data for data in side_data if data.type is Type.DISPLAYMATRIX), None)
-  except ValueError:  # side data that PyAV does not know, such as EXIF; the rotation is read without them
-    return np.rot90(picture, round(frame.rotation / 90) % 4)
+  matrix = next((data for data in side_data if data.type is Type.DISPLAYMATRIX), None)
   if matrix is None:
     return picture
   a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clipvip_jax.input_pipeline import preprocessing
-from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
 
 if TYPE_CHECKING:
   from PIL import Image
@@ -26,6 +26,7 @@ _WEBP_ANIMATION, _WEBP_ALPHA = 2, 16  # flags of the header VP8X
 # EXIF orientation -> (mirror horizontally first, then quarter turns counter-clockwise).
 _ORIENTATIONS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 _ORIENTATION_TAG = 0x0112
+_HDR_TRANSFERS = (16, 18)  # PQ and HLG
 
 
 def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
@@ -34,11 +35,24 @@ def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
   Raises:
     UserError: the file cannot be read or decoded.
   """
+  return decode_image(read_bytes(path), os.fspath(path))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+  """Returns the content of an image file.
+
+  Raises:
+    MediaError: the file cannot be read, or is none: reading a pipe or a device might never end.
+  """
+  file = pathlib.Path(path)
   try:
-    data = pathlib.Path(path).read_bytes()
+    if not file.is_file() and file.exists():
+      raise MediaError(path, "not a file")
+    return file.read_bytes()
+  except FileNotFoundError:
+    raise MediaError(path, NO_SUCH_FILE) from None
   except OSError as error:
     raise MediaError(path, f"cannot be read: {error.strerror}") from error
-  return decode_image(data, os.fspath(path))
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -69,14 +83,15 @@ def decode_image(data: bytes, name: str = "an image") -> UInt8[np.ndarray, "h w 
     image, exif_orientation = preprocessing.decode_jpeg(data, name), orientation(data)
   else:
     image, exif_orientation = _decode_other(data, name), 1  # has its orientation applied
-  mirror, quarter_turns = _ORIENTATIONS.get(exif_orientation, (False, 0))
-  return np.rot90(image[:, ::-1] if mirror else image, quarter_turns)
+  return apply_orientation(image, exif_orientation)
 
 
 def is_still_image(path: pathlib.Path) -> bool:
   """Returns whether a path has the suffix of an image and is not animated: an animated image is a video."""
   if path.suffix.lower() not in IMAGE_SUFFIXES:
     return False
+  if not path.is_file():
+    return True  # reading the image reports the error
   try:
     with path.open("rb") as file:
       start = file.read(len(_PNG_MAGIC))
@@ -127,13 +142,24 @@ def orientation(data: bytes) -> int:
   """Returns the EXIF orientation of a JPEG, 1 (upright) to 8; 1 if the tag is missing or invalid."""
   if b"Exif\0\0" not in data[:_EXIF_SEARCH_BYTES]:
     return 1
+  return read_orientation(io.BytesIO(data)) or 1
+
+
+def read_orientation(file: str | os.PathLike[str] | io.BytesIO) -> int | None:
+  """Returns the EXIF orientation, 1 (upright) to 8, of any image that Pillow reads; None for other files."""
   from PIL import Image
 
   try:
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(file) as image:
       return int(image.getexif().get(_ORIENTATION_TAG, 1))
   except Exception:  # corrupt tags raise exceptions of any type; the pixels may be valid
-    return 1
+    return None
+
+
+def apply_orientation(image: UInt8[np.ndarray, "h w 3"], orientation: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+  """Mirrors and rotates an image by its EXIF orientation."""
+  mirror, quarter_turns = _ORIENTATIONS.get(orientation, (False, 0))
+  return np.rot90(image[:, ::-1] if mirror else image, quarter_turns)
 
 
 def fit_size(height: int, width: int, max_height: float, max_width: float) -> tuple[int, int]:
@@ -193,6 +219,8 @@ def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
   if is_animated(data):
     raise MediaError(name, "an animated image, where one picture is expected; save its pictures as separate images")
+  if _is_hdr_png(data):
+    raise MediaError(name, "an HDR image (PQ or HLG), which is not supported; convert it to SDR")
   try:
     with Image.open(as_stream(data)) as image:  # parses the header only: the size is checked before decompression
       width, height = image.size
@@ -208,6 +236,12 @@ def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
   if decoded is None:
     raise MediaError(name, "not a valid JPEG, PNG, WebP or BMP image")
   return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+def _is_hdr_png(data: bytes) -> bool:
+  """Returns whether the chunk cICP of a PNG names an HDR transfer function (ITU-T H.273)."""
+  chunk = data.find(b"cICP", 0, data.find(b"IDAT")) if data.startswith(_PNG_MAGIC) else -1
+  return chunk > 0 and data[chunk + 5] in _HDR_TRANSFERS
 
 
 def _natural_order(path: pathlib.Path) -> tuple[list[tuple[str, int]], str]:

@@ -104,9 +104,12 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     hidden = [name for name in (*folders, *names) if name.startswith(".")]
     folders[:] = sorted(name for name in folders if not name.startswith("."))
     files = [pathlib.Path(root, name) for name in sorted(names) if not name.startswith(".")]
-    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-    others = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
-    videos = [file for file in others if file.suffix.lower() in VIDEO_SUFFIXES or _is_media(file)]
+    special = {file for file in files if not file.is_file() and file.exists()}  # pipes, sockets, devices
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file not in special]
+    others = sorted({*files} - {*images})
+    videos = [
+      file for file in others if file not in special and (file.suffix.lower() in VIDEO_SUFFIXES or _is_media(file))
+    ]
     if not videos and _are_frames(images):
       frames.append(root)
       yield pathlib.Path(root)

@@ -3,6 +3,7 @@
 FFmpeg decodes other animations and images, but one tile or one page of those that are refused here.
 """
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Iterator
@@ -11,13 +12,16 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clipvip_jax.input_pipeline import image_files, preprocessing
+from clipvip_jax.input_pipeline.frame_conversion import hdr_transfer
 from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.video_container import open_video
 
 _HEADER_BYTES = 2**16  # hold the description of an AVIF or HEIC image
 _DEFAULT_SECONDS = 0.1  # of a picture without a duration, as in browsers
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _AVIF_BRANDS, _HEIC_BRANDS = {b"avif", b"avis"}, {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"}
 _TILES = (b"grid", b"iovl")
+_MIRRORED_WITH_EXIF = (b"imir", b"Exif")
 _AUXILIARY_ALPHA = (b"auxiliary:alpha", b"hevc:2015:auxid:1")
 
 
@@ -25,7 +29,8 @@ def is_for_pillow(path: str | os.PathLike[str]) -> bool:
   """Returns whether `iterate_images` decodes a file, rather than FFmpeg.
 
   Raises:
-    MediaError: a HEIC image has tiles or transparency, or a TIFF has several pages: none of these is supported.
+    MediaError: a TIFF has several pages, a HEIC image has tiles or transparency or is mirrored beside EXIF data, or an
+      AVIF image with tiles or transparency is HDR: none of these is supported.
   """
   with pathlib.Path(path).open("rb") as file:
     header = file.read(_HEADER_BYTES)
@@ -39,12 +44,15 @@ def is_for_pillow(path: str | os.PathLike[str]) -> bool:
   brands = _brands(header) if header[4:8] == b"ftyp" else set()
   description = _meta_box(header) if brands & (_AVIF_BRANDS | _HEIC_BRANDS) else b""
   tiled, transparent = (any(name in description for name in names) for names in (_TILES, _AUXILIARY_ALPHA))
-  if not tiled and not transparent:
-    return False
+  what = "tiles" if tiled else "transparency" if transparent else ""
   if not brands & _AVIF_BRANDS:
-    what = "tiles" if tiled else "transparency"
-    raise MediaError(path, f"a HEIC image with {what}, which is not supported; convert it to JPEG or PNG")
-  return True
+    if not what and all(name in description for name in _MIRRORED_WITH_EXIF):
+      what = "a mirrored orientation"
+    if what:
+      raise MediaError(path, f"a HEIC image with {what}, which is not supported; convert it to JPEG or PNG")
+  if what and _is_hdr(path):
+    raise MediaError(path, f"an HDR image (PQ or HLG) with {what}, which is not supported; convert it to SDR")
+  return bool(what)
 
 
 def iterate_images(path: str | os.PathLike[str]) -> Iterator[tuple[float, float, UInt8[np.ndarray, "h w 3"]]]:
@@ -68,6 +76,12 @@ def iterate_images(path: str | os.PathLike[str]) -> Iterator[tuple[float, float,
         seconds += shown_for
   except (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError) as error:
     raise MediaError(path, f"corrupt image ({error})") from error
+
+
+def _is_hdr(path: str | os.PathLike[str]) -> bool:
+  with contextlib.suppress(MediaError), open_video(path) as (_, stream):
+    return hdr_transfer(stream.codec_context.color_trc) is not None
+  return False
 
 
 def _brands(header: bytes) -> set[bytes]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from clipvip_jax.input_pipeline import image_files, video_decoder
 from clipvip_jax.input_pipeline.frame_sampling import TIME_TOLERANCE, samples_before, uniform_frames, uniform_in_time
-from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
+from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.video_decoder import Picture
 from clipvip_jax.utils.errors import UserError
 from data.engine.records import encode_jpeg
@@ -120,9 +120,10 @@ def extract_frames(
     images = image_files.list_images(file)
     _check_length(path, len(images), settings)
     sampled = [images[i] for i in uniform_frames(len(images), settings.frames)] if settings.frames else images
-    return list(_limit_size(path, (extract_image(_read(image), settings, str(image)) for image in sampled)))
+    frames = (extract_image(image_files.read_bytes(image), settings, str(image)) for image in sampled)
+    return list(_limit_size(path, frames))
   if is_image:
-    return [extract_image(_read(file), settings, path)]
+    return [extract_image(image_files.read_bytes(file), settings, path)]
   return list(_limit_size(path, _video_frames(path, settings, decode, start, end)))
 
 
@@ -166,15 +167,6 @@ def _check_length(
   required = max(settings.min_frames, 1)
   if count < required:
     raise TooShortError(path, f"{count} frames, at least {required} are required")
-
-
-def _read(path: pathlib.Path) -> bytes:
-  try:
-    return path.read_bytes()
-  except FileNotFoundError:
-    raise MediaError(path, NO_SUCH_FILE) from None
-  except OSError as error:
-    raise MediaError(path, f"cannot be read: {error.strerror}") from error
 
 
 def _video_frames(

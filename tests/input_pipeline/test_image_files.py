@@ -1,9 +1,14 @@
-"""Image files: scaling."""
+"""Image files: scaling, and files that are refused."""
+
+import os
+import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from clipvip_jax.input_pipeline.image_files import fit_size, shrink_to_fit
+from clipvip_jax.input_pipeline.image_files import fit_size, is_still_image, read_image, shrink_to_fit
+from clipvip_jax.input_pipeline.media_error import MediaError
 
 
 @pytest.mark.parametrize(
@@ -36,3 +41,26 @@ def test_averages_areas():
 def test_fit_size_enlarges_too():
   assert fit_size(10, 20, 128, 128) == (64, 128)
   assert fit_size(20, 10, 128, 128) == (128, 64)
+
+
+@pytest.mark.parametrize(("transfer", "refused"), [(16, True), (18, True), (13, False)])
+def test_an_hdr_png_is_refused(tmp_path, transfer, refused):
+  path = tmp_path / "x.png"
+  Image.new("RGB", (8, 8), (10, 20, 30)).save(path)
+  content, chunk = path.read_bytes(), b"cICP" + bytes((9, transfer, 0, 1))
+  path.write_bytes(content[:33] + b"\0\0\0\4" + chunk + zlib.crc32(chunk).to_bytes(4, "big") + content[33:])
+  if not refused:
+    assert read_image(path)[0, 0].tolist() == [10, 20, 30]
+    return
+  with pytest.raises(MediaError, match=r"x\.png: an HDR image \(PQ or HLG\), .*; convert it to SDR"):
+    read_image(path)
+
+
+def test_a_pipe_is_no_image(tmp_path):
+  """Reading it would wait for ever."""
+  os.mkfifo(tmp_path / "x.jpg")
+  assert is_still_image(tmp_path / "x.jpg")
+  with pytest.raises(MediaError, match=r"x\.jpg: not a file"):
+    read_image(tmp_path / "x.jpg")
+  with pytest.raises(MediaError, match=r"none\.jpg: no such file"):
+    read_image(tmp_path / "none.jpg")

@@ -185,3 +185,12 @@ def test_linked_folders_are_listed_once(tmp_path):
   (tmp_path / "top" / "linked").symlink_to(tmp_path / "other")
   found = [str(path.relative_to(tmp_path / "top")) for path in list_media.list_videos(tmp_path / "top")]
   assert found == ["linked/y.mp4", "real/x.mp4"]
+
+
+def test_pipes_are_passed_over(tmp_path, mp4, logged):
+  """Reading one would wait for ever."""
+  write(tmp_path, {"x.mp4": mp4})
+  for name in ("a.mp4", "b.jpg", "c"):
+    os.mkfifo(tmp_path / name)
+  assert listed(tmp_path) == ["x.mp4"]
+  assert "passed over 3 entries" in logged.text and "a.mp4, b.jpg, c" in logged.text

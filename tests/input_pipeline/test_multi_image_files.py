@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from odd_images import grey_pictures, write_animation, write_avif_grid
-from PIL import Image
+from PIL import Image, ImageOps
 
 from clipvip_jax.input_pipeline import image_files
 from clipvip_jax.input_pipeline.media_error import MediaError
@@ -88,6 +88,48 @@ def test_tiles_are_assembled_or_refused(tmp_path):
   assert np.abs(picture[:, :60] - (240, 20, 20)).max() < 8 and np.abs(picture[:, 68:] - (20, 20, 240)).max() < 8
   with pytest.raises(MediaError, match=r"x\.heic: a HEIC image with tiles, .* convert it to JPEG or PNG"):
     decode_video(write_avif_grid(tmp_path / "x.heic", tiles, b"heic"))
+
+
+HDR = b"colrnclx" + bytes((0, 9, 0, 16, 0, 9, 0))  # BT.2020, PQ
+
+
+@pytest.mark.parametrize("what", ["tiles", "transparency"])
+def test_hdr_with_tiles_or_transparency_is_refused(tmp_path, what):
+  """Pillow would decode it without tone mapping."""
+  path = tmp_path / "x.avif"
+  if what == "tiles":
+    write_avif_grid(path, [Image.new("RGB", (64, 64))] * 2, colour=HDR)
+  else:
+    transparent().save(path)
+    content = path.read_bytes()
+    at = content.index(b"colrnclx")
+    path.write_bytes(content[:at] + HDR + content[at + len(HDR) :])
+  with pytest.raises(MediaError, match=rf"x\.avif: an HDR image \(PQ or HLG\) with {what}, .*; convert it to SDR"):
+    decode_video(path)
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.avif", "x.jfif", "png", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_all_orientations_of_images_are_those_of_pillow(tmp_path, name, orientation):
+  """Also beside other EXIF data, whatever the name of the file."""
+  picture = np.zeros((48, 64, 3), np.uint8)
+  picture[:24, :32], picture[:24, 32:], picture[24:, :32] = (250, 10, 10), (10, 250, 10), (10, 10, 250)
+  exif = Image.Exif()
+  exif[0x0112], exif[0x010F] = orientation, "Maker"
+  kinds = {"x.tif": "TIFF", "x.avif": "AVIF", "x.jfif": "JPEG", "png": "PNG", "webp": "WEBP"}
+  Image.fromarray(picture).save(tmp_path / name, kinds[name], exif=exif)
+  with Image.open(tmp_path / name) as image:
+    expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+  (found,) = read_frames(tmp_path / name, 1)
+  assert found.shape == expected.shape and np.abs(found - expected).mean() < 6
+
+
+def test_mirrored_heic_beside_exif_is_refused(tmp_path):
+  description = b"hdlr....pict....imir.Exif"
+  start = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+  (tmp_path / "x.heic").write_bytes(start + (8 + len(description)).to_bytes(4, "big") + b"meta" + description)
+  with pytest.raises(MediaError, match=r"a HEIC image with a mirrored orientation, .*; convert it to JPEG or PNG"):
+    decode_video(tmp_path / "x.heic")
 
 
 def test_pages_are_refused_and_single_ones_decoded(tmp_path):

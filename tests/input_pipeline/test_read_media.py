@@ -105,7 +105,7 @@ def test_an_image_is_a_clip_of_one_frame(tmp_path, suffix):
     ("text.png", b"<html>", "not a valid JPEG, PNG"),
     ("empty.png", b"", "not a valid JPEG, PNG"),
     ("text.jpg", b"<html>", "not a valid JPEG"),
-    ("none.jpg", None, "cannot be read"),
+    ("none.jpg", None, "no such file"),
   ],
 )
 def test_unreadable_files_are_rejected_by_name(tmp_path, name, content, message):

@@ -19,8 +19,8 @@ def write_animation(path, pictures, milliseconds, **options):
   return path
 
 
-def write_avif_grid(path, tiles, brand=b"avif"):
-  """Writes pictures of equal size side by side as the tiles of one AVIF image."""
+def write_avif_grid(path, tiles, brand=b"avif", colour=b""):
+  """Writes pictures of equal size side by side as the tiles of one AVIF; `colour`: a box colr without its size."""
   encoded = [_avif(tile) for tile in tiles]
   width, height, count = tiles[0].width, tiles[0].height, len(tiles)
   grid = struct.pack(">BBBBHH", 0, 0, 0, count - 1, width * count, height)
@@ -33,8 +33,9 @@ def write_avif_grid(path, tiles, brand=b"avif"):
     _full(b"ispe", struct.pack(">II", width * count, height)),
     encoded[0][1],
     _full(b"pixi", bytes((3, 8, 8, 8))),
+    _box(b"free", b"") if not colour else _box(colour[:4], colour[4:]),
   ]
-  associations = [(1, (2, 4)), *((i, (1, 0x83, 4)) for i in range(2, count + 2))]
+  associations = [(1, (2, 4, 5)), *((i, (1, 0x83, 4, 5)) for i in range(2, count + 2))]
   rows = b"".join(struct.pack(">HB", item, len(numbers)) + bytes(numbers) for item, numbers in associations)
   table = _full(b"ipma", struct.pack(">I", len(associations)) + rows)
   start = _box(b"ftyp", brand + bytes(4) + b"mif1" + b"miaf" + brand)
