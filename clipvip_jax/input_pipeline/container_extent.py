@@ -6,12 +6,18 @@ Reads headers only, never allocates by a size in the file, and stops after a bou
 import contextlib
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Iterator
-from typing import Literal
+
+from clipvip_jax.input_pipeline.byte_file import ByteFile, OddStructureError, open_bytes
+from clipvip_jax.input_pipeline.matroska_elements import (
+  CLUSTER_CHILDREN,
+  CUES,
+  SEGMENT_CHILDREN,
+  ebml_header,
+  segment_content,
+)
 
 _MAX_ELEMENTS = 2_000_000
-_WINDOW = 4096  # bytes read at once
 _RIFF_SLACK = 9  # bytes; writers disagree on whether the size includes the header and the padding
 _MP4_CONTENT = (b"moov", b"moof", b"mdat", b"mfra", b"sidx", b"meta")
 _MP4_OTHER = (
@@ -28,9 +34,6 @@ _MP4_OTHER = (
   b"ssix",
   b"pdin",
 )
-_EBML, _SEGMENT, _CLUSTER, _CUES = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0x1C53BB6B
-_SEGMENT_CHILDREN = (0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1254C367, 0x1941A469, 0x1043A770, _CUES, _CLUSTER)
-_CLUSTER_CHILDREN = (0xE7, 0xA3, 0xA0, 0xAB, 0xA7, 0x5854, 0xEC, 0xBF)  # the last two may also follow a cluster
 _ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _MAX_OGG_PAGE = 27 + 255 + 255 * 255
 
@@ -68,48 +71,26 @@ def read_extent(path: str | os.PathLike[str], format_name: str) -> Extent:
   Raises:
     OSError: the file cannot be read.
   """
-  with pathlib.Path(path).open("rb") as file:
-    data = _File(file.fileno())
+  with open_bytes(path) as file:
     for name, walk in _WALKS.items():
       if name in format_name.split(","):
-        with contextlib.suppress(_OddStructureError):
-          return walk(data)
+        with contextlib.suppress(OddStructureError):
+          return walk(file)
   is_image = format_name.endswith("_pipe")  # decoders refuse a truncated image
-  return Extent(data.size, data.size, verifiable=is_image)
+  return Extent(file.size, file.size, verifiable=is_image)
 
 
-class _OddStructureError(Exception):
-  """The structure is not the format's, or has too many elements: nothing can be said."""
-
-
-class _File:
-  """Random access to a file; reads beyond its end give fewer bytes."""
-
-  def __init__(self, descriptor: int):
-    self._descriptor, self.size = descriptor, os.fstat(descriptor).st_size
-    self._begin, self._window = 0, b""
-
-  def read(self, position: int, count: int) -> bytes:
-    if not 0 <= position < self.size:
-      return b""
-    if position < self._begin or position + count > self._begin + len(self._window):
-      self._begin, self._window = position, os.pread(self._descriptor, max(count, _WINDOW), position)
-    return self._window[position - self._begin : position - self._begin + count]
-
-  def number(self, position: int, count: int, order: Literal["big", "little"] = "big") -> int:
-    return int.from_bytes(self.read(position, count), order)
-
-  def extent(self, end: int, *, verifiable: bool = True, states_duration: bool = True) -> Extent:
-    return Extent(end, self.size, verifiable, states_duration)
+def _extent(file: ByteFile, end: int, *, verifiable: bool = True, states_duration: bool = True) -> Extent:
+  return Extent(end, file.size, verifiable, states_duration)
 
 
 def _bounded() -> Iterator[None]:
   for _ in range(_MAX_ELEMENTS):
     yield
-  raise _OddStructureError
+  raise OddStructureError
 
 
-def _riff(file: _File) -> Extent:
+def _riff(file: ByteFile) -> Extent:
   """RIFF chunks at the top level; OpenDML files have several."""
   end = 0
   for _ in _bounded():
@@ -117,14 +98,14 @@ def _riff(file: _File) -> Extent:
       break
     size = file.number(end + 4, 4, "little")
     if size in (0, 0xFFFFFFFF):  # a live recording
-      return file.extent(file.size, verifiable=False)
+      return _extent(file, file.size, verifiable=False)
     end += 8 + size + size % 2
   if not end:
-    raise _OddStructureError
-  return file.extent(end if end > file.size + _RIFF_SLACK else min(end, file.size))
+    raise OddStructureError
+  return _extent(file, end if end > file.size + _RIFF_SLACK else min(end, file.size))
 
 
-def _mp4(file: _File) -> Extent:
+def _mp4(file: ByteFile) -> Extent:
   """Boxes at the top level; the segment index (sidx) of a fragmented file has the sizes of its fragments."""
   position = end = 0
   fragmented = closed = False
@@ -132,13 +113,15 @@ def _mp4(file: _File) -> Extent:
     header = file.read(position, 16)
     size, kind, offset = int.from_bytes(header[:4], "big"), header[4:8], 8
     if kind not in _MP4_CONTENT + _MP4_OTHER:
+      if fragmented and file.find(b"moof", position) < file.size:  # FFmpeg does not find the next fragment
+        return _extent(file, file.size + 1, states_duration=False)
       break  # the end, or bytes that are no part of the video
     if size == 1:
       size, offset = int.from_bytes(header[8:], "big"), 16
     elif size == 0:
       size = file.size - position
     if size < offset:
-      raise _OddStructureError
+      raise OddStructureError
     fragmented |= kind == b"moof"
     closed |= kind == b"mfra"
     position += size
@@ -146,10 +129,10 @@ def _mp4(file: _File) -> Extent:
       end = max(end, position)
     if kind == b"sidx":
       closed, end = True, max(end, _sidx_end(file, position - size + offset, position))
-  return file.extent(end, verifiable=closed or not fragmented, states_duration=not fragmented)
+  return _extent(file, end, verifiable=closed or not fragmented, states_duration=not fragmented)
 
 
-def _sidx_end(file: _File, content: int, box_end: int) -> int:
+def _sidx_end(file: ByteFile, content: int, box_end: int) -> int:
   """Returns the end of the last fragment that a segment index lists."""
   times = content + 12 + (8 if file.number(content, 1) == 0 else 16)
   first_offset = file.number(times - 4, 4) if file.number(content, 1) == 0 else file.number(times - 8, 8)
@@ -158,118 +141,93 @@ def _sidx_end(file: _File, content: int, box_end: int) -> int:
   return box_end + first_offset + sum(sizes)
 
 
-def _matroska(file: _File) -> Extent:
+def _matroska(file: ByteFile) -> Extent:
   """The segment; if it has no size, as in live recordings, its clusters and their blocks."""
-  position, kind = 0, 0
-  for _ in range(64):
-    kind, size, position = _ebml_header(file, position)
-    if kind == _SEGMENT or size is None:
-      break
-    position += size
-  if kind != _SEGMENT:
-    raise _OddStructureError
+  position, size = segment_content(file)
   if size is not None:
-    return file.extent(position + size)
-  known, closed = (*_SEGMENT_CHILDREN, *_CLUSTER_CHILDREN), False
+    return _extent(file, position + size)
+  known, closed = (*SEGMENT_CHILDREN, *CLUSTER_CHILDREN), False
   for _ in _bounded():
     if position >= file.size:
       break
-    kind, size, content = _ebml_header(file, position)
+    kind, size, content = ebml_header(file, position)
     if content > file.size:
-      return file.extent(content)
+      return _extent(file, content)
     if kind not in known:
       break
-    closed |= kind == _CUES
+    closed |= kind == CUES
     position = content + (size or 0)  # a cluster without a size: its blocks follow
-  return file.extent(position, verifiable=closed or position > file.size)
+  return _extent(file, position, verifiable=closed or position > file.size)
 
 
-def _ebml_header(file: _File, position: int) -> tuple[int, int | None, int]:
-  """Returns (id, size or None for unknown, position of the content); a header beyond the file's end ends after it."""
-  data = file.read(position, 12)
-  id_length = 9 - data[0].bit_length() if data else 9
-  if id_length > 4:
-    raise _OddStructureError
-  if len(data) <= id_length:
-    return 0, None, file.size + 1
-  length = 9 - data[id_length].bit_length()
-  if length > 8:
-    raise _OddStructureError
-  if len(data) < id_length + length:
-    return 0, None, file.size + 1
-  size = int.from_bytes(data[id_length : id_length + length], "big") & ((1 << 7 * length) - 1)
-  unknown = size == (1 << 7 * length) - 1
-  return int.from_bytes(data[:id_length], "big"), None if unknown else size, position + id_length + length
-
-
-def _asf(file: _File) -> Extent:
+def _asf(file: ByteFile) -> Extent:
   """The header and data objects; indices follow them."""
   position = 0
   for _ in range(64):
     size = file.number(position + 16, 8, "little")
     is_data = file.read(position, 16) == _ASF_DATA
     if is_data and size < 50:  # a live recording
-      return file.extent(file.size, verifiable=False)
+      return _extent(file, file.size, verifiable=False)
     if size < 24:
       break
     position += size
     if is_data:
-      return file.extent(position)
-  raise _OddStructureError
+      return _extent(file, position)
+  raise OddStructureError
 
 
-def _ogg(file: _File) -> Extent:
+def _ogg(file: ByteFile) -> Extent:
   """The last page, which is marked as the end of its stream."""
   first = max(0, file.size - 2 * _MAX_OGG_PAGE)
   tail = file.read(first, 2 * _MAX_OGG_PAGE)
   page = tail.rfind(b"OggS")
   if page < 0:
-    raise _OddStructureError
+    raise OddStructureError
   header = tail[page : page + 27]
   segments = tail[page + 27 : page + 27 + header[26]] if len(header) == 27 else b""
   if len(header) < 27 or len(segments) < header[26]:
-    return file.extent(file.size + 1, states_duration=False)
+    return _extent(file, file.size + 1, states_duration=False)
   end = first + page + 27 + len(segments) + sum(segments)
-  return file.extent(end, verifiable=end > file.size or bool(header[5] & 4), states_duration=False)
+  return _extent(file, end, verifiable=end > file.size or bool(header[5] & 4), states_duration=False)
 
 
-def _flv(file: _File) -> Extent:
+def _flv(file: ByteFile) -> Extent:
   """Tags, each followed by its size: a file that ends with the size of a tag is complete."""
   last = file.number(file.size - 4, 4)
   if last >= 11 and file.number(file.size - 3 - last, 3) + 11 == last:
-    return file.extent(file.size, verifiable=False)
+    return _extent(file, file.size, verifiable=False)
   position = file.number(5, 4) + 4
   for _ in _bounded():
     if position >= file.size:
       break
     header = file.read(position, 11)
     if len(header) == 11 and header[0] & 0x1F not in (8, 9, 18):
-      raise _OddStructureError
+      raise OddStructureError
     position += 11 + int.from_bytes(header[1:4], "big") + 4
   # The size of the last tag may be missing.
-  return file.extent(position if position > file.size + 4 else file.size, verifiable=position > file.size + 4)
+  return _extent(file, position if position > file.size + 4 else file.size, verifiable=position > file.size + 4)
 
 
-def _gif(file: _File) -> Extent:
+def _gif(file: ByteFile) -> Extent:
   """Blocks up to the trailer; no header says how many."""
   flags = file.number(10, 1)
   position = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
   for _ in _bounded():
     if position >= file.size:
-      return file.extent(file.size + 1, states_duration=False)
+      return _extent(file, file.size + 1, states_duration=False)
     kind = file.number(position, 1)
     if kind == 0x3B:
-      return file.extent(position + 1, states_duration=False)
+      return _extent(file, position + 1, states_duration=False)
     if kind == 0x21:
       position += 2
     elif kind == 0x2C:
       flags = file.number(position + 9, 1)
       position += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     else:  # no block: what follows is lost
-      return file.extent(file.size + 1, states_duration=False)
+      return _extent(file, file.size + 1, states_duration=False)
     for _ in _bounded():
       if position >= file.size:
-        return file.extent(file.size + 1, states_duration=False)
+        return _extent(file, file.size + 1, states_duration=False)
       size = file.number(position, 1)
       position += size + 1
       if not size:
@@ -277,21 +235,21 @@ def _gif(file: _File) -> Extent:
   raise AssertionError
 
 
-def _png(file: _File) -> Extent:
+def _png(file: ByteFile) -> Extent:
   """Chunks up to the last one; animations (APNG) have no other end mark."""
   position = 8
   for _ in _bounded():
     if position >= file.size:
-      return file.extent(file.size + 1, states_duration=False)
+      return _extent(file, file.size + 1, states_duration=False)
     end = position + 12 + file.number(position, 4)
     if file.read(position + 4, 4) == b"IEND":
-      return file.extent(end, states_duration=False)
+      return _extent(file, end, states_duration=False)
     position = end
   raise AssertionError
 
 
 # By FFmpeg's names of containers. MPEG transport and program streams and raw streams promise nothing.
-_WALKS: dict[str, Callable[[_File], Extent]] = {
+_WALKS: dict[str, Callable[[ByteFile], Extent]] = {
   "avi": _riff,
   "mov": _mp4,
   "matroska": _matroska,

@@ -2,7 +2,7 @@
 
 import collections
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason, logged_error
@@ -33,19 +33,23 @@ def read_packets(
   import av
 
   clock, ticks = _Clock(container, stream, stats), dict[int, float]()
-  packets = container.demux()
+  # Other streams tell where the file ends and what is skipped, unless the index of a file does.
+  packets = container.demux(stream) if stats.has_index and stream.duration else container.demux()
   while True:
     with av.logging.Capture() as messages:
       try:
         packet = next(packets, None)
+      except IndexError:  # PyAV cannot flush streams that began after the header: this is the end
+        packet = None
       except (av.error.FFmpegError, OSError) as error:  # the container itself cannot be read any further
         stats.add_error(error_reason(error))
-        stats.unreadable = stats.at_end = True
+        stats.unreadable = True
+        stats.end_file()
         return
     if messages:
       stats.add_error(logged_error(messages))
     if packet is None:
-      stats.at_end = True
+      stats.end_file()
       return
     index = packet.stream.index  # that of the last packets, which flush decoders, is wrong
     if index not in ticks:
@@ -63,7 +67,7 @@ def clock_jumps(container: "InputContainer", stream: "VideoStream", seconds: flo
   import av
 
   tick, first, last = float(stream.time_base or 0), None, None
-  with contextlib.suppress(av.error.FFmpegError, OSError):
+  with contextlib.suppress(av.error.FFmpegError, OSError, IndexError):
     for packet in container.demux(stream):
       if packet.dts is None:
         continue
@@ -84,11 +88,21 @@ class _Clock:
     self._interval = round(stats.frame_interval / self._tick) if self._tick else 0
     self._stats = stats
     self._offset = 0
+    self._max_step = _MAX_BACKWARD_SECONDS / self._tick if self._tick else 0.0
     self._history: collections.deque[tuple[int, int]] = collections.deque(maxlen=_MAX_STRAY_PACKETS + 1)
     self._held: Packet | None = None  # after a step forward in a format whose clock does not jump
 
-  def join(self, packet: "Packet") -> Iterator["Packet"]:
-    """Yields the packets up to the next one, which may be held back, with changed time stamps."""
+  def join(self, packet: "Packet") -> Iterable["Packet"]:
+    """Returns the packets up to the next one, which may be held back, with changed time stamps."""
+    dts, history = packet.dts, self._history
+    if not history or dts is None or self._held is not None or self._offset:
+      return self._join(packet)
+    if not 0 <= dts - history[-1][0] <= self._max_step:
+      return self._join(packet)
+    history.append((dts, 0))
+    return (packet,)
+
+  def _join(self, packet: "Packet") -> Iterator["Packet"]:
     last = self._history[-1][0] if self._history else packet.dts
     step = 0.0 if packet.dts is None or last is None else (packet.dts - last) * self._tick
     held, self._held = self._held, None

@@ -11,6 +11,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from clipvip_jax.input_pipeline.container_extent import Extent, read_extent
+from clipvip_jax.input_pipeline.container_structure import StructureCheck
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
 from clipvip_jax.input_pipeline.media_notes import add_note
 
@@ -48,6 +49,7 @@ class DecodeStats:
     unreadable: whether an error of the container ended it.
     first_error: the first reason for an error; "" for none.
     has_index: whether the container finds frames by an index, in any order of bytes.
+    structure: reveals data that are skipped without an error; None for unknown.
   """
 
   frame_interval: float
@@ -62,6 +64,7 @@ class DecodeStats:
   unreadable: bool = False
   first_error: str = ""
   has_index: bool = False
+  structure: StructureCheck | None = None
   _suspect_frames: int = dataclasses.field(default=0, repr=False)
   _num_bytes: int = dataclasses.field(default=0, repr=False)
   _overhead: int = dataclasses.field(default=0, repr=False)  # the most bytes before a packet that were in none
@@ -77,39 +80,44 @@ class DecodeStats:
       origin: start of the container in seconds of its own clock.
       is_video: whether it is of the video stream.
     """
-    self.num_packets += is_video and packet.size > 0
     if packet.is_corrupt:  # data before it are missing
       self._suspect_frames = _MAX_DELAY
-    self._count_bytes(packet)
-    pts, dts = packet.pts, packet.dts
-    if is_video and dts is not None:
-      self._check_skipped(dts * tick - origin)
+    size, pts, dts = packet.size, packet.pts, packet.dts
+    if not self.has_index:
+      self._count_bytes(packet.pos, size)
+    if is_video:
+      self.num_packets += size > 0
+      if dts is not None and not self.has_index:
+        self._check_skipped(dts * tick - origin)
     begin = dts if pts is None else pts
     if begin is None or packet.is_discard:
       return
     until = (begin + (packet.duration or 0)) * tick - origin
-    self.all_read_until = max(self.all_read_until, until)
-    if is_video:
-      self.read_until = max(self.read_until, until)
+    if until > self.all_read_until:
+      self.all_read_until = until
+    if is_video and until > self.read_until:
+      self.read_until = until
 
-  def _count_bytes(self, packet: "Packet") -> None:
+  def _count_bytes(self, position: int | None, size: int) -> None:
     """Adds up the bytes that are in no packet: demultiplexers skip corrupt data without a word."""
-    position = packet.pos
     if position is not None and position >= 0:
+      if self.structure:
+        self.add_error(self.structure.error_at(position))
       overhead = position - self._num_bytes
       if overhead > self._overhead:
         self._skipped += overhead - self._overhead if self._num_bytes else 0
         self._overhead = overhead
-    self._num_bytes += packet.size
+    self._num_bytes += size
 
   def _check_skipped(self, seconds: float) -> None:
     """Looks for errors before the next frame if there is a gap in time that the skipped bytes would fill."""
     first, last = self._decode_times or (seconds, seconds)
     self._decode_times = first, seconds
     skipped, self._skipped = self._skipped, 0
+    if skipped <= _MIN_SKIPPED:
+      return
     gap, elapsed = seconds - last - self.frame_interval, last - first + self.frame_interval
-    lost = max(_MIN_SKIPPED, _SKIPPED * gap * self._num_bytes / elapsed)
-    if gap > self.frame_interval and not self.has_index and skipped > lost:
+    if gap > self.frame_interval and skipped > _SKIPPED * gap * self._num_bytes / elapsed:
       self._suspect_frames = _MAX_DELAY
 
   def add_frame(self, begin: float, end: float, clip_start: float, *, corrupt: bool = False) -> None:
@@ -122,6 +130,17 @@ class DecodeStats:
     self.corrupt += max(0.0, end - max(begin, clip_start) - lost) if corrupt else 0.0
     self._suspect_frames = max(0, self._suspect_frames - 1)
     self.num_frames, self.end = self.num_frames + 1, end
+
+  def add_corrupt_time(self) -> None:
+    """Records a time stamp that those after it show to be wrong: what was read ends earlier than it seemed."""
+    self.add_error("a corrupt time stamp")
+    self.read_until = self.all_read_until = 0.0
+
+  def end_file(self) -> None:
+    """Records that the file was read to its end."""
+    self.at_end = True
+    if self.structure:
+      self.add_error(self.structure.error_at_end())
 
   def add_error(self, reason: str) -> None:
     """Keeps the first reason that is not ""; a gap between the next frames counts as missing."""

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clipvip_jax.input_pipeline import multi_image_files, video_checks
+from clipvip_jax.input_pipeline.container_structure import open_structure
 from clipvip_jax.input_pipeline.deinterlacing import deinterlace
 from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason, logged_error
 from clipvip_jax.input_pipeline.frame_conversion import FrameConverter
@@ -20,6 +21,7 @@ from clipvip_jax.input_pipeline.media_notes import add_note, collect_notes
 from clipvip_jax.input_pipeline.packet_reader import clock_jumps, read_packets
 from clipvip_jax.input_pipeline.video_checks import DecodeStats
 from clipvip_jax.input_pipeline.video_container import open_video, stream_decoder
+from clipvip_jax.input_pipeline.zero_runs import has_zero_run, is_dense
 
 if TYPE_CHECKING:  # imported where needed: training reads stored JPEGs and starts without FFmpeg
   from av import VideoFrame
@@ -30,6 +32,7 @@ if TYPE_CHECKING:  # imported where needed: training reads stored JPEGs and star
 _NO_SEEK = ("mpeg", "mpegvideo", "h264", "hevc", "m4v")
 _MAX_SEEK_SECONDS = 1e9
 _DEFAULT_FRAME_SECONDS = 0.04
+_MAX_REORDERED = 3  # frames by which a time may step back: decoders may output frames out of order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +121,7 @@ def frame_times(path: str | os.PathLike[str]) -> list[float]:
   video_checks.check_readable(path)
   if multi_image_files.is_for_pillow(path):
     return times
-  with open_video(path) as (container, stream), contextlib.suppress(av.error.FFmpegError, OSError):
+  with open_video(path) as (container, stream), contextlib.suppress(av.error.FFmpegError, OSError, IndexError):
     for packet in container.demux(stream):
       if packet.size and not packet.is_discard:  # an edit list hides frames
         stamp = packet.dts if packet.pts is None else packet.pts
@@ -129,21 +132,22 @@ def frame_times(path: str | os.PathLike[str]) -> list[float]:
 def _decode_pictures(
   path: str | os.PathLike[str], start: float | None, end: float | None, *, seek: bool
 ) -> Iterator[Picture]:
-  with open_video(path) as (container, stream):
+  with open_video(path) as (container, stream), open_structure(path, container.format.name) as structure:
     if seek and start:
       _seek(path, container, start)
     interval = float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS
-    stats = DecodeStats(interval, has_index=container.format.name.startswith("mov"))
+    stats = DecodeStats(interval, has_index=container.format.name.startswith("mov"), structure=structure)
     converter: FrameConverter | None = None
 
     def picture(seconds: float, frame: "VideoFrame", next_seconds: float) -> Picture:
       nonlocal converter
-      converter = converter or FrameConverter(frame.width, frame.height, empty_alpha=container.format.name != "avi")
+      empty_alpha = container.format.name != "avi"
+      converter = converter or FrameConverter(frame.width, frame.height, empty_alpha=empty_alpha, path=path)
       return Picture(seconds, max(0.0, next_seconds - seconds), functools.partial(converter.to_rgb, frame))
 
     # A frame's duration is the time until the next one; durations in files are often wrong.
     previous = None
-    for seconds, frame in deinterlace(_timed_frames(container, stream, stats, start or 0.0)):
+    for seconds, frame in deinterlace(_timed_frames(container, stream, stats, start or 0.0, end)):
       if previous is not None:
         yield picture(*previous, seconds)
       previous = seconds, frame
@@ -169,22 +173,35 @@ def _seek(path: str | os.PathLike[str], container: "InputContainer", start: floa
 
 
 def _timed_frames(
-  container: "InputContainer", stream: "VideoStream", stats: DecodeStats, start: float
+  container: "InputContainer", stream: "VideoStream", stats: DecodeStats, start: float, end: float | None
 ) -> Iterator[tuple[float, "VideoFrame"]]:
-  """Yields (seconds from the container's start, frame) with times that never decrease; counts frames in `stats`."""
+  """Yields (seconds from the container's start, frame) with times that never decrease, up to the first one at `end`.
+
+  Counts the frames before `end` in `stats`. A frame is held until the next one shows whether its time is right.
+  """
   import av
 
-  origin = (container.start_time or 0) / av.time_base
-  last, interval, corrupt = -stats.frame_interval, stats.frame_interval, False
+  origin, interval = (container.start_time or 0) / av.time_base, stats.frame_interval
+  last, time, corrupt = -interval, -interval, False
   frame: VideoFrame | None = None
   for next_frame, next_corrupt in _decode_packets(container, stream, stats, origin):
-    seconds = max(last + interval if next_frame.time is None else next_frame.time - origin, last)
+    next_time = time + interval if next_frame.time is None else next_frame.time - origin
+    if next_time < time:
+      if time - next_time > _MAX_REORDERED * interval and frame is not None:
+        stats.add_corrupt_time()
+        if next_time > last:  # the time of the held frame is too late
+          time = min(last + interval, next_time)
+      next_time = max(next_time, time)
     if frame is not None:
-      stats.add_frame(last, seconds, start, corrupt=corrupt)
-    last, frame, corrupt = seconds, next_frame, next_corrupt
-    yield last, frame
+      if end is None or time < end:
+        stats.add_frame(time, next_time, start, corrupt=corrupt)
+      yield time, frame
+      last = time
+    time, frame, corrupt = next_time, next_frame, next_corrupt
   if frame is not None:
-    stats.add_frame(last, last + _frame_seconds(frame, interval), start, corrupt=corrupt)
+    if end is None or time < end:
+      stats.add_frame(time, time + _frame_seconds(frame, interval), start, corrupt=corrupt)
+    yield time, frame
 
 
 def _decode_packets(
@@ -196,8 +213,8 @@ def _decode_packets(
   """
   import av
 
-  decoder = stream_decoder(stream)
-  corrupt = set[int | None]()
+  decoder, codec = stream_decoder(stream), stream.codec.canonical_name
+  dense, corrupt = is_dense(codec), set[int | None]()
   for packet in read_packets(container, stream, stats, origin):
     with av.logging.Capture() as messages:
       try:
@@ -205,8 +222,11 @@ def _decode_packets(
       except av.error.FFmpegError as error:
         stats.add_error(error_reason(error))
         continue
-    if messages and (message := logged_error(messages)):
-      stats.add_error(message)
+    error = logged_error(messages) if messages else ""
+    if dense and has_zero_run(bytes(packet), codec):
+      error = error or "a run of zeros in a coded frame"
+    if error:
+      stats.add_error(error)
       corrupt.add(packet.dts if packet.pts is None else packet.pts)
     for frame in frames:
       is_corrupt = frame.is_corrupt or (bool(corrupt) and frame.pts in corrupt)

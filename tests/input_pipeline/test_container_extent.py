@@ -58,6 +58,18 @@ def test_an_index_of_fragments_reveals_a_cut_between_them(movies, tmp_path):
   assert extent(cut).truncated
 
 
+def test_fragments_after_bytes_that_are_no_box_are_missed(movies, tmp_path):
+  """FFmpeg stops there."""
+  content = movies["fragmented.mp4"].read_bytes()
+  box = content.index(b"moof", len(content) // 2)
+  spoiled = tmp_path / "fragmented.mp4"
+  spoiled.write_bytes(content[: box - 4] + b"\xa5" * 600 + content[box + 596 :])
+  assert extent(spoiled).truncated
+  last = content.rindex(b"moof") - 4
+  spoiled.write_bytes(content[:last] + b"\xa5" * (len(content) - last))
+  assert not extent(spoiled).truncated, "bytes that are no part of the video may follow it"
+
+
 @pytest.mark.parametrize("name", ["sound.mkv", "sound.avi", "sound.wmv", "fast.mp4", "silent.gif"])
 def test_bytes_after_the_last_element_are_ignored(movies, name, tmp_path):
   longer = tmp_path / name

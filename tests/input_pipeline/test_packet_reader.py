@@ -108,6 +108,29 @@ def test_an_error_of_the_container_ends_the_file():
   assert stats.unreadable and stats.at_end and stats.first_error == "bad element"
 
 
+def test_streams_that_pyav_cannot_flush_end_the_file():
+  """Streams that began after the header, as sound in MPEG program streams may."""
+
+  def demux(stream=None):
+    yield packet(0)
+    raise IndexError("list index out of range")
+
+  container = types.SimpleNamespace(format=types.SimpleNamespace(flags=0), demux=demux)
+  stats = DecodeStats(0.04)
+  assert len(list(read_packets(container, STREAM, stats, 0.0))) == 1
+  assert stats.at_end and not stats.unreadable and not stats.first_error
+  assert not clock_jumps(container, STREAM, 3.0)
+
+
+def test_only_the_video_is_read_if_an_index_tells_where_it_ends():
+  stream = types.SimpleNamespace(index=0, time_base=TIME_BASE, duration=40)
+  container = types.SimpleNamespace(
+    format=types.SimpleNamespace(flags=0), demux=lambda *streams: iter([packet(0), flushing()] if streams else [])
+  )
+  assert len(list(read_packets(container, stream, DecodeStats(0.04, has_index=True), 0.0))) == 2
+  assert len(list(read_packets(container, stream, DecodeStats(0.04), 0.0))) == 0
+
+
 @pytest.mark.parametrize(("start", "jumps"), [(2.0, False), (8.0, False), (500.0, True), (-30.0, True)])
 def test_jumps_are_found_before_a_time(start, jumps):
   packets = [packet(t) for t in (*(i * 0.04 for i in range(50)), *(start + i * 0.04 for i in range(50)))]

@@ -207,6 +207,25 @@ def test_a_gap_counts_if_the_bytes_that_it_would_hold_are_skipped(hole, has_inde
   assert stats.missing == pytest.approx(missing)
 
 
+def test_a_break_in_the_structure_is_an_error_at_the_packet_after_it():
+  structure = types.SimpleNamespace(error_at=lambda position: "lost" * (position > 50), error_at_end=lambda: "")
+  fields = {"is_discard": False, "is_corrupt": False, "size": 9, "duration": 1}
+  stats = DecodeStats(0.1, structure=structure)
+  for position, error in ((None, ""), (40, ""), (60, "lost")):
+    stats.add_packet(types.SimpleNamespace(dts=1, pts=1, pos=position, **fields), 0.1, 0.0, is_video=False)
+    assert stats.first_error == error
+  stats = DecodeStats(0.1, structure=types.SimpleNamespace(error_at_end=lambda: "lost at the end"))
+  stats.end_file()
+  assert stats.at_end and stats.first_error == "lost at the end"
+
+
+def test_a_corrupt_time_does_not_count_as_read():
+  stats = decoded(10, packets=10)
+  stats.read_until = stats.all_read_until = 500.0
+  stats.add_corrupt_time()
+  assert (stats.read_until, stats.all_read_until, stats.first_error) == (0, 0, "a corrupt time stamp")
+
+
 def test_flags_of_formats():
   container, _ = header(flags=TS_DISCONT)
   assert has_flag(container, "ts_discont") and not has_flag(container, "no_timestamps")

@@ -276,3 +276,69 @@ def test_a_part_after_a_jump_of_the_clock_is_that_of_the_joined_recordings(tmp_p
   expected = [p.rgb().mean() for p in iterate_pictures(path) if begin < p.seconds < end]
   assert len(expected) == 25
   assert [p.rgb().mean() for p in iterate_pictures(path, begin, end) if begin < p.seconds < end] == expected
+
+
+@pytest.mark.parametrize("damage", ["zeros", "missing", "repeated", "random"])
+@pytest.mark.parametrize("name", [*MOVIES, "live.mkv", "fast.mp4", "x.ts", "x.mpg"])
+def test_damage_in_the_middle_is_refused_or_noted(tmp_path, name, damage):
+  """Also where FFmpeg skips it without an error."""
+  others = {"x.ts": ("libx264", "aac"), "x.mpg": ("mpeg2video", "mp2")}
+  path = write_movie(tmp_path / name, *others[name]) if name in others else write_named_movie(tmp_path, name)
+  content = path.read_bytes()
+  begin, size = int(0.55 * len(content)), 3 * len(content) // 50
+  hole = content[begin : begin + size]
+  middle = {
+    "zeros": bytes(size),
+    "missing": b"",
+    "repeated": hole + hole,
+    "random": np.random.default_rng(0).bytes(size),
+  }
+  path.write_bytes(content[:begin] + middle[damage] + content[begin + size :])
+  try:
+    _, notes = notes_of(path)
+  except MediaError as error:
+    assert "truncated or corrupt" in error.reason
+  else:
+    assert notes & {"corrupt", "truncated"}
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_zeros_in_coded_frames_count_as_corrupt(tmp_path, codec):
+  """Their decoders decode them without an error."""
+  fast = {"deadline": "realtime", "cpu-used": "8", "b": "4M"}
+  path = write_movie(tmp_path / "x.mkv", codec, codec_options=fast)
+  with av.open(str(path)) as file:
+    packets = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size]
+  content = bytearray(path.read_bytes())
+  for position, size in packets[20:22]:
+    content[position + size // 4 : position + size // 4 + 300] = bytes(300)
+  path.write_bytes(content)
+  assert notes_of(path)[1] == {"corrupt"}
+  for position, size in packets[20:40]:
+    content[position + size // 4 : position + size // 4 + 300] = bytes(300)
+  path.write_bytes(content)
+  assert_rejected(path, r"1\.\d of 2\.0 s can be decoded")
+
+
+@pytest.mark.parametrize("index", [0, 20, 48])
+def test_a_frame_with_a_corrupt_time_is_shown_between_its_neighbours(tmp_path, index):
+  path = write_movie(tmp_path / "x.ts", "libx264", codec_options={"bf": "0"})
+  content = bytearray(path.read_bytes())
+  expected, _ = notes_of(path)
+  starts = [i for i in range(len(content) - 3) if content[i : i + 4] == b"\0\0\1\xe0"]
+  content[starts[index] + 10] ^= 0x40  # a bit of the presentation time: 91 s
+  path.write_bytes(content)
+  times, notes = notes_of(path)
+  assert times == pytest.approx(expected, abs=0.05) and "corrupt" in notes
+
+
+def test_pictures_up_to_an_end_do_not_depend_on_what_follows(tmp_path):
+  path = write_movie(tmp_path / "x.mp4", "libx264", codec_options={"g": "10", "bf": "0"})
+  with av.open(str(path)) as file:
+    packets = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size]
+  content = bytearray(path.read_bytes())
+  for position, size in packets[26:]:
+    content[position : position + size] = bytes(size)
+  path.write_bytes(content)
+  times, notes = notes_of(path, 0.0, 1.0)
+  assert times == pytest.approx([i / 25 for i in range(26)]) and not notes

@@ -1,0 +1,55 @@
+"""Random access to the bytes of a file, to walk over the elements of its container."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Literal
+
+_WINDOW = 4096  # bytes read at once
+_CHUNK = 2**16  # bytes searched at once
+
+
+class OddStructureError(Exception):
+  """The structure is not the format's, or has too many elements: nothing can be said."""
+
+
+class ByteFile:
+  """Random access to an open file; reads beyond its end give fewer bytes.
+
+  Attributes:
+    size: of the file in bytes.
+  """
+
+  def __init__(self, descriptor: int):
+    self._descriptor, self.size = descriptor, os.fstat(descriptor).st_size
+    self._begin, self._window = 0, b""
+
+  def read(self, position: int, count: int) -> bytes:
+    """Returns up to `count` bytes; b"" outside of the file."""
+    if not 0 <= position < self.size:
+      return b""
+    if position < self._begin or position + count > self._begin + len(self._window):
+      self._begin, self._window = position, os.pread(self._descriptor, max(count, _WINDOW), position)
+    return self._window[position - self._begin : position - self._begin + count]
+
+  def number(self, position: int, count: int, order: Literal["big", "little"] = "big") -> int:
+    """Returns an unsigned number of `count` bytes; 0 outside of the file."""
+    return int.from_bytes(self.read(position, count), order)
+
+  def find(self, pattern: bytes, position: int) -> int:
+    """Returns the position of the next occurrence at or after `position`; the size of the file if there is none."""
+    while position < self.size:
+      chunk = os.pread(self._descriptor, _CHUNK, position)
+      found = chunk.find(pattern)
+      if found >= 0:
+        return position + found
+      position += max(1, len(chunk) - len(pattern) + 1)
+    return self.size
+
+
+@contextlib.contextmanager
+def open_bytes(path: str | os.PathLike[str]) -> Iterator[ByteFile]:
+  """Opens a file for random access."""
+  with pathlib.Path(path).open("rb") as file:
+    yield ByteFile(file.fileno())

@@ -1,0 +1,27 @@
+"""Runs of zeros in coded frames: holes of a file, as of an incomplete download, that some decoders do not report."""
+
+_RUN = bytes(256)
+# Codecs whose entropy coding never yields a run of zeros (uncompressed, palette and zlib codecs do).
+_STUFFED = frozenset(
+  {"h264", "hevc", "vvc", "mpeg1video", "mpeg2video", "mpeg4", "vc1", "cavs"}
+)  # zeros after a picture
+_DENSE = _STUFFED | {
+  *("av1", "vp3", "vp6", "vp6a", "vp6f", "vp8", "vp9", "theora", "flv1", "h263", "h263p", "svq1", "svq3"),
+  *("msmpeg4v1", "msmpeg4v2", "msmpeg4", "msmpeg4v3", "wmv1", "wmv2", "wmv3", "rv10", "rv20", "rv30", "rv40"),
+}
+
+
+def is_dense(codec: str) -> bool:
+  """Returns whether a codec, by FFmpeg's name, never codes pictures as runs of zeros."""
+  return codec in _DENSE
+
+
+def has_zero_run(data: bytes, codec: str) -> bool:
+  """Returns whether a coded frame of a dense codec holds a run of zeros that is no stuffing, or only zeros."""
+  begin = data.find(_RUN)
+  if begin < 0:
+    return bool(data) and not data.strip(b"\0")
+  rest = data[begin:].lstrip(b"\0")
+  if rest:
+    return rest[0] != 1  # a start code may follow any number of zeros
+  return not begin or codec not in _STUFFED

@@ -1,0 +1,31 @@
+"""Runs of zeros in coded frames."""
+
+import pytest
+
+from clipvip_jax.input_pipeline.zero_runs import has_zero_run, is_dense
+
+PICTURE, HOLE = b"\5" * 99, bytes(400)
+
+
+@pytest.mark.parametrize(
+  ("data", "codec", "expected"),
+  [
+    (PICTURE + HOLE + PICTURE, "vp9", True),
+    (PICTURE + HOLE, "vp9", True),
+    (HOLE + PICTURE, "h264", True),
+    (PICTURE + HOLE, "h264", False),  # stuffing at the end
+    (PICTURE + HOLE + b"\1" + PICTURE, "mpeg2video", False),  # stuffing before a start code
+    (PICTURE + bytes(200) + PICTURE, "vp9", False),
+    (bytes(20), "h264", True),
+    (HOLE, "h264", True),
+    (PICTURE, "vp9", False),
+    (b"", "vp9", False),
+  ],
+)
+def test_holes_are_told_from_stuffing(data, codec, expected):
+  assert has_zero_run(data, codec) == expected
+
+
+def test_codecs_that_store_zeros_are_not_dense():
+  assert is_dense("h264") and is_dense("wmv2")
+  assert not any(is_dense(codec) for codec in ("rawvideo", "png", "qtrle", "ffv1", "dnxhd", "dvvideo", "gif"))
