@@ -155,7 +155,7 @@ def _matroska(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
       raise OddStructureError
     if size is None or kind not in SEGMENT_CHILDREN + CLUSTER_CHILDREN:
       begin = file.find(CLUSTER.to_bytes(4, "big"), begin + 1)
-      yield begin, False
+      yield begin, begin <= position
       continue
     begin = content + size
     yield begin, begin <= position or begin > file.size or _matches_checksum(file, content, size)

@@ -1,7 +1,6 @@
 """Errors of FFmpeg: raised and logged."""
 
 import logging
-from collections.abc import Sequence
 
 # Errors in what accompanies the pictures, or in how long references are kept: the pictures are right.
 _HARMLESS = ("SEI ", "unable to decode APP fields", "mmco: unref short failure")
@@ -26,11 +25,15 @@ def enable_log() -> None:
     logging.getLogger("libav").propagate = False
 
 
-def logged_error(messages: Sequence[tuple[int, str, str]]) -> str:
-  """Returns the first error among captured messages (level, component, message); "" for none."""
+def take_error(messages: list[tuple[int, str, str]]) -> str:
+  """Removes captured messages (level, component, message); returns the first error among them, "" for none."""
   import av.logging
 
-  for level, component, message in messages:
-    if level <= av.logging.ERROR and not message.startswith(_HARMLESS):
-      return f"{component}: {message.strip()}"
-  return ""
+  errors = (
+    f"{component}: {message.strip()}"
+    for level, component, message in messages
+    if level <= av.logging.ERROR and not message.startswith(_HARMLESS)
+  )
+  first = next(errors, "")
+  messages.clear()
+  return first

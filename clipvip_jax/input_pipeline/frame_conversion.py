@@ -12,6 +12,11 @@ from clipvip_jax.input_pipeline import image_files, media_notes, tone_mapping
 if TYPE_CHECKING:
   from av import VideoFrame
 
+_PIXEL_FORMATS: dict[str, tuple[np.dtype, int]] = {
+  "rgb24": (np.dtype("u1"), 3),
+  "rgba": (np.dtype("u1"), 4),
+  "rgb48le": (np.dtype("<u2"), 3),
+}
 _HDR_TRANSFERS = {16: "pq", 18: "hlg"}
 
 
@@ -56,8 +61,12 @@ class FrameConverter:
     return _apply_display_matrix(picture, side_data) if len(side_data) else picture
 
   def _convert(self, frame: "VideoFrame", pixel_format: str) -> np.ndarray:
-    size = {"width": self._width, "height": self._height}
-    return self._converter.reformat(frame, format=pixel_format, threads=1, **size).to_ndarray()
+    converted = self._converter.reformat(frame, self._width, self._height, pixel_format, threads=1)
+    plane: Any = converted.planes[0]
+    dtype, channels = _PIXEL_FORMATS[pixel_format]
+    # As frame.to_ndarray(), whose checks take longer than the decoding of a small frame.
+    strides = (plane.line_size, channels * dtype.itemsize, dtype.itemsize)
+    return np.ndarray((converted.height, converted.width, channels), dtype, plane, strides=strides)
 
   def _apply_exif(self, picture: UInt8[np.ndarray, "h w 3"], frame: "VideoFrame") -> UInt8[np.ndarray, "h2 w2 3"]:
     orientation = image_files.read_orientation(self._path) if self._path else None

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason, logged_error
+from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason, take_error
 from clipvip_jax.input_pipeline.video_checks import DecodeStats, has_flag
 
 if TYPE_CHECKING:
@@ -34,9 +34,11 @@ def read_packets(
 
   clock, ticks = _Clock(container, stream, stats), dict[int, float]()
   # Other streams tell where the file ends and what is skipped, unless the index of a file does.
-  packets = container.demux(stream) if stats.has_index and stream.duration else container.demux()
+  packets = container.demux(*([stream] if stats.has_index and stream.duration else []))
+  capture = av.logging.Capture()
+  messages = capture.logs
   while True:
-    with av.logging.Capture() as messages:
+    with capture:
       try:
         packet = next(packets, None)
       except IndexError:  # PyAV cannot flush streams that began after the header: this is the end
@@ -47,7 +49,7 @@ def read_packets(
         stats.end_file()
         return
     if messages:
-      stats.add_error(logged_error(messages))
+      stats.add_error(take_error(messages))
     if packet is None:
       stats.end_file()
       return

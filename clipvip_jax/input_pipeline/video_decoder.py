@@ -1,12 +1,11 @@
 """Video decoding with PyAV (FFmpeg)."""
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,7 +13,7 @@ from jaxtyping import UInt8
 from clipvip_jax.input_pipeline import multi_image_files, video_checks
 from clipvip_jax.input_pipeline.container_structure import open_structure
 from clipvip_jax.input_pipeline.deinterlacing import deinterlace
-from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason, logged_error
+from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason, take_error
 from clipvip_jax.input_pipeline.frame_conversion import FrameConverter
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.media_notes import add_note, collect_notes
@@ -35,8 +34,7 @@ _DEFAULT_FRAME_SECONDS = 0.04
 _MAX_REORDERED = 3  # frames by which a time may step back: decoders may output frames out of order
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
   """A decoded frame before conversion to RGB, which costs as much as decoding.
 
   Attributes:
@@ -198,6 +196,8 @@ def _timed_frames(
       yield time, frame
       last = time
     time, frame, corrupt = next_time, next_frame, next_corrupt
+    if end is not None and end <= time <= last + _MAX_REORDERED * interval:  # surely right: no more is read
+      break
   if frame is not None:
     if end is None or time < end:
       stats.add_frame(time, time + _frame_seconds(frame, interval), start, corrupt=corrupt)
@@ -215,18 +215,21 @@ def _decode_packets(
 
   decoder, codec = stream_decoder(stream), stream.codec.canonical_name
   dense, corrupt = is_dense(codec), set[int | None]()
+  capture = av.logging.Capture()
+  messages = capture.logs
   for packet in read_packets(container, stream, stats, origin):
-    with av.logging.Capture() as messages:
+    with capture:
       try:
         frames = decoder.decode(packet)
       except av.error.FFmpegError as error:
         stats.add_error(error_reason(error))
+        messages.clear()
         continue
-    error = logged_error(messages) if messages else ""
+    reason = take_error(messages) if messages else ""
     if dense and has_zero_run(bytes(packet), codec):
-      error = error or "a run of zeros in a coded frame"
-    if error:
-      stats.add_error(error)
+      reason = reason or "a run of zeros in a coded frame"
+    if reason:
+      stats.add_error(reason)
       corrupt.add(packet.dts if packet.pts is None else packet.pts)
     for frame in frames:
       is_corrupt = frame.is_corrupt or (bool(corrupt) and frame.pts in corrupt)

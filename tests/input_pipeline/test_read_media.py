@@ -1,6 +1,5 @@
 """Reading videos, images, folders of frames and arrays; listing videos; prefetching in threads."""
 
-import dataclasses
 import itertools
 import os
 import struct
@@ -178,7 +177,7 @@ def test_frames_are_processed_one_at_a_time_and_repeated_frames_once(video, monk
         weakref.finalize(frame, lambda: alive.__setitem__(0, alive[0] - 1))
         return frame
 
-      yield dataclasses.replace(picture, rgb=converted)
+      yield picture._replace(rgb=converted)
 
   monkeypatch.setattr(read_media, "iterate_pictures", counted)
   assert read_media.read_clip(video, 12, 16).shape == (12, 16, 16, 3)

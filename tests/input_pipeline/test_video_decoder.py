@@ -305,28 +305,29 @@ def test_damage_in_the_middle_is_refused_or_noted(tmp_path, name, damage):
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
 def test_zeros_in_coded_frames_count_as_corrupt(tmp_path, codec):
   """Their decoders decode them without an error."""
-  fast = {"deadline": "realtime", "cpu-used": "8", "b": "4M"}
-  path = write_movie(tmp_path / "x.mkv", codec, codec_options=fast)
+  fast = {"deadline": "realtime", "cpu-used": "8", "b": "4M", "g": "10"}
+  path = write_movie(tmp_path / "x.webm", codec, codec_options=fast)
   with av.open(str(path)) as file:
     packets = [(packet.pos, packet.size) for packet in file.demux(video=0) if packet.size]
   content = bytearray(path.read_bytes())
   for position, size in packets[20:22]:
-    content[position + size // 4 : position + size // 4 + 300] = bytes(300)
+    content[position + size - 300 : position + size - 20] = bytes(280)
   path.write_bytes(content)
   assert notes_of(path)[1] == {"corrupt"}
   for position, size in packets[20:40]:
-    content[position + size // 4 : position + size // 4 + 300] = bytes(300)
+    content[position + size - 300 : position + size - 20] = bytes(280)
   path.write_bytes(content)
-  assert_rejected(path, r"1\.\d of 2\.0 s can be decoded")
+  assert_rejected(path, r"[01]\.\d of 2\.0 s can be decoded")
 
 
-@pytest.mark.parametrize("index", [0, 20, 48])
+@pytest.mark.parametrize("index", [1, 5, 10])
 def test_a_frame_with_a_corrupt_time_is_shown_between_its_neighbours(tmp_path, index):
-  path = write_movie(tmp_path / "x.ts", "libx264", codec_options={"bf": "0"})
+  path = write_movie(tmp_path / "x.ts", "mpeg4", codec_options={"bf": "2"})
   content = bytearray(path.read_bytes())
   expected, _ = notes_of(path)
-  starts = [i for i in range(len(content) - 3) if content[i : i + 4] == b"\0\0\1\xe0"]
-  content[starts[index] + 10] ^= 0x40  # a bit of the presentation time: 91 s
+  # Coded frames with a presentation time besides that of decoding, which is intact.
+  starts = [i for i in range(len(content) - 8) if content[i : i + 4] == b"\0\0\1\xe0" and content[i + 7] == 0xC0]
+  content[starts[index] + 10] ^= 0x04  # a bit of the time: 186 s
   path.write_bytes(content)
   times, notes = notes_of(path)
   assert times == pytest.approx(expected, abs=0.05) and "corrupt" in notes
@@ -341,4 +342,4 @@ def test_pictures_up_to_an_end_do_not_depend_on_what_follows(tmp_path):
     content[position : position + size] = bytes(size)
   path.write_bytes(content)
   times, notes = notes_of(path, 0.0, 1.0)
-  assert times == pytest.approx([i / 25 for i in range(26)]) and not notes
+  assert times == pytest.approx([i / 25 for i in range(25)]) and not notes
