@@ -356,5 +356,10 @@ def test_the_digest_survives_a_round_trip_and_differs_for_other_ids(tmp_path):
 def test_other_vocabulary_of_the_same_size_is_not_clips(tmp_path):
   WordTokenizer.train(["a photo of two dogs"], 49408).save(tmp_path / "words.json")
   assert not has_clip_vocabulary(tmp_path / "words.json")
-  (tmp_path / "invalid.json").write_text("{}")
-  assert has_clip_vocabulary(tmp_path / "invalid.json"), "which no text can be tokenized with"
+  words = ("a", "photo", "of", "two", "dogs", "playing", "in", "the", "snow")
+  vocabulary = {f"{word}</w>": int(ClipTokenizer()([word], 3)[0, 1]) for word in words}
+  for vocab, expected in ((vocabulary, True), ({**vocabulary, "dogs</w>": 5}, False), ({}, False)):
+    (tmp_path / "clip.json").write_text(json.dumps({"model": {"vocab": vocab}}))
+    assert has_clip_vocabulary(tmp_path / "clip.json") == expected
+  (tmp_path / "clip.json").write_text("{")
+  assert has_clip_vocabulary(tmp_path / "clip.json"), "no text can be tokenized with it"
