@@ -123,6 +123,8 @@ def export_weights(
   _warn_of_losses(hints, layout)
   if is_file and tokenizer:
     log.warning("%s: a file does not hold the tokenizer; export to a folder to embed texts", target)
+  if hints.tokenizer and not tokenizer:
+    log.warning("%s: the tokenizer of the run is missing, so the export embeds no texts", weights.source)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_tensors(path, tensors, to_metadata(hints))
@@ -203,8 +205,10 @@ def _tokenizer_file(weights: Weights) -> pathlib.Path | None:
 
 
 def _own_tokenizer(weights: Weights) -> bool:
-  """Returns whether the weights are of a run with another vocabulary than CLIP's."""
-  return _tokenizer_file(weights) is not None and (weights.run is not None or bool(weights.hints.tokenizer))
+  """Returns whether the weights are of a run with a vocabulary of its own, whose file may be missing."""
+  if weights.run is None:
+    return bool(weights.hints.tokenizer)
+  return bool(weights.tokenizer) or weights.run.data.get("tokenizer", "clip") != "clip"
 
 
 def _hints(weights: Weights, tokenizer: pathlib.Path | None) -> Hints:

@@ -207,6 +207,17 @@ def test_file_of_a_run_with_its_own_tokenizer_embeds_no_texts_with_another(tmp_p
   assert not embedding_model.tokenizer_name(sources.read_weights(str(tmp_path / "out.safetensors")))
 
 
+@pytest.mark.parametrize("trained_tokenizer", ["gone.json", "words"])
+def test_run_whose_tokenizer_is_missing_embeds_no_texts_with_another(tmp_path, caplog, monkeypatch, trained_tokenizer):
+  monkeypatch.setattr(log, "propagate", True)
+  weights = run_weights(trained_tokenizer=trained_tokenizer)
+  weights.config.text.vocab_size = 49408  # as many ids as CLIP's vocabulary
+  weights.params["text/token_embedding"] = np.ones((49408, 48), np.float32)
+  export.export_weights(weights, tmp_path / "out", "clip_vip")
+  assert "the tokenizer of the run is missing" in caplog.text
+  assert not embedding_model.tokenizer_name(sources.read_weights(str(tmp_path / "out")))
+
+
 @pytest.mark.parametrize("time", [0, 5])
 def test_empty_added_cls_is_clip_vip_without_proxies(tmp_path, time):
   tensors = names_clip_vip.from_flat(run_weights(added=0, time=time).params, names_clip_vip.PREFIX)
@@ -288,7 +299,7 @@ def test_pt_file_of_a_run_embeds_as_the_run(tmp_path, changes, layout):
   [
     ({"temporal": "full", "added": 0, "time": 0}, "clip", "temporal='full'"),
     ({"added": 0, "time": 0}, "clip", "temporal='proxies'"),
-    ({"added": 0, "time": 0}, "openclip", "temporal='proxies'"),
+    ({"added": 0, "time": 0}, "openclip", "temporal='proxies' and its own tokenizer"),
     ({"added": 0, "time": 0, "temporal": "mean", "tokenizer": "words.json"}, "openclip", "its own tokenizer"),
   ],
 )
@@ -308,7 +319,7 @@ def test_layout_that_cannot_express_a_run_is_refused_by_convert(tmp_path, monkey
 
 @pytest.mark.parametrize("layout", ["clip", "openclip"])
 def test_mean_pooling_is_expressed_by_every_layout(layout):
-  export.check_lossless(run_weights(added=0, time=0, temporal="mean"), layout)
+  export.check_lossless(run_weights(added=0, time=0, temporal="mean", trained_tokenizer="clip"), layout)
   export.check_lossless(read(GOLDEN / "clip_tiny.safetensors"), layout)
 
 
