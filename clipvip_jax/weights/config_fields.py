@@ -134,6 +134,7 @@ OPENCLIP_TEXT = Fields(
     "pool_type": ("argmax",),
     "proj_type": ("linear",),
     "hf_model_name": (None,),
+    "tokenizer_mode": (None,),
     "hf_tokenizer_name": (None, ""),
     "tokenizer_kwargs": (None, {}),
     "text_mask": ("first",),

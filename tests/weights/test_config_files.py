@@ -37,7 +37,9 @@ def test_folder_without_configuration_gives_no_hints(tmp_path):
     huggingface({"eos_token_id": 2, "num_beams": 1, "id2label": {}, "model_type": "clip_text_model"}),
     huggingface({"eos_token_id": 99, "attention_dropout": 0.1}, {"num_channels": 3, "layer_norm_eps": 1e-5}),
     openclip({"context_length": 77, "pool_type": "argmax"}, {"patch_dropout": 0.5}, custom_text=True),
-    openclip({"act_kwargs": {}, "no_causal_mask": False}, {"timm_model_name": None, "no_ln_pre": False}),
+    openclip(
+      {"act_kwargs": {}, "no_causal_mask": False, "tokenizer_mode": None}, {"timm_model_name": None, "no_ln_pre": False}
+    ),
   ],
 )
 def test_fields_of_clip_are_accepted(tmp_path, config):
