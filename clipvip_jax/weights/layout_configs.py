@@ -1,5 +1,6 @@
 """Configuration files of published layouts: `config.model` as other programs read it."""
 
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -86,7 +87,7 @@ def _openclip_config(config: ConfigDict) -> dict[str, Any]:
         "layers": vision.layers,
         "width": vision.width,
         "head_width": vision.width // vision.heads,
-        "mlp_ratio": vision.mlp / vision.width,
+        "mlp_ratio": _mlp_ratio(vision),
         "patch_size": config.patch_size,
       },
       "text_cfg": {
@@ -95,8 +96,14 @@ def _openclip_config(config: ConfigDict) -> dict[str, Any]:
         "width": text.width,
         "heads": text.heads,
         "layers": text.layers,
-        "mlp_ratio": text.mlp / text.width,
+        "mlp_ratio": _mlp_ratio(text),
       },
     },
     "preprocess_cfg": {"mean": list(MEAN), "std": list(STD), "interpolation": "bicubic", "resize_mode": "squash"},
   }
+
+
+def _mlp_ratio(tower: ConfigDict) -> float:
+  """Returns the ratio by which OpenCLIP multiplies the width; it truncates the product."""
+  ratio = tower.mlp / tower.width
+  return ratio if int(tower.width * ratio) == tower.mlp else math.nextafter(ratio, math.inf)

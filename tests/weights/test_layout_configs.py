@@ -40,3 +40,11 @@ def test_frames_are_squashed_in_every_layout():
   assert openclip == {"mean": list(MEAN), "std": list(STD), "interpolation": "bicubic", "resize_mode": "squash"}
   huggingface = layout_configs.preprocessor_config(tiny.config(0, 0))
   assert huggingface["size"] == {"height": 32, "width": 32} and not huggingface["do_center_crop"]
+
+
+@pytest.mark.parametrize(("width", "mlp"), [(64, 128), (88, 120), (1408, 6144), (104, 504), (152, 424)])
+def test_openclip_computes_the_width_of_the_mlp(width, mlp):
+  config = tiny.config(0, 0)
+  config.vision.update({"width": width, "mlp": mlp})
+  vision = layout_configs.model_config(config, "openclip", 99)["model_cfg"]["vision_cfg"]
+  assert int(vision["width"] * json.loads(json.dumps(vision["mlp_ratio"]))) == mlp
