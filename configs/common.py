@@ -192,7 +192,7 @@ def evaluate() -> ConfigDict:
       "selection_split": "validation",
       "final_splits": ("test",),
       "query": "description",  # record field used as the search query
-      "protocol": "single",  # one query per clip; "multi": several, ranked separately; v2t uses a video's best query
+      "protocol": "single",  # one query per clip; "multi": several, ranked separately; v2t: docs/evaluation.md
       "batch_size": 256,  # global
       "num_examples": 12,  # queries in the report, each with its top five videos
     }

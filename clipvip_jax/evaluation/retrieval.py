@@ -3,7 +3,14 @@
 `similarity` is [N texts, V videos], larger is closer; `labels` [N] holds the index of each text's video. Without labels
 text i belongs to video i. Recalls are fractions from 0 to 1; `percent` formats them. Works on NumPy arrays of any
 model.
+
+Where videos have several captions, two protocols of video-to-text retrieval are in use. `video_to_text` ranks a video's
+best caption among all captions (visual-semantic-embedding, Collaborative Experts). `video_to_text_grouped` ranks the
+captions of each video as one item, with the similarity of the best of them (Portillo-Quintero et al., 2021, arXiv
+2102.12443, and CLIP4Clip, from which tables of MSVD take it). With one caption per video they are equal.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -44,6 +51,41 @@ def video_to_text_ranks(similarity: ArrayLike, labels: ArrayLike | None = None) 
   own_at_best = np.bincount(own_video[own == best[own_video]], minlength=len(best))
   has_caption = own_at_best > 0
   return (1 + at_least - own_at_best)[has_caption]
+
+
+def video_to_text_grouped_ranks(similarity: ArrayLike, labels: ArrayLike | None = None) -> np.ndarray:
+  """Returns the rank, from 1, of each video's captions among the groups of captions: [N, V], [N] -> [V with a caption].
+
+  A group holds the captions of one video. Its similarity to a video is that of its closest caption. Ties with groups of
+  other videos are pessimistic. Videos without a caption have no group, and are skipped.
+
+  Raises:
+    UserError: invalid similarity or labels.
+  """
+  scores, own_video = _checked(similarity, labels)
+  videos, starts = np.unique(np.sort(own_video), return_index=True)
+  groups = np.maximum.reduceat(scores[np.argsort(own_video, kind="stable")], starts, axis=0)[:, videos]
+  return np.count_nonzero(groups >= np.diagonal(groups), axis=0)  # counts the video's own group, hence from 1
+
+
+def ranks_by_direction(similarity: ArrayLike, labels: ArrayLike | None = None) -> dict[str, np.ndarray]:
+  """Returns {direction: ranks} of [N, V], [N]; "video_to_text_grouped" only if a video has several captions.
+
+  Raises:
+    UserError: invalid similarity or labels.
+  """
+  scores, own_video = _checked(similarity, labels)
+  directions = dict(_RANKS)
+  if len(np.unique(own_video)) == len(own_video):
+    del directions["video_to_text_grouped"]
+  return {name: rank(scores, own_video) for name, rank in directions.items()}
+
+
+_RANKS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+  "text_to_video": text_to_video_ranks,
+  "video_to_text": video_to_text_ranks,
+  "video_to_text_grouped": video_to_text_grouped_ranks,
+}
 
 
 def rank_metrics(ranks: ArrayLike) -> dict[str, float]:
@@ -103,14 +145,14 @@ def dual_softmax(similarity: ArrayLike) -> np.ndarray:
 
 
 def evaluate(similarity: ArrayLike, labels: ArrayLike | None = None) -> dict[str, dict[str, dict[str, float]]]:
-  """Returns {"plain" | "dsl": {"text_to_video" | "video_to_text": `rank_metrics`}} of [N, V], [N].
+  """Returns {"plain" | "dsl": {direction: `rank_metrics`}} of [N, V], [N]; see `ranks_by_direction`.
 
   Raises:
     UserError: invalid similarity or labels.
   """
   scores, own_video = _checked(similarity, labels)
   return {
-    name: {"text_to_video": text_to_video(matrix, own_video), "video_to_text": video_to_text(matrix, own_video)}
+    name: {direction: rank_metrics(ranks) for direction, ranks in ranks_by_direction(matrix, own_video).items()}
     for name, matrix in (("plain", scores), ("dsl", dual_softmax(scores)))
   }
 
@@ -170,6 +212,8 @@ def _matrix(similarity: ArrayLike) -> np.ndarray:
     raise UserError(f"the similarity has shape {scores.shape}; expected [texts, videos], both at least 1")
   if scores.dtype not in (np.float32, np.float64):
     try:
+      if scores.dtype.kind in "cSU":  # NumPy drops imaginary parts and parses texts
+        raise TypeError
       scores = scores.astype(np.float64)  # exact for bfloat16, half precision and integers
     except (TypeError, ValueError) as error:
       raise UserError(f"the similarity has dtype {scores.dtype}; expected real numbers") from error

@@ -134,14 +134,11 @@ def measure_target(target: EvaluationTarget, folder: pathlib.Path) -> TargetResu
 
 
 def _add_intervals(result: SplitResult) -> None:
-  """Adds R@1_interval, the bootstrap confidence interval, to the plain metrics of both directions."""
+  """Adds R@1_interval, the bootstrap confidence interval, to the plain metrics of all directions."""
   labels = np.asarray(result.embeddings.labels)
-  ranks = {
-    "text_to_video": (retrieval.text_to_video_ranks(result.similarity, labels), labels),
-    "video_to_text": (retrieval.video_to_text_ranks(result.similarity, labels), np.unique(labels)),
-  }
-  for direction, (direction_ranks, videos) in ranks.items():
-    interval = confidence.bootstrap_interval(direction_ranks == 1, videos)
+  for direction, ranks in retrieval.ranks_by_direction(result.similarity, labels).items():
+    videos = labels if direction == "text_to_video" else np.unique(labels)
+    interval = confidence.bootstrap_interval(ranks == 1, videos)
     result.metrics["plain"][direction]["R@1_interval"] = interval
 
 

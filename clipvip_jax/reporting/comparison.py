@@ -4,6 +4,7 @@ Differences are B minus A.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from clipvip_jax.reporting.charts import Chart, Curve, Series
 from clipvip_jax.reporting.report import format_value
 from clipvip_jax.reporting.results_table import (
   DIRECTIONS,
+  GROUPED,
   KINDS,
   METRICS,
   MISSING,
@@ -30,6 +32,7 @@ _STYLES: dict[str, tuple[Series, str]] = {"A": ("first", "-"), "B": ("third", "-
 _COUNTS = {"size": "clips", "queries": "queries", "missing": "missing clips"}
 # Fields of the configuration that decide which queries are ranked.
 _QUERY_FIELDS = ("evaluate.query", "evaluate.protocol")
+_TITLE_WIDTH = 30  # characters, at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +169,8 @@ def _compare_split(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> Spl
   for kind, kind_label in KINDS.items():
     for direction, label in DIRECTIONS.items():
       rows = [lookup(split, (kind, direction)) for split in (a, b)]
+      if direction == GROUPED and rows == [None, None]:  # one caption per video
+        continue
       row_a, row_b = (row if isinstance(row, Mapping) else {} for row in rows)
       differences = [metric_difference(metric, row_a.get(metric), row_b.get(metric)) for metric in METRICS]
       title = f"{label}, {kind_label.lower()}"
@@ -247,11 +252,13 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
   for split in comparison.splits:
     yield ""
     yield f"{split.name}: {split.sizes[0]:,} clips in A, {split.sizes[1]:,} in B"
-    yield format_row("", [*METRICS.values()])
+    width = max(_TITLE_WIDTH, *(len(table.title) + 1 for table in split.tables))
+    row = functools.partial(format_row, name_width=width + len("B - A "))
+    yield row("", [*METRICS.values()])
     for table in split.tables:
-      yield format_row(f"{table.title:<30}A", table.a)
-      yield format_row(f"{'':<30}B", table.b)
-      yield format_row(f"{'':<30}B - A", [cell.text for cell in table.difference])
+      yield row(f"{table.title:<{width}}A", table.a)
+      yield row(f"{'':<{width}}B", table.b)
+      yield row(f"{'':<{width}}B - A", [cell.text for cell in table.difference])
     if twins := split.twins:
       yield f"Twin accuracy: A {twins.a}, B {twins.b}, B - A {twins.difference.text}"
   for title, fields in (("Configuration", comparison.config), ("Versions", comparison.versions)):

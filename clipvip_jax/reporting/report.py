@@ -14,7 +14,7 @@ from clipvip_jax.evaluation.retrieval import RECALLS, percent
 from clipvip_jax.reporting import charts, pages
 from clipvip_jax.reporting.charts import Chart, Curve
 from clipvip_jax.reporting.report_inputs import Examples, QueryExample, VideoAttention
-from clipvip_jax.reporting.results_table import DIRECTIONS, KINDS, METRICS, format_coverage, format_metrics
+from clipvip_jax.reporting.results_table import DIRECTIONS, GROUPED, KINDS, METRICS, format_coverage, format_metrics
 from clipvip_jax.runs import metrics_history
 from clipvip_jax.runs.metrics_history import is_number, lookup
 from clipvip_jax.utils import config_tree
@@ -95,7 +95,7 @@ def _split_section(name: str, split: Mapping[str, Any], published: Sequence[Mapp
     "tables": [
       {
         "title": title,
-        "rows": [(label, format_metrics(lookup(split, (kind, key)))) for key, label in DIRECTIONS.items()],
+        "rows": _direction_rows(split, kind),
         "published": [(_published_label(row), format_metrics(row)) for row in published if row["kind"] == kind],
         "chance": format_metrics(chance),
       }
@@ -107,6 +107,12 @@ def _split_section(name: str, split: Mapping[str, Any], published: Sequence[Mapp
     "twins": _meter(twins.get("accuracy"), _TWINS_CHANCE),
     "twins_count": twins.get("count"),
   }
+
+
+def _direction_rows(split: Mapping[str, Any], kind: str) -> list[tuple[str, list[str]]]:
+  """Returns (label, cells) of each direction; that of grouped captions only where it was measured."""
+  rows = {direction: lookup(split, (kind, direction)) for direction in DIRECTIONS}
+  return [(DIRECTIONS[key], format_metrics(row)) for key, row in rows.items() if key != GROUPED or row is not None]
 
 
 def _chance(size: int | None, queries: int | None) -> dict[str, float]:

@@ -7,8 +7,9 @@ from clipvip_jax.evaluation.retrieval import RECALLS, percent
 from clipvip_jax.runs.metrics_history import is_number
 from clipvip_jax.utils.log import printable
 
+GROUPED = "video_to_text_grouped"  # measured only where a video has several captions
 # Keys of a split's results in results.json -> labels.
-DIRECTIONS = {"text_to_video": "Text to video", "video_to_text": "Video to text"}
+DIRECTIONS = {"text_to_video": "Text to video", "video_to_text": "Video to text", GROUPED: "Video to text, grouped"}
 KINDS = {"plain": "Plain", "dsl": "Dual softmax"}
 METRICS = {**{f"R@{k}": f"R@{k}" for k in RECALLS}, "median_rank": "Median rank", "mean_rank": "Mean rank"}
 MISSING = "\N{EN DASH}"  # in place of a number that was not measured
@@ -39,10 +40,10 @@ def format_metrics(metrics: Mapping[str, Any] | None) -> list[str]:
   return [format_metric(name, (metrics or {}).get(name)) for name in METRICS]
 
 
-def format_row(name: str, cells: Sequence[str], width: int = _CELL_WIDTH) -> str:
+def format_row(name: str, cells: Sequence[str], width: int = _CELL_WIDTH, name_width: int = _NAME_WIDTH) -> str:
   """Formats a row of a text table: a name and one right-aligned cell for each of METRICS."""
   columns = zip(cells, METRICS.values(), strict=True)
-  return f"{name:<{_NAME_WIDTH}}" + "".join(f"{cell:>{max(width, len(title) + 2)}}" for cell, title in columns)
+  return f"{name:<{name_width}}" + "".join(f"{cell:>{max(width, len(title) + 2)}}" for cell, title in columns)
 
 
 def format_coverage(metrics: Mapping[str, Any]) -> str:
@@ -105,7 +106,12 @@ def _header(split: str, metrics: Mapping[str, Any]) -> list[str]:
 
 def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
   """(label, metrics) of each kind and direction."""
-  return [(_label(direction, kind), metrics[kind][direction]) for kind in KINDS for direction in DIRECTIONS]
+  return [
+    (_label(direction, kind), metrics[kind][direction])
+    for kind in KINDS
+    for direction in DIRECTIONS
+    if direction in metrics[kind]
+  ]
 
 
 def _label(direction: str, kind: str) -> str:

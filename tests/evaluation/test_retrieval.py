@@ -48,6 +48,27 @@ def slow_video_ranks(similarity, labels):
   return ranks
 
 
+def slow_grouped_ranks(similarity, labels):
+  ranks = []
+  for video in sorted(set(labels)):
+    closest = {
+      other: max(row[video] for row, label in zip(similarity, labels, strict=True) if label == other)
+      for other in set(labels)
+    }
+    ranks.append(1 + sum(1 for other in closest if other != video and closest[other] >= closest[video]))
+  return ranks
+
+
+def slow_directions(similarity, labels):
+  directions = {
+    "text_to_video": slow_metrics(slow_text_ranks(similarity, labels)),
+    "video_to_text": slow_metrics(slow_video_ranks(similarity, labels)),
+  }
+  if len(set(labels)) < len(labels):
+    directions["video_to_text_grouped"] = slow_metrics(slow_grouped_ranks(similarity, labels))
+  return directions
+
+
 def slow_metrics(ranks):
   median = statistics.median(ranks)
   recalls = [sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)]
@@ -76,11 +97,10 @@ def test_agrees_with_plain_loops_on_matrices_full_of_ties(captions):
   for seed in range(200):
     similarity, labels, right = tied_matrix(seed, captions)
     loops = similarity.tolist()
-    text_ranks, video_ranks = slow_text_ranks(loops, right), slow_video_ranks(loops, right)
-    assert retrieval.text_to_video_ranks(similarity, labels).tolist() == text_ranks
-    assert retrieval.video_to_text_ranks(similarity, labels).tolist() == video_ranks
-    expected = {"text_to_video": slow_metrics(text_ranks), "video_to_text": slow_metrics(video_ranks)}
-    assert retrieval.evaluate(similarity, labels)["plain"] == expected
+    assert retrieval.text_to_video_ranks(similarity, labels).tolist() == slow_text_ranks(loops, right)
+    assert retrieval.video_to_text_ranks(similarity, labels).tolist() == slow_video_ranks(loops, right)
+    assert retrieval.video_to_text_grouped_ranks(similarity, labels).tolist() == slow_grouped_ranks(loops, right)
+    assert retrieval.evaluate(similarity, labels)["plain"] == slow_directions(loops, right)
 
 
 @pytest.mark.parametrize("captions", ["one", "several"])
@@ -89,11 +109,7 @@ def test_dual_softmax_agrees_with_plain_loops_on_matrices_full_of_ties(captions)
     similarity, labels, right = tied_matrix(seed, captions)
     loops = slow_dual_softmax(similarity.tolist())
     assert_close(retrieval.dual_softmax(similarity), np.array(loops, np.float64), 1e-12)
-    expected = {
-      "text_to_video": slow_metrics(slow_text_ranks(loops, right)),
-      "video_to_text": slow_metrics(slow_video_ranks(loops, right)),
-    }
-    assert retrieval.evaluate(similarity, labels)["dsl"] == expected, seed
+    assert retrieval.evaluate(similarity, labels)["dsl"] == slow_directions(loops, right), seed
 
 
 def test_ties_rank_last():
@@ -110,6 +126,37 @@ def test_video_without_caption_is_only_a_distractor():
   similarity = np.array([[0.5, 0.9, 0.1], [0.0, 0.2, 0.7]])
   assert retrieval.text_to_video_ranks(similarity, [0, 2]).tolist() == [2, 1]
   assert retrieval.video_to_text_ranks(similarity, [0, 2]).tolist() == [1, 1]
+
+
+def test_captions_of_another_video_compete_once_in_the_grouped_protocol():
+  similarity = np.array([[0.5, 0.0], [0.6, 0.1], [0.7, 0.2], [0.6, 0.9]])
+  assert retrieval.video_to_text_ranks(similarity, [0, 1, 1, 1]).tolist() == [4, 1]
+  assert retrieval.video_to_text_grouped_ranks(similarity, [0, 1, 1, 1]).tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("counts", [[3, 1, 2, 5, 1, 4], [2] * 20, [1] * 7, [4]], ids=str)
+def test_grouped_protocol_is_the_maximum_over_captions_padded_with_minus_infinity(counts):
+  """As CLIP4Clip computes it; in any order of the texts, which are consecutive there."""
+  rng = np.random.default_rng(len(counts))
+  labels = np.repeat(np.arange(len(counts)), counts)
+  similarity = rng.normal(size=(len(labels), len(counts)))
+  padded = np.full((len(counts), max(counts), len(counts)), -np.inf)
+  for label, count in enumerate(counts):
+    padded[label, :count] = similarity[labels == label]
+  scores = padded.max(axis=1).T
+  ranks = 1 + np.argsort(np.argsort(-scores, axis=1), axis=1).diagonal()
+  order = rng.permutation(len(labels))
+  assert retrieval.video_to_text_grouped_ranks(similarity[order], labels[order]).tolist() == ranks.tolist()
+
+
+def test_protocols_are_equal_with_one_caption_per_video_and_then_only_one_is_in_the_results():
+  similarity = np.random.default_rng(0).integers(0, 4, (6, 9)) / 4
+  labels = [8, 2, 3, 0, 5, 7]
+  grouped = retrieval.video_to_text_grouped_ranks(similarity, labels)
+  assert grouped.tolist() == retrieval.video_to_text_ranks(similarity, labels).tolist()
+  assert list(retrieval.evaluate(similarity, labels)["dsl"]) == ["text_to_video", "video_to_text"]
+  several = retrieval.evaluate(similarity, [8, 2, 3, 0, 5, 5])
+  assert list(several["plain"]) == ["text_to_video", "video_to_text", "video_to_text_grouped"] == list(several["dsl"])
 
 
 def test_metrics_of_known_ranks():
@@ -159,6 +206,8 @@ def test_half_precision_and_integers_are_accepted():
     (np.zeros(3), None, r"shape \(3,\)"),
     (np.zeros((0, 3)), None, r"shape \(0, 3\)"),
     (np.array([["a"]]), None, "dtype <U1; expected real numbers"),
+    (np.array([["0.5"]]), None, "dtype <U3; expected real numbers"),
+    (np.array([[1j]]), None, "dtype complex128; expected real numbers"),
     (np.array([[0.0, 1.0], [np.nan, 1.0]]), None, "text 1 and video 0 is nan .1 of 4 .*; check the features"),
     (np.array([[0.0, np.inf]]), [0], "text 0 and video 1 is inf .1 of 2 .*; check the features"),
     (np.eye(3), [0, 1], r"labels has shape \(2,\); expected \(3,\), one per text"),

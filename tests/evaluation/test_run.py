@@ -1,5 +1,6 @@
 """An evaluation from targets to files: results, confidence intervals, deviation over runs, and foreign folders."""
 
+import dataclasses
 import json
 import statistics
 
@@ -37,6 +38,18 @@ def test_one_target_gives_its_metrics_with_intervals(tmp_path):
     assert interval[0] <= expected["plain"][direction]["R@1"] <= interval[1]
   assert metrics == expected
   assert results["model"]["source"] == "run0" and "not" in results["dual_softmax"] and results["versions"]
+
+
+def test_grouped_captions_have_an_interval_and_a_deviation(tmp_path):
+  labels = [0, 0, 0, *range(3, 12)]
+  several = [random_embeddings(seed, labels=[max(label - 2, 0) for label in labels]) for seed in (0, 1)]
+  several = [dataclasses.replace(one, videos=one.videos[2:], ids=one.ids[2:], twins=one.twins[2:]) for one in several]
+  results, reported = evaluate([target(seed, embeddings=one) for seed, one in enumerate(several)], tmp_path)
+  measured = reported[0].results["splits"]["test"]["plain"]["video_to_text_grouped"]
+  ranks = retrieval.video_to_text_grouped_ranks(several[0].similarity(), several[0].labels)
+  assert measured["R@1_interval"] == confidence.bootstrap_interval(ranks == 1, np.arange(10))
+  assert measured["mean_rank"] == ranks.mean()
+  assert "mean" in results["spread"]["test"]["dsl"]["video_to_text_grouped"]["R@1"]
 
 
 def test_published_rows_are_those_of_corpus_and_split(tmp_path):

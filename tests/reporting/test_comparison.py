@@ -58,6 +58,21 @@ def test_summaries_tables_and_lines_have_the_numbers_of_both_runs(tmp_path):
   assert "test: 1,000 clips in A, 1,000 in B" in lines
 
 
+def test_grouped_captions_are_compared_where_one_run_has_them_and_columns_stay_aligned(tmp_path):
+  a, b = run(tmp_path, "a", 0.25), run(tmp_path, "b", 0.5)
+  b.splits["test"]["plain"] = {**b.splits["test"]["plain"], "video_to_text_grouped": {"R@1": 0.75}}
+  b.splits["test"]["dsl"] = {**b.splits["test"]["dsl"], "video_to_text_grouped": {"R@1": 1.0}}
+  tables = comparison.compare_runs(a, b).splits[0].tables
+  titles = [table.title for table in tables]
+  assert titles[2] == "Video to text, grouped, plain" and titles[5] == "Video to text, grouped, dual softmax"
+  assert (tables[2].a[0], tables[2].b[0], tables[2].difference[0].text) == (MISSING, "75.0", MISSING)
+  lines = list(comparison.comparison_lines(comparison.compare_runs(a, b)))
+  header = next(line for line in lines if line.strip().startswith("R@1"))
+  for title in titles:
+    (row,) = (line for line in lines if line.startswith(f"{title} "))
+    assert row.removeprefix(title).split()[0] == "A" and len(row) == len(header)
+
+
 def test_different_corpora_and_queries_give_warnings(tmp_path):
   a = run(tmp_path, "a", 0.5, corpus={"name": "x/1"}, config={"evaluate": {"query": "title"}})
   b = run(tmp_path, "b", 0.5, corpus={"name": "y/1"}, config={"evaluate": {"query": "description"}})

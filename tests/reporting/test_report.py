@@ -168,6 +168,15 @@ def test_published_results_intervals_and_duplicate_queries(tmp_path):
   assert "1,234 queries that are not unique" in page.texts and "squashed" in page.texts
 
 
+def test_grouped_captions_have_a_row_where_a_video_has_several(tmp_path):
+  similarity = np.random.default_rng(0).normal(size=(12, 4))
+  for labels, expected in ((np.arange(12) % 4, 2), (None, 0)):
+    results = {"splits": {"test": {"size": 4, **retrieval.evaluate(similarity[: 12 if expected else 4], labels)}}}
+    write_report(tmp_path / "report.html", results)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.texts.count("Video to text, grouped") == expected
+
+
 def test_chance_of_ranks_is_omitted_with_several_queries_per_clip(tmp_path):
   for queries, chance in ((50, "25.5"), (1000, MISSING)):
     results = {"splits": {"test": {**split_results(0, 50), "queries": queries}}}

@@ -77,6 +77,23 @@ def test_split_table_has_every_number_under_its_heading():
   assert rows[1].endswith("25.0 to 75.0") and " to " not in rows[0].removeprefix("Text to video")
 
 
+def several_captions():
+  similarity = np.random.default_rng(0).normal(size=(12, 4))
+  return split_metrics(size=4, queries=12, **retrieval.evaluate(similarity, np.arange(12) % 4))
+
+
+def test_split_table_has_grouped_captions_where_a_video_has_several():
+  metrics = several_captions()
+  lines = results_table.format_split("test", metrics).splitlines()
+  for label, kind in (("Video to text, grouped ", "plain"), ("Video to text, grouped, dual softmax ", "dsl")):
+    (row,) = (line for line in lines if line.startswith(label))
+    cells = results_table.format_metrics(metrics[kind]["video_to_text_grouped"])
+    assert row.removeprefix(label).split() == cells and len(row) == len(lines[1])
+  assert not any("grouped" in line for line in results_table.format_split("test", split_metrics()).splitlines())
+  spread = confidence.mean_and_sd([{kind: metrics[kind] for kind in ("plain", "dsl")}] * 2)
+  assert "\nVideo to text, grouped " in results_table.format_spread("test", spread, 2)
+
+
 def test_split_table_warns_of_queries_that_are_not_unique_and_counts_twins():
   metrics = split_metrics(duplicate_queries=6, twins={"accuracy": 0.75, "count": 40})
   lines = results_table.format_split("test", metrics).splitlines()
