@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from clipvip_jax.utils.errors import UserError
+
 RESAMPLES = 10_000
 _LEVEL = 0.95
 _SEED = 0
@@ -29,7 +31,12 @@ def bootstrap_interval(
     videos: the video of each query, any integers.
     resamples: number of bootstrap samples.
     seed: of the resampling.
+
+  Raises:
+    UserError: there is no query, or their numbers differ.
   """
+  if np.shape(hits) != np.shape(videos) or not np.size(hits):
+    raise UserError(f"{np.size(hits)} hits of {np.size(videos)} queries; an interval needs one per query, at least one")
   clusters = np.unique(videos, return_inverse=True)[1]
   totals = np.stack([np.bincount(clusters, weights=hits), np.bincount(clusters)], axis=1).astype(np.int64)
   # Videos with equal counts are exchangeable: draw how often each distinct pair of counts occurs.

@@ -89,10 +89,16 @@ _RANKS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def rank_metrics(ranks: ArrayLike) -> dict[str, float]:
-  """Returns {"R@1", "R@5", "R@10": fraction of ranks of at most k; "median_rank", "mean_rank"} of ranks [Q] from 1."""
+  """Returns {"R@1", "R@5", "R@10": fraction of ranks of at most k; "median_rank", "mean_rank"} of ranks [Q] from 1.
+
+  Raises:
+    UserError: there are no ranks, or one is below 1 or not a number.
+  """
   ranks = np.asarray(ranks)
   if ranks.size == 0:
     raise UserError("the split has no query; choose another split or another field of queries")
+  if not (valid := ranks >= 1).all():
+    raise UserError(f"a rank is {ranks[~valid][0]}; ranks start from 1, that of the first video or text")
   recalls = {f"R@{k}": float(np.mean(ranks <= k)) for k in RECALLS}
   # Ranks from 0 as in the reference implementation, for a bit-identical mean.
   mean = float(np.mean(ranks - 1) + 1)
@@ -207,12 +213,12 @@ def _checked(similarity: ArrayLike, labels: ArrayLike | None) -> tuple[np.ndarra
 
 def _matrix(similarity: ArrayLike) -> np.ndarray:
   """Returns similarity [N, V] as float32 or float64; raises UserError if it is not a finite matrix."""
-  scores = np.asarray(similarity)
+  scores = _array(similarity, "the similarity")
   if scores.ndim != 2 or scores.size == 0:
     raise UserError(f"the similarity has shape {scores.shape}; expected [texts, videos], both at least 1")
   if scores.dtype not in (np.float32, np.float64):
     try:
-      if scores.dtype.kind in "cSU":  # NumPy drops imaginary parts and parses texts
+      if scores.dtype.kind in "cSUMm":  # NumPy drops imaginary parts, parses texts and counts days
         raise TypeError
       scores = scores.astype(np.float64)  # exact for bfloat16, half precision and integers
     except (TypeError, ValueError) as error:
@@ -226,9 +232,19 @@ def _matrix(similarity: ArrayLike) -> np.ndarray:
   return scores
 
 
+def _array(values: ArrayLike, name: str) -> np.ndarray:
+  """Returns an array; raises UserError for rows of different lengths and for masked values, which NumPy would use."""
+  if np.ma.is_masked(values):
+    raise UserError(f"{name} has masked values; leave out these texts and videos, and pass an array without a mask")
+  try:
+    return np.asarray(values)
+  except ValueError as error:
+    raise UserError(f"{name} is not an array ({error}); pass rows of equal length") from error
+
+
 def _indices(values: ArrayLike, count: int, name: str, unit: str, videos: int, lowest: int = 0) -> np.ndarray:
   """Returns values [count] as ints from `lowest` to videos - 1; raises UserError that names the first invalid one."""
-  indices = np.asarray(values)
+  indices = _array(values, name)
   if indices.shape != (count,):
     raise UserError(f"{name} has shape {indices.shape}; expected ({count},), {unit}")
   if indices.dtype.kind not in "iu":

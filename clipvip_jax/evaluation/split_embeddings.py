@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import pathlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,8 +72,11 @@ class SplitEmbeddings:
     return similarity[query_index][:, video_index]
 
   def duplicate_queries(self) -> int:
-    """Counts the queries that equal a query of another clip up to case and white space: no model can rank these."""
-    normalized = [" ".join(text.lower().split()) for text in self.texts]
+    """Counts the queries that equal a query of another clip up to case, white space and Unicode's normal form.
+
+    Their tokens are equal, so no model can rank these.
+    """
+    normalized = [" ".join(unicodedata.normalize("NFC", text).lower().split()) for text in self.texts]
     clips = collections.defaultdict(set)
     for text, label in zip(normalized, self.labels, strict=True):
       clips[text].add(label)
@@ -82,7 +86,8 @@ class SplitEmbeddings:
 def _distinct_rows(rows: Float[np.ndarray, "n e"]) -> tuple[Float[np.ndarray, "m e"], np.ndarray]:
   """Returns the distinct rows in order of appearance, and the index of each row among them."""
   numbers: dict[bytes, int] = {}
-  digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows)
+  positive = rows + np.float32(0)  # -0.0 equals 0.0, but has other bytes
+  digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in positive)
   index = np.array([numbers.setdefault(digest, len(numbers)) for digest in digests], np.int64)
   return rows[np.unique(index, return_index=True)[1]], index
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from clipvip_jax.evaluation import confidence
+from clipvip_jax.utils.errors import UserError
 
 
 def slow_interval(hits, videos, resamples, seed):
@@ -37,6 +38,12 @@ def test_interval_covers_the_true_recall_in_95_percent_of_samples():
     low, high = confidence.bootstrap_interval(rng.random(300) < 0.3, np.arange(300), resamples=1000)
     inside += low <= 0.3 <= high
   assert 0.91 <= inside / 400 <= 0.98
+
+
+@pytest.mark.parametrize(("hits", "videos"), [([], []), ([True, False], [0])])
+def test_interval_of_nothing_or_of_other_queries_is_refused(hits, videos):
+  with pytest.raises(UserError, match=rf"{len(hits)} hits of {len(videos)} queries; an interval needs one per query"):
+    confidence.bootstrap_interval(np.array(hits, bool), np.array(videos, int))
 
 
 def test_captions_of_one_video_are_resampled_together():

@@ -208,6 +208,11 @@ def test_half_precision_and_integers_are_accepted():
     (np.array([["a"]]), None, "dtype <U1; expected real numbers"),
     (np.array([["0.5"]]), None, "dtype <U3; expected real numbers"),
     (np.array([[1j]]), None, "dtype complex128; expected real numbers"),
+    (np.array([["2020"]], "M8[Y]"), None, r"dtype datetime64\[Y\]; expected real numbers"),
+    ([[1.0, 2.0], [3.0]], None, "the similarity is not an array .*; pass rows of equal length"),
+    (np.ma.masked_greater(np.eye(2), 0.5), None, "the similarity has masked values; leave out these"),
+    (np.eye(2), [[0], [1, 2]], "labels is not an array .*; pass rows of equal length"),
+    (np.eye(2), np.ma.masked_equal([0, 1], 1), "labels has masked values"),
     (np.array([[0.0, 1.0], [np.nan, 1.0]]), None, "text 1 and video 0 is nan .1 of 4 .*; check the features"),
     (np.array([[0.0, np.inf]]), [0], "text 0 and video 1 is inf .1 of 2 .*; check the features"),
     (np.eye(3), [0, 1], r"labels has shape \(2,\); expected \(3,\), one per text"),
@@ -232,6 +237,12 @@ def test_invalid_similarity_and_labels_are_refused(similarity, labels, message):
 def test_invalid_twins_are_refused(twins, message):
   with pytest.raises(UserError, match=message):
     retrieval.twin_accuracy(np.eye(3), twins)
+
+
+@pytest.mark.parametrize(("ranks", "message"), [([0, 1], "a rank is 0;"), ([1, math.nan], "a rank is nan; .*from 1")])
+def test_ranks_that_are_none_are_refused(ranks, message):
+  with pytest.raises(UserError, match=message):
+    retrieval.rank_metrics(ranks)
 
 
 def test_split_without_query_is_refused():

@@ -99,9 +99,14 @@ def test_equal_features_tie_at_any_position():
   np.testing.assert_array_equal(twice[:, 300], twice[:, 7])
   np.testing.assert_array_equal(twice[:, 301], twice[:, 123])
   np.testing.assert_array_equal(twice[0], twice[6])
+  videos[:, 0] = 0
+  negative = videos * np.where(np.arange(512) == 0, np.float32(-1), np.float32(1))
+  signed = some(videos=np.concatenate([videos, negative[::-1]]), queries=queries).similarity()
+  np.testing.assert_array_equal(signed[:, :300], signed[:, 300:][:, ::-1], "a zero and a negative zero are equal")
 
 
 def test_queries_that_several_clips_share_are_counted():
   assert some().duplicate_queries() == 0
   assert some(texts=["A cat", " a  cat ", "a dog", "a cats"]).duplicate_queries() == 2
   assert some(texts=["a", "b", "c", "c"]).duplicate_queries() == 0, "two captions of one clip"
+  assert some(texts=["caf\u00e9", "cafe\u0301", "cafe", "c"]).duplicate_queries() == 2, "the same in two normal forms"
