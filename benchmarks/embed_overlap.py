@@ -33,7 +33,7 @@ def model() -> EmbeddingModel:
   params = jax.jit(net.init)(jax.random.key(0), np.zeros((1, 1, 128, 128, 3), np.float32), np.zeros((1, 2), np.int32))[
     "params"
   ]
-  config = ConfigDict({"model": sizes.to_dict(), "data": {"num_frames": FRAMES, "text_length": 16}})
+  config = ConfigDict({"model": sizes.to_dict(), "data": {"num_frames": FRAMES, "text_length": 16, "crop": "squash"}})
   return EmbeddingModel("random", config, params, None, batch_size=20)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from clipvip_jax.inference.feature_file import SUFFIX
 from clipvip_jax.input_pipeline import list_media
+from clipvip_jax.input_pipeline.preprocessing import CROPS
 from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     "--videos", metavar="DIR_OR_LIST", required=True, help="a folder, or a list with one path per line"
   )
   parser.add_argument("--out", metavar=f"FILE{SUFFIX}", required=True, type=pathlib.Path, help="the index to write")
+  parser.add_argument("--crop", choices=CROPS, help="how frames become square; default: as in training, or squash")
   parser.add_argument("--batch_size", type=int, default=32, help="videos per batch (default 32)")
   parser.add_argument("--threads", type=int, default=0, help="that decode videos; 0, the default: one per core")
   parser.add_argument(
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   videos = list_media.list_videos(options.videos)
   from clipvip_jax.inference import embedding_model, index_builder  # late: options are checked before JAX is imported
 
-  model = embedding_model.load(options.model, batch_size=options.batch_size)
+  model = embedding_model.load(options.model, crop=options.crop, batch_size=options.batch_size)
   index = index_builder.build_index(
     model, videos, options.out, threads=options.threads, max_skipped=options.max_skipped
   )

@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from clipvip_jax.input_pipeline.preprocessing import CROPS
 from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -47,6 +48,7 @@ def _parser() -> Parser:
   parser.add_argument("--text_length", type=int, help="in tokens, start and end included")
   parser.add_argument("--query", help="the field of the records that holds the queries")
   parser.add_argument("--temporal", help="proxies, full, sequence or mean; default: as trained, mean for a plain CLIP")
+  parser.add_argument("--crop", choices=CROPS, help="how frames become square; default: as in training, or squash")
   parser.add_argument("--tokenizer", help="clip or a tokenizer.json; default: that of the weights")
   parser.add_argument("--dtype", help="bfloat16 or float32, of activations")
   parser.add_argument("--batch_size", type=int, help="over all devices")

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   from clipvip_jax.inference.search import format_hits, search_index
   from clipvip_jax.reporting.search_page import write_search_page
 
-  model = embedding_model.load(options.model or index.source)
+  model = embedding_model.load(options.model or index.source, crop=index.crop)
   hits = search_index(model, index, options.queries, options.top)
   for query, query_hits in zip(options.queries, hits, strict=True):
     print(format_hits(query, query_hits))

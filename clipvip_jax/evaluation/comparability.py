@@ -11,6 +11,7 @@ from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 
 _ABSENT = "absent"
+_DEFAULTS = {"data.crop": "squash"}  # of configurations of earlier versions, which lack these fields
 _MAY_DIFFER = {"seed", "data.prepare", "data.tokenizer", "model.attention"}
 
 
@@ -59,7 +60,7 @@ def _differences(first: EvaluationTarget, second: EvaluationTarget) -> dict[str,
 
 
 def _config_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, str]:
-  flat_a, flat_b = dict(config_tree.flatten(a)), dict(config_tree.flatten(b))
+  flat_a, flat_b = ({**_DEFAULTS, **dict(config_tree.flatten(config))} for config in (a, b))
   may_differ = _MAY_DIFFER | ({"init_from"} if _same_but_for_seeds(flat_a, flat_b) else set())
   return {
     name: f"{flat_a.get(name, _ABSENT)!r} and {flat_b.get(name, _ABSENT)!r}"

@@ -17,7 +17,7 @@ from configs import activitynet, common, didemo, lsmdc, msrvtt
 RECIPES = {"msrvtt": msrvtt, "didemo": didemo, "lsmdc": lsmdc, "activitynet_captions": activitynet}
 # The fields that an evaluation reads.
 _FIELDS = {
-  "data": ("name", "config", "data_dir", "num_frames", "text_length", "tokenizer", "caption", "fast_decode"),
+  "data": ("name", "config", "data_dir", "num_frames", "text_length", "tokenizer", "caption", "crop", "fast_decode"),
   "evaluate": ("final_splits", "query", "protocol", "batch_size", "num_examples"),
   "host": ("num_workers",),
 }
@@ -39,6 +39,7 @@ class EvaluationOptions:
   num_workers: int | None = None
   temporal: str | None = None
   tokenizer: str | None = None
+  crop: str | None = None
 
 
 def evaluation_config(weights: sources.Weights, options: EvaluationOptions) -> ConfigDict:
@@ -55,6 +56,7 @@ def evaluation_config(weights: sources.Weights, options: EvaluationOptions) -> C
   config.data.config = corpus_config or config.data.config
   config.data.data_dir = options.data_dir or config.data.data_dir
   config.data.tokenizer = embedding_model.tokenizer_name(weights, options.tokenizer)
+  config.data.crop = options.crop or weights.crop or "squash"
   if not is_of_run:
     config.data.text_length = min(config.data.text_length, weights.config.text.positions)
   overrides: dict[str, dict[str, Any]] = {

@@ -91,6 +91,7 @@ class Evaluator:
       image_size=config.model.image_size,
       text_length=config.data.text_length,
       fast_decode=config.data.fast_decode,
+      crop=config.data.crop,
     )
     sampler = RecordSampler(len(clips.records), config.evaluate.batch_size)
     clip_batches = iterate_batches(

@@ -24,6 +24,7 @@ from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 from clipvip_jax.weights import load_params, sources
+from clipvip_jax.weights.model_config import Hints
 
 _PROTOCOL = "--protocol"
 _ABOUT_TYPES = {"model": dict, "num_params": int, "corpus": dict, "config": dict, "preprocessing": dict, "run": dict}
@@ -67,7 +68,7 @@ def from_model(source: str, options: EvaluationOptions) -> EvaluationTarget:
   Raises:
     UserError: the source, the corpus or an option does not fit.
   """
-  weights = sources.read_weights(source)
+  weights = sources.read_weights(source, Hints(crop=options.crop))
   if weights.run is not None:  # otherwise its position embedding would be resized without a message
     load_params.check_complete(weights.params, clip_vip.parameter_shapes(weights.config), source)
   config = evaluation_config(weights, options)
@@ -110,7 +111,7 @@ def _about(model: EmbeddingModel, corpus: Corpus, config: ConfigDict) -> dict[st
     "config": config_tree.to_json_dict(config),
     "preprocessing": {
       "frames": f"{config.data.num_frames} of each clip, evenly spread: int(linspace(0, n - 1, T))",
-      "size": f"squashed to {config.model.image_size} x {config.model.image_size} pixels, bicubic, no antialiasing",
+      "size": f"{_describe_crop(config)}, bicubic, no antialiasing",
       "mean": list(preprocessing.MEAN),
       "std": list(preprocessing.STD),
       "jpeg": "decoded fast" if config.data.fast_decode else "decoded exactly",
@@ -118,6 +119,13 @@ def _about(model: EmbeddingModel, corpus: Corpus, config: ConfigDict) -> dict[st
       "dtype": config.model.dtype,
     },
   }
+
+
+def _describe_crop(config: ConfigDict) -> str:
+  size = config.model.image_size
+  if config.data.crop == "squash":
+    return f"squashed to {size} x {size} pixels"
+  return f"shorter side resized to {size} pixels, centre cropped to {size} x {size}"
 
 
 def from_files(path: pathlib.Path, split: str | None = None, protocol: str | None = None) -> list[EvaluationTarget]:

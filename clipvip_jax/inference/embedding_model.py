@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.frame_sampling import MAX_FRAMES
+from clipvip_jax.input_pipeline.preprocessing import check_crop
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer, has_clip_vocabulary, load_tokenizer
 from clipvip_jax.models import clip_vip
 from clipvip_jax.utils.errors import UserError
@@ -45,7 +46,7 @@ class EmbeddingModel:
 
   Attributes:
     source: SOURCE of the weights.
-    config: `config.model`, and `config.data` with num_frames and text_length.
+    config: `config.model`, and `config.data` with num_frames, text_length and crop.
     params: the parameters.
     net: the Flax module of both towers.
     tokenizer: for the vocabulary of the weights; None if it is unknown.
@@ -73,8 +74,11 @@ class EmbeddingModel:
 
   @functools.cached_property
   def identity(self) -> str:
-    """Hexadecimal digest of the weights, the model's configuration and the number of frames."""
-    digest = hashlib.blake2b(json.dumps(self.config.to_dict(), sort_keys=True).encode(), digest_size=16)
+    """Hexadecimal digest of the weights, the model's configuration, the number of frames and their crop."""
+    config = self.config.to_dict()
+    if config["data"]["crop"] == "squash":
+      del config["data"]["crop"]  # as in indexes of earlier versions
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True).encode(), digest_size=16)
     for name, value in sorted(traverse_util.flatten_dict(self.params, sep="/").items()):
       digest.update(name.encode())
       digest.update(np.asarray(value).tobytes())
@@ -82,7 +86,8 @@ class EmbeddingModel:
 
   def read_clip(self, video: Video) -> Float[np.ndarray, "t s s 3"]:
     """Reads the normalised pixels of one video; see `clipvip_jax.input_pipeline.read_media.read_clip`."""
-    return read_media.read_clip(video, self.config.data.num_frames, self.config.model.image_size)
+    data = self.config.data
+    return read_media.read_clip(video, data.num_frames, self.config.model.image_size, data.crop)
 
   def embed_videos(self, videos: Sequence[Video], *, progress: bool | None = None) -> Float[np.ndarray, "n e"]:
     """Embeds videos into features of unit length.
@@ -172,6 +177,7 @@ def load(
   vision_heads: int | None = None,
   text_heads: int | None = None,
   tokenizer: str | None = None,
+  crop: str | None = None,
   dtype: str | None = None,
   batch_size: int = 32,
 ) -> EmbeddingModel:
@@ -187,6 +193,7 @@ def load(
     activation: "quick_gelu" or "gelu"; None: as the source states.
     vision_heads: None: as the source states, or one head per 64 features. Likewise text_heads.
     tokenizer: "clip" or a tokenizer.json; None: the one beside the weights, or CLIP's for a vocabulary of 49,408.
+    crop: how frames become square, "squash" or "center"; None: that of training, or "squash".
     dtype: of the computation, "float32" or "bfloat16"; None: float32.
     batch_size: over all devices, rounded up to a multiple of their number.
 
@@ -198,7 +205,7 @@ def load(
   sizes = {"num_frames": num_frames, "image_size": image_size, "text_length": text_length, "batch_size": batch_size}
   for name, value in {**sizes, "vision_heads": vision_heads, "text_heads": text_heads}.items():
     checked_size(value, name)
-  weights = sources.read_weights(source, Hints(activation, vision_heads, text_heads))
+  weights = sources.read_weights(source, Hints(activation, vision_heads, text_heads, crop=crop))
   return from_weights(
     weights,
     num_frames=num_frames,
@@ -222,7 +229,7 @@ def from_weights(
   dtype: str | None = None,
   batch_size: int = 32,
 ) -> EmbeddingModel:
-  """Builds the model of weights that have been read; arguments and errors are those of `load`."""
+  """Builds the model of weights that have been read, with their crop; arguments and errors are those of `load`."""
   # "attention" names an implementation for the devices of training.
   sizes = {name: value for name, value in weights.config.to_dict().items() if name != "attention"}
   config = ConfigDict({"model": sizes, "data": {}})
@@ -232,6 +239,8 @@ def from_weights(
   trained = weights.num_frames or config.model.vision.time_positions or _DEFAULT_NUM_FRAMES
   config.data.num_frames = trained if num_frames is None else num_frames
   config.data.text_length = (weights.text_length or config.model.text.positions) if text_length is None else text_length
+  config.data.crop = weights.crop or "squash"
+  check_crop(config.data.crop, "crop")
   if text_length is not None:
     config.model.text.positions = max(text_length, config.model.text.positions)
   if config.data.num_frames > MAX_FRAMES:

@@ -8,6 +8,7 @@ guarantee. A tensor with a digest of all others detects faults of disks and tran
 import hashlib
 import json
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,7 +59,11 @@ def digest_tensors(tensors: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def read_features(
-  path: pathlib.Path, arrays: Sequence[str], fields: Mapping[str, type], kind: str
+  path: pathlib.Path,
+  arrays: Sequence[str],
+  fields: Mapping[str, type],
+  kind: str,
+  defaults: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
   """Reads a file that has these arrays, of any shape and type, and these fields.
 
@@ -67,6 +72,7 @@ def read_features(
     arrays: names.
     fields: types by name: str, list (of str) or dict.
     kind: for messages, "an index of videos".
+    defaults: values of fields that may be missing.
 
   Returns:
     The arrays, copied out of the file, and the fields.
@@ -85,6 +91,7 @@ def read_features(
     values = None
   if not isinstance(values, dict):
     raise UserError(f"{path} is not {kind}: tensor {_FIELDS!r} is not a JSON object")
+  values = {**defaults, **values}
   for name, expected in fields.items():
     value = values.get(name)
     is_valid = isinstance(value, expected)

@@ -72,6 +72,11 @@ def _read_finished(out: pathlib.Path, model: EmbeddingModel, names: list[str]) -
   if out.is_dir():
     raise UserError(f"--out={out} is a folder; name a file")
   index = video_index.read_index(out)
+  if index.crop != model.config.data.crop:
+    raise UserError(
+      f"{out} is an index with crop={index.crop!r}, not {model.config.data.crop!r}; name another --out, or pass"
+      f" --crop={index.crop}"
+    )
   if index.identity != model.identity or sorted([*index.videos, *index.bad]) != sorted(names):
     raise UserError(f"{out} is an index of another model or of other videos; name another --out, or delete it")
   log.info("%s is complete already", out)
@@ -81,7 +86,12 @@ def _read_finished(out: pathlib.Path, model: EmbeddingModel, names: list[str]) -
 def _claim(out: pathlib.Path, parts_dir: pathlib.Path, model: EmbeddingModel, names: list[str]) -> None:
   """Records what is embedded in parts_dir/job.json; refuses the parts of another job."""
   digest = hashlib.blake2b(os.fsencode("\0".join(names)), digest_size=4).hexdigest()
-  job = {"identity": model.identity, "videos": f"{len(names)}, digest {digest}", "part": PART_SIZE}
+  job = {
+    "identity": model.identity,
+    "crop": model.config.data.crop,
+    "videos": f"{len(names)}, digest {digest}",
+    "part": PART_SIZE,
+  }
   try:
     parts_dir.mkdir(parents=True, exist_ok=True)
     workdir.check_same(parts_dir, "job", job, flag="--out")
@@ -148,7 +158,7 @@ def _embed_part(model: EmbeddingModel, clips: Iterable[tuple[os.PathLike[str], n
   if not finite.all():
     name = good[int(finite.argmin())]
     raise UserError(f"{name}: its features are not finite; check the weights of {model.source!r} for NaN")
-  return VideoIndex(features, good, model.source, model.identity, bad, reasons)
+  return VideoIndex(features, good, model.source, model.identity, bad, reasons, model.config.data.crop)
 
 
 def _merge_parts(parts: Sequence[VideoIndex], model: EmbeddingModel) -> VideoIndex:
@@ -160,6 +170,7 @@ def _merge_parts(parts: Sequence[VideoIndex], model: EmbeddingModel) -> VideoInd
     identity=model.identity,
     bad=[name for part in parts for name in part.bad],
     reasons=[reason for part in parts for reason in part.reasons],
+    crop=model.config.data.crop,
   )
 
 

@@ -23,10 +23,15 @@ def search_index(model: EmbeddingModel, index: VideoIndex, queries: Sequence[str
   """Returns the `top` videos of each query, best first; ties are in the order of the index.
 
   Raises:
-    UserError: the index was built with another model, or `top` is less than 1.
+    UserError: the index was built with another model or crop, or `top` is less than 1.
   """
   if top < 1:
     raise UserError(f"--top={top} must be at least 1")
+  if model.config.data.crop != index.crop:
+    raise UserError(
+      f"the index was built with crop={index.crop!r}, {model.source!r} is loaded with {model.config.data.crop!r}; load"
+      f" it with crop={index.crop!r}, or build the index again"
+    )
   if model.identity != index.identity:
     raise UserError(
       f"the index was built with other weights or another number of frames than {model.source!r} has; name its model"

@@ -7,10 +7,12 @@ import numpy as np
 from jaxtyping import Float
 
 from clipvip_jax.inference import feature_file
+from clipvip_jax.input_pipeline.preprocessing import check_crop
 from clipvip_jax.utils.errors import UserError
 
 _KIND = "an index of videos"
-_FIELDS = {"videos": list, "source": str, "identity": str, "bad": list, "reasons": list}
+_FIELDS = {"videos": list, "source": str, "identity": str, "bad": list, "reasons": list, "crop": str}
+_DEFAULTS = {"crop": "squash"}  # of indexes of earlier versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,7 @@ class VideoIndex:
     identity: of the model (`EmbeddingModel.identity`); features of different models are not comparable.
     bad: paths of unreadable videos.
     reasons: one error message for each of `bad`.
+    crop: how frames became square, see `preprocessing.CROPS`.
   """
 
   features: Float[np.ndarray, "n e"]
@@ -32,6 +35,7 @@ class VideoIndex:
   identity: str
   bad: list[str]
   reasons: list[str]
+  crop: str = "squash"
 
 
 def write_index(path: pathlib.Path, index: VideoIndex) -> None:
@@ -52,7 +56,8 @@ def read_index(path: pathlib.Path) -> VideoIndex:
   """
   if not path.is_file():
     raise UserError(f"index {str(path)!r}: no such file; python -m clipvip_jax.embed writes one")
-  arrays, fields = feature_file.read_features(path, ["features"], _FIELDS, _KIND)
+  arrays, fields = feature_file.read_features(path, ["features"], _FIELDS, _KIND, _DEFAULTS)
+  check_crop(fields["crop"], f"{path} is not {_KIND}: its crop")
   features = arrays["features"]
   if features.dtype != np.float32 or features.ndim != 2:
     raise UserError(f"{path} is not {_KIND}: features are {features.dtype} {list(features.shape)}, expected float32 2D")

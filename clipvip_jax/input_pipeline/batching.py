@@ -59,6 +59,7 @@ class ClipBatcher:
       evaluation's evenly spaced frames and the first text.
     middle_frame: whether to add the clip's middle frame as `frame`.
     fast_decode: whether frames may be decoded faster and less exactly; see `preprocessing.decode_jpeg`.
+    crop: how frames become square, one of `preprocessing.CROPS`.
   """
 
   records: Sequence[Record]
@@ -70,6 +71,7 @@ class ClipBatcher:
   jitter_seed: int | None = None
   middle_frame: bool = False
   fast_decode: bool = False
+  crop: str = "squash"
 
   def spec(self, batch_size: int) -> BatchSpec:
     """Returns shapes and dtypes of a batch of B = `batch_size` clips.
@@ -129,7 +131,7 @@ class ClipBatcher:
         np.copyto(out, filled[index])
       else:
         frame = preprocessing.decode_jpeg(frames[index], f"a frame of {name}", fast_side)
-        filled[index] = preprocessing.resize_normalize(frame, self.image_size, out)
+        filled[index] = preprocessing.resize_normalize(frame, self.image_size, out, self.crop)
     return self._sample_texts(record, key)
 
   def _frame_outputs(self, key: RecordKey, num_frames: int, example: Batch) -> Iterator[tuple[int, np.ndarray]]:

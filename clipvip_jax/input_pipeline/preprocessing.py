@@ -17,8 +17,14 @@ from clipvip_jax.utils.errors import UserError
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
+# How a frame becomes square. "squash" resizes both sides, as CLIP-ViP does: the aspect ratio is lost. "center" resizes
+# the shorter side and crops the longer one around its centre, as CLIP and OpenCLIP do: the ends are lost.
+CROPS = ("squash", "center")
+
 # Twice a frame of 8K video. A corrupt header can claim 12 GB of pixels, all of them allocated before decoding fails.
 MAX_PIXELS = 2**26
+
+_MAX_ASPECT = 16  # longer side of a frame over its shorter one, before a centre crop
 
 # Largest frame for which a thread keeps its float32 buffer: 1080p.
 _MAX_BUFFER_SIZE = 1920 * 1088 * 3
@@ -55,10 +61,19 @@ def decode_jpeg(data: bytes, name: str = "a frame", fast_side: int = 0) -> UInt8
     raise UserError(f"{name} ({size}) is not a valid JPEG: {error}; store the frame again or remove it") from error
 
 
+def check_crop(crop: str, name: str) -> None:
+  """Raises UserError, which calls the value `name`, unless `crop` is one of CROPS."""
+  if crop not in CROPS:
+    raise UserError(f"{name}={crop!r} is unknown; use {' or '.join(CROPS)}")
+
+
 def resize_normalize(
-  frame: UInt8[np.ndarray, "h w 3"], size: int, out: Float32[np.ndarray, "s s 3"] | None = None
+  frame: UInt8[np.ndarray, "h w 3"],
+  size: int,
+  out: Float32[np.ndarray, "s s 3"] | None = None,
+  crop: str = "squash",
 ) -> Float32[np.ndarray, "s s 3"]:
-  """Resizes a frame to a square, ignoring its aspect ratio, and normalizes its colours as CLIP does.
+  """Resizes a frame to a square and normalizes its colours as CLIP does.
 
   Bicubic without antialiasing, equal to `torch.nn.functional.interpolate(mode="bicubic")` on floats:
   cv2.INTER_CUBIC has the same kernel (a = -0.75), half-pixel centres and replicated borders. As there, and unlike
@@ -68,12 +83,13 @@ def resize_normalize(
     frame: RGB.
     size: S in pixels, at least 1.
     out: C-contiguous array to fill, for example a slice of a batch; None allocates one.
+    crop: one of CROPS.
 
   Returns:
     (resized / 255 - MEAN) / STD; `out` itself if given.
 
   Raises:
-    UserError: `frame` or `out` has a wrong dtype or shape, or `size` is below 1.
+    UserError: `frame` or `out` has a wrong dtype or shape, `size` is below 1, or `crop` is unknown.
   """
   import cv2
 
@@ -85,12 +101,48 @@ def resize_normalize(
     out = np.empty((size, size, 3), np.float32)
   elif out.dtype != np.float32 or out.shape != (size, size, 3) or not out.flags.c_contiguous:
     raise UserError(f"expected a C-contiguous float32 output [{size}, {size}, 3], got {out.dtype} {list(out.shape)}")
-  cv2.resize(_to_float(frame), (size, size), dst=out, interpolation=cv2.INTER_CUBIC)
+  check_crop(crop, "crop")
+  if crop == "squash":
+    cv2.resize(_to_float(frame), (size, size), dst=out, interpolation=cv2.INTER_CUBIC)
+  else:
+    frame = _limit_aspect(frame)
+    (height, width), (top, left) = center_crop(frame.shape[0], frame.shape[1], size)
+    resized = cv2.resize(_to_float(frame), (width, height), interpolation=cv2.INTER_CUBIC)
+    np.copyto(out, resized[top : top + size, left : left + size])
   scale, shift = _row_affine(size)
   rows = out.reshape(size, size * 3)
   rows *= scale
   rows -= shift
   return out
+
+
+def center_crop(height: int, width: int, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
+  """Computes the centre crop of a frame to `size` x `size` pixels.
+
+  Rounds as torchvision's Resize(size) and CenterCrop(size), which CLIP and OpenCLIP use: lengths down, offsets to the
+  nearest integer, halves to the even one. (HuggingFace's CLIPImageProcessor rounds offsets down.)
+
+  Returns:
+    (height, width) of the resized frame, and (top, left) of the square in it.
+  """
+  resized_height, resized_width = (int(size * side / min(height, width)) for side in (height, width))
+  return (resized_height, resized_width), (round((resized_height - size) / 2), round((resized_width - size) / 2))
+
+
+def _limit_aspect(frame: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
+  """Cuts both ends of a frame longer than _MAX_ASPECT, of which a crop needs the centre: resized, it would be huge."""
+  length = _MAX_ASPECT * min(frame.shape[:2])
+  top, left = (max(0, (side - length) // 2) for side in frame.shape[:2])
+  return frame[top : top + length, left : left + length]
+
+
+def crop_frame(frame: UInt8[np.ndarray, "h w 3"], crop: str) -> UInt8[np.ndarray, "h2 w2 3"]:
+  """Returns the part of a frame that `resize_normalize` keeps, in the frame's own pixels."""
+  if crop == "squash":
+    return frame
+  side = min(frame.shape[:2])
+  _, (top, left) = center_crop(frame.shape[0], frame.shape[1], side)
+  return frame[top : top + side, left : left + side]
 
 
 def _to_float(frame: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "h w 3"]:

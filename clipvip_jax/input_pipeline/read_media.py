@@ -5,6 +5,7 @@ Depends on NumPy but not on JAX: runs in loader threads and worker processes.
 
 import collections
 import concurrent.futures
+import functools
 import itertools
 import os
 import pathlib
@@ -53,18 +54,20 @@ Result = TypeVar("Result")
 _PREFETCH = 2  # items per thread in `map_in_threads`
 
 
-def read_clip(video: Video, num_frames: int, image_size: int) -> Float[np.ndarray, "t s s 3"]:
+def read_clip(video: Video, num_frames: int, image_size: int, crop: str = "squash") -> Float[np.ndarray, "t s s 3"]:
   """Reads a video as the model's evaluation input: evenly spaced frames, resized and normalized.
 
   Args:
     video: path of a video file, an image file or a folder of frames; or uint8 array [T, H, W, 3] or [H, W, 3].
     num_frames: T of the result.
     image_size: S in pixels.
+    crop: one of `preprocessing.CROPS`.
 
   Raises:
     UserError: the video cannot be read or decoded, or has another type.
   """
-  return np.stack(_map_frames(video, num_frames, lambda frame: preprocessing.resize_normalize(frame, image_size)))
+  resize = functools.partial(preprocessing.resize_normalize, size=image_size, crop=crop)
+  return np.stack(_map_frames(video, num_frames, resize))
 
 
 def read_frames(video: Video, num_frames: int) -> list[UInt8[np.ndarray, "h w 3"]]:

@@ -71,7 +71,8 @@ def draw_video(model: EmbeddingModel, video: Video) -> UInt8[np.ndarray, "h w 3"
   """
   num_frames = model.config.data.num_frames
   attention = proxy_attention(clip_vip.from_config(model.config.model), model.params, model.read_clip(video))
-  return draw_grid(attention, read_media.read_frames(video, num_frames))
+  frames = read_media.read_frames(video, num_frames)
+  return draw_grid(attention, [preprocessing.crop_frame(frame, model.config.data.crop) for frame in frames])
 
 
 def draw_grid(attention: Float[np.ndarray, "m t l"], frames: Sequence[Frame]) -> UInt8[np.ndarray, "h w 3"]:
@@ -149,9 +150,10 @@ def record_attention(
   name, stored = record_text(record, "id"), record["frames"]
   jpegs = [bytes(stored[i]) for i in uniform_frames(len(stored), config.data.num_frames)]
   frames = [preprocessing.decode_jpeg(jpeg, f"a frame of {name}") for jpeg in jpegs]
-  video = np.stack([preprocessing.resize_normalize(frame, config.model.image_size) for frame in frames])
+  size, crop = config.model.image_size, config.data.crop
+  video = np.stack([preprocessing.resize_normalize(frame, size, crop=crop) for frame in frames])
   attention = proxy_attention(net, params, video)
-  thumbnails = resize_frames(frames)
+  thumbnails = resize_frames([preprocessing.crop_frame(frame, crop) for frame in frames])
   maps = overlay_attention(attention, thumbnails)
   shares = attention.sum(axis=2)
   indices = uniform_frames(len(frames), min(_MAX_FRAMES, len(frames))).tolist()

@@ -38,6 +38,9 @@ _CHANGEABLE = re.compile(
 # Entries of corpus.json that workdirs of earlier versions lack.
 _ADDED = re.compile(r"corpus\.(((mix\.[^.]+|evaluated)\.)?content\..*|tokenizer)")
 
+# Fields of NAME.json that workdirs of earlier versions lack, and the values that they had.
+_DEFAULTS = {"config.data.crop": "squash", "evaluation.data.crop": "squash", "job.crop": "squash"}
+
 _DURATION = ("train.epochs", "train.num_steps")
 _EXTENSIONS = "extensions.json"
 
@@ -165,6 +168,7 @@ def check_same(
   except (ValueError, AttributeError) as error:
     raise UserError(f"{path} cannot be read ({error}); choose another {flag}") from error
   values = dict(config_tree.flatten(current))
+  recorded = {**{field: _DEFAULTS[key] for field in values if (key := f"{name}.{field}") in _DEFAULTS}, **recorded}
   fields = [field for field in sorted(recorded.keys() | values.keys()) if field not in ignore and not may_change(field)]
   fields = [field for field in fields if field in recorded or not _ADDED.fullmatch(f"{name}.{field}")]
   unknown = [field for field in fields if (field in recorded) != (field in values)]

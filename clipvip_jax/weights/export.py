@@ -93,8 +93,8 @@ def export_weights(
 ) -> list[pathlib.Path]:
   """Writes a .safetensors or .pt file, or a folder of weights, configuration and tokenizer, each file atomically.
 
-  What a run's weights need to compute the same features (temporal, frames of a clip, length of a text) is in the
-  metadata of the file and in the configuration.
+  What a run's weights need to compute the same features (temporal, frames of a clip, length of a text, crop) is in
+  the metadata of the file and in the configuration.
 
   Args:
     weights: of any SOURCE.
@@ -188,12 +188,12 @@ def _write_tensors(path: pathlib.Path, tensors: dict[str, np.ndarray], metadata:
 
 def _other_files(weights: Weights, folder: pathlib.Path, layout: str, hints: Hints) -> dict[pathlib.Path, bytes]:
   """Returns {path: content} of the configuration files of a folder."""
-  end_token = hints.end_token or weights.config.text.vocab_size - 1
-  config = layout_configs.model_config(weights.config, layout, end_token)
+  end_token, crop = hints.end_token or weights.config.text.vocab_size - 1, hints.crop or "squash"
+  config = layout_configs.model_config(weights.config, layout, end_token, crop)
   config[OWN_SECTION] = {name.removeprefix(f"{OWN_SECTION}."): x for name, x in to_metadata(hints).items()}
   files = {LAYOUTS[layout][1]: config}
   if layout != "openclip":  # whose configuration has a section of it
-    files[layout_configs.PREPROCESSOR_FILE] = layout_configs.preprocessor_config(weights.config)
+    files[layout_configs.PREPROCESSOR_FILE] = layout_configs.preprocessor_config(weights.config, crop)
   return {folder / name: f"{json.dumps(content, indent=2)}\n".encode() for name, content in files.items()}
 
 
@@ -223,6 +223,7 @@ def _hints(weights: Weights, tokenizer: pathlib.Path | None) -> Hints:
     text_length=weights.text_length,
     tokenizer=TOKENIZER_FILE if _own_tokenizer(weights) else None,
     end_token=_end_token(weights, tokenizer),
+    crop=None if weights.crop == "squash" else weights.crop,  # squash if none is stated, as in earlier versions
   )
 
 

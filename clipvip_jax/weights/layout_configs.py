@@ -10,16 +10,19 @@ from clipvip_jax.input_pipeline.preprocessing import MEAN, STD
 PREPROCESSOR_FILE = "preprocessor_config.json"
 
 
-def model_config(config: ConfigDict, layout: str, end_token: int) -> dict[str, Any]:
+def model_config(config: ConfigDict, layout: str, end_token: int, crop: str = "squash") -> dict[str, Any]:
   """Returns the configuration of the model in a layout.
 
   Args:
     config: `config.model`.
     layout: "clip_vip", "clip" or "openclip".
     end_token: id at which the text tower pools; see `Hints.end_token`.
+    crop: how frames become square, see `preprocessing.CROPS`.
   """
   if layout == "openclip":
-    return _openclip_config(config)
+    preprocess = {"mean": list(MEAN), "std": list(STD), "interpolation": "bicubic"}
+    preprocess["resize_mode"] = "squash" if crop == "squash" else "shortest"  # then OpenCLIP crops the centre
+    return {**_openclip_config(config), "preprocess_cfg": preprocess}
   huggingface = _huggingface_config(config, end_token)
   if layout == "clip":
     return {"architectures": ["CLIPModel"], "model_type": "clip", **huggingface}
@@ -27,15 +30,18 @@ def model_config(config: ConfigDict, layout: str, end_token: int) -> dict[str, A
   return {"model_type": "clip_vip", **huggingface}
 
 
-def preprocessor_config(config: ConfigDict) -> dict[str, Any]:
-  """Returns HuggingFace's preprocessor_config.json: frames are squashed to a square, with CLIP's normalization."""
+def preprocessor_config(config: ConfigDict, crop: str = "squash") -> dict[str, Any]:
+  """Returns HuggingFace's preprocessor_config.json: frames become square by `crop`, with CLIP's normalization."""
+  square = {"height": config.image_size, "width": config.image_size}
+  size = {"size": square, "do_center_crop": False}
+  if crop == "center":
+    size = {"size": {"shortest_edge": config.image_size}, "do_center_crop": True, "crop_size": square}
   return {
     "image_processor_type": "CLIPImageProcessor",
     "do_convert_rgb": True,
     "do_resize": True,
-    "size": {"height": config.image_size, "width": config.image_size},
+    **size,
     "resample": 3,
-    "do_center_crop": False,
     "do_rescale": True,
     "rescale_factor": 1 / 255,
     "do_normalize": True,
@@ -99,7 +105,6 @@ def _openclip_config(config: ConfigDict) -> dict[str, Any]:
         "mlp_ratio": _mlp_ratio(text),
       },
     },
-    "preprocess_cfg": {"mean": list(MEAN), "std": list(STD), "interpolation": "bicubic", "resize_mode": "squash"},
   }
 
 

@@ -16,7 +16,7 @@ from clipvip_jax.weights.sources import CLIP_VIP_PARAMS, SEQUENCE_PREFIX, Weight
 _ALIGNMENT = 64  # bytes, of arrays that JAX takes over on a CPU without a copy
 
 
-def load_params(source: str, params: Params) -> dict[str, np.ndarray]:
+def load_params(source: str, params: Params, crop: str | None = None) -> dict[str, np.ndarray]:
   """Reads the weights of a source, fitted to the model and checked against it.
 
   Weights of a plain CLIP, including a run without added proxies and time embedding, get INITIAL_LOGIT_SCALE in place
@@ -25,6 +25,7 @@ def load_params(source: str, params: Params) -> dict[str, np.ndarray]:
   Args:
     source: a SOURCE; see sources.py.
     params: the model's parameters or their shapes.
+    crop: `data.crop` of the run. Weights of a run with another one are reported.
 
   Returns:
     {parameter name: float32 array}. Parameters that CLIP lacks may be missing.
@@ -33,6 +34,8 @@ def load_params(source: str, params: Params) -> dict[str, np.ndarray]:
     UserError: the source cannot be read, or parameters are missing, unexpected or of another shape; all are listed.
   """
   weights = read_weights(source)
+  if crop and weights.crop not in (crop, None):
+    log.warning("%s was trained with data.crop=%r, this run has data.crop=%r", source, weights.crop, crop)
   shapes = shapes_by_name(params)
   loaded = fit_to_shapes(weights, shapes)
   if weights.is_clip:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from clipvip_jax.input_pipeline.preprocessing import CROPS
 from clipvip_jax.models.transformer import ACTIVATIONS
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
@@ -36,6 +37,7 @@ class Hints:
     text_length: tokens of a text in that run.
     tokenizer: name of the file of that run's tokenizer, next to the weights.
     end_token: id at whose first position the text tower pools; LARGEST_ID: at the largest id of a text.
+    crop: `config.data.crop` of that run.
   """
 
   activation: str | None = None
@@ -47,6 +49,7 @@ class Hints:
   text_length: int | None = None
   tokenizer: str | None = None
   end_token: int | None = None
+  crop: str | None = None
 
   def __or__(self, other: "Hints") -> "Hints":
     """Returns these hints, completed by those of `other`."""
@@ -69,7 +72,12 @@ TOKENIZER_FILE = "tokenizer.json"
 # Metadata key of files that this project wrote -> field of Hints.
 _METADATA_PREFIX = "clipvip_jax."
 _INTEGERS = ("vision_heads", "text_heads", "num_frames", "text_length", "end_token")
-_CHOICES = {"activation": tuple(ACTIVATIONS), "temporal": ("proxies", "full", "mean"), "tokenizer": (TOKENIZER_FILE,)}
+_CHOICES = {
+  "activation": tuple(ACTIVATIONS),
+  "temporal": ("proxies", "full", "mean"),
+  "tokenizer": (TOKENIZER_FILE,),
+  "crop": CROPS,
+}
 
 
 def _key(name: str) -> str:

@@ -69,13 +69,18 @@ class Weights:
     """Tokens of a text in the run; None if unknown."""
     return self.hints.text_length if self.run is None else self.run.data.get("text_length")
 
+  @property
+  def crop(self) -> str | None:
+    """How frames become square, of the caller or the run, see `preprocessing.CROPS`; None if unknown."""
+    return self.hints.crop or (None if self.run is None else self.run.data.get("crop"))
+
 
 def read_weights(source: str, hints: Hints | None = None) -> Weights:
   """Reads the weights of any SOURCE.
 
   Args:
     source: see the table in source_paths.py.
-    hints: heads and activation, which take precedence over those of the files.
+    hints: heads, activation and crop, which take precedence over those of the files.
 
   Raises:
     UserError: the source does not exist or cannot be read, or a tensor is neither loaded nor known to be unused.
@@ -115,7 +120,8 @@ def _from_run(source: str, overrides: Hints) -> Weights:
     if override is not None and override != value:
       raise UserError(f"{name}={override!r} contradicts the run {source!r}, which has {value!r}; omit the option")
   tokenizer = folder / TOKENIZER_FILE
-  return Weights(source, flat, config.model, _is_clip(flat), config, str(tokenizer) if tokenizer.is_file() else "")
+  beside = str(tokenizer) if tokenizer.is_file() else ""
+  return Weights(source, flat, config.model, _is_clip(flat), config, beside, Hints(crop=overrides.crop))
 
 
 def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:

@@ -46,6 +46,7 @@ def test_resumes_bit_identically_after_sigkill(tmp_path):
     (["--model=x.safetensors", "--videos=none", "--out=i.safetensors"], "none: "),
     (["--model=x.safetensors", "--videos=none", "--out=i.npz"], r"--out=i\.npz must end with \.safetensors"),
     (["--model=x", "--videos=y", "--out=i.safetensors", "--max_skipped=2"], "=2.0 must be between 0 and 1"),
+    (["--model=x", "--videos=y", "--out=i.safetensors", "--crop=middle"], "argument --crop: invalid choice: 'middle'"),
     (["--model=x", "--videos=y", "--out=i.safetensors", "--threads=-1"], "--threads=-1 must be at least 0"),
     (["--model=x.safetensors", "--videos=tests", "--out=i.safetensors"], "tests: no videos"),
     (["--model=x", "--videos=y", "--out=z", "--thread=3"], "unrecognized arguments: --thread=3"),

@@ -5,6 +5,7 @@ import pytest
 from videos import write_videos
 
 from clipvip_jax import embed, search
+from clipvip_jax.inference import video_index
 from clipvip_jax.utils.errors import UserError
 
 
@@ -12,7 +13,8 @@ def test_embeds_and_searches(tmp_path, capsys):
   (tmp_path / "clip").mkdir()
   miniature.write_clip(tmp_path / "clip")
   videos, index = write_videos(tmp_path / "v", 3), tmp_path / "i.safetensors"
-  embed.main([f"--model={tmp_path / 'clip'}", f"--videos={tmp_path / 'v'}", f"--out={index}"])
+  embed.main([f"--model={tmp_path / 'clip'}", f"--videos={tmp_path / 'v'}", f"--out={index}", "--crop=center"])
+  assert video_index.read_index(index).crop == "center"  # which search loads the model with
   capsys.readouterr()
   page = tmp_path / "page.html"
   search.main([f"--index={index}", "a red square", "a square moves", "--top=2", f"--html={page}"])

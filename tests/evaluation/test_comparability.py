@@ -25,6 +25,11 @@ def test_models_that_are_not_runs_may_be_compared():
   check_comparable([target(0, run=None), target(1, run=None)])
 
 
+def test_embeddings_of_earlier_versions_are_of_squashed_frames():
+  data = {"data_dir": "/d", "crop": "squash"}
+  check_comparable([target(0), target(1, config={"data": {"num_frames": 6, **data}}, run=run(1, data=data))])
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
@@ -32,6 +37,7 @@ def test_models_that_are_not_runs_may_be_compared():
     ({"run": run(1, extra=1)}, "extra 'absent' and 1$"),
     ({"run": None}, "weights of a run True and False$"),
     ({"config": {"data": {"num_frames": 3}}}, r"data\.num_frames 6 and 3$"),
+    ({"config": {"data": {"num_frames": 6, "crop": "center"}}}, r"data\.crop 'squash' and 'center'$"),
     ({"corpus": {"name": "msrvtt/full/1.0.0", "pixels": "as drawn"}}, "name 'msrvtt/9k/1.0.0' and 'msrvtt/full"),
     ({"embeddings": random_embeddings(split="validation")}, r"splits \['test'\] and \['validation'\]$"),
   ],

@@ -56,6 +56,17 @@ def test_options_come_first():
   assert (config.evaluate.final_splits, config.host.num_workers) == (("train",), 0)
 
 
+def test_crop_is_that_of_the_option_or_of_the_run_on_any_corpus():
+  run = post_pretrain.get_config("smoke")
+  assert resolve("msrvtt").data.crop == resolve("msrvtt", run=run).data.crop == "squash"
+  run.data.crop = "center"
+  assert resolve("moving_shapes", run=run).data.crop == resolve("msrvtt", run=run).data.crop == "center"
+  assert resolve("msrvtt", run=run, crop="squash").data.crop == "squash"
+  with run.unlocked():
+    del run.data.crop  # of an earlier version
+  assert resolve("moving_shapes", run=run).data.crop == "squash"
+
+
 def test_text_length_is_limited_by_the_positions_of_foreign_weights():
   assert data("msrvtt", positions=16)[2] == 16
   assert data("msrvtt", positions=16, text_length=20)[2] == 20, "an option is not changed"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from embeddings import random_embeddings
 
-from clipvip_jax.evaluation import split_embeddings, targets
+from clipvip_jax.evaluation import evaluator, split_embeddings, targets
 from clipvip_jax.evaluation.targets import EvaluationOptions
 from clipvip_jax.utils.errors import UserError
 
@@ -36,9 +36,24 @@ def test_embeddings_are_those_of_the_model(corpora, clip):
   assert embeddings.about == target.about and len(embeddings.ids) == 19
 
 
+def test_crop_applies_to_the_model_and_to_the_corpus(corpora, clip, monkeypatch):
+  crops = []
+  batcher = evaluator.ClipBatcher
+  monkeypatch.setattr(evaluator, "ClipBatcher", lambda **fields: crops.append(fields["crop"]) or batcher(**fields))
+  target = targets.from_model(str(clip), options(corpora, crop="center"))
+  embeddings = target.splits["train"]()
+  assert crops == [target.loaded.model.config.data.crop] == [embeddings.about["config"]["data"]["crop"]] == ["center"]
+  size = target.about["preprocessing"]["size"]
+  assert size == "shorter side resized to 32 pixels, centre cropped to 32 x 32, bicubic, no antialiasing"
+  squashed = targets.from_model(str(clip), options(corpora)).about
+  assert squashed["preprocessing"]["size"] == "squashed to 32 x 32 pixels, bicubic, no antialiasing"
+  assert squashed["config"]["data"]["crop"] == "squash" and squashed["model"] != target.about["model"]
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
+    ({"crop": "middle"}, "crop='middle' is unknown; use squash or center"),
     ({"split": "tset"}, "no split 'tset'.* train"),
     ({"query": "descripton"}, "'descripton'.* description"),
     ({"protocol": "many"}, "--protocol='many' .*single, multi"),

@@ -84,6 +84,16 @@ def test_identity_depends_on_weights_and_frames(vip):
   assert len({vip.identity, load(num_frames=2).identity, load("clip_tiny.safetensors").identity}) == 3
 
 
+def test_crop_is_that_of_the_caller_and_part_of_the_identity(vip):
+  cropped = load(crop="center")
+  wide, square = clip(4, 32, 64), clip(4, 40, 40)
+  np.testing.assert_array_equal(cropped.embed_videos([square]), vip.embed_videos([square]))
+  assert np.abs(cropped.embed_videos([wide]) - vip.embed_videos([wide])).max() > 1e-3
+  # These frames have the model's height already.
+  assert_close(cropped.embed_videos([wide]), vip.embed_videos([wide[:, :, 16:48]]), 1e-5)
+  assert vip.config.data.crop == "squash" and load(crop="squash").identity == vip.identity != cropped.identity
+
+
 def test_another_image_size_resizes_the_position_embedding(vip):
   larger = load(image_size=64)
   assert larger.params["vision"]["position_embedding"].shape == (65, 64)
@@ -103,6 +113,7 @@ def test_another_image_size_resizes_the_position_embedding(vip):
     (lambda: load(num_frames=2.5), "num_frames=2.5"),
     (lambda: load(num_frames=10**9), "num_frames=1000000000 must be at most 10000; use fewer"),
     (lambda: load(text_length=1), "text_length=1 must be at least 2"),
+    (lambda: load(crop="middle"), "crop='middle' is unknown; use squash or center"),
     (lambda: load(tokenizer="clip"), "49408 tokens"),
     (lambda: load(tokenizer="none.json"), "none.json"),
     (lambda: clipvip_jax.load("weights.gguf"), "not a source of weights; allowed: files"),

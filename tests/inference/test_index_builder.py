@@ -1,5 +1,6 @@
 """Building an index: resuming, unreadable videos, and indexes of other videos or models."""
 
+import json
 import os
 import pathlib
 
@@ -107,6 +108,24 @@ def test_another_model_or_other_videos_are_refused(tmp_path, out):
   for model, some in ((other, videos), (FakeModel(), videos[:3])):
     with pytest.raises(UserError, match="index of another model or of other videos; name another --out"):
       build_index(model, some, out)
+
+
+def test_another_crop_is_refused_by_name_and_parts_of_earlier_versions_are_squashed(tmp_path, out):
+  videos = write_videos(tmp_path / "v")
+  cropped = FakeModel(crop="center")
+  interrupt(videos, out, after=6)
+  with pytest.raises(UserError, match=r"\(crop: 'squash' there, 'center' now.*--out"):
+    build_index(cropped, videos, out)
+  job = tmp_path / "i.safetensors.parts" / "job.json"
+  job.write_text(json.dumps({name: x for name, x in json.loads(job.read_text()).items() if name != "crop"}))
+  with pytest.raises(UserError, match=r"\(crop: 'squash' there, 'center' now.*--out"):
+    build_index(cropped, videos, out)
+  resumed = FakeModel()
+  assert build_index(resumed, videos, out).crop == "squash" and resumed.embedded == 6
+  with pytest.raises(UserError, match=r"with crop='squash', not 'center'; name another --out, or pass --crop=squash"):
+    build_index(cropped, videos, out)
+  assert build_index(cropped, videos, tmp_path / "c.safetensors").crop == "center"
+  assert video_index.read_index(tmp_path / "c.safetensors").crop == "center"
 
 
 def test_without_a_readable_video_there_is_no_index(tmp_path, out):

@@ -1,5 +1,7 @@
 """Search in an index: ranking, indexes of other models, and the printed lines."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from fake_model import FakeModel
@@ -40,6 +42,11 @@ def test_top_may_exceed_the_size_of_the_index():
   ("index", "top", "message"),
   [
     (index_of(["r.mp4"], identity="other"), 1, r"built with other weights .* 'fake' .* name its model with --model"),
+    (
+      dataclasses.replace(index_of(["r.mp4"]), crop="center"),
+      1,
+      "built with crop='center', 'fake' is loaded with 'squash'; load it with crop='center', or build",
+    ),
     (index_of(["r.mp4"]), 0, "--top=0 must be at least 1"),
     (index_of(["r.mp4"], np.zeros((1, 5), np.float32)), 1, "features of size 5, the model 3; build the index again"),
   ],

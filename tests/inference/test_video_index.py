@@ -1,5 +1,7 @@
 """The index of videos: round trip, and files whose parts do not match."""
 
+import dataclasses
+
 import feature_files
 import numpy as np
 import pytest
@@ -22,6 +24,14 @@ def test_round_trip(path):
   np.testing.assert_array_equal(index.features, INDEX.features)
   assert (index.videos, index.source, index.identity) == (INDEX.videos, "fake", "fake-1")
   assert (index.bad, index.reasons) == (["b.mp4"], ["not a video"])
+  assert index.crop == "squash"
+
+
+def test_crop_is_kept_and_squash_in_indexes_of_earlier_versions(path):
+  video_index.write_index(path, dataclasses.replace(INDEX, crop="center"))
+  assert video_index.read_index(path).crop == "center"
+  feature_files.rewrite(path, fields={"crop": None})
+  assert video_index.read_index(path).crop == "squash"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +45,8 @@ def test_round_trip(path):
     ({"fields": {"videos": [1, 2]}}, "'videos' is not a list of strings"),
     ({"fields": {"source": ["a", "b"]}}, "'source' is not a string"),
     ({"fields": {"reasons": []}}, "it has 0 reasons, expected 1"),
+    ({"fields": {"crop": ["center"]}}, "'crop' is not a string"),
+    ({"fields": {"crop": "middle"}}, "its crop='middle' is unknown; use squash or center"),
   ],
 )
 def test_files_whose_parts_do_not_match_are_refused(path, changes, message):

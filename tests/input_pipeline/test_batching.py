@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import simplejpeg
 from clip_records import assert_same_batches, make_batcher, make_records
 
 from clipvip_jax.input_pipeline import preprocessing
@@ -75,6 +76,18 @@ def test_evaluation_samples_evenly_spaced_frames_and_the_middle_frame():
   expected = np.stack([preprocessing.resize_normalize(frame, 8) for frame in decoded])
   np.testing.assert_array_equal(batch["video"][0], expected[[0, 3, 6]])
   np.testing.assert_array_equal(batch["frame"][0], expected[3])
+
+
+def test_frames_are_cropped_in_training_and_evaluation():
+  wide = np.random.default_rng(0).integers(0, 256, (16, 40, 3), dtype=np.uint8)
+  records = [{**make_records()[0], "frames": [simplejpeg.encode_jpeg(wide, colorsubsampling="444")]}]
+  frame = preprocessing.decode_jpeg(records[0]["frames"][0])
+  for seed in (7, None):
+    for crop in preprocessing.CROPS:
+      batch = make_batcher(records, jitter_seed=seed, crop=crop).batch([RecordKey(0, 0)])
+      expected = preprocessing.resize_normalize(frame, 8, crop=crop)
+      np.testing.assert_array_equal(batch["video"][0], [expected] * 3)
+      np.testing.assert_array_equal(batch["frame"][0], expected)
 
 
 def test_an_image_is_a_video_of_one_frame():

@@ -4,9 +4,11 @@ import subprocess
 import sys
 
 import numpy as np
+import PIL.Image
 import pytest
 from numeric import assert_close
 
+from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.preprocessing import MEAN, STD, decode_jpeg, limit_threads, resize_normalize
 from clipvip_jax.utils.errors import UserError
 
@@ -52,6 +54,76 @@ def test_resize_equals_the_formula_at_any_shape(shape, size):
   rows, columns = (cubic_matrix(side, size) for side in shape)
   resized = np.einsum("yh,hwc,xw->yxc", rows, frame / 255, columns, optimize=True)
   assert_close(resize_normalize(frame, size), (resized - MEAN) / STD)
+
+
+# Height and width of frames, and what torchvision's Resize(size) and CenterCrop(size) make of them.
+CENTERED = [
+  ((240, 320), 224, (224, 298), (0, 37)),
+  ((320, 240), 224, (298, 224), (37, 0)),
+  ((256, 399), 224, (224, 349), (0, 62)),  # 62.5 to the even integer
+  ((256, 402), 224, (224, 351), (0, 64)),  # 63.5
+  ((1080, 1920), 224, (224, 398), (0, 87)),
+  ((7, 5), 32, (44, 32), (6, 0)),
+  ((3, 20), 8, (8, 53), (0, 22)),
+  ((64, 64), 16, (16, 16), (0, 0)),
+  ((1, 1), 4, (4, 4), (0, 0)),
+]
+
+
+@pytest.mark.parametrize(("shape", "size", "resized", "start"), CENTERED)
+def test_centre_crop_equals_the_formula_and_the_geometry_of_torchvision(shape, size, resized, start):
+  assert preprocessing.center_crop(*shape, size) == (resized, start)
+  frame = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+  rows, columns = (cubic_matrix(*sides) for sides in zip(shape, resized, strict=True))
+  rows, columns = (x[i : i + size] for x, i in zip((rows, columns), start, strict=True))
+  expected = np.einsum("yh,hwc,xw->yxc", rows, frame / 255, columns, optimize=True)
+  out = np.empty((size, size, 3), np.float32)
+  assert resize_normalize(frame, size, out, "center") is out
+  assert_close(out, (expected - MEAN) / STD)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_centre_crop_shows_what_clips_transform_shows(transposed):
+  """CLIP resizes with Pillow. On a ramp of one grey level per pixel its kernel gives the same levels."""
+  ramp = np.repeat(np.arange(0, 200, 2, dtype=np.uint8)[None], 60, axis=0)
+  image = PIL.Image.fromarray(ramp).resize((200, 120), PIL.Image.Resampling.BICUBIC).crop((40, 0, 160, 120))
+  frame, expected = ramp[..., None].repeat(3, 2), np.asarray(image, np.float32)[..., None]
+  if transposed:
+    frame, expected = frame.transpose(1, 0, 2), expected.transpose(1, 0, 2)
+  pixels = 255 * (resize_normalize(frame, 120, crop="center") * STD + MEAN)
+  assert np.abs(pixels - expected).max() < 0.75  # Pillow rounds by up to half a level
+
+
+def test_square_frames_are_the_same_squashed_and_cropped():
+  for side in (9, 40):
+    frame = smooth_image(side, side)
+    np.testing.assert_array_equal(resize_normalize(frame, 16, crop="center"), resize_normalize(frame, 16))
+
+
+@pytest.mark.parametrize("shape", [(2, 30_000), (30_000, 2), (1, 60_001)])
+def test_extremely_long_frames_are_cropped_without_resizing_all_of_them(shape, monkeypatch):
+  import cv2
+
+  sizes = []
+  original = cv2.resize
+  monkeypatch.setattr(cv2, "resize", lambda *args, **options: sizes.append(args[1]) or original(*args, **options))
+  frame = np.zeros((*shape, 3), np.uint8)
+  middle = tuple(slice(max(0, side // 2 - 40), side // 2 + 40) for side in shape)
+  frame[middle] = 255
+  assert_close(resize_normalize(frame, 32, crop="center"), np.broadcast_to((1 - np.array(MEAN)) / STD, (32, 32, 3)))
+  assert max(sizes[0]) <= 16 * 32
+
+
+def test_an_unknown_crop_is_rejected():
+  with pytest.raises(UserError, match="crop='middle' is unknown; use squash or center"):
+    resize_normalize(smooth_image(4, 4), 8, crop="middle")
+
+
+@pytest.mark.parametrize(("shape", "rows", "columns"), [((9, 20), (0, 9), (6, 15)), ((21, 8), (6, 14), (0, 8))])
+def test_the_visible_part_of_a_frame(shape, rows, columns):
+  frame = smooth_image(*shape)
+  assert preprocessing.crop_frame(frame, "squash") is frame
+  np.testing.assert_array_equal(preprocessing.crop_frame(frame, "center"), frame[slice(*rows), slice(*columns)])
 
 
 def test_resize_returns_a_new_writable_array_for_each_call():

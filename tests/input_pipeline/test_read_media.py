@@ -45,6 +45,8 @@ def test_pixels_equal_the_training_preprocessing(video):
   expected = np.stack([preprocessing.resize_normalize(frame, 32) for frame in array])
   np.testing.assert_array_equal(read_media.read_clip(array, 3, 32), expected)
   assert read_media.read_clip(array[0], 4, 32).shape == (4, 32, 32, 3)
+  cropped = np.stack([preprocessing.resize_normalize(frame, 32, crop="center") for frame in array])
+  np.testing.assert_array_equal(read_media.read_clip(array, 3, 32, "center"), cropped)
 
 
 def test_wrong_times_of_packets_are_corrected_by_decoding_again(video, monkeypatch):
@@ -160,9 +162,9 @@ def test_frames_are_processed_one_at_a_time_and_repeated_frames_once(video, monk
   alive, most, calls = [0], [0], [0]
   original = preprocessing.resize_normalize
 
-  def resize(frame, size):
+  def resize(frame, **options):
     calls[0] += 1
-    return original(frame, size)
+    return original(frame, **options)
 
   monkeypatch.setattr(read_media.preprocessing, "resize_normalize", resize)
   pictures = read_media.iterate_pictures

@@ -88,7 +88,7 @@ def test_record_attention_samples_frames_as_evaluation_does(net, golden, stored,
   rng = np.random.default_rng(0)
   record = {"id": b"clip", "frames": [simplejpeg.encode_jpeg(frame) for frame in rng.choice(FRAMES, stored)]}
   config = types.SimpleNamespace(
-    data=types.SimpleNamespace(num_frames=num_frames), model=types.SimpleNamespace(image_size=32)
+    data=types.SimpleNamespace(num_frames=num_frames, crop="squash"), model=types.SimpleNamespace(image_size=32)
   )
   params = tiny.params(golden)
   entry = attention_maps.record_attention(net, params, record, config, "test")
@@ -110,3 +110,5 @@ def test_draw_video_with_loaded_weights():
   model = clipvip_jax.load(GOLDEN / "vip_tiny.safetensors", vision_heads=4, text_heads=4, num_frames=2)
   picture = attention_maps.draw_video(model, FRAMES)
   assert picture.shape == (5 * 85 + 4 * 4, 2 * 128 + 4, 3)
+  model.config.data.crop = "center"
+  assert attention_maps.draw_video(model, FRAMES).shape == (5 * 128 + 4 * 4, 2 * 128 + 4, 3), "only what it sees"

@@ -11,9 +11,9 @@ COLOURS = ("red", "green", "blue")
 class FakeModel:
   source, identity = "fake", "fake-1"
 
-  def __init__(self, stop_after=None):
+  def __init__(self, stop_after=None, crop="squash"):
     """stop_after: how many videos are embedded before the process "dies"."""
-    self.config = ConfigDict({"model": {"image_size": 8, "embed_dim": 3}, "data": {"num_frames": 2}})
+    self.config = ConfigDict({"model": {"image_size": 8, "embed_dim": 3}, "data": {"num_frames": 2, "crop": crop}})
     self.embedded, self._stop_after = 0, stop_after
 
   def read_clip(self, video):

@@ -18,6 +18,7 @@ REJECTED = [
   ({"model.patch_size": 7}, r"model\.image_size=32 .*model\.patch_size=7"),
   ({"data.text_length": 40}, r"data\.text_length=40 exceeds model\.text\.positions=28; use at most 28"),
   ({"data.text_length": 1}, r"data\.text_length=1 must be at least 2"),
+  ({"data.crop": "middle"}, r"data\.crop='middle' is unknown; use squash or center"),
   ({"seed": -1}, r"seed=-1 must be at least 0"),
   ({"seed": 2**32}, r"seed=4294967296 must be at most 4294967295"),
   ({"seed": 2**63}, r"seed=9223372036854775808 must be at most 4294967295"),

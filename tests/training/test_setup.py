@@ -102,10 +102,13 @@ def test_total_steps_follow_from_epochs_where_num_steps_is_0(corpora, tmp_path):
   assert setup.prepare(config(corpora, **{"train.num_steps": 7}), tmp_path / "run").total_steps == 7
 
 
-def test_mixed_streams_draw_by_different_seeds(corpora, tmp_path):
-  components = setup.prepare(mixed_config(corpora), tmp_path / "run")
+def test_mixed_streams_draw_by_different_seeds_and_crop_alike(corpora, tmp_path):
+  mixed = mixed_config(corpora)
+  mixed.data.crop = "center"
+  components = setup.prepare(mixed, tmp_path / "run")
   seeds = [stream.batcher.jitter_seed for stream in components.streams]
   assert seeds[0] == components.config.seed and len(set(seeds)) == len(seeds) == 3
+  assert {stream.batcher.crop for stream in components.streams} == {"center"}
   assert set(components.corpus_identity["mix"]) == {"video_text", "image_text"}
 
 

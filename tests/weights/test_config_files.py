@@ -61,7 +61,7 @@ def test_fields_of_clip_are_accepted(tmp_path, config):
     (huggingface(auto_map={"AutoModel": "modeling.Own"}), "auto_map=.* is not supported; CLIP has None"),
     (huggingface(vision={"pruned_heads": {"0": [1]}}), "vision_config.pruned_heads=.* is not supported"),
     (huggingface({"eos_token_id": [5, 99]}), r"eos_token_id=\[5, 99\] must be an integer of at least 1"),
-    (huggingface(clipvip_jax={"crop": "x"}), "clipvip_jax.crop is unknown; use the version of this project that wrote"),
+    (huggingface(clipvip_jax={"tint": "x"}), "clipvip_jax.tint is unknown; use the version of this project that wrote"),
     (huggingface(vision_additional_config={"type": "ViP", "window": 3}), "vision_additional_config.window is unknown"),
     (openclip(quick_gelu="false"), "model_cfg.quick_gelu='false' is not supported; CLIP has True or False"),
     (openclip(quick_gelu=1), "model_cfg.quick_gelu=1 is not supported"),

@@ -128,13 +128,13 @@ def test_invalid_target_is_refused(tmp_path, target, layout, message):
   assert (tmp_path / "exported.safetensors").read_text() == "x"
 
 
-def run_weights(added=2, time=5, temporal="proxies", tokenizer="", trained_tokenizer="words"):
+def run_weights(added=2, time=5, temporal="proxies", tokenizer="", trained_tokenizer="words", crop="squash"):
   """Weights of a run, random, with numbers of frames and tokens that no shape determines."""
   config = tiny.config(added, time, temporal=temporal)
   params = traverse_util.flatten_dict(tiny.random_params(clip_vip.from_config(config), 6), sep="/")
   params = {name: np.asarray(x) for name, x in params.items()}
   is_clip = not added and not time
-  data = {"num_frames": 6, "text_length": 9, "tokenizer": trained_tokenizer}
+  data = {"num_frames": 6, "text_length": 9, "tokenizer": trained_tokenizer, "crop": crop}
   return sources.Weights("a run", params, config, is_clip, ConfigDict({"data": data, "model": config}), tokenizer)
 
 
@@ -152,6 +152,7 @@ def embedded(model):
     ({"added": 0, "time": 0, "temporal": "full"}, "openclip"),
     ({"added": 0, "time": 5}, "clip_vip"),
     ({"added": 0, "time": 0, "temporal": "mean"}, "clip_vip"),
+    ({"added": 0, "time": 0, "crop": "center"}, "clip"),
   ],
 )
 def test_export_of_a_run_embeds_as_the_run(tmp_path, changes, layout):
@@ -164,7 +165,7 @@ def test_export_of_a_run_embeds_as_the_run(tmp_path, changes, layout):
   for source in ("out.safetensors", "out"):
     model = embedding_model.load(str(tmp_path / source))
     assert (model.config.model.temporal, model.config.data.num_frames) == (weights.config.temporal, 6)
-    assert model.config.data.text_length == 9
+    assert (model.config.data.text_length, model.config.data.crop) == (9, weights.crop)
     np.testing.assert_array_equal(embedded(model), expected)
 
 

@@ -35,6 +35,19 @@ def test_configuration_is_read_back(tmp_path, layout):
   assert normalization is not None and is_clip(normalization)
 
 
+@pytest.mark.parametrize("layout", ["clip", "openclip"])
+def test_frames_are_cropped_by_other_programs_as_in_the_run(tmp_path, layout):
+  config = layout_configs.model_config(tiny.config(0, 0), "openclip", 99, "center")
+  assert config["preprocess_cfg"]["resize_mode"] == "shortest"
+  if layout == "clip":
+    config = layout_configs.preprocessor_config(tiny.config(0, 0), "center")
+    assert config["size"] == {"shortest_edge": 32} and config["crop_size"] == {"height": 32, "width": 32}
+    assert config["do_center_crop"] is True
+  name = "preprocessor_config.json" if layout == "clip" else "open_clip_config.json"
+  (tmp_path / name).write_text(json.dumps(config))
+  assert read_normalization(tmp_path) is not None
+
+
 def test_frames_are_squashed_in_every_layout():
   openclip = layout_configs.model_config(tiny.config(0, 0), "openclip", 99)["preprocess_cfg"]
   assert openclip == {"mean": list(MEAN), "std": list(STD), "interpolation": "bicubic", "resize_mode": "squash"}

@@ -1,15 +1,19 @@
 """Initial parameters where the weights lack some of the model's."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import tiny
 from flax import traverse_util
+from ml_collections import ConfigDict
 from project_paths import GOLDEN
 from safetensors.numpy import load_file, save_file
 
 from clipvip_jax.models import clip_vip
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 from clipvip_jax.weights import load_params, sources
 
 
@@ -56,6 +60,17 @@ def test_clip_gets_the_initial_scale_and_parameters_it_lacks_stay_random():
     same = np.array_equal(params[name], value)
     constant = name == "logit_scale" or (value.ndim == 1 and not np.any(value != value[0]))
     assert same == (name in sources.CLIP_VIP_PARAMS) or constant, name
+
+
+def test_weights_of_a_run_with_another_crop_are_reported(monkeypatch, caplog):
+  net = tiny.model()
+  weights = dataclasses.replace(weights_of(net), run=ConfigDict({"data": {"crop": "center"}}))
+  monkeypatch.setattr(load_params, "read_weights", lambda source: weights)
+  monkeypatch.setattr(log, "propagate", True)
+  for crop in ("center", None, "squash"):
+    assert not caplog.records
+    load_params.load_params("weights", tiny.random_params(net), crop)
+  assert "weights was trained with data.crop='center', this run has data.crop='squash'" in caplog.text
 
 
 def test_clip_vip_checkpoint_keeps_its_scale(golden):

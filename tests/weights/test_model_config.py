@@ -24,7 +24,7 @@ def test_config_is_inferred_from_shapes_and_hints():
 
 def test_metadata_round_trips():
   config = tiny.config()
-  first = Hints(config.activation, config.vision.heads, None, {}, "full", 6, 40, "tokenizer.json", 2)
+  first = Hints(config.activation, config.vision.heads, None, {}, "full", 6, 40, "tokenizer.json", 2, "center")
   assert model_config.hints_from_metadata(model_config.to_metadata(first)) == first
 
 
@@ -74,5 +74,5 @@ def test_hints_that_contradict_each_other_are_refused(change):
 
 
 def test_unknown_property_of_this_project_is_refused():
-  with pytest.raises(UserError, match=r"clipvip_jax\.crop is unknown; use the version of this project that wrote it"):
-    model_config.hints_from_metadata({"clipvip_jax.crop": "center", "format": "pt"})
+  with pytest.raises(UserError, match=r"clipvip_jax\.tint is unknown; use the version of this project that wrote it"):
+    model_config.hints_from_metadata({"clipvip_jax.tint": "blue", "format": "pt"})
