@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = Parser(__doc__)
   parser.add_argument("source", metavar="SOURCE")
   parser.add_argument("target", metavar="TARGET", type=pathlib.Path)
-  parser.add_argument("--layout", help="clip_vip, clip (HuggingFace's) or openclip; default: the layout of SOURCE")
+  parser.add_argument(
+    "--layout", help="clip_vip, clip (HuggingFace's) or openclip; default: clip, if it expresses SOURCE, else clip_vip"
+  )
   parser.add_argument("--activation", help="quick_gelu or gelu; default: from the files of SOURCE")
   parser.add_argument("--vision_heads", type=int, help="default: from the files of SOURCE, else one per 64 channels")
   parser.add_argument("--text_heads", type=int, help="likewise")
@@ -39,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   weights = sources.read_weights(options.source, Hints(options.activation, options.vision_heads, options.text_heads))
   load_params.check_complete(weights.params, parameter_shapes(weights.config), weights.source)
-  layout = options.layout or ("clip" if weights.is_clip and weights.temporal == "mean" else "clip_vip")
+  layout = options.layout or export.default_layout(weights)
   if not options.lossy:
     export.check_lossless(weights, layout)
   num_parameters = sum(x.size for x in weights.params.values())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from clipvip_jax.input_pipeline.tokenizer import load_tokenizer
+from clipvip_jax.input_pipeline.tokenizer import has_clip_vocabulary, load_tokenizer
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -70,22 +70,31 @@ def to_layout(params: Mapping[str, np.ndarray], layout: str, source: str) -> dic
   return names_openclip.from_published(tensors) if layout == "openclip" else tensors
 
 
+def default_layout(weights: Weights) -> str:
+  """Returns the layout that other programs read, if it expresses how the weights embed, else "clip_vip"."""
+  return "clip" if weights.is_clip and not _losses(weights) else "clip_vip"
+
+
 def check_lossless(weights: Weights, layout: str) -> None:
   """Checks that other programs can compute the features of a run from a layout.
 
   Raises:
     UserError: the layout cannot express how the run embeds videos or texts.
   """
-  if layout == "clip_vip":
-    return
-  losses = [f"temporal={weights.temporal!r}"] if weights.temporal != "mean" else []
-  if layout == "openclip" and _own_tokenizer(weights):
-    losses.append("its own tokenizer")
-  if losses:
+  if layout != "clip_vip" and (losses := _losses(weights)):
     raise UserError(
       f"{weights.source}: layout {layout!r} cannot express {' and '.join(losses)}, so other programs would compute"
       " other features; use --layout=clip_vip or the workdir, or add --lossy"
     )
+
+
+def _losses(weights: Weights) -> list[str]:
+  """Returns what layouts of image models with CLIP's vocabulary do not express."""
+  losses = [f"temporal={weights.temporal!r}"] if weights.temporal != "mean" else []
+  path = _tokenizer_file(weights)
+  if _own_tokenizer(weights) and (path is None or not has_clip_vocabulary(path)):
+    losses.append("its own tokenizer")
+  return losses
 
 
 def export_weights(

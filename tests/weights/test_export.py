@@ -298,10 +298,11 @@ def test_pt_file_of_a_run_embeds_as_the_run(tmp_path, changes, layout):
 @pytest.mark.parametrize(
   ("changes", "layout", "loss"),
   [
-    ({"temporal": "full", "added": 0, "time": 0}, "clip", "temporal='full'"),
-    ({"added": 0, "time": 0}, "clip", "temporal='proxies'"),
+    ({"temporal": "full", "added": 0, "time": 0, "trained_tokenizer": "clip"}, "clip", "temporal='full',"),
+    ({"added": 0, "time": 0, "trained_tokenizer": "gone.json"}, "clip", "temporal='proxies' and its own tokenizer"),
     ({"added": 0, "time": 0}, "openclip", "temporal='proxies' and its own tokenizer"),
     ({"added": 0, "time": 0, "temporal": "mean", "tokenizer": "words.json"}, "openclip", "its own tokenizer"),
+    ({"added": 0, "time": 0, "temporal": "mean", "tokenizer": "words.json"}, "clip", "its own tokenizer"),
   ],
 )
 def test_layout_that_cannot_express_a_run_is_refused_by_convert(tmp_path, monkeypatch, changes, layout, loss):
@@ -310,18 +311,20 @@ def test_layout_that_cannot_express_a_run_is_refused_by_convert(tmp_path, monkey
     changes = {**changes, "tokenizer": str(tmp_path / "words.json")}
   monkeypatch.setattr(sources, "read_weights", lambda *_: run_weights(**changes))
   arguments = ["a run", str(tmp_path / "out"), f"--layout={layout}"]
-  with pytest.raises(UserError, match=f"layout '{layout}' cannot express {loss}, .* use --layout=clip_vip or the"):
+  with pytest.raises(UserError, match=f"layout '{layout}' cannot express {loss}.* use --layout=clip_vip or the"):
     convert.main(arguments)
   assert not (tmp_path / "out").exists()
   convert.main([*arguments, "--lossy"])
   assert (tmp_path / "out" / export.LAYOUTS[layout][0]).exists()
-  convert.main(["a run", str(tmp_path / "expressible"), "--layout=clip_vip"])
+  convert.main(["a run", str(tmp_path / "default")])
+  assert (tmp_path / "default" / export.LAYOUTS["clip_vip"][0]).exists()
 
 
 @pytest.mark.parametrize("layout", ["clip", "openclip"])
 def test_mean_pooling_is_expressed_by_every_layout(layout):
   export.check_lossless(run_weights(added=0, time=0, temporal="mean", trained_tokenizer="clip"), layout)
   export.check_lossless(read(GOLDEN / "clip_tiny.safetensors"), layout)
+  assert export.default_layout(read(GOLDEN / "clip_tiny.safetensors")) == "clip"
 
 
 @pytest.mark.parametrize("end_token", [2, 99])
