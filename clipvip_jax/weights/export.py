@@ -72,7 +72,7 @@ def to_layout(params: Mapping[str, np.ndarray], layout: str, source: str) -> dic
 
 def default_layout(weights: Weights) -> str:
   """Returns the layout that other programs read, if it expresses how the weights embed, else "clip_vip"."""
-  return "clip" if weights.is_clip and not _losses(weights) else "clip_vip"
+  return "clip" if weights.is_clip and not _losses(weights, "clip") else "clip_vip"
 
 
 def check_lossless(weights: Weights, layout: str) -> None:
@@ -81,19 +81,22 @@ def check_lossless(weights: Weights, layout: str) -> None:
   Raises:
     UserError: the layout cannot express how the run embeds videos or texts.
   """
-  if layout != "clip_vip" and (losses := _losses(weights)):
+  if losses := _losses(weights, layout):
     raise UserError(
       f"{weights.source}: layout {layout!r} cannot express {' and '.join(losses)}, so other programs would compute"
       " other features; use --layout=clip_vip or the workdir, or add --lossy"
     )
 
 
-def _losses(weights: Weights) -> list[str]:
-  """Returns what layouts of image models with CLIP's vocabulary do not express."""
+def _losses(weights: Weights, layout: str) -> list[str]:
+  """Returns what a layout does not express of how weights embed."""
+  if layout == "clip_vip":
+    return []
   losses = [f"temporal={weights.temporal!r}"] if weights.temporal != "mean" else []
   path = _tokenizer_file(weights)
   if _own_tokenizer(weights) and (path is None or not has_clip_vocabulary(path)):
-    losses.append("its own tokenizer")
+    is_published = weights.run is None and not weights.hints.tokenizer  # for transformers, which reads tokenizer.json
+    losses += [] if layout == "clip" and is_published else ["its own tokenizer"]
   return losses
 
 
@@ -214,9 +217,9 @@ def _tokenizer_file(weights: Weights) -> pathlib.Path | None:
 
 
 def _own_tokenizer(weights: Weights) -> bool:
-  """Returns whether the weights are of a run with a vocabulary of its own, whose file may be missing."""
+  """Returns whether the weights were trained with another vocabulary than CLIP's, whose file may be missing."""
   if weights.run is None:
-    return bool(weights.hints.tokenizer)
+    return bool(weights.hints.tokenizer) or (weights.tokenizer != "" and not has_clip_vocabulary(weights.tokenizer))
   return bool(weights.tokenizer) or weights.run.data.get("tokenizer", "clip") != "clip"
 
 

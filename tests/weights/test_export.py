@@ -340,6 +340,21 @@ def test_end_token_that_was_read_is_exported(tmp_path, end_token):
     assert config["text_config"]["eos_token_id"] == end_token
 
 
+def test_published_tokenizer_is_expressed_by_layout_clip_and_not_replaced_by_clips(tmp_path):
+  WordTokenizer.train(["a red square"], 49408).save(tmp_path / "words.json")
+  weights = dataclasses.replace(read(GOLDEN / "clip_tiny.safetensors"), tokenizer=str(tmp_path / "words.json"))
+  weights.config.text.vocab_size = 49408  # as many ids as CLIP's vocabulary
+  weights.params["text/token_embedding"] = np.ones((49408, 48), np.float32)
+  assert export.default_layout(weights) == "clip"
+  with pytest.raises(UserError, match="layout 'openclip' cannot express its own tokenizer"):
+    export.check_lossless(weights, "openclip")
+  export.export_weights(weights, tmp_path / "out", "clip")
+  export.export_weights(weights, tmp_path / "out.safetensors", "clip")
+  folder = sources.read_weights(str(tmp_path / "out"))
+  assert embedding_model.tokenizer_name(folder) == str(tmp_path / "out" / "tokenizer.json")
+  assert not embedding_model.tokenizer_name(sources.read_weights(str(tmp_path / "out.safetensors")))
+
+
 @pytest.mark.parametrize("vocab_size", [60, 100])
 def test_vocabulary_larger_than_the_tokenizer_pools_at_the_largest_id(tmp_path, vocab_size):
   WordTokenizer.train(["a red square"], vocab_size).save(tmp_path / "words.json")
