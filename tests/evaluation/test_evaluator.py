@@ -55,6 +55,7 @@ def test_every_query_is_ranked_separately_and_a_video_by_its_best(evaluated):
   expected = jax.jit(lambda x: net.apply({"params": params}, x, method="embed_text"))(ids)
   np.testing.assert_allclose(queries, expected, atol=1e-6)
   assert {name: result.metrics[name] for name in ("plain", "dsl")} == retrieval.evaluate(queries @ videos.T, labels)
+  assert "video_to_text_grouped" in result.metrics["plain"]
 
 
 @pytest.mark.parametrize("count", range(1, 18))
