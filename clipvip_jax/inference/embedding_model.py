@@ -240,7 +240,7 @@ def from_weights(
   config.data.num_frames = trained if num_frames is None else num_frames
   config.data.text_length = (weights.text_length or config.model.text.positions) if text_length is None else text_length
   config.data.crop = weights.crop or "squash"
-  check_crop(config.data.crop, "crop")
+  check_crop(config.data.crop, f"{weights.source}: crop")
   if text_length is not None:
     config.model.text.positions = max(text_length, config.model.text.positions)
   if config.data.num_frames > MAX_FRAMES:
