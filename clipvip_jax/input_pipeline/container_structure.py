@@ -39,11 +39,11 @@ _CLOCK_RATE = 90_000  # hertz
 class StructureCheck:
   """Walks over the elements of a file as its packets are read."""
 
-  def __init__(self, file: ByteFile, walk: Walk | None):
-    """Creates a check of an open file; `walk` is None for a container without a structure to check."""
+  def __init__(self, file: ByteFile, walk: Walk):
+    """Creates a check of an open file, whose container `walk` knows."""
     self._file, self._walk = file, walk
     self._elements: Iterator[tuple[int, bool]] = iter(())
-    self._end = -math.inf if walk else math.inf  # of the current element
+    self._end = -math.inf  # of the current element
     self._error = ""
 
   def error_at(self, position: int) -> str:
@@ -71,21 +71,24 @@ class StructureCheck:
           self._end = begin = end
           if position < end:
             return
-        self._elements = self._walk(self._file, position) if self._walk else iter(())
+        self._elements = self._walk(self._file, position)
       self._end = position + 1
     except OddStructureError:
       self._end = math.inf
 
 
 @contextlib.contextmanager
-def open_structure(path: str | os.PathLike[str], format_name: str) -> Iterator[StructureCheck]:
-  """Yields the check of a file.
+def open_structure(path: str | os.PathLike[str], format_name: str) -> Iterator[StructureCheck | None]:
+  """Yields the check of a file; None for a container without a structure to check.
 
   Args:
     path: a video file.
     format_name: FFmpeg's name of its container, such as "matroska,webm".
   """
   walk = next((walk for name, walk in _WALKS.items() if name in format_name.split(",")), None)
+  if walk is None:
+    yield None
+    return
   with open_bytes(path) as file:
     yield StructureCheck(file, walk)
 
@@ -151,8 +154,10 @@ def _matroska(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
     kind, size, content = 0, None, 0
     with contextlib.suppress(OddStructureError):
       kind, size, content = ebml_header(file, begin)
-    if kind == CLUSTER and size is None:  # a live recording
-      raise OddStructureError
+    if kind == CLUSTER and size is None:  # a live recording: its blocks follow
+      begin = content
+      yield begin, True
+      continue
     if size is None or kind not in SEGMENT_CHILDREN + CLUSTER_CHILDREN:
       begin = file.find(CLUSTER.to_bytes(4, "big"), begin + 1)
       yield begin, begin <= position

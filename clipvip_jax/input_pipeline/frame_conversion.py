@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +38,8 @@ class FrameConverter:
     # to_ndarray(format=...) creates a converter, with its threads, per frame.
     self._converter = av.video.reformatter.VideoReformatter()
     self._width, self._height, self._empty_alpha, self._path = width, height, empty_alpha, path
+    self._rotation: int | None = None  # of the last frame
+    self._orient: Callable[[np.ndarray], np.ndarray] | None = None
 
   def to_rgb(self, frame: "VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
     """Returns a frame as a player shows it on a white page.
@@ -44,8 +47,7 @@ class FrameConverter:
     HDR (PQ, HLG) is tone-mapped and noted as "hdr"; the display matrix, which phones store, is applied, as rotation and
     mirroring.
     """
-    transfer = hdr_transfer(frame.color_trc)
-    if transfer:
+    if transfer := _HDR_TRANSFERS.get(frame.color_trc):
       media_notes.add_note("hdr")
       picture = tone_mapping.tone_map(self._convert(frame, "rgb48le"), transfer)
     else:
@@ -54,11 +56,27 @@ class FrameConverter:
       alpha = self._convert(frame, "rgba")[..., 3]
       if self._empty_alpha or alpha.any():
         picture = image_files.compose_on_white(picture, alpha)
+    if frame.rotation != self._rotation:
+      self._rotation, self._orient = frame.rotation, self._orientation(frame)
+    return self._orient(picture) if self._orient else picture
+
+  def _orientation(self, frame: "VideoFrame") -> Callable[[np.ndarray], np.ndarray] | None:
+    """Returns a function that turns pictures upright; None if they are.
+
+    Not called for every frame: a frame that has given out its side data is freed only by Python's garbage collector, so
+    that memory would fill with frames.
+    """
     try:
       side_data: Any = frame.side_data
     except ValueError:  # side data that PyAV does not know, such as EXIF
-      return self._apply_exif(picture, frame)
-    return _apply_display_matrix(picture, side_data) if len(side_data) else picture
+      orientation = image_files.read_orientation(self._path) if self._path else None
+      if orientation is None:  # no image that Pillow reads: mirroring is unknown
+        return functools.partial(np.rot90, k=round(frame.rotation / 90) % 4)
+      return functools.partial(image_files.apply_orientation, orientation=orientation)
+    matrix = next((data for data in side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+      return None
+    return functools.partial(_apply_display_matrix, matrix=tuple(np.frombuffer(bytes(matrix), np.int32).tolist()))
 
   def _convert(self, frame: "VideoFrame", pixel_format: str) -> np.ndarray:
     converted = self._converter.reformat(frame, self._width, self._height, pixel_format, threads=1)
@@ -67,12 +85,6 @@ class FrameConverter:
     # As frame.to_ndarray(), whose checks take longer than the decoding of a small frame.
     strides = (plane.line_size, channels * dtype.itemsize, dtype.itemsize)
     return np.ndarray((converted.height, converted.width, channels), dtype, plane, strides=strides)
-
-  def _apply_exif(self, picture: UInt8[np.ndarray, "h w 3"], frame: "VideoFrame") -> UInt8[np.ndarray, "h2 w2 3"]:
-    orientation = image_files.read_orientation(self._path) if self._path else None
-    if orientation is None:  # no image that Pillow reads: mirroring is unknown
-      return np.rot90(picture, round(frame.rotation / 90) % 4)
-    return image_files.apply_orientation(picture, orientation)
 
 
 def hdr_transfer(color_trc: int) -> str | None:
@@ -88,17 +100,12 @@ def _has_alpha(pixel_format: str) -> bool:
   return video_format.has_palette or any(component.is_alpha for component in video_format.components)
 
 
-def _apply_display_matrix(picture: UInt8[np.ndarray, "h w 3"], side_data: Any) -> UInt8[np.ndarray, "h2 w2 3"]:
-  """Rotates and mirrors a picture by the display matrix in a frame's side data, rounded to quarter turns.
+def _apply_display_matrix(picture: UInt8[np.ndarray, "h w 3"], matrix: Sequence[int]) -> UInt8[np.ndarray, "h2 w2 3"]:
+  """Rotates and mirrors a picture by a display matrix, rounded to quarter turns.
 
   The matrix maps a pixel (x, y) to (a x + c y, b x + d y).
   """
-  from av.sidedata.sidedata import Type
-
-  matrix = next((data for data in side_data if data.type is Type.DISPLAYMATRIX), None)
-  if matrix is None:
-    return picture
-  a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+  a, b, _, c, d = matrix[:5]
   if abs(b) + abs(c) > abs(a) + abs(d):
     picture, a, d = picture.transpose(1, 0, 2), c, b
   return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]

@@ -2,11 +2,14 @@
 
 import collections
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason, take_error
+from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.video_checks import DecodeStats, has_flag
+from clipvip_jax.input_pipeline.video_container import open_video
 
 if TYPE_CHECKING:
   from av import Packet
@@ -27,14 +30,13 @@ def read_packets(
   Args:
     container: an open file.
     stream: its video stream.
-    stats: packets of all streams, and errors, are counted here.
+    stats: packets and errors are counted here.
     origin: start of the container in seconds of its clock.
   """
   import av
 
-  clock, ticks = _Clock(container, stream, stats), dict[int, float]()
-  # Other streams tell where the file ends and what is skipped, unless the index of a file does.
-  packets = container.demux(*([stream] if stats.has_index and stream.duration else []))
+  clock, tick = _Clock(container, stream, stats), float(stream.time_base or 0)
+  packets = container.demux(stream)
   capture = av.logging.Capture()
   messages = capture.logs
   while True:
@@ -53,15 +55,27 @@ def read_packets(
     if packet is None:
       stats.end_file()
       return
-    index = packet.stream.index  # that of the last packets, which flush decoders, is wrong
-    if index not in ticks:
-      ticks[index] = float(packet.stream.time_base or 0)
-    if index != stream.index:
-      stats.add_packet(packet, ticks[index], origin, is_video=False)
-      continue
     for joined in clock.join(packet):
-      stats.add_packet(joined, ticks[index], origin, is_video=True)
+      stats.add_packet(joined, tick, origin)
       yield joined
+
+
+def last_packet_end(path: str | os.PathLike[str]) -> float:
+  """Returns the end of a file's last packet of any stream, in seconds from the container's start, without decoding."""
+  import av
+
+  until = 0.0
+  with (
+    contextlib.suppress(av.error.FFmpegError, OSError, IndexError, MediaError),
+    open_video(path) as (container, _),
+    av.logging.Capture(),
+  ):
+    for packet in container.demux():
+      begin = packet.dts if packet.pts is None else packet.pts
+      if begin is not None and packet.time_base and not packet.is_discard:
+        end = float((begin + (packet.duration or 0)) * packet.time_base)
+        until = max(until, end - (container.start_time or 0) / av.time_base)
+  return until
 
 
 def clock_jumps(container: "InputContainer", stream: "VideoStream", seconds: float) -> bool:

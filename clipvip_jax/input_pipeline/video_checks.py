@@ -8,6 +8,7 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from clipvip_jax.input_pipeline.container_extent import Extent, read_extent
@@ -27,8 +28,6 @@ UNVERIFIABLE = "unverifiable"  # the format does not say where the file ends
 
 _MAX_MISSING = 0.1  # fraction of the time
 _ROUNDING = 0.01  # fraction by which the durations of complete files are too long
-_SKIPPED = 0.25  # of the bytes that a gap would hold: data were lost, unlike in a pause of the pictures
-_MIN_SKIPPED = 4096  # bytes; more than the headers between packets
 _MAX_DELAY = 20  # frames that a decoder may hold back: an error shows in one of the next frames
 
 
@@ -44,12 +43,11 @@ class DecodeStats:
     missing: total length of the gaps between frames after an error.
     corrupt: total length of corrupt frames.
     read_until: end of the last coded frame that is to be shown.
-    all_read_until: like `read_until`, of all streams.
     at_end: whether the file was read to its end.
     unreadable: whether an error of the container ended it.
     first_error: the first reason for an error; "" for none.
-    has_index: whether the container finds frames by an index, in any order of bytes.
-    structure: reveals data that are skipped without an error; None for unknown.
+    structure: reveals data that are skipped without an error; None for a container without a structure to check.
+    file_end: returns the end of the last coded frame or sound of all streams.
   """
 
   frame_interval: float
@@ -59,82 +57,51 @@ class DecodeStats:
   missing: float = 0.0
   corrupt: float = 0.0
   read_until: float = 0.0
-  all_read_until: float = 0.0
   at_end: bool = False
   unreadable: bool = False
   first_error: str = ""
-  has_index: bool = False
   structure: StructureCheck | None = None
+  file_end: Callable[[], float] = float  # zero
   _suspect_frames: int = dataclasses.field(default=0, repr=False)
-  _num_bytes: int = dataclasses.field(default=0, repr=False)
-  _overhead: int = dataclasses.field(default=0, repr=False)  # the most bytes before a packet that were in none
-  _skipped: int = dataclasses.field(default=0, repr=False)  # bytes in no packet since the last one of the video
-  _decode_times: tuple[float, float] | None = dataclasses.field(default=None, repr=False)  # first and last of the video
 
-  def add_packet(self, packet: "Packet", tick: float, origin: float, *, is_video: bool) -> None:
-    """Counts a packet.
+  def add_packet(self, packet: "Packet", tick: float, origin: float) -> None:
+    """Counts a packet of the video.
 
     Args:
-      packet: of the video stream or of another one.
+      packet: the packet.
       tick: unit of its time stamps in seconds.
       origin: start of the container in seconds of its own clock.
-      is_video: whether it is of the video stream.
     """
     if packet.is_corrupt:  # data before it are missing
       self._suspect_frames = _MAX_DELAY
-    size, pts, dts = packet.size, packet.pts, packet.dts
-    if not self.has_index:
-      self._count_bytes(packet.pos, size)
-    if is_video:
-      self.num_packets += size > 0
-      if dts is not None and not self.has_index:
-        self._check_skipped(dts * tick - origin)
-    begin = dts if pts is None else pts
+    if self.structure is not None and (position := packet.pos) is not None and position >= 0:
+      self.add_error(self.structure.error_at(position))
+    if packet.size:
+      self.num_packets += 1
+    begin = packet.dts if packet.pts is None else packet.pts
     if begin is None or packet.is_discard:
       return
     until = (begin + (packet.duration or 0)) * tick - origin
-    if until > self.all_read_until:
-      self.all_read_until = until
-    if is_video and until > self.read_until:
+    if until > self.read_until:
       self.read_until = until
-
-  def _count_bytes(self, position: int | None, size: int) -> None:
-    """Adds up the bytes that are in no packet: demultiplexers skip corrupt data without a word."""
-    if position is not None and position >= 0:
-      if self.structure:
-        self.add_error(self.structure.error_at(position))
-      overhead = position - self._num_bytes
-      if overhead > self._overhead:
-        self._skipped += overhead - self._overhead if self._num_bytes else 0
-        self._overhead = overhead
-    self._num_bytes += size
-
-  def _check_skipped(self, seconds: float) -> None:
-    """Looks for errors before the next frame if there is a gap in time that the skipped bytes would fill."""
-    first, last = self._decode_times or (seconds, seconds)
-    self._decode_times = first, seconds
-    skipped, self._skipped = self._skipped, 0
-    if skipped <= _MIN_SKIPPED:
-      return
-    gap, elapsed = seconds - last - self.frame_interval, last - first + self.frame_interval
-    if gap > self.frame_interval and skipped > _SKIPPED * gap * self._num_bytes / elapsed:
-      self._suspect_frames = _MAX_DELAY
 
   def add_frame(self, begin: float, end: float, clip_start: float, *, corrupt: bool = False) -> None:
     """Counts a frame shown from `begin` to `end` of a clip that starts at `clip_start`."""
-    before = 0.0 if self.num_frames else max(0.0, begin - clip_start)
-    gap = end - max(begin + self.frame_interval, clip_start)
-    # Frames of a variable rate may be shown for long: a gap counts if there is an error near it.
-    lost = gap if self._suspect_frames and gap > self.frame_interval else 0.0
-    self.missing += lost + (before if self._suspect_frames else 0.0)
-    self.corrupt += max(0.0, end - max(begin, clip_start) - lost) if corrupt else 0.0
-    self._suspect_frames = max(0, self._suspect_frames - 1)
-    self.num_frames, self.end = self.num_frames + 1, end
+    if corrupt or self._suspect_frames:
+      before = 0.0 if self.num_frames else max(0.0, begin - clip_start)
+      gap = end - max(begin + self.frame_interval, clip_start)
+      # Frames of a variable rate may be shown for long: a gap counts if there is an error near it.
+      lost = gap if self._suspect_frames and gap > self.frame_interval else 0.0
+      self.missing += lost + (before if self._suspect_frames else 0.0)
+      self.corrupt += max(0.0, end - max(begin, clip_start) - lost) if corrupt else 0.0
+      self._suspect_frames = max(0, self._suspect_frames - 1)
+    self.num_frames += 1
+    self.end = end
 
   def add_corrupt_time(self) -> None:
     """Records a time stamp that those after it show to be wrong: what was read ends earlier than it seemed."""
     self.add_error("a corrupt time stamp")
-    self.read_until = self.all_read_until = 0.0
+    self.read_until = 0.0
 
   def end_file(self) -> None:
     """Records that the file was read to its end."""
@@ -207,13 +174,18 @@ def _missing_tail(
   Raises:
     MediaError: the file is truncated by an unknown amount before `limit`.
   """
-  # A stream without a duration of its own: the file is complete if any stream reaches the container's duration.
-  reached = max(stats.end, stats.read_until if stream.duration else stats.all_read_until)
+  reached = max(stats.end, stats.read_until)
   if limit <= reached:
     return 0.0
   extent = read_extent(path, container.format.name)
   truncated = extent.truncated or stats.unreadable
   promised = _promised_seconds(container, stream, extent)
+  tolerance = max(2 * stats.frame_interval, _ROUNDING * reached)
+  if not stream.duration and (limit < math.inf or reached + tolerance < promised < math.inf):
+    # Without a duration of the stream, the file is complete if any stream reaches the container's duration.
+    reached = max(reached, stats.file_end())
+  if limit <= reached:
+    return 0.0
   if not truncated and not extent.verifiable:
     add_note(UNVERIFIABLE)
   if not truncated and extent.states_duration and _all_listed_read(stats, stream):
@@ -224,7 +196,7 @@ def _missing_tail(
     cause = f": an element ends at byte {extent.end}, the file at byte {extent.size}" if extent.truncated else ""
     raise MediaError(path, f"truncated or corrupt after {reached:.1f} s{cause}{stats.suffix}")
   tail = max(0.0, min(promised, limit) - reached) if promised < math.inf else 0.0
-  if truncated or tail > max(2 * stats.frame_interval, _ROUNDING * reached):
+  if truncated or tail > tolerance:
     add_note(TRUNCATED)
   return tail
 

@@ -17,7 +17,7 @@ from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason, take_error
 from clipvip_jax.input_pipeline.frame_conversion import FrameConverter
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.media_notes import add_note, collect_notes
-from clipvip_jax.input_pipeline.packet_reader import clock_jumps, read_packets
+from clipvip_jax.input_pipeline.packet_reader import clock_jumps, last_packet_end, read_packets
 from clipvip_jax.input_pipeline.video_checks import DecodeStats
 from clipvip_jax.input_pipeline.video_container import open_video, stream_decoder
 from clipvip_jax.input_pipeline.zero_runs import has_zero_run, is_dense
@@ -134,7 +134,7 @@ def _decode_pictures(
     if seek and start:
       _seek(path, container, start)
     interval = float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS
-    stats = DecodeStats(interval, has_index=container.format.name.startswith("mov"), structure=structure)
+    stats = DecodeStats(interval, structure=structure, file_end=functools.partial(last_packet_end, path))
     converter: FrameConverter | None = None
 
     def picture(seconds: float, frame: "VideoFrame", next_seconds: float) -> Picture:
@@ -232,8 +232,7 @@ def _decode_packets(
       stats.add_error(reason)
       corrupt.add(packet.dts if packet.pts is None else packet.pts)
     for frame in frames:
-      is_corrupt = frame.is_corrupt or (bool(corrupt) and frame.pts in corrupt)
-      yield frame, is_corrupt
+      yield frame, frame.is_corrupt or (bool(corrupt) and frame.pts in corrupt)
 
 
 def _frame_seconds(frame: "VideoFrame", default: float) -> float:

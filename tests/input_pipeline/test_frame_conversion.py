@@ -1,5 +1,6 @@
 """Frames to RGB: orientation, transparency, HDR."""
 
+import gc
 import struct
 
 import av
@@ -132,3 +133,21 @@ def test_opaque_frames_with_an_alpha_channel_are_unchanged():
   picture[..., 3] = 255
   converted = FrameConverter(64, 48).to_rgb(av.VideoFrame.from_ndarray(picture, format="rgba"))
   np.testing.assert_array_equal(converted, picture[..., :3])
+
+
+def test_frames_are_freed_when_they_are_no_longer_used():
+  """A frame that has given out its side data is in a cycle of references: memory would fill with frames."""
+  converter, picture = FrameConverter(64, 48), np.zeros((48, 64, 3), np.uint8)
+
+  def count_frames():
+    return sum(isinstance(item, av.VideoFrame) for item in gc.get_objects())
+
+  gc.collect()
+  gc.disable()
+  try:
+    before = count_frames()
+    for _ in range(20):
+      converter.to_rgb(av.VideoFrame.from_ndarray(picture, format="rgb24"))
+    assert count_frames() <= before + 1, "the first one tells the orientation"
+  finally:
+    gc.enable()

@@ -5,8 +5,9 @@ import types
 
 import av
 import pytest
+from videos import write_movie
 
-from clipvip_jax.input_pipeline.packet_reader import clock_jumps, read_packets
+from clipvip_jax.input_pipeline.packet_reader import clock_jumps, last_packet_end, read_packets
 from clipvip_jax.input_pipeline.video_checks import DecodeStats
 
 TIME_BASE = fractions.Fraction(1, 1000)
@@ -37,7 +38,7 @@ def read(packets, discontinuous=True):
   """Returns [decoding time in seconds], [presentation time] and statistics."""
   flags = 0x200 if discontinuous else 0
   container = types.SimpleNamespace(
-    format=types.SimpleNamespace(flags=flags), demux=lambda: iter([*packets, flushing()])
+    format=types.SimpleNamespace(flags=flags), demux=lambda stream: iter([*packets, flushing()])
   )
   stats = DecodeStats(0.04)
   *found, flush = list(read_packets(container, STREAM, stats, 0.0))
@@ -87,18 +88,30 @@ def test_pauses_of_a_continuous_format_are_kept():
   assert dts == pytest.approx(times) and not stats.first_error
 
 
-def test_other_streams_are_counted_and_packets_without_times_pass():
-  sound = packet(7.0, stream_index=1)
-  container = types.SimpleNamespace(
-    format=types.SimpleNamespace(flags=0), demux=lambda: iter([packet(0), sound, flushing()])
-  )
-  stats = DecodeStats(0.04)
-  assert len(list(read_packets(container, STREAM, stats, 0.0))) == 2
-  assert (stats.read_until, stats.all_read_until) == (0.04, 7.04)
+def test_packets_without_times_pass():
+  assert read([packet(0)])[2].read_until == 0.04
+
+
+@pytest.mark.parametrize(("count", "sound"), [(50, 2.0), (25, 2.0), (25, None)])
+def test_the_last_packet_of_any_stream_is_the_end(tmp_path, count, sound):
+  path = write_movie(tmp_path / "x.mkv", "mpeg4", "mp2" if sound else None, 50)
+  if count < 50:
+    with av.open(str(path)) as source, av.open(str(tmp_path / "short.mkv"), "w") as target:
+      streams = [target.add_stream_from_template(stream) for stream in source.streams]
+      for part in source.demux():
+        if part.dts is not None and (part.stream.type == "audio" or part.pts * part.time_base < 1):
+          part.stream = streams[part.stream.index]
+          target.mux(part)
+    path = tmp_path / "short.mkv"
+  assert last_packet_end(path) == pytest.approx(sound or 1.0, abs=0.06)
+
+
+def test_a_file_that_cannot_be_opened_has_no_packets(tmp_path):
+  assert last_packet_end(tmp_path / "none.mkv") == 0
 
 
 def test_an_error_of_the_container_ends_the_file():
-  def demux():
+  def demux(stream):
     yield packet(0)
     raise av.error.InvalidDataError(1, "bad element")
 
@@ -111,7 +124,7 @@ def test_an_error_of_the_container_ends_the_file():
 def test_streams_that_pyav_cannot_flush_end_the_file():
   """Streams that began after the header, as sound in MPEG program streams may."""
 
-  def demux(stream=None):
+  def demux(stream):
     yield packet(0)
     raise IndexError("list index out of range")
 
@@ -120,15 +133,6 @@ def test_streams_that_pyav_cannot_flush_end_the_file():
   assert len(list(read_packets(container, STREAM, stats, 0.0))) == 1
   assert stats.at_end and not stats.unreadable and not stats.first_error
   assert not clock_jumps(container, STREAM, 3.0)
-
-
-def test_only_the_video_is_read_if_an_index_tells_where_it_ends():
-  stream = types.SimpleNamespace(index=0, time_base=TIME_BASE, duration=40)
-  container = types.SimpleNamespace(
-    format=types.SimpleNamespace(flags=0), demux=lambda *streams: iter([packet(0), flushing()] if streams else [])
-  )
-  assert len(list(read_packets(container, stream, DecodeStats(0.04, has_index=True), 0.0))) == 2
-  assert len(list(read_packets(container, stream, DecodeStats(0.04), 0.0))) == 0
 
 
 @pytest.mark.parametrize(("start", "jumps"), [(2.0, False), (8.0, False), (500.0, True), (-30.0, True)])

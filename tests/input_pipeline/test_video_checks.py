@@ -30,7 +30,7 @@ def header(frames=0, seconds=None, container_seconds=None, name="mov", flags=0):
 
 def decoded(frames, error="", sound=0.0, packets=None, corrupt=(), at_end=True):
   """Returns statistics of consecutive frames at 10 frames per second; `sound`: seconds of another stream."""
-  stats = DecodeStats(0.1, at_end=at_end, num_packets=frames if packets is None else packets, all_read_until=sound)
+  stats = DecodeStats(0.1, at_end=at_end, num_packets=frames if packets is None else packets, file_end=lambda: sound)
   for i in range(frames):
     stats.add_frame(i / 10, (i + 1) / 10, 0.0, corrupt=i in corrupt)
   stats.add_error(error)
@@ -174,37 +174,19 @@ def test_packets_that_are_not_shown_have_no_time():
   fields = {"is_discard": False, "is_corrupt": False, "size": 9, "pos": None}
   packet = types.SimpleNamespace(dts=10, pts=20, duration=5, **fields)
   stats = DecodeStats(0.1)
-  stats.add_packet(packet, 0.1, 0.5, is_video=True)
-  packet.dts, packet.pts = 90, None
-  stats.add_packet(packet, 0.1, 0.5, is_video=False)
-  assert (stats.num_packets, stats.read_until, stats.all_read_until) == (1, 2.0, 9.0)
+  stats.add_packet(packet, 0.1, 0.5)
+  assert (stats.num_packets, stats.read_until) == (1, 2.0)
   packet.pts, packet.is_discard = 1000, True
-  stats.add_packet(packet, 0.1, 0.5, is_video=True)
+  stats.add_packet(packet, 0.1, 0.5)
   assert (stats.num_packets, stats.read_until) == (2, 2.0)
 
 
 def test_a_gap_at_a_packet_that_follows_lost_data_counts():
   packet = types.SimpleNamespace(dts=10, pts=10, duration=1, is_discard=False, is_corrupt=True, size=9, pos=None)
   stats = DecodeStats(0.1)
-  stats.add_packet(packet, 0.1, 0.0, is_video=True)
+  stats.add_packet(packet, 0.1, 0.0)
   stats.add_frame(0.0, 1.1, 0.0)
   assert stats.missing == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize(
-  ("hole", "has_index", "missing"), [(5000, False, 5.0), (3000, False, 0.0), (0, False, 0.0), (5000, True, 0.0)]
-)
-def test_a_gap_counts_if_the_bytes_that_it_would_hold_are_skipped(hole, has_index, missing):
-  """Ten packets of 100 bytes a second, with ten bytes before each; after one second, five without pictures."""
-  stats, previous = DecodeStats(0.1, has_index=has_index), 0
-  for index in range(20):
-    time, position = index + (50 if index >= 10 else 0), 110 * index + (hole if index >= 10 else 0)
-    fields = {"is_discard": False, "is_corrupt": False, "size": 100, "pos": position + 10}
-    stats.add_packet(types.SimpleNamespace(dts=time, pts=time, duration=1, **fields), 0.1, 0.0, is_video=True)
-    if index:
-      stats.add_frame(previous / 10, time / 10, 0.0)
-    previous = time
-  assert stats.missing == pytest.approx(missing)
 
 
 def test_a_break_in_the_structure_is_an_error_at_the_packet_after_it():
@@ -212,7 +194,7 @@ def test_a_break_in_the_structure_is_an_error_at_the_packet_after_it():
   fields = {"is_discard": False, "is_corrupt": False, "size": 9, "duration": 1}
   stats = DecodeStats(0.1, structure=structure)
   for position, error in ((None, ""), (40, ""), (60, "lost")):
-    stats.add_packet(types.SimpleNamespace(dts=1, pts=1, pos=position, **fields), 0.1, 0.0, is_video=False)
+    stats.add_packet(types.SimpleNamespace(dts=1, pts=1, pos=position, **fields), 0.1, 0.0)
     assert stats.first_error == error
   stats = DecodeStats(0.1, structure=types.SimpleNamespace(error_at_end=lambda: "lost at the end"))
   stats.end_file()
@@ -221,9 +203,9 @@ def test_a_break_in_the_structure_is_an_error_at_the_packet_after_it():
 
 def test_a_corrupt_time_does_not_count_as_read():
   stats = decoded(10, packets=10)
-  stats.read_until = stats.all_read_until = 500.0
+  stats.read_until = 500.0
   stats.add_corrupt_time()
-  assert (stats.read_until, stats.all_read_until, stats.first_error) == (0, 0, "a corrupt time stamp")
+  assert (stats.read_until, stats.first_error) == (0, "a corrupt time stamp")
 
 
 def test_flags_of_formats():
