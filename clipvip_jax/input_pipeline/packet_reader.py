@@ -36,7 +36,7 @@ def read_packets(
   import av
 
   clock, tick = _Clock(container, stream, stats), float(stream.time_base or 0)
-  packets = container.demux(stream)
+  packets = container.demux(*([stream] if stats.skipped is None else []))
   capture = av.logging.Capture()
   messages = capture.logs
   while True:
@@ -55,6 +55,10 @@ def read_packets(
     if packet is None:
       stats.end_file()
       return
+    if stats.skipped is not None:
+      stats.skipped.add_packet(packet)
+      if packet.stream.index != stream.index:
+        continue
     for joined in clock.join(packet):
       stats.add_packet(joined, tick, origin)
       yield joined

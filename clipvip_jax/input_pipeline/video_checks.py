@@ -15,6 +15,7 @@ from clipvip_jax.input_pipeline.container_extent import Extent, read_extent
 from clipvip_jax.input_pipeline.container_structure import StructureCheck
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
 from clipvip_jax.input_pipeline.media_notes import add_note
+from clipvip_jax.input_pipeline.skipped_bytes import SkippedBytes
 
 if TYPE_CHECKING:
   from av import Packet
@@ -47,6 +48,7 @@ class DecodeStats:
     unreadable: whether an error of the container ended it.
     first_error: the first reason for an error; "" for none.
     structure: reveals data that are skipped without an error; None for a container without a structure to check.
+    skipped: likewise, for other containers; None for those with an index.
     file_end: returns the end of the last coded frame or sound of all streams.
   """
 
@@ -61,6 +63,7 @@ class DecodeStats:
   unreadable: bool = False
   first_error: str = ""
   structure: StructureCheck | None = None
+  skipped: SkippedBytes | None = None
   file_end: Callable[[], float] = float  # zero
   _suspect_frames: int = dataclasses.field(default=0, repr=False)
 
@@ -73,6 +76,8 @@ class DecodeStats:
       origin: start of the container in seconds of its own clock.
     """
     if packet.is_corrupt:  # data before it are missing
+      self._suspect_frames = _MAX_DELAY
+    if self.skipped is not None and packet.dts is not None and self.skipped.fill_gap(packet.dts * tick - origin):
       self._suspect_frames = _MAX_DELAY
     if self.structure is not None and (position := packet.pos) is not None and position >= 0:
       self.add_error(self.structure.error_at(position))

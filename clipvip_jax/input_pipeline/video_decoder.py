@@ -18,6 +18,7 @@ from clipvip_jax.input_pipeline.frame_conversion import FrameConverter
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.media_notes import add_note, collect_notes
 from clipvip_jax.input_pipeline.packet_reader import clock_jumps, last_packet_end, read_packets
+from clipvip_jax.input_pipeline.skipped_bytes import SkippedBytes
 from clipvip_jax.input_pipeline.video_checks import DecodeStats
 from clipvip_jax.input_pipeline.video_container import open_video, stream_decoder
 from clipvip_jax.input_pipeline.zero_runs import has_zero_run, is_dense
@@ -134,7 +135,10 @@ def _decode_pictures(
     if seek and start:
       _seek(path, container, start)
     interval = float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS
-    stats = DecodeStats(interval, structure=structure, file_end=functools.partial(last_packet_end, path))
+    has_index = container.format.name.startswith("mov")
+    skipped = None if structure or has_index else SkippedBytes(interval)
+    file_end = functools.partial(last_packet_end, path)
+    stats = DecodeStats(interval, structure=structure, skipped=skipped, file_end=file_end)
     converter: FrameConverter | None = None
 
     def picture(seconds: float, frame: "VideoFrame", next_seconds: float) -> Picture:

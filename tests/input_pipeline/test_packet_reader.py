@@ -8,6 +8,7 @@ import pytest
 from videos import write_movie
 
 from clipvip_jax.input_pipeline.packet_reader import clock_jumps, last_packet_end, read_packets
+from clipvip_jax.input_pipeline.skipped_bytes import SkippedBytes
 from clipvip_jax.input_pipeline.video_checks import DecodeStats
 
 TIME_BASE = fractions.Fraction(1, 1000)
@@ -133,6 +134,13 @@ def test_streams_that_pyav_cannot_flush_end_the_file():
   assert len(list(read_packets(container, STREAM, stats, 0.0))) == 1
   assert stats.at_end and not stats.unreadable and not stats.first_error
   assert not clock_jumps(container, STREAM, 3.0)
+
+
+def test_other_streams_are_read_where_skipped_bytes_reveal_lost_data():
+  packets = [packet(0), packet(0.02, stream_index=1), packet(0.04)]
+  container = types.SimpleNamespace(format=types.SimpleNamespace(flags=0), demux=lambda: iter(packets))
+  stats = DecodeStats(0.04, skipped=SkippedBytes(0.04))
+  assert list(read_packets(container, STREAM, stats, 0.0)) == [packets[0], packets[2]] and stats.num_packets == 2
 
 
 @pytest.mark.parametrize(("start", "jumps"), [(2.0, False), (8.0, False), (500.0, True), (-30.0, True)])
