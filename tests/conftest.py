@@ -25,6 +25,15 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+  """Compiles without optimizations, in less time, where a test's marker says so; the processes that it starts, too."""
+  unoptimized = item.get_closest_marker("unoptimized") is not None
+  jax.config.update("jax_disable_most_optimizations", unoptimized)
+  os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(unoptimized)
+  return (yield)
+
+
 @pytest.fixture(scope="session")
 def golden():
   """golden("name.npz" | "name.json" | "name.safetensors") -> its content."""

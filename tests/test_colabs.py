@@ -4,7 +4,6 @@ import os
 
 import nbformat
 import pytest
-import small_runs
 from nbclient import NotebookClient
 from project_paths import ROOT
 
@@ -31,11 +30,11 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_from_top_to_bottom(path, folder, monkeypatch):
   monkeypatch.setenv("PYTHONPATH", os.fspath(folder))
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-  monkeypatch.setenv("XLA_FLAGS", small_runs.FAST_COMPILATION)
   notebook = nbformat.read(path, as_version=4)
   client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}})
   client.execute()

@@ -1,12 +1,14 @@
 """Recipes and variants: shapes, parameter counts and hyper-parameters, without allocation or compilation."""
 
 import functools
+import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import pytest
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 from clipvip_jax.models import clip_vip
 from clipvip_jax.training import optimizer
@@ -47,13 +49,22 @@ TEMPORAL = {
 }
 
 
-@functools.cache
 def recipe_shapes(variant):
   return shapes(post_pretrain.get_config(variant))
 
 
-def shapes(config, batch_size=4):
+def shapes(config):
   """Returns the shapes of a state, and of state and metrics after one step."""
+  config = config.copy_and_resolve_references()
+  sizes = ConfigDict({name: config.data[name] for name in ("num_frames", "text_length")})
+  traced = {"model": config.model, "optimizer": config.optimizer, "loss": config.loss, "data": sizes}
+  return trace(ConfigDict(traced).to_json(sort_keys=True))
+
+
+@functools.cache
+def trace(config, batch_size=2):
+  """Traces the step of a configuration, given as JSON; many recipes have the same."""
+  config = ConfigDict(json.loads(config))
   model = clip_vip.from_config(config.model)
   chain, rate = optimizer.from_config(config.optimizer, 100)
   frozen = config.optimizer.frozen
@@ -67,7 +78,7 @@ def shapes(config, batch_size=4):
     "subtitle_mask": spec((batch_size,), jnp.bool_),
     "caption_mask": spec((batch_size,), jnp.bool_),
   }
-  state = jax.eval_shape(lambda: init_state(model, chain, config.model, config.seed))
+  state = jax.eval_shape(lambda: init_state(model, chain, config.model, 0))
   return state, jax.eval_shape(make_train_step(model, LOSSES[config.loss], chain, rate, frozen=frozen), state, batch)
 
 
@@ -77,11 +88,12 @@ MIXED = {"": B32, "b32": B32, "b16": B16, "smoke": SMOKE}
 FINE_TUNING = {"msrvtt": msrvtt, "didemo": didemo, "lsmdc": lsmdc, "activitynet": activitynet}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["b32", "b16"])
 @pytest.mark.parametrize("name", FINE_TUNING)
 def test_fine_tuning_recipes_trace_at_full_size(name, variant):
   config = FINE_TUNING[name].get_config(variant)
-  before, (after, _) = shapes(config, batch_size=2)
+  before, (after, _) = shapes(config)
   assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)
   assert sum(x.size for x in jax.tree.leaves(before.params)) == {"b32": B32, "b16": B16}[variant]
 
@@ -117,6 +129,7 @@ def test_all_recipes_and_variants_are_covered_here():
     assert set(recipe.VARIANTS) == own | variants.TEMPORAL.keys() | variants.SMALL_HARDWARE.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "count"), TEMPORAL.items())
 def test_temporal_variants_change_the_parameter_count_as_expected(variant, count):
   full_size = clip_vip.parameter_shapes(post_pretrain.get_config(variant).model)
@@ -125,6 +138,7 @@ def test_temporal_variants_change_the_parameter_count_as_expected(variant, count
   assert jax.tree.map(lambda x: x.shape, state) == jax.tree.map(lambda x: x.shape, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [*variants.OMNISOURCE, *variants.SMALL_HARDWARE])
 def test_other_variants_keep_the_parameters(variant):
   config = post_pretrain.get_config(f"smoke,{variant}")
@@ -157,6 +171,7 @@ def test_data_scale_trains_all_shares_on_equally_many_clips():
   assert data_scale.get_config("demo,1%").evaluate.name == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["pretrain", "zero_shot", "from_scratch", "longer"])
 def test_replication_arms_trace(arm):
   own = {"pretrain", "zero_shot", "from_scratch", "longer", "smoke"}
@@ -165,6 +180,7 @@ def test_replication_arms_trace(arm):
   assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "count"), MIXED.items())
 def test_every_corpus_of_a_mixture_traces(variant, count):
   config = mixed.get_config(variant)
@@ -192,6 +208,7 @@ def test_mixture_has_videos_with_both_texts_videos_with_one_and_captioned_images
     common.mix_corpus(nam="webvid")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_step_preserves_the_shapes_of_the_state(variant):
   before, (after, metrics) = recipe_shapes(variant)
@@ -201,6 +218,7 @@ def test_step_preserves_the_shapes_of_the_state(variant):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_traces(loss):
   config = post_pretrain.get_config("smoke")

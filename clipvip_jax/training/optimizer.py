@@ -157,7 +157,8 @@ def descend(
     directions: optax.Updates, state: DescendState, params: optax.Params | None = None
   ) -> tuple[optax.Updates, DescendState]:
     step = state.step + 1
-    learning_rates = map_names(lambda name: lr_schedule(step) * lr_multiplier(name, multipliers), params)
+    rate = lr_schedule(step)
+    learning_rates = map_names(lambda name: rate * lr_multiplier(name, multipliers), params)
     decay = map_names(lambda name: weight_decay if decays(name) else 0.0, params)
 
     def change(direction, p, lr, wd):

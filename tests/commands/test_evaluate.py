@@ -43,6 +43,7 @@ def of_clip(corpora, clip, tmp_path_factory):
   return folder, command(corpora, folder, [clip], *CLIP_OPTIONS)
 
 
+@pytest.mark.slow
 def test_writes_report_and_prints_the_table(corpora, clip, of_clip, tmp_path, capsys, monkeypatch):
   rows = published_results.published_rows("msrvtt/9k/1.0.0", "test")
   monkeypatch.setattr(run.published_results, "published_rows", lambda corpus, split: rows)
@@ -151,6 +152,7 @@ def measured(corpora, trained, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_evaluating_a_run_gives_bit_identical_metrics(measured, trained):
   _, results = measured
   workdir, expected = trained
@@ -166,6 +168,7 @@ def test_evaluating_a_run_gives_bit_identical_metrics(measured, trained):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_runs_of_several_seeds_give_mean_and_standard_deviation(corpora, runs, tmp_path, capsys):
   results = command(corpora, tmp_path / "a", runs)
   printed = capsys.readouterr().out
@@ -179,6 +182,7 @@ def test_runs_of_several_seeds_give_mean_and_standard_deviation(corpora, runs, t
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_models_that_are_not_runs_of_one_experiment_are_refused(corpora, runs, clip, tmp_path):
   with pytest.raises(UserError, match=r"model\.vision\.width 32 and 64"):
     command(corpora, tmp_path / "out", [runs[0], clip], *CLIP_OPTIONS)
@@ -190,6 +194,7 @@ def test_models_that_are_not_runs_of_one_experiment_are_refused(corpora, runs, c
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_run_whose_configuration_does_not_fit_its_checkpoint_is_refused(corpora, runs, tmp_path):
   shutil.copytree(runs[0], tmp_path / "run")
   edit_config(tmp_path / "run", ('"image_size": 32', '"image_size": 64'))
@@ -198,6 +203,7 @@ def test_run_whose_configuration_does_not_fit_its_checkpoint_is_refused(corpora,
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_run_is_independent_of_the_attention_implementation_of_training(corpora, measured, trained, tmp_path):
   shutil.copytree(trained[0], tmp_path / "run")
   edit_config(tmp_path / "run", ('"attention": "auto"', '"attention": "cudnn"'))
@@ -206,6 +212,7 @@ def test_run_is_independent_of_the_attention_implementation_of_training(corpora,
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_workdirs_of_runs_and_evaluations_are_kept_apart(corpora, measured, runs):
   before = (measured[0] / "results.json").read_bytes()
   with pytest.raises(UserError, match=r"another evaluation \(.*data\.num_frames.*6.*3"):

@@ -42,6 +42,7 @@ def test_overrides_are_applied_to_the_recipe():
   assert recipe_flags.parse_config([*SMALL, "--config.train.batch_size=32"]).train.batch_size == 32
 
 
+@pytest.mark.slow
 def test_small_step_for_eight_gpus(tmp_path, capsys):
   # A batch large enough to make the optimiser's arithmetic negligible.
   batch = "--config.train.batch_size=256"
@@ -68,6 +69,7 @@ def test_step_that_does_not_fit_exits_with_its_code(monkeypatch, capsys):
   assert "65.19 GiB of 74.51 GiB, of which JAX takes 55.88 GiB: does not fit" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: no TPU compiler")
 def test_small_step_for_four_tpus_with_sharded_parameters(tmp_path):
   # In a subprocess: libtpu holds its locks until the process ends.

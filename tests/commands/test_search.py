@@ -9,6 +9,7 @@ from clipvip_jax.inference import video_index
 from clipvip_jax.utils.errors import UserError
 
 
+@pytest.mark.slow
 def test_embeds_and_searches(tmp_path, capsys):
   (tmp_path / "clip").mkdir()
   miniature.write_clip(tmp_path / "clip")

@@ -141,6 +141,7 @@ def test_reads_spans_of_uncut_videos(uncut):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_trains_two_steps(uncut, tmp_path):
   fields = {"evaluate.selection_split": "train", "evaluate.final_splits": ("train",), "evaluate.query": "subtitle"}
   results = corpora.train_two_steps(uncut, tmp_path / "run", **fields)

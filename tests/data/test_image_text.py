@@ -99,6 +99,7 @@ def test_skipped_clips_are_counted_and_listed(built):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_trains_two_steps(built, tmp_path):
   fields = {"evaluate.selection_split": "train", "evaluate.final_splits": ("train",), "evaluate.query": "caption"}
   fields |= {"data.num_frames": 1, "data.subtitle": "caption", "loss": "vs"}

@@ -202,6 +202,7 @@ def test_bytes_depend_on_seed_not_on_workers(built, tmp_path):
   assert other["test"][0]["frames"] != everything(builder)["test"][0]["frames"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("spoil", "reason"),
   [

@@ -91,6 +91,7 @@ def test_skipped_clips_are_counted_and_listed(built):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_trains_two_steps(built, tmp_path):
   fields = {"loss": "vs", "data.subtitle": "description", "evaluate.selection_split": "test"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("test",)})
@@ -151,6 +152,7 @@ def test_7k_reads_only_the_owners_first_file(tmp_path):
     plan(tmp_path, "7k")
 
 
+@pytest.mark.slow
 def test_checks_official_sizes(tmp_path):
   """1,000 queries and 9,000 videos pass; one query fewer is an error with both sizes and the flag to accept it."""
   train, test = [f"video{n}" for n in range(9000)], [f"video{n}" for n in range(9000, 10000)]

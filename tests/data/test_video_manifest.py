@@ -74,6 +74,7 @@ def test_skipped_clips_are_counted_and_listed(built):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_trains_two_steps(built, tmp_path):
   fields = {"loss": "vs", "data.subtitle": "description", "evaluate.selection_split": "test"}
   results = corpora.train_two_steps(built, tmp_path / "run", **fields, **{"evaluate.final_splits": ("test",)})

@@ -79,6 +79,7 @@ def test_skipped_clips_are_counted_and_listed(built):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_trains_two_steps(built, tmp_path):
   fields = {"evaluate.selection_split": "validation", "evaluate.final_splits": ("validation",)}
   fields |= {"loss": "vs", "data.subtitle": "description"}

@@ -76,6 +76,7 @@ def test_the_death_of_process_0_ends_the_others_with_a_message():
   assert "error: process 1: process 0, the coordinator of this launch, died or is unreachable" in outputs[1]
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_join_is_named():
   codes, outputs = launch("", processes=(0,), join_seconds=3)
   assert codes == [-signal.SIGABRT] and "timed out task names:\n1\n" in outputs[0], (codes, outputs)

@@ -69,6 +69,7 @@ def test_aborts_a_hung_process_with_stack_traces(tmp_path):
   assert written.startswith(message.removeprefix("error: "))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("timeout", ["2", "0"])
 def test_a_slow_process_finishes(tmp_path, timeout):
   done = run(tmp_path, timeout, "is slow")
@@ -76,6 +77,7 @@ def test_a_slow_process_finishes(tmp_path, timeout):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_time_in_which_the_process_was_suspended_does_not_count(tmp_path):
   process = subprocess.Popen(
     [sys.executable, "-c", textwrap.dedent(SUSPENDED), tmp_path], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT

@@ -46,6 +46,7 @@ def evaluated(tmp_path_factory):
   return evaluator, params, evaluator.evaluate(params, "train"), net, tokenizer
 
 
+@pytest.mark.slow
 def test_every_query_is_ranked_separately_and_a_video_by_its_best(evaluated):
   evaluator, params, result, net, tokenizer = evaluated
   labels = [i for i, queries in enumerate(QUERIES) for _ in queries]

@@ -65,6 +65,7 @@ def test_arrays_of_any_length_and_size_are_sampled_resized_and_batched(vip):
   assert_close(vip.embed_videos([chosen])[0], features[2], 1e-6)  # alone or among others
 
 
+@pytest.mark.slow
 def test_texts_of_any_length_are_batched(vip, tokenizer):
   model = load(tokenizer=tokenizer)
   texts = ["a red circle", "", "a small blue square moves down " * 9, *(f"circle {i}" for i in range(9))]

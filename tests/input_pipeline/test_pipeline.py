@@ -74,11 +74,13 @@ def test_subsets_are_random_nested_and_independent_of_the_seed():
   assert subset(100, seed=4) == epoch_records(RecordSampler(100, 1, seed=4)), "the complete set is not permuted again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [1, 2, 4])
 def test_batches_do_not_depend_on_the_number_of_workers(streams, expected, num_workers):
   assert_same_batches(expected, list(iterate_batches(streams, num_steps=NUM_STEPS, num_workers=num_workers)))
 
 
+@pytest.mark.slow
 def test_resuming_from_any_step_gives_the_same_batches(streams, expected):
   for first_step in np.random.default_rng(0).integers(NUM_STEPS + 1, size=20).tolist():
     resumed = iterate_batches(streams, num_steps=NUM_STEPS, first_step=first_step)
@@ -90,6 +92,7 @@ def test_resuming_with_workers_gives_the_same_batches(streams, expected):
   assert_same_batches(expected[5:], list(resumed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first_step", "num_workers"), [(0, 0), (0, 2), (7, 0)])
 def test_shards_concatenate_to_the_global_batches(streams, expected, first_step, num_workers):
   options = {"num_steps": NUM_STEPS, "first_step": first_step, "num_workers": num_workers}

@@ -58,6 +58,7 @@ def test_a_missing_file_is_named_with_the_first_record_that_is_in_it(folder):
   assert "record-00001 is missing; restore the file, or build the corpus again" in errors[first]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flip", "cut", "zeros", "empty"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_corrupt_file_gives_one_line_and_never_a_wrong_record(folder, damage, seed):

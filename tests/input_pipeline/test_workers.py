@@ -119,6 +119,7 @@ def test_a_program_exits_with_an_open_iterator():
   assert len(workers) == 2 and wait_for_exit(workers)
 
 
+@pytest.mark.slow
 def test_workers_exit_when_their_parent_is_killed():
   process, workers = start_program("time.sleep(100)")
   process.kill()

@@ -21,6 +21,7 @@ def softmax_attention(query, key, value, allowed):
   return np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "allowed"), [("full", np.ones((6, 6))), ("causal", np.tri(6))])
 def test_pattern_equals_softmax_attention_under_its_mask(name, allowed):
   inputs = jax.random.normal(jax.random.key(0), (3, 2, 6, 4, 8))
@@ -36,6 +37,7 @@ def test_single_query_attention_equals_one_row_of_masked_attention():
     assert_close(attended[i : i + 1], rows[:, 3:4], 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("pattern", "patches", "proxies", "head_width", "fused"),
   [
@@ -74,6 +76,7 @@ def test_auto_resolves_to_xla_without_a_gpu():
   assert attention.resolve_implementation("xla", jnp.float32) == "xla"
 
 
+@pytest.mark.slow
 def test_cudnn_without_a_gpu_is_rejected():
   model = tiny.model(attention="cudnn")
   with pytest.raises(UserError, match=r"model\.attention=cudnn needs .*float32 on cpu; use model\.attention=auto"):

@@ -13,6 +13,7 @@ from clipvip_jax.models.transformer import Block
 from clipvip_jax.utils.errors import UserError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [1, 2, 4, 6, 12])
 def test_features_equal_the_reference(golden, frames):
   data = golden("forward.npz")
@@ -23,6 +24,7 @@ def test_features_equal_the_reference(golden, frames):
   assert_close(text_features, data[f"T{frames}/text_features"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", ["vision", "text"])
 def test_hidden_states_equal_the_reference(golden, tower):
   data = golden("forward.npz")
@@ -47,6 +49,7 @@ def test_hidden_states_equal_the_reference(golden, tower):
   assert_close(hidden[-1][:, 0], last, name="output of the last block")
 
 
+@pytest.mark.slow
 def test_plain_clip_with_mean_pooling_equals_the_reference(golden):
   data = golden("meanpool.npz")
   model = tiny.model(added_proxies=0, time_positions=0, temporal="mean")
@@ -56,6 +59,7 @@ def test_plain_clip_with_mean_pooling_equals_the_reference(golden):
   assert_close(text, data["text_features"])
 
 
+@pytest.mark.slow
 def test_mean_pooling_of_one_frame_equals_plain_clip(golden):
   video = tiny.channels_last(golden("meanpool.npz")["video"])[:, :1]
   params = {"params": tiny.params(golden, "clip_tiny.safetensors")}
@@ -66,6 +70,7 @@ def test_mean_pooling_of_one_frame_equals_plain_clip(golden):
   assert_close(*features)
 
 
+@pytest.mark.slow
 def test_bfloat16_features_are_close_and_parameters_stay_float32(golden):
   data = golden("forward.npz")
   model = tiny.model(dtype="bfloat16")

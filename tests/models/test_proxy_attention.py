@@ -11,6 +11,7 @@ from numeric import assert_close
 from clipvip_jax.models import attention, proxy_attention
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("added_proxies", [0, 1, 7])
 @pytest.mark.parametrize("frames", [1, 3])
 def test_proxy_guided_attention_equals_masked_full_attention(added_proxies, frames):
@@ -25,6 +26,7 @@ def test_proxy_guided_attention_equals_masked_full_attention(added_proxies, fram
   assert_close(ours, masked, 1e-6)
 
 
+@pytest.mark.slow
 def test_patches_of_other_frames_reach_a_patch_only_through_proxies():
   pattern = functools.partial(proxy_attention.proxy_guided, num_proxies=4, num_frames=4)
   tokens = jax.random.normal(jax.random.key(0), (1, 4 + 4 * 3, 2, 8))
@@ -34,6 +36,7 @@ def test_patches_of_other_frames_reach_a_patch_only_through_proxies():
   assert not np.allclose(before[:, :4], after[:, :4])
 
 
+@pytest.mark.slow
 def test_proxy_weights_equal_those_of_the_attention():
   query, key = jax.random.normal(jax.random.key(0), (2, 2, 2 + 3 * 4, 3, 8))
   identity = jnp.broadcast_to(jnp.eye(14)[:, None], (2, 14, 3, 14))  # as values, makes attention return its weights

@@ -34,6 +34,7 @@ def embed(model, params, video):
   return jax.jit(lambda p, x: model.apply({"params": p}, x, method="embed_video"))(params, video)
 
 
+@pytest.mark.slow
 def test_full_and_proxy_guided_attention_agree_only_on_one_frame(video):
   model, params = variant("full")
   guided = tiny.model(temporal="proxies", embedding_init="scratch")
@@ -42,6 +43,7 @@ def test_full_and_proxy_guided_attention_agree_only_on_one_frame(video):
   assert np.abs(embed(model, params, video) - embed(guided, params, video)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_sequence_transformer_adds_its_output_to_the_frame_features(video):
   model, params = variant("sequence")
   frames = jnp.stack([model.apply({"params": params}, video[:, t : t + 1], method=vision) for t in range(3)], axis=1)
@@ -52,6 +54,7 @@ def test_sequence_transformer_adds_its_output_to_the_frame_features(video):
   assert_close(embed(model, params, video), l2_normalize(mean_pooling(frames + mixed)), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("temporal", "sees_order"), [("mean", False), ("sequence", True), ("full", True)])
 def test_features_depend_on_frame_order_only_with_attention_across_frames(video, temporal, sees_order):
   model, params = variant(temporal, added_proxies=0, time_positions=4 if temporal == "full" else 0)
@@ -59,6 +62,7 @@ def test_features_depend_on_frame_order_only_with_attention_across_frames(video,
   assert (difference > 1e-4) == sees_order
 
 
+@pytest.mark.slow
 def test_clip_longer_than_the_sequence_transformer_is_rejected():
   model, params = variant("sequence")
   with pytest.raises(ValueError, match="clip of 17 frames exceeds the sequence transformer's 16 positions"):

@@ -15,6 +15,7 @@ def test_padding_does_not_reach_the_features(golden):
   assert_close(embed(padded), embed(ids), 1e-6)
 
 
+@pytest.mark.slow
 def test_pools_the_first_position_of_the_largest_id(golden):
   embed = functools.partial(tiny.model().apply, {"params": tiny.params(golden)}, method="embed_text")
   ids = np.array([[98, 5, 99, 99, 99]])

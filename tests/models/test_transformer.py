@@ -33,6 +33,7 @@ def test_dense_gradients_of_parameters_are_float32_and_not_rounded(dtype):
   assert_close(np.asarray(x, np.float64).T @ np.asarray(weight, np.float64), ours[1], 1e-6)
 
 
+@pytest.mark.slow
 def test_token_readout_equals_that_token_of_the_complete_output():
   transformer = Transformer(layers=2, heads=4, mlp=64, activation="quick_gelu")
   x = jax.random.normal(jax.random.key(0), (2, 6, 32))
@@ -43,6 +44,7 @@ def test_token_readout_equals_that_token_of_the_complete_output():
   assert_close(readout[:, 0], transformer.apply(params, x, full)[jnp.arange(2), index], 1e-5)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_neither_features_nor_gradients():
   video = np.random.default_rng(0).normal(size=(2, 3, 32, 32, 3)).astype(np.float32)
   model = tiny.model(embedding_init="scratch")

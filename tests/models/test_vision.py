@@ -52,6 +52,7 @@ def test_patch_dropout_draws_a_subset_per_frame():
   assert all(len(set(subset)) == 8 for subset in subsets)
 
 
+@pytest.mark.slow
 def test_patch_dropout_applies_only_with_its_rng(video):
   model, params = variant(patch_dropout=0.5)
   features = embed(*variant()[:1], params, video)
@@ -61,6 +62,7 @@ def test_patch_dropout_applies_only_with_its_rng(video):
   assert np.abs(first - other).max() > 1e-4 and np.abs(first - features).max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temporal", ["proxies", "full", "sequence", "mean"])
 def test_proxy_attention_weights_have_the_shape_and_range_of_shares(video, temporal):
   model, params = variant(temporal)

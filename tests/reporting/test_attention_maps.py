@@ -70,6 +70,7 @@ def net():
   return tiny.model()
 
 
+@pytest.mark.slow
 def test_proxy_attention_accepts_replicated_and_numpy_parameters(net, golden):
   params = tiny.params(golden)
   video = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)

@@ -82,6 +82,7 @@ def two_checkpoints(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_resumes_from_the_previous_checkpoint_whichever_file_is_truncated(two_checkpoints, tmp_path, logged):
   names = [path.relative_to(two_checkpoints) for path in files(two_checkpoints / "2")]
   assert len(names) > 5

@@ -4,11 +4,6 @@ import sys
 
 from configs import mixed, post_pretrain
 
-# XLA_FLAGS of processes whose numbers are compared with those of their kind only.
-FAST_COMPILATION = (
-  "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
-)
-
 
 def config(corpus, variant="smoke", **changes):
   value = post_pretrain.get_config(variant)

@@ -9,7 +9,6 @@ import sys
 import time
 
 import pytest
-import small_runs
 from project_paths import ROOT
 
 from clipvip_jax.runs.checkpoint import Checkpoints
@@ -27,7 +26,7 @@ def free_port():
 def start(folder, corpus, *overrides, second=()):
   """Starts both processes of a run of the smoke recipe, with the flags `second` for process 1 only.
 
-  On CPUs, processes other than 0 do not share the compilation cache. They compile a small loss without optimizations.
+  On CPUs, processes other than 0 do not share the compilation cache. They compile a small loss.
   """
   port = free_port()
   return [
@@ -54,7 +53,7 @@ def start(folder, corpus, *overrides, second=()):
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
-      env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1", "XLA_FLAGS": small_runs.FAST_COMPILATION},
+      env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"},
     )
     for index in range(2)
   ]
@@ -77,6 +76,7 @@ def rows(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_two_processes_resume_bit_identically_after_sigterm_and_a_killed_process(tmp_path):
   corpus = tmp_path / "corpora"
   unbroken_workdir, broken = tmp_path / "unbroken", tmp_path / "broken"

@@ -17,8 +17,6 @@ CORPORA = {
   "activitynet": (activitynet, ActivitynetCaptions, {"train": "train.jsonl", "validation": "val1.jsonl"}),
 }
 
-RECIPES = [*((name, "b32") for name in CORPORA), ("msrvtt", "b16")]
-
 
 @pytest.fixture(scope="module")
 def corpus(request, tmp_path_factory):
@@ -43,12 +41,11 @@ def hash_of(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("corpus", "variant"), [*((name, "b32") for name in CORPORA), ("msrvtt", "b16")], indirect=["corpus"]
-)
-def test_trains_two_steps_and_ranks_every_query(corpus, variant, tmp_path):
+@pytest.mark.unoptimized
+@pytest.mark.parametrize("corpus", CORPORA, indirect=True)
+def test_trains_two_steps_and_ranks_every_query(corpus, tmp_path):
   recipe, builder = corpus
-  config = corpora.small(recipe.get_config(variant))
+  config = corpora.small(recipe.get_config())
   frames = config.data.num_frames
   results = corpora.train_two_steps(builder, tmp_path / "run", config, **{"data.num_frames": frames})
   assert results["step"] == 2 and results["config"]["data"]["num_frames"] == frames

@@ -16,6 +16,7 @@ from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 
 
+@pytest.mark.slow
 def test_rejects_weights_of_another_size(corpora, tmp_path):
   weights = ROOT / "tests/golden/vip_tiny.safetensors"
   components = setup.prepare(config(corpora, init_from=str(weights)), tmp_path)
@@ -35,6 +36,7 @@ def test_a_run_with_a_checkpoint_loads_no_weights(corpora, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_a_checkpoint_that_vanishes_is_not_replaced_by_random_parameters(corpora, tmp_path):
   components = setup.prepare(config(corpora), tmp_path)
   components.config.unlock()
@@ -44,6 +46,7 @@ def test_a_checkpoint_that_vanishes_is_not_replaced_by_random_parameters(corpora
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_initializes_from_weights_and_restores_its_checkpoint_exactly(corpora, tmp_path):
   components = setup.prepare(config(corpora, **{"mesh.fsdp": 2}), tmp_path)
   checkpoints = Checkpoints(tmp_path / "checkpoints", 1)

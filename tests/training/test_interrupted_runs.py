@@ -18,7 +18,7 @@ from clipvip_jax.training import setup, trainer
 from clipvip_jax.utils import cli
 from clipvip_jax.utils.errors import UserError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unoptimized]
 
 
 def test_a_mixed_run_resumes_bit_identically(corpora, tmp_path):

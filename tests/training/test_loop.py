@@ -50,6 +50,7 @@ def open_loop(corpora, workdir, evaluator, **changes):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_logs_evaluates_and_saves_at_the_configured_steps(corpora, tmp_path):
   evaluator = StubEvaluator()
   with open_loop(corpora, tmp_path, evaluator) as (loop, state, checkpoints):
@@ -63,6 +64,7 @@ def test_logs_evaluates_and_saves_at_the_configured_steps(corpora, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_a_signal_during_an_evaluation_stops_at_once_and_the_evaluation_is_repeated(corpora, tmp_path):
   changes = {"train.checkpoint_every": 12}
   unbroken = StubEvaluator()
@@ -89,6 +91,7 @@ def test_a_signal_during_an_evaluation_stops_at_once_and_the_evaluation_is_repea
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_a_signal_between_evaluations_saves_the_step(corpora, tmp_path):
   with open_loop(corpora, tmp_path, StubEvaluator()) as (loop, state, checkpoints):
     signals.defer()
@@ -100,6 +103,7 @@ def test_a_signal_between_evaluations_saves_the_step(corpora, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_stops_at_a_loss_that_is_not_finite_before_saving_it(corpora, tmp_path):
   # The first update of the warm-up overflows the parameters, so that the second loss is NaN.
   changes = {"optimizer.learning_rate": 1e38, "train.checkpoint_every": 1}

@@ -47,6 +47,7 @@ def test_every_loss_has_a_reference():
   assert {*REFERENCE, "fc"} == set(LOSSES)
 
 
+@pytest.mark.slow
 def test_fc_equals_the_difference_of_two_references(golden):
   data = golden("losses.npz")
   features, scale = inputs(golden)
@@ -90,12 +91,14 @@ def assert_masked_equals_removed(golden, name, garbage, dtype, bound):
 
 # Dual softmax amplifies the float32 rounding of two orders of sums beyond 1e-6 on some CPUs. In float64, below, it is
 # held to 1e-12.
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "vs_dual_softmax"])
 @pytest.mark.parametrize("garbage", [0.0, np.nan])
 def test_a_masked_record_equals_a_batch_without_it(golden, name, garbage):
   assert_masked_equals_removed(golden, name, garbage, np.float32, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("garbage", [0.0, np.nan])
 def test_a_masked_record_equals_a_batch_without_it_in_float64(golden, name, garbage):
@@ -103,6 +106,7 @@ def test_a_masked_record_equals_a_batch_without_it_in_float64(golden, name, garb
     assert_masked_equals_removed(golden, name, garbage, np.float64, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_content_of_a_masked_record_changes_no_bit(golden, name):
   features, scale = inputs(golden)
@@ -197,8 +201,8 @@ def random_batch(size, width=16):
   return features, {"subtitle_mask": rng.random(size) < 0.8, "caption_mask": rng.random(size) < 0.9}
 
 
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("chunk", [8, 7])
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "chunk"), [*((name, 7) for name in LOSSES), ("vsc_fc", 8)])
 def test_chunks_give_the_same_loss_and_gradients(name, chunk):
   features, masks = random_batch(24)
   whole = value_and_grad(name, features, 3.0, **masks)
@@ -219,6 +223,7 @@ def test_large_batches_are_computed_by_chunks():
   assert largest(losses.UNCHUNKED_SIZE + 1) < losses.UNCHUNKED_SIZE**2 / 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_eight_devices_see_the_global_batch(name):
   features, masks = random_batch(32)
@@ -240,6 +245,7 @@ def test_eight_devices_see_the_global_batch(name):
   assert "f32[8,32]" in (text := step.as_text()) and "f32[32,32]" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_eight_microbatches_of_16_give_the_gradient_of_one_batch_of_128(name):
   rng = np.random.default_rng(1)
@@ -275,6 +281,7 @@ def temporary_bytes(size, chunk):
   return jax.jit(loss).lower(batch).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_of_chunks_grows_linearly_with_the_batch():
   small, middle, large = (temporary_bytes(size, losses.CHUNK) for size in (4_096, 32_768, 65_536))
   assert small < large <= 16 * small and large <= 2.1 * middle

@@ -132,6 +132,7 @@ def test_plans_every_study(tmp_path, recipe):
 
 
 @pytest.mark.slow
+@pytest.mark.unoptimized
 def test_trains_and_compares_real_runs(tmp_path):
   arms = study.load_study(f"{REPLICATION}:smoke", tmp_path / "study", str(tmp_path / "corpora"), ("vsc_fc",))
   comparison = study.run_study(arms, 1)

@@ -18,7 +18,7 @@ from clipvip_jax.training import setup, trainer
 from clipvip_jax.utils.errors import UserError
 from data.moving_shapes.moving_shapes_dataset_builder import Builder
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.unoptimized]
 
 
 def read_rows(workdir, kind):

@@ -143,6 +143,7 @@ def embedded(model):
   return np.array(list(model.embed_pixels(clips)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("changes", "layout"),
   [

@@ -38,6 +38,7 @@ def features(weights, pixels):
   return net.apply({"params": tiny.nested(weights.params)}, pixels.astype(np.float32), method="embed_video")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("files", "mean", "std"),
   [

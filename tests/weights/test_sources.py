@@ -31,6 +31,7 @@ def features(weights, video, ids, **changes):
   return net.apply(params, video, method="embed_video"), net.apply(params, ids, method="embed_text")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vip_tiny.safetensors", "vip_tiny.pt"])
 @pytest.mark.parametrize("frames", [1, 4, 12])
 def test_published_clip_vip_gives_the_reference_features(golden, name, frames):
