@@ -1,7 +1,8 @@
 """Decodes clips in a child process, so that a file that hangs or crashes the decoder costs one clip, not the build.
 
 The parent writes one JSON request per line. The child answers with the length of a header (4 bytes), the header (JSON)
-and the frames. Nothing is pickled.
+and the frames. Nothing is pickled. Time in which the parent itself did not run (SIGSTOP, a paused container) does not
+count: the child was suspended, too.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from data.engine.frame_extraction import (
 
 STARTUP_SECONDS = 60.0  # added to the timeout of the first request: Python and FFmpeg are loaded
 _MEMORY_LIMIT = 16 * 2**30  # bytes of address space
-_GRACE_SECONDS = 5.0  # after the timeout, the child ends itself in case its parent died
+GRACE_SECONDS = 5.0  # after the timeout, the child ends itself in case its parent died
+CHECK_SECONDS = 2.0  # between two looks at the clock
+MAX_DELAY_SECONDS = 4.0  # of a look; after a longer one, the process was suspended
 _COMMAND = f"from {__name__} import serve; serve()"
 
 
@@ -54,7 +57,7 @@ class DecodeProcess:
       timeout: Limit for one clip in seconds.
     """
     self._settings = json.dumps(
-      {"frame_settings": dataclasses.asdict(settings), "decoder": decoder, "timeout": timeout}
+      {"frame_settings": dataclasses.asdict(settings), "decoder": decoder, "alarm": timeout + GRACE_SECONDS}
     )
     self._timeout = timeout
     self._process: subprocess.Popen[bytes] | None = None
@@ -83,12 +86,10 @@ class DecodeProcess:
       size: Size in bytes of an image within a larger file; 0: the file is the video or image.
       counts: Counts of clips by `media_notes`, updated for this clip.
     """
-    deadline = time.monotonic() + self._timeout
-    if self._process is None:
-      self._process = self._start()
-      deadline += STARTUP_SECONDS
+    request = {"path": path, "start": start, "end": end, "offset": offset, "size": size}
+    deadline = _Deadline(self._timeout + (STARTUP_SECONDS if self._process is None else 0.0))
+    self._process = self._process or self._start()
     try:
-      request = {"path": path, "start": start, "end": end, "offset": offset, "size": size}
       return _send_request(self._process, request, deadline, Counter() if counts is None else counts)
     except TimeoutError:
       self.close()
@@ -96,6 +97,8 @@ class DecodeProcess:
     except (EOFError, BrokenPipeError):
       code = self._process.wait()
       self._process = None
+      if code == -signal.SIGALRM and deadline.was_suspended:  # the child's clock has counted that time
+        return self.read_frames(path, start, end, offset, size, counts)
       if code == -signal.SIGALRM:
         return self._timed_out(path)
       cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -132,8 +135,34 @@ class DecodeProcess:
     )
 
 
+class _Deadline:
+  """End of the time that a request may take, put off while this process is suspended.
+
+  Attributes:
+    was_suspended: whether it was, since the creation.
+  """
+
+  def __init__(self, seconds: float):
+    self._end = time.monotonic() + seconds
+    self.was_suspended = False
+
+  def wait(self, descriptor: int) -> None:
+    """Waits until a file descriptor has data. Raises TimeoutError after the deadline."""
+    while True:
+      start = time.monotonic()
+      ready = select.select([descriptor], [], [], min(max(0.0, self._end - start), CHECK_SECONDS))[0]
+      now = time.monotonic()
+      if now - start > CHECK_SECONDS + MAX_DELAY_SECONDS:
+        self._end += now - start
+        self.was_suspended = True
+      if ready:
+        return
+      if now >= self._end:
+        raise TimeoutError
+
+
 def _send_request(
-  process: subprocess.Popen[bytes], request: dict[str, Any], deadline: float, counts: Counter[str]
+  process: subprocess.Popen[bytes], request: dict[str, Any], deadline: _Deadline, counts: Counter[str]
 ) -> list[bytes] | SkippedClip:
   assert process.stdin is not None and process.stdout is not None
   process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -151,12 +180,11 @@ def _send_request(
   return frames
 
 
-def _read(pipe: IO[bytes], count: int, deadline: float) -> bytearray:
+def _read(pipe: IO[bytes], count: int, deadline: _Deadline) -> bytearray:
   """Reads exactly `count` bytes. Raises TimeoutError after the deadline, EOFError if the process ended."""
   data, descriptor = bytearray(), pipe.fileno()
   while len(data) < count:
-    if not select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
-      raise TimeoutError
+    deadline.wait(descriptor)
     chunk = os.read(descriptor, min(count - len(data), 1 << 20))
     if not chunk:
       raise EOFError
@@ -174,7 +202,7 @@ def serve() -> None:
   for line in sys.stdin.buffer:
     request = json.loads(line)
     # The system ends the process: a decoder that hangs in C may never return to Python.
-    signal.setitimer(signal.ITIMER_REAL, settings["timeout"] + _GRACE_SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, settings["alarm"])
     header, frames = _answer(request, frame_settings, decode)
     signal.setitimer(signal.ITIMER_REAL, 0)
     encoded = json.dumps(header).encode()

@@ -1,6 +1,10 @@
 """The decoding process: a file that hangs or crashes the decoder costs one clip."""
 
 import os
+import signal
+import subprocess
+import sys
+import textwrap
 import time
 from collections import Counter
 
@@ -53,6 +57,35 @@ def test_hung_decoder_costs_one_clip(videos):
     assert child.read_frames(videos["hang"]).detail == "the decoder hung: no result within 1 s"
     assert time.monotonic() - started < 5
     assert len(child.read_frames(videos["also_good"])) == 12
+
+
+SUSPENDED = """
+  import sys
+  from data.engine import decode_process
+  from data.engine.frame_extraction import FrameSettings
+  decode_process.CHECK_SECONDS, decode_process.MAX_DELAY_SECONDS, decode_process.GRACE_SECONDS = 0.05, 0.4, 0.1
+  with decode_process.DecodeProcess(FrameSettings(), "odd_decoders:slow", 2.5) as child:
+    for _ in range(2):
+      frames = child.read_frames(sys.argv[1])
+      print(len(frames) if isinstance(frames, list) else frames.detail, flush=True)
+"""
+
+
+def test_time_in_which_both_processes_were_suspended_does_not_count(videos):
+  process = subprocess.Popen(
+    [sys.executable, "-c", textwrap.dedent(SUSPENDED), videos["good"]],
+    stdout=subprocess.PIPE,
+    text=True,
+    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "ODD_DECODER_SECONDS": "1"},
+    start_new_session=True,
+  )
+  answers = [process.stdout.readline()]
+  time.sleep(0.3)  # the second request is being decoded
+  os.killpg(process.pid, signal.SIGSTOP)
+  time.sleep(3.5)  # longer than the limits of both
+  os.killpg(process.pid, signal.SIGCONT)
+  answers.append(process.stdout.readline())
+  assert process.wait(timeout=30) == 0 and answers == ["12\n", "12\n"]
 
 
 def test_crashed_decoder_costs_one_clip(videos):
