@@ -1,122 +1,238 @@
-"""Stress test of resumption: a run killed at random moments must equal an uninterrupted one.
+"""Stress test of resumption: runs that are interrupted by random signals must equal an uninterrupted one.
 
-  python -m benchmarks.kills [--kills=30] [--seed=0] [--steps=200] [--longest=30]
+  python -m benchmarks.kills [--signals=50] [--seed=0]
 
-Runs the smoke recipe with a checkpoint every fifth step, kills it with SIGKILL up to --longest seconds after its
-process starts, and resumes it. After each kill the newest checkpoint must be readable. A finished run must have
-parameters, results and metrics bit-identical to the uninterrupted run; then a new run begins. Prints one line per kill.
-Exits with 0 if all checks pass.
+Runs the smoke recipe and sends SIGTERM, SIGKILL, or SIGSTOP and later SIGCONT, in one of the phases start, compile,
+step, evaluation, save and report, which are recognised by the output and files of the run. All pairs of signal and
+phase are drawn before any is repeated. An interrupted run is resumed, and in half of the cases interrupted again. After
+each signal, the newest checkpoint must be readable. A finished run must have parameters, results, metrics and report
+bit-identical to the uninterrupted run; then a new run begins. Exits with 0 if all checks pass.
 """
 
 import argparse
+import collections
+import dataclasses
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
 from clipvip_jax.runs.checkpoint import read_params
+from clipvip_jax.utils.cli import EXIT_TERMINATED
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.progress import format_duration
 
 ROOT = pathlib.Path(__file__).parent.parent
-_IDENTICAL_FILES = ("results.json", "metrics.jsonl", "report.html", "tokenizer.json")
+PHASES = ("start", "compile", "step", "evaluation", "save", "report")
+# Signals, and the exit codes of a run that receives one. A run that is ending ignores SIGTERM, and Python's default
+# action ends one that has not yet started.
+EXIT_CODES = {
+  "SIGTERM": (EXIT_TERMINATED, -signal.SIGTERM, 0),
+  "SIGKILL": (-signal.SIGKILL, 0),
+  "SIGSTOP": (0,),
+}
+_IDENTICAL_FILES = ("results.json", "metrics.jsonl", "report.html", "tokenizer.json", "config.json", "corpus.json")
+_STEPS, _EVALUATE_EVERY, _SAVE_EVERY = 24, 8, 4
+_LONGEST_STOP = 3.0  # seconds from SIGSTOP to SIGCONT
+_POLL_SECONDS = 0.002
 
 
-def command(folder: pathlib.Path, steps: int) -> list[str]:
-  """Returns the training command for workdir `folder`; corpus and compilation cache are shared with its siblings."""
-  return [
-    sys.executable,
-    "-m",
-    "clipvip_jax.main",
-    "--config=configs/post_pretrain.py:smoke",
-    f"--workdir={folder}",
+@dataclasses.dataclass
+class Process:
+  """A started run. `log` is the file of its output."""
+
+  folder: pathlib.Path
+  log: pathlib.Path
+  popen: subprocess.Popen
+  start: float
+
+  def observe(self) -> tuple[str, int]:
+    """Returns (phase, last step that is done)."""
+    text = self.log.read_text(encoding="utf-8", errors="replace")
+    steps = re.findall(r"(?:resuming from )?step (\d+)[/ ](?!of|\|)", text)
+    step = int(steps[-1]) if steps else 0
+    if self._is_new(self.folder / "results.json"):
+      return "report", step
+    if not self._is_new(self.folder / "lock"):
+      return "start", step
+    if any(self._is_new(path) for path in self.folder.glob("checkpoints/*tmp*")):
+      return "save", step
+    if step == _STEPS or (step and step % _EVALUATE_EVERY == 0 and f"step {step} | " not in text):
+      return "evaluation", step
+    return ("step" if re.search(r"step \d+/", text) else "compile"), step
+
+  def _is_new(self, path: pathlib.Path) -> bool:
+    """Returns whether this process has written a path, which may vanish at any time."""
+    try:
+      return path.stat().st_mtime > self.start
+    except FileNotFoundError:
+      return False
+
+  def phases(self) -> Iterator[tuple[str, int]]:
+    """Yields what is observed until the process ends."""
+    while self.popen.poll() is None:
+      yield self.observe()
+      time.sleep(_POLL_SECONDS)
+
+
+def launch(folder: pathlib.Path, cache: pathlib.Path) -> Process:
+  """Starts or resumes the run in `folder`; its corpus is shared with its siblings. `cache`: of compiled programs."""
+  arguments = [
+    *(sys.executable, "-m", "clipvip_jax.main", "--config=configs/post_pretrain.py:smoke", f"--workdir={folder}"),
     f"--config.data.data_dir={folder.parent / 'corpora'}",
-    f"--config.host.compilation_cache={folder.parent / 'compiled'}",
-    f"--config.train.num_steps={steps}",
-    f"--config.train.eval_every={steps // 2}",
-    "--config.train.checkpoint_every=5",
+    f"--config.train.num_steps={_STEPS}",
+    f"--config.train.eval_every={_EVALUATE_EVERY}",
+    f"--config.train.checkpoint_every={_SAVE_EVERY}",
+    "--config.host.log_every=1",
   ]
+  environment = {
+    **os.environ,
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONDONTWRITEBYTECODE": "",  # processes start in half the time with cached bytecode
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+  log, start = folder.with_suffix(".log"), time.time()
+  with log.open("w") as output:
+    popen = subprocess.Popen(arguments, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment)
+  return Process(folder, log, popen, start)
 
 
-def run(folder: pathlib.Path, steps: int, seconds: float | None = None) -> tuple[int, str]:
-  """Runs training, killed after `seconds` if still alive; returns (exit code, output)."""
-  process = subprocess.Popen(
-    command(folder, steps), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ)
-  )
+def run(folder: pathlib.Path, cache: pathlib.Path) -> dict[str, float]:
+  """Runs to the end without a signal; returns the mean seconds of each phase. Exits if the run fails."""
+  process, entered = launch(folder, cache), time.monotonic()
+  seconds, phase = collections.defaultdict(list), "start"
+  for observed, _ in process.phases():
+    if observed != phase:
+      seconds[phase].append(time.monotonic() - entered)
+      phase, entered = observed, time.monotonic()
+  seconds[phase].append(time.monotonic() - entered)
+  if process.popen.returncode:
+    sys.exit(process.log.read_text())
+  return {phase: float(np.mean(values)) for phase, values in seconds.items()}
+
+
+def interrupt(process: Process, name: str, phase: str, seconds: float, rng: random.Random) -> str:
+  """Sends a signal in a phase that lasts `seconds`, from a random step on and at a random time.
+
+  Returns:
+    The phase in which it was sent; "" if the process ended before.
+  """
+  first_step, delay = rng.randrange(_STEPS), rng.uniform(0, 0.7 * seconds)
+  for observed, step in process.phases():
+    if observed == phase and (phase in ("start", "compile", "report") or step >= first_step):
+      time.sleep(delay)
+      observed, _ = process.observe()
+      if process.popen.poll() is None:
+        process.popen.send_signal(signal.Signals[name])
+        if name == "SIGSTOP":
+          time.sleep(rng.uniform(0, _LONGEST_STOP))
+          process.popen.send_signal(signal.SIGCONT)
+        return observed
+  return ""
+
+
+def find_faults(process: Process, codes: tuple[int, ...]) -> str:
+  """Waits for the end of a process; returns what is wrong with it and its newest checkpoint, "" if nothing."""
+  code = process.popen.wait()
+  faults = [] if code in codes else [f"exit code {code}"]
+  faults += ["traceback"] if "Traceback" in process.log.read_text() else []
+  checkpoints = process.folder / "checkpoints"
+  steps = [int(path.name) for path in checkpoints.glob("*") if path.name.isdigit()]
   try:
-    output, _ = process.communicate(timeout=seconds)
-  except subprocess.TimeoutExpired:
-    process.kill()
-    output, _ = process.communicate()
-  return process.returncode, output
-
-
-def newest(folder: pathlib.Path) -> str:
-  """Returns the step of the newest checkpoint, "none yet", or CORRUPT with the reason."""
-  steps = [int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit()]
-  if not steps:
-    return "none yet"
-  try:
-    params, step = read_params(folder / "checkpoints", max(steps))
+    params = read_params(checkpoints, max(steps))[0] if steps else {}
+    faults += [] if all(np.isfinite(x).all() for x in jax.tree.leaves(params)) else ["not finite"]
   except UserError as error:
-    return f"CORRUPT: {error}"
-  return str(step) if all(np.isfinite(x).all() for x in jax.tree.leaves(params)) else "CORRUPT: not finite"
+    faults.append(str(error))
+  return ", ".join(faults)
 
 
-def difference(folder: pathlib.Path, uninterrupted: pathlib.Path, steps: int) -> str:
+def find_differences(folder: pathlib.Path, uninterrupted: pathlib.Path) -> str:
   """Returns the outputs in which a finished run differs from the uninterrupted one; "" if identical."""
-  ours, theirs = (read_params(workdir / "checkpoints", steps)[0] for workdir in (folder, uninterrupted))
+  ours, theirs = (read_params(workdir / "checkpoints", _STEPS)[0] for workdir in (folder, uninterrupted))
   equal = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), ours, theirs)
   different = [] if all(jax.tree.leaves(equal)) else ["parameters"]
   different += [
     name for name in _IDENTICAL_FILES if (folder / name).read_bytes() != (uninterrupted / name).read_bytes()
   ]
-  return ", ".join(different)
+  return f"differs in {', '.join(different)}" if different else ""
+
+
+def draw(count: int, rng: random.Random) -> list[tuple[str, str]]:
+  """Returns (signal, phase) pairs in random order: each of all pairs as often as any other, or once more."""
+  pairs = [(name, phase) for name in EXIT_CODES for phase in PHASES]
+  drawn = pairs * (count // len(pairs)) + rng.sample(pairs, count % len(pairs))
+  rng.shuffle(drawn)
+  return drawn
+
+
+def stress(folder: pathlib.Path, pairs: list[tuple[str, str]], rng: random.Random, report: Callable[[str], None]):
+  """Interrupts runs with each signal, resumes them, and compares those that finish.
+
+  Returns:
+    ({(signal, phase): count}, faults).
+  """
+  uninterrupted, cache = folder / "uninterrupted", folder / "compiled"
+  cold = run(folder / "first", cache)  # fills the cache
+  seconds = {**run(uninterrupted, cache), "compile": cold["compile"]}
+  different = find_differences(folder / "first", uninterrupted)
+  report(f"uninterrupted, {sum(seconds.values()):.0f} s | {different or 'bit-identical twice'}")
+  counts: collections.Counter[tuple[str, str]] = collections.Counter()
+  faults, pairs, number, finished = [different] if different else [], pairs.copy(), 0, True
+  while pairs or not finished:
+    number += finished
+    current = folder / f"run_{number}"
+    is_interrupted = bool(pairs) and (finished or rng.random() < 0.5)
+    name, phase = pairs.pop() if is_interrupted else ("", "")
+    empty = folder / f"compiled_{len(pairs)}"  # what is compiled, and not read from the cache, takes a while
+    process = launch(current, empty if phase == "compile" else cache)
+    sent = interrupt(process, name, phase, seconds.get(phase, 0.1), rng) if is_interrupted else ""
+    fault = find_faults(process, EXIT_CODES[name] if sent else (0,))
+    finished = process.popen.returncode == 0
+    if is_interrupted and not sent:  # the resumed run had no such phase
+      pairs.insert(0, (name, phase))
+    if sent:
+      counts[name, sent] += 1
+    if finished and not fault:
+      fault = find_differences(current, uninterrupted)
+    outcome = "bit-identical" if finished else "interrupted"
+    report(f"run {number} | {f'{name} in {sent}' if sent else 'no signal'} | {fault or outcome} | {len(pairs)} to do")
+    if fault:
+      faults.append(f"run {number}: {fault}")
+      print(process.log.read_text(), flush=True)
+      finished = True
+  return counts, faults
 
 
 def main() -> None:
-  """Runs, kills, resumes and compares."""
+  """Interrupts, resumes and compares; prints a table."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--kills", type=int, default=30)
-  parser.add_argument("--seed", type=int, default=0, help="seed of the random kill times")
-  parser.add_argument("--steps", type=int, default=200)
-  parser.add_argument("--longest", type=float, default=30.0, help="maximum seconds before a kill")
+  parser.add_argument("--signals", type=int, default=50)
+  parser.add_argument("--seed", type=int, default=0, help="seed of signals, phases and times")
   options = parser.parse_args()
   rng = random.Random(options.seed)
+  started = time.monotonic()
+
+  def report(line: str) -> None:
+    print(f"{format_duration(time.monotonic() - started)} | {line}", flush=True)
+
   with tempfile.TemporaryDirectory() as temporary:
-    uninterrupted = pathlib.Path(temporary, "uninterrupted")
-    started = time.monotonic()
-    code, output = run(uninterrupted, options.steps)
-    if code:
-      sys.exit(output)
-    print(f"uninterrupted: {time.monotonic() - started:.0f} s")
-    failures, kills, number = [], 0, 0
-    while kills < options.kills or code != 0:
-      folder = pathlib.Path(temporary, f"killed_{number}")
-      seconds = rng.uniform(0, options.longest) if kills < options.kills else None
-      code, output = run(folder, options.steps, seconds)
-      if code == -signal.SIGKILL and seconds is not None:
-        kills += 1
-        status = newest(folder)
-        print(f"kill {kills:3d} | run {number} | after {seconds:5.1f} s | newest checkpoint {status}", flush=True)
-        failures += [status] if status.startswith("CORRUPT") else []
-      elif code == 0:
-        different = difference(folder, uninterrupted, options.steps)
-        print(f"run {number} finished | {f'DIFFERS in {different}' if different else 'bit-identical'}", flush=True)
-        failures += [different] if different else []
-        number += 1
-      else:
-        failures.append(f"exit code {code}")
-        print(f"run {number} FAILED with exit code {code}:\n{output}")
-        break
-  print(f"{kills} kills, {number} runs: {'all checks passed' if not failures else '; '.join(failures)}")
-  sys.exit(bool(failures))
+    counts, faults = stress(pathlib.Path(temporary), draw(options.signals, rng), rng, report)
+  faults += [f"no signal in {phase}" for phase in PHASES if not any(counts[name, phase] for name in EXIT_CODES)]
+  print(" " * 10 + "".join(f"{phase:>12}" for phase in PHASES))
+  for name in EXIT_CODES:
+    print(f"{name:10}" + "".join(f"{counts[name, phase]:12}" for phase in PHASES))
+  print(f"{counts.total()} signals: {'all checks passed' if not faults else '; '.join(faults)}")
+  sys.exit(bool(faults))
 
 
 if __name__ == "__main__":
