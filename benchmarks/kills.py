@@ -175,7 +175,7 @@ def draw(count: int, rng: random.Random) -> list[tuple[str, str]]:
   return drawn
 
 
-def stress(folder: pathlib.Path, pairs: list[tuple[str, str]], rng: random.Random, report: Callable[[str], None]):
+def stress(folder: pathlib.Path, pairs: list[tuple[str, str]], rng: random.Random, report: Callable[[str, int], None]):
   """Interrupts runs with each signal, resumes them, and compares those that finish.
 
   Returns:
@@ -185,7 +185,7 @@ def stress(folder: pathlib.Path, pairs: list[tuple[str, str]], rng: random.Rando
   cold = run(folder / "first", cache)  # fills the cache
   seconds = {**run(uninterrupted, cache), "compile": cold["compile"]}
   different = find_differences(folder / "first", uninterrupted)
-  report(f"uninterrupted, {sum(seconds.values()):.0f} s | {different or 'bit-identical twice'}")
+  report(f"uninterrupted, {sum(seconds.values()):.0f} s | {different or 'bit-identical twice'}", len(pairs))
   counts: collections.Counter[tuple[str, str]] = collections.Counter()
   faults, pairs, number, finished = [different] if different else [], pairs.copy(), 0, True
   while pairs or not finished:
@@ -205,7 +205,7 @@ def stress(folder: pathlib.Path, pairs: list[tuple[str, str]], rng: random.Rando
     if finished and not fault:
       fault = find_differences(current, uninterrupted)
     outcome = "bit-identical" if finished else "interrupted"
-    report(f"run {number} | {f'{name} in {sent}' if sent else 'no signal'} | {fault or outcome} | {len(pairs)} to do")
+    report(f"run {number} | {f'{name} in {sent}' if sent else 'no signal'} | {fault or outcome}", len(pairs))
     if fault:
       faults.append(f"run {number}: {fault}")
       print(process.log.read_text(), flush=True)
@@ -222,8 +222,10 @@ def main() -> None:
   rng = random.Random(options.seed)
   started = time.monotonic()
 
-  def report(line: str) -> None:
-    print(f"{format_duration(time.monotonic() - started)} | {line}", flush=True)
+  def report(line: str, to_do: int) -> None:
+    done, elapsed = options.signals - to_do, time.monotonic() - started
+    left = f"{format_duration(elapsed / done * to_do)} left" if done else "..."
+    print(f"{done}/{options.signals} | {format_duration(elapsed)}, {left} | {line}", flush=True)
 
   with tempfile.TemporaryDirectory() as temporary:
     counts, faults = stress(pathlib.Path(temporary), draw(options.signals, rng), rng, report)

@@ -25,8 +25,9 @@ from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.frame_sampling import MAX_FRAMES
 from clipvip_jax.input_pipeline.preprocessing import check_crop
-from clipvip_jax.input_pipeline.tokenizer import Tokenizer, has_clip_vocabulary, load_tokenizer
+from clipvip_jax.input_pipeline.tokenizer import WORDS, Tokenizer, has_clip_vocabulary
 from clipvip_jax.models import clip_vip
+from clipvip_jax.runs.run_identity import load_recorded_tokenizer
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import quiet_libtpu
 from clipvip_jax.utils.progress import ProgressReporter
@@ -268,7 +269,7 @@ def _fit_params(weights: sources.Weights, config: ConfigDict) -> dict[str, Any]:
 def tokenizer_name(weights: sources.Weights, requested: str | None = None) -> str:
   """Returns the name for `load_tokenizer`: the requested one, or the one that fits the weights; "" if unknown."""
   run = "" if weights.run is None else weights.run.data.get("tokenizer", "")
-  trained = "" if run == "words" else run  # "words" is a file in the workdir
+  trained = "" if run == WORDS else run  # "words" is a file in the workdir
   beside = weights.tokenizer
   if requested or (weights.run is not None and (beside or trained)):
     return requested or beside or trained
@@ -283,7 +284,7 @@ def _load_tokenizer(weights: sources.Weights, requested: str | None) -> Tokenize
   name = tokenizer_name(weights, requested)
   if not name:
     return None
-  tokenizer = load_tokenizer(name)
+  tokenizer = load_recorded_tokenizer(name, weights.tokenizer_digest if name == tokenizer_name(weights) else "")
   vocab_size = weights.config.text.vocab_size
   if tokenizer.vocab_size != vocab_size:
     raise UserError(

@@ -25,6 +25,8 @@ from clipvip_jax.utils.log import log, printable
 START, END = "<|startoftext|>", "<|endoftext|>"
 PAD, UNKNOWN = "<|pad|>", "<|unknown|>"
 
+WORDS = "words"  # in place of a name: the WordTokenizer of a run, built from its training texts
+
 _PROBE = " ".join(map(chr, range(33, 1000))) + " tokens of the vocabulary"  # text that determines CLIP's digest
 _COMMON = ("a", "photo", "of", "two", "dogs", "playing", "in", "the", "snow")  # each a token of CLIP's vocabulary
 _MAX_SHOWN = 60  # characters of a text in an error message

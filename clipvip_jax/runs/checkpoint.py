@@ -27,7 +27,9 @@ from clipvip_jax.runs.checkpoint_integrity import (
   verify_for_all_processes,
 )
 from clipvip_jax.runs.checkpoint_scores import KeepBest, by_score, read_scores, write_score
+from clipvip_jax.runs.run_identity import IDENTITY, RunIdentity
 from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.runs.workdir import checkpoint_folders
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import log, printable
 
@@ -39,15 +41,18 @@ def _short(error: Exception) -> str:
 class Checkpoints:
   """The checkpoints of a run. All processes must make the same calls in the same order."""
 
-  def __init__(self, directory: pathlib.Path, keep: int, batch_size: int | None = None):
+  def __init__(
+    self, directory: pathlib.Path, keep: int, batch_size: int | None = None, identity: RunIdentity | None = None
+  ):
     """Opens a directory, which is created if absent.
 
     Args:
       directory: WORKDIR/checkpoints.
       keep: number of newest checkpoints to keep, besides the best.
       batch_size: records per step, with which data positions are checked; None to check their format only.
+      identity: of the run, saved with each checkpoint; None to save none.
     """
-    self._directory, self._batch_size = directory, batch_size
+    self._directory, self._batch_size, self._identity = directory, batch_size, identity
     self._scores: dict[int, float] = {}
     policy = policies.AnyPreservationPolicy([policies.LatestN(n=max(keep, 1)), KeepBest(self._scores)])
     self._options = ocp.CheckpointManagerOptions(
@@ -63,7 +68,7 @@ class Checkpoints:
     """Opens a manager and reads the scores. First quarantines checkpoints with a corrupt metrics file."""
     scores: dict[int, float] = {}
     if jax.process_index() == 0:  # decides for all, since it moves the folders while the others list them
-      scores = read_scores(_folders(self._directory))
+      scores = read_scores(checkpoint_folders(self._directory))
     scores = dict(json.loads(allgather_text(json.dumps(list(scores.items())))[0]))
     self._quarantine([step for step, score in scores.items() if np.isnan(score)])
     self._scores.clear()
@@ -71,7 +76,7 @@ class Checkpoints:
     return ocp.CheckpointManager(
       self._directory,
       options=self._options,
-      item_names=("state", "data"),
+      item_names=("state", "data", IDENTITY),
     )
 
   def steps(self) -> list[int]:
@@ -92,11 +97,10 @@ class Checkpoints:
     step = int(state.step)
     if step in self._manager.all_steps():
       return
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(position)),
-      force=True,
-    )
+    items = {"state": ocp.args.StandardSave(state), "data": ocp.args.JsonSave(position)}
+    if self._identity is not None:
+      items[IDENTITY] = ocp.args.JsonSave(self._identity)
+    self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
   def wait(self) -> None:
     """Waits until the last save is committed.
@@ -242,7 +246,7 @@ def read_params(directory: pathlib.Path, step: int | None = None) -> tuple[Param
   if not steps:
     raise UserError(f"{directory} has no checkpoint yet; wait until its run has saved one")
   if step is None:
-    scores = read_scores(_folders(directory))
+    scores = read_scores(checkpoint_folders(directory))
     corrupt = [step for step, score in scores.items() if np.isnan(score)]
     step = next(iter(by_score(scores, (step for step in steps if step not in corrupt))), steps[-1])
     if corrupt:
@@ -271,10 +275,4 @@ def has_checkpoint(directory: pathlib.Path) -> bool:
 
 
 def _steps_on_disk(directory: pathlib.Path) -> list[int]:
-  return [int(folder.name) for folder in _folders(directory)]
-
-
-def _folders(directory: pathlib.Path) -> list[pathlib.Path]:
-  """Returns the folders of the committed checkpoints."""
-  folders = directory.glob("[0-9]*") if directory.exists() else []
-  return [folder for folder in folders if folder.name.isdigit()]
+  return [int(folder.name) for folder in checkpoint_folders(directory)]

@@ -13,6 +13,7 @@ import jax
 from orbax.checkpoint.path import atomicity
 
 from clipvip_jax.distributed.coordination import allgather_text
+from clipvip_jax.runs.run_identity import IDENTITY
 from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.log import log
 
@@ -48,6 +49,8 @@ def verify_files(folder: pathlib.Path) -> None:
     OSError: a file cannot be read.
   """
   if not file_digests.check_digests(folder):
+    if (folder / IDENTITY).exists():  # which no version without digests wrote
+      raise ValueError(f"{file_digests.NAME} is missing")
     log.warning("%s has no %s: an earlier version wrote it, and it cannot be verified", folder, file_digests.NAME)
 
 

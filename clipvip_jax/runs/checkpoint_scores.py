@@ -2,15 +2,15 @@
 
 import json
 import pathlib
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 
 from orbax.checkpoint import checkpoint_managers as policies
 
-from clipvip_jax.utils import file_digests
+from clipvip_jax.utils import atomic_write, file_digests
+from clipvip_jax.utils.errors import UserError
 
 SCORE = "text_to_video_R@1"  # the metric that decides which checkpoint is the best
-_METRICS = "metrics"  # in the folder of a checkpoint: a folder with a file of this name and its digest
+_FILE = "metrics/metrics"  # in the folder of a checkpoint
 
 
 class KeepBest(policies.PreservationPolicy):
@@ -33,31 +33,39 @@ def by_score(scores: Mapping[int, float], steps: Iterable[int]) -> list[int]:
 
 
 def write_score(folder: pathlib.Path, score: float) -> None:
-  """Adds a score and its digest to a committed checkpoint atomically."""
-  with tempfile.TemporaryDirectory(dir=folder, prefix=f".{_METRICS}.") as temporary:
-    metrics = pathlib.Path(temporary, _METRICS)
-    metrics.mkdir()
-    (metrics / _METRICS).write_text(json.dumps({SCORE: score}), encoding="utf-8")
-    file_digests.write_digests(metrics)
-    metrics.rename(folder / _METRICS)
+  """Adds a score to a committed checkpoint. It counts as measured when its digest is written, so atomically.
+
+  Raises:
+    UserError: digests.json is corrupt.
+    OSError: the folder cannot be written.
+  """
+  path = folder / _FILE
+  path.parent.mkdir(exist_ok=True)
+  with atomic_write.atomic_path(path) as temporary:
+    temporary.write_text(json.dumps({SCORE: score}), encoding="utf-8")
+  try:
+    file_digests.add_digest(folder, _FILE)
+  except ValueError as error:
+    raise UserError(f"{folder}: {error}; run the same command to resume from the previous checkpoint") from error
 
 
 def read_scores(folders: Iterable[pathlib.Path]) -> dict[int, float]:
-  """Reads the scores of checkpoints, by step, where one was measured; NaN if it is corrupt or no recall."""
+  """Reads the scores of checkpoints, by step, where one was measured; NaN if it is corrupt, missing or no recall."""
   scores = {int(folder.name): _read_score(folder) for folder in folders}
   return {step: score for step, score in scores.items() if score is not None}
 
 
 def _read_score(folder: pathlib.Path) -> float | None:
-  if not (folder / _METRICS).exists():
-    return None
   try:
-    # Earlier versions committed the score with the checkpoint, and -1 where none was measured.
-    if not file_digests.check_digests(folder / _METRICS):
-      file_digests.check_digests(folder, lambda name: name.startswith(f"{_METRICS}/"))
-    score = float(json.loads((folder / _METRICS / _METRICS).read_text(encoding="utf-8"))[SCORE])
+    digests = file_digests.read_digests(folder)
+    if digests is None and not (folder / _FILE).exists():  # of an earlier version
+      return None
+    if digests is not None and _FILE not in digests:
+      return None
+    file_digests.check_digests(folder, lambda name: name == _FILE)
+    score = float(json.loads((folder / _FILE).read_text(encoding="utf-8"))[SCORE])
   except (OSError, ValueError, TypeError, KeyError):
     return float("nan")
-  if score == -1:
+  if score == -1:  # earlier versions committed it with the checkpoint, where none was measured
     return None
   return score if 0 <= score <= 1 else float("nan")

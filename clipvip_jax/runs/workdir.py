@@ -5,7 +5,6 @@
 | config.json | the configuration that the run was started with |
 | corpus.json | name, settings, number of records and content of its corpus, and the digest of its vocabulary |
 | tokenizer.json | the vocabulary, if it was built from the corpus |
-| digests.json | digests of these three files, compared when the run is loaded as a model |
 | environments.json | versions of code and packages, see environments.py |
 | extensions.json | numbers of steps, where the run was extended |
 | initial_weights.json | SOURCE and digest of the weights that the run started from, see initial_weights.py |
@@ -27,7 +26,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from clipvip_jax.utils import config_tree, file_digests
+from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 
 # Fields that change results by no more than the order of sums.
@@ -41,8 +40,23 @@ _ADDED = re.compile(r"corpus\.(((mix\.[^.]+|evaluated)\.)?content\..*|tokenizer)
 # Fields of NAME.json that workdirs of earlier versions lack, and the values that they had.
 _DEFAULTS = {"config.data.crop": "squash", "evaluation.data.crop": "squash", "job.crop": "squash"}
 
-_DURATION = ("train.epochs", "train.num_steps")
+DURATION = ("train.epochs", "train.num_steps")  # fields that change where a run is extended
 _EXTENSIONS = "extensions.json"
+
+
+class _Absent:
+  """In place of the value of a field that does not exist."""
+
+  def __repr__(self) -> str:
+    return "absent"
+
+
+_ABSENT = _Absent()
+
+
+def checkpoint_folders(directory: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the folders of the committed checkpoints in WORKDIR/checkpoints, which need not exist."""
+  return [path for path in directory.glob("[0-9]*") if re.fullmatch(r"0|[1-9][0-9]*", path.name)]
 
 
 def may_change(field: str) -> bool:
@@ -67,12 +81,12 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any], *, extendable
   if (workdir / "evaluation.json").exists():
     raise UserError(f"--workdir={workdir} holds an evaluation, not a run; choose another")
   missing = [name for name in ("config.json", "corpus.json") if not (workdir / name).exists()]
-  if missing and any(path.name.isdigit() for path in workdir.glob("checkpoints/*")):
+  if missing and checkpoint_folders(workdir / "checkpoints"):
     raise UserError(
       f"--workdir={workdir} holds checkpoints, but no {missing[0]} that records what they were trained with; restore"
       " that file, or choose another"
     )
-  check_same(workdir, "config", config, ignore=_DURATION if extendable else ())
+  check_same(workdir, "config", config, ignore=DURATION if extendable else ())
 
 
 def check_corpus(workdir: pathlib.Path, corpus: Mapping[str, Any]) -> None:
@@ -103,16 +117,6 @@ def explain_write_errors(workdir: pathlib.Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}); choose another") from error
-
-
-def write_digests(workdir: pathlib.Path) -> None:
-  """Writes digests.json of the files that decide what a checkpoint computes.
-
-  Raises:
-    UserError: it cannot be written.
-  """
-  with explain_write_errors(workdir):
-    file_digests.write_digests(workdir, lambda name: name in ("config.json", "corpus.json", "tokenizer.json"))
 
 
 def record_extension(workdir: pathlib.Path, old: int, new: int) -> None:
@@ -164,24 +168,43 @@ def check_same(
   if not path.exists():
     return
   try:
-    recorded = dict(config_tree.flatten(json.loads(path.read_text(encoding="utf-8"))))
-  except (ValueError, AttributeError) as error:
+    recorded = dict(json.loads(path.read_text(encoding="utf-8")))
+  except (ValueError, TypeError, RecursionError) as error:
     raise UserError(f"{path} cannot be read ({error}); choose another {flag}") from error
-  values = dict(config_tree.flatten(current))
-  recorded = {**{field: _DEFAULTS[key] for field in values if (key := f"{name}.{field}") in _DEFAULTS}, **recorded}
-  fields = [field for field in sorted(recorded.keys() | values.keys()) if field not in ignore and not may_change(field)]
-  fields = [field for field in fields if field in recorded or not _ADDED.fullmatch(f"{name}.{field}")]
-  unknown = [field for field in fields if (field in recorded) != (field in values)]
+  changes = find_changes(name, recorded, current, ignore)
+  unknown = [field for field, values in changes.items() if _ABSENT in values]
   if unknown:
-    where = "there" if unknown[0] in recorded else "here"
+    where = "here" if changes[unknown[0]][0] is _ABSENT else "there"
     raise UserError(
       f"{workdir} holds a {name} of another version of this project, where fields differ ({', '.join(unknown)}; the"
       f" first exists only {where}): continue it with that version, or choose another {flag}"
     )
-  changes = [
-    f"{field}: {recorded[field]!r} there, {values[field]!r} now" for field in fields if recorded[field] != values[field]
-  ]
   if changes:
     raise UserError(
-      f"{workdir} holds a run with another {name} ({'; '.join(changes)}); choose another {flag}, or the same values"
+      f"{workdir} holds a run with another {name} ({format_changes(changes)}); choose another {flag}, or the same"
+      " values"
     )
+
+
+def find_changes(
+  name: str, recorded: Mapping[str, Any], current: Mapping[str, Any], ignore: Collection[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+  """Returns {field: (recorded value, current value)} of the values that differ and may not.
+
+  Args:
+    name: "config" or "corpus", which the values describe.
+    recorded: by field, nested.
+    current: by field, nested.
+    ignore: fields that may differ.
+  """
+  there, now = (dict(config_tree.flatten(tree)) for tree in (recorded, current))
+  there = {**{field: _DEFAULTS[key] for field in now if (key := f"{name}.{field}") in _DEFAULTS}, **there}
+  fields = [field for field in sorted(there.keys() | now.keys()) if field not in ignore and not may_change(field)]
+  fields = [field for field in fields if field in there or not _ADDED.fullmatch(f"{name}.{field}")]
+  pairs = {field: (there.get(field, _ABSENT), now.get(field, _ABSENT)) for field in fields}
+  return {field: (old, new) for field, (old, new) in pairs.items() if old != new}
+
+
+def format_changes(changes: Mapping[str, tuple[Any, Any]]) -> str:
+  """Formats the result of `find_changes`."""
+  return "; ".join(f"{field}: {old!r} there, {new!r} now" for field, (old, new) in changes.items())

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.input_pipeline.mixture import steps_until
 from clipvip_jax.input_pipeline.pipeline import WeightedStream
+from clipvip_jax.runs.run_identity import read_identities
 from clipvip_jax.training.optimizer import learning_rate
 from clipvip_jax.training.train_step import num_masked_steps
 from clipvip_jax.utils.errors import UserError
@@ -36,7 +37,7 @@ def check_extension(config: ConfigDict, workdir: pathlib.Path, streams: Sequence
 
   Args:
     config: the whole configuration, equal to that of the run in `workdir` except for its duration.
-    workdir: the run's folder, which need not exist.
+    workdir: the run's folder, which need not exist. Its config.json and newest checkpoint say how long the run was.
     streams: training batches.
 
   Returns:
@@ -49,11 +50,18 @@ def check_extension(config: ConfigDict, workdir: pathlib.Path, streams: Sequence
   path = workdir / "config.json"
   if not path.exists():
     return 0
-  train = json.loads(path.read_text(encoding="utf-8"))["train"]
-  old, new = (total_steps(section, streams) for section in (ConfigDict(train), config.train))
+  started = json.loads(path.read_text(encoding="utf-8"))["train"]
+  trained = [identity["config"]["train"] for identity in read_identities(workdir).values()]
+  steps = [total_steps(ConfigDict(train), streams) for train in (started, *trained[-1:])]
+  for old in steps:
+    _check_steps(config, workdir, old, total_steps(config.train, streams))
+  return 0 if steps[0] == total_steps(config.train, streams) else steps[0]
+
+
+def _check_steps(config: ConfigDict, workdir: pathlib.Path, old: int, new: int) -> None:
+  """Checks that a run of `old` steps may become one of `new` steps."""
   if old == new:
-    return 0
-  problem = f"{workdir} holds a run of {old} steps, which cannot become {new}"
+    return
   problem = f"{workdir} holds a run of {old} steps, which cannot become {new}"
   remedy = f"use train.num_steps={old}, or start from it with --config.init_from={workdir} and another --workdir"
   if new < old:
@@ -67,4 +75,3 @@ def check_extension(config: ConfigDict, workdir: pathlib.Path, streams: Sequence
   if len({min(num_masked_steps(config, total), old) for total in (old, new)}) > 1:
     reason = f"train.unmasked_fraction={config.train.unmasked_fraction} of them had no patch dropout"
     raise UserError(f"{problem}: {reason}; {remedy}")
-  return old

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import jax
 
 from clipvip_jax.distributed.coordination import raise_on_all_processes
-from clipvip_jax.input_pipeline.tokenizer import JsonTokenizer
+from clipvip_jax.input_pipeline.tokenizer import WORDS, JsonTokenizer
 from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs import workdir_lock
+from clipvip_jax.runs.run_identity import check_checkpoints
 from clipvip_jax.training.launch_consistency import check_shared_workdir
-from clipvip_jax.training.setup import WORDS_TOKENIZER, Components
-from clipvip_jax.utils import config_tree
+from clipvip_jax.training.setup import Components
 from clipvip_jax.utils.errors import UserError
 
 
@@ -36,19 +36,19 @@ def locked_workdir(components: Components) -> Iterator[None]:
 
 
 def _lock_and_record(components: Components, stack: contextlib.ExitStack) -> None:
-  """Locks the workdir until `stack` closes, and writes config.json, corpus.json, a built tokenizer.json and digests."""
+  """Locks the workdir until `stack` closes, and writes config.json, corpus.json and a built tokenizer.json."""
   workdir = components.workdir
   with run_workdir.explain_write_errors(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     stack.enter_context(workdir_lock.workdir_lock(workdir))
-  config = config_tree.to_json_dict(components.config)
+  identity = components.identity
   # Checked again under the lock: another run may have written these files since `prepare`.
-  run_workdir.check_config(workdir, config, extendable=True)
-  run_workdir.check_corpus(workdir, components.corpus_identity)
+  run_workdir.check_config(workdir, identity["config"], extendable=True)
+  run_workdir.check_corpus(workdir, identity["corpus"])
+  check_checkpoints(workdir, identity)
   if components.extended_from:
     run_workdir.record_extension(workdir, components.extended_from, components.total_steps)
-  run_workdir.claim(workdir, config, components.corpus_identity)
-  if components.config.data.tokenizer == WORDS_TOKENIZER and isinstance(components.tokenizer, JsonTokenizer):
+  run_workdir.claim(workdir, **identity)
+  if components.config.data.tokenizer == WORDS and isinstance(components.tokenizer, JsonTokenizer):
     with run_workdir.explain_write_errors(workdir):
       components.tokenizer.save(workdir / "tokenizer.json")
-  run_workdir.write_digests(workdir)

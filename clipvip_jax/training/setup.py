@@ -17,8 +17,9 @@ from clipvip_jax.input_pipeline.batching import ClipBatcher
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream
-from clipvip_jax.input_pipeline.tokenizer import Tokenizer, WordTokenizer, load_tokenizer
+from clipvip_jax.input_pipeline.tokenizer import WORDS, Tokenizer, WordTokenizer, load_tokenizer
 from clipvip_jax.models import clip_vip
+from clipvip_jax.runs import run_identity
 from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import duration
@@ -26,10 +27,10 @@ from clipvip_jax.training import optimizer as optimizers
 from clipvip_jax.training.config_checks import check_run, stream_sections
 from clipvip_jax.training.losses import LOSSES, Loss
 from clipvip_jax.training.train_step import init_state
+from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 
-WORDS_TOKENIZER = "words"  # value of data.tokenizer: a vocabulary built from the training texts
 _FEW_TEXTS = 0.5  # fraction of records with a text below which a run warns
 
 
@@ -71,6 +72,11 @@ class Components:
   lr_schedule: optax.Schedule
   abstract_state: TrainState
 
+  @property
+  def identity(self) -> run_identity.RunIdentity:
+    """What decides the run's numbers, for its checkpoints."""
+    return {"config": config_tree.to_json_dict(self.config), "corpus": self.corpus_identity}
+
 
 def prepare(config: ConfigDict, workdir: pathlib.Path) -> Components:
   """Validates the configuration, opens the corpora and builds the components.
@@ -87,6 +93,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Components:
   tokenizer = _load_tokenizer(config, corpora, workdir)
   identity["tokenizer"] = tokenizer.digest
   run_workdir.check_corpus(workdir, identity)
+  run_identity.check_checkpoints(workdir, {"config": config_tree.to_json_dict(config), "corpus": identity})
   streams = [
     _create_stream(config, index, stream, corpora[section], tokenizer)
     for index, (section, stream) in enumerate(stream_sections(config))
@@ -229,7 +236,7 @@ def _load_tokenizer(config: ConfigDict, corpora: Mapping[str, Corpus], workdir: 
 
   A built vocabulary is saved by `locked_workdir`, and loaded from the workdir when the run resumes.
   """
-  if config.data.tokenizer != WORDS_TOKENIZER:
+  if config.data.tokenizer != WORDS:
     tokenizer = load_tokenizer(config.data.tokenizer)
   elif (path := workdir / "tokenizer.json").exists():
     tokenizer = load_tokenizer(str(path))

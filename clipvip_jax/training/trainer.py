@@ -20,10 +20,11 @@ from clipvip_jax.training.initial_state import load_initial_weights, restore_or_
 from clipvip_jax.training.launch_consistency import check_launch
 from clipvip_jax.training.locked_workdir import locked_workdir
 from clipvip_jax.training.loop import TrainLoop
-from clipvip_jax.training.setup import prepare
+from clipvip_jax.training.setup import Components, prepare
 from clipvip_jax.utils import signals
 from clipvip_jax.utils.atomic_write import disk_error_reason
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import ignore_late_callbacks
 from clipvip_jax.utils.versions import code_digest, versions
 
 
@@ -52,7 +53,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
   with locked_workdir(components), Watchdog(workdir, config.host.watchdog_timeout):
     _enable_compilation_cache(workdir, config.host.compilation_cache)
     evaluator = Evaluator(components.model, components.mesh, components.eval_corpus, components.tokenizer, config)
-    with _open_checkpoints(workdir, config) as checkpoints:
+    with _open_checkpoints(components) as checkpoints:
       state, first_step = restore_or_initialize(components, checkpoints, weights)
       if jax.process_index() == 0:
         record_environment(workdir, first_step, {**versions(), "code": code_digest()})
@@ -70,14 +71,18 @@ def _enable_compilation_cache(workdir: pathlib.Path, folder: str) -> None:
 
 
 @contextlib.contextmanager
-def _open_checkpoints(workdir: pathlib.Path, config: ConfigDict) -> Iterator[Checkpoints]:
+def _open_checkpoints(components: Components) -> Iterator[Checkpoints]:
   """Opens the run's checkpoints for a block that writes to the workdir.
 
   Raises:
     UserError: the workdir was moved or deleted; or the disk rejects a write of the block, and the error names the
       reason and the newest checkpoint.
   """
-  checkpoints = Checkpoints(workdir / "checkpoints", config.host.keep_checkpoints, config.train.batch_size)
+  ignore_late_callbacks()
+  workdir, config = components.workdir, components.config
+  checkpoints = Checkpoints(
+    workdir / "checkpoints", config.host.keep_checkpoints, config.train.batch_size, components.identity
+  )
   try:
     with contextlib.closing(checkpoints):
       yield checkpoints

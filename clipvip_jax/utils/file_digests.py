@@ -1,4 +1,4 @@
-"""Digests of files, and digests.json, which records those of all files in a folder.
+"""Digests of files, and digests.json, which records those of all files in a folder, and that of its own entries.
 
 A digest must cost much less than reading a checkpoint, and cryptographic ones cost as much. Each block of a file is
 therefore first reduced by a multilinear hash (sum of weight * word mod 2^64, with fixed odd weights): any change within
@@ -95,9 +95,29 @@ def write_digests(folder: pathlib.Path, select: Callable[[str], bool] = lambda n
   """
   paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / NAME)
   names = [name for path in paths if select(name := path.relative_to(folder).as_posix())]
-  digests = dict(zip(names, digest_files(folder / name for name in names), strict=True))
+  _write(folder, dict(zip(names, digest_files(folder / name for name in names), strict=True)))
+
+
+def add_digest(folder: pathlib.Path, name: str) -> None:
+  """Adds the digest of a file to digests.json atomically, if there is such a file.
+
+  Raises:
+    ValueError: digests.json is corrupt.
+    OSError: a file cannot be read or written.
+  """
+  digests = read_digests(folder)
+  if digests is not None:
+    _write(folder, {**digests, name: digest_files([folder / name])[0]})
+
+
+def _write(folder: pathlib.Path, digests: dict[str, str]) -> None:
   with atomic_write.atomic_path(folder / NAME) as temporary:
-    temporary.write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    content = {**digests, NAME: _digest_entries(digests)}
+    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _digest_entries(digests: dict[str, str]) -> str:
+  return hashlib.blake2b(json.dumps(digests, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def read_digests(folder: pathlib.Path) -> dict[str, str] | None:
@@ -113,6 +133,9 @@ def read_digests(folder: pathlib.Path) -> dict[str, str] | None:
   except (OSError, ValueError, RecursionError) as error:
     raise ValueError(f"{NAME} is corrupt") from error
   if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
+    raise ValueError(f"{NAME} is corrupt")
+  own = digests.pop(NAME, None)  # that of an earlier version has none
+  if own not in (None, _digest_entries(digests)):
     raise ValueError(f"{NAME} is corrupt")
   return digests
 

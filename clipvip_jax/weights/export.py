@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from clipvip_jax.input_pipeline.tokenizer import has_clip_vocabulary, load_tokenizer
+from clipvip_jax.runs.run_identity import load_recorded_tokenizer
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -213,7 +214,11 @@ def _tokenizer_file(weights: Weights) -> pathlib.Path | None:
   """Returns the file of the tokenizer that the weights were trained with; None for CLIP's, and if it is unknown."""
   name = weights.tokenizer or ("" if weights.run is None else weights.run.data.get("tokenizer", ""))
   path = pathlib.Path(name)
-  return path if name and path.is_file() else None
+  if not name or not path.is_file():
+    return None
+  if weights.tokenizer_digest:
+    load_recorded_tokenizer(path, weights.tokenizer_digest)
+  return path
 
 
 def _own_tokenizer(weights: Weights) -> bool:

@@ -14,7 +14,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from clipvip_jax.models import clip_vip
-from clipvip_jax.utils import file_digests
+from clipvip_jax.runs.run_identity import check_files
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log
@@ -42,6 +42,7 @@ class Weights:
     run: the complete configuration, if the source is a run.
     tokenizer: path of a tokenizer.json next to the weights; "": none.
     hints: from the caller and the files next to the weights.
+    tokenizer_digest: of the tokenizer that the run was trained with; "": unknown.
   """
 
   source: str
@@ -51,6 +52,7 @@ class Weights:
   run: ConfigDict | None = None
   tokenizer: str = ""
   hints: Hints = dataclasses.field(default_factory=Hints)
+  tokenizer_digest: str = ""
 
   @property
   def temporal(self) -> str:
@@ -97,11 +99,8 @@ def _from_run(source: str, overrides: Hints) -> Weights:
   from clipvip_jax.runs.checkpoint import read_params  # lazy: Orbax takes seconds to import
 
   folder, step = run_and_step(source)
-  try:
-    file_digests.check_digests(folder)  # of the configuration and the vocabulary
-  except ValueError as error:
-    log.warning("%s: %s: it was changed after the run wrote it, which may change features", source, error)
-  params, _ = read_params(folder / "checkpoints", step)
+  params, step = read_params(folder / "checkpoints", step)
+  digest = check_files(folder, step)
   flat = traverse_util.flatten_dict(params, sep="/")
   config = ConfigDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
   try:
@@ -121,7 +120,7 @@ def _from_run(source: str, overrides: Hints) -> Weights:
       raise UserError(f"{name}={override!r} contradicts the run {source!r}, which has {value!r}; omit the option")
   tokenizer = folder / TOKENIZER_FILE
   beside = str(tokenizer) if tokenizer.is_file() else ""
-  return Weights(source, flat, config.model, _is_clip(flat), config, beside, Hints(crop=overrides.crop))
+  return Weights(source, flat, config.model, _is_clip(flat), config, beside, Hints(crop=overrides.crop), digest)
 
 
 def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:

@@ -3,7 +3,7 @@
 import pytest
 
 from clipvip_jax.runs import workdir
-from clipvip_jax.utils import config_tree, file_digests
+from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 from configs import post_pretrain
 
@@ -141,10 +141,3 @@ def test_other_content_and_another_vocabulary_are_refused_by_name_unless_they_we
     workdir.check_corpus(tmp_path / "run", corpus("1", "3"))
   workdir.claim(tmp_path / "earlier", config(), {"name": "a", "mix": {}})
   workdir.check_corpus(tmp_path / "earlier", corpus("1", "2"))
-
-
-def test_digests_are_of_the_files_that_decide_what_a_checkpoint_computes(tmp_path):
-  workdir.claim(tmp_path, config(), {})
-  (tmp_path / "metrics.jsonl").write_text("")
-  workdir.write_digests(tmp_path)
-  assert set(file_digests.read_digests(tmp_path)) == {"config.json", "corpus.json"}

@@ -1,7 +1,9 @@
 """Runs on the smallest corpus: recipes, and the command line as a user starts it."""
 
+import json
 import sys
 
+from clipvip_jax.utils import file_digests
 from configs import mixed, post_pretrain
 
 
@@ -33,3 +35,11 @@ def command(corpus, folder, *overrides):
     "--config.host.log_every=1",
     *overrides,
   ]
+
+
+def write_identity(workdir, step, identity):
+  """Writes a checkpoint that holds nothing but the identity of its run."""
+  folder = workdir / "checkpoints" / str(step)
+  (folder / "identity").mkdir(parents=True)
+  (folder / "identity" / "metadata").write_text(json.dumps(identity))
+  file_digests.write_digests(folder)

@@ -3,7 +3,7 @@
 import types
 
 import pytest
-from small_runs import config
+from small_runs import config, write_identity
 
 from clipvip_jax.training import duration
 from clipvip_jax.utils import config_tree
@@ -83,3 +83,12 @@ def test_a_run_is_extended_if_its_steps_are_those_of_the_longer_run(tmp_path, ol
 def test_other_changes_of_the_number_of_steps_are_refused(tmp_path, old, steps, message):
   with pytest.raises(UserError, match=message):
     extend(tmp_path, {**old, "train.num_steps": 20}, {"train.num_steps": steps})
+
+
+def test_an_edited_number_of_steps_is_not_that_of_the_checkpoints(tmp_path):
+  """A cosine schedule of 20 steps, made 40 in config.json by hand."""
+  trained = config_tree.to_json_dict(config("corpora", **{"train.num_steps": 20}))
+  write_identity(tmp_path, 4, {"config": trained, "corpus": {}})
+  with pytest.raises(UserError, match=r"a run of 20 steps, which cannot become 40: with optimizer\.schedule"):
+    extend(tmp_path, {"train.num_steps": 40}, {})
+  assert extend(tmp_path, {"train.num_steps": 20}, {}) == 0

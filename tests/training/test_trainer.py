@@ -1,6 +1,7 @@
 """Complete runs on a small corpus: their files, their reuse and their variants."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -72,6 +73,24 @@ def test_rejects_another_configuration_in_the_workdir_and_changes_no_file(finish
   with pytest.raises(UserError, match=r"seed: 0 .*1 .*--workdir"):
     trainer.train(config(corpora, seed=1), workdir)
   assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
+
+
+def test_a_run_whose_files_were_edited_neither_resumes_nor_loads(finished, corpora, tmp_path):
+  workdir = tmp_path / "run"
+  shutil.copytree(finished[0], workdir)
+  path, vocabulary = workdir / "config.json", workdir / "tokenizer.json"
+  content = path.read_text()
+  path.write_text(content.replace('"temporal": "proxies"', '"temporal": "mean"'))
+  with pytest.raises(UserError, match=r"config\.json was changed since .*model\.temporal: 'proxies' there, 'mean' now"):
+    clipvip_jax.load(workdir)
+  with pytest.raises(UserError, match=r"checkpoints/\d+ was trained with another config \(model\.temporal: .*restore"):
+    setup.prepare(config(corpora, **{"model.temporal": "mean"}), workdir)
+  path.write_text(content)
+  vocabulary.write_text(vocabulary.read_text().replace('"square"', '"sqaure"'))
+  with pytest.raises(UserError, match=r"tokenizer\.json' was changed since the weights were trained"):
+    clipvip_jax.load(workdir)
+  with pytest.raises(UserError, match=r"another corpus \(tokenizer: "):
+    setup.prepare(config(corpora), workdir)
 
 
 def test_the_loaded_model_gives_the_features_of_the_evaluation(finished, corpora, tmp_path):

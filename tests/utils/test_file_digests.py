@@ -90,3 +90,23 @@ def test_every_flipped_bit_of_the_list_is_detected_or_harmless(folder):
     except ValueError:
       continue
     assert json.loads(path.read_bytes()) == digests  # white space
+
+
+def test_a_changed_name_in_the_list_is_corrupt_whatever_is_compared(folder):
+  path = folder / file_digests.NAME
+  path.write_text(path.read_text().replace('"a/b"', '"a/d"'))
+  with pytest.raises(ValueError, match=r"digests\.json is corrupt"):
+    file_digests.check_digests(folder, lambda name: name == "c")
+
+
+def test_the_digest_of_a_later_file_is_added(folder, tmp_path_factory):
+  (folder / "later").write_text("x")
+  file_digests.add_digest(folder, "later")
+  assert set(file_digests.read_digests(folder)) == {"a/b", "c", "later"}
+  (folder / "later").unlink()
+  with pytest.raises(ValueError, match="later is missing"):
+    file_digests.check_digests(folder)
+  earlier = tmp_path_factory.mktemp("earlier")
+  (earlier / "later").write_text("x")
+  file_digests.add_digest(earlier, "later")
+  assert file_digests.read_digests(earlier) is None, "of a folder without digests"

@@ -1,0 +1,116 @@
+"""Identity of a run, saved with each checkpoint: what decides its numbers, besides code and packages.
+
+It is the content of config.json and corpus.json: the configuration, the settings and content of the corpora, and the
+digest of the vocabulary. A checkpoint is used only with files that agree with it, whoever has changed them.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from clipvip_jax.input_pipeline.tokenizer import WORDS, Tokenizer, load_tokenizer
+from clipvip_jax.runs.workdir import DURATION, checkpoint_folders, find_changes, format_changes
+from clipvip_jax.utils import file_digests
+from clipvip_jax.utils.errors import UserError
+
+IDENTITY = "identity"  # item of a checkpoint
+RunIdentity = dict[str, Mapping[str, Any]]  # {"config": content of config.json, "corpus": of corpus.json}
+_FILE = f"{IDENTITY}/metadata"
+
+
+def read_identity(folder: pathlib.Path) -> RunIdentity | None:
+  """Reads the identity in the folder of a checkpoint; None if an earlier version wrote it.
+
+  Raises:
+    ValueError: it is corrupt.
+  """
+  if not (folder / IDENTITY).exists():
+    return None
+  if not file_digests.check_digests(folder, lambda name: name == _FILE):
+    raise ValueError(f"{file_digests.NAME} is missing")
+  identity = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+  if not isinstance(identity, dict) or not all(isinstance(identity.get(name), dict) for name in ("config", "corpus")):
+    raise ValueError(f"{_FILE} is not the identity of a run")
+  return identity
+
+
+def read_identities(workdir: pathlib.Path) -> dict[int, RunIdentity]:
+  """Reads the identities of a run's checkpoints by step. Corrupt ones are left to those who restore checkpoints."""
+  identities = {}
+  for folder in checkpoint_folders(workdir / "checkpoints"):
+    try:
+      identity = read_identity(folder)
+    except (ValueError, OSError):
+      continue
+    if identity is not None:
+      identities[int(folder.name)] = identity
+  return dict(sorted(identities.items()))
+
+
+def check_checkpoints(workdir: pathlib.Path, current: RunIdentity) -> None:
+  """Checks that a run may resume from its checkpoints, whatever the files beside them say.
+
+  Args:
+    workdir: the run's folder, which need not exist.
+    current: the identity of this run, which agrees with these files. The number of steps may differ.
+
+  Raises:
+    UserError: a checkpoint was trained with other values.
+  """
+  for step, identity in read_identities(workdir).items():
+    for name in current:
+      if changes := find_changes(name, identity[name], current[name], DURATION):
+        raise UserError(
+          f"{workdir}/checkpoints/{step} was trained with another {name} ({format_changes(changes)}); use the same"
+          f" values and restore {name}.json, which was changed, or choose another --workdir"
+        )
+
+
+def check_files(workdir: pathlib.Path, step: int) -> str:
+  """Checks that config.json and a vocabulary of the run's own are those that a checkpoint was trained with.
+
+  Args:
+    workdir: the run's folder.
+    step: of the checkpoint, whose files were verified.
+
+  Returns:
+    The digest of the vocabulary; "" if an earlier version wrote the checkpoint, so that nothing could be compared.
+
+  Raises:
+    UserError: a file was changed.
+  """
+  checkpoint = workdir / "checkpoints" / str(step)
+  identity = read_identity(checkpoint)
+  if identity is None:
+    return ""
+  path, vocabulary = workdir / "config.json", workdir / "tokenizer.json"
+  config = json.loads(path.read_text(encoding="utf-8"))
+  if changes := find_changes("config", identity["config"], config, DURATION):
+    raise UserError(
+      f"{path} was changed since the checkpoint of step {step} was trained ({format_changes(changes)}); restore it:"
+      f" {checkpoint / _FILE} holds the values"
+    )
+  digest = identity["corpus"].get("tokenizer", "")
+  if config["data"].get("tokenizer") == WORDS and vocabulary.is_file():  # without it, texts cannot be embedded
+    load_recorded_tokenizer(vocabulary, digest)
+  return digest
+
+
+def load_recorded_tokenizer(name_or_path: str | os.PathLike, digest: str) -> Tokenizer:
+  """Loads a tokenizer as `load_tokenizer` does, and compares it with that of a run.
+
+  Args:
+    name_or_path: of `load_tokenizer`.
+    digest: that was recorded by the run; "" if it is unknown.
+
+  Raises:
+    UserError: it cannot be loaded, or is another one.
+  """
+  tokenizer = load_tokenizer(name_or_path)
+  if digest not in ("", tokenizer.digest):
+    raise UserError(
+      f"the tokenizer {os.fspath(name_or_path)!r} was changed since the weights were trained with it; restore it"
+    )
+  return tokenizer
