@@ -84,16 +84,21 @@ class Process:
       time.sleep(_POLL_SECONDS)
 
 
-def launch(folder: pathlib.Path, cache: pathlib.Path) -> Process:
-  """Starts or resumes the run in `folder`; its corpus is shared with its siblings. `cache`: of compiled programs."""
-  arguments = [
+def command(folder: pathlib.Path, steps: int, eval_every: int, checkpoint_every: int) -> list[str]:
+  """Returns the training command for workdir `folder`; corpus and compilation cache are shared with its siblings."""
+  return [
     *(sys.executable, "-m", "clipvip_jax.main", "--config=configs/post_pretrain.py:smoke", f"--workdir={folder}"),
     f"--config.data.data_dir={folder.parent / 'corpora'}",
-    f"--config.train.num_steps={_STEPS}",
-    f"--config.train.eval_every={_EVALUATE_EVERY}",
-    f"--config.train.checkpoint_every={_SAVE_EVERY}",
+    f"--config.host.compilation_cache={folder.parent / 'compiled'}",
     "--config.host.log_every=1",
+    f"--config.train.num_steps={steps}",
+    f"--config.train.eval_every={eval_every}",
+    f"--config.train.checkpoint_every={checkpoint_every}",
   ]
+
+
+def launch(folder: pathlib.Path, cache: pathlib.Path) -> Process:
+  """Starts or resumes the run in `folder`. `cache`: folder of compiled programs."""
   environment = {
     **os.environ,
     "PYTHONUNBUFFERED": "1",
@@ -103,6 +108,7 @@ def launch(folder: pathlib.Path, cache: pathlib.Path) -> Process:
   }
   log, start = folder.with_suffix(".log"), time.time()
   with log.open("w") as output:
+    arguments = command(folder, _STEPS, _EVALUATE_EVERY, _SAVE_EVERY)
     popen = subprocess.Popen(arguments, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment)
   return Process(folder, log, popen, start)
 

@@ -41,7 +41,7 @@ def start(folder: pathlib.Path, count: int, steps: int) -> list[subprocess.Popen
   ]
   return [
     subprocess.Popen(
-      [*command(folder, steps), "--config.host.log_every=1", *(flags if count > 1 else [])],
+      [*command(folder, steps, steps // 2, 5), *(flags if count > 1 else [])],
       cwd=ROOT,
       env=env,
       text=True,
