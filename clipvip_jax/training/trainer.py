@@ -21,10 +21,9 @@ from clipvip_jax.training.launch_consistency import check_launch
 from clipvip_jax.training.locked_workdir import locked_workdir
 from clipvip_jax.training.loop import TrainLoop
 from clipvip_jax.training.setup import Components, prepare
-from clipvip_jax.utils import signals
+from clipvip_jax.utils import signals, unraisable
 from clipvip_jax.utils.atomic_write import disk_error_reason
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import ignore_late_callbacks
 from clipvip_jax.utils.versions import code_digest, versions
 
 
@@ -78,7 +77,7 @@ def _open_checkpoints(components: Components) -> Iterator[Checkpoints]:
     UserError: the workdir was moved or deleted; or the disk rejects a write of the block, and the error names the
       reason and the newest checkpoint.
   """
-  ignore_late_callbacks()
+  unraisable.handle(unraisable.is_late_callback)
   workdir, config = components.workdir, components.config
   checkpoints = Checkpoints(
     workdir / "checkpoints", config.host.keep_checkpoints, config.train.batch_size, components.identity

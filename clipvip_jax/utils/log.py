@@ -8,8 +8,6 @@ import pathlib
 import re
 import select
 import sys
-import traceback
-from collections.abc import Callable
 
 from clipvip_jax.utils.atomic_write import disk_error_reason
 
@@ -75,35 +73,6 @@ class _OutputHandler(logging.StreamHandler):
 def is_not_disk_error(record: logging.LogRecord) -> bool:
   """Returns False for the traceback of a refused write: Orbax logs one per thread and array, then raises the error."""
   return not (record.exc_info and disk_error_reason(record.exc_info[1]))
-
-
-class _UnraisableHook:
-  """`sys.unraisablehook` that passes over late callbacks."""
-
-  def __init__(self, report: Callable[["sys.UnraisableHookArgs"], object]):
-    self._report = report
-
-  def __call__(self, unraisable: "sys.UnraisableHookArgs", /) -> None:
-    if not is_late_callback(unraisable):
-      self._report(unraisable)
-
-
-def ignore_late_callbacks() -> None:
-  """Silences TensorStore's callbacks of writes that end after Orbax has raised the first refused one. Idempotent.
-
-  Orbax then closes the event loop that the others report to, so each of them prints a traceback, in any thread.
-  """
-  if not isinstance(sys.unraisablehook, _UnraisableHook):
-    sys.unraisablehook = _UnraisableHook(sys.unraisablehook)
-
-
-def is_late_callback(unraisable: "sys.UnraisableHookArgs") -> bool:
-  """Returns whether an exception is that of a closed event loop, raised by calls of its libraries alone."""
-  error, calls = unraisable.exc_value, unraisable.exc_traceback
-  if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed" or calls is None:
-    return False
-  packages = {frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(calls)}
-  return packages <= {"asyncio", "uvloop", "orbax", "tensorstore"}
 
 
 def configure_logging(*, warnings_only: bool = False) -> None:

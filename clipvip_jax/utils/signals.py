@@ -10,16 +10,19 @@ import dataclasses
 import enum
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from clipvip_jax.utils import unraisable
 from clipvip_jax.utils.errors import Terminated
 from clipvip_jax.utils.log import log
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 # Seconds for the main thread to run a signal handler. It cannot while it compiles, which takes minutes in C++.
 NOTICE_SECONDS = 10.0
+_REPEAT_SECONDS = 0.05  # until a signal is repeated that was handled where nothing can be raised
 
 
 class _Mode(enum.Enum):
@@ -47,6 +50,7 @@ _state = _State()
 def install() -> None:
   """Handles the signals until the process ends. Commands call it from the main thread."""
   _state.installed = True
+  unraisable.handle(_repeat_if_lost)
   for number in SIGNALS:
     signal.signal(number, _on_signal)
   reader, writer = os.pipe()
@@ -68,6 +72,7 @@ def handled() -> Iterator[None]:
   previous = {}
   if not _state.installed and threading.current_thread() is threading.main_thread():
     previous = {number: signal.signal(number, _on_signal) for number in SIGNALS}
+    unraisable.handle(_repeat_if_lost)
   try:
     yield
   finally:
@@ -143,6 +148,15 @@ def _raise_if_received() -> None:
   if _state.received and not _state.raised and _state.mode is not _Mode.DEFER:
     _state.raised = True
     raise Terminated(_state.received, _state.note)
+
+
+def _repeat_if_lost(lost: "sys.UnraisableHookArgs") -> bool:
+  """Repeats a signal whose `Terminated` was raised in a callback, as of the garbage collector, and so lost."""
+  if not isinstance(lost.exc_value, Terminated):
+    return False
+  _state.raised = False
+  threading.Timer(_REPEAT_SECONDS, os.kill, (os.getpid(), _state.received)).start()
+  return True
 
 
 def _end_if_not_noticed(reader: int) -> None:

@@ -1,6 +1,5 @@
 """The logger, and untrusted text in messages."""
 
-import asyncio
 import errno
 import logging
 import os
@@ -8,9 +7,8 @@ import subprocess
 import sys
 
 import pytest
-import tensorstore
 
-from clipvip_jax.utils.log import ignore_late_callbacks, is_not_disk_error, printable
+from clipvip_jax.utils.log import is_not_disk_error, printable
 
 
 @pytest.mark.parametrize(
@@ -70,44 +68,3 @@ def test_tracebacks_of_refused_writes_are_not_logged_by_libraries(error, logged)
   exc_info = (type(error), error, None) if error else None
   record = logging.LogRecord("absl", logging.ERROR, "future.py", 1, "thread failed", None, exc_info)
   assert is_not_disk_error(record) == logged
-
-
-async def start(future):
-  """Leaves a task that waits for a write of TensorStore."""
-
-  async def wait():
-    await future
-
-  task = asyncio.ensure_future(wait())
-  await asyncio.sleep(0)
-  return task
-
-
-class Own:
-  """An object of this program that uses a closed event loop when it is deleted."""
-
-  def __init__(self, loop):
-    self.loop = loop
-
-  def __del__(self):
-    self.loop.call_soon_threadsafe(print)
-
-
-def test_only_late_callbacks_of_libraries_are_ignored(monkeypatch):
-  reported = []
-  monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: reported.append(str(unraisable.exc_value)))
-  promises, tasks = [], []
-  for _ in range(2):
-    promise, future = tensorstore.Promise.new()
-    loop = asyncio.new_event_loop()
-    tasks.append(loop.run_until_complete(start(future)))  # as Orbax does after the first error of several writes
-    loop.close()
-    promises.append(promise)
-  promises[0].set_result(None)
-  assert reported == ["Event loop is closed"], "TensorStore reports it"
-  for _ in range(2):
-    ignore_late_callbacks()
-  promises[1].set_result(None)
-  assert len(reported) == 1, "and nobody prints it"
-  Own(loop)
-  assert reported == ["Event loop is closed"] * 2, "that of the program is printed"

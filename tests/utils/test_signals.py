@@ -1,5 +1,6 @@
 """Signals that stop a run: when they raise, when they are deferred, and that none is lost."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -53,6 +54,30 @@ def test_an_interruptible_block_raises_and_restores_the_deferral():
     signals.defer()
     with signals.interruptible("saved step 6"):
       send(signal.SIGHUP)
+
+
+class Deleted:
+  def __del__(self):
+    send(signal.SIGTERM)
+
+
+def collect():
+  def callback(phase, _):
+    if phase == "start":
+      send(signal.SIGTERM)
+
+  gc.callbacks.append(callback)
+  gc.collect()
+  gc.callbacks.remove(callback)
+
+
+@pytest.mark.parametrize("lose", [Deleted, collect])
+def test_a_signal_is_repeated_if_it_arrives_where_nothing_can_be_raised(lose, capfd):
+  with pytest.raises(Terminated, match="SIGTERM: stopped"), signals.handled():
+    lose()
+    time.sleep(10)
+    raise AssertionError("the signal is lost")
+  assert not capfd.readouterr().err
 
 
 def test_no_handler_of_errors_catches_it():
