@@ -23,8 +23,8 @@ from clipvip_jax.runs.checkpoint_integrity import (
   DataPosition,
   DigestedPath,
   check_position,
-  verify_files,
-  verify_for_all_processes,
+  verified,
+  verify_while_reading,
 )
 from clipvip_jax.runs.checkpoint_scores import KeepBest, by_score, read_scores, write_score
 from clipvip_jax.runs.run_identity import IDENTITY, RunIdentity
@@ -148,11 +148,11 @@ class Checkpoints:
     Raises:
       Exception: the checkpoint is corrupt or of other shapes; Orbax and TensorStore raise many types.
     """
-    verify_for_all_processes(self._directory / str(step))
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
-    )
+    with verified(self._directory / str(step)):
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
+      )
     state, position = restored["state"], restored["data"]
     check_position(step, int(state.step), position, self._batch_size)
     return state, position
@@ -256,11 +256,12 @@ def read_params(directory: pathlib.Path, step: int | None = None) -> tuple[Param
   path = directory.resolve() / str(step) / "state"
   handler = ocp.PyTreeCheckpointHandler()
   try:
-    verify_files(path.parent)
-    item = {"params": handler.metadata(path).tree["params"]}
-    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
-    return handler.restore(path, args=args)["params"], step
+    with verify_while_reading(path.parent):
+      item = {"params": handler.metadata(path).tree["params"]}
+      restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+      args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
+      params = handler.restore(path, args=args)["params"]
+    return params, step
   except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
     raise UserError(
       f"the checkpoint of step {step} in {directory} cannot be restored ({_short(error)}); choose another step"

@@ -5,8 +5,10 @@ manifests, but not the data of arrays: without digests, a flipped bit is restore
 """
 
 import asyncio
+import concurrent.futures
+import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,11 +16,12 @@ from orbax.checkpoint.path import atomicity
 
 from clipvip_jax.distributed.coordination import allgather_text
 from clipvip_jax.runs.run_identity import IDENTITY
-from clipvip_jax.utils import file_digests
+from clipvip_jax.utils import file_digests, unraisable
 from clipvip_jax.utils.log import log
 
 DataPosition = dict[str, int]  # where the input pipeline resumes
 POSITION = "next_record"  # its only entry
+_LARGE_BYTES = 2**20
 
 
 class DigestedPath(atomicity.AtomicRenameTemporaryPath):
@@ -41,21 +44,57 @@ class DigestedPath(atomicity.AtomicRenameTemporaryPath):
     self._final_path = final
 
 
-def verify_files(folder: pathlib.Path) -> None:
-  """Compares the files of a checkpoint with their digests.
+def verify_files(folder: pathlib.Path, select: Callable[[str], bool] = lambda name: True) -> None:
+  """Compares the files of a checkpoint with their digests; `select` chooses by name.
 
   Raises:
     ValueError: a file is missing or was changed.
     OSError: a file cannot be read.
   """
-  if not file_digests.check_digests(folder):
+  if not file_digests.check_digests(folder, select):
     if (folder / IDENTITY).exists():  # which no version without digests wrote
       raise ValueError(f"{file_digests.NAME} is missing")
     log.warning("%s has no %s: an earlier version wrote it, and it cannot be verified", folder, file_digests.NAME)
 
 
+@contextlib.contextmanager
+def verify_while_reading(folder: pathlib.Path) -> Iterator[None]:
+  """Compares the files of a checkpoint with their digests: small ones before a `with` block reads them all, which
+  hold the structure, and large ones meanwhile, which hold the arrays and take as long to compare as to copy.
+
+  Raises:
+    ValueError: a file is missing or was changed; from large files after the block, in place of any error of it.
+    OSError: likewise; a file cannot be read.
+  """
+
+  def is_large(name: str) -> bool:
+    return (folder / name).is_file() and (folder / name).stat().st_size > _LARGE_BYTES
+
+  verify_files(folder, lambda name: not is_large(name))
+  unraisable.handle(unraisable.is_late_callback)  # of reads that Orbax abandons
+  with concurrent.futures.ThreadPoolExecutor(1, "digests") as pool:
+    verification = pool.submit(file_digests.check_digests, folder, is_large)
+    try:
+      yield
+    except Exception:
+      verification.result()
+      raise
+    verification.result()
+
+
+@contextlib.contextmanager
+def verified(folder: pathlib.Path) -> Iterator[None]:
+  """Verifies a checkpoint that all processes read inside a `with` block, with the errors of `verify_while_reading`."""
+  if jax.process_count() > 1:  # before, since Orbax' restore would hang in the others if it failed in one
+    verify_for_all_processes(folder)
+    yield
+    return
+  with verify_while_reading(folder):
+    yield
+
+
 def verify_for_all_processes(folder: pathlib.Path) -> None:
-  """Compares the files on process 0, for all processes: Orbax' restore would hang in those that it fails in alone.
+  """Compares the files on process 0, for all processes.
 
   Raises:
     ValueError: on all processes; a file is missing, was changed or cannot be read.

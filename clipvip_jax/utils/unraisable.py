@@ -31,13 +31,15 @@ def handle(handler: Handler) -> None:
 
 
 def is_late_callback(unraisable: "sys.UnraisableHookArgs") -> bool:
-  """Handler that silences TensorStore's callbacks of writes that end after Orbax has raised the first refused one.
+  """Handler that silences reads and writes of TensorStore that end after Orbax has raised the first error of one.
 
-  Orbax then closes the event loop that the others report to, and each of them prints a traceback, from any thread.
-  Errors of a closed event loop with a call of another package are not silenced.
+  Orbax then closes the event loop that the others report to and deletes their coroutines. Each of them prints a
+  traceback, from any thread. Errors with a call of another package are not silenced.
   """
   error, calls = unraisable.exc_value, unraisable.exc_traceback
-  if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed" or calls is None:
+  is_closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+  is_deleted = error is not None and isinstance(error.__cause__, GeneratorExit)
+  if calls is None or not (is_closed or is_deleted):
     return False
   packages = {frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in traceback.walk_tb(calls)}
   return packages <= {"asyncio", "uvloop", "orbax", "tensorstore"}

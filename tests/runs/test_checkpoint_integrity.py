@@ -47,3 +47,27 @@ def test_all_processes_take_the_verdict_of_process_0(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_integrity, "allgather_text", lambda text, verdict=verdict: [verdict, text])
     with contextlib.nullcontext() if not verdict else pytest.raises(ValueError, match="a is missing"):
       checkpoint_integrity.verify_for_all_processes(tmp_path)
+
+
+@pytest.mark.parametrize("size", [10, 2**21])
+def test_a_changed_file_is_found_while_it_is_read_in_place_of_the_readers_error(tmp_path, size):
+  path = tmp_path / "a"
+  path.write_bytes(bytes(size))
+  file_digests.write_digests(tmp_path)
+  with checkpoint_integrity.verified(tmp_path):
+    assert path.read_bytes() == bytes(size)
+  path.write_bytes(bytes(size - 1) + b"x")
+  for error in (None, RuntimeError("cannot be decoded")):
+    with pytest.raises(ValueError, match="a does not match its digest"), checkpoint_integrity.verified(tmp_path):
+      if error:
+        raise error
+  path.unlink()
+  with pytest.raises(ValueError, match="a is missing"), checkpoint_integrity.verified(tmp_path):
+    raise AssertionError("nothing is read")
+
+
+def test_the_error_of_a_reader_of_intact_files_is_raised(tmp_path):
+  (tmp_path / "a").write_bytes(bytes(2**21))
+  file_digests.write_digests(tmp_path)
+  with pytest.raises(RuntimeError, match="other shapes"), checkpoint_integrity.verified(tmp_path):
+    raise RuntimeError("other shapes")
