@@ -8,12 +8,13 @@ import pytest
 from project_paths import ROOT
 from small_runs import config
 
-from clipvip_jax.runs import workdir
+from clipvip_jax.runs import initial_weights, workdir
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.training import setup
 from clipvip_jax.training.initial_state import load_initial_weights, restore_or_initialize
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.weights import load_params
 
 
 @pytest.mark.slow
@@ -35,6 +36,17 @@ def test_a_run_with_a_checkpoint_loads_no_weights(corpora, tmp_path):
   assert load_initial_weights(setup.prepare(gone, tmp_path)) == {}
 
 
+def test_weights_that_were_replaced_since_the_run_started_are_refused(corpora, tmp_path, monkeypatch):
+  source = str(ROOT / "tests/golden/vip_tiny.safetensors")
+  components = setup.prepare(config(corpora, init_from=source), tmp_path)
+  monkeypatch.setattr(load_params, "load_params", lambda *_, **__: {"logit_scale": np.float32(1.25)})
+  initial_weights.record_initial_weights(tmp_path, source, load_initial_weights(components))
+  assert load_initial_weights(components) == {"logit_scale": 1.25}
+  monkeypatch.setattr(load_params, "load_params", lambda *_, **__: {"logit_scale": np.float32(1.5)})
+  with pytest.raises(UserError, match=r"vip_tiny\.safetensors' has other weights .* than when the run started"):
+    load_initial_weights(components)
+
+
 @pytest.mark.slow
 @pytest.mark.unoptimized
 def test_a_checkpoint_that_vanishes_is_not_replaced_by_random_parameters(corpora, tmp_path):
@@ -53,6 +65,9 @@ def test_initializes_from_weights_and_restores_its_checkpoint_exactly(corpora, t
   scale = np.float32(1.25)
   state, step = restore_or_initialize(components, checkpoints, {"logit_scale": scale})
   assert step == 0 and state.params["logit_scale"] == scale
+  assert initial_weights.read_initial_weights(tmp_path)["sha256"] == initial_weights.digest_params(
+    {"logit_scale": scale}
+  )
   kernel = state.params["vision"]["transformer"]["block_0"]["mlp"]["up"]["kernel"]
   assert np.std(kernel) > 0  # random where there is no weight
   jax.tree.map(

@@ -132,7 +132,8 @@ def test_a_run_is_a_source_of_weights_by_step(finished, tmp_path):
 def test_initializes_from_another_run(finished, corpora, tmp_path):
   workdir, _ = finished
   changes = {"init_from": str(workdir), "train.num_steps": 1, "optimizer.learning_rate": 0.0}
-  trainer.train(config(corpora, **changes), tmp_path / "second")
+  results = trainer.train(config(corpora, **changes), tmp_path / "second")
+  assert results["initial_weights"] == json.loads((tmp_path / "second" / "initial_weights.json").read_text())
   params, _ = checkpoint.read_params(tmp_path / "second" / "checkpoints")
   expected, _ = checkpoint.read_params(workdir / "checkpoints")
   # A learning rate of 0 becomes 1e-8.
