@@ -97,6 +97,7 @@ def test_several_queries_per_clip_need_the_multi_protocol(corpora, clip, tmp_pat
   results = command(corpora, tmp_path / "multi", [clip], *CLIP_OPTIONS, "--protocol=multi", dataset="msrvtt/full")
   split = results["splits"]["train"]
   assert (split["size"], split["queries"]) == (miniature.COUNT, miniature.COUNT + 9)
+  assert all("video_to_text_grouped" in split[kind] for kind in ("plain", "dsl"))
   kept = [f"--embeddings={tmp_path / 'multi'}", f"--workdir={tmp_path / 'kept'}"]
   evaluate.main(kept)
   with pytest.raises(UserError, match=r"several queries.*--protocol=multi"):
@@ -244,6 +245,7 @@ def test_workdirs_of_runs_and_evaluations_are_kept_apart(corpora, measured, runs
     (["--model=nowhere"], r"'nowhere' is .* source of weights.*\.safetensors.*hf://"),
     (["--num_frame=3"], "unrecognized arguments: --num_frame=3"),
     (["--num_frames=many"], "invalid int value: 'many'"),
+    (["--crop=middle"], "argument --crop: invalid choice: 'middle'"),
   ],
   ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -260,6 +262,7 @@ def test_wrong_options_are_refused_before_anything_is_written(corpora, clip, tmp
     ([], "pass either --model=SOURCE with --dataset, or --embeddings"),
     (["--model=a", "--embeddings=b"], "pass either --model"),
     (["--embeddings=b", "--num_frames=3"], "--num_frames does not apply to --embeddings.*leave it out"),
+    (["--embeddings=b", "--crop=center"], "--crop does not apply to --embeddings"),
     (["--embeddings=b", "--dataset=msrvtt"], "--dataset does not apply to --embeddings"),
     (["--embeddings=none.safetensors"], "embeddings 'none.safetensors': no such file"),
   ],
