@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Literal
 
-_WINDOW = 4096  # bytes read at once
+_WINDOW = 4096  # bytes
 _CHUNK = 2**16  # bytes searched at once
 
 
@@ -21,16 +21,17 @@ class ByteFile:
     size: of the file in bytes.
   """
 
-  def __init__(self, descriptor: int):
+  def __init__(self, descriptor: int, window: int):
+    """Creates access to an open file; `window`: bytes to read at once, if not more are requested."""
     self._descriptor, self.size = descriptor, os.fstat(descriptor).st_size
-    self._begin, self._window = 0, b""
+    self._begin, self._window, self._window_size = 0, b"", window
 
   def read(self, position: int, count: int) -> bytes:
     """Returns up to `count` bytes; b"" outside of the file."""
     if not 0 <= position < self.size:
       return b""
     if position < self._begin or position + count > self._begin + len(self._window):
-      self._begin, self._window = position, os.pread(self._descriptor, max(count, _WINDOW), position)
+      self._begin, self._window = position, os.pread(self._descriptor, max(count, self._window_size), position)
     return self._window[position - self._begin : position - self._begin + count]
 
   def number(self, position: int, count: int, order: Literal["big", "little"] = "big") -> int:
@@ -49,7 +50,7 @@ class ByteFile:
 
 
 @contextlib.contextmanager
-def open_bytes(path: str | os.PathLike[str]) -> Iterator[ByteFile]:
-  """Opens a file for random access."""
+def open_bytes(path: str | os.PathLike[str], window: int = _WINDOW) -> Iterator[ByteFile]:
+  """Opens a file for random access; reads `window` bytes at once, if not more are requested."""
   with pathlib.Path(path).open("rb") as file:
-    yield ByteFile(file.fileno())
+    yield ByteFile(file.fileno(), window)

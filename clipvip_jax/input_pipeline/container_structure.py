@@ -25,7 +25,7 @@ from clipvip_jax.input_pipeline.matroska_elements import (
 # before it); ends at the end of the file, or where no element follows.
 Walk = Callable[[ByteFile, int], Iterator[tuple[int, bool]]]
 
-_CHUNK = 2**20  # bytes
+_WINDOW, _CHUNK = 2**16, 2**20  # bytes
 _CRC32_HEADER = bytes((CRC32, 0x84))  # of four bytes
 _OGG_HEADER, _OGG_BEGINS, _OGG_ENDS = 27, 2, 4  # bytes; flags
 _FLV_TAGS = (8, 9, 15, 18)  # sound, pictures, scripts
@@ -89,7 +89,7 @@ def open_structure(path: str | os.PathLike[str], format_name: str) -> Iterator[S
   if walk is None:
     yield None
     return
-  with open_bytes(path) as file:
+  with open_bytes(path, _WINDOW) as file:
     yield StructureCheck(file, walk)
 
 
@@ -180,9 +180,9 @@ def _avi(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
   """Chunks, from the one whose content begins at a position."""
   begin, kind, is_padded = position - 8, b"", False
   while begin + 8 <= file.size:
-    header, previous = file.read(begin, 12).ljust(12), kind
+    header, previous = file.read(begin, 12), kind
     if is_padded and not _is_fourcc(header):  # some writers omit the padding
-      begin, header = begin - 1, file.read(begin - 1, 12).ljust(12)
+      begin, header = begin - 1, file.read(begin - 1, 12)
     kind, size = header[:4], int.from_bytes(header[4:8], "little")
     if not _is_fourcc(kind):
       if previous not in (b"", b"idx1"):  # the last chunk, which bytes of another kind may follow
@@ -198,7 +198,7 @@ def _avi(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
 
 
 def _is_fourcc(header: bytes) -> bool:
-  return all(0x20 <= byte < 0x7F for byte in header[:4])
+  return header[:4].isalnum() or all(0x20 <= byte < 0x7F for byte in header[:4])
 
 
 def _flv(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
