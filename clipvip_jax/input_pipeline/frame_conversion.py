@@ -13,10 +13,11 @@ from clipvip_jax.input_pipeline import image_files, media_notes, tone_mapping
 if TYPE_CHECKING:
   from av import VideoFrame
 
-_PIXEL_FORMATS: dict[str, tuple[np.dtype, int]] = {
-  "rgb24": (np.dtype("u1"), 3),
-  "rgba": (np.dtype("u1"), 4),
-  "rgb48le": (np.dtype("<u2"), 3),
+# FFmpeg's name: (dtype, channels, bytes of a value).
+_PIXEL_FORMATS: dict[str, tuple[np.dtype, int, int]] = {
+  "rgb24": (np.dtype("u1"), 3, 1),
+  "rgba": (np.dtype("u1"), 4, 1),
+  "rgb48le": (np.dtype("<u2"), 3, 2),
 }
 _HDR_TRANSFERS = {16: "pq", 18: "hlg"}
 
@@ -81,10 +82,10 @@ class FrameConverter:
   def _convert(self, frame: "VideoFrame", pixel_format: str) -> np.ndarray:
     converted = self._converter.reformat(frame, self._width, self._height, pixel_format, threads=1)
     plane: Any = converted.planes[0]
-    dtype, channels = _PIXEL_FORMATS[pixel_format]
+    dtype, channels, bytes_per_value = _PIXEL_FORMATS[pixel_format]
     # As frame.to_ndarray(), whose checks take longer than the decoding of a small frame.
-    strides = (plane.line_size, channels * dtype.itemsize, dtype.itemsize)
-    return np.ndarray((converted.height, converted.width, channels), dtype, plane, strides=strides)
+    strides = (plane.line_size, channels * bytes_per_value, bytes_per_value)
+    return np.ndarray((self._height, self._width, channels), dtype, plane, strides=strides)
 
 
 def hdr_transfer(color_trc: int) -> str | None:
