@@ -278,28 +278,22 @@ def test_a_part_after_a_jump_of_the_clock_is_that_of_the_joined_recordings(tmp_p
   assert [p.rgb().mean() for p in iterate_pictures(path, begin, end) if begin < p.seconds < end] == expected
 
 
-@pytest.mark.parametrize("damage", ["zeros", "missing", "repeated", "random"])
-@pytest.mark.parametrize("name", [*MOVIES, "live.mkv", "fast.mp4", "x.ts", "x.mpg"])
-def test_damage_in_the_middle_is_refused_or_noted(tmp_path, name, damage):
+@pytest.mark.parametrize("name", ["sound.webm", "sound.avi", "sound.wmv", "sound.flv", "sound.ogv", "x.ts", "x.mpg"])
+def test_damage_in_the_middle_is_refused_or_noted(tmp_path, name):
   """Also where FFmpeg skips it without an error."""
   others = {"x.ts": ("libx264", "aac"), "x.mpg": ("mpeg2video", "mp2")}
   path = write_movie(tmp_path / name, *others[name]) if name in others else write_named_movie(tmp_path, name)
   content = path.read_bytes()
   begin, size = int(0.55 * len(content)), 3 * len(content) // 50
   hole = content[begin : begin + size]
-  middle = {
-    "zeros": bytes(size),
-    "missing": b"",
-    "repeated": hole + hole,
-    "random": np.random.default_rng(0).bytes(size),
-  }
-  path.write_bytes(content[:begin] + middle[damage] + content[begin + size :])
-  try:
-    _, notes = notes_of(path)
-  except MediaError as error:
-    assert "truncated or corrupt" in error.reason
-  else:
-    assert notes & {"corrupt", "truncated"}
+  for middle in (bytes(size), b"", hole + hole, np.random.default_rng(0).bytes(size)):
+    path.write_bytes(content[:begin] + middle + content[begin + size :])
+    try:
+      _, notes = notes_of(path)
+    except MediaError as error:
+      assert "truncated or corrupt" in error.reason
+    else:
+      assert notes & {"corrupt", "truncated"}, middle[:9]
 
 
 @pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
