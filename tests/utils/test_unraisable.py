@@ -1,6 +1,7 @@
 """Exceptions in callbacks: which of them are printed."""
 
 import asyncio
+import gc
 import sys
 
 import tensorstore
@@ -47,3 +48,5 @@ def test_only_late_callbacks_of_libraries_are_ignored(monkeypatch):
   assert len(reported) == 1, "and nobody prints it"
   Own(loop)
   assert reported == ["Event loop is closed"] * 2, "that of the program is printed"
+  tasks.clear()
+  gc.collect()  # before the end of the interpreter, where asyncio prints what it deletes
