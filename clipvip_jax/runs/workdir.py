@@ -80,8 +80,11 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any], *, extendable
     raise UserError(f"--workdir={workdir} is a file, not a folder; choose another")
   if (workdir / "evaluation.json").exists():
     raise UserError(f"--workdir={workdir} holds an evaluation, not a run; choose another")
+  checkpoints = workdir / "checkpoints"
+  if checkpoints.exists() and not checkpoints.is_dir():
+    raise UserError(f"--workdir={workdir}: checkpoints is a file, not a folder; restore or move it, or choose another")
   missing = [name for name in ("config.json", "corpus.json") if not (workdir / name).exists()]
-  if missing and checkpoint_folders(workdir / "checkpoints"):
+  if missing and checkpoint_folders(checkpoints):
     raise UserError(
       f"--workdir={workdir} holds checkpoints, but no {missing[0]} that records what they were trained with; restore"
       " that file, or choose another"

@@ -61,7 +61,7 @@ def _remove_later_events(workdir: pathlib.Path, step: int) -> None:
   from tensorboard.compat.proto.event_pb2 import Event
   from tensorboard.summary.writer.record_writer import RecordWriter
 
-  for path in workdir.glob("events.out.tfevents.*"):
+  for path in filter(pathlib.Path.is_file, workdir.glob("events.out.tfevents.*")):
     events = list(_read_events(path))
     kept = [event for event in events if Event.FromString(event).step <= step]
     if len(kept) < len(events):

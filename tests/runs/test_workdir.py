@@ -102,6 +102,10 @@ def test_a_file_and_an_unreadable_config_are_refused(tmp_path):
   (tmp_path / "file").write_text("x")
   with pytest.raises(UserError, match="is a file, not a folder; choose another"):
     workdir.check_config(tmp_path / "file", config())
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / "checkpoints").write_text("x")
+  with pytest.raises(UserError, match="checkpoints is a file, not a folder; restore or move it"):
+    workdir.check_config(tmp_path / "run", config())
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(UserError, match=r"config\.json cannot be read .*; choose another --workdir"):
     workdir.check_config(tmp_path, config())

@@ -65,3 +65,9 @@ def test_tensorflow_is_not_imported(tmp_path):
     "assert 'tensorboard' in sys.modules and 'tensorflow' not in sys.modules"
   )
   subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+
+
+def test_a_folder_with_the_name_of_an_event_file_stops_no_run(tmp_path):
+  (tmp_path / "events.out.tfevents.1.host").mkdir()
+  EventWriter(tmp_path, 0, enabled=True).write_scalars(1, {"train/loss": 2.0})
+  assert len(list(tmp_path.iterdir())) == 2
