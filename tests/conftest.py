@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 # Before the first array: several devices on one CPU, for whatever is sharded.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+jax.devices()  # initializes them now, so that no test depends on an earlier one
 
 # Tests, the runs that they start and the other test processes share one compilation cache; one that the environment
 # names persists between sessions.
