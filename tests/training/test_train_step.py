@@ -94,6 +94,7 @@ def test_gradients_of_the_first_step_equal_the_reference(golden, steps):
       assert_close(ours[name], value, 2e-5, name)
 
 
+@pytest.mark.unoptimized
 def test_a_frozen_logit_scale_does_not_change():
   config = tiny.optimizer_config()
   config.frozen = ("logit_scale",)
