@@ -1,4 +1,7 @@
-"""Report of what a run's training step costs on hardware that need not be present."""
+"""Report of what a run's training step costs on hardware that need not be present.
+
+`step_cost.py` compiles the step and determines its memory, operations and traffic.
+"""
 
 import dataclasses
 import time

@@ -1,7 +1,8 @@
 """Line and bar charts as inline SVG, drawn by matplotlib.
 
 The macro `chart` of templates/macros.html.jinja shows them in a page. Text stays text and colours are CSS variables of
-the page, so that charts follow its light and dark schemes. Equal input gives byte-identical charts.
+the page, so that charts follow its light and dark schemes. Equal input gives byte-identical charts. `report.py` selects
+those of a report.
 """
 
 import dataclasses

@@ -2,6 +2,7 @@
 
 It is the content of config.json and corpus.json: the configuration, the settings and content of the corpora, and the
 digest of the vocabulary. A checkpoint is used only with files that agree with it, whoever has changed them.
+`workdir.py` compares the files of a workdir with the config and corpora of a command.
 """
 
 import json

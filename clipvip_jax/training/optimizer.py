@@ -98,7 +98,7 @@ def stop_frozen_gradients(params: optax.Params, frozen: Sequence[str]) -> optax.
 
 
 def decays(name: str) -> bool:
-  """Returns whether weight decay applies. LayerNorm scales and embeddings decay, as in the published runs."""
+  """Returns whether weight decay applies: not to biases and `logit_scale`, but to LayerNorm scales, as published."""
   return "bias" not in name and name != "logit_scale"
 
 
