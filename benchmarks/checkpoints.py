@@ -3,8 +3,8 @@
   python -m benchmarks.checkpoints [--recipe=b32] [--folder=DIR] [--rounds=3]
 
 Uses the recipe's state with random parameters and moments. As a lower bound for the disk, also writes and reads the
-same bytes as one plain file. Prints the best of the rounds; reads are served from the page cache. "Restored" includes
-the comparison with the digests, which runs meanwhile, and is repeated without it, in turn.
+same bytes as one plain file. Prints the best of the rounds; reads are served from the page cache. "Restored"
+verifies digests while reading; a second measurement, in turn, omits the verification.
 """
 
 import argparse

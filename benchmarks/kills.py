@@ -181,7 +181,9 @@ def draw(count: int, rng: random.Random) -> list[tuple[str, str]]:
   return drawn
 
 
-def stress(folder: pathlib.Path, pairs: list[tuple[str, str]], rng: random.Random, report: Callable[[str, int], None]):
+def stress(
+  folder: pathlib.Path, pairs: list[tuple[str, str]], rng: random.Random, report: Callable[[str, int], None]
+) -> tuple[collections.Counter[tuple[str, str]], list[str]]:
   """Interrupts runs with each signal, resumes them, and compares those that finish.
 
   Returns:
@@ -193,13 +195,14 @@ def stress(folder: pathlib.Path, pairs: list[tuple[str, str]], rng: random.Rando
   different = find_differences(folder / "first", uninterrupted)
   report(f"uninterrupted, {sum(seconds.values()):.0f} s | {different or 'bit-identical twice'}", len(pairs))
   counts: collections.Counter[tuple[str, str]] = collections.Counter()
-  faults, pairs, number, finished = [different] if different else [], pairs.copy(), 0, True
+  faults, pairs, number, launches, finished = [different] if different else [], pairs.copy(), 0, 0, True
   while pairs or not finished:
     number += finished
     current = folder / f"run_{number}"
     is_interrupted = bool(pairs) and (finished or rng.random() < 0.5)
     name, phase = pairs.pop() if is_interrupted else ("", "")
-    empty = folder / f"compiled_{len(pairs)}"  # what is compiled, and not read from the cache, takes a while
+    launches += 1
+    empty = folder / f"compiled_{launches}"  # what is compiled, and not read from the cache, takes a while
     process = launch(current, empty if phase == "compile" else cache)
     sent = interrupt(process, name, phase, seconds.get(phase, 0.1), rng) if is_interrupted else ""
     fault = find_faults(process, EXIT_CODES[name] if sent else (0,))

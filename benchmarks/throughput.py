@@ -8,7 +8,7 @@ A clip is 12 of 44 stored JPEGs (320 x 240, quality 92, 4:2:0), decoded to norma
 - the bare loop with preallocated memory: the upper bound of these library calls;
 - the pipeline with threads only, one and two worker processes: records of an ArrayRecord file, shuffled, with texts;
 - tf.data with one and two threads: the bare loop's calls in tf.numpy_function, and TensorFlow's operations (these rows
-  need `pip install tensorflow-cpu`, and are left out without it).
+  need `pip install tensorflow-cpu`, and are skipped without it).
 
 Prints the best of REPEATS rounds over all methods; each measurement runs in a separate process.
 """

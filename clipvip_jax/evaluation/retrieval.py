@@ -98,7 +98,7 @@ def rank_metrics(ranks: ArrayLike) -> dict[str, float]:
   if ranks.size == 0:
     raise UserError("the split has no query; choose another split or another field of queries")
   if not (valid := ranks >= 1).all():
-    raise UserError(f"a rank is {ranks[~valid][0]}; ranks start from 1, that of the first video or text")
+    raise UserError(f"ranks contain {ranks[~valid][0]}; pass ranks from 1, which is the best")
   recalls = {f"R@{k}": float(np.mean(ranks <= k)) for k in RECALLS}
   # Ranks from 0 as in the reference implementation, for a bit-identical mean.
   mean = float(np.mean(ranks - 1) + 1)

@@ -206,6 +206,8 @@ def load(
   sizes = {"num_frames": num_frames, "image_size": image_size, "text_length": text_length, "batch_size": batch_size}
   for name, value in {**sizes, "vision_heads": vision_heads, "text_heads": text_heads}.items():
     checked_size(value, name)
+  if crop is not None:
+    check_crop(crop, "crop")
   weights = sources.read_weights(source, Hints(activation, vision_heads, text_heads, crop=crop))
   return from_weights(
     weights,

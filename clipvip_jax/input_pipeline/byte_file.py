@@ -11,7 +11,7 @@ _CHUNK = 2**16  # bytes searched at once
 
 
 class OddStructureError(Exception):
-  """The structure is not the format's, or has too many elements: nothing can be said."""
+  """The structure is invalid for the format or has too many elements, so that it cannot be checked."""
 
 
 class ByteFile:

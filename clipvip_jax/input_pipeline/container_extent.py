@@ -109,17 +109,19 @@ def _mp4(file: ByteFile) -> Extent:
   """Boxes at the top level; the segment index (sidx) of a fragmented file has the sizes of its fragments."""
   position = end = 0
   fragmented = closed = False
+  known = _MP4_CONTENT + _MP4_OTHER
   for _ in _bounded():
     header = file.read(position, 16)
     size, kind, offset = int.from_bytes(header[:4], "big"), header[4:8], 8
-    if kind not in _MP4_CONTENT + _MP4_OTHER:
-      if fragmented and file.find(b"moof", position) < file.size:  # FFmpeg does not find the next fragment
-        return _extent(file, file.size + 1, states_duration=False)
-      break  # the end, or bytes that are no part of the video
     if size == 1:
       size, offset = int.from_bytes(header[8:], "big"), 16
     elif size == 0:
       size = file.size - position
+    is_unknown_box = fragmented and size >= offset and file.read(position + size + 4, 4) in known
+    if kind not in known and not is_unknown_box:
+      if fragmented and file.find(b"moof", position) < file.size:  # FFmpeg does not find the next fragment
+        return _extent(file, file.size + 1, states_duration=False)
+      break  # the end, or bytes that are no part of the video
     if size < offset:
       raise OddStructureError
     fragmented |= kind == b"moof"

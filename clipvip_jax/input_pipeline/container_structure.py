@@ -150,6 +150,8 @@ def _matroska(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
   """Children of the segment, some of them with checksums."""
   begin, size = segment_content(file)
   until = file.size if size is None else min(file.size, begin + size)
+  if position >= until:  # in a further segment
+    raise OddStructureError
   while begin < until:
     kind, size, content = 0, None, 0
     with contextlib.suppress(OddStructureError):
@@ -181,11 +183,13 @@ def _avi(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
   begin, kind, is_padded = position - 8, b"", False
   while begin + 8 <= file.size:
     header, previous = file.read(begin, 12), kind
-    if is_padded and not _is_fourcc(header):  # some writers omit the padding
-      begin, header = begin - 1, file.read(begin - 1, 12)
+    if is_padded and not _is_stream_chunk(header):
+      unpadded = file.read(begin - 1, 12)  # some writers omit the padding
+      if _is_stream_chunk(unpadded) or not _is_fourcc(header):
+        begin, header = begin - 1, unpadded
     kind, size = header[:4], int.from_bytes(header[4:8], "little")
     if not _is_fourcc(kind):
-      if previous not in (b"", b"idx1"):  # the last chunk, which bytes of another kind may follow
+      if previous not in (b"", b"idx1") and file.find(previous, begin) < file.size:  # not bytes after the last chunk
         yield begin + 1, False
       return
     is_list = kind == b"RIFF" or (kind == b"LIST" and header[8:] in (b"movi", b"rec "))
@@ -199,6 +203,11 @@ def _avi(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
 
 def _is_fourcc(header: bytes) -> bool:
   return header[:4].isalnum() or all(0x20 <= byte < 0x7F for byte in header[:4])
+
+
+def _is_stream_chunk(header: bytes) -> bool:
+  """Returns whether a chunk holds data of a stream, as 00dc or 01wb."""
+  return header[:2].isdigit() and header[2:4].isalpha()
 
 
 def _flv(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:

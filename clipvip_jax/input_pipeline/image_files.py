@@ -42,7 +42,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
   """Returns the content of an image file.
 
   Raises:
-    MediaError: the file cannot be read, or is none: reading a pipe or a device might never end.
+    MediaError: the file cannot be read, or is a pipe or device, which might block forever.
   """
   file = pathlib.Path(path)
   try:
@@ -241,7 +241,7 @@ def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 def _is_hdr_png(data: bytes) -> bool:
   """Returns whether the chunk cICP of a PNG names an HDR transfer function (ITU-T H.273)."""
   chunk = data.find(b"cICP", 0, data.find(b"IDAT")) if data.startswith(_PNG_MAGIC) else -1
-  return chunk > 0 and data[chunk + 5] in _HDR_TRANSFERS
+  return chunk > 0 and int.from_bytes(data[chunk + 5 : chunk + 6], "big") in _HDR_TRANSFERS
 
 
 def _natural_order(path: pathlib.Path) -> tuple[list[tuple[str, int]], str]:

@@ -272,9 +272,9 @@ def has_clip_vocabulary(path: str | os.PathLike) -> bool:
   try:
     vocabulary = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["model"]["vocab"]
     ids = [[clip.start_id, vocabulary[f"{word}</w>"], clip.end_id] for word in _COMMON]
-  except KeyError:
+  except (KeyError, TypeError):  # of another kind
     return False
-  except (OSError, ValueError, TypeError, RecursionError) as error:
+  except (OSError, ValueError, RecursionError) as error:
     log.warning("%s: the tokenizer next to the weights is ignored, CLIP's is used (%s)", path, printable(error, 80))
     return True
   return np.array_equal(clip(_COMMON, 3), ids)

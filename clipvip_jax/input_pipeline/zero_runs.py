@@ -20,7 +20,7 @@ def has_zero_run(data: bytes, codec: str) -> bool:
   """Returns whether a coded frame of a dense codec holds a run of zeros that is no stuffing, or only zeros."""
   begin = data.find(_RUN)
   if begin < 0:
-    return bool(data) and not data.rstrip(b"\0")
+    return len(data) > 1 and not data.rstrip(b"\0")  # one byte is a skipped picture of WMV
   rest = data[begin:].lstrip(b"\0")
   if rest:
     return rest[0] != 1  # a start code may follow any number of zeros

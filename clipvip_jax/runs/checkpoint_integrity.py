@@ -59,8 +59,10 @@ def verify_files(folder: pathlib.Path, select: Callable[[str], bool] = lambda na
 
 @contextlib.contextmanager
 def verify_while_reading(folder: pathlib.Path) -> Iterator[None]:
-  """Compares the files of a checkpoint with their digests: small ones before a `with` block reads them all, which
-  hold the structure, and large ones meanwhile, which hold the arrays and take as long to compare as to copy.
+  """Verifies the digests of a checkpoint around a `with` block that reads it.
+
+  Small files, which hold the structure, are verified before the block; large ones, which hold the arrays, in a thread
+  while the block reads them.
 
   Raises:
     ValueError: a file is missing or was changed; from large files after the block, in place of any error of it.

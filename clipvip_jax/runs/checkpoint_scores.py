@@ -33,7 +33,7 @@ def by_score(scores: Mapping[int, float], steps: Iterable[int]) -> list[int]:
 
 
 def write_score(folder: pathlib.Path, score: float) -> None:
-  """Adds a score to a committed checkpoint. It counts as measured when its digest is written, so atomically.
+  """Adds a score to a committed checkpoint. Atomic: a score without a digest is ignored.
 
   Raises:
     UserError: digests.json is corrupt.
@@ -50,7 +50,7 @@ def write_score(folder: pathlib.Path, score: float) -> None:
 
 
 def read_scores(folders: Iterable[pathlib.Path]) -> dict[int, float]:
-  """Reads the scores of checkpoints, by step, where one was measured; NaN if it is corrupt, missing or no recall."""
+  """Reads the scores of checkpoints, by step; NaN for one that is missing, corrupt or outside 0 to 1."""
   scores = {int(folder.name): _read_score(folder) for folder in folders}
   return {step: score for step, score in scores.items() if score is not None}
 

@@ -1,7 +1,7 @@
 """Identity of a run, saved with each checkpoint: what decides its numbers, besides code and packages.
 
 It is the content of config.json and corpus.json: the configuration, the settings and content of the corpora, and the
-digest of the vocabulary. A checkpoint is used only with files that agree with it, whoever has changed them.
+digest of the vocabulary. A checkpoint is rejected if these files were changed after it was saved.
 `workdir.py` compares the files of a workdir with the config and corpora of a command.
 """
 
@@ -38,7 +38,7 @@ def read_identity(folder: pathlib.Path) -> RunIdentity | None:
 
 
 def read_identities(workdir: pathlib.Path) -> dict[int, RunIdentity]:
-  """Reads the identities of a run's checkpoints by step. Corrupt ones are left to those who restore checkpoints."""
+  """Reads the identities of a run's checkpoints by step. Skips corrupt ones, which restoring reports."""
   identities = {}
   for folder in checkpoint_folders(workdir / "checkpoints"):
     try:
@@ -51,7 +51,7 @@ def read_identities(workdir: pathlib.Path) -> dict[int, RunIdentity]:
 
 
 def check_checkpoints(workdir: pathlib.Path, current: RunIdentity) -> None:
-  """Checks that a run may resume from its checkpoints, whatever the files beside them say.
+  """Checks that the configuration and corpora of a run equal those saved in its checkpoints.
 
   Args:
     workdir: the run's folder, which need not exist.

@@ -30,7 +30,7 @@ class EventWriter:
       self._append(file_version="brain.Event:2")
 
   def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-    """Appends an event. A file that cannot be written, as on a full disk, gives one warning: curves stop no run."""
+    """Appends an event. A file that cannot be written is reported once; training continues."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 

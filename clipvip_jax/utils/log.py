@@ -46,8 +46,12 @@ def is_output_closed() -> bool:
   """Returns whether the reader of standard output, as `head`, has ended."""
   with contextlib.suppress(BrokenPipeError):
     sys.stdout.flush()  # what remains in the buffer of an output that is open
+  try:
+    descriptor = sys.stdout.fileno()
+  except (OSError, ValueError):  # replaced, or closed by this process
+    return False
   poll = select.poll()
-  poll.register(sys.stdout.fileno(), 0)  # errors are always reported
+  poll.register(descriptor, 0)  # errors are always reported
   return bool(poll.poll(0))
 
 

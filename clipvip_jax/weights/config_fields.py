@@ -39,7 +39,7 @@ class Fields:
 
 
 def _same(value: Any, allowed: Any) -> bool:
-  """Returns whether values are equal, and both or neither are of type bool, which Python takes for 0 and 1."""
+  """Returns whether values are equal and of the same kind: True and False differ from 1 and 0."""
   return bool(value == allowed) and isinstance(value, bool) == isinstance(allowed, bool)
 
 

@@ -55,6 +55,7 @@ def _huggingface(config: dict[str, Any]) -> Hints | None:
   config_fields.HUGGINGFACE_VISION.check(vision, "vision_config.")
   added = config.get("vision_additional_config") or {}
   config_fields.CLIP_VIP_VISION.check(added, "vision_additional_config.")
+  has_proxies = added.get("type") == "ViP"
   activations = {_activation(section.get("hidden_act", "quick_gelu")) for section in (text, vision)}
   if len(activations) > 1:
     raise UserError(f"hidden_act differs between the towers ({', '.join(sorted(activations))}); only one is supported")
@@ -68,8 +69,8 @@ def _huggingface(config: dict[str, Any]) -> Hints | None:
     "text.width": text.get("hidden_size"),
     "text.layers": text.get("num_hidden_layers"),
     "text.vocab_size": text.get("vocab_size"),
-    "vision.added_proxies": added.get("add_cls_num") or None,
-    "vision.time_positions": added.get("temporal_size") if added.get("if_use_temporal_embed") else None,
+    "vision.added_proxies": (added.get("add_cls_num") or None) if has_proxies else None,
+    "vision.time_positions": added.get("temporal_size") if has_proxies and added.get("if_use_temporal_embed") else None,
   }
   # HuggingFace omits values equal to the defaults of its classes, the sizes of B/32.
   return Hints(
@@ -77,7 +78,7 @@ def _huggingface(config: dict[str, Any]) -> Hints | None:
     vision_heads=checked_size(vision.get("num_attention_heads", 12), "vision_config.num_attention_heads"),
     text_heads=checked_size(text.get("num_attention_heads", 8), "text_config.num_attention_heads"),
     sizes=_known_sizes(sizes),
-    temporal=("proxies" if added.get("type") == "ViP" else "mean") if added else None,
+    temporal=("proxies" if has_proxies else "mean") if added else None,
     end_token=_end_token(text),
   )
 

@@ -80,13 +80,19 @@ def check_lossless(weights: Weights, layout: str) -> None:
   """Checks that other programs can compute the features of a run from a layout.
 
   Raises:
-    UserError: the layout cannot express how the run embeds videos or texts.
+    UserError: the layout is unknown, or cannot express how the run embeds videos or texts.
   """
+  _check_layout(layout)
   if losses := _losses(weights, layout):
     raise UserError(
       f"{weights.source}: layout {layout!r} cannot express {' and '.join(losses)}, so other programs would compute"
       " other features; use --layout=clip_vip or the workdir, or add --lossy"
     )
+
+
+def _check_layout(layout: str) -> None:
+  if layout not in LAYOUTS:
+    raise UserError(f"layout {layout!r} is unknown; allowed: {', '.join(LAYOUTS)}")
 
 
 def _losses(weights: Weights, layout: str) -> list[str]:
@@ -122,8 +128,7 @@ def export_weights(
     UserError: the layout does not support the weights, or the target exists, has another suffix, contains files that
       would be read with the exported ones, or cannot be written.
   """
-  if layout not in LAYOUTS:
-    raise UserError(f"layout {layout!r} is unknown; allowed: {', '.join(LAYOUTS)}")
+  _check_layout(layout)
   is_file = _is_file(target)
   tokenizer = _tokenizer_file(weights)
   hints = _hints(weights, tokenizer)

@@ -136,7 +136,7 @@ class DecodeProcess:
 
 
 class _Deadline:
-  """End of the time that a request may take, put off while this process is suspended.
+  """End of the time that a request may take, extended by the time for which this process was suspended.
 
   Attributes:
     was_suspended: whether it was, since the creation.

@@ -239,7 +239,9 @@ def test_invalid_twins_are_refused(twins, message):
     retrieval.twin_accuracy(np.eye(3), twins)
 
 
-@pytest.mark.parametrize(("ranks", "message"), [([0, 1], "a rank is 0;"), ([1, math.nan], "a rank is nan; .*from 1")])
+@pytest.mark.parametrize(
+  ("ranks", "message"), [([0, 1], "ranks contain 0;"), ([1, math.nan], "ranks contain nan; .*from 1")]
+)
 def test_ranks_that_are_none_are_refused(ranks, message):
   with pytest.raises(UserError, match=message):
     retrieval.rank_metrics(ranks)

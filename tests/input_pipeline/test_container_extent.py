@@ -70,6 +70,15 @@ def test_fragments_after_bytes_that_are_no_box_are_missed(movies, tmp_path):
   assert not extent(spoiled).truncated, "bytes that are no part of the video may follow it"
 
 
+@pytest.mark.parametrize("size", [8, 99])
+def test_a_box_of_a_vendor_between_fragments_is_skipped(movies, tmp_path, size):
+  content = movies["fragmented.mp4"].read_bytes()
+  fragment = content.index(b"moof", len(content) // 2) - 4
+  longer = tmp_path / "fragmented.mp4"
+  longer.write_bytes(content[:fragment] + size.to_bytes(4, "big") + b"vndr".ljust(size - 4, b"x") + content[fragment:])
+  assert not extent(longer).truncated
+
+
 @pytest.mark.parametrize("name", ["sound.mkv", "sound.avi", "sound.wmv", "fast.mp4", "silent.gif"])
 def test_bytes_after_the_last_element_are_ignored(movies, name, tmp_path):
   longer = tmp_path / name

@@ -45,6 +45,32 @@ def test_an_intact_file_has_no_error(movies, tmp_path, name):
     assert not errors(tmp_path, name, content, first)
 
 
+def chunk(kind, size):
+  return kind + size.to_bytes(4, "little") + bytes(range(1, 1 + size))
+
+
+def avi_errors(tmp_path, chunks, ending=b""):
+  content = b"".join(chunks) + ending
+  path = tmp_path / "x.avi"
+  path.write_bytes(content)
+  with open_structure(path, "avi") as structure:
+    return [error for error in (structure.error_at(8), structure.error_at_end()) if error]
+
+
+@pytest.mark.parametrize("size", [65, 67, 121])
+@pytest.mark.parametrize("padding", [b"", b"\0", b"J"])
+def test_chunks_of_odd_sizes_may_lack_padding(tmp_path, size, padding):
+  """The low byte of the size is a letter."""
+  assert not avi_errors(tmp_path, [chunk(kind, size) + padding for kind in (b"00dc", b"01wb") * 3])
+
+
+@pytest.mark.parametrize("last", [b"00dc", b"ix00", b"JUNK"])
+def test_bytes_after_the_last_chunk_are_no_error(tmp_path, last):
+  chunks = [chunk(b"00dc", 64)] * 3 + [chunk(last, 32)]
+  assert not avi_errors(tmp_path, chunks, bytes(300))
+  assert avi_errors(tmp_path, [*chunks, bytes(300), *chunks]), "not the last one"
+
+
 @pytest.mark.parametrize("damage", ["zeros", "missing", "repeated"])
 @pytest.mark.parametrize("name", NAMES)
 def test_damage_is_found(movies, tmp_path, name, damage):

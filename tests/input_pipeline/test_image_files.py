@@ -56,6 +56,14 @@ def test_an_hdr_png_is_refused(tmp_path, transfer, refused):
     read_image(path)
 
 
+@pytest.mark.parametrize("size", [4, 5, 6])
+def test_a_truncated_png_is_refused(tmp_path, size):
+  path = tmp_path / "x.png"
+  path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0\0\0\4" + b"cICP\x09\x01"[:size])
+  with pytest.raises(MediaError, match=r"x\.png: not a valid"):
+    read_image(path)
+
+
 def test_a_pipe_is_no_image(tmp_path):
   """Reading it would wait for ever."""
   os.mkfifo(tmp_path / "x.jpg")

@@ -358,7 +358,12 @@ def test_other_vocabulary_of_the_same_size_is_not_clips(tmp_path):
   assert not has_clip_vocabulary(tmp_path / "words.json")
   words = ("a", "photo", "of", "two", "dogs", "playing", "in", "the", "snow")
   vocabulary = {f"{word}</w>": int(ClipTokenizer()([word], 3)[0, 1]) for word in words}
-  for vocab, expected in ((vocabulary, True), ({**vocabulary, "dogs</w>": 5}, False), ({}, False)):
+  for vocab, expected in (
+    (vocabulary, True),
+    ({**vocabulary, "dogs</w>": 5}, False),
+    ({}, False),
+    ([["a", 0.5]], False),
+  ):
     (tmp_path / "clip.json").write_text(json.dumps({"model": {"vocab": vocab}}))
     assert has_clip_vocabulary(tmp_path / "clip.json") == expected
   (tmp_path / "clip.json").write_text("{")

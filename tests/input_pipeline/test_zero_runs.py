@@ -20,6 +20,7 @@ PICTURE, HOLE = b"\5" * 99, bytes(400)
     (HOLE, "h264", True),
     (PICTURE, "vp9", False),
     (b"", "vp9", False),
+    (b"\0", "wmv3", False),  # a skipped picture
   ],
 )
 def test_holes_are_told_from_stuffing(data, codec, expected):

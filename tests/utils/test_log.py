@@ -1,6 +1,7 @@
 """The logger, and untrusted text in messages."""
 
 import errno
+import io
 import logging
 import os
 import subprocess
@@ -8,7 +9,7 @@ import sys
 
 import pytest
 
-from clipvip_jax.utils.log import is_not_disk_error, printable
+from clipvip_jax.utils.log import is_not_disk_error, is_output_closed, printable
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,8 @@ def test_tracebacks_of_refused_writes_are_not_logged_by_libraries(error, logged)
   exc_info = (type(error), error, None) if error else None
   record = logging.LogRecord("absl", logging.ERROR, "future.py", 1, "thread failed", None, exc_info)
   assert is_not_disk_error(record) == logged
+
+
+def test_an_output_without_a_file_is_not_closed(monkeypatch):
+  monkeypatch.setattr(sys, "stdout", io.StringIO())
+  assert not is_output_closed()
