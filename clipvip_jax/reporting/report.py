@@ -205,7 +205,7 @@ def _training_charts(history: Sequence[Mapping[str, Any]], best_step: int | None
 
 def _recall_curves(evaluations: Mapping[int, Mapping[str, Any]]) -> list[Curve]:
   keys_by_name: dict[str, tuple[str, ...]] = {f"R@{k}": ("plain", "text_to_video", f"R@{k}") for k in RECALLS}
-  keys_by_name["twins accuracy"] = ("twins", "accuracy")
+  keys_by_name["twin accuracy"] = ("twins", "accuracy")
   curves = []
   for (name, keys), series, dashes in zip(keys_by_name.items(), charts.SERIES, _DASHES, strict=True):
     steps, values = metrics_history.percent_curve(evaluations, *keys)

@@ -199,7 +199,7 @@ def test_training_curves_are_thinned(source):
   page = Page(source)
   labels = [label for label in page.values("aria-label") if label.startswith(("Training", "Text-to"))]
   assert "raw from 5 at step 1 to 0.0025 at step 2000" in labels[0]
-  assert "validation" in labels[1] and "twins accuracy from" in labels[1] and "at step 1000" in labels[1]
+  assert "validation" in labels[1] and "twin accuracy from" in labels[1] and "at step 1000" in labels[1]
   assert "#0102" not in source, "a placeholder colour is left"
   assert len(source) < 200_000, "long curves are thinned"
 
