@@ -32,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   options, overrides = parser.parse_known_args(argv)
   chips.parse_topology(options.topology)
   config = recipe_flags.parse_config([f"--config={options.config}", *overrides])
-  from clipvip_jax.cost_model.preflight import preflight  # lazy, so that --help is fast
+  from clipvip_jax.cost_model.step_report import step_report  # lazy, so that --help is fast
 
-  report = {"config": options.config} | preflight(config, options.topology, largest_batch=options.largest_batch)
+  report = {"config": options.config} | step_report(config, options.topology, largest_batch=options.largest_batch)
   print("\n".join(preflight_table.lines(report)))
   if options.json:
     config_tree.write_json(options.json, report)

@@ -29,7 +29,7 @@ def _operations(count: float) -> str:
 
 
 def lines(report: Mapping[str, Any]) -> list[str]:
-  """Formats the report of `preflight.preflight`, without costs if the step was not compiled."""
+  """Formats the report of `step_report.step_report`, without costs if the step was not compiled."""
   mesh = " ".join(f"{axis}={size}" for axis, size in report["mesh"].items())
   head = [
     f"{report['config']} on {report['topology']}: {report['chips']} chips, {mesh}; batch {report['batch']:,},"

@@ -27,7 +27,7 @@ from clipvip_jax.input_pipeline.frame_sampling import MAX_FRAMES
 from clipvip_jax.input_pipeline.preprocessing import check_crop
 from clipvip_jax.input_pipeline.tokenizer import WORDS, Tokenizer, has_clip_vocabulary
 from clipvip_jax.models import clip_vip
-from clipvip_jax.runs.run_identity import load_recorded_tokenizer
+from clipvip_jax.runs.checkpoint_identity import load_recorded_tokenizer
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import quiet_libtpu
 from clipvip_jax.utils.progress import ProgressReporter

@@ -19,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from clipvip_jax.distributed.coordination import allgather_text
 from clipvip_jax.models.clip_vip import Params
+from clipvip_jax.runs.checkpoint_identity import IDENTITY, RunIdentity
 from clipvip_jax.runs.checkpoint_integrity import (
   DataPosition,
   DigestedPath,
@@ -27,7 +28,6 @@ from clipvip_jax.runs.checkpoint_integrity import (
   verify_while_reading,
 )
 from clipvip_jax.runs.checkpoint_scores import KeepBest, by_score, read_scores, write_score
-from clipvip_jax.runs.run_identity import IDENTITY, RunIdentity
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.runs.workdir import checkpoint_folders
 from clipvip_jax.utils.errors import UserError, first_line

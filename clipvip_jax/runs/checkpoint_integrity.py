@@ -15,7 +15,7 @@ import jax
 from orbax.checkpoint.path import atomicity
 
 from clipvip_jax.distributed.coordination import allgather_text
-from clipvip_jax.runs.run_identity import IDENTITY
+from clipvip_jax.runs.checkpoint_identity import IDENTITY
 from clipvip_jax.utils import file_digests, unraisable
 from clipvip_jax.utils.log import log
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.input_pipeline.mixture import steps_until
 from clipvip_jax.input_pipeline.pipeline import WeightedStream
-from clipvip_jax.runs.run_identity import read_identities
+from clipvip_jax.runs.checkpoint_identity import read_identities
 from clipvip_jax.training.optimizer import learning_rate
 from clipvip_jax.training.train_step import num_masked_steps
 from clipvip_jax.utils.errors import UserError

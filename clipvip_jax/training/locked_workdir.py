@@ -9,7 +9,7 @@ from clipvip_jax.distributed.coordination import raise_on_all_processes
 from clipvip_jax.input_pipeline.tokenizer import WORDS, JsonTokenizer
 from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs import workdir_lock
-from clipvip_jax.runs.run_identity import check_checkpoints
+from clipvip_jax.runs.checkpoint_identity import check_checkpoints
 from clipvip_jax.training.launch_consistency import check_shared_workdir
 from clipvip_jax.training.setup import Components
 from clipvip_jax.utils.errors import UserError

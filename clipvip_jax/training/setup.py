@@ -19,7 +19,7 @@ from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream
 from clipvip_jax.input_pipeline.tokenizer import WORDS, Tokenizer, WordTokenizer, load_tokenizer
 from clipvip_jax.models import clip_vip
-from clipvip_jax.runs import run_identity
+from clipvip_jax.runs import checkpoint_identity
 from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import duration
@@ -73,7 +73,7 @@ class Components:
   abstract_state: TrainState
 
   @property
-  def identity(self) -> run_identity.RunIdentity:
+  def identity(self) -> checkpoint_identity.RunIdentity:
     """What decides the run's numbers, for its checkpoints."""
     return {"config": config_tree.to_json_dict(self.config), "corpus": self.corpus_identity}
 
@@ -93,7 +93,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Components:
   tokenizer = _load_tokenizer(config, corpora, workdir)
   identity["tokenizer"] = tokenizer.digest
   run_workdir.check_corpus(workdir, identity)
-  run_identity.check_checkpoints(workdir, {"config": config_tree.to_json_dict(config), "corpus": identity})
+  checkpoint_identity.check_checkpoints(workdir, {"config": config_tree.to_json_dict(config), "corpus": identity})
   streams = [
     _create_stream(config, index, stream, corpora[section], tokenizer)
     for index, (section, stream) in enumerate(stream_sections(config))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from clipvip_jax.input_pipeline.tokenizer import has_clip_vocabulary, load_tokenizer
-from clipvip_jax.runs.run_identity import load_recorded_tokenizer
+from clipvip_jax.runs.checkpoint_identity import load_recorded_tokenizer
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log

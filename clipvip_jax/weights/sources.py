@@ -14,7 +14,7 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from clipvip_jax.models import clip_vip
-from clipvip_jax.runs.run_identity import check_files
+from clipvip_jax.runs.checkpoint_identity import check_files
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log

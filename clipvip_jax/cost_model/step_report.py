@@ -20,7 +20,7 @@ from clipvip_jax.utils.progress import format_duration, report_periodically
 _REPORT_INTERVAL = 30  # seconds between two lines while compiling
 
 
-def preflight(config: ConfigDict, topology: str, *, largest_batch: bool = False) -> dict[str, Any]:
+def step_report(config: ConfigDict, topology: str, *, largest_batch: bool = False) -> dict[str, Any]:
   """Compiles the training step of `config` for a topology and reports its cost.
 
   Args:

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from clipvip_jax.cost_model import chips, step_cost
-from clipvip_jax.cost_model.preflight import preflight, with_largest_step
+from clipvip_jax.cost_model.step_report import step_report, with_largest_step
 from clipvip_jax.utils.errors import UserError
 from configs import post_pretrain
 
@@ -44,7 +44,7 @@ def test_largest_batch_is_extrapolated_where_the_compiler_rejects_the_batch(monk
     return cost(10 * GIB)
 
   monkeypatch.setattr(step_cost, "measure", measure)
-  report = preflight(small_recipe, "v5e:2x2", largest_batch=True)
+  report = step_report(small_recipe, "v5e:2x2", largest_batch=True)
   assert not report["fits"] and report["memory_used"] == 17.5 * GIB and "seconds" not in report
   assert report["largest_batch"] == 28  # 10 GiB for 4 clips per chip, 17.5 for 8: 16 for 7.2, so 7 on each of 4
 
@@ -54,16 +54,16 @@ def test_largest_batch_of_a_linear_model_is_exact(monkeypatch, four_chips, small
   monkeypatch.setattr(
     step_cost, "measure", lambda config, mesh: cost((1 + 1.25 * (config.train.batch_size // 4)) * GIB)
   )
-  report = preflight(small_recipe, "v5e:2x2", largest_batch=True)
+  report = step_report(small_recipe, "v5e:2x2", largest_batch=True)
   assert report["fits"] and report["clips_of_a_chip"] == 8 and report["largest_batch"] == 48
 
 
 def test_largest_batch_is_unknown_without_memory_use(monkeypatch, four_chips, small_recipe):
   monkeypatch.setattr(step_cost, "measure", lambda config, mesh: cost(0))
-  assert preflight(small_recipe, "v5e:2x2", largest_batch=True)["largest_batch"] is None
+  assert step_report(small_recipe, "v5e:2x2", largest_batch=True)["largest_batch"] is None
 
 
 def test_recipe_is_checked_for_the_devices_of_the_topology(four_chips, small_recipe):
   small_recipe.train.batch_size = 18
   with pytest.raises(UserError, match=r"train\.batch_size=18 .*divi.*4"):
-    preflight(small_recipe, "v5e:2x2")
+    step_report(small_recipe, "v5e:2x2")

@@ -6,7 +6,7 @@ import pytest
 from small_runs import config, write_identity
 
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
-from clipvip_jax.runs import run_identity, workdir
+from clipvip_jax.runs import checkpoint_identity, workdir
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 
@@ -35,9 +35,10 @@ def edit(path, *keys, value):
 
 
 def test_a_run_resumes_with_what_its_checkpoints_were_trained_with(run, tmp_path_factory):
-  run_identity.check_checkpoints(run, identity())
-  run_identity.check_checkpoints(run, identity(**{"host.num_workers": 3, "data.data_dir": "b", "train.num_steps": 99}))
-  run_identity.check_checkpoints(tmp_path_factory.mktemp("new"), identity(seed=5))
+  checkpoint_identity.check_checkpoints(run, identity())
+  changes = {"host.num_workers": 3, "data.data_dir": "b", "train.num_steps": 99}
+  checkpoint_identity.check_checkpoints(run, identity(**changes))
+  checkpoint_identity.check_checkpoints(tmp_path_factory.mktemp("new"), identity(seed=5))
 
 
 @pytest.mark.parametrize(
@@ -52,32 +53,32 @@ def test_other_values_are_refused_even_if_the_files_agree_with_them(run, name, c
   current = identity(**change)
   workdir.claim(run, **current)  # edited by hand
   with pytest.raises(UserError, match=rf"checkpoints/4 was trained with another {name} \({reason}\); .*{name}\.json"):
-    run_identity.check_checkpoints(run, current)
+    checkpoint_identity.check_checkpoints(run, current)
 
 
 def test_each_checkpoint_is_compared_and_the_corrupt_are_left_to_the_restore(run):
   write_identity(run, 8, identity(seed=8))
   with pytest.raises(UserError, match=r"checkpoints/8 .*seed: 8 there, 0 now"):
-    run_identity.check_checkpoints(run, identity())
+    checkpoint_identity.check_checkpoints(run, identity())
   edit(run / "checkpoints/8/identity/metadata", "config", "seed", value=9)
-  run_identity.check_checkpoints(run, identity())
+  checkpoint_identity.check_checkpoints(run, identity())
   (run / "checkpoints/4/digests.json").unlink()
   (run / "checkpoints/12").mkdir()  # of an earlier version
-  assert run_identity.read_identities(run) == {}
+  assert checkpoint_identity.read_identities(run) == {}
   with pytest.raises(ValueError, match=r"digests\.json is missing"):
-    run_identity.read_identity(run / "checkpoints/4")
+    checkpoint_identity.read_identity(run / "checkpoints/4")
   write_identity(run, 16, [])
   with pytest.raises(ValueError, match="identity/metadata is not the identity of a run"):
-    run_identity.read_identity(run / "checkpoints/16")
+    checkpoint_identity.read_identity(run / "checkpoints/16")
 
 
 def test_unchanged_files_pass_with_the_digest_of_the_vocabulary(run):
-  assert run_identity.check_files(run, 4) == identity()["corpus"]["tokenizer"]
+  assert checkpoint_identity.check_files(run, 4) == identity()["corpus"]["tokenizer"]
   edit(run / "config.json", "host", "num_workers", value=7)
   edit(run / "config.json", "train", "num_steps", value=99)
-  run_identity.check_files(run, 4)
+  checkpoint_identity.check_files(run, 4)
   (run / "checkpoints/8").mkdir()
-  assert run_identity.check_files(run, 8) == "", "of an earlier version"
+  assert checkpoint_identity.check_files(run, 8) == "", "of an earlier version"
 
 
 @pytest.mark.parametrize(
@@ -93,15 +94,15 @@ def test_a_changed_config_is_refused_by_field(run, keys, value, reason):
   with pytest.raises(
     UserError, match=rf"config\.json was changed since .* step 4 .*\({reason}\); restore it: .*metadata"
   ):
-    run_identity.check_files(run, 4)
+    checkpoint_identity.check_files(run, 4)
 
 
 def test_another_vocabulary_is_refused(run):
   path = run / "tokenizer.json"
   WordTokenizer.train(["a dog", "a dog"], 16).save(path)
   with pytest.raises(UserError, match=r"tokenizer\.json' was changed since the weights were trained .*restore it"):
-    run_identity.check_files(run, 4)
+    checkpoint_identity.check_files(run, 4)
   path.unlink()
-  assert run_identity.check_files(run, 4), "whoever needs texts compares the digest"
+  assert checkpoint_identity.check_files(run, 4), "whoever needs texts compares the digest"
   with pytest.raises(UserError, match="the tokenizer 'clip' was changed since"):
-    run_identity.load_recorded_tokenizer("clip", run_identity.check_files(run, 4))
+    checkpoint_identity.load_recorded_tokenizer("clip", checkpoint_identity.check_files(run, 4))
