@@ -6,7 +6,7 @@
 Defaults of options come from the config of SOURCE if it is a run on that corpus, otherwise from the corpus' recipe in
 configs/. Writes results.json, report.html and embeddings_SPLIT.safetensors to --workdir. The second form evaluates
 stored embeddings, without model and corpus. Repeat --model (or --embeddings) for runs that differ only in seed to also
-get mean and standard deviation. Exit codes: 0 success; 2 bad input.
+get mean and standard deviation. Exit codes: 0 success; 2 bad input. The steps are in evaluation/run.py.
 """
 
 import argparse
