@@ -10,13 +10,13 @@ import itertools
 import json
 import os
 import pathlib
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int32
 
+from clipvip_jax.input_pipeline.slow_patterns import find_slow_pattern
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import log, printable
@@ -278,25 +278,6 @@ def has_clip_vocabulary(path: str | os.PathLike) -> bool:
     log.warning("%s: the tokenizer next to the weights is ignored, CLIP's is used (%s)", path, printable(error, 80))
     return True
   return np.array_equal(clip(_COMMON, 3), ids)
-
-
-def find_slow_pattern(content: str) -> str:
-  """Returns a regular expression of a tokenizer.json that repeats a group with repetitions or alternatives; "" if none.
-
-  Such patterns, as (a+)+$, may backtrack exponentially. Those of published tokenizers repeat character classes only.
-  """
-  for pattern in re.findall(r'"Regex"\s*:\s*("(?:[^"\\]|\\.)*")', content):
-    try:
-      text = json.loads(pattern)
-    except ValueError:  # which the package reports
-      continue
-    plain = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", text, flags=re.DOTALL)  # no escapes, no character classes
-    while group := re.search(r"\(([^()]*)\)([*+]|\{\d+,\})?", plain):  # an innermost group
-      varies = re.search(r"[*+|{]", group[1])
-      if varies and group[2]:
-        return text
-      plain = f"{plain[: group.start()]}{'x+' if varies else 'x'}{group[2] or ''}{plain[group.end() :]}"
-  return ""
 
 
 def _digest(value: object) -> str:
