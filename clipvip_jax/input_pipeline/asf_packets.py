@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from clipvip_jax.input_pipeline.byte_file import ByteFile, OddStructureError
 
-DATA_OBJECT = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_DATA_OBJECT = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-_DATA_HEADER = 50  # bytes
+DATA_HEADER = 50  # bytes
 _MAX_HEADER = 2**20  # bytes searched for the size of packets
 _FIELD_BYTES = (0, 1, 2, 4)  # by a code of two bits
 _MIN_REGULAR = 8  # media objects in order, before one out of order counts: writers differ
@@ -32,7 +32,7 @@ def data_object(file: ByteFile) -> tuple[int, int]:
   position = 0
   for _ in range(64):
     size = file.number(position + 16, 8, "little")
-    if file.read(position, 16) == DATA_OBJECT:
+    if file.read(position, 16) == _DATA_OBJECT:
       return position, size
     if size < 24:
       break
@@ -56,8 +56,8 @@ def check_packets(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
     or header[properties + 96 : properties + 100] != packet_size.to_bytes(4, "little")
   ):
     raise OddStructureError
-  end = min(begin + size, file.size) if size > _DATA_HEADER else file.size  # a live recording has no size
-  begin += _DATA_HEADER
+  end = min(begin + size, file.size) if size > DATA_HEADER else file.size  # a live recording has no size
+  begin += DATA_HEADER
   begin += max(0, position - begin) // packet_size * packet_size
   streams: dict[int, _Stream] = {}
   for position in range(begin, end - packet_size + 1, packet_size):

@@ -8,6 +8,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 
+from clipvip_jax.input_pipeline import asf_packets
 from clipvip_jax.input_pipeline.byte_file import ByteFile, OddStructureError, open_bytes
 from clipvip_jax.input_pipeline.matroska_elements import (
   CLUSTER_CHILDREN,
@@ -34,7 +35,6 @@ _MP4_OTHER = (
   b"ssix",
   b"pdin",
 )
-_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 _MAX_OGG_PAGE = 27 + 255 + 255 * 255
 
 
@@ -164,18 +164,10 @@ def _matroska(file: ByteFile) -> Extent:
 
 def _asf(file: ByteFile) -> Extent:
   """The header and data objects; indices follow them."""
-  position = 0
-  for _ in range(64):
-    size = file.number(position + 16, 8, "little")
-    is_data = file.read(position, 16) == _ASF_DATA
-    if is_data and size < 50:  # a live recording
-      return _extent(file, file.size, verifiable=False)
-    if size < 24:
-      break
-    position += size
-    if is_data:
-      return _extent(file, position)
-  raise OddStructureError
+  position, size = asf_packets.data_object(file)
+  if size < asf_packets.DATA_HEADER:  # a live recording
+    return _extent(file, file.size, verifiable=False)
+  return _extent(file, position + size)
 
 
 def _ogg(file: ByteFile) -> Extent:

@@ -19,7 +19,6 @@ _PIXEL_FORMATS: dict[str, tuple[np.dtype, int, int]] = {
   "rgba": (np.dtype("u1"), 4, 1),
   "rgb48le": (np.dtype("<u2"), 3, 2),
 }
-_HDR_TRANSFERS = {16: "pq", 18: "hlg"}
 
 
 class FrameConverter:
@@ -48,7 +47,7 @@ class FrameConverter:
     HDR (PQ, HLG) is tone-mapped and noted as "hdr"; the display matrix, which phones store, is applied, as rotation and
     mirroring.
     """
-    if transfer := _HDR_TRANSFERS.get(frame.color_trc):
+    if transfer := tone_mapping.hdr_transfer(frame.color_trc):
       media_notes.add_note("hdr")
       picture = tone_mapping.tone_map(self._convert(frame, "rgb48le"), transfer)
     else:
@@ -86,11 +85,6 @@ class FrameConverter:
     # As frame.to_ndarray(), whose checks take longer than the decoding of a small frame.
     strides = (plane.line_size, channels * bytes_per_value, bytes_per_value)
     return np.ndarray((self._height, self._width, channels), dtype, plane, strides=strides)
-
-
-def hdr_transfer(color_trc: int) -> str | None:
-  """Returns "pq" or "hlg" for HDR, None for SDR; `color_trc`: transfer characteristics by ITU-T H.273."""
-  return _HDR_TRANSFERS.get(color_trc)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
+from clipvip_jax.input_pipeline.tone_mapping import hdr_transfer
 
 if TYPE_CHECKING:
   from PIL import Image
@@ -26,7 +27,6 @@ _WEBP_ANIMATION, _WEBP_ALPHA = 2, 16  # flags of the header VP8X
 # EXIF orientation -> (mirror horizontally first, then quarter turns counter-clockwise).
 _ORIENTATIONS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 _ORIENTATION_TAG = 0x0112
-_HDR_TRANSFERS = (16, 18)  # PQ and HLG
 
 
 def read_image(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "h w 3"]:
@@ -241,7 +241,7 @@ def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 def _is_hdr_png(data: bytes) -> bool:
   """Returns whether the chunk cICP of a PNG names an HDR transfer function (ITU-T H.273)."""
   chunk = data.find(b"cICP", 0, data.find(b"IDAT")) if data.startswith(_PNG_MAGIC) else -1
-  return chunk > 0 and int.from_bytes(data[chunk + 5 : chunk + 6], "big") in _HDR_TRANSFERS
+  return chunk > 0 and hdr_transfer(int.from_bytes(data[chunk + 5 : chunk + 6], "big")) is not None
 
 
 def _natural_order(path: pathlib.Path) -> tuple[list[tuple[str, int]], str]:

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clipvip_jax.input_pipeline import image_files, preprocessing
-from clipvip_jax.input_pipeline.frame_conversion import hdr_transfer
 from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.tone_mapping import hdr_transfer
 from clipvip_jax.input_pipeline.video_container import open_video
 
 _HEADER_BYTES = 2**16  # hold the description of an AVIF or HEIC image

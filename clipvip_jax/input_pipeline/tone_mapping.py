@@ -16,6 +16,7 @@ from jaxtyping import Float32, UInt8, UInt16
 
 # Light of SDR's white and of the brightest HDR colour, in cd/m2 (ITU-R BT.2408; most HDR is mastered for 1000).
 REFERENCE_WHITE, PEAK = 203.0, 1000.0
+_TRANSFERS = {16: "pq", 18: "hlg"}  # transfer characteristics by ITU-T H.273
 _KNEE = 0.3  # times REFERENCE_WHITE
 _PIXELS = 2**16  # converted at a time, in the cache rather than in memory
 
@@ -23,6 +24,11 @@ _PIXELS = 2**16  # converted at a time, in the cache rather than in memory
 _BT2020_TO_BT709 = np.array(
   ((1.660491, -0.587641, -0.072850), (-0.124550, 1.132900, -0.008349), (-0.018151, -0.100579, 1.118730)), np.float32
 )
+
+
+def hdr_transfer(color_trc: int) -> str | None:
+  """Returns "pq" or "hlg" for HDR, None for SDR; `color_trc`: transfer characteristics by ITU-T H.273."""
+  return _TRANSFERS.get(color_trc)
 
 
 def tone_map(picture: UInt16[np.ndarray, "h w 3"], transfer: str) -> UInt8[np.ndarray, "h w 3"]:
