@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from clipvip_jax.configs import post_pretrain
 from clipvip_jax.inference import video_index
 from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.runs.checkpoint import Checkpoints, read_params
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
-from configs import post_pretrain
 
 _BATCH_SIZE = 16
 _OUTCOMES = ("refused", "harmless", "traceback", "silent")

@@ -18,12 +18,12 @@ import jax
 import numpy as np
 
 from benchmarks.train_step import random_params
+from clipvip_jax.configs import post_pretrain
 from clipvip_jax.cost_model import step_cost
 from clipvip_jax.models import clip_vip
 from clipvip_jax.runs import checkpoint
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.training import optimizer
-from configs import post_pretrain
 
 
 def measure(state, folder: pathlib.Path) -> dict[str, float]:

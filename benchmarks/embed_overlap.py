@@ -15,11 +15,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from clipvip_jax.configs import common
 from clipvip_jax.inference.embedding_model import EmbeddingModel
 from clipvip_jax.input_pipeline import list_media, read_media
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.models import clip_vip
-from configs import common
 
 VIDEOS, FRAMES = 200, 4
 

@@ -14,9 +14,9 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 
+from clipvip_jax.configs import common, variants
 from clipvip_jax.models import clip_vip, vision
 from clipvip_jax.models.attention import attend
-from configs import common, variants
 
 VARIANTS = {"proxies": "proxies_3", "masked": "proxies_3", "full": "full", "sequence": "sequence", "mean": "mean"}
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clipvip_jax.configs import post_pretrain
 from clipvip_jax.cost_model import chips, flops, step_cost
 from clipvip_jax.distributed import sharding
 from clipvip_jax.models import clip_vip
@@ -24,7 +25,6 @@ from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES
 from clipvip_jax.training.train_step import embed_batch, jit_train_step
-from configs import post_pretrain
 
 _SCHEDULE_STEPS = 1_000  # does not affect the time
 

@@ -21,8 +21,8 @@ from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
 if TYPE_CHECKING:
+  from clipvip_jax.data.engine.builder import CorpusBuilder
   from clipvip_jax.input_pipeline.corpus import Corpus
-  from data.engine.builder import CorpusBuilder
 
 _T = TypeVar("_T")
 _MANIFEST_CORPUS = "video_manifest"
@@ -36,7 +36,7 @@ _FIELDS_HELP = """
 
 --FIELD=VALUE sets any other field of the configuration, for example --fps=3, --frames=32, --short_side=224 or
 --decoder=MODULE:FUNCTION. The corpus then has another name, derived from the fields unless --name is set."""
-# Fields of data.engine.corpus_config.BuildOptions.
+# Fields of clipvip_jax.data.engine.corpus_config.BuildOptions.
 _BUILD_FLAGS = {
   "raw_dir": "folder of the owner's files; default: DATA_DIR/downloads/manual/NAME",
   "check_sizes": "true or false: whether splits must have their official sizes; default: true",
@@ -111,7 +111,7 @@ class _SubParser(Parser):
 
 
 def _check(options: argparse.Namespace, fields: dict[str, str]) -> None:
-  from data.engine import bad_lines, dry_run
+  from clipvip_jax.data.engine import bad_lines, dry_run
 
   builder = _make_builder(options, fields)
   try:
@@ -127,7 +127,7 @@ def _check(options: argparse.Namespace, fields: dict[str, str]) -> None:
 def _build(options: argparse.Namespace, fields: dict[str, str]) -> None:
   import tensorflow_datasets as tfds
 
-  from data.engine import runner
+  from clipvip_jax.data.engine import runner
 
   if options.workers is not None and options.workers < 1:
     raise UserError(f"--workers={options.workers} is out of range; use at least 1")
@@ -151,8 +151,8 @@ def _show(options: argparse.Namespace, _: dict[str, str]) -> None:
 
 
 def _throughput(options: argparse.Namespace, _: dict[str, str]) -> None:
+  from clipvip_jax.data.engine.runner import available_cores
   from clipvip_jax.input_pipeline.throughput import measure_throughput, training_batcher
-  from data.engine.runner import available_cores
 
   clips = training_batcher(_open_corpus(options), options.split, options.num_frames, options.image_size)
   workers = available_cores() if options.workers is None else options.workers
@@ -183,8 +183,8 @@ def _make_builder(options: argparse.Namespace, fields: dict[str, str]) -> "Corpu
   """Returns the builder of a corpus with the fields that flags change."""
   import tensorflow_datasets as tfds
 
+  from clipvip_jax.data.engine.corpus_config import BuildOptions
   from clipvip_jax.input_pipeline.open_corpus import builder_class
-  from data.engine.corpus_config import BuildOptions
 
   name = options.corpus
   build_fields = {flag: value for flag in _BUILD_FLAGS if (value := getattr(options, flag)) is not None}

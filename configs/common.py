@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from configs import variants
+from clipvip_jax.configs import variants
 
 
 def base() -> ConfigDict:

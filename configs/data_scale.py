@@ -17,7 +17,7 @@ import functools
 
 from ml_collections import ConfigDict
 
-from configs import common, post_pretrain, variants
+from clipvip_jax.configs import common, post_pretrain, variants
 
 _PERCENT = (1, 3, 10, 30, 100)
 

@@ -9,7 +9,7 @@ Variants: b32 (default), b16, from_clip, TEMPORAL and SMALL_HARDWARE; see config
 
 from ml_collections import ConfigDict
 
-from configs import common
+from clipvip_jax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

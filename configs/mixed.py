@@ -10,7 +10,7 @@ embedded corpus, one without captions and one of single frames.
 
 from ml_collections import ConfigDict
 
-from configs import common, post_pretrain, variants
+from clipvip_jax.configs import common, post_pretrain, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -15,7 +15,7 @@ for the demo's twins.
 
 from ml_collections import ConfigDict
 
-from configs import common, variants
+from clipvip_jax.configs import common, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -17,7 +17,7 @@ TEMPORAL and OMNISOURCE are available as well; see configs/variants.py.
 
 from ml_collections import ConfigDict
 
-from configs import common, post_pretrain, variants
+from clipvip_jax.configs import common, post_pretrain, variants
 
 # Comparison -> arm's label -> variants. clipvip_jax.study runs each distinct arm once per seed.
 STUDY = {

@@ -24,7 +24,7 @@ def test_notebook_has_no_stored_outputs(path):
 def folder(tmp_path_factory):
   """A working directory with the repository's packages, shared by both notebooks."""
   folder = tmp_path_factory.mktemp("notebooks")
-  for name in ("clipvip_jax", "configs", "data"):
+  for name in ("clipvip_jax", "configs"):
     (folder / name).symlink_to(ROOT / name)
   return folder
 

@@ -10,11 +10,22 @@ import pytest
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from clipvip_jax.configs import (
+  activitynet,
+  common,
+  data_scale,
+  didemo,
+  lsmdc,
+  mixed,
+  msrvtt,
+  post_pretrain,
+  replication,
+  variants,
+)
 from clipvip_jax.models import clip_vip
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES
 from clipvip_jax.training.train_step import init_state, make_train_step
-from configs import activitynet, common, data_scale, didemo, lsmdc, mixed, msrvtt, post_pretrain, replication, variants
 
 RECIPES = sorted(
   path.stem

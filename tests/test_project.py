@@ -11,7 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 from project_paths import GOLDEN, ROOT
 
-from configs import common
+from clipvip_jax.configs import common
 
 
 def requirements(name):
@@ -108,7 +108,7 @@ def exists(dotted: str) -> bool:
 @each_page
 def test_modules_and_names_mentioned_in_documentation_exist(page):
   text = page.read_text(encoding="utf-8")
-  mentions = set(re.findall(r"(?<![\w./-])(?:clipvip_jax|data\.engine|launch|benchmarks)(?:\.\w+)+\b(?![/(])", text))
+  mentions = set(re.findall(r"(?<![\w./-])(?:clipvip_jax|launch|benchmarks)(?:\.\w+)+\b(?![/(])", text))
   missing = sorted(name for name in mentions if not name.endswith((".md", ".py")) and not exists(name))
   assert not missing, f"{page.name} mentions modules or names that do not exist: {missing}"
 
@@ -133,7 +133,7 @@ def test_config_fields_mentioned_in_documentation_exist(page):
 @each_page
 def test_recipes_and_variants_mentioned_in_documentation_exist(page):
   for recipe, arg in re.findall(r"configs/(\w+)\.py:([\w,%]+)", page.read_text(encoding="utf-8")):
-    importlib.import_module(f"configs.{recipe}").get_config(arg)  # raises on an unknown variant
+    importlib.import_module(f"clipvip_jax.configs.{recipe}").get_config(arg)  # raises on an unknown variant
 
 
 @functools.cache

@@ -31,25 +31,28 @@ COMMANDS = {
   "search",
   "study",
 }
-# Other packages, and what of the project each may import.
+# Packages in folders of their own, and what of the project each may import. Symbolic links in clipvip_jax/ make the
+# first two its packages: an installation must not occupy names as general as `data`.
+LINKED = ("configs", "data")
 OUTSIDE = {
-  "configs": {"configs"},
+  "clipvip_jax.configs": {"clipvip_jax.configs"},
   # A launcher runs where nothing is installed.
   "launch": {"launch", "clipvip_jax.utils"},
   # A builder needs no model; the pipeline opens a corpus by its name, without an import.
-  "data": {"data", "clipvip_jax.input_pipeline", "clipvip_jax.utils"},
+  "clipvip_jax.data": {"clipvip_jax.data", "clipvip_jax.input_pipeline", "clipvip_jax.utils"},
 }
 # Rooms of one layer do not import each other, and these may import what lies outside of the package.
 REACH = {
-  "clipvip_jax.evaluation.evaluation_config": {"configs"},
-  "clipvip_jax.data_tool": {"data"},
+  "clipvip_jax.evaluation.evaluation_config": {"clipvip_jax.configs"},
+  "clipvip_jax.data_tool": {"clipvip_jax.data"},
 }
 
 
 def modules():
-  for top in ("clipvip_jax", *OUTSIDE):
+  for top in ("clipvip_jax", "launch", *LINKED):
     for path in sorted((ROOT / top).rglob("*.py")):
-      yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path
+      name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+      yield (f"clipvip_jax.{name}" if top in LINKED else name), path
 
 
 MODULES = dict(modules())
@@ -65,7 +68,7 @@ def imports(path):
       assert not node.level, f"{path}: relative import"
       names = [f"{node.module}.{alias.name}" for alias in node.names]
     for name in names:
-      if name.split(".")[0] in ("clipvip_jax", *OUTSIDE):
+      if name.split(".")[0] in ("clipvip_jax", "launch", *LINKED):
         yield name if name in MODULES else name.rpartition(".")[0]
 
 
@@ -75,9 +78,10 @@ def within(name, prefix):
 
 def allowed(module):
   """Prefixes of the modules that `module` may import."""
-  top, *rest = module.split(".")
-  if top != "clipvip_jax":
-    return OUTSIDE[top]
+  for package, reach in OUTSIDE.items():
+    if within(module, package):
+      return reach
+  _, *rest = module.split(".")
   if not rest or rest[0] in COMMANDS:
     return {"clipvip_jax", *REACH.get(module, ())}
   number = next(i for i, layer in enumerate(LAYERS) if rest[0] in layer)
@@ -88,7 +92,8 @@ def allowed(module):
 def test_top_level_holds_the_commands_and_the_rooms():
   top = ROOT / "clipvip_jax"
   assert {path.stem for path in top.glob("*.py")} == COMMANDS
-  assert {path.parent.name for path in top.glob("*/__init__.py")} == set(ROOMS)
+  assert {path.parent.name for path in top.glob("*/__init__.py")} == {*ROOMS, *LINKED}
+  assert all((top / name).resolve() == ROOT / name for name in LINKED)
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -120,8 +125,8 @@ def test_commands_import_no_command():
 
 def mirror(name):
   """The file with the tests of a module in a room."""
-  top, *rooms, module = name.split(".")
-  return ROOT / "tests" / "/".join([*(() if top == "clipvip_jax" else (top,)), *rooms]) / f"test_{module}.py"
+  _, *rooms, module = name.split(".")
+  return ROOT.joinpath("tests", *rooms, f"test_{module}.py")
 
 
 def test_tests_mirror_rooms():
@@ -129,9 +134,8 @@ def test_tests_mirror_rooms():
   for name, path in MODULES.items():
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    has_room = len(path.relative_to(ROOT).parts) == 3 and (
-      name.startswith("clipvip_jax.") or within(name, "data.engine")
-    )
+    is_builder = within(name, "clipvip_jax.data") and not within(name, "clipvip_jax.data.engine")
+    has_room = len(path.relative_to(ROOT).parts) == 3 and not is_builder
     if has_room and functions(tree) and len(text.splitlines()) > 40 and not mirror(name).exists():
       missing.append(f"{name}: {mirror(name)}")
   assert not missing, "modules without tests:\n" + "\n".join(missing)

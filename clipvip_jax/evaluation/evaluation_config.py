@@ -1,7 +1,7 @@
 """Configuration of an evaluation.
 
 Fields that the command line leaves out come, in this order, from the run that the weights are from, if it was trained
-or evaluated on the corpus; from the recipe of the corpus in configs/; and from `configs.common`.
+or evaluated on the corpus; from the recipe of the corpus in configs/; and from `clipvip_jax.configs.common`.
 """
 
 import dataclasses
@@ -9,10 +9,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from clipvip_jax.configs import activitynet, common, didemo, lsmdc, msrvtt
 from clipvip_jax.inference import embedding_model
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.weights import sources
-from configs import activitynet, common, didemo, lsmdc, msrvtt
 
 RECIPES = {"msrvtt": msrvtt, "didemo": didemo, "lsmdc": lsmdc, "activitynet_captions": activitynet}
 # The fields that an evaluation reads.

@@ -66,17 +66,17 @@ def builder_class(name: str, section: str = "data") -> "type[tfds.core.Generator
   Raises:
     UserError: there is no such builder.
   """
-  module = f"data.{name}.{name}_dataset_builder"
+  module = f"clipvip_jax.data.{name}.{name}_dataset_builder"
   try:
     return importlib.import_module(module).Builder
   except ModuleNotFoundError as error:
     if not module.startswith(error.name or "?"):
       raise
-    package = importlib.import_module("data")
+    package = importlib.import_module("clipvip_jax.data")
     names = [
       info.name
       for info in pkgutil.iter_modules(package.__path__)
-      if importlib.util.find_spec(f"data.{info.name}.{info.name}_dataset_builder")
+      if importlib.util.find_spec(f"clipvip_jax.data.{info.name}.{info.name}_dataset_builder")
     ]
     raise UserError(
       f"{_field(section, 'name')}={name!r} is not a corpus in data/; choose one of: {', '.join(names)}, or add one"

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data.engine.annotations import (
+from clipvip_jax.data.engine.annotations import (
   Clip,
   RetrievalConfig,
   VideoFinder,
@@ -18,8 +18,8 @@ from data.engine.annotations import (
   merge_clips,
   read_json_clips,
 )
-from data.engine.builder import CorpusBuilder
-from data.engine.items import Item
+from clipvip_jax.data.engine.builder import CorpusBuilder
+from clipvip_jax.data.engine.items import Item
 
 _FILES = {
   "train": ("train.json", "train.jsonl", "anet_ret_train.json"),

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.utils.log import log
-from data.engine.annotations import (
+from clipvip_jax.data.engine.annotations import (
   Clip,
   RetrievalConfig,
   VideoFinder,
@@ -21,9 +20,10 @@ from data.engine.annotations import (
   merge_clips,
   read_json_clips,
 )
-from data.engine.builder import CorpusBuilder
-from data.engine.items import Item
-from data.engine.text_files import read_lines
+from clipvip_jax.data.engine.builder import CorpusBuilder
+from clipvip_jax.data.engine.items import Item
+from clipvip_jax.data.engine.text_files import read_lines
+from clipvip_jax.utils.log import log
 
 _OWNERS_FILE = "{}_data.json"
 _FILES = (_OWNERS_FILE, "{}.jsonl", "didemo_ret_{}.json")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import array
 import collections
 
+from clipvip_jax.data.engine import storage
+from clipvip_jax.data.engine.items import Item
+from clipvip_jax.data.engine.text_hash import find_repeated, hash_text
 from clipvip_jax.utils.local_paths import real_path
 from clipvip_jax.utils.log import log, printable
-from data.engine import storage
-from data.engine.items import Item
-from data.engine.text_hash import find_repeated, hash_text
 
 _TRAIN = "train"
 _EMPTY_CELLS = ("nan", "none", "null")  # what table software writes for an empty cell

@@ -11,14 +11,14 @@ from typing import Any
 
 from etils import epath
 
+from clipvip_jax.data.engine import bad_lines, storage
+from clipvip_jax.data.engine.corpus_config import CorpusConfig
+from clipvip_jax.data.engine.items import Item, check_id, clean_texts, safe_join
+from clipvip_jax.data.engine.json_files import ANNOTATION_KEYS, excerpt, id_and_text, read_json, read_json_lines
+from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.input_pipeline.read_media import VIDEO_SUFFIXES
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import find_path, normal_form
-from data.engine import bad_lines, storage
-from data.engine.corpus_config import CorpusConfig
-from data.engine.items import Item, check_id, clean_texts, safe_join
-from data.engine.json_files import ANNOTATION_KEYS, excerpt, id_and_text, read_json, read_json_lines
-from data.engine.text_files import read_lines
 
 _FOLDERS = ("", "annotation", "annotations")  # of annotation files, below the raw files
 

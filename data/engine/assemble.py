@@ -7,12 +7,12 @@ import dataclasses
 import tensorflow_datasets as tfds
 from etils import epath
 
+from clipvip_jax.data.engine import coverage, storage
+from clipvip_jax.data.engine.coverage import Coverage
+from clipvip_jax.data.engine.plan import Plan
+from clipvip_jax.data.engine.shards import ShardReport, records_path, report_path
+from clipvip_jax.data.engine.work import BuildWork
 from clipvip_jax.utils.errors import UserError
-from data.engine import coverage, storage
-from data.engine.coverage import Coverage
-from data.engine.plan import Plan
-from data.engine.shards import ShardReport, records_path, report_path
-from data.engine.work import BuildWork
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,13 +12,13 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineRunner
 
+from clipvip_jax.data.engine import storage
+from clipvip_jax.data.engine.clip_record import RecordSpec
+from clipvip_jax.data.engine.decode_process import DecodeProcess
+from clipvip_jax.data.engine.plan import Plan, Shard
+from clipvip_jax.data.engine.shards import build_shard
+from clipvip_jax.data.engine.work import BuildWork
 from clipvip_jax.utils.errors import UserError
-from data.engine import storage
-from data.engine.clip_record import RecordSpec
-from data.engine.decode_process import DecodeProcess
-from data.engine.plan import Plan, Shard
-from data.engine.shards import build_shard
-from data.engine.work import BuildWork
 
 _POLL_SECONDS = 0.2
 

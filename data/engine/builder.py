@@ -22,18 +22,18 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import constants, dataset_builder
 
+from clipvip_jax.data.engine import coverage, rebuild, records, runner, storage, text_lookup
+from clipvip_jax.data.engine.assemble import WrittenShard, collect_reports, link_split
+from clipvip_jax.data.engine.clip_record import RecordSpec
+from clipvip_jax.data.engine.corpus_config import BuildOptions, CorpusConfig
+from clipvip_jax.data.engine.coverage import Coverage
+from clipvip_jax.data.engine.items import Item
+from clipvip_jax.data.engine.plan import Plan, write_plan
+from clipvip_jax.data.engine.work import BuildWork
 from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.file_lock import LockHeldError
 from clipvip_jax.utils.log import log
-from data.engine import coverage, rebuild, records, runner, storage, text_lookup
-from data.engine.assemble import WrittenShard, collect_reports, link_split
-from data.engine.clip_record import RecordSpec
-from data.engine.corpus_config import BuildOptions, CorpusConfig
-from data.engine.coverage import Coverage
-from data.engine.items import Item
-from data.engine.plan import Plan, write_plan
-from data.engine.work import BuildWork
 
 
 class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):

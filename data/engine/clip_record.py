@@ -15,12 +15,12 @@ from typing import Any
 
 from etils import epath
 
+from clipvip_jax.data.engine import records, storage, text_lookup
+from clipvip_jax.data.engine.coverage import SkippedClip, missing_text_key
+from clipvip_jax.data.engine.decode_process import DecodeProcess
+from clipvip_jax.data.engine.frame_extraction import FrameSettings
+from clipvip_jax.data.engine.items import Item
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE
-from data.engine import records, storage, text_lookup
-from data.engine.coverage import SkippedClip, missing_text_key
-from data.engine.decode_process import DecodeProcess
-from data.engine.frame_extraction import FrameSettings
-from data.engine.items import Item
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
+from clipvip_jax.data.engine.frame_extraction import FrameSettings, decoder_by_name
 from clipvip_jax.utils.errors import UserError
-from data.engine.frame_extraction import FrameSettings, decoder_by_name
 
 _DAY = 86_400  # seconds
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]{0,99}")  # of a configuration, which is also the name of its folder

@@ -21,11 +21,8 @@ import time
 from collections import Counter
 from typing import IO, Any
 
-from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
-from clipvip_jax.input_pipeline.media_notes import collect_notes
-from clipvip_jax.utils.errors import UserError
-from data.engine.coverage import SkippedClip
-from data.engine.frame_extraction import (
+from clipvip_jax.data.engine.coverage import SkippedClip
+from clipvip_jax.data.engine.frame_extraction import (
   Decoder,
   FrameSettings,
   TooShortError,
@@ -33,6 +30,9 @@ from data.engine.frame_extraction import (
   extract_frames,
   extract_image,
 )
+from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
+from clipvip_jax.input_pipeline.media_notes import collect_notes
+from clipvip_jax.utils.errors import UserError
 
 STARTUP_SECONDS = 60.0  # added to the timeout of the first request: Python and FFmpeg are loaded
 _MEMORY_LIMIT = 16 * 2**30  # bytes of address space

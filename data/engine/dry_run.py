@@ -12,15 +12,15 @@ from collections.abc import Iterator
 import numpy as np
 from etils import epath
 
+from clipvip_jax.data.engine import bad_lines
+from clipvip_jax.data.engine.builder import CorpusBuilder
+from clipvip_jax.data.engine.clip_record import clip_record, video_exists
+from clipvip_jax.data.engine.coverage import MISSING_TEXT_KEYS, REASONS, SkippedClip
+from clipvip_jax.data.engine.items import Item
+from clipvip_jax.data.engine.plan import Plan
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 from clipvip_jax.utils.progress import ProgressReporter
-from data.engine import bad_lines
-from data.engine.builder import CorpusBuilder
-from data.engine.clip_record import clip_record, video_exists
-from data.engine.coverage import MISSING_TEXT_KEYS, REASONS, SkippedClip
-from data.engine.items import Item
-from data.engine.plan import Plan
 
 _LISTED = 20  # skipped clips of each split in the report
 _QUANTILE = 1.96  # of the normal distribution, for intervals of 95%

@@ -14,12 +14,12 @@ from typing import Protocol
 
 import numpy as np
 
+from clipvip_jax.data.engine.records import encode_jpeg
 from clipvip_jax.input_pipeline import image_files, video_decoder
 from clipvip_jax.input_pipeline.frame_sampling import TIME_TOLERANCE, samples_before, uniform_frames, uniform_in_time
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.video_decoder import Picture
 from clipvip_jax.utils.errors import UserError
-from data.engine.records import encode_jpeg
 
 MAX_CLIP_BYTES, MAX_CLIP_FRAMES = 2**29, 100_000
 

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from clipvip_jax.data.engine.json_files import excerpt
 from clipvip_jax.utils.errors import UserError
-from data.engine.json_files import excerpt
 
 _T = TypeVar("_T")
 # Control characters (terminals obey them, many programs stop at NUL) and lone surrogates, which UTF-8 cannot encode.

@@ -10,8 +10,8 @@ from typing import Any
 
 from etils import epath
 
+from clipvip_jax.data.engine import bad_lines, text_files
 from clipvip_jax.utils.errors import UserError
-from data.engine import bad_lines, text_files
 
 _JSON_LINES = "write JSON lines, one object a line (jq -c '.[]' LIST.json > LINES.jsonl)"
 

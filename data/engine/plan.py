@@ -15,10 +15,10 @@ from typing import Any
 
 from etils import epath
 
+from clipvip_jax.data.engine.annotation_warnings import AnnotationWarnings
+from clipvip_jax.data.engine.items import Item
+from clipvip_jax.data.engine.text_hash import find_repeated, hash_text
 from clipvip_jax.utils.errors import UserError
-from data.engine.annotation_warnings import AnnotationWarnings
-from data.engine.items import Item
-from data.engine.text_hash import find_repeated, hash_text
 
 # Splits are cut into about _TARGET_SHARDS shards of at least _MIN_CLIPS and at most _MAX_CLIPS clips.
 _TARGET_SHARDS, _MIN_CLIPS, _MAX_CLIPS = 128, 16, 2048

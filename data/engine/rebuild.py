@@ -9,12 +9,12 @@ from collections.abc import Callable
 import tensorflow_datasets as tfds
 from etils import epath
 
+from clipvip_jax.data.engine import storage
+from clipvip_jax.data.engine.clip_record import video_exists
+from clipvip_jax.data.engine.plan import Plan, Shard
+from clipvip_jax.data.engine.shards import ShardReport, digest_videos, records_path, report_path
+from clipvip_jax.data.engine.work import BuildWork
 from clipvip_jax.utils.log import log
-from data.engine import storage
-from data.engine.clip_record import video_exists
-from data.engine.plan import Plan, Shard
-from data.engine.shards import ShardReport, digest_videos, records_path, report_path
-from data.engine.work import BuildWork
 
 SHARDS_FILE = "shards.json"  # beside the records
 

@@ -11,14 +11,14 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+from clipvip_jax.data.engine import storage
+from clipvip_jax.data.engine.clip_record import RecordSpec
+from clipvip_jax.data.engine.plan import Plan, Shard
+from clipvip_jax.data.engine.shards import is_up_to_date, is_written
+from clipvip_jax.data.engine.work import BuildWork
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from clipvip_jax.utils.progress import ProgressReporter
-from data.engine import storage
-from data.engine.clip_record import RecordSpec
-from data.engine.plan import Plan, Shard
-from data.engine.shards import is_up_to_date, is_written
-from data.engine.work import BuildWork
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -49,7 +49,7 @@ def run_build(plan: Plan, spec: RecordSpec, work: BuildWork, config: tfds.downlo
   options = config.beam_options or local_options(min(available_cores(), num_clips // _CLIPS_PER_PROCESS))
   is_local = config.beam_runner is None
   try:
-    from data.engine import beam_job  # lazy: importing Beam takes seconds
+    from clipvip_jax.data.engine import beam_job  # lazy: importing Beam takes seconds
 
     with (
       ProgressReporter(len(shards), "shards").polling(_CountWritten(shards, work)),

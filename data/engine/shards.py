@@ -20,12 +20,12 @@ from typing import Any
 
 from etils import epath
 
-from data.engine import storage
-from data.engine.clip_record import RecordSpec, clip_record, serialize_record
-from data.engine.coverage import MISSING_TEXT_KEYS, SkippedClip
-from data.engine.decode_process import DecodeProcess
-from data.engine.plan import Plan, Shard
-from data.engine.work import BuildWork
+from clipvip_jax.data.engine import storage
+from clipvip_jax.data.engine.clip_record import RecordSpec, clip_record, serialize_record
+from clipvip_jax.data.engine.coverage import MISSING_TEXT_KEYS, SkippedClip
+from clipvip_jax.data.engine.decode_process import DecodeProcess
+from clipvip_jax.data.engine.plan import Plan, Shard
+from clipvip_jax.data.engine.work import BuildWork
 
 # A full disk, an exceeded quota or file size limit.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

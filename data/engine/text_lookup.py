@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from etils import epath
 
+from clipvip_jax.data.engine import bad_lines, storage
+from clipvip_jax.data.engine.items import Item, clean_text, peek
+from clipvip_jax.data.engine.json_files import LOOKUP_KEYS, excerpt, id_and_text, read_json, read_json_lines
 from clipvip_jax.utils.errors import UserError
-from data.engine import bad_lines, storage
-from data.engine.items import Item, clean_text, peek
-from data.engine.json_files import LOOKUP_KEYS, excerpt, id_and_text, read_json, read_json_lines
 
 _CHECKED_CLIPS = 1000  # clips that `check_lookups` looks up
 

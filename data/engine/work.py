@@ -7,7 +7,7 @@ import hashlib
 
 from etils import epath
 
-from data.engine.plan import Shard
+from clipvip_jax.data.engine.plan import Shard
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,14 +12,14 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
+from clipvip_jax.data.engine import bad_lines
+from clipvip_jax.data.engine.builder import CorpusBuilder
+from clipvip_jax.data.engine.items import Item, check_id, clean_text, peek, safe_join
+from clipvip_jax.data.engine.json_files import excerpt, read_json_lines
+from clipvip_jax.data.engine.text_lookup import check_lookups
+from clipvip_jax.data.hdvila.layout import HdvilaConfig, Layout
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
-from data.engine import bad_lines
-from data.engine.builder import CorpusBuilder
-from data.engine.items import Item, check_id, clean_text, peek, safe_join
-from data.engine.json_files import excerpt, read_json_lines
-from data.engine.text_lookup import check_lookups
-from data.hdvila.layout import HdvilaConfig, Layout
 
 _TIME = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d(?:\.\d*)?)", re.ASCII)
 

@@ -8,10 +8,10 @@ import pathlib
 
 from etils import epath
 
+from clipvip_jax.data.engine import storage
+from clipvip_jax.data.engine.corpus_config import CorpusConfig
+from clipvip_jax.data.engine.text_lookup import is_lmdb
 from clipvip_jax.utils.errors import UserError
-from data.engine import storage
-from data.engine.corpus_config import CorpusConfig
-from data.engine.text_lookup import is_lmdb
 
 _CLIP_FOLDERS = ("video_clips", "video_clips_3fps", "clips")
 _VIDEO_FOLDERS = ("videos", "download_videos")

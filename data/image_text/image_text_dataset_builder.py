@@ -13,14 +13,14 @@ from typing import Any, BinaryIO
 import tensorflow_datasets as tfds
 from etils import epath
 
+from clipvip_jax.data.engine import bad_lines, storage
+from clipvip_jax.data.engine.builder import CorpusBuilder
+from clipvip_jax.data.engine.corpus_config import CorpusConfig
+from clipvip_jax.data.engine.items import Item, check_id, clean_text, safe_join
+from clipvip_jax.data.engine.json_files import excerpt, parse_json
+from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES
 from clipvip_jax.utils.errors import UserError
-from data.engine import bad_lines, storage
-from data.engine.builder import CorpusBuilder
-from data.engine.corpus_config import CorpusConfig
-from data.engine.items import Item, check_id, clean_text, safe_join
-from data.engine.json_files import excerpt, parse_json
-from data.engine.text_files import read_lines
 
 _TARS = ("*.tar", "*/*.tar", "*/*/*.tar")
 _BLOCK = 2**20  # bytes

@@ -9,9 +9,7 @@ from collections.abc import Iterable, Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import log
-from data.engine.annotations import (
+from clipvip_jax.data.engine.annotations import (
   AnnotationRow,
   Clip,
   RetrievalConfig,
@@ -22,9 +20,11 @@ from data.engine.annotations import (
   merge_clips,
   read_json_clips,
 )
-from data.engine.builder import CorpusBuilder
-from data.engine.items import Item
-from data.engine.text_files import read_lines
+from clipvip_jax.data.engine.builder import CorpusBuilder
+from clipvip_jax.data.engine.items import Item
+from clipvip_jax.data.engine.text_files import read_lines
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 
 _FILES = {
   "train": (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.moving_shapes.scenes import Appearance, Event, Scene, Story, Thing
+from clipvip_jax.data.moving_shapes.scenes import Appearance, Event, Scene, Story, Thing
 
 MAX_SUBTITLE_WORDS = 26
 

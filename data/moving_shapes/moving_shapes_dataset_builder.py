@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 from etils import epath
 
+from clipvip_jax.data.engine.builder import CorpusBuilder
+from clipvip_jax.data.engine.corpus_config import CorpusConfig
+from clipvip_jax.data.engine.items import Item
+from clipvip_jax.data.engine.runner import available_cores
+from clipvip_jax.data.moving_shapes import videos
+from clipvip_jax.data.moving_shapes.plan import SPLITS, Plan
 from clipvip_jax.utils.errors import UserError
-from data.engine.builder import CorpusBuilder
-from data.engine.corpus_config import CorpusConfig
-from data.engine.items import Item
-from data.engine.runner import available_cores
-from data.moving_shapes import videos
-from data.moving_shapes.plan import SPLITS, Plan
 
 _DRAWING = "1.2.0"  # version of the builder that last changed the videos; texts do not affect them
 _MIN_PARALLEL_CLIPS = 100  # fewer clips are drawn faster than processes start

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from clipvip_jax.data.moving_shapes import language, scenes
 from clipvip_jax.utils.errors import UserError
-from data.moving_shapes import language, scenes
 
 SPLITS = ("train", "validation", "test", "test_unseen")  # the index of a split seeds its clips: append only
 _PLAN = 1000  # takes the place of a split's index in the seed of the plan

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.moving_shapes.scenes import Body, Scene
+from clipvip_jax.data.moving_shapes.scenes import Body, Scene
 
 
 def render(scene: Scene, side: int) -> np.ndarray:

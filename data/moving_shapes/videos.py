@@ -16,11 +16,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from clipvip_jax.data.moving_shapes import render, scenes
+from clipvip_jax.data.moving_shapes.plan import Clip
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError
-from data.moving_shapes import render, scenes
-from data.moving_shapes.plan import Clip
 
 _CHUNK = 16  # clips per task
 _SETTINGS_FILE = "settings.json"

@@ -11,8 +11,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.utils.errors import UserError
-from data.engine.annotations import (
+from clipvip_jax.data.engine.annotations import (
   AnnotationRow,
   Clip,
   RetrievalConfig,
@@ -26,9 +25,10 @@ from data.engine.annotations import (
   read_csv,
   read_json_clips,
 )
-from data.engine.builder import CorpusBuilder
-from data.engine.items import Item
-from data.engine.json_files import excerpt, read_json
+from clipvip_jax.data.engine.builder import CorpusBuilder
+from clipvip_jax.data.engine.items import Item
+from clipvip_jax.data.engine.json_files import excerpt, read_json
+from clipvip_jax.utils.errors import UserError
 
 # Captions of all videos in one file, or in the owner's two files.
 _ALL_CAPTIONS, _OWNERS_CAPTIONS = "MSRVTT_data.json", ("train_val_videodatainfo.json", "test_videodatainfo.json")

@@ -12,15 +12,15 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
+from clipvip_jax.data.engine import bad_lines, storage
+from clipvip_jax.data.engine.builder import CorpusBuilder
+from clipvip_jax.data.engine.corpus_config import CorpusConfig
+from clipvip_jax.data.engine.items import Item, check_id, clean_text, clean_texts
+from clipvip_jax.data.engine.json_files import excerpt, read_json_lines
+from clipvip_jax.data.engine.text_hash import find_repeated, hash_text
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import real_path
 from clipvip_jax.utils.log import log
-from data.engine import bad_lines, storage
-from data.engine.builder import CorpusBuilder
-from data.engine.corpus_config import CorpusConfig
-from data.engine.items import Item, check_id, clean_text, clean_texts
-from data.engine.json_files import excerpt, read_json_lines
-from data.engine.text_hash import find_repeated, hash_text
 
 _MAX_SECONDS = 1e8
 _REMOTE_SCHEMES = ("gs://", "s3://")

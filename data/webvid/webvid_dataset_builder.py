@@ -11,12 +11,12 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
+from clipvip_jax.data.engine import bad_lines, storage
+from clipvip_jax.data.engine.annotations import read_csv
+from clipvip_jax.data.engine.builder import CorpusBuilder
+from clipvip_jax.data.engine.corpus_config import CorpusConfig
+from clipvip_jax.data.engine.items import Item, check_id, clean_texts, peek, safe_join
 from clipvip_jax.utils.errors import UserError
-from data.engine import bad_lines, storage
-from data.engine.annotations import read_csv
-from data.engine.builder import CorpusBuilder
-from data.engine.corpus_config import CorpusConfig
-from data.engine.items import Item, check_id, clean_texts, peek, safe_join
 
 _SPLITS = {"train": "train", "validation": "val"}  # split -> its name in file names
 # Tables of a split; the first pattern that matches is used. {size}: 2M or 10M.

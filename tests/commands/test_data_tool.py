@@ -8,8 +8,8 @@ import corpora
 import pytest
 
 from clipvip_jax import data_tool
+from clipvip_jax.data.engine.corpus_config import BuildOptions
 from clipvip_jax.utils.errors import UserError
-from data.engine.corpus_config import BuildOptions
 
 
 @pytest.fixture(scope="module")

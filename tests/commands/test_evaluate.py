@@ -11,11 +11,11 @@ import pytest
 from project_paths import ROOT
 
 from clipvip_jax import evaluate
+from clipvip_jax.configs import post_pretrain
 from clipvip_jax.evaluation import published_results, run, split_embeddings, targets
 from clipvip_jax.training import setup, trainer
 from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError
-from configs import post_pretrain
 
 CLIP_OPTIONS = ("--split=train", "--num_frames=2", "--batch_size=16", "--dtype=float32")
 

@@ -3,10 +3,10 @@
 import jax
 from jax.sharding import AbstractMesh
 
+from clipvip_jax.configs import post_pretrain
 from clipvip_jax.cost_model import communication
 from clipvip_jax.distributed import sharding
 from clipvip_jax.models import clip_vip
-from configs import post_pretrain
 
 
 def smoke_config():

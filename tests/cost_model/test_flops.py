@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from clipvip_jax.configs import post_pretrain
 from clipvip_jax.cost_model import flops
 from clipvip_jax.training.losses import LOSSES
-from configs import post_pretrain
 
 
 def test_step_of_b32():

@@ -3,10 +3,10 @@
 import jax
 import pytest
 
+from clipvip_jax.configs import post_pretrain
 from clipvip_jax.cost_model import chips, step_cost
 from clipvip_jax.cost_model.step_report import step_report, with_largest_step
 from clipvip_jax.utils.errors import UserError
-from configs import post_pretrain
 
 GIB = 2**30
 

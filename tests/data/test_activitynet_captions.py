@@ -6,10 +6,10 @@ import corpora
 import numpy as np
 import pytest
 
+from clipvip_jax.data.activitynet_captions.activitynet_captions_dataset_builder import Builder
+from clipvip_jax.data.engine.coverage import SKIPPED_FILE
+from clipvip_jax.data.engine.records import encode_jpeg
 from clipvip_jax.utils.errors import UserError
-from data.activitynet_captions.activitynet_captions_dataset_builder import Builder
-from data.engine.coverage import SKIPPED_FILE
-from data.engine.records import encode_jpeg
 
 TRAIN = [f"v_{name}" for name in ("QOlSCBRmfWY", "ehGHCYKzyZ8", "-a_b", "v_v1", "nwznKOuZM7w", "gone", "empty", "cut")]
 VAL = ["v_uqiMw7tQ1Cc", "v_bXdq2zI1Ms0", "v_FsS_NCZEfaI"]

@@ -5,9 +5,9 @@ import json
 import corpora
 import pytest
 
+from clipvip_jax.data.didemo.didemo_dataset_builder import Builder, DidemoConfig
+from clipvip_jax.data.engine.coverage import SKIPPED_FILE
 from clipvip_jax.utils.errors import UserError
-from data.didemo.didemo_dataset_builder import Builder, DidemoConfig
-from data.engine.coverage import SKIPPED_FILE
 
 # As the annotations name them -> as they lie on the disk; None: there is no such file.
 TRAIN = {

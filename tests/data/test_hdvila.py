@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from clipvip_jax import data_tool
+from clipvip_jax.data.engine.coverage import SKIPPED_FILE
+from clipvip_jax.data.hdvila.hdvila_dataset_builder import Builder
+from clipvip_jax.data.hdvila.layout import HdvilaConfig
 from clipvip_jax.input_pipeline.image_files import decode_image
 from clipvip_jax.utils.errors import UserError
-from data.engine.coverage import SKIPPED_FILE
-from data.hdvila.hdvila_dataset_builder import Builder
-from data.hdvila.layout import HdvilaConfig
 
 LONG = "word " * 10_000
 VIDEOS = {"aB-_3": 4, "QMi8x8o55Ns": 5}  # id -> number of clips

@@ -8,11 +8,11 @@ import corpora
 import numpy as np
 import pytest
 
+from clipvip_jax.data.engine.corpus_config import BuildOptions
+from clipvip_jax.data.engine.coverage import SKIPPED_FILE
+from clipvip_jax.data.engine.records import encode_jpeg
+from clipvip_jax.data.image_text.image_text_dataset_builder import Builder
 from clipvip_jax.utils.errors import UserError
-from data.engine.corpus_config import BuildOptions
-from data.engine.coverage import SKIPPED_FILE
-from data.engine.records import encode_jpeg
-from data.image_text.image_text_dataset_builder import Builder
 
 LONG = "word " * 10_000
 ODD = "tab\there, a \u0007 bell, a \U0001f600 face"

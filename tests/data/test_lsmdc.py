@@ -3,10 +3,10 @@
 import corpora
 import pytest
 
+from clipvip_jax.data.engine.annotations import RetrievalConfig
+from clipvip_jax.data.engine.coverage import SKIPPED_FILE
+from clipvip_jax.data.lsmdc.lsmdc_dataset_builder import Builder
 from clipvip_jax.utils.errors import UserError
-from data.engine.annotations import RetrievalConfig
-from data.engine.coverage import SKIPPED_FILE
-from data.lsmdc.lsmdc_dataset_builder import Builder
 
 MOVIES = ("0001_American_Beauty", "1004_Juno")
 

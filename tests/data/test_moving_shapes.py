@@ -10,12 +10,12 @@ import corpora
 import numpy as np
 import pytest
 
+from clipvip_jax.data.engine import coverage
+from clipvip_jax.data.engine.corpus_config import BuildOptions
+from clipvip_jax.data.moving_shapes import language, render, scenes, videos
+from clipvip_jax.data.moving_shapes.moving_shapes_dataset_builder import Builder, MovingShapesConfig
+from clipvip_jax.data.moving_shapes.plan import SPLITS, Plan
 from clipvip_jax.utils.errors import UserError
-from data.engine import coverage
-from data.engine.corpus_config import BuildOptions
-from data.moving_shapes import language, render, scenes, videos
-from data.moving_shapes.moving_shapes_dataset_builder import Builder, MovingShapesConfig
-from data.moving_shapes.plan import SPLITS, Plan
 
 DEMO = next(config for config in Builder.BUILDER_CONFIGS if config.name == "demo")
 
@@ -172,7 +172,7 @@ def test_records_without_tensorflow(built):
 
 def test_workers_import_neither_jax_nor_tensorflow():
   heavy = "'jax', 'tensorflow', 'tensorflow_datasets'"
-  code = f"import sys, data.moving_shapes.videos; print([m for m in ({heavy}) if m in sys.modules])"
+  code = f"import sys, clipvip_jax.data.moving_shapes.videos; print([m for m in ({heavy}) if m in sys.modules])"
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert done.stdout.strip() == "[]"
 

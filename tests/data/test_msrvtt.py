@@ -7,9 +7,9 @@ import json
 import corpora
 import pytest
 
+from clipvip_jax.data.engine.coverage import SKIPPED_FILE
+from clipvip_jax.data.msrvtt.msrvtt_dataset_builder import Builder
 from clipvip_jax.utils.errors import UserError
-from data.engine.coverage import SKIPPED_FILE
-from data.msrvtt.msrvtt_dataset_builder import Builder
 
 TRAIN, TEST = [f"video{n}" for n in range(6)], [f"video{n}" for n in range(7010, 7014)]
 BAD = ("missing", "empty", "cut")  # of video6 to video8

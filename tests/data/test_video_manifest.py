@@ -5,10 +5,10 @@ import json
 import corpora
 import pytest
 
+from clipvip_jax.data.engine.corpus_config import BuildOptions
+from clipvip_jax.data.engine.coverage import SKIPPED_FILE
+from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder
 from clipvip_jax.utils.errors import UserError
-from data.engine.corpus_config import BuildOptions
-from data.engine.coverage import SKIPPED_FILE
-from data.video_manifest.video_manifest_dataset_builder import Builder
 
 LONG = "word " * 10_000
 

@@ -5,9 +5,9 @@ import csv
 import corpora
 import pytest
 
+from clipvip_jax.data.engine.coverage import SKIPPED_FILE
+from clipvip_jax.data.webvid.webvid_dataset_builder import Builder, WebvidConfig
 from clipvip_jax.utils.errors import UserError
-from data.engine.coverage import SKIPPED_FILE
-from data.webvid.webvid_dataset_builder import Builder, WebvidConfig
 
 LONG = "word " * 10_000
 NAMES = {

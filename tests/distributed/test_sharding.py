@@ -11,13 +11,13 @@ from flax import traverse_util
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from numeric import assert_close
 
+from clipvip_jax.configs import common
 from clipvip_jax.distributed import sharding
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES
 from clipvip_jax.training.train_step import jit_train_step
 from clipvip_jax.utils.errors import UserError
-from configs import common
 
 STEPS = 5
 SHAPES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]  # each axis alone and with both others

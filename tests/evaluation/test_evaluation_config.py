@@ -3,10 +3,10 @@
 import pytest
 from ml_collections import ConfigDict
 
+from clipvip_jax.configs import post_pretrain
 from clipvip_jax.evaluation.evaluation_config import EvaluationOptions, evaluation_config
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights.sources import Weights
-from configs import post_pretrain
 
 
 def resolve(dataset, *, patch_size=32, run=None, positions=77, **options):

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 import tiny
 import written_corpus
 
+from clipvip_jax.configs import common
 from clipvip_jax.distributed import sharding
 from clipvip_jax.evaluation import retrieval
 from clipvip_jax.evaluation.evaluator import Evaluator, measure_retrieval, scatter_rows
@@ -17,7 +18,6 @@ from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
 from clipvip_jax.reporting import report, results_table
 from clipvip_jax.utils.errors import UserError
-from configs import common
 
 COVERAGE = {"train": {"expected": 13, "found": 11, "missing": 2, "undecodable": 0, "too_short": 0}}
 QUERIES = [[f"word{i} word{j}" for j in range(1 + i % 3)] for i in range(11)]

@@ -8,9 +8,9 @@ import written_corpus
 from project_paths import GOLDEN
 from sklearn import cluster, metrics
 
+from clipvip_jax.data.moving_shapes.moving_shapes_dataset_builder import Builder
 from clipvip_jax.evaluation import language_gap
 from clipvip_jax.utils.errors import UserError
-from data.moving_shapes.moving_shapes_dataset_builder import Builder
 
 SENTENCES = GOLDEN / "sentence_embeddings.npz"
 

@@ -23,7 +23,7 @@ COUNT = 200
 def write_texts(path: pathlib.Path) -> None:
   """Writes the first COUNT texts of every field as JSON; runs in the project's environment, from its root."""
   sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
-  from data.moving_shapes.moving_shapes_dataset_builder import Builder
+  from clipvip_jax.data.moving_shapes.moving_shapes_dataset_builder import Builder
 
   clips = Builder.BUILDER_CONFIGS[0].plan().split("train")[::20]
   texts = {field: [text for clip in clips if (text := getattr(clip, field))][:COUNT] for field in FIELDS}

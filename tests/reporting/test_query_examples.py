@@ -7,11 +7,11 @@ import pytest
 import simplejpeg
 import tiny
 
+from clipvip_jax.configs import common
 from clipvip_jax.evaluation import evaluator, retrieval
 from clipvip_jax.evaluation.split_embeddings import SplitEmbeddings
 from clipvip_jax.reporting import query_examples, report
 from clipvip_jax.reporting.report_inputs import Examples
-from configs import common
 
 
 def unit_features(rng, count, size=8):

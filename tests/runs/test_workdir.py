@@ -2,10 +2,10 @@
 
 import pytest
 
+from clipvip_jax.configs import post_pretrain
 from clipvip_jax.runs import workdir
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
-from configs import post_pretrain
 
 
 def config(**changes):

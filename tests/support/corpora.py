@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 from etils import epath
 
+from clipvip_jax.configs import post_pretrain
+from clipvip_jax.data.engine.corpus_config import BuildOptions
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.training import trainer
-from configs import post_pretrain
-from data.engine.corpus_config import BuildOptions
 
 
 def moving_frames(count=12, seed=0, height=48, width=64):

@@ -3,8 +3,8 @@
 import json
 import sys
 
+from clipvip_jax.configs import mixed, post_pretrain
 from clipvip_jax.utils import file_digests
-from configs import mixed, post_pretrain
 
 
 def config(corpus, variant="smoke", **changes):

@@ -4,11 +4,11 @@ import pytest
 from project_paths import ROOT
 from small_runs import config, mixed_config
 
+from clipvip_jax.configs import post_pretrain
 from clipvip_jax.runs import workdir
 from clipvip_jax.training import config_checks
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
-from configs import post_pretrain
 
 REJECTED = [
   ({"loss": "vsc_cf"}, r"loss='vsc_cf' is unknown; allowed: .*vsc_fc"),

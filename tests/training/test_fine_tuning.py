@@ -3,11 +3,11 @@
 import corpora
 import pytest
 
-from configs import activitynet, didemo, lsmdc, msrvtt
-from data.activitynet_captions.activitynet_captions_dataset_builder import Builder as ActivitynetCaptions
-from data.didemo.didemo_dataset_builder import Builder as Didemo
-from data.lsmdc.lsmdc_dataset_builder import Builder as Lsmdc
-from data.msrvtt.msrvtt_dataset_builder import Builder as Msrvtt
+from clipvip_jax.configs import activitynet, didemo, lsmdc, msrvtt
+from clipvip_jax.data.activitynet_captions.activitynet_captions_dataset_builder import Builder as ActivitynetCaptions
+from clipvip_jax.data.didemo.didemo_dataset_builder import Builder as Didemo
+from clipvip_jax.data.lsmdc.lsmdc_dataset_builder import Builder as Lsmdc
+from clipvip_jax.data.msrvtt.msrvtt_dataset_builder import Builder as Msrvtt
 
 # Recipe, builder, and the list of clips of each split as the authors of the method distribute it.
 CORPORA = {

@@ -1,9 +1,9 @@
 """Settings that all processes of a launch share; test_distributed_runs.py starts two that differ."""
 
+from clipvip_jax.configs import post_pretrain
 from clipvip_jax.distributed import coordination
 from clipvip_jax.training import launch_consistency
 from clipvip_jax.utils import config_tree, versions
-from configs import post_pretrain
 
 
 def settings(versions=None, **changes):

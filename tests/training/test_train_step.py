@@ -7,6 +7,7 @@ import tiny
 from flax import traverse_util
 from numeric import assert_close
 
+from clipvip_jax.configs import post_pretrain
 from clipvip_jax.distributed import sharding
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer
@@ -18,7 +19,6 @@ from clipvip_jax.training.train_step import (
   num_masked_steps,
   split_microbatches,
 )
-from configs import post_pretrain
 
 STEPS = 8
 

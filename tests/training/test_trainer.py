@@ -10,6 +10,7 @@ from small_runs import config
 
 import clipvip_jax
 from clipvip_jax import convert
+from clipvip_jax.data.moving_shapes.moving_shapes_dataset_builder import Builder
 from clipvip_jax.distributed import sharding
 from clipvip_jax.evaluation.evaluator import Evaluator
 from clipvip_jax.input_pipeline import list_media
@@ -17,7 +18,6 @@ from clipvip_jax.runs import checkpoint
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.training import setup, trainer
 from clipvip_jax.utils.errors import UserError
-from data.moving_shapes.moving_shapes_dataset_builder import Builder
 
 pytestmark = [pytest.mark.slow, pytest.mark.unoptimized]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from data.engine.annotation_warnings import AnnotationWarnings
-from data.engine.items import Item
+from clipvip_jax.data.engine.annotation_warnings import AnnotationWarnings
+from clipvip_jax.data.engine.items import Item
 
 
 @pytest.mark.parametrize("spelling", ["a.mp4", "./a.mp4", "sub/../a.mp4", "{folder}/a.mp4"])

@@ -5,8 +5,7 @@ import json
 import pytest
 from etils import epath
 
-from clipvip_jax.utils.errors import UserError
-from data.engine.annotations import (
+from clipvip_jax.data.engine.annotations import (
   Clip,
   VideoFinder,
   find_file,
@@ -16,6 +15,7 @@ from data.engine.annotations import (
   read_json_clips,
   stem,
 )
+from clipvip_jax.utils.errors import UserError
 
 
 def test_stem_removes_all_video_extensions():

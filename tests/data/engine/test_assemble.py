@@ -3,13 +3,13 @@
 import pytest
 from etils import epath
 
+from clipvip_jax.data.engine.assemble import collect_reports
+from clipvip_jax.data.engine.coverage import SkippedClip
+from clipvip_jax.data.engine.items import Item
+from clipvip_jax.data.engine.plan import write_plan
+from clipvip_jax.data.engine.shards import ShardReport, report_path
+from clipvip_jax.data.engine.work import BuildWork
 from clipvip_jax.utils.errors import UserError
-from data.engine.assemble import collect_reports
-from data.engine.coverage import SkippedClip
-from data.engine.items import Item
-from data.engine.plan import write_plan
-from data.engine.shards import ShardReport, report_path
-from data.engine.work import BuildWork
 
 
 def test_sums_reports_and_lists_skipped_clips(tmp_path):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from clipvip_jax.data.engine import bad_lines
 from clipvip_jax.utils.errors import UserError
-from data.engine import bad_lines
 
 
 def odd(number):

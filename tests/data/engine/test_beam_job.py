@@ -8,15 +8,15 @@ import pytest
 from apache_beam.runners.runner import PipelineRunner
 from etils import epath
 
+from clipvip_jax.data.engine import beam_job
+from clipvip_jax.data.engine.clip_record import RecordSpec
+from clipvip_jax.data.engine.frame_extraction import FrameSettings
+from clipvip_jax.data.engine.items import Item
+from clipvip_jax.data.engine.plan import write_plan
+from clipvip_jax.data.engine.runner import local_options
+from clipvip_jax.data.engine.shards import is_written
+from clipvip_jax.data.engine.work import BuildWork
 from clipvip_jax.utils.errors import UserError
-from data.engine import beam_job
-from data.engine.clip_record import RecordSpec
-from data.engine.frame_extraction import FrameSettings
-from data.engine.items import Item
-from data.engine.plan import write_plan
-from data.engine.runner import local_options
-from data.engine.shards import is_written
-from data.engine.work import BuildWork
 
 SPEC = RecordSpec(FrameSettings(fps=2), "pyav", 30.0, {})
 

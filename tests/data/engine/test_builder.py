@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from etils import epath
 
+from clipvip_jax.data.engine import decode_process, shards, storage
+from clipvip_jax.data.engine.corpus_config import BuildOptions
+from clipvip_jax.data.engine.records import encode_jpeg
+from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder, VideoManifestConfig
 from clipvip_jax.utils.errors import UserError
-from data.engine import decode_process, shards, storage
-from data.engine.corpus_config import BuildOptions
-from data.engine.records import encode_jpeg
-from data.video_manifest.video_manifest_dataset_builder import Builder, VideoManifestConfig
 
 CLIPS = 48  # three shards of 16
 
@@ -46,9 +46,9 @@ def unbroken(manifest, tmp_path_factory):
 PROGRAM = """
 import sys, tensorflow_datasets as tfds
 from clipvip_jax.utils.cli import run_command
-from data.engine.corpus_config import BuildOptions
-from data.engine.runner import local_options
-from data.video_manifest.video_manifest_dataset_builder import Builder, VideoManifestConfig
+from clipvip_jax.data.engine.corpus_config import BuildOptions
+from clipvip_jax.data.engine.runner import local_options
+from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder, VideoManifestConfig
 
 def main():
   options = BuildOptions(raw_dir=sys.argv[1])

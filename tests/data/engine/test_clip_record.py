@@ -7,10 +7,10 @@ from collections import Counter
 import corpora
 import pytest
 
-from data.engine.clip_record import RecordSpec, clip_record, serialize_record
-from data.engine.coverage import SkippedClip
-from data.engine.frame_extraction import FrameSettings
-from data.engine.items import Item
+from clipvip_jax.data.engine.clip_record import RecordSpec, clip_record, serialize_record
+from clipvip_jax.data.engine.coverage import SkippedClip
+from clipvip_jax.data.engine.frame_extraction import FrameSettings
+from clipvip_jax.data.engine.items import Item
 
 SPEC = RecordSpec(FrameSettings(fps=2), "pyav", 30.0, {}, extra=("twin",))
 

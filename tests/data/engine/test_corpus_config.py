@@ -2,8 +2,8 @@
 
 import pytest
 
+from clipvip_jax.data.engine.corpus_config import BuildOptions, CorpusConfig
 from clipvip_jax.utils.errors import UserError
-from data.engine.corpus_config import BuildOptions, CorpusConfig
 
 
 def test_content_settings_exclude_names_and_official_sizes():

@@ -2,8 +2,8 @@
 
 import pytest
 
+from clipvip_jax.data.engine.coverage import Coverage, SkippedClip, skipped_line
 from clipvip_jax.utils.errors import UserError
-from data.engine.coverage import Coverage, SkippedClip, skipped_line
 
 
 def coverage(expected, skipped, missing_captions=0):

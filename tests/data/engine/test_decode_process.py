@@ -12,9 +12,9 @@ import corpora
 import pytest
 from videos import write_movie
 
-from data.engine.coverage import SkippedClip
-from data.engine.decode_process import DecodeProcess
-from data.engine.frame_extraction import FrameSettings
+from clipvip_jax.data.engine.coverage import SkippedClip
+from clipvip_jax.data.engine.decode_process import DecodeProcess
+from clipvip_jax.data.engine.frame_extraction import FrameSettings
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def test_hung_decoder_costs_one_clip(videos):
 
 SUSPENDED = """
   import sys
-  from data.engine import decode_process
-  from data.engine.frame_extraction import FrameSettings
+  from clipvip_jax.data.engine import decode_process
+  from clipvip_jax.data.engine.frame_extraction import FrameSettings
   decode_process.CHECK_SECONDS, decode_process.MAX_DELAY_SECONDS, decode_process.GRACE_SECONDS = 0.05, 0.4, 0.1
   with decode_process.DecodeProcess(FrameSettings(), "odd_decoders:slow", 2.5) as child:
     for _ in range(2):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from videos import write_movie
 
+from clipvip_jax.data.engine.bad_lines import BadLinesError
+from clipvip_jax.data.engine.corpus_config import BuildOptions
+from clipvip_jax.data.engine.coverage import SkippedClip
+from clipvip_jax.data.engine.dry_run import SplitCheck, check_corpus, check_limits, format_report, wilson_interval
+from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder
 from clipvip_jax.utils.errors import UserError
-from data.engine.bad_lines import BadLinesError
-from data.engine.corpus_config import BuildOptions
-from data.engine.coverage import SkippedClip
-from data.engine.dry_run import SplitCheck, check_corpus, check_limits, format_report, wilson_interval
-from data.video_manifest.video_manifest_dataset_builder import Builder
 
 PNG = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
 

@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from clipvip_jax.data.engine.frame_extraction import (
+  DECODERS,
+  FrameSettings,
+  TooShortError,
+  decoder_by_name,
+  extract_frames,
+)
 from clipvip_jax.input_pipeline import video_encoder
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.preprocessing import decode_jpeg
 from clipvip_jax.utils.errors import UserError
-from data.engine.frame_extraction import DECODERS, FrameSettings, TooShortError, decoder_by_name, extract_frames
 
 PYAV = DECODERS["pyav"]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from clipvip_jax.data.engine.items import Item, check_id, clean_text, clean_texts, peek, safe_join
 from clipvip_jax.utils.errors import UserError
-from data.engine.items import Item, check_id, clean_text, clean_texts, peek, safe_join
 
 FULL = Item(
   id="a", split="train", video="v.mp4", descriptions=("one", "two"), subtitle="s", caption="c", start=0.5, end=2.0,

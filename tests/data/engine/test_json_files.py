@@ -2,8 +2,8 @@
 
 import pytest
 
+from clipvip_jax.data.engine.json_files import ANNOTATION_KEYS, LOOKUP_KEYS, id_and_text, read_json, read_json_lines
 from clipvip_jax.utils.errors import UserError
-from data.engine.json_files import ANNOTATION_KEYS, LOOKUP_KEYS, id_and_text, read_json, read_json_lines
 
 
 def test_first_key_wins():

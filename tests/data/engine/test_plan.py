@@ -3,9 +3,9 @@
 import pytest
 from etils import epath
 
+from clipvip_jax.data.engine.items import Item
+from clipvip_jax.data.engine.plan import write_plan
 from clipvip_jax.utils.errors import UserError
-from data.engine.items import Item
-from data.engine.plan import write_plan
 
 
 def items(count, split="train", text="t"):

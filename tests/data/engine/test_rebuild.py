@@ -11,11 +11,11 @@ import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 
+from clipvip_jax.data.engine.corpus_config import BuildOptions
+from clipvip_jax.data.engine.coverage import SKIPPED_FILE
+from clipvip_jax.data.engine.rebuild import SHARDS_FILE, BuiltShards
+from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder
 from clipvip_jax.utils.errors import UserError
-from data.engine.corpus_config import BuildOptions
-from data.engine.coverage import SKIPPED_FILE
-from data.engine.rebuild import SHARDS_FILE, BuiltShards
-from data.video_manifest.video_manifest_dataset_builder import Builder
 
 
 def image(seed):

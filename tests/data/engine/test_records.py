@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from data.engine.records import encode_jpeg, record_features
+from clipvip_jax.data.engine.records import encode_jpeg, record_features
 
 
 def test_corpora_add_text_fields():

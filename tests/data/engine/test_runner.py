@@ -2,8 +2,8 @@
 
 import pytest
 
+from clipvip_jax.data.engine.runner import available_cores, local_options, parse_options
 from clipvip_jax.utils.errors import UserError
-from data.engine.runner import available_cores, local_options, parse_options
 
 
 @pytest.mark.parametrize(("workers", "mode"), [(0, "in_memory"), (1, "in_memory"), (2, "multi_processing")])

@@ -6,12 +6,19 @@ import corpora
 import pytest
 from etils import epath
 
-from data.engine.clip_record import RecordSpec
-from data.engine.frame_extraction import FrameSettings
-from data.engine.items import Item
-from data.engine.plan import write_plan
-from data.engine.shards import ShardReport, build_shard, is_up_to_date, is_written, records_path, report_path
-from data.engine.work import BuildWork
+from clipvip_jax.data.engine.clip_record import RecordSpec
+from clipvip_jax.data.engine.frame_extraction import FrameSettings
+from clipvip_jax.data.engine.items import Item
+from clipvip_jax.data.engine.plan import write_plan
+from clipvip_jax.data.engine.shards import (
+  ShardReport,
+  build_shard,
+  is_up_to_date,
+  is_written,
+  records_path,
+  report_path,
+)
+from clipvip_jax.data.engine.work import BuildWork
 
 SPEC = RecordSpec(FrameSettings(fps=2), "pyav", 30.0, {})
 

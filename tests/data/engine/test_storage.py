@@ -10,8 +10,8 @@ from etils import epath
 from etils.epath import gpath
 from fsspec.implementations import memory
 
-from data.engine import storage
-from data.video_manifest.video_manifest_dataset_builder import Builder
+from clipvip_jax.data.engine import storage
+from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder
 
 # The package shadows its module of this name.
 fsspec_registry = importlib.import_module("fsspec.registry")

@@ -1,6 +1,6 @@
 """Lines of text files; their errors are tested with `annotations.read_csv` and `json_files`."""
 
-from data.engine.text_files import read_lines
+from clipvip_jax.data.engine.text_files import read_lines
 
 
 def test_lines_keep_their_ends(tmp_path):

@@ -2,7 +2,7 @@
 
 import array
 
-from data.engine.text_hash import find_repeated, hash_text
+from clipvip_jax.data.engine.text_hash import find_repeated, hash_text
 
 
 def test_repeated_texts_are_counted():

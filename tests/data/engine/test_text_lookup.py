@@ -5,9 +5,9 @@ import json
 import lmdb
 import pytest
 
+from clipvip_jax.data.engine.items import Item
+from clipvip_jax.data.engine.text_lookup import check_lookups, find_text, lookup_fingerprint, open_lookup
 from clipvip_jax.utils.errors import UserError
-from data.engine.items import Item
-from data.engine.text_lookup import check_lookups, find_text, lookup_fingerprint, open_lookup
 
 TEXTS = {"a": "one", "b": "two\n"}
 
