@@ -1,6 +1,7 @@
 """Argument parser, exit codes and error reporting shared by all commands."""
 
 import argparse
+import atexit
 import errno
 import os
 import re
@@ -52,12 +53,28 @@ def run_command(main: Callable[[], object]) -> None:
   sys.argv[1:] = expand_home(sys.argv[1:])
   try:
     exit_on_error(main)
+  except SystemExit as end:
+    if signals.received() and isinstance(end.code, int):
+      _end_process(end.code)
+    raise
   finally:
     signals.ignore()  # the exit code is decided
-    try:
-      sys.stdout.flush()
-    except BrokenPipeError:
-      discard_output()
+    _flush_output()
+
+
+def _flush_output() -> None:
+  try:
+    sys.stdout.flush()
+  except BrokenPipeError:
+    discard_output()
+
+
+def _end_process(code: int) -> NoReturn:
+  """Ends the process without the deletion of objects: after a signal within a compilation, that of JAX's may crash."""
+  signals.ignore()
+  _flush_output()
+  atexit._run_exitfuncs()  # ends worker processes and threads
+  os._exit(code)
 
 
 def exit_on_error(main: Callable[[], object]) -> None:

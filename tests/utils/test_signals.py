@@ -117,9 +117,9 @@ COMMAND = """
 """
 
 
-def run_and_send(mode, number):
+def run_and_send(mode, number, command=COMMAND):
   """(exit code, output) of a command that receives a signal twice."""
-  command = [sys.executable, "-c", textwrap.dedent(COMMAND), mode]
+  command = [sys.executable, "-c", textwrap.dedent(command), mode]
   process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   assert process.stdout.readline() == "ready\n"
   for _ in range(2):
@@ -136,3 +136,20 @@ def test_a_main_thread_that_runs_no_python_is_ended_with_the_same_line_and_exit_
 
 def test_a_signal_after_the_end_does_not_change_the_exit_code():
   assert run_and_send("ends", signal.SIGTERM) == (0, "")
+
+
+def test_a_terminated_command_ends_without_deleting_objects_whose_deletion_may_crash():
+  command = """
+    import atexit, os, time
+    from clipvip_jax.utils import cli, signals
+
+    class Executable:  # as one that the compiler had not completed
+      __del__ = staticmethod(os.abort)
+
+    executable = Executable()
+    signals.install()
+    atexit.register(print, "exit functions are called")
+    cli.run_command(lambda: print("ready", flush=True) or time.sleep(60))
+  """
+  code, output = run_and_send("", signal.SIGTERM, command)
+  assert (code, output.splitlines()[-1]) == (cli.EXIT_TERMINATED, "exit functions are called"), output
