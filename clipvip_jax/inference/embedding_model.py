@@ -25,7 +25,7 @@ from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.frame_sampling import MAX_FRAMES
 from clipvip_jax.input_pipeline.preprocessing import check_crop
-from clipvip_jax.input_pipeline.tokenizer import WORDS, Tokenizer, has_clip_vocabulary
+from clipvip_jax.input_pipeline.tokenizer import WORDS, Tokenizer
 from clipvip_jax.models import clip_vip
 from clipvip_jax.runs.checkpoint_identity import load_recorded_tokenizer
 from clipvip_jax.utils.errors import UserError
@@ -269,16 +269,17 @@ def _fit_params(weights: sources.Weights, config: ConfigDict) -> dict[str, Any]:
 
 
 def tokenizer_name(weights: sources.Weights, requested: str | None = None) -> str:
-  """Returns the name for `load_tokenizer`: the requested one, or the one that fits the weights; "" if unknown."""
+  """Returns the name for `load_tokenizer`: the requested one, or that of the weights; "" if unknown.
+
+  That of the weights is the tokenizer.json next to them, else that of the run, else "clip" if they have its 49,408 ids.
+  """
   run = "" if weights.run is None else weights.run.data.get("tokenizer", "")
   trained = "" if run == WORDS else run  # "words" is a file in the workdir
-  beside = weights.tokenizer
-  if requested or (weights.run is not None and (beside or trained)):
-    return requested or beside or trained
-  if weights.hints.tokenizer:  # an export of a run with its own vocabulary, which may be as large as CLIP's
-    return beside
-  is_clip = weights.config.text.vocab_size == _CLIP_VOCAB_SIZE and (not beside or has_clip_vocabulary(beside))
-  return "clip" if is_clip else beside
+  if name := requested or weights.tokenizer or trained:
+    return name
+  # An export of a run with its own vocabulary, which may be as large as CLIP's, states that it needs a file.
+  is_clip = weights.config.text.vocab_size == _CLIP_VOCAB_SIZE and not weights.hints.tokenizer
+  return "clip" if is_clip else ""
 
 
 def _load_tokenizer(weights: sources.Weights, requested: str | None) -> Tokenizer | None:

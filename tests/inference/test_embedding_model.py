@@ -148,7 +148,7 @@ def test_progress_lines_go_to_stderr_on_request(vip, capsys, monkeypatch):
   ("vocab_size", "requested", "beside", "trained", "expected"),
   [
     (49408, None, "", None, "clip"),
-    (49408, None, "b.json", None, "clip"),
+    (49408, None, "b.json", None, "b.json"),
     (7, None, "b.json", None, "b.json"),
     (7, None, "", None, ""),
     (49408, None, "", "t.json", "t.json"),
