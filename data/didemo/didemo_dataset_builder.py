@@ -13,7 +13,6 @@ from clipvip_jax.data.engine.annotations import (
   Clip,
   RetrievalConfig,
   VideoFinder,
-  clip_key,
   find_file,
   find_optional_file,
   make_items,
@@ -22,7 +21,7 @@ from clipvip_jax.data.engine.annotations import (
 )
 from clipvip_jax.data.engine.builder import CorpusBuilder
 from clipvip_jax.data.engine.items import Item
-from clipvip_jax.data.engine.text_files import read_lines
+from clipvip_jax.data.engine.split_lists import listed_clips
 from clipvip_jax.utils.log import log
 
 _OWNERS_FILE = "{}_data.json"
@@ -79,11 +78,4 @@ def _select_listed(raw_dir: epath.Path, path: epath.Path, word: str, clips: dict
   if (list_file := find_optional_file(raw_dir, _LIST_FILE.format(word))) is None:
     log.info("%s: no %s; using all %d videos", path, _LIST_FILE.format(word), len(clips))
     return clips.values()
-  lines = {
-    clip_key(line.strip()): f"{list_file}, line {number}"
-    for number, line in enumerate(read_lines(list_file), 1)
-    if line.strip()
-  }
-  # Listed names without annotations are clips without a text, which are skipped and counted.
-  unannotated = (Clip(name, where, []) for name, where in lines.items() if name not in clips)
-  return [*(clip for name, clip in clips.items() if name in lines), *unannotated]
+  return listed_clips(list_file, clips)
