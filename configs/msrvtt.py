@@ -3,7 +3,8 @@
 Each epoch draws one of the 20 captions per video, so 100 epochs over 9,000 videos equal 5 epochs over all 180,000
 pairs. 1k-A has no validation split; as in published results, the best checkpoint is selected on the test split.
 
-Variants: b32 (default), b16, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
+Variants: b32 (default), b16, from_clip, 7k_protocol (7,010 training videos), full_protocol (the owner's splits, tested
+with 20 captions of each of 2,990 videos), TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
 """
 
 from ml_collections import ConfigDict
@@ -29,4 +30,19 @@ def b16(config: ConfigDict) -> None:
   common.fine_tuning_b16(config)
 
 
-VARIANTS = {"b32": b32, "b16": b16, **common.FINE_TUNING_VARIANTS}
+def protocol_7k(config: ConfigDict) -> None:
+  """Trains on 7,010 videos, those of the owner's training and validation splits; tests on 1k-A."""
+  config.data.config = "7k"
+  config.train.update({"eval_every": 275, "checkpoint_every": 275})
+
+
+def protocol_full(config: ConfigDict) -> None:
+  """Trains on the owner's 6,513 videos, selects on 497, and tests with every caption of 2,990 as a query."""
+  config.data.config = "full"
+  config.train.update({"eval_every": 255, "checkpoint_every": 255})
+  config.evaluate.update({"selection_split": "validation", "final_splits": ("test",), "protocol": "multi"})
+
+
+# An evaluation on msrvtt/NAME applies NAME_protocol.
+PROTOCOLS = {"7k_protocol": protocol_7k, "full_protocol": protocol_full}
+VARIANTS = {"b32": b32, "b16": b16, **PROTOCOLS, **common.FINE_TUNING_VARIANTS}

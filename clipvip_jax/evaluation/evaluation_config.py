@@ -9,12 +9,20 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from clipvip_jax.configs import activitynet, common, didemo, lsmdc, msrvtt
+from clipvip_jax.configs import activitynet, common, didemo, lsmdc, msrvtt, msvd, vatex, youcook2
 from clipvip_jax.inference import embedding_model
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.weights import sources
 
-RECIPES = {"msrvtt": msrvtt, "didemo": didemo, "lsmdc": lsmdc, "activitynet_captions": activitynet}
+RECIPES = {
+  "msrvtt": msrvtt,
+  "didemo": didemo,
+  "lsmdc": lsmdc,
+  "activitynet_captions": activitynet,
+  "msvd": msvd,
+  "vatex": vatex,
+  "youcook2": youcook2,
+}
 # The fields that an evaluation reads.
 _FIELDS = {
   "data": ("name", "config", "data_dir", "num_frames", "text_length", "tokenizer", "caption", "crop", "fast_decode"),
@@ -49,7 +57,7 @@ def evaluation_config(weights: sources.Weights, options: EvaluationOptions) -> C
     UserError: the config.json of a run does not fit this version.
   """
   corpus, _, corpus_config = options.dataset.partition("/")
-  base, is_of_run = _base_config(weights, corpus)
+  base, is_of_run = _base_config(weights, corpus, corpus_config)
   config = ConfigDict({section: {field: base[section][field] for field in _FIELDS[section]} for section in _FIELDS})
   config.model = {"dtype": base.model.dtype}
   config.data.name = corpus
@@ -72,16 +80,22 @@ def evaluation_config(weights: sources.Weights, options: EvaluationOptions) -> C
   return config
 
 
-def _base_config(weights: sources.Weights, corpus: str) -> tuple[ConfigDict, bool]:
+def _base_config(weights: sources.Weights, corpus: str, corpus_config: str) -> tuple[ConfigDict, bool]:
   """Returns the configuration for unset options, and whether it is that of a run on this corpus."""
   run = None if weights.run is None else _with_new_fields(weights.run, weights.source)
+  recipe = RECIPES.get(corpus)
+  # The protocol of a configuration, as `full` or `full-fps_3`, may differ from that of the corpus' first one.
+  protocol = f"{corpus_config.partition('-')[0]}_protocol"
+  variants = [protocol] if recipe and protocol in recipe.VARIANTS else []
   if run is not None and corpus in (run.data.name, run.evaluate.get("name", "")):
     if corpus != run.data.name:
       data_dir = run.evaluate.data_dir or run.data.data_dir
       run.data.update({"config": run.evaluate.config, "data_dir": data_dir})
+    if recipe and variants and corpus_config != run.data.config:
+      run.evaluate.protocol = recipe.get_config(protocol).evaluate.protocol
     return run, True
-  if corpus in RECIPES:
-    config = RECIPES[corpus].get_config("b16" if weights.config.patch_size == 16 else "b32")
+  if recipe:
+    config = recipe.get_config(",".join(["b16" if weights.config.patch_size == 16 else "b32", *variants]))
     config.unlock()
     return config, False
   config = common.base()

@@ -61,11 +61,12 @@ def format_split(split: str, metrics: Mapping[str, Any], published: Sequence[Map
     metrics: its results, as `evaluator.measure_retrieval` returns them and results.json holds them.
     published: rows of `published_results.published_rows`, shown beneath.
   """
+  widths = (_CELL_WIDTH, _name_width(published))
   lines = [
     *_header(split, metrics),
-    f"{format_row('', [*METRICS.values()])}{_interval_title(metrics)}",
-    *(f"{format_row(label, format_metrics(row))}{_interval(row)}" for label, row in _rows(metrics)),
-    *_published(published),
+    f"{format_row('', [*METRICS.values()], *widths)}{_interval_title(metrics)}",
+    *(f"{format_row(label, format_metrics(row), *widths)}{_interval(row)}" for label, row in _rows(metrics)),
+    *_published(published, *widths),
     _DUAL_SOFTMAX_NOTE,
   ]
   return "\n".join(lines)
@@ -82,11 +83,12 @@ def format_spread(
     num_models: number of models.
     published: rows of `published_results.published_rows`, shown beneath.
   """
+  widths = (_SPREAD_WIDTH, _name_width(published))
   lines = [
     f"{printable(split)}: mean ± standard deviation of {num_models} models",
-    format_row("", [*METRICS.values()], _SPREAD_WIDTH),
-    *(format_row(label, format_metrics(row), _SPREAD_WIDTH) for label, row in _rows(spread)),
-    *_published(published, _SPREAD_WIDTH),
+    format_row("", [*METRICS.values()], *widths),
+    *(format_row(label, format_metrics(row), *widths) for label, row in _rows(spread)),
+    *_published(published, *widths),
     _DUAL_SOFTMAX_NOTE,
   ]
   return "\n".join(lines)
@@ -128,15 +130,21 @@ def _interval(metrics: Mapping[str, Any]) -> str:
   return f"   {percent(bounds[0])} to {percent(bounds[1])}" if bounds else ""
 
 
-def _published(rows: Sequence[Mapping[str, Any]], width: int = _CELL_WIDTH) -> list[str]:
+def _published(rows: Sequence[Mapping[str, Any]], width: int, name_width: int) -> list[str]:
   if not rows:
     return []
-  lines = [f"published on {rows[0]['test_set']}:"]
-  for row in rows:
-    label = f"{row['model']} {row['setting']}"
-    if row["direction"] != "text_to_video":
-      label += f", {DIRECTIONS[row['direction']].lower()}"
-    if row["kind"] != "plain":
-      label += f", {KINDS[row['kind']].lower()}"
-    lines.append(format_row(label, format_metrics(row), width))
-  return lines
+  lines = [format_row(_published_label(row), format_metrics(row), width, name_width) for row in rows]
+  return [f"published on {rows[0]['test_set']}:", *lines]
+
+
+def _published_label(row: Mapping[str, Any]) -> str:
+  label = f"{row['model']} {row['setting']}"
+  if row["direction"] != "text_to_video":
+    label += f", {DIRECTIONS[row['direction']].lower()}"
+  if row["kind"] != "plain":
+    label += f", {KINDS[row['kind']].lower()}"
+  return label
+
+
+def _name_width(published: Sequence[Mapping[str, Any]]) -> int:
+  return max([_NAME_WIDTH, *(len(_published_label(row)) for row in published)])

@@ -14,7 +14,14 @@ from etils import epath
 from clipvip_jax.data.engine import bad_lines, storage
 from clipvip_jax.data.engine.corpus_config import CorpusConfig
 from clipvip_jax.data.engine.items import Item, check_id, clean_texts, safe_join
-from clipvip_jax.data.engine.json_files import ANNOTATION_KEYS, excerpt, id_and_text, read_json, read_json_lines
+from clipvip_jax.data.engine.json_files import (
+  ANNOTATION_KEYS,
+  RowKeys,
+  excerpt,
+  id_and_text,
+  read_json,
+  read_json_lines,
+)
 from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.input_pipeline.read_media import VIDEO_SUFFIXES
 from clipvip_jax.utils.errors import UserError
@@ -117,29 +124,30 @@ def _match_cells(row: list[str], header: list[str], where: str) -> dict[str, str
   return dict(zip(header, row, strict=True))
 
 
-def read_json_clips(path: epath.Path) -> Iterator[AnnotationRow]:
+def read_json_clips(path: epath.Path, keys: RowKeys = ANNOTATION_KEYS) -> Iterator[AnnotationRow]:
   """Yields the rows of a JSON or JSON lines file.
 
   Args:
-    path: Lines {ID: NAME, TEXT: TEXT or [TEXT, ...]}, a list of these, or {NAME: {TEXT: ...}}, with the keys of
-      `json_files.ANNOTATION_KEYS`.
+    path: Lines {ID: NAME, TEXT: TEXT or [TEXT, ...]}, a list of these, {NAME: {TEXT: ...}} or {NAME: [TEXT, ...]}.
+    keys: The accepted keys.
 
   Raises:
     UserError: The file is unreadable or invalid.
   """
-  for where, row in _json_rows(path):
-    if (pair := bad_lines.attempt(id_and_text, row, ANNOTATION_KEYS, where)) is not None:
+  for where, row in _json_rows(path, keys):
+    if (pair := bad_lines.attempt(id_and_text, row, keys, where)) is not None:
       yield where, *pair
 
 
-def _json_rows(path: epath.Path) -> Iterator[tuple[str, Any]]:
+def _json_rows(path: epath.Path, keys: RowKeys) -> Iterator[tuple[str, Any]]:
   if path.suffix == ".jsonl":
     yield from ((f"{path}, line {number}", row) for number, row in read_json_lines(os.fspath(path)))
     return
   rows = read_json(os.fspath(path))
   if isinstance(rows, dict):
     for name, row in rows.items():
-      yield f"{path}, {name!r}", {"clip_id": name, **row} if isinstance(row, dict) else row
+      texts = {keys.texts[0]: row} if isinstance(row, list) else row
+      yield f"{path}, {name!r}", {keys.ids[0]: name, **texts} if isinstance(texts, dict) else texts
   elif isinstance(rows, list):
     yield from ((f"{path}, entry {number}", row) for number, row in enumerate(rows, 1))
   else:

@@ -18,6 +18,7 @@ from clipvip_jax.utils.errors import UserError
 _T = TypeVar("_T")
 # Control characters (terminals obey them, many programs stop at NUL) and lone surrogates, which UTF-8 cannot encode.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+MAX_SECONDS = 1e8  # of a time within a video
 # Items are serialised under these names. Digests of annotations, which corpora store, depend on them.
 _JSON_NAMES = {"missing_texts": "lacking"}
 
@@ -114,6 +115,26 @@ def check_id(name: Any, where: str) -> str:
       f"{where}: an id or path must be a non-empty string without control characters, got {_describe(name)}"
     )
   return name
+
+
+def check_seconds(value: Any, name: str, where: str) -> float:
+  """Returns a time in seconds.
+
+  Args:
+    value: From a JSON file.
+    name: Its field, for the error message.
+    where: Its location, for the error message.
+
+  Raises:
+    UserError: It is not a number from 0 to MAX_SECONDS.
+  """
+  if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SECONDS:
+    hint = "; write it without quotation marks" if isinstance(value, str) else ""
+    raise UserError(
+      f"{where}: {name} must be seconds from 0 to {MAX_SECONDS:g}, got {'the string ' if hint else ''}"
+      f"{excerpt(value)}{hint}"
+    )
+  return float(value)
 
 
 def safe_join(folder: str | os.PathLike[str], name: Any, where: str) -> str:

@@ -15,14 +15,13 @@ from etils import epath
 from clipvip_jax.data.engine import bad_lines, storage
 from clipvip_jax.data.engine.builder import CorpusBuilder
 from clipvip_jax.data.engine.corpus_config import CorpusConfig
-from clipvip_jax.data.engine.items import Item, check_id, clean_text, clean_texts
+from clipvip_jax.data.engine.items import Item, check_id, check_seconds, clean_text, clean_texts
 from clipvip_jax.data.engine.json_files import excerpt, read_json_lines
 from clipvip_jax.data.engine.text_hash import find_repeated, hash_text
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import real_path
 from clipvip_jax.utils.log import log
 
-_MAX_SECONDS = 1e8
 _REMOTE_SCHEMES = ("gs://", "s3://")
 _FIELDS = ("video", "text", "caption", "subtitle", "start", "end", "split", "id")
 
@@ -143,7 +142,7 @@ def _item(row: dict[str, Any], where: str, folder: epath.Path) -> Item:
   video = check_id(row.get("video"), f"{where}, video")
   if "://" in video and not video.startswith(_REMOTE_SCHEMES):
     raise UserError(f"{where}: {video[:80]!r} is not readable; download it, or use {' or '.join(_REMOTE_SCHEMES)}")
-  start, end = (_seconds(row, name, where) for name in ("start", "end"))
+  start, end = (None if row.get(name) is None else check_seconds(row[name], name, where) for name in ("start", "end"))
   if end is not None and end <= (start or 0):
     raise UserError(f"{where}: end={end:g} must be greater than start={start or 0:g}")
   span = "" if start is None and end is None else f"@{start or 0:g}-{'' if end is None else f'{end:g}'}"
@@ -158,19 +157,6 @@ def _item(row: dict[str, Any], where: str, folder: epath.Path) -> Item:
     start=start,
     end=end,
   )
-
-
-def _seconds(row: dict[str, Any], name: str, where: str) -> float | None:
-  value = row.get(name)
-  if value is None:
-    return None
-  if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_SECONDS:
-    raise UserError(f"{where}: {name} must be seconds from 0 to {_MAX_SECONDS:g}, got {_describe(value)}")
-  return float(value)
-
-
-def _describe(value: Any) -> str:
-  return f"the string {excerpt(value)}; write it without quotation marks" if isinstance(value, str) else excerpt(value)
 
 
 def _split_name(name: Any, where: str) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 
 import corpora
+import protocols
 import pytest
 
 from clipvip_jax.data.engine.coverage import SKIPPED_FILE
@@ -79,6 +80,11 @@ def test_train_has_all_captions_and_1ka_has_one(built):
   assert not any(record["subtitle"] or record["caption"] for record in records)
 
 
+def test_1ka_has_one_query_per_clip(built):
+  queries = {name: [f"query, {name}"] for name in TEST}
+  protocols.check_evaluation(built, {"test": queries}, ("text_to_video", "video_to_text"))
+
+
 def test_skipped_clips_are_counted_and_listed(built):
   counts = built.info.metadata["coverage"]
   assert {key: counts["train"][key] for key in ("expected", "found", "missing", "undecodable")} == {
@@ -114,6 +120,8 @@ def test_full_has_the_owners_splits(videos, tmp_path):
     "train": TRAIN[:4], "validation": TRAIN[4:], "test": TEST,
   }  # fmt: skip
   assert all(clips[name] == captions(name) for clips in found.values() for name in clips)
+  directions = ("text_to_video", "video_to_text", "video_to_text_grouped")
+  protocols.check_evaluation(builder, {"test": {name: captions(name) for name in TEST}}, directions)
 
 
 def plan(folder, config="9k", **options):
@@ -164,6 +172,29 @@ def test_checks_official_sizes(tmp_path):
   write_lists(tmp_path, train, test[:-1])
   with pytest.raises(UserError, match=r"test has 999 clips, officially 1000.*--check_sizes=false$"):
     plan(tmp_path, check_sizes=True)
+
+
+@pytest.mark.slow
+def test_checks_official_sizes_of_the_other_protocols(tmp_path):
+  """7,010 training videos with 1k-A; the owner's 6,513, 497 and 2,990."""
+  videos = [f"video{n}" for n in range(10_000)]
+  splits = dict.fromkeys(videos[:6513], "train") | dict.fromkeys(videos[6513:7010], "validate")
+  splits |= dict.fromkeys(videos[7010:], "test")
+  write_captions(tmp_path / "MSRVTT_data.json", splits, count=1)
+  write_lists(tmp_path, videos[:7010], videos[7010:8010], "7k")
+  sizes = {
+    config: {split: len(items) for split, items in plan(tmp_path, config, check_sizes=True).items()}
+    for config in ("7k", "full")
+  }
+  assert sizes == {"7k": {"train": 7010, "test": 1000}, "full": {"train": 6513, "validation": 497, "test": 2990}}
+  write_lists(tmp_path, videos[:7009], videos[7010:8010], "7k")
+  write_captions(tmp_path / "MSRVTT_data.json", splits | {"video0": "test"}, count=1)
+  for config, words in (
+    ("7k", "train has 7009 clips, officially 7010"),
+    ("full", "train has 6512 clips, officially 6513; test has 2991 clips, officially 2990"),
+  ):
+    with pytest.raises(UserError, match=words):
+      plan(tmp_path, config, check_sizes=True)
 
 
 GOOD = {"videos": [{"video_id": "video0", "split": "train"}], "sentences": [{"video_id": "video0", "caption": "c"}]}

@@ -3,7 +3,7 @@
 import pytest
 from ml_collections import ConfigDict
 
-from clipvip_jax.configs import post_pretrain
+from clipvip_jax.configs import msrvtt, post_pretrain
 from clipvip_jax.evaluation.evaluation_config import EvaluationOptions, evaluation_config
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights.sources import Weights
@@ -28,6 +28,26 @@ def test_recipe_of_the_corpus():
   assert data("didemo")[1:] == (12, 50) and data("didemo", patch_size=16)[1:] == (12, 70)
   assert data("activitynet_captions")[1:] == (32, 70)
   assert resolve("activitynet_captions").evaluate.final_splits == ("validation",)
+
+
+def test_protocol_and_splits_of_the_corpus_and_its_configuration():
+  def of(dataset, **options):
+    config = resolve(dataset, **options)
+    return config.data.config, config.evaluate.final_splits, config.evaluate.protocol
+
+  assert of("msrvtt/full", patch_size=16) == ("full", ("test",), "multi")
+  assert of("msrvtt/full-fps_3") == ("full-fps_3", ("test",), "multi")
+  assert of("msrvtt/full", protocol="single") == ("full", ("test",), "single")
+  assert of("msrvtt/7k") == ("7k", ("test",), "single")
+  assert of("msvd") == of("vatex") == ("default", ("test",), "multi")
+  assert of("youcook2/full") == ("full", ("validation",), "single")
+  assert data("msvd") == ("default", 12, 32)
+  for variant, protocols in (
+    ("", {"full": "multi", "7k": "single"}),
+    ("full_protocol", {"full": "multi", "9k": "multi"}),
+  ):
+    for name, protocol in protocols.items():
+      assert of(f"msrvtt/{name}", run=msrvtt.get_config(variant)) == (name, ("test",), protocol), (variant, name)
 
 
 def test_corpus_without_recipe_takes_the_base_and_counts_no_captions():

@@ -13,7 +13,11 @@ from clipvip_jax.evaluation.published_results import published_rows
     ("didemo/default/1.0.0", "test", 4),
     ("activitynet_captions/default/1.0.0", "validation", 4),
     ("lsmdc/default/1.0.0", "test", 4),
-    ("msrvtt/full/1.0.0", "test", 0),
+    ("msrvtt/full/1.0.0", "test", 2),
+    ("msvd/default/1.0.0", "test", 4),
+    ("vatex/default-fps_6/1.0.0", "test", 2),
+    ("youcook2/default/1.0.0", "validation", 2),
+    ("youcook2/full/1.0.0", "validation", 0),
     ("msrvtt/9k/1.0.0", "train", 0),
     ("webvid/default/1.0.0", "validation", 0),
   ],
@@ -31,3 +35,13 @@ def test_figures_are_fractions_of_the_named_setting():
   assert recalls["fine-tuned", "B/16", "dsl", "text_to_video"] == [0.577, 0.805, 0.882]
   assert recalls["fine-tuned", "B/32", "plain", "video_to_text"] == [0.491, 0.762, 0.84]
   assert recalls["zero-shot", "B/16", "plain", "text_to_video"] == [0.317, 0.538, 0.632]
+
+
+def test_rows_of_other_methods_name_them_and_rank_groups_of_captions():
+  rows = published_rows("msvd/default/1.0.0", "test")
+  assert {(row["model"], row["direction"]): row["R@1"] for row in rows} == {
+    ("CLIP4Clip B/32", "text_to_video"): 0.462,
+    ("CLIP4Clip B/32", "video_to_text_grouped"): 0.62,
+    ("CLIP2Video B/32", "text_to_video"): 0.47,
+    ("CLIP2Video B/32", "video_to_text_grouped"): 0.587,
+  }

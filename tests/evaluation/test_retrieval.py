@@ -2,16 +2,14 @@
 
 import fractions
 import math
-import statistics
 
 import numpy as np
 import pytest
 from numeric import assert_close
+from retrieval_oracle import METRICS, slow_directions, slow_grouped_ranks, slow_text_ranks, slow_video_ranks
 
 from clipvip_jax.evaluation import retrieval
 from clipvip_jax.utils.errors import UserError
-
-METRICS = ("R@1", "R@5", "R@10", "median_rank", "mean_rank")
 
 
 def as_row(metrics):
@@ -29,50 +27,6 @@ def test_every_reference_metric(golden):
     metrics = retrieval.evaluate(reference[f"{case}/similarity"], reference.get(f"{case}/labels"))
     direction = {"t2v": "text_to_video", "v2t": "video_to_text"}[direction]
     assert as_row(metrics[kind][direction]) == reference[name].tolist(), name
-
-
-def slow_text_ranks(similarity, labels):
-  ranks = []
-  for row, label in zip(similarity, labels, strict=True):
-    ranks.append(1 + sum(1 for video, score in enumerate(row) if video != label and score >= row[label]))
-  return ranks
-
-
-def slow_video_ranks(similarity, labels):
-  ranks = []
-  for video in range(len(similarity[0])):
-    own = [row[video] for row, label in zip(similarity, labels, strict=True) if label == video]
-    others = [row[video] for row, label in zip(similarity, labels, strict=True) if label != video]
-    if own:
-      ranks.append(min(1 + sum(1 for other in others if other >= score) for score in own))
-  return ranks
-
-
-def slow_grouped_ranks(similarity, labels):
-  ranks = []
-  for video in sorted(set(labels)):
-    closest = {
-      other: max(row[video] for row, label in zip(similarity, labels, strict=True) if label == other)
-      for other in set(labels)
-    }
-    ranks.append(1 + sum(1 for other in closest if other != video and closest[other] >= closest[video]))
-  return ranks
-
-
-def slow_directions(similarity, labels):
-  directions = {
-    "text_to_video": slow_metrics(slow_text_ranks(similarity, labels)),
-    "video_to_text": slow_metrics(slow_video_ranks(similarity, labels)),
-  }
-  if len(set(labels)) < len(labels):
-    directions["video_to_text_grouped"] = slow_metrics(slow_grouped_ranks(similarity, labels))
-  return directions
-
-
-def slow_metrics(ranks):
-  median = statistics.median(ranks)
-  recalls = [sum(rank <= k for rank in ranks) / len(ranks) for k in (1, 5, 10)]
-  return dict(zip(METRICS, [*recalls, median, 1 + sum(rank - 1 for rank in ranks) / len(ranks)], strict=True))
 
 
 def slow_dual_softmax(similarity):

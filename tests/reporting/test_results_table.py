@@ -111,6 +111,17 @@ def test_published_rows_stand_beneath_with_a_dash_for_ranks():
   assert sum(row.startswith("B/32 fine-tuned, dual softmax ") for row in rows) == 1
 
 
+def test_long_labels_of_published_rows_widen_the_first_column():
+  published = published_results.published_rows("msvd/default/1.0.0", "test")
+  metrics = split_metrics()
+  lines = results_table.format_split("test", metrics, published).splitlines()
+  title = next(line for line in lines if "R@1" in line)
+  end = title.index("R@1") + len("R@1")
+  cells = {line[: end - 6].strip(): line[end - 6 : end].strip() for line in lines}
+  assert cells["Text to video"] == f"{100 * metrics['plain']['text_to_video']['R@1']:.1f}"
+  assert cells["CLIP2Video B/32 fine-tuned, video to text, grouped"] == "58.7"
+
+
 def test_spread_table_keeps_wide_cells_apart():
   runs = [{kind: metrics[kind] for kind in ("plain", "dsl")} for metrics in (split_metrics(s) for s in (0, 1))]
   runs[0]["plain"]["text_to_video"]["mean_rank"], runs[1]["plain"]["text_to_video"]["mean_rank"] = 1000.0, 1500.0

@@ -1,0 +1,33 @@
+"""Fine-tuning and evaluation on MSVD: 1,200 training videos, tested with all captions of 670 videos.
+
+Text length, frames and passes over the captions are those of CLIP4Clip, the rest is CLIP-ViP's fine-tuning. Each epoch
+draws one of about 40 captions per video, so 200 epochs equal 5 passes over all captions. The best checkpoint is
+selected on the validation split.
+
+Variants: b32 (default), b16, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
+"""
+
+from ml_collections import ConfigDict
+
+from clipvip_jax.configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+  """Returns the recipe with the comma-separated variants of `arg` applied in order."""
+  config = common.fine_tuning()
+  config.data.update({"name": "msvd", "config": "default", "text_length": 32})
+  config.train.update({"epochs": 200, "eval_every": 100, "checkpoint_every": 100})  # steps: ten epochs
+  config.evaluate.protocol = "multi"
+  return common.apply_variants(config, arg, VARIANTS)
+
+
+def b32(config: ConfigDict) -> None:
+  """ViT-B/32, the default: changes nothing."""
+
+
+def b16(config: ConfigDict) -> None:
+  """ViT-B/16 with the hyper-parameters of B/32."""
+  common.fine_tuning_b16(config)
+
+
+VARIANTS = {"b32": b32, "b16": b16, **common.FINE_TUNING_VARIANTS}
