@@ -59,7 +59,10 @@ def test_crop_applies_to_the_model_and_to_the_corpus(corpora, clip, monkeypatch)
     ({"protocol": "many"}, "--protocol='many' .*single, multi"),
     ({"batch_size": 12}, "--batch_size=12 .*8"),
     ({"dataset": "msrvtt/8k"}, r"'8k'.*9k, full.*--data_dir"),
-    ({"dataset": "msrvtt/full"}, r"9 of 19 clips have several queries, first 'clip1' with 2; --protocol=multi"),
+    (
+      {"dataset": "msrvtt/full", "protocol": "single"},
+      r"9 of 19 clips have several queries, first 'clip1' with 2; --protocol=multi",
+    ),
     ({"dtype": "float8"}, "dtype='float8' .*float32, bfloat16"),
     ({"temporal": "max"}, "temporal='max'"),
     ({"tokenizer": "clip"}, r"tokenizer 'clip' has 49408 tokens, the weights of .* have 100; use the tokenizer"),
