@@ -7,6 +7,7 @@ of ASF and MPEG transport streams, packs of MPEG program streams, clusters of Ma
 import contextlib
 import math
 import os
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -26,6 +27,7 @@ from clipvip_jax.input_pipeline.matroska_elements import (
 Walk = Callable[[ByteFile, int], Iterator[tuple[int, bool]]]
 
 _WINDOW, _CHUNK = 2**16, 2**20  # bytes
+_CHUNK_HEADER = struct.Struct("<4sI")  # of AVI
 _CRC32_HEADER = bytes((CRC32, 0x84))  # of four bytes
 _OGG_HEADER, _OGG_BEGINS, _OGG_ENDS = 27, 2, 4  # bytes; flags
 _FLV_TAGS = (8, 9, 15, 18)  # sound, pictures, scripts
@@ -182,6 +184,9 @@ def _avi(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
   """Chunks, from the one whose content begins at a position."""
   begin, kind, is_padded = position - 8, b"", False
   while begin + 8 <= file.size:
+    if (last := _last_stream_chunk(file, begin)) > begin:
+      begin, is_padded = last, False
+      yield begin, True
     header, previous = file.read(begin, 12), kind
     if is_padded and not _is_stream_chunk(header):
       unpadded = file.read(begin - 1, 12)  # some writers omit the padding
@@ -199,6 +204,17 @@ def _avi(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
       yield begin - size, False
       return
     yield begin, True
+
+
+def _last_stream_chunk(file: ByteFile, begin: int) -> int:
+  """Returns the begin of the last of the chunks of streams that follow each other from `begin` on, in one window."""
+  window, position, last = file.read(begin, _WINDOW), 0, 0
+  while position + 8 <= len(window):
+    kind, size = _CHUNK_HEADER.unpack_from(window, position)
+    if not _is_stream_chunk(kind):
+      break
+    last, position = position, position + 8 + size + size % 2
+  return begin + last
 
 
 def _is_fourcc(header: bytes) -> bool:

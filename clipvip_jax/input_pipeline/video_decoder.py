@@ -5,7 +5,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -139,11 +139,10 @@ def _decode_pictures(
     skipped = None if structure or has_index else SkippedBytes(interval)
     file_end = functools.partial(last_packet_end, path)
     stats = DecodeStats(interval, structure=structure, skipped=skipped, file_end=file_end)
-    converter: FrameConverter | None = None
+    converter, empty_alpha = cast("FrameConverter | None", None), container.format.name != "avi"
 
     def picture(seconds: float, frame: "VideoFrame", next_seconds: float) -> Picture:
       nonlocal converter
-      empty_alpha = container.format.name != "avi"
       converter = converter or FrameConverter(frame.width, frame.height, empty_alpha=empty_alpha, path=path)
       return Picture(seconds, max(0.0, next_seconds - seconds), functools.partial(converter.to_rgb, frame))
 
