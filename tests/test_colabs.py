@@ -13,9 +13,12 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from project_paths import ROOT
 
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REPOSITORY = PYPROJECT["urls"]["Repository"]  # the one address of the project
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -25,11 +28,6 @@ def code_cells(path):
 
 def install_cell():
   return code_cells(NOTEBOOKS[0])[0].source
-
-
-def repository():
-  """The one address of the project."""
-  return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 
 def test_notebooks_are_the_expected_three():
@@ -44,12 +42,12 @@ def test_notebook_has_no_stored_outputs_and_the_common_install_cell(path):
 
 
 def test_install_cell_clones_from_the_address_in_pyproject():
-  assert f'"{repository()}"' in install_cell()
+  assert f'"{REPOSITORY}"' in install_cell()
 
 
 @each_notebook
 def test_readme_has_a_badge_that_opens_the_notebook_from_the_address_in_pyproject(path):
-  owner_and_name = repository().removeprefix("https://github.com/")
+  owner_and_name = REPOSITORY.removeprefix("https://github.com/")
   link = f"https://colab.research.google.com/github/{owner_and_name}/blob/main/colabs/{path.name}"
   assert f"(https://colab.research.google.com/assets/colab-badge.svg)]({link})" in (ROOT / "README.md").read_text()
 
@@ -117,7 +115,7 @@ def test_installation_fits_the_runtime(install, versions, backend, accelerator, 
 
 
 def test_extras_of_the_installation_are_defined():
-  extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+  extras = PYPROJECT["optional-dependencies"]
   assert {name: extras[name] for name in ("cuda", "cuda12", "tpu")} == {
     "cuda": ["jax[cuda13]"],
     "cuda12": ["jax[cuda12]"],
@@ -251,8 +249,10 @@ def committed(tmp_path_factory):
   return folder
 
 
-def newest_python():
-  """Python 3.13, which Colab runs, if it starts; else this one."""
+def colab_python():
+  """Python 3.13, which Colab runs, if it starts and the project accepts it; else this one."""
+  if not SpecifierSet(PYPROJECT["requires-python"]).contains("3.13.0"):
+    return sys.executable
   code = "import sys, ensurepip; print(sys.executable)"
   environ = {**os.environ, "PYENV_VERSION": "3.13"}  # pyenv's commands run the versions that it selects only
   try:
@@ -265,7 +265,7 @@ def newest_python():
 @pytest.mark.slow
 def test_install_cell_in_a_fresh_environment(committed, tmp_path):
   """The cell clones and installs as on Colab: JAX is preinstalled in an older version that the project accepts."""
-  subprocess.run([newest_python(), "-m", "venv", "venv"], cwd=tmp_path, check=True)
+  subprocess.run([colab_python(), "-m", "venv", "venv"], cwd=tmp_path, check=True)
   bin_folder = tmp_path / "venv" / "bin"
   pip = [bin_folder / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
   subprocess.run([*pip, "ipykernel", "jax==0.10.2", "jaxlib==0.10.2"], check=True)
@@ -278,7 +278,7 @@ def test_install_cell_in_a_fresh_environment(committed, tmp_path):
   cell = tmp_path / "cell.ipy"
   cell.write_text("\n".join([install_cell(), *checks]))
   environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYENV_VERSION")}
-  environ |= {"CLIPVIP_JAX_REPOSITORY": committed.as_uri(), "JAX_PLATFORMS": "cpu", "HOME": str(tmp_path)}
+  environ |= {"CLIPVIP_JAX_REPOSITORY": committed.as_uri(), "JAX_PLATFORMS": "cpu", "IPYTHONDIR": str(tmp_path)}
   done = subprocess.run(
     [bin_folder / "ipython", "--no-banner", "--colors=NoColor", cell],
     cwd=tmp_path,
