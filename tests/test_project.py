@@ -75,6 +75,21 @@ def test_relative_links_point_to_existing_files(page):
   assert not missing, f"{page.name} links to missing files: {missing}"
 
 
+def anchors(page):
+  """Anchors of a page's headings, as GitHub and MkDocs derive them."""
+  headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+  return {re.sub(r"[^\w\s-]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_anchors_of_links_are_headings(page):
+  links = re.findall(r"\]\(([\w./-]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+  missing = [
+    f"{name}#{anchor}" for name, anchor in links if anchor not in anchors((page.parent / name) if name else page)
+  ]
+  assert not missing, f"{page.name} links to missing headings: {missing}"
+
+
 def test_paths_mentioned_in_documentation_and_code_exist():
   sources = [path for top in PACKAGES for path in (ROOT / top).rglob("*.py")]
   tops = "|".join((*PACKAGES, "tests", "docs", "colabs"))

@@ -1,0 +1,293 @@
+"""Commands and snippets of the documentation run, in small; those that cannot are listed, each with its reason.
+
+All run in one folder in which earlier commands leave what later ones read, as for a reader. What makes them small:
+
+- SMALLER replaces the demo by the smoke variant, and recipes for full-size models by the same with the smoke model.
+- `place` writes the files that a user has: a miniature of MSR-VTT, a corpus of subtitles, weights, a manifest.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import corpora
+import documented_commands
+import numpy as np
+import pytest
+import written_corpus
+from project_paths import ROOT
+
+from clipvip_jax import convert
+from clipvip_jax.data.moving_shapes.moving_shapes_dataset_builder import Builder as MovingShapes
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SMALLER = {
+  "configs/post_pretrain.py:demo": "configs/post_pretrain.py:smoke",
+  "configs/data_scale.py ": "configs/data_scale.py:smoke ",
+  "configs/msrvtt.py:b32": "small_msrvtt.py:b32",
+  "moving_shapes/demo": "moving_shapes/smoke",
+  "moving_shapes_videos/demo": "moving_shapes_videos/smoke",
+  "--workers=8": "--workers=1",
+}
+SMALL_MSRVTT = """
+from clipvip_jax.configs import msrvtt, post_pretrain
+
+def get_config(arg=None):
+  config, small = msrvtt.get_config(arg), post_pretrain.get_config("smoke")
+  with config.unlocked():
+    config.model = small.model
+    config.data.update({"num_frames": 6, "text_length": 28, "tokenizer": "build/demo/tokenizer.json"})
+    config.train.update({"batch_size": 8, "epochs": 0, "num_steps": 2, "eval_every": 2, "checkpoint_every": 2})
+    config.evaluate.update({"batch_size": 8, "num_examples": 1})
+    config.host.update({"num_workers": 0, "log_every": 1})
+  return config
+"""
+
+
+@dataclasses.dataclass(eq=False)
+class Run:
+  """Commands that match `pattern` run, after `replaced`, with additional `flags`."""
+
+  pattern: str
+  flags: str = ""
+  replaced: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(eq=False)
+class Listed:
+  """Commands that match `pattern` cannot run here. Their flags are parsed; of make, targets and prerequisites are."""
+
+  pattern: str
+  reason: str
+
+
+OFFICIAL = "--check_sizes=false"  # a miniature does not have the official sizes
+# In this order: later commands read what earlier ones wrote.
+RULES = (
+  Run(r"make help"),
+  Run(r"\S+ -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=build/demo "),
+  Run(r"\S+ -m clipvip_jax.embed --model=build/demo "),
+  Run(r"\S+ -m clipvip_jax.search --index=videos.safetensors "),
+  Run(r"\S+ -m clipvip_jax.evaluate --model=build/demo "),
+  Run(r"\S+ -m clipvip_jax.evaluate --embeddings=build/measured "),
+  Run(r"\S+ -m clipvip_jax.compare "),
+  Run(r"\S+ -m clipvip_jax.convert build/demo exports/demo"),
+  Run(r"\S+ -m clipvip_jax.language_gap moving_shapes/", "--data_dir=texts", {"=RUN": "=build/demo"}),
+  Run(r"\S+ -m clipvip_jax.data_tool (check|build) msrvtt ", OFFICIAL),
+  Run(r"\S+ -m clipvip_jax.data_tool show msrvtt "),
+  Run(r"\S+ -m clipvip_jax.data_tool throughput msrvtt ", "--batch_size=4 --seconds=0.1"),
+  Run(r"\S+ -m clipvip_jax.main --config=configs/msrvtt.py:b32 --workdir=FINE .*pretrain_clipvip_base_32.pt"),
+  Run(r"\S+ -m clipvip_jax.main .*msrvtt.py:b32 .*init_from=DIR", "", {"FINE": "TUNED", "=DIR": "=build/demo"}),
+  Run(r"\S+ -m clipvip_jax.evaluate .*--dataset=msrvtt "),
+  Run(r"\S+ -m clipvip_jax.language_gap hdvila:", "--model=build/demo"),
+  Run(r"\S+ -m clipvip_jax.data_tool build mine.jsonl "),
+  Run(
+    r"\S+ -m clipvip_jax.main .*--config.data.name=video_manifest",
+    "--config.train.num_steps=2 --config.train.eval_every=2 --config.train.batch_size=8 --config.data.prepare=False",
+    {"post_pretrain.py ": "post_pretrain.py:smoke "},
+  ),
+  Run(r"\S+ -m clipvip_jax.study .*data_scale.py", "--only=100%"),
+  Listed(r"make ", "starts long runs, complete tests or installations"),
+  Listed(r"\S+ -m benchmarks\.", "measures for minutes, or compares with PyTorch"),
+  Listed(r"\S+ -m launch\.", "needs a cluster; tests/launch/test_launchers.py runs it with --dry-run"),
+  Listed(r"\S+ -m clipvip_jax.preflight ", "compiles a full-size step for minutes; tests/commands/test_preflight.py"),
+  Listed(r"\S+ -m clipvip_jax.main .*=NAME ", "names placeholders"),
+  Listed(r"tensorboard ", "serves until it is stopped"),
+  Listed(r"pip install ", "downloads JAX for an accelerator"),
+)
+
+
+def pages():
+  return {page: documented_commands.read_page(page.read_text(encoding="utf-8")) for page in PAGES}
+
+
+def commands():
+  """{command: page} of all pages, in the order of the pages."""
+  found = {}
+  for page, (page_commands, _, _) in pages().items():
+    for command in page_commands:
+      found.setdefault(command, str(page.relative_to(ROOT)))
+  return found
+
+
+def rule_of(command):
+  return next((rule for rule in RULES if re.match(rule.pattern, command)), None)
+
+
+def test_every_command_runs_here_or_is_listed_with_a_reason():
+  missing = [f"{page}: {command}" for command, page in commands().items() if rule_of(command) is None]
+  assert not missing, "add a rule to RULES in tests/test_documented_commands.py for:\n" + "\n".join(missing)
+
+
+def test_every_rule_is_of_a_command():
+  used = {rule_of(command) for command in commands()}
+  assert [rule.pattern for rule in RULES if rule not in used] == []
+
+
+def test_commands_are_found_in_all_kinds_of_code():
+  page = """Run `python -m a.b x=1`, `make all`, or `make`, as `a.b` does, or `python -m a.b`:
+
+    python -m a.b --flag='x y' \\
+      --other   # a comment
+    FIELD=1 pip install c
+
+```bash
+tensorboard --logdir=x
+```
+
+```python
+import d
+```
+
+- an item
+    continued, no code
+"""
+  found, snippets, others = documented_commands.read_page(page)
+  assert found == [
+    "python -m a.b '--flag=x y' --other",
+    "FIELD=1 pip install c",
+    "tensorboard --logdir=x",
+    "python -m a.b x=1",
+    "make all",
+  ]
+  assert snippets == ["import d"] and others == []
+
+
+class Parsed(Exception):
+  """The flags of a command were accepted."""
+
+
+@pytest.fixture
+def parse_only(monkeypatch):
+  """Commands end with Parsed where they have parsed their flags."""
+  original = argparse.ArgumentParser.parse_known_args
+
+  def parse_known_args(*args, **kwargs):
+    options, rest = original(*args, **kwargs)
+    if rest:
+      return options, rest  # an error of the caller, or of what it passes them to
+    raise Parsed
+
+  monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_known_args)
+
+
+def start(words):
+  """Runs the module of a command in this process, as `python -m` does."""
+  module = importlib.import_module(words[2])
+  assert hasattr(module, "main"), f"{words[2]} is no command"
+  sys.argv = words[2:]
+  return module.main(words[3:]) if inspect.signature(module.main).parameters else module.main()
+
+
+PARSE_MAIN = "import sys; from clipvip_jax import main; main.parse_flags(sys.argv)"
+
+
+@pytest.mark.slow
+def test_flags_of_commands_that_are_only_listed_are_accepted(parse_only, monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["python"])
+  for command in [command for command in commands() if isinstance(rule_of(command), Listed)]:
+    words = shlex.split(command)
+    if words[0] == "make":
+      subprocess.run([*words, "--dry-run"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    elif words[:3] == ["python", "-m", "clipvip_jax.main"]:
+      subprocess.run([sys.executable, "-c", PARSE_MAIN, *words[3:]], cwd=ROOT, check=True)
+    elif words[:2] == ["python", "-m"] and "argparse" in inspect.getsource(importlib.import_module(words[2])):
+      with pytest.raises(Parsed):
+        start(words)
+
+
+def write_user_files(folder):
+  """Writes what a reader of the documentation has: recipes, MSR-VTT, subtitles and a manifest with its videos."""
+  (folder / "configs").symlink_to(ROOT / "configs")
+  (folder / "small_msrvtt.py").write_text(SMALL_MSRVTT)
+  raw = folder / "MSRVTT"
+  for number in range(12):
+    corpora.write_video(raw / "videos" / f"video{number}.mp4", count=12, fps=6, seed=number)
+  rows = [
+    {"clip_id": f"video{number}", "text": [f"square {20 * number + n}" for n in range(20)]} for number in range(12)
+  ]
+  corpora.write_lines(raw / "train9k.jsonl", rows[:8])
+  corpora.write_lines(raw / "test1ka.jsonl", [{**row, "text": row["text"][0]} for row in rows[8:]])
+  # More texts than the smoke corpus has: the language gap needs a hundred of each kind.
+  texts = [{"subtitle": f"and now the {number}th", "description": [f"a square {number}"]} for number in range(128)]
+  records = [{"id": str(number), "frames": [b""], **text} for number, text in enumerate(texts)]
+  written_corpus.write(folder / "corpora", records, name="hdvila", config="default")
+  version = str(MovingShapes.VERSION)
+  written_corpus.write(folder / "texts", records, name="moving_shapes", config="smoke", version=version)
+
+
+def write_manifest(folder):
+  """Writes the example of docs/data.md and its videos, and lines for a batch of training clips."""
+  (example,) = (block for block in pages()[ROOT / "docs" / "data.md"][2] if block[0].startswith('{"video"'))
+  rows = [json.loads(line) for line in example]
+  spoken = {"start": 0, "end": 2, "subtitle": "look, it jumps", "caption": "a cat on a table"}
+  rows += [{**rows[0], **spoken, "video": f"cats/{number}.mp4"} for number in range(4, 12)]
+  corpora.write_lines(folder / "mine.jsonl", rows)
+  for row in rows:
+    (folder / row["video"]).parent.mkdir(exist_ok=True)
+    if row["video"].endswith(".webm"):
+      corpora.encode(folder / row["video"], corpora.moving_frames(132), "libvpx", rate=6)
+    else:
+      corpora.write_video(folder / row["video"])
+
+
+def shorten(command, rule):
+  for old, new in {**SMALLER, **rule.replaced}.items():
+    command = command.replace(old, new)
+  return f"{command} {rule.flags}".strip()
+
+
+def run(words, folder):
+  """Runs a command in `folder`, the current one; training in a process of its own, since its flags are global."""
+  if words[:2] == ["python", "-m"] and words[2] != "clipvip_jax.main":
+    start(words)
+  else:
+    words = [sys.executable, *words[1:]] if words[0] == "python" else words
+    cwd = ROOT if words[0] == "make" else folder
+    done = subprocess.run(words, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+  for word in words:
+    if output := re.fullmatch(r"--(?:workdir|out|html|plot)=(.+)", word):
+      assert (folder / output[1]).exists(), f"{word} was not written"
+
+
+def run_snippet(code, capsys):
+  for old, new in SMALLER.items():
+    code = code.replace(old, new)
+  capsys.readouterr()
+  exec(compile(code, "a snippet of the documentation", "exec"), {})
+  return capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.unoptimized
+def test_documented_commands_run(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "argv", ["python"])
+  write_user_files(tmp_path)
+  write_manifest(tmp_path)
+  by_rule = {rule: [command for command in commands() if rule_of(command) is rule] for rule in RULES}
+  for rule in [rule for rule in RULES if isinstance(rule, Run)]:
+    for command in dict.fromkeys(shorten(command, rule) for command in by_rule[rule]):
+      try:
+        run(shlex.split(command), tmp_path)
+      except BaseException as error:
+        error.add_note(f"in: {command}")
+        raise
+      if "--workdir=build/demo " in command:
+        weights = tmp_path / "weights"
+        weights.mkdir()
+        shutil.copy(tmp_path / "build" / "demo" / "tokenizer.json", weights)
+        convert.main(["build/demo", str(weights / "pretrain_clipvip_base_32.pt")])
+  snippets = [code for _, page_snippets, _ in pages().values() for code in page_snippets]
+  assert snippets
+  printed = [run_snippet(code, capsys) for code in snippets]
+  assert np.abs(float(printed[0].strip().strip("[]"))) <= 1  # the similarity of the README's first example
