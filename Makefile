@@ -1,6 +1,11 @@
 # `make demo` and `make test` run from a bare clone: they create .venv and install the pinned packages. A second call
 # reuses both. PYTHON=python3.12 selects another interpreter; use another VENV for it.
-PYTHON ?= python3.11
+SUPPORTED := python3.13 python3.12 python3.11
+# All Pythons that pyenv has installed run under their names, newest first.
+export PYENV_VERSION := $(or $(PYENV_VERSION),$(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.1[1-3]\.[0-9]+$$' | sort -rV | paste -sd: -))
+# The newest that runs: a shim of pyenv may exist without its Python.
+PYTHON ?= $(shell export PYENV_VERSION=$(PYENV_VERSION); \
+  for name in $(SUPPORTED); do $$name -c '' 2>/dev/null && break; done; echo $$name)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -48,24 +53,28 @@ format: $(INSTALLED) ## Fix what the linters can fix.
 docs: $(DOCS_INSTALLED) ## Render docs/ and the API reference to build/site; warnings are errors.
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --site-dir $(BUILD)/site
 
+# Creates an environment in a folder, unless it holds one.
+create_venv = @python=$(PYTHON); test ! -x $(1)/bin/python || python=$(1)/bin/python; \
+  $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || \
+  { echo "$$python is missing or unsupported: install Python 3.11, 3.12 or 3.13, or run make PYTHON=/path/to/python VENV=.venv_new"; exit 2; }; \
+  test -x $(1)/bin/python || $$python -m venv $(1)
+
 $(INSTALLED): requirements.lock pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or 3.12, or run make PYTHON=/path/to/python"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(call create_venv,$(VENV))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 # The documentation has its own environment, since its tools are not part of the lock.
 $(DOCS_INSTALLED): requirements-docs.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or 3.12, or run make PYTHON=/path/to/python"; exit 1; }
-	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	$(call create_venv,$(DOCS_VENV))
 	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	touch $@
 
 lock: $(INSTALLED) ## Resolve requirements.txt again, for every supported Python and platform.
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade --no-header --no-annotate --no-emit-find-links --no-emit-index-url requirements-dev.txt -o requirements.lock
-	sed -i '1i # Resolved from requirements.txt and requirements-dev.txt by `make lock`, for Python 3.11 and 3.12.' requirements.lock
+	sed -i '1i # Resolved from requirements.txt and requirements-dev.txt by `make lock`, for Python 3.11 to 3.13.' requirements.lock
 
 clean: ## Delete build/ and the environment.
 	rm -rf $(BUILD) $(VENV)

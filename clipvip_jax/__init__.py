@@ -1,6 +1,13 @@
 """CLIP-ViP in JAX and Flax: adapting image-text models to video (Xue et al., ICLR 2023, arXiv 2209.06430)."""
 
+import sys
 from typing import Any
+
+# A command stops here on an unsupported Python, where packages are missing. Launchers run where nothing is installed.
+if sys.argv[:1] == ["-m"] and not (3, 11) <= sys.version_info[:2] <= (3, 13):
+  version = sys.version.split()[0]
+  print(f"error: Python {version} is not supported; use Python 3.11, 3.12 or 3.13", file=sys.stderr)
+  sys.exit(2)
 
 from clipvip_jax.utils.versions import __version__ as __version__
 

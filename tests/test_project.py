@@ -6,6 +6,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from ml_collections import ConfigDict
@@ -32,6 +33,42 @@ def test_every_direct_dependency_has_a_reason_and_is_locked():
 
 def test_the_lock_pins_exact_versions():
   assert all(re.match(r"[A-Za-z0-9_.-]+==[^ ]+", line) for line in requirements("requirements.lock"))
+
+
+PYTHONS = ("3.11", "3.12", "3.13")
+
+
+def test_supported_pythons_are_the_same_everywhere():
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+  assert project["project"]["requires-python"] == ">=3.11,<3.14"
+  prefix = "Programming Language :: Python :: "
+  versions = [name.removeprefix(prefix) for name in project["project"]["classifiers"] if name.startswith(prefix)]
+  assert tuple(versions) == PYTHONS
+  for name, pythons in (
+    ("Makefile", "SUPPORTED := " + " ".join(f"python{version}" for version in reversed(PYTHONS))),
+    ("Makefile", "(3, 11) <= sys.version_info[:2] <= (3, 13)"),
+    (".github/workflows/ci.yml", 'python: ["3.11", "3.12", "3.13"]'),
+    ("README.md", "Python 3.11, 3.12 or 3.13"),
+  ):
+    assert pythons in (ROOT / name).read_text(encoding="utf-8"), f"{name} does not contain {pythons!r}"
+
+
+@pytest.mark.parametrize(
+  ("program", "version", "refused"),
+  [
+    ("-m", "3, 10", True),
+    ("-m", "3, 14", True),
+    ("-m", "3, 11", False),
+    ("-m", "3, 13", False),
+    ("x.py", "3, 10", False),
+  ],
+)
+def test_a_command_of_an_unsupported_python_is_refused_in_one_line(program, version, refused):
+  """`python -m` sets the first argument to -m while it imports the package; launchers and scripts do not."""
+  code = f"import sys; sys.argv, sys.version_info = [{program!r}], ({version}, 1); import clipvip_jax"
+  result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+  message = f"error: Python {sys.version.split()[0]} is not supported; use Python 3.11, 3.12 or 3.13\n"
+  assert (result.returncode, result.stderr) == ((2, message) if refused else (0, ""))
 
 
 # Distribution name -> name of its import, where they differ.
