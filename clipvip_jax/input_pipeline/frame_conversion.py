@@ -68,12 +68,12 @@ class FrameConverter:
     """
     try:
       side_data: Any = frame.side_data
-    except ValueError:  # side data that PyAV does not know, such as EXIF
+    except ValueError:  # side data that PyAV before 19 does not know, such as EXIF
       orientation = image_files.read_orientation(self._path) if self._path else None
       if orientation is None:  # no image that Pillow reads: mirroring is unknown
         return functools.partial(np.rot90, k=round(frame.rotation / 90) % 4)
       return functools.partial(image_files.apply_orientation, orientation=orientation)
-    matrix = next((data for data in side_data if data.type.name == "DISPLAYMATRIX"), None)
+    matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None:
       return None
     return functools.partial(_apply_display_matrix, matrix=tuple(np.frombuffer(bytes(matrix), np.int32).tolist()))
