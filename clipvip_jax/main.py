@@ -1,11 +1,11 @@
 """Trains CLIP-ViP and evaluates retrieval.
 
-  python -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=DIR [--config.SECTION.FIELD=VALUE ...]
+  python -m clipvip_jax.main --config=post_pretrain:demo --workdir=DIR [--config.SECTION.FIELD=VALUE ...]
 
-Prints the results and writes them to DIR. The same command resumes an interrupted run. --config runs the Python file
-that it names. Exit codes: 0 success; 2 bad input or a full disk, with a one-line error. Resume after these: 143
-SIGTERM, 130 Ctrl-C and 129 SIGHUP, with nothing lost; 75 a process hung (host.watchdog_timeout) or died, and the error
-names it; 134 a process never joined.
+Prints the results and writes them to DIR. The same command resumes an interrupted run. --config names a Python
+file, which is run, or a recipe of the package. Exit codes: 0 success; 2 bad input or a full disk, with a one-line
+error. Resume after these: 143 SIGTERM, 130 Ctrl-C and 129 SIGHUP, with nothing lost; 75 a process hung
+(host.watchdog_timeout) or died, and the error names it; 134 a process never joined.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ from clipvip_jax.utils.local_paths import require_local_path
 from clipvip_jax.utils.log import configure_logging
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Recipe, a Python file that is run, with variants after a colon.", lock_config=True
+  "config", None, "Recipe: a Python file, which is run, or a name; variants after a colon.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumes a run that it holds.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join a multi-process launch of SLURM, Cloud TPU or MPI.")
@@ -36,6 +36,7 @@ def parse_flags(argv: list[str]) -> list[str]:
   Raises:
     UserError: a flag, recipe, variant, field or value does not exist.
   """
+  argv = recipe_flags.resolve_recipe(argv)
   try:
     rest = recipe_flags.explain_errors(argv, lambda: flags.FLAGS(argv))
   except SystemExit:  # absl has printed --help, for which it exits with 1
@@ -46,7 +47,7 @@ def parse_flags(argv: list[str]) -> list[str]:
   for flag in (_CONFIG, _WORKDIR):
     if not flag.value:
       raise UserError(
-        f"--{flag.name} is missing; example: python -m clipvip_jax.main --config=configs/post_pretrain.py:demo "
+        f"--{flag.name} is missing; example: python -m clipvip_jax.main --config=post_pretrain:demo "
         "--workdir=build/demo"
       )
   require_local_path(str(_WORKDIR.value), "--workdir")

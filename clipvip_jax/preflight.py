@@ -1,6 +1,6 @@
 """Compiles a run's training step without the target hardware, and reports memory, operations and time.
 
-  python -m clipvip_jax.preflight --config=configs/post_pretrain.py:b16 --topology=v5e:4x8 [--config.FIELD=VALUE ...]
+  python -m clipvip_jax.preflight --config=post_pretrain:b16 --topology=v5e:4x8 [--config.FIELD=VALUE ...]
 
 For TPU slices (v5e, v5p, v6e), libtpu compiles exactly as on the slice. For GPUs (a100:8, h100:8, h200:16), the step is
 compiled for the same number of CPU devices: operations and communication equal those of XLA's partitioner on GPUs;
@@ -25,7 +25,9 @@ DOES_NOT_FIT = 1
 def main(argv: Sequence[str] | None = None) -> None:
   """Compiles the step, prints the report, and exits with DOES_NOT_FIT if it does not fit."""
   parser = Parser(__doc__)
-  parser.add_argument("--config", required=True, help="a recipe, a Python file that is run, with its variants")
+  parser.add_argument(
+    "--config", required=True, help="recipe: a Python file, which is run, or a name; variants after a colon"
+  )
   parser.add_argument("--topology", required=True, help="a chip and their number, as in v5e:4x8 or h100:8")
   parser.add_argument("--json", type=pathlib.Path, help="write the report to this file")
   parser.add_argument("--largest_batch", action="store_true", help="estimate the largest batch that fits")

@@ -1,12 +1,12 @@
 """Trains variants of a recipe (arms) with several seeds, and compares them.
 
-  python -m clipvip_jax.study --config=configs/replication.py --workdir=DIR [--seeds=3] [--only=ARM ...]
+  python -m clipvip_jax.study --config=replication --workdir=DIR [--seeds=3] [--only=ARM ...]
 
 The recipe's STUDY lists the arms of each comparison. Every arm and seed is a normal run in DIR/ARM/seed_N: finished
 runs are skipped, interrupted ones resume. An arm with init_from="arm:NAME" starts from that arm's run with the same
 seed. After every run, DIR/study.json, study.md and study.html are updated: mean and standard deviation over seeds, and
-curves. --config runs the Python file that it names. Exit codes: 0 success; 2 bad input; 143 SIGTERM, 130 Ctrl-C and 129
-SIGHUP, with nothing lost.
+curves. --config names a Python file, which is run, or a recipe of the package. Exit codes: 0 success; 2 bad input;
+143 SIGTERM, 130 Ctrl-C and 129 SIGHUP, with nothing lost.
 """
 
 import os
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     "--config",
     required=True,
-    help="recipe with a STUDY, a Python file that is run; variants for all arms after a colon",
+    help="recipe with a STUDY: a Python file, which is run, or a name; variants for all arms after a colon",
   )
   parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of the study")
   parser.add_argument("--data_dir", default="", help="dataset directory (default: the recipe's)")

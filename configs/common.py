@@ -1,8 +1,9 @@
 """Base config of all recipes, with the meaning of every field.
 
-A recipe is a file in configs/ with `get_config(arg)`: it takes `base()`, sets its hyper-parameters, and applies the
-variants named in `arg`, as in `--config=configs/post_pretrain.py:b16,smoke`. Any field can be overridden on the command
-line: `--config.optimizer.b1=0.95`. Unknown fields and variants are errors.
+A recipe is a file with `get_config(arg)`: it takes `base()`, sets its hyper-parameters, and applies the variants named
+in `arg`, as in `--config=configs/post_pretrain.py:b16,smoke`. Recipes of configs/ have names that are valid in any
+folder: `--config=post_pretrain:b16,smoke`. Any field can be overridden on the command line:
+`--config.optimizer.b1=0.95`. Unknown fields and variants are errors.
 """
 
 from collections.abc import Mapping

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from clipvip_jax.utils.cli import Parser
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import require_local_path
+from clipvip_jax.utils.recipes import find_recipe
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Flags of clipvip_jax.main that every launcher sets; a value from the user would contradict them.
@@ -108,9 +109,7 @@ def check_training(training_args: Sequence[str], *, remote: bool) -> None:
   recipe, workdir = flag_value(training_args, "config"), flag_value(training_args, "workdir")
   for flag, content in (("config", recipe), ("workdir", workdir)):
     if not content:
-      raise UserError(
-        f"--{flag} is missing after --; add it: -- --config=configs/post_pretrain.py --workdir=/shared/runs/b16"
-      )
+      raise UserError(f"--{flag} is missing after --; add it: -- --config=post_pretrain --workdir=/shared/runs/b16")
   for arg in training_args:
     if (flag := arg.lstrip("-").partition("=")[0]) in LAUNCHER_FLAGS and arg.startswith("-"):
       raise UserError(f"--{flag} is set by the launcher; remove it from the arguments after --")
@@ -121,13 +120,9 @@ def check_training(training_args: Sequence[str], *, remote: bool) -> None:
 
 
 def _check_recipe(recipe: str, *, remote: bool) -> None:
-  path = (ROOT / recipe).resolve()
-  if not path.is_file():
-    files = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "configs").glob("*.py"))
-    recipes = [file for file in files if not file.endswith(("__init__.py", "common.py", "variants.py"))]
-    raise UserError(f"--config={recipe} does not exist; use one of {', '.join(recipes)}")
+  path = find_recipe(recipe, ROOT).resolve()
   if remote and (recipe.startswith("/") or not path.is_relative_to(ROOT / "configs")):
-    raise UserError(f"--config={recipe} is not copied to other machines; use a recipe as configs/NAME.py")
+    raise UserError(f"--config={recipe} is not copied to other machines; use a recipe by its name, or configs/NAME.py")
 
 
 def flag_value(args: Sequence[str], flag: str) -> str:

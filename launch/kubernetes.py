@@ -6,8 +6,8 @@
   python -m launch.kubernetes --name=vip --delete
 
 Passes the manifest to `kubectl create` as JSON on standard input and exits; the JobSet controller restarts the run.
---dry-run prints the manifest. The cluster needs JobSet (https://jobset.sigs.k8s.io); the image needs this project in
-its working directory and `python` with the packages of requirements.lock (see docs/scale.md). A pod is one JAX process.
+--dry-run prints the manifest. The cluster needs JobSet (https://jobset.sigs.k8s.io); the image is built from Dockerfile
+(docs/scale.md), which installs the project: configs/NAME.py becomes the name of a recipe. A pod is one JAX process.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def _pod(
     "name": _CONTAINER,
     "image": options.image,
     "command": ["python", "-m", "clipvip_jax.main"],
-    "args": [*_process_flags(options, nodes), *map(_escape, training_args)],
+    "args": [*_process_flags(options, nodes), *map(_escape, map(_recipe_by_name, training_args))],
     "env": [{"name": name, "value": content} for name, content in env.items()],
     "resources": {"limits": {resource: count}},
     "volumeMounts": [
@@ -154,6 +154,11 @@ def _process_flags(options: argparse.Namespace, nodes: int) -> list[str]:
   ]
 
 
+def _recipe_by_name(arg: str) -> str:
+  """Replaces configs/NAME.py, a path in a clone, by the name of the recipe."""
+  return re.sub(r"^(--?config=|)configs/(\w+)\.py(?=:|$)", r"\1\2", arg)
+
+
 def _escape(text: str) -> str:
   """Escapes text for Kubernetes, which expands $(NAME) to a variable and $$ to $."""
   return text.replace("$", "$$")
@@ -177,7 +182,7 @@ def _check(options: argparse.Namespace, training_args: Sequence[str]) -> None:
   """Raises UserError for options that the cluster would reject, or with which the run would not be saved."""
   common.check_training(training_args, remote=True)
   if not options.image:
-    raise UserError("--image is missing; pass REGISTRY/NAME:TAG of an image with this project (see docs/scale.md)")
+    raise UserError("--image is missing; pass REGISTRY/NAME:TAG of an image that Dockerfile builds (see docs/scale.md)")
   if options.tpu and options.topology and not (options.nodes or options.gpus):
     nodes = tpu_nodes(options.tpu, options.topology)[0]
   elif options.nodes and options.gpus and not (options.tpu or options.topology):
@@ -200,7 +205,7 @@ def _check(options: argparse.Namespace, training_args: Sequence[str]) -> None:
 def main() -> None:
   """Parses options and calls kubectl once."""
   parser = common.parser(__doc__)
-  parser.add_argument("--image", help="container image with this project and its packages")
+  parser.add_argument("--image", help="container image, built from Dockerfile")
   parser.add_argument("--tpu", choices=tuple(_TPUS), help="TPU generation of a GKE slice")
   parser.add_argument("--topology", help="chips of the slice along each axis, such as 4x8")
   parser.add_argument("--nodes", type=common.at_least(1), help="number of GPU nodes")

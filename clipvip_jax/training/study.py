@@ -17,6 +17,7 @@ from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from clipvip_jax.utils.progress import ProgressReporter
 from clipvip_jax.utils.recipe_flags import explain_errors
+from clipvip_jax.utils.recipes import find_recipe
 
 _ARM_PREFIX = "arm:"  # of init_from
 
@@ -96,7 +97,7 @@ def load_study(recipe: str, folder: pathlib.Path, data_dir: str = "", only: Sequ
   """Loads the study of a recipe.
 
   Args:
-    recipe: `FILE.py` or `FILE.py:VARIANTS` of a file with `get_config` and `STUDY`.
+    recipe: `RECIPE` or `RECIPE:VARIANTS`, of a file or of a recipe by name, with `get_config` and `STUDY`.
     folder: of the runs and the results.
     data_dir: dataset directory; "": the recipe's.
     only: arms to run and compare; (): all.
@@ -104,12 +105,11 @@ def load_study(recipe: str, folder: pathlib.Path, data_dir: str = "", only: Sequ
   Raises:
     UserError: the recipe does not exist or has no STUDY, or an arm does not exist.
   """
-  path, _, variants = recipe.partition(":")
-  if not pathlib.Path(path).is_file():
-    raise UserError(f"--config={recipe}: file {path!r} does not exist; name a recipe such as configs/replication.py")
-  module = explain_errors([f"--config={recipe}"], lambda: runpy.run_path(path))
+  name, _, variants = recipe.partition(":")
+  path = os.fspath(find_recipe(name))
+  module = explain_errors([], lambda: runpy.run_path(path))
   if "STUDY" not in module or "get_config" not in module:
-    raise UserError(f"--config={recipe}: the recipe has no STUDY (the arms to compare); see configs/replication.py")
+    raise UserError(f"--config={recipe}: the recipe has no STUDY (the arms to compare); replication has one")
   groups: Groups = module["STUDY"]
   arms = dict.fromkeys(arm for group in groups.values() for arm in group.values())
   for arm in only:

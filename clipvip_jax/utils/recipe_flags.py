@@ -1,9 +1,8 @@
-"""Command-line flags of a recipe (a file in configs/) and its overrides.
+"""Command-line flags of a recipe (a file, or one of configs/ by name) and its overrides.
 
---config=FILE:VARIANTS --config.SECTION.FIELD=VALUE ...
+--config=RECIPE:VARIANTS --config.SECTION.FIELD=VALUE ...
 """
 
-import pathlib
 import runpy
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.recipes import find_recipe
 
 T = TypeVar("T")
 
@@ -24,6 +24,7 @@ def parse_config(argv: Sequence[str]) -> ml_collections.ConfigDict:
     UserError: the recipe, a variant, a field or a value does not exist, or there is another argument.
   """
   flag_values = flags.FlagValues()
+  argv = resolve_recipe(argv)
   args = ["", *argv]
   config = config_flags.DEFINE_config_file("config", None, "", flag_values, sys_argv=args)
   rest = explain_errors(argv, lambda: flag_values(args))
@@ -33,32 +34,49 @@ def parse_config(argv: Sequence[str]) -> ml_collections.ConfigDict:
   return config.value
 
 
+def resolve_recipe(argv: Sequence[str]) -> list[str]:
+  """Replaces the recipe that --config names by the path of its file, which `config_flags` reads.
+
+  Raises:
+    UserError: it is neither a file nor the name of a recipe.
+  """
+  resolved = list(argv)
+  for index, arg in enumerate(argv):
+    flag, equals, value = arg.partition("=")
+    if flag not in ("--config", "-config"):
+      continue
+    if equals:
+      resolved[index] = f"{flag}={_with_path(value)}"
+    elif index + 1 < len(argv):
+      resolved[index + 1] = _with_path(argv[index + 1])
+  return resolved
+
+
+def _with_path(recipe: str) -> str:
+  name, colon, variants = recipe.partition(":")
+  return f"{find_recipe(name)}{colon}{variants}" if name else recipe
+
+
 def explain_errors(argv: Sequence[str], parse: Callable[[], T]) -> T:
   """Returns `parse()`. Every error of a recipe or an override becomes a UserError.
 
   Raises:
-    UserError: names what is wrong, and the recipes or fields that exist.
+    UserError: names what is wrong, and the fields that exist.
   """
   try:
     return parse()
   except Exception as error:  # a recipe is a program and may raise anything
-    _check_recipe_and_fields(argv)
+    _check_fields(argv)
     # The message of an error within a recipe contains its traceback, whose last line is the error itself.
     raise UserError((str(error).strip() or repr(error)).splitlines()[-1].strip('"')) from error
 
 
-def _check_recipe_and_fields(argv: Sequence[str]) -> None:
-  """Raises UserError for a recipe or a field that does not exist, and names those that do."""
+def _check_fields(argv: Sequence[str]) -> None:
+  """Raises UserError for a field that does not exist, and names those that do."""
   recipes = [arg.removeprefix("--config=") for arg in argv if arg.startswith("--config=")]
   if not recipes:
     return
   name, _, variants = recipes[-1].partition(":")
-  path = pathlib.Path(name)
-  if not path.is_file():
-    known = sorted(
-      str(other) for other in path.parent.glob("*.py") if other.stem not in ("__init__", "common", "variants")
-    )
-    raise UserError(f"--config={name} is not a file; recipes in that folder: {', '.join(known) or 'none'}")
   try:
     config = runpy.run_path(name)["get_config"](variants)
   except Exception:  # an error in the recipe itself, which the caller reports

@@ -1,6 +1,7 @@
 """Versions of the code and packages that produce a result."""
 
 import hashlib
+import os
 import pathlib
 import platform
 
@@ -17,9 +18,13 @@ def versions() -> dict[str, str]:
 
 
 def code_digest() -> str:
-  """Returns the first 16 hexadecimal digits of the SHA-256 of the package's source files."""
+  """Returns the first 16 hexadecimal digits of the SHA-256 of the package's source files.
+
+  The digest of an installed wheel equals that of the clone it was built from, where folders of the package are links.
+  """
   root = pathlib.Path(__file__).parents[1]
   digest = hashlib.sha256()
-  for path in sorted(root.rglob("*.py")):
+  folders = [pathlib.Path(folder) for folder, _, _ in os.walk(root, followlinks=True)]
+  for path in sorted(path for folder in folders for path in folder.glob("*.py")):
     digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
   return digest.hexdigest()[:16]

@@ -11,7 +11,11 @@ REJECTED = [
   (["--config=configs/post_pretrain.py:smok"], "unknown variant 'smok'; this recipe has: b32, b16"),
   (
     ["--config=configs/post_pretrane.py"],
-    "--config=configs/post_pretrane.py is not a file; recipes in that folder: configs/activitynet.py, configs/",
+    "--config=configs/post_pretrane.py is neither a file nor the name of a recipe; files in that folder: configs/ac",
+  ),
+  (
+    ["--config=post_pretrane:smoke"],
+    "files in that folder: none; recipes: activitynet, data_scale, didemo",
   ),
   ([SMOKE, "--config.optimizer.lr=1"], "--config.optimizer.lr: config.optimizer has no field 'lr'; it has: b1, b2"),
   ([SMOKE, "--config.seed.x=1"], "--config.seed.x: config.seed is a value and has no fields"),

@@ -13,7 +13,7 @@ REPLICATION = str(ROOT / "configs" / "replication.py")
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["--config=configs/nothing.py"], "file 'configs/nothing.py' does not exist; name a recipe"),
+    (["--config=configs/nothing.py"], "--config=configs/nothing.py is neither a file nor the name of a recipe"),
     ([f"--config={REPLICATION}", "--only", "maen"], "no such arm; use one of: vsc_fc full"),
     ([f"--config={REPLICATION}:smook"], "unknown variant 'smook'; this recipe has: "),
     ([f"--config={REPLICATION}", "--seeds=0"], "--seeds=0 must be at least 1"),

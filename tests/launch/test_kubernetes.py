@@ -44,7 +44,8 @@ def test_gpu_job_set_passes_coordinator_and_process_ids(machine):
   assert env["JAX_LOCAL_DEVICE_IDS"] == "0,1,2,3,4,5,6,7"
   assert expanded(env["TOKEN"], {"HOSTNAME": "x"}) == "$(HOSTNAME)"
   assert [expanded(arg, {"JOB_COMPLETION_INDEX": "3", "HOME": "x"}) for arg in container["args"]] == [
-    "--coordinator=vip-workers-0-0.vip:8476", "--num_processes=4", "--process_id=3", TRAINING[1], workdir
+    "--coordinator=vip-workers-0-0.vip:8476", "--num_processes=4", "--process_id=3",
+    "--config=post_pretrain:b16", workdir,
   ]  # fmt: skip
   assert made["spec"]["network"] == {"enableDNSHostnames": True, "subdomain": "vip"}
   mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}

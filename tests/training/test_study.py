@@ -104,8 +104,8 @@ def test_rejects_an_arm_that_initializes_itself(tmp_path):
 @pytest.mark.parametrize(
   ("recipe", "only", "message"),
   [
-    ("configs/nothing.py", (), r"'configs/nothing\.py' does not exist; name a recipe"),
-    (f"{ROOT}/configs/msrvtt.py", (), r"the recipe has no STUDY.*see configs/replication\.py"),
+    ("configs/nothing.py", (), r"^--config=configs/nothing\.py is neither a file nor the name of a recipe"),
+    (f"{ROOT}/configs/msrvtt.py", (), r"the recipe has no STUDY \(the arms to compare\); replication has one"),
     (f"{ROOT}/README.md", (), r"\(README\.md, line \d+\)"),
     (REPLICATION, ("maen",), "--only=maen: the recipe has no such arm; use one of: vsc_fc full"),
   ],

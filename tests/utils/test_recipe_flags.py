@@ -2,6 +2,7 @@
 
 import pytest
 
+from clipvip_jax.configs import post_pretrain
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.recipe_flags import parse_config
 
@@ -13,11 +14,19 @@ def test_overrides_change_fields_in_their_types():
   assert (config.train.batch_size, config.optimizer.b1, config.loss) == (24, 0.5, "vs")
 
 
+@pytest.mark.parametrize("flag", [["--config=post_pretrain:smoke"], ["-config", "post_pretrain:smoke"]])
+def test_a_name_is_the_recipe_of_that_name_in_any_folder(flag, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert parse_config(flag).to_dict() == post_pretrain.get_config("smoke").to_dict()
+
+
 @pytest.mark.parametrize(
   ("argv", "message"),
   [
-    (["--config=configs/none.py"], r"^--config=configs/none\.py is not a file; recipes in that folder: .*msrvtt\.py"),
-    (["--config=nowhere/none.py"], r"^--config=nowhere/none\.py is not a file; recipes in that folder: none$"),
+    (
+      ["--config=none"],
+      "^--config=none is neither a file nor the name of a recipe; .*; recipes: activitynet, ",
+    ),
     ([SMOKE, "--config.train.batch=24"], r"config\.train has no field 'batch'; it has: .*batch_size"),
     ([SMOKE, "--config.seed.x=1"], r"config\.seed is a value and has no fields; set it with --config\.seed=VALUE"),
     ([SMOKE, "--config.seed=one"], "one"),
