@@ -12,6 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 from project_paths import GOLDEN, ROOT
 
+import clipvip_jax
 from clipvip_jax.configs import common
 
 
@@ -184,7 +185,8 @@ def test_config_fields_mentioned_in_documentation_exist(page):
 
 @each_page
 def test_recipes_and_variants_mentioned_in_documentation_exist(page):
-  for recipe, arg in re.findall(r"configs/(\w+)\.py:([\w,%]+)", page.read_text(encoding="utf-8")):
+  pattern = r"(?:configs/|--config=)(\w+)(?:\.py)?:([\w,%]+)"
+  for recipe, arg in re.findall(pattern, page.read_text(encoding="utf-8")):
     importlib.import_module(f"clipvip_jax.configs.{recipe}").get_config(arg)  # raises on an unknown variant
 
 
@@ -222,6 +224,11 @@ def test_openclip_golden_file_is_what_its_generator_writes(tmp_path):
   path = tmp_path / "openclip_tiny.safetensors"
   subprocess.run([sys.executable, str(GOLDEN / "generate_openclip_tiny.py"), str(path)], check=True)
   assert path.read_bytes() == (GOLDEN / path.name).read_bytes()
+
+
+def test_citation_has_the_version_of_the_package():
+  text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+  assert re.findall(r"^version: (.*)$", text, flags=re.MULTILINE) == [clipvip_jax.__version__]
 
 
 def test_readme_fits_five_minutes():

@@ -20,6 +20,7 @@ LAYERS = (
 ROOMS = [room for layer in LAYERS for room in layer]
 COMMANDS = {
   "__init__",
+  "__main__",
   "compare",
   "convert",
   "data_tool",
