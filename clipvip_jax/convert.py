@@ -1,17 +1,32 @@
-"""Converts weights of any SOURCE to a layout that other projects read.
+"""Converts weights of any SOURCE to a layout that other projects read, or publishes them on the HuggingFace Hub.
 
   python -m clipvip_jax.convert SOURCE TARGET [--layout=clip_vip|clip|openclip]
+  python -m clipvip_jax.convert WORKDIR hf://OWNER/NAME --license=apache-2.0 [--private] [--dry-run]
 
 SOURCE is a weight file, a folder, hf://OWNER/NAME or a workdir. TARGET is FILE.safetensors, FILE.pt (PyTorch's format;
-the e2e_weights_path of CLIP-ViP's code), or a folder, to which configuration and tokenizer are also written. Exit
-codes: 0 success; 2 bad input.
+the e2e_weights_path of CLIP-ViP's code), or a folder, to which configuration and tokenizer are also written, or
+hf://OWNER/NAME[@BRANCH], a repository on the Hub, which also gets a model card with the results of the run. The token
+is that of `hf auth login` or HF_TOKEN. Exit codes: 0 success; 2 bad input.
 """
 
+import argparse
+import dataclasses
 import pathlib
+import tempfile
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import log
+
+if TYPE_CHECKING:
+  from clipvip_jax.reporting.model_card import CardFields
+  from clipvip_jax.runs.results import RunResults
+  from clipvip_jax.weights.hub_upload import Destination
+  from clipvip_jax.weights.sources import Weights
+
+_HUB_OPTIONS = ("license", "license_name", "license_link", "private", "message", "dry_run")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -19,34 +34,129 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   Raises:
     UserError: an invalid option, a source that cannot be read, or a layout that does not support it or, without
-      --lossy, cannot express how a run embeds.
+      --lossy, cannot express how a run embeds; for the Hub, see also `hub_upload` and `CardFields`.
   """
+  options = _parser().parse_args(argv)
+  from clipvip_jax.models.clip_vip import parameter_shapes  # lazy, so that --help is fast
+  from clipvip_jax.weights import export, load_params, sources
+  from clipvip_jax.weights.model_config import Hints
+  from clipvip_jax.weights.source_paths import HUB
+
+  publication = None
+  if options.target.startswith(HUB):
+    publication = _prepare(options)
+  elif given := [name for name in _HUB_OPTIONS if getattr(options, name)]:
+    raise UserError(f"--{given[0]} is an option of targets on the Hub; use {HUB}OWNER/NAME as TARGET, or omit it")
+  weights = sources.read_weights(options.source, Hints(options.activation, options.vision_heads, options.text_heads))
+  load_params.check_complete(weights.params, parameter_shapes(weights.config), weights.source)
+  layout = options.layout or export.default_layout(weights)
+  if not options.lossy:
+    export.check_lossless(weights, layout)
+  if publication is not None:
+    _publish(options, publication, weights, layout)
+    return
+  num_parameters = sum(x.size for x in weights.params.values())
+  for path in export.export_weights(weights, pathlib.Path(options.target), layout, overwrite=options.overwrite):
+    log.info("wrote %s (layout %s, %d parameters)", path, layout, num_parameters)
+
+
+def _parser() -> Parser:
   parser = Parser(__doc__)
   parser.add_argument("source", metavar="SOURCE")
-  parser.add_argument("target", metavar="TARGET", type=pathlib.Path)
+  parser.add_argument("target", metavar="TARGET")
   parser.add_argument(
     "--layout", help="clip_vip, clip (HuggingFace's) or openclip; default: clip, if it expresses SOURCE, else clip_vip"
   )
   parser.add_argument("--activation", help="quick_gelu or gelu; default: from the files of SOURCE")
   parser.add_argument("--vision_heads", type=int, help="default: from the files of SOURCE, else one per 64 channels")
   parser.add_argument("--text_heads", type=int, help="likewise")
-  parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+  parser.add_argument("--overwrite", action="store_true", help="replace existing files; a repository of other files")
   parser.add_argument(
     "--lossy", action="store_true", help="allow a layout from which other programs cannot compute a run's features"
   )
-  options = parser.parse_args(argv)
-  from clipvip_jax.models.clip_vip import parameter_shapes  # lazy, so that --help is fast
-  from clipvip_jax.weights import export, load_params, sources
-  from clipvip_jax.weights.model_config import Hints
+  hub = parser.add_argument_group("targets on the Hub")
+  hub.add_argument("--license", metavar="ID", help="required: apache-2.0, mit, cc-by-nc-4.0, other, ...")
+  hub.add_argument("--license_name", metavar="NAME", help="of --license=other")
+  hub.add_argument("--license_link", metavar="URL", help="of --license=other")
+  hub.add_argument("--private", action="store_true", help="create a private repository; refuse a public one")
+  hub.add_argument("--message", help="of the commit; default: Upload NAME with clipvip_jax VERSION")
+  hub.add_argument(
+    "--dry-run", "--dry_run", action="store_true", help="write the folder to exports/OWNER/NAME, without network"
+  )
+  return parser
 
-  weights = sources.read_weights(options.source, Hints(options.activation, options.vision_heads, options.text_heads))
-  load_params.check_complete(weights.params, parameter_shapes(weights.config), weights.source)
-  layout = options.layout or export.default_layout(weights)
-  if not options.lossy:
-    export.check_lossless(weights, layout)
-  num_parameters = sum(x.size for x in weights.params.values())
-  for path in export.export_weights(weights, options.target, layout, overwrite=options.overwrite):
-    log.info("wrote %s (layout %s, %d parameters)", path, layout, num_parameters)
+
+@dataclasses.dataclass(frozen=True)
+class _Publication:
+  """What is known of a publication before weights are read; `destination` is None in a dry run."""
+
+  fields: "CardFields"
+  results: "RunResults | None"
+  destination: "Destination | None"
+
+
+def _prepare(options: argparse.Namespace) -> _Publication:
+  """Checks everything about a publication that needs no weights; changes nothing on the Hub."""
+  from clipvip_jax.reporting.model_card import CardFields
+  from clipvip_jax.runs.results import read_results
+  from clipvip_jax.weights import hub_upload, source_paths
+
+  repository, _ = hub_upload.split_target(options.target)
+  fields = CardFields(repository, options.target, options.license, options.license_name, options.license_link)
+  results = None
+  if source_paths.is_run(options.source):
+    folder, _ = source_paths.run_and_step(options.source)
+    if not (folder / "results.json").is_file():
+      raise UserError(f"{folder} holds no results.json, of which the model card is made; finish the run first")
+    results = read_results(folder)
+  destination = None
+  if not options.dry_run:
+    destination = hub_upload.find_destination(options.target, private=options.private, overwrite=options.overwrite)
+  return _Publication(fields, results, destination)
+
+
+def _publish(options: argparse.Namespace, publication: _Publication, weights: "Weights", layout: str) -> None:
+  """Writes the folder of a repository and uploads it, or keeps it in a dry run."""
+  from clipvip_jax.reporting import pages
+  from clipvip_jax.utils.versions import __version__
+  from clipvip_jax.weights import export, hub_upload
+
+  card, destination = _card(publication, weights, layout), publication.destination
+  local = pathlib.Path("exports", *publication.fields.repository.split("/"))
+  if destination is None and (local / hub_upload.CARD).exists() and not options.overwrite:
+    raise UserError(f"{local / hub_upload.CARD} already exists; move it, or add --overwrite")
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = pathlib.Path(temporary) if destination else local
+    files = [*export.export_weights(weights, folder, layout, overwrite=options.overwrite), folder / hub_upload.CARD]
+    pages.save_page(files[-1], card)
+    if destination is None:
+      log.info("wrote %s to %s; nothing was uploaded", ", ".join(path.name for path in files), folder)
+      return
+    message = options.message or f"Upload {publication.fields.repository} with clipvip_jax {__version__}"
+    url = hub_upload.upload(folder, destination, private=options.private, message=message)
+  log.info("published %s (layout %s, %d files): %s", destination.url, layout, len(files), url)
+
+
+def _card(publication: _Publication, weights: "Weights", layout: str) -> str:
+  """Renders the model card; refuses results of another step than the weights."""
+  from clipvip_jax.reporting import model_card
+
+  results = publication.results
+  if results is None:
+    log.warning("%s is no run, so the model card has no results", weights.source)
+    return model_card.render_card(weights, layout, publication.fields, None)
+  path, best = results.folder / "results.json", results.results.get("best_step")
+  if best != weights.step:
+    raise UserError(
+      f"{path} is of step {best}, the weights are of step {weights.step}; publish {results.folder}@{best}, or finish"
+      " the run"
+    )
+  try:
+    return model_card.render_card(weights, layout, publication.fields, results)
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    raise UserError(
+      f"{path} is corrupt or of another version ({first_line(error)}); run the evaluation again"
+    ) from error
 
 
 if __name__ == "__main__":

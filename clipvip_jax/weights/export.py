@@ -73,7 +73,7 @@ def to_layout(params: Mapping[str, np.ndarray], layout: str, source: str) -> dic
 
 def default_layout(weights: Weights) -> str:
   """Returns the layout that other programs read, if it expresses how the weights embed, else "clip_vip"."""
-  return "clip" if weights.is_clip and not _losses(weights, "clip") else "clip_vip"
+  return "clip" if weights.is_clip and not losses(weights, "clip") else "clip_vip"
 
 
 def check_lossless(weights: Weights, layout: str) -> None:
@@ -83,9 +83,9 @@ def check_lossless(weights: Weights, layout: str) -> None:
     UserError: the layout is unknown, or cannot express how the run embeds videos or texts.
   """
   _check_layout(layout)
-  if losses := _losses(weights, layout):
+  if lost := losses(weights, layout):
     raise UserError(
-      f"{weights.source}: layout {layout!r} cannot express {' and '.join(losses)}, so other programs would compute"
+      f"{weights.source}: layout {layout!r} cannot express {' and '.join(lost)}, so other programs would compute"
       " other features; use --layout=clip_vip or the workdir, or add --lossy"
     )
 
@@ -95,16 +95,16 @@ def _check_layout(layout: str) -> None:
     raise UserError(f"layout {layout!r} is unknown; allowed: {', '.join(LAYOUTS)}")
 
 
-def _losses(weights: Weights, layout: str) -> list[str]:
-  """Returns what a layout does not express of how weights embed."""
+def losses(weights: Weights, layout: str) -> list[str]:
+  """Returns what a layout does not express of how weights embed, for other programs than this project."""
   if layout == "clip_vip":
     return []
-  losses = [f"temporal={weights.temporal!r}"] if weights.temporal != "mean" else []
+  lost = [f"temporal={weights.temporal!r}"] if weights.temporal != "mean" else []
   path = _tokenizer_file(weights)
   if _own_tokenizer(weights) and (path is None or not has_clip_vocabulary(path)):
     is_published = weights.run is None and not weights.hints.tokenizer  # for transformers, which reads tokenizer.json
-    losses += [] if layout == "clip" and is_published else ["its own tokenizer"]
-  return losses
+    lost += [] if layout == "clip" and is_published else ["its own tokenizer"]
+  return lost
 
 
 def export_weights(
@@ -201,7 +201,15 @@ def _write_tensors(path: pathlib.Path, tensors: dict[str, np.ndarray], metadata:
     from safetensors.numpy import save
 
     # transformers refuses a file without a format.
-    temporary.write_bytes(save(tensors, metadata={"format": "pt", **metadata}))
+    content = save(tensors, metadata={"format": "pt", **metadata})
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    # The package writes metadata in random order. Sorted, equal exports are byte-identical, and uploaded once.
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    with temporary.open("wb") as file:
+      file.writelines([len(text).to_bytes(8, "little"), text, memoryview(content)[start:]])
 
 
 def _other_files(weights: Weights, folder: pathlib.Path, layout: str, hints: Hints) -> dict[pathlib.Path, bytes]:

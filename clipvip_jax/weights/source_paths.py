@@ -19,6 +19,7 @@ from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import printable
 from clipvip_jax.weights import tensor_files
+from clipvip_jax.weights.hub_errors import describe_hub_error
 from clipvip_jax.weights.model_config import TOKENIZER_FILE
 
 HUB = "hf://"
@@ -42,6 +43,10 @@ FOLDER_FILES = [
   TOKENIZER_FILE,
 ]
 _STEP = re.compile(r"(.+)@(\d+)")
+# OWNER/NAME as the Hub allows it, and a revision: a branch, a tag, refs/pr/N or a commit.
+_REPOSITORY = re.compile(
+  r"(?P<name>\w[\w.-]{0,95}/\w[\w.-]{0,95})(?<!\.git)(?<![.-])(@(?P<revision>\w[\w./-]{0,250}))?", re.ASCII
+)
 
 
 def check_source(source: str) -> None:
@@ -113,6 +118,21 @@ def is_run(source: str) -> bool:
   return isinstance(content, dict) and {"model", "data", "train"} <= content.keys()
 
 
+def split_hub_name(source: str) -> tuple[str, str | None]:
+  """Splits HUB/OWNER/NAME@REVISION into OWNER/NAME and the revision, None for that of the main branch.
+
+  Raises:
+    UserError: the Hub does not allow such a name.
+  """
+  match = _REPOSITORY.fullmatch(source.removeprefix(HUB))
+  if match is None or "--" in match["name"] or ".." in source:
+    raise UserError(
+      f"{printable(source, 160)!r} is not a repository of the HuggingFace Hub; expected {HUB}OWNER/NAME or"
+      f" {HUB}OWNER/NAME@REVISION, each of letters, digits, '-', '_' and '.'"
+    )
+  return match["name"], match["revision"]
+
+
 def download(source: str) -> pathlib.Path:
   """Downloads weights and configuration of HUB/OWNER/NAME into the Hub's cache.
 
@@ -122,25 +142,21 @@ def download(source: str) -> pathlib.Path:
   Raises:
     UserError: the name is invalid, or the repository cannot be downloaded.
   """
-  name, _, revision = source.removeprefix(HUB).partition("@")
-  if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-    raise UserError(
-      f"{source!r} is not a repository of the HuggingFace Hub; expected {HUB}OWNER/NAME or {HUB}OWNER/NAME@REVISION"
-    )
+  name, revision = split_hub_name(source)
   try:
     import huggingface_hub
   except ImportError as error:
     raise UserError(f"{source!r} needs a package that is not installed: pip install huggingface_hub") from error
   try:
     fetch = functools.partial(huggingface_hub.snapshot_download, name)
-    folder = pathlib.Path(fetch(revision=revision or None, allow_patterns=FOLDER_FILES))
+    folder = pathlib.Path(fetch(revision=revision, allow_patterns=FOLDER_FILES))
     index = _file_in_folder(folder)
     if index is not None and index.name.endswith(tensor_files.INDEX_SUFFIX):
       # A snapshot's folder has the name of its commit: the shards are of the same commit as their index.
-      commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision or None
+      commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
       fetch(revision=commit, allow_patterns=tensor_files.shard_names(index))
     return folder
   except UserError:
     raise
   except Exception as error:  # the package raises many types: network, authentication, missing repository
-    raise UserError(f"{source!r} cannot be downloaded: {first_line(error)}") from error
+    raise UserError(f"{source!r} cannot be downloaded: {describe_hub_error(error)}") from error

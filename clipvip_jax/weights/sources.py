@@ -43,6 +43,7 @@ class Weights:
     tokenizer: path of a tokenizer.json next to the weights; "": none.
     hints: from the caller and the files next to the weights.
     tokenizer_digest: of the tokenizer that the run was trained with; "": unknown.
+    step: of the checkpoint, if the source is a run.
   """
 
   source: str
@@ -53,6 +54,7 @@ class Weights:
   tokenizer: str = ""
   hints: Hints = dataclasses.field(default_factory=Hints)
   tokenizer_digest: str = ""
+  step: int | None = None
 
   @property
   def temporal(self) -> str:
@@ -120,7 +122,8 @@ def _from_run(source: str, overrides: Hints) -> Weights:
       raise UserError(f"{name}={override!r} contradicts the run {source!r}, which has {value!r}; omit the option")
   tokenizer = folder / TOKENIZER_FILE
   beside = str(tokenizer) if tokenizer.is_file() else ""
-  return Weights(source, flat, config.model, _is_clip(flat), config, beside, Hints(crop=overrides.crop), digest)
+  hints = Hints(crop=overrides.crop)
+  return Weights(source, flat, config.model, _is_clip(flat), config, beside, hints, digest, step)
 
 
 def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
