@@ -80,6 +80,7 @@ RULES = (
   Run(r"\S+ -m clipvip_jax.evaluate --embeddings=build/measured "),
   Run(r"\S+ -m clipvip_jax.compare "),
   Run(r"\S+ -m clipvip_jax.convert build/demo exports/demo"),
+  Run(r"\S+ -m clipvip_jax.convert build/demo hf://OWNER/NAME", "--dry-run"),
   Run(r"\S+ -m clipvip_jax.language_gap moving_shapes/", "--data_dir=texts", {"=RUN": "=build/demo"}),
   Run(r"\S+ -m clipvip_jax.data_tool (check|build) msrvtt ", OFFICIAL),
   Run(r"\S+ -m clipvip_jax.data_tool show msrvtt "),

@@ -140,7 +140,7 @@ def download(source: str) -> pathlib.Path:
     Their folder.
 
   Raises:
-    UserError: the name is invalid, or the repository cannot be downloaded.
+    UserError: the name is invalid, or the repository cannot be downloaded or contains no weights.
   """
   name, revision = split_hub_name(source)
   try:
@@ -151,7 +151,9 @@ def download(source: str) -> pathlib.Path:
     fetch = functools.partial(huggingface_hub.snapshot_download, name)
     folder = pathlib.Path(fetch(revision=revision, allow_patterns=FOLDER_FILES))
     index = _file_in_folder(folder)
-    if index is not None and index.name.endswith(tensor_files.INDEX_SUFFIX):
+    if index is None:
+      raise UserError(f"{source!r} contains no weights; expected one of {', '.join(_WEIGHT_FILES)}")
+    if index.name.endswith(tensor_files.INDEX_SUFFIX):
       # A snapshot's folder has the name of its commit: the shards are of the same commit as their index.
       commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
       fetch(revision=commit, allow_patterns=tensor_files.shard_names(index))

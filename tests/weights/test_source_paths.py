@@ -3,11 +3,15 @@
 import json
 import pathlib
 
+import hub_stub
+import numpy as np
 import pytest
 from project_paths import GOLDEN
+from safetensors.numpy import load_file, save
 
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights import source_paths, sources
+from clipvip_jax.weights.model_config import Hints
 
 
 @pytest.mark.parametrize(
@@ -27,22 +31,75 @@ def test_invalid_source_is_refused(tmp_path, monkeypatch, source, message):
     source_paths.check_source(source) if "//" not in source else source_paths.download(source)
 
 
-def test_hub_repository_is_downloaded_and_read(tmp_path, monkeypatch):
-  import huggingface_hub
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+  with hub_stub.serve(tmp_path, monkeypatch) as stub:
+    yield stub
 
-  requests = []
 
-  def snapshot_download(name, revision, allow_patterns):
-    requests.append((name, revision))
-    (tmp_path / "model.safetensors").write_bytes((GOLDEN / "clip_tiny.safetensors").read_bytes())
-    config = {"text_config": {"num_attention_heads": 4}, "vision_config": {"num_attention_heads": 4}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    return str(tmp_path)
+HEADS = {"text_config": {"num_attention_heads": 4}, "vision_config": {"num_attention_heads": 4}}
 
-  monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-  weights = sources.read_weights("hf://openai/clip-tiny@v1")
-  assert requests == [("openai/clip-tiny", "v1")] and weights.source == "hf://openai/clip-tiny@v1"
-  assert weights.config.vision.heads == 4
+
+def test_hub_repository_is_read_with_all_files_that_a_folder_is_read_with(hub, tmp_path):
+  folder = tmp_path / "folder"
+  folder.mkdir()
+  (folder / "model.safetensors").write_bytes((GOLDEN / "clip_tiny.safetensors").read_bytes())
+  (folder / "config.json").write_text(json.dumps(HEADS))
+  (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.4, 0.5, 0.6]}')
+  (folder / "tokenizer.json").write_text("{}")
+  repository = hub.create("openai/clip-tiny", {"notes.txt": b"x"})
+  oid = repository.commit("v1", {path.name: path.read_bytes() for path in folder.iterdir()} | {"big.bin": b"x"})
+  for revision in ("v1", oid):
+    weights, expected = sources.read_weights(f"hf://openai/clip-tiny@{revision}"), sources.read_weights(str(folder))
+    assert weights.source == f"hf://openai/clip-tiny@{revision}" and weights.config.vision.heads == 4
+    assert_same_arrays(weights.params, expected.params)
+    assert pathlib.Path(weights.tokenizer).read_text() == "{}"
+  plain = sources.read_weights(str(GOLDEN / "clip_tiny.safetensors"), Hints(vision_heads=4, text_heads=4))
+  assert not np.array_equal(plain.params["vision/patch_embedding"], weights.params["vision/patch_embedding"])
+  assert not any(path.endswith(("big.bin", "notes.txt")) for _, path, _ in hub.requests), "only files that are read"
+
+
+def test_shards_of_a_hub_repository_are_read(hub):
+  tensors = load_file(GOLDEN / "clip_tiny.safetensors")
+  names = sorted(tensors)
+  shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+  index = {"weight_map": {name: shard for shard, of_shard in shards.items() for name in of_shard}}
+  files = {shard: save({name: tensors[name] for name in of_shard}) for shard, of_shard in shards.items()}
+  files |= {"model.safetensors.index.json": json.dumps(index).encode(), "config.json": json.dumps(HEADS).encode()}
+  hub.create("owner/sharded", files)
+  weights = sources.read_weights("hf://owner/sharded")
+  expected = sources.read_weights(str(GOLDEN / "clip_tiny.safetensors"), Hints(vision_heads=4, text_heads=4))
+  assert_same_arrays(weights.params, expected.params)
+
+
+def assert_same_arrays(params, expected):
+  assert params.keys() == expected.keys()
+  for name, x in expected.items():
+    np.testing.assert_array_equal(params[name], x, name)
+
+
+@pytest.mark.parametrize(
+  ("source", "message"),
+  [
+    (
+      "hf://owner/none",
+      r"'hf://owner/none' cannot be downloaded: the Hub answered 404 \(Repository not found\)",
+    ),
+    (
+      "hf://owner/there@none",
+      r"cannot be downloaded: the Hub answered 404 \(Invalid rev id\); no such rep",
+    ),
+    ("hf://owner/gated", r"cannot be downloaded: the Hub answered 403 \(ask for access\); the token does not permit"),
+    ("hf://owner/there", "'hf://owner/there' contains no weights; expected one of clip_vip"),
+  ],
+)
+def test_hub_repository_that_cannot_be_read_is_refused_in_one_line(hub, source, message):
+  hub.create("owner/there")
+  hub.create("owner/gated")
+  hub.failures["GET", "/api/models/owner/gated"] = (403, f"ask for access\n{hub_stub.TOKEN}")
+  with pytest.raises(UserError, match=message) as error:
+    sources.read_weights(source)
+  assert "\n" not in str(error.value) and hub_stub.TOKEN not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["clip_vip.safetensors", "model.safetensors", "pytorch_model.bin"])
