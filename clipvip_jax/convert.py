@@ -127,7 +127,8 @@ def _publish(options: argparse.Namespace, publication: _Publication, weights: "W
     raise UserError(f"{local / hub_upload.CARD} already exists; move it, or add --overwrite")
   with tempfile.TemporaryDirectory() as temporary:
     folder = pathlib.Path(temporary) if destination else local
-    files = [*export.export_weights(weights, folder, layout, overwrite=options.overwrite), folder / hub_upload.CARD]
+    files = export.export_weights(weights, folder, layout, overwrite=options.overwrite, clip_tokenizer=True)
+    files.append(folder / hub_upload.CARD)
     pages.save_page(files[-1], card)
     if destination is None:
       log.info("wrote %s to %s; nothing was uploaded", ", ".join(path.name for path in files), folder)

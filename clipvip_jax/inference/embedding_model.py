@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.input_pipeline.clip_bpe import CLIP_VOCAB_SIZE
 from clipvip_jax.input_pipeline.frame_sampling import MAX_FRAMES
 from clipvip_jax.input_pipeline.preprocessing import check_crop
 from clipvip_jax.input_pipeline.tokenizer import WORDS, Tokenizer
@@ -34,7 +35,6 @@ from clipvip_jax.utils.progress import ProgressReporter
 from clipvip_jax.weights import load_params, sources
 from clipvip_jax.weights.model_config import Hints, checked_size
 
-_CLIP_VOCAB_SIZE = 49408
 _DEFAULT_NUM_FRAMES = 12  # of the published models, for weights without a time embedding
 _TEXT_BUCKET = 8  # texts are padded to a multiple of this many tokens, which bounds the number of compilations
 
@@ -278,7 +278,7 @@ def tokenizer_name(weights: sources.Weights, requested: str | None = None) -> st
   if name := requested or weights.tokenizer or trained:
     return name
   # An export of a run with its own vocabulary, which may be as large as CLIP's, states that it needs a file.
-  is_clip = weights.config.text.vocab_size == _CLIP_VOCAB_SIZE and not weights.hints.tokenizer
+  is_clip = weights.config.text.vocab_size == CLIP_VOCAB_SIZE and not weights.hints.tokenizer
   return "clip" if is_clip else ""
 
 

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 _MERGES = pathlib.Path(__file__).parent / "clip_merges" / "merges.txt.gz"
 _WORD_END = "</w>"
+CLIP_VOCAB_SIZE = 49408
+START, END = "<|startoftext|>", "<|endoftext|>"  # names of the special tokens, also in other vocabularies
 # One word, number, or run of other characters; white space separates them.
 _PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 # `_PATTERN` for ASCII in lower case, in the syntax of `re`.
@@ -36,6 +38,18 @@ def build_bpe() -> "tokenizers.Tokenizer":
     [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
   )
   return bpe
+
+
+def clip_tokenizer_json() -> str:
+  """Returns CLIP's vocabulary as a tokenizer.json with its special tokens, for other programs."""
+  from tokenizers import AddedToken, normalizers, processors
+
+  bpe = build_bpe()
+  start, end = bpe.get_vocab_size(), bpe.get_vocab_size() + 1
+  bpe.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in (START, END)])
+  bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+  bpe.post_processor = processors.RobertaProcessing((END, end), (START, start), trim_offsets=False)
+  return bpe.to_str()
 
 
 def _byte_characters() -> list[str]:

@@ -18,15 +18,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Int32
 
-from clipvip_jax.input_pipeline.clip_bpe import ASCII_PATTERN, build_bpe
+from clipvip_jax.input_pipeline.clip_bpe import ASCII_PATTERN, END, START, build_bpe
 from clipvip_jax.input_pipeline.slow_patterns import find_slow_pattern
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import log, printable
 
-# Names of CLIP's special tokens in a tokenizer.json, and of the first two ids of a WordTokenizer.
-START, END = "<|startoftext|>", "<|endoftext|>"
-PAD, UNKNOWN = "<|pad|>", "<|unknown|>"
+PAD, UNKNOWN = "<|pad|>", "<|unknown|>"  # names of the first two ids of a WordTokenizer
 
 WORDS = "words"  # in place of a name: the WordTokenizer of a run, built from its training texts
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from clipvip_jax.input_pipeline.clip_bpe import CLIP_VOCAB_SIZE, clip_tokenizer_json
 from clipvip_jax.input_pipeline.tokenizer import has_clip_vocabulary, load_tokenizer
 from clipvip_jax.runs.checkpoint_identity import load_recorded_tokenizer
 from clipvip_jax.utils import atomic_write
@@ -108,7 +109,7 @@ def losses(weights: Weights, layout: str) -> list[str]:
 
 
 def export_weights(
-  weights: Weights, target: pathlib.Path, layout: str, *, overwrite: bool = False
+  weights: Weights, target: pathlib.Path, layout: str, *, overwrite: bool = False, clip_tokenizer: bool = False
 ) -> list[pathlib.Path]:
   """Writes a .safetensors or .pt file, or a folder of weights, configuration and tokenizer, each file atomically.
 
@@ -120,6 +121,7 @@ def export_weights(
     target: FILE.safetensors, FILE.pt, FILE.pth or a folder.
     layout: a key of LAYOUTS.
     overwrite: whether to replace existing files.
+    clip_tokenizer: whether a folder also holds CLIP's tokenizer, which this project does not need, for its weights.
 
   Returns:
     The written files.
@@ -135,6 +137,8 @@ def export_weights(
   contents: dict[pathlib.Path, bytes] = {} if is_file else _other_files(weights, target, layout, hints)
   if tokenizer and not is_file:
     contents[target / TOKENIZER_FILE] = tokenizer.read_bytes()
+  elif clip_tokenizer and not is_file and not hints.tokenizer and weights.config.text.vocab_size == CLIP_VOCAB_SIZE:
+    contents[target / TOKENIZER_FILE] = clip_tokenizer_json().encode()
   path = target if is_file else target / LAYOUTS[layout][0]
   _check_target(target, [path, *contents], is_file=is_file, overwrite=overwrite)
   tensors = to_layout(weights.params, layout, weights.source)

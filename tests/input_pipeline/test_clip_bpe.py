@@ -6,9 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
+import tokenizers
 from project_paths import ROOT
 
-from clipvip_jax.input_pipeline.clip_bpe import build_bpe
+from clipvip_jax.input_pipeline.clip_bpe import CLIP_VOCAB_SIZE, build_bpe, clip_tokenizer_json
+from clipvip_jax.input_pipeline.tokenizer import ClipTokenizer, JsonTokenizer
 
 MERGES = ROOT / "clipvip_jax" / "input_pipeline" / "clip_merges"
 
@@ -86,3 +88,18 @@ def test_words_equal_a_plain_loop(bpe):
 def test_texts_are_split_into_words(bpe, text, words):
   expected = [part for word in words for part in plain_bpe(word)]
   assert bpe.encode(text, add_special_tokens=False).tokens == expected
+
+
+def test_tokenizer_json_has_the_ids_of_the_tokenizer():
+  rng = np.random.default_rng(0)
+  codes = rng.choice(np.r_[32:127, 32:0x3000, 0x3000:0xD800, 0xE000:0x20000], (200, 40))
+  texts = ["".join(map(chr, row)) for row in codes]
+  texts += ["A dog's  cafe\u0301 \u03a3\u03a3\t\n12 345\u00a0x", "a <|endoftext|> b<|startoftext|>", ""]
+  read = JsonTokenizer(clip_tokenizer_json())
+  assert (read.vocab_size, read.start_id, read.end_id) == (CLIP_VOCAB_SIZE, 49406, 49407)
+  np.testing.assert_array_equal(read(texts, 160), ClipTokenizer()(texts, 160))
+
+
+def test_tokenizer_json_adds_the_special_tokens_for_other_programs():
+  ids = tokenizers.Tokenizer.from_str(clip_tokenizer_json()).encode("a dog").ids
+  assert ids == [49406, 320, 1929, 49407]

@@ -375,3 +375,26 @@ def test_incomplete_weights_are_not_converted(tmp_path):
   with pytest.raises(UserError, match=r"activation='relu' is unknown"):
     convert.main([str(GOLDEN / "clip_tiny.safetensors"), str(tmp_path / "out"), "--activation=relu"])
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("vocab_size", "has_tokenizer"), [(49408, True), (100, False)])
+def test_clip_tokenizer_is_written_on_request_and_read_back(tmp_path, vocab_size, has_tokenizer):
+  weights = run_weights(trained_tokenizer="clip")
+  weights.config.text.vocab_size = vocab_size
+  weights.params["text/token_embedding"] = np.ones((vocab_size, 48), np.float32)
+  export.export_weights(weights, tmp_path / "plain", "clip_vip")
+  for _ in range(2):
+    export.export_weights(weights, tmp_path / "out", "clip_vip", overwrite=True, clip_tokenizer=True)
+  assert not (tmp_path / "plain" / "tokenizer.json").exists()
+  assert (tmp_path / "out" / "tokenizer.json").exists() == has_tokenizer
+  if has_tokenizer:
+    assert export.losses(sources.read_weights(str(tmp_path / "out")), "clip") == ["temporal='proxies'"]
+
+
+def test_equal_exports_are_byte_identical(tmp_path):
+  weights = run_weights()
+  contents = []
+  for number in range(5):  # the order of safetensors' metadata is random
+    (path,) = export.export_weights(weights, tmp_path / f"{number}.safetensors", "clip_vip")
+    contents.append(path.read_bytes())
+  assert len(set(contents)) == 1
