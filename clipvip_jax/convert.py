@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError, first_line
-from clipvip_jax.utils.log import log
+from clipvip_jax.utils.log import log, printable
 
 if TYPE_CHECKING:
   from clipvip_jax.reporting.model_card import CardFields
@@ -45,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   publication = None
   if options.target.startswith(HUB):
     publication = _prepare(options)
+  elif "://" in options.target:
+    raise UserError(
+      f"TARGET={printable(options.target, 160)} is neither a local path nor {HUB}OWNER/NAME; use one of them"
+    )
   elif given := [name for name in _HUB_OPTIONS if getattr(options, name)]:
     raise UserError(f"--{given[0]} is an option of targets on the Hub; use {HUB}OWNER/NAME as TARGET, or omit it")
   weights = sources.read_weights(options.source, Hints(options.activation, options.vision_heads, options.text_heads))

@@ -78,6 +78,7 @@ def test_dry_run_writes_what_would_be_published_without_a_request(hub, run, tmp_
     ([TARGET, "--license=other"], "--license=other needs --license_name"),
     ([TARGET, "--license=mit", "--license_name=x"], "no other license has one"),
     ([TARGET, "--license=other", "--license_name=x", "--license_link=ftp://x"], "must be an address https://"),
+    (["https://huggingface.co/someone/shapes"], "TARGET=https://.* is neither a local path nor hf://OWNER/NAME"),
     (["folder", "--private"], "--private is an option of targets on the Hub; use hf://OWNER/NAME as TARGET"),
     (["folder", "--dry-run"], "--dry_run is an option of targets on the Hub"),
   ],

@@ -62,5 +62,5 @@ def test_error_is_one_line(error, expected):
 
 def test_tokens_and_passwords_are_redacted(monkeypatch):
   monkeypatch.setenv("HF_TOKEN", "oddToken")
-  text = "Authorization: Bearer abc.def, oddToken, hf_AbC123xyz at https://me:word@hub/x and https://hub/a@b"
-  assert redact(text) == "Authorization: Bearer ***, ***, *** at https://***hub/x and https://hub/a@b"
+  text = "Authorization: Bearer abc.def and oddToken, hf_AbC123xyz at https://me:word@hub/x and https://hub/a@b"
+  assert redact(text) == "Authorization: Bearer *** and ***, *** at https://***hub/x and https://hub/a@b"
