@@ -38,7 +38,7 @@ def describe_hub_error(error: BaseException) -> str:
       return f"the Hub answered {status}{message and f' ({message})'}; {action}"
   for cause in _causes(error):
     if type(cause).__name__ == "OfflineModeIsEnabled":
-      return "HF_HUB_OFFLINE forbids connections, and the files are not in the cache; unset it"
+      return "HF_HUB_OFFLINE forbids connections; unset it"
     if _NO_CONNECTION.fullmatch(type(cause).__name__):
       return f"no connection to the Hub ({_one_line(str(cause)) or type(cause).__name__}); check the network"
   return _one_line(first_line(error))
