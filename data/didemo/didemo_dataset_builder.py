@@ -55,7 +55,7 @@ class Builder(CorpusBuilder):
 
   code_path = pathlib.Path(__file__)
   VERSION = tfds.core.Version("1.0.0")
-  SIZE_HINT = " with test_list.txt, which lists the videos that results are reported on,"
+  SIZE_HINT = " with test_list.txt, which lists the videos that results are reported on"
   BUILDER_CONFIGS = [  # noqa: RUF012 - as in TFDS
     DidemoConfig(name="default", description="Whole videos at three frames a second.", fps=3, sizes={"test": 1004})
   ]

@@ -53,7 +53,7 @@ class Builder(CorpusBuilder):
 
   code_path = pathlib.Path(__file__)
   VERSION = tfds.core.Version("1.0.0")
-  SIZE_HINT = " with HGR's lists of 1,500 validation and 1,500 test clips,"
+  SIZE_HINT = " with HGR's lists of 1,500 validation and 1,500 test clips"
   BUILDER_CONFIGS = [  # noqa: RUF012 - as in TFDS
     RetrievalConfig(
       name="default",

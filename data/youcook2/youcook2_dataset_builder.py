@@ -55,7 +55,7 @@ class Builder(CorpusBuilder):
 
   code_path = pathlib.Path(__file__)
   VERSION = tfds.core.Version("1.0.0")
-  SIZE_HINT = f", or MIL-NCE's {_REPORTED_FILE},"
+  SIZE_HINT = f", or MIL-NCE's {_REPORTED_FILE}"
   BUILDER_CONFIGS = [  # noqa: RUF012 - as in TFDS
     Youcook2Config(
       name="default",

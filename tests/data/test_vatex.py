@@ -136,6 +136,17 @@ def test_finds_clips_before_entire_videos(tmp_path):
   ]
 
 
+def test_refuses_other_sizes_than_the_official_ones(source):
+  words = (
+    r"\(train has 8 clips, officially 25991; validation has 2 clips, officially 1500; test has 4 clips, officially 1500"
+  )
+  with pytest.raises(
+    UserError, match=words + r"\)\. Use .* 1,500 test clips, or accept these with --check_sizes=false$"
+  ):
+    plan(source, check_sizes=True)
+
+
+@pytest.mark.slow
 def test_checks_official_sizes(tmp_path):
   names = [f"v{n}_000000_000010" for n in range(25_991 + 3000)]
   (tmp_path / "ref_captions.json").write_text(json.dumps({name: ["t"] for name in names}))

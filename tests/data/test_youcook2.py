@@ -143,6 +143,17 @@ def test_finds_videos_in_all_layouts(tmp_path, stored):
   assert plan(tmp_path)["validation"][0].video == str(tmp_path / stored)
 
 
+def test_refuses_other_sizes_than_the_official_ones(source):
+  for config, words in (
+    ("default", "validation has 4 clips, officially 3350"),
+    ("full", "validation has 5 clips, officially 3492"),
+  ):
+    words = rf"\(train has 8 clips, officially 10337; {words}\)\. Use .*youcook\.csv, or accept these with"
+    with pytest.raises(UserError, match=words):
+      plan(source, config, check_sizes=True)
+
+
+@pytest.mark.slow
 def test_checks_official_sizes(tmp_path):
   steps = [(n, n + 1) for n in range(20)]
   videos = {f"t{n}": ("training", "1", steps if n else steps[:17]) for n in range(517)}
