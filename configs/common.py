@@ -228,6 +228,9 @@ def host() -> ConfigDict:
       # Folder of JAX's persistent compilation cache, so that a resumed run need not compile; relative to the workdir
       # unless absolute; empty: no cache. JAX_COMPILATION_CACHE_DIR takes precedence. Only process 0 writes it.
       "compilation_cache": "compiled",
+      # Where the curves go, in addition to metrics.jsonl: tensorboard, wandb, mlflow, or MODULE:CLASS, a subclass of
+      # clipvip_jax.tracking.tracker.Tracker; several separated by commas; empty: none. See docs/training.md.
+      "tracker": "tensorboard",
     }
   )
 

@@ -92,7 +92,9 @@ def test_imported_packages_are_the_declared_ones():
         elif isinstance(node, ast.ImportFrom):
           imported.add(node.module.split(".")[0])
   imported -= {*sys.stdlib_module_names, "clipvip_jax", "configs", "data", "launch"}
-  declared = {package(line) for line in requirements("requirements.txt")}
+  extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+  optional = [line for lines in extras.values() for line in lines]
+  declared = {package(line) for line in requirements("requirements.txt") + optional}
   names = {IMPORTED_AS.get(name, name.replace("-", "_")) for name in declared}
   assert names == imported
 

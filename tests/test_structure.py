@@ -8,7 +8,7 @@ from project_paths import ROOT
 # Bottom up: a module imports its own layer and those before it.
 LAYERS = (
   ("utils",),
-  ("models", "input_pipeline", "distributed"),
+  ("models", "input_pipeline", "distributed", "tracking"),
   ("runs",),
   ("weights",),
   ("inference",),

@@ -72,7 +72,6 @@ class History:
       evaluated: whether the evaluation of `step` was completed; if not, its row is dropped, too.
     """
     rows, corrupt = _read_rows(path)
-    self.step = step
     self.rows = [
       row for row in rows if row["step"] < step or (row["step"] == step and (evaluated or row["kind"] != "eval"))
     ]

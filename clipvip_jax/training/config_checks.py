@@ -13,6 +13,7 @@ from clipvip_jax.input_pipeline.preprocessing import check_crop
 from clipvip_jax.models import attention, clip_vip
 from clipvip_jax.runs import checkpoint
 from clipvip_jax.runs import workdir as run_workdir
+from clipvip_jax.tracking import names as tracker_names
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.duration import MAX_STEPS
 from clipvip_jax.training.losses import LOSSES
@@ -42,13 +43,15 @@ _MAX_BATCH_BYTES = 2**40
 
 
 def check_run(config: ConfigDict, workdir: pathlib.Path) -> None:
-  """Checks a configuration on this host: its fields, the initial weights' path, and the run that `workdir` holds.
+  """Checks a configuration on this host: fields, trackers, the initial weights' path, and the run in `workdir`.
 
   Raises:
     UserError: names the field and the allowed values.
   """
   check_recipe(config, jax.device_count())
   attention.resolve_implementation(config.model.get("attention", "auto"), jnp.dtype(config.model.dtype))
+  if jax.process_index() == 0:  # which alone tracks: other hosts need no tracker's package
+    tracker_names.parse_names(config.host.tracker)
   if config.init_from and not checkpoint.has_checkpoint(workdir / "checkpoints"):
     source_paths.check_source(config.init_from)
   run_workdir.check_config(workdir, config_tree.to_json_dict(config), extendable=True)

@@ -17,11 +17,15 @@ from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.environments import read_environments
 from clipvip_jax.runs.initial_weights import read_initial_weights
+from clipvip_jax.runs.metrics_history import is_number
 from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.tracking.tracker import Tracker
 from clipvip_jax.training.setup import Components
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.log import log
 from clipvip_jax.utils.versions import versions
+
+_TRACKED = ("plain", "dsl", "twins")  # of the metrics of a split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +55,7 @@ def evaluate_best(
 
 
 def write_results(
-  components: Components, evaluation: FinalEvaluation, history: Sequence[Mapping[str, Any]]
+  components: Components, evaluation: FinalEvaluation, history: Sequence[Mapping[str, Any]], tracker: Tracker
 ) -> dict[str, Any]:
   """Writes results.json and report.html on process 0. All processes must call it.
 
@@ -59,6 +63,7 @@ def write_results(
     components: of the run.
     evaluation: of the run.
     history: rows of metrics.jsonl.
+    tracker: records the metrics and the report.
 
   Returns:
     The content of results.json.
@@ -76,8 +81,10 @@ def write_results(
       examples = query_examples.report_examples(
         components.model, params, components.eval_corpus, first_split, components.config
       )
-    report.write_report(components.workdir / "report.html", results, history, examples)
+    report_path = components.workdir / "report.html"
+    report.write_report(report_path, results, history, examples)
     log.info("wrote %s and report.html", path)
+    tracker.log_results(evaluation.last_step, _final_metrics(results), report_path)
   return results
 
 
@@ -89,6 +96,16 @@ def format_results(results: Mapping[str, Any]) -> str:
     for split, metrics in results["splits"].items()
   ]
   return "\n\n".join(tables)
+
+
+def _final_metrics(results: Mapping[str, Any]) -> dict[str, float]:
+  """Returns the metrics of all splits by names for trackers, such as "final/test/plain/text_to_video/R@1"."""
+  return {
+    f"final/{split}/{name.replace('.', '/')}": float(value)
+    for split, metrics in results["splits"].items()
+    for name, value in config_tree.flatten({kind: metrics[kind] for kind in _TRACKED if kind in metrics})
+    if is_number(value)
+  }
 
 
 def _results(components: Components, evaluation: FinalEvaluation) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from clipvip_jax.runs import workdir_lock
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.metrics_history import History
 from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.tracking.tracker import Tracker
 from clipvip_jax.training.divergence import DivergenceCheck
 from clipvip_jax.training.setup import Components
 from clipvip_jax.training.step_timer import StepTimer
-from clipvip_jax.training.tensorboard import EventWriter
 from clipvip_jax.training.train_step import JittedTrainStep, jit_train_step, num_masked_steps
 from clipvip_jax.utils import signals
 from clipvip_jax.utils.errors import Terminated
@@ -30,11 +30,18 @@ from clipvip_jax.utils.log import log
 class TrainLoop:
   """Training loop of one run."""
 
-  def __init__(self, components: Components, evaluator: Evaluator, checkpoints: Checkpoints, history: History):
+  def __init__(
+    self,
+    components: Components,
+    evaluator: Evaluator,
+    checkpoints: Checkpoints,
+    history: History,
+    tracker: Tracker,
+  ):
     self._components, self._config = components, components.config
     self._evaluator, self._checkpoints, self._history = evaluator, checkpoints, history
     self._divergence = DivergenceCheck(components.streams, checkpoints)
-    self._writer = EventWriter(components.workdir, history.step, enabled=jax.process_index() == 0)
+    self._tracker = tracker
     self._masked_step = _jit_step(components, drop_patches=True)
     self._unmasked_step = _jit_step(components, drop_patches=False)
     self._num_masked_steps = num_masked_steps(self._config, components.total_steps)
@@ -104,12 +111,12 @@ class TrainLoop:
       yield batch
 
   def _log(self, step: int, metrics: Mapping[str, Array], timer: StepTimer) -> None:
-    """Writes training metrics to metrics.jsonl, TensorBoard and the log."""
+    """Writes training metrics to metrics.jsonl, the trackers and the log."""
     values = {name: float(value) for name, value in metrics.items()}
     self._divergence.check()
     self._history.append({"kind": "train", "step": step, **values})
     speed = timer.report(step)
-    self._writer.write_scalars(step, {f"train/{name}": value for name, value in (values | speed).items()})
+    self._tracker.log_metrics(step, {f"train/{name}": value for name, value in (values | speed).items()})
     log.info(timer.format_line(step, values["loss"], speed))
 
   def _save_and_evaluate(self, state: TrainState, step: int, stopping: bool, timer: StepTimer) -> None:
@@ -139,7 +146,7 @@ class TrainLoop:
     if "twins" in metrics:
       scalars[f"{split}/twins"] = metrics["twins"]["accuracy"]
       twins = f" | twins {metrics['twins']['accuracy']:.1%}"
-    self._writer.write_scalars(step, scalars)
+    self._tracker.log_metrics(step, scalars)
     log.info(
       "step %d | %s: text-to-video R@1 %.1f%% R@5 %.1f%% R@10 %.1f%% over %s%s",
       step,

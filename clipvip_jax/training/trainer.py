@@ -15,6 +15,9 @@ from clipvip_jax.runs import workdir_lock
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.environments import record_environment
 from clipvip_jax.runs.metrics_history import History
+from clipvip_jax.tracking.names import parse_names
+from clipvip_jax.tracking.open_trackers import open_trackers
+from clipvip_jax.tracking.tracker import Tracker
 from clipvip_jax.training.final_evaluation import evaluate_best, write_results
 from clipvip_jax.training.initial_state import load_initial_weights, restore_or_initialize
 from clipvip_jax.training.launch_consistency import check_launch
@@ -56,10 +59,14 @@ def _train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       state, first_step = restore_or_initialize(components, checkpoints, weights)
       if jax.process_index() == 0:
         record_environment(workdir, first_step, {**versions(), "code": code_digest()})
-      with _open_history(workdir, first_step, evaluated=checkpoints.has_score(first_step)) as history:
-        state = TrainLoop(components, evaluator, checkpoints, history).run(state, first_step)
+      evaluated = checkpoints.has_score(first_step)
+      with (
+        _open_history(workdir, first_step, evaluated=evaluated) as history,
+        _open_tracker(components, first_step) as tracker,
+      ):
+        state = TrainLoop(components, evaluator, checkpoints, history, tracker).run(state, first_step)
         evaluation = evaluate_best(components, evaluator, checkpoints, state)
-        return write_results(components, evaluation, history.rows)
+        return write_results(components, evaluation, history.rows, tracker)
 
 
 def _enable_compilation_cache(workdir: pathlib.Path, folder: str) -> None:
@@ -101,3 +108,9 @@ def _open_history(workdir: pathlib.Path, first_step: int, *, evaluated: bool) ->
   """Opens metrics.jsonl, without rows that are written again; process 0 writes it."""
   path, write = workdir / "metrics.jsonl", jax.process_index() == 0
   return contextlib.closing(History(path, first_step, write=write, evaluated=evaluated))
+
+
+def _open_tracker(components: Components, first_step: int) -> contextlib.AbstractContextManager[Tracker]:
+  """Opens the trackers of host.tracker on process 0, and none on the others."""
+  names = parse_names(components.config.host.tracker) if jax.process_index() == 0 else []
+  return open_trackers(names, components.workdir, components.identity["config"], first_step)

@@ -106,6 +106,11 @@ def test_checks_the_path_of_initial_weights_after_the_fields(tmp_path, recipe_is
     config_checks.check_run(config(tmp_path, **changes), tmp_path / "run")
 
 
+def test_checks_the_trackers_of_this_host(tmp_path):
+  with pytest.raises(UserError, match=r"host\.tracker: 'visdom' is unknown; use tensorboard, wandb"):
+    config_checks.check_run(config(tmp_path, **{"host.tracker": "visdom"}), tmp_path / "run")
+
+
 def test_a_run_with_a_checkpoint_needs_no_initial_weights(tmp_path):
   run_config = config(tmp_path, init_from=str(tmp_path / "none.safetensors"))
   workdir.claim(tmp_path / "run", config_tree.to_json_dict(run_config), {})

@@ -13,6 +13,7 @@ from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.metrics_history import History
 from clipvip_jax.runs.workdir_lock import workdir_lock
+from clipvip_jax.tracking.open_trackers import TrackerGroup
 from clipvip_jax.training import setup
 from clipvip_jax.training.initial_state import restore_or_initialize
 from clipvip_jax.training.loop import TrainLoop
@@ -46,7 +47,7 @@ def open_loop(corpora, workdir, evaluator, **changes):
   history = History(workdir / "metrics.jsonl", 0)
   with contextlib.closing(checkpoints), contextlib.closing(history), workdir_lock(workdir), signals.handled():
     state, _ = restore_or_initialize(components, checkpoints, {})
-    yield TrainLoop(components, evaluator, checkpoints, history), state, checkpoints
+    yield TrainLoop(components, evaluator, checkpoints, history, TrackerGroup([])), state, checkpoints
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from clipvip_jax.evaluation.evaluator import Evaluator
 from clipvip_jax.input_pipeline import list_media
 from clipvip_jax.runs import checkpoint
 from clipvip_jax.runs.checkpoint import Checkpoints
+from clipvip_jax.tracking import background
 from clipvip_jax.training import setup, trainer
 from clipvip_jax.utils.errors import UserError
 
@@ -65,6 +66,39 @@ def test_a_finished_run_is_idempotent(finished, corpora):
   before = (workdir / "metrics.jsonl").read_bytes()
   assert trainer.train(config(corpora), workdir) == results
   assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_tracker_records_the_run_and_one_that_hangs_changes_nothing(finished, corpora, tmp_path, monkeypatch):
+  workdir, results = finished
+  monkeypatch.setenv("ODD_TRACKER", "hangs")
+  monkeypatch.setenv("TRACKER_FAILS_IN", "metrics")
+  monkeypatch.setitem(background.CLOSE_SECONDS, "finished", 5.0)
+  tracked, trackers = tmp_path / "run", "odd_trackers:Recorder,odd_trackers:Fails"
+  again = trainer.train(config(corpora, **{"host.tracker": trackers}), tracked)
+  assert {**again, "config": None} == {**results, "config": None}
+  assert (tracked / "metrics.jsonl").read_bytes() == (workdir / "metrics.jsonl").read_bytes()
+  assert (tracked / "report.html").read_text() == (workdir / "report.html").read_text().replace("tensorboard", trackers)
+  jax.tree.map(
+    np.testing.assert_array_equal, *(checkpoint.read_params(path / "checkpoints")[0] for path in (workdir, tracked))
+  )
+  calls = [json.loads(line) for line in (tracked / "recorded.jsonl").read_text().splitlines()]
+  assert calls[0] == ["start", "", 0, {**again["config"]}]
+  metrics = [(step, values) for name, step, *values in calls[1:-1] if name == "metrics"]
+  losses = [(step, values["train/loss"]) for step, (values,) in metrics if "train/loss" in values]
+  assert losses == [(row["step"], row["loss"]) for row in read_rows(workdir, "train")]
+  recalls = [
+    (step, values["validation/text_to_video/R@1"]) for step, (values,) in metrics if "train/loss" not in values
+  ]
+  rows = read_rows(workdir, "eval")
+  assert recalls == [(row["step"], row["metrics"]["plain"]["text_to_video"]["R@1"]) for row in rows]
+  name, step, final, page = calls[-2]
+  assert (name, step, page) == ("results", 12, (tracked / "report.html").read_text())
+  for split in ("test", "test_unseen"):
+    metrics = results["splits"][split]
+    assert final[f"final/{split}/plain/text_to_video/R@1"] == metrics["plain"]["text_to_video"]["R@1"]
+    assert final[f"final/{split}/dsl/video_to_text/mean_rank"] == metrics["dsl"]["video_to_text"]["mean_rank"]
+    assert final[f"final/{split}/twins/accuracy"] == metrics["twins"]["accuracy"]
+  assert calls[-1] == ["finish", "finished"]
 
 
 def test_rejects_another_configuration_in_the_workdir_and_changes_no_file(finished, corpora):

@@ -6,38 +6,43 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 
+from clipvip_jax.tracking.tracker import Status, TrackedRun, Tracker
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.log import log
 
 
-class EventWriter:
-  """Writes scalars to a new event file of a folder; each call leaves a readable file.
+class EventWriter(Tracker):
+  """Writes scalars to a new event file of the workdir; each call leaves a readable file.
 
   Events of steps after `first_step` are removed from existing files: a resumed run writes them again.
-
-  Args:
-    workdir: the folder.
-    first_step: the updates that are done at the start.
-    enabled: False for a writer that writes nothing, as on all processes but process 0.
   """
 
-  def __init__(self, workdir: pathlib.Path, first_step: int, *, enabled: bool):
-    self._path = None
-    if enabled:
-      _remove_later_events(workdir, first_step)
-      name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-      self._path = workdir / name
-      self._append(file_version="brain.Event:2")
+  def __init__(self) -> None:
+    self._path: pathlib.Path | None = None
 
-  def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+  def start(self, run: TrackedRun) -> str:
+    """Starts an event file; its folder identifies the run."""
+    _remove_later_events(run.workdir, run.first_step)
+    name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+    self._path = run.workdir / name
+    self._append(file_version="brain.Event:2")
+    return ""
+
+  def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
     """Appends an event. A file that cannot be written is reported once; training continues."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
     summary = Summary()
-    for tag, value in scalars.items():
+    for tag, value in metrics.items():
       summary.value.extend(scalar_pb(tag, value).value)
     self._append(step=step, summary=summary)
+
+  def log_results(self, step: int, results: Mapping[str, float], report: pathlib.Path) -> None:
+    """Writes nothing: the report lies in the same folder."""
+
+  def finish(self, status: Status) -> None:
+    """Writes nothing: the file is complete after each event."""
 
   def _append(self, **fields: object) -> None:
     from tensorboard.compat.proto.event_pb2 import Event

@@ -6,17 +6,24 @@ import sys
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
-from clipvip_jax.training.tensorboard import EventWriter
+from clipvip_jax.tracking.tensorboard import EventWriter
+from clipvip_jax.tracking.tracker import TrackedRun
 from clipvip_jax.utils.log import log
 
 
+def start(workdir, first_step=0):
+  writer = EventWriter()
+  writer.start(TrackedRun(workdir, {}, first_step))
+  return writer
+
+
 def write(workdir, first_step, losses):
-  write_steps(EventWriter(workdir, first_step, enabled=True), first_step, losses)
+  write_steps(start(workdir, first_step), first_step, losses)
 
 
 def write_steps(writer, first_step, losses):
   for step, loss in enumerate(losses, first_step + 1):
-    writer.write_scalars(step, {"train/loss": loss})
+    writer.log_metrics(step, {"train/loss": loss})
 
 
 def read(workdir):
@@ -41,13 +48,8 @@ def test_a_truncated_file_keeps_its_first_events(tmp_path):
   assert read(tmp_path) == [(1, 1.0), (2, 4.0)]
 
 
-def test_a_process_that_does_not_write_leaves_no_file(tmp_path):
-  EventWriter(tmp_path, 3, enabled=False).write_scalars(4, {"train/loss": 1.0})
-  assert not list(tmp_path.iterdir())
-
-
 def test_a_file_that_cannot_be_written_gives_one_warning(tmp_path, caplog, monkeypatch):
-  writer = EventWriter(tmp_path, 0, enabled=True)
+  writer = start(tmp_path)
   (path,) = tmp_path.iterdir()
   path.unlink()
   path.mkdir()
@@ -60,8 +62,9 @@ def test_a_file_that_cannot_be_written_gives_one_warning(tmp_path, caplog, monke
 
 def test_tensorflow_is_not_imported(tmp_path):
   code = (
-    "import pathlib, sys; from clipvip_jax.training.tensorboard import EventWriter as E; folder = pathlib.Path()\n"
-    "E(folder, 0, enabled=True).write_scalars(1, {'a': 0.5}); E(folder, 0, enabled=True)\n"
+    "import pathlib, sys; from clipvip_jax.tracking.open_trackers import open_trackers\n"
+    "for step in (0, 1):\n"
+    "  with open_trackers(['tensorboard'], pathlib.Path(), {}, step) as tracker: tracker.log_metrics(2, {'a': 0.5})\n"
     "assert 'tensorboard' in sys.modules and 'tensorflow' not in sys.modules"
   )
   subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
@@ -69,5 +72,5 @@ def test_tensorflow_is_not_imported(tmp_path):
 
 def test_a_folder_with_the_name_of_an_event_file_stops_no_run(tmp_path):
   (tmp_path / "events.out.tfevents.1.host").mkdir()
-  EventWriter(tmp_path, 0, enabled=True).write_scalars(1, {"train/loss": 2.0})
+  start(tmp_path).log_metrics(1, {"train/loss": 2.0})
   assert len(list(tmp_path.iterdir())) == 2
