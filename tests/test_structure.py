@@ -21,6 +21,7 @@ ROOMS = [room for layer in LAYERS for room in layer]
 COMMANDS = {
   "__init__",
   "__main__",
+  "classify",
   "compare",
   "convert",
   "data_tool",
@@ -44,7 +45,9 @@ OUTSIDE = {
 }
 # Rooms of one layer do not import each other, and these may import what lies outside of the package.
 REACH = {
+  "clipvip_jax.evaluation.class_list": {"clipvip_jax.data.engine"},
   "clipvip_jax.evaluation.evaluation_config": {"clipvip_jax.configs"},
+  "clipvip_jax.evaluation.labelled_videos": {"clipvip_jax.data.engine"},
   "clipvip_jax.data_tool": {"clipvip_jax.data"},
 }
 

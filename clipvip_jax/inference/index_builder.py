@@ -7,11 +7,13 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from clipvip_jax.inference import video_index
-from clipvip_jax.inference.embedding_model import EmbeddingModel
 from clipvip_jax.inference.feature_file import SUFFIX
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.input_pipeline import read_media
@@ -26,13 +28,27 @@ PART_SIZE = 64  # videos per part: the most that an interruption loses
 _MAX_NAMED = 3  # unreadable videos that an error message names
 
 
+class VideoEmbedder(Protocol):
+  """Reads and embeds videos, as `embedding_model.EmbeddingModel` does; its attributes are documented there."""
+
+  @property
+  def source(self) -> str: ...
+  @property
+  def identity(self) -> str: ...
+  @property
+  def config(self) -> ConfigDict: ...
+  def read_clip(self, video: str | os.PathLike[str], /) -> Float[np.ndarray, "..."]: ...
+  def embed_pixels(self, pixels: Iterable[Float[np.ndarray, "..."]], /) -> Iterator[Float[np.ndarray, " e"]]: ...
+
+
 def build_index(
-  model: EmbeddingModel,
+  model: VideoEmbedder,
   videos: Sequence[pathlib.Path],
   out: pathlib.Path,
   *,
   threads: int = 0,
   max_skipped: float = 0.05,
+  flag: str = "--out",
 ) -> VideoIndex:
   """Embeds videos into the index `out`; idempotent, and resumes where an earlier call was interrupted.
 
@@ -45,6 +61,7 @@ def build_index(
     out: the index file.
     threads: that decode while the model computes; 0: one per core.
     max_skipped: the largest fraction of videos that may be unreadable, 0 to 1.
+    flag: the option that chose `out`, for error messages.
 
   Returns:
     The index. An interrupted and resumed build writes the same bytes as an uninterrupted one.
@@ -54,9 +71,9 @@ def build_index(
   """
   names = [os.fspath(video) for video in videos]
   if out.exists():
-    return _read_finished(out, model, names)
+    return _read_finished(out, model, names, flag)
   parts_dir = out.with_name(f"{out.name}.parts")
-  _claim(out, parts_dir, model, names)
+  _claim(parts_dir, model, names, flag)
   num_parts = -(-len(videos) // PART_SIZE)
   part_paths = [parts_dir / f"{number}{SUFFIX}" for number in range(num_parts)]
   _embed_missing_parts(model, videos, part_paths, threads or os.cpu_count() or 1)
@@ -67,23 +84,23 @@ def build_index(
   return index
 
 
-def _read_finished(out: pathlib.Path, model: EmbeddingModel, names: list[str]) -> VideoIndex:
+def _read_finished(out: pathlib.Path, model: VideoEmbedder, names: list[str], flag: str) -> VideoIndex:
   """Returns the index that exists, if it is of the same model and videos."""
   if out.is_dir():
-    raise UserError(f"--out={out} is a folder; name a file")
+    raise UserError(f"{flag}={out} is a folder; name a file")
   index = video_index.read_index(out)
   if index.crop != model.config.data.crop:
     raise UserError(
-      f"{out} is an index with crop={index.crop!r}, not {model.config.data.crop!r}; name another --out, or pass"
+      f"{out} is an index with crop={index.crop!r}, not {model.config.data.crop!r}; name another {flag}, or pass"
       f" --crop={index.crop}"
     )
   if index.identity != model.identity or sorted([*index.videos, *index.bad]) != sorted(names):
-    raise UserError(f"{out} is an index of another model or of other videos; name another --out, or delete it")
+    raise UserError(f"{out} is an index of another model or of other videos; name another {flag}, or delete it")
   log.info("%s is complete already", out)
   return index
 
 
-def _claim(out: pathlib.Path, parts_dir: pathlib.Path, model: EmbeddingModel, names: list[str]) -> None:
+def _claim(parts_dir: pathlib.Path, model: VideoEmbedder, names: list[str], flag: str) -> None:
   """Records what is embedded in parts_dir/job.json; refuses the parts of another job."""
   digest = hashlib.blake2b(os.fsencode("\0".join(names)), digest_size=4).hexdigest()
   job = {
@@ -94,14 +111,14 @@ def _claim(out: pathlib.Path, parts_dir: pathlib.Path, model: EmbeddingModel, na
   }
   try:
     parts_dir.mkdir(parents=True, exist_ok=True)
-    workdir.check_same(parts_dir, "job", job, flag="--out")
+    workdir.check_same(parts_dir, "job", job, flag=flag)
     config_tree.write_json(parts_dir / "job.json", job)
   except OSError as error:
-    raise UserError(f"--out={out} cannot be written ({error.strerror}); name another file") from error
+    raise UserError(f"{parts_dir} cannot be written ({error.strerror}); name another {flag}") from error
 
 
 def _embed_missing_parts(
-  model: EmbeddingModel, videos: Sequence[pathlib.Path], part_paths: Sequence[pathlib.Path], threads: int
+  model: VideoEmbedder, videos: Sequence[pathlib.Path], part_paths: Sequence[pathlib.Path], threads: int
 ) -> None:
   """Embeds the parts that are missing, corrupt or outdated; decoding runs ahead across parts."""
   parts = {path: videos[i * PART_SIZE : (i + 1) * PART_SIZE] for i, path in enumerate(part_paths)}
@@ -126,7 +143,7 @@ def _embed_missing_parts(
     log.info("accepted with notes: %s", ", ".join(f"{count} {note}" for note, count in sorted(counts.items())))
 
 
-def _is_complete(path: pathlib.Path, model: EmbeddingModel, threads: int) -> bool:
+def _is_complete(path: pathlib.Path, model: VideoEmbedder, threads: int) -> bool:
   """Returns whether a part can be kept: its file is intact, and its unreadable videos are still unreadable."""
   try:
     bad = video_index.read_index(path).bad
@@ -135,7 +152,7 @@ def _is_complete(path: pathlib.Path, model: EmbeddingModel, threads: int) -> boo
   return all(isinstance(clip, UserError) for _, clip in read_media.map_in_threads(bad, model.read_clip, threads))
 
 
-def _embed_part(model: EmbeddingModel, clips: Iterable[tuple[os.PathLike[str], np.ndarray | UserError]]) -> VideoIndex:
+def _embed_part(model: VideoEmbedder, clips: Iterable[tuple[os.PathLike[str], np.ndarray | UserError]]) -> VideoIndex:
   """Embeds (video, its pixels or the error of reading it)."""
   good: list[str] = []
   bad: list[str] = []
@@ -161,7 +178,7 @@ def _embed_part(model: EmbeddingModel, clips: Iterable[tuple[os.PathLike[str], n
   return VideoIndex(features, good, model.source, model.identity, bad, reasons, model.config.data.crop)
 
 
-def _merge_parts(parts: Sequence[VideoIndex], model: EmbeddingModel) -> VideoIndex:
+def _merge_parts(parts: Sequence[VideoIndex], model: VideoEmbedder) -> VideoIndex:
   no_features = np.zeros((0, model.config.model.embed_dim), np.float32)
   return VideoIndex(
     features=np.concatenate([no_features, *(part.features for part in parts)]),

@@ -16,9 +16,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from clipvip_jax.input_pipeline import preprocessing
-from clipvip_jax.input_pipeline.frame_sampling import uniform_frames, uniform_in_time
+from clipvip_jax.input_pipeline.frame_sampling import TIME_TOLERANCE, uniform_frames, uniform_in_time
 from clipvip_jax.input_pipeline.image_files import is_still_image, list_images, read_image
 from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.time_range import NO_TIMES, displayed_span, from_start
 from clipvip_jax.input_pipeline.video_decoder import frame_times, iterate_pictures
 from clipvip_jax.utils.errors import UserError
 
@@ -48,13 +49,18 @@ VIDEO_SUFFIXES = (
 # Path of a video file, an image file or a folder of frames; or uint8 [T, H, W, 3] or [H, W, 3].
 Video = str | os.PathLike[str] | np.ndarray
 
+# Start and end of a clip within its video, in seconds; None: start and end of the video.
+TimeRange = tuple[float | None, float | None]
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PREFETCH = 2  # items per thread in `map_in_threads`
 
 
-def read_clip(video: Video, num_frames: int, image_size: int, crop: str = "squash") -> Float[np.ndarray, "t s s 3"]:
+def read_clip(
+  video: Video, num_frames: int, image_size: int, crop: str = "squash", times: TimeRange = (None, None)
+) -> Float[np.ndarray, "t s s 3"]:
   """Reads a video as the model's evaluation input: evenly spaced frames, resized and normalized.
 
   Args:
@@ -62,12 +68,13 @@ def read_clip(video: Video, num_frames: int, image_size: int, crop: str = "squas
     num_frames: T of the result.
     image_size: S in pixels.
     crop: one of `preprocessing.CROPS`.
+    times: the part of a video file to read.
 
   Raises:
-    UserError: the video cannot be read or decoded, or has another type.
+    UserError: the video cannot be read or decoded, has another type, or has no frame within `times`.
   """
   resize = functools.partial(preprocessing.resize_normalize, size=image_size, crop=crop)
-  return np.stack(_map_frames(video, num_frames, resize))
+  return np.stack(_map_frames(video, num_frames, resize, times))
 
 
 def read_frames(video: Video, num_frames: int) -> list[UInt8[np.ndarray, "h w 3"]]:
@@ -83,7 +90,9 @@ def read_frames(video: Video, num_frames: int) -> list[UInt8[np.ndarray, "h w 3"
   return _map_frames(video, num_frames, lambda frame: frame)
 
 
-def _map_frames(video: Video, num_frames: int, function: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
+def _map_frames(
+  video: Video, num_frames: int, function: Callable[[np.ndarray], np.ndarray], times: TimeRange = (None, None)
+) -> list[np.ndarray]:
   """Applies `function` to each frame as soon as it is decoded: twelve frames of 8K video are 1.2 GB."""
   if isinstance(video, np.ndarray):
     return _map_sampled(_check_array(video), num_frames, function)
@@ -96,7 +105,9 @@ def _map_frames(video: Video, num_frames: int, function: Callable[[np.ndarray], 
     elif is_still_image(path):
       files = [path]
     else:
-      return _map_video_file(path, num_frames, function)
+      return _map_video_file(path, num_frames, function, times)
+    if times != (None, None):
+      raise MediaError(path, NO_TIMES)
     return _map_sampled(files, num_frames, lambda file: function(read_image(file)))
   except (OSError, ValueError) as error:  # an invalid file name, missing permissions
     raise MediaError(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
@@ -118,31 +129,44 @@ def _check_array(video: np.ndarray) -> UInt8[np.ndarray, "t h w 3"]:
 
 
 def _map_video_file(
-  path: pathlib.Path, num_frames: int, function: Callable[[np.ndarray], np.ndarray]
+  path: pathlib.Path, num_frames: int, function: Callable[[np.ndarray], np.ndarray], times: TimeRange
 ) -> list[np.ndarray]:
   """Converts only the sampled frames to RGB, and keeps only the results of `function`."""
-  begins = frame_times(path) or [0.0]
+  begins = _begins_within(frame_times(path), times) or [0.0]
   end = begins[-1]
   # The times of coded frames may differ from those of decoded ones: then decode again, knowing the latter.
   for _ in range(2):
     expected = uniform_in_time(begins, end, num_frames)
-    results, begins, end = _map_decoded(path, set(expected.tolist()), function)
+    results, begins, end = _map_decoded(path, set(expected.tolist()), function, times)
+    if times[0] and not begins:
+      raise MediaError(path, f"start={times[0]:g} is after the end of the video; correct the times of this clip")
     indices = uniform_in_time(begins, end, num_frames).tolist()
     if results.keys() >= set(indices):
       return [results[index] for index in indices]
   raise MediaError(path, "the number of frames changed while reading; is the file still being written?")
 
 
+def _begins_within(begins: Sequence[float], times: TimeRange) -> list[float]:
+  """Returns when the frames that are displayed within `times` begin to be; the first may have begun earlier."""
+  start, end = times
+  if start is None and end is None:
+    return list(begins)
+  ends = [*begins[1:], float("inf")]
+  spans = [span for span in zip(begins, ends, strict=True) if start is None or span[1] > start + TIME_TOLERANCE]
+  return [max(begin, start or begin) for begin, _ in spans if end is None or begin < end]
+
+
 def _map_decoded(
-  path: pathlib.Path, indices: set[int], function: Callable[[np.ndarray], np.ndarray]
+  path: pathlib.Path, indices: set[int], function: Callable[[np.ndarray], np.ndarray], times: TimeRange
 ) -> tuple[dict[int, np.ndarray], list[float], float]:
   """Returns {index: result of `function`}, the times at which the frames begin, and the end of the last one."""
   results, begins, end = {}, [], 0.0
-  for index, picture in enumerate(iterate_pictures(path)):
+  pictures = iterate_pictures(path) if times == (None, None) else iterate_pictures(path, *times)
+  for index, picture in enumerate(from_start(pictures, times[0])):
     if index in indices:
       results[index] = function(picture.rgb())
-    begins.append(picture.seconds)
-    end = picture.seconds + picture.shown_for
+    begin, end = displayed_span(picture, *times)
+    begins.append(begin)
   return results, begins, end
 
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from clipvip_jax.data.engine.records import encode_jpeg
 from clipvip_jax.input_pipeline import image_files, video_decoder
-from clipvip_jax.input_pipeline.frame_sampling import TIME_TOLERANCE, samples_before, uniform_frames, uniform_in_time
+from clipvip_jax.input_pipeline.frame_sampling import samples_before, uniform_frames, uniform_in_time
 from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.time_range import NO_TIMES, displayed_span, from_start
 from clipvip_jax.input_pipeline.video_decoder import Picture
 from clipvip_jax.utils.errors import UserError
 
@@ -115,7 +116,7 @@ def extract_frames(
   file = pathlib.Path(path)
   is_image = image_files.is_still_image(file)
   if (start is not None or end is not None) and (is_image or file.is_dir()):
-    raise MediaError(path, "start and end do not apply to images and folders of frames, which have no times")
+    raise MediaError(path, NO_TIMES)
   if file.is_dir():
     images = image_files.list_images(file)
     _check_length(path, len(images), settings)
@@ -172,12 +173,13 @@ def _check_length(
 def _video_frames(
   path: str, settings: FrameSettings, decode: Decoder, start: float | None, end: float | None
 ) -> Iterator[bytes]:
-  pictures = _from_start(decode(path, start, end), start)
+  pictures = from_start(decode(path, start, end), start)
   if settings.frames:
-    spans = [_span(picture, start, end) for picture in pictures]  # decoded twice: the length is known at the end
+    # Decoded twice: the length is known at the end.
+    spans = [displayed_span(picture, start, end) for picture in pictures]
     _check_length(path, len(spans), settings, start, end)
     indices = uniform_in_time([begin for begin, _ in spans], spans[-1][1], settings.frames).tolist()
-    yield from _at_indices(_from_start(decode(path, start, end), start), indices, settings)
+    yield from _at_indices(from_start(decode(path, start, end), start), indices, settings)
     return
   if settings.fps:
     frames = _at_rate(pictures, settings, start, end)
@@ -187,17 +189,6 @@ def _video_frames(
   for count, frame in enumerate(frames, 1):  # noqa: B007  # `count` is used after the loop
     yield frame
   _check_length(path, count, settings, start, end)
-
-
-def _from_start(pictures: Iterable[Picture], start: float | None) -> Iterator[Picture]:
-  """Drops pictures that are no longer displayed at `start`."""
-  return (p for p in pictures if start is None or p.seconds + p.shown_for > start + TIME_TOLERANCE)
-
-
-def _span(picture: Picture, start: float | None, end: float | None) -> tuple[float, float]:
-  """Returns when a picture begins and ends to be displayed in the clip from `start` to `end`."""
-  until = picture.seconds + picture.shown_for
-  return max(picture.seconds, start or picture.seconds), until if end is None else min(until, end)
 
 
 def _at_indices(pictures: Iterable[Picture], indices: Sequence[int], settings: FrameSettings) -> Iterator[bytes]:
@@ -218,7 +209,7 @@ def _at_rate(
   """Yields the frames displayed at start, start + 1 / fps, ...: the last picture that began by each of these times."""
   count, first = 0, None
   for picture in pictures:
-    begin, until = _span(picture, start, end)
+    begin, until = displayed_span(picture, start, end)
     first = begin if first is None else first
     repeats = samples_before(first, until, settings.fps) - count
     if repeats > 0:

@@ -137,6 +137,18 @@ def check_seconds(value: Any, name: str, where: str) -> float:
   return float(value)
 
 
+def check_times(start: Any, end: Any, where: str) -> tuple[float | None, float | None]:
+  """Returns start and end of a clip within its video in seconds; None: start and end of the video.
+
+  Raises:
+    UserError: One is not a number of seconds, or `end` is not after `start`.
+  """
+  start, end = (None if x is None else check_seconds(x, name, where) for name, x in (("start", start), ("end", end)))
+  if end is not None and end <= (start or 0):
+    raise UserError(f"{where}: end={end:g} must be greater than start={start or 0:g}")
+  return start, end
+
+
 def safe_join(folder: str | os.PathLike[str], name: Any, where: str) -> str:
   """Returns FOLDER/NAME.
 

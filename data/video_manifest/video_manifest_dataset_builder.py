@@ -15,7 +15,7 @@ from etils import epath
 from clipvip_jax.data.engine import bad_lines, storage
 from clipvip_jax.data.engine.builder import CorpusBuilder
 from clipvip_jax.data.engine.corpus_config import CorpusConfig
-from clipvip_jax.data.engine.items import Item, check_id, check_seconds, clean_text, clean_texts
+from clipvip_jax.data.engine.items import Item, check_id, check_times, clean_text, clean_texts
 from clipvip_jax.data.engine.json_files import excerpt, read_json_lines
 from clipvip_jax.data.engine.text_hash import find_repeated, hash_text
 from clipvip_jax.utils.errors import UserError
@@ -142,9 +142,7 @@ def _item(row: dict[str, Any], where: str, folder: epath.Path) -> Item:
   video = check_id(row.get("video"), f"{where}, video")
   if "://" in video and not video.startswith(_REMOTE_SCHEMES):
     raise UserError(f"{where}: {video[:80]!r} is not readable; download it, or use {' or '.join(_REMOTE_SCHEMES)}")
-  start, end = (None if row.get(name) is None else check_seconds(row[name], name, where) for name in ("start", "end"))
-  if end is not None and end <= (start or 0):
-    raise UserError(f"{where}: end={end:g} must be greater than start={start or 0:g}")
+  start, end = check_times(row.get("start"), row.get("end"), where)
   span = "" if start is None and end is None else f"@{start or 0:g}-{'' if end is None else f'{end:g}'}"
   descriptions = clean_texts(row["text"], f"{where}, text") if row.get("text") is not None else ()
   return Item(

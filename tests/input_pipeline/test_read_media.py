@@ -227,3 +227,44 @@ def test_file_names_need_not_be_ascii_or_utf_8(video, tmp_path):
 
 def test_zero_threads_means_one():
   assert list(read_media.map_in_threads([1, 2], lambda item: -item, threads=0)) == [(1, -1), (2, -2)]
+
+
+@pytest.mark.parametrize(
+  ("times", "expected"),
+  [
+    ((None, None), range(20)),
+    ((0.5, None), range(6, 20)),
+    ((None, 0.5), range(6)),
+    ((0.5, 1.0), range(6, 12)),
+    ((0.55, 0.95), range(6, 12)),  # the frame that is displayed at the start began before
+    ((1.0, 90.0), range(12, 20)),
+  ],
+)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_part_of_a_video_gives_the_frames_displayed_in_it(tmp_path, times, expected, suffix):
+  grey = np.stack([np.full((32, 32, 3), 10 * i, np.uint8) for i in range(20)])
+  path = corpora.encode(tmp_path / f"part{suffix}", grey, "libx264", qp="0", times=[i / 12 for i in range(20)])
+  clip = read_media.read_clip(path, len(expected), 32, times=times)
+  every = np.stack([preprocessing.resize_normalize(frame, 32) for frame in decode_video(path)])
+  np.testing.assert_array_equal(clip, every[list(expected)])
+
+
+@pytest.mark.parametrize("times", [(0.4, 1.3), (0.55, None), (None, 1.2)])
+def test_a_part_is_sampled_as_from_a_corpus(tmp_path, times):
+  begins = [*(i / 12 for i in range(12)), *(1 + i / 30 for i in range(12))]  # of a variable rate
+  grey = np.stack([np.full((32, 32, 3), 10 * i, np.uint8) for i in range(24)])
+  path = corpora.encode(tmp_path / "part.mkv", grey, "libx264", qp="0", times=begins)
+  jpegs = extract_frames(str(path), FrameSettings(short_side=0, frames=5), iterate_pictures, *times)
+  stored = [round(preprocessing.decode_jpeg(jpeg).mean() / 10) for jpeg in jpegs]
+  every = [preprocessing.resize_normalize(frame, 32) for frame in decode_video(path)]
+  expected = np.stack([every[index] for index in stored])
+  np.testing.assert_array_equal(read_media.read_clip(path, 5, 32, times=times), expected)
+
+
+def test_parts_of_what_has_no_times_and_parts_after_the_end_are_rejected(tmp_path, video):
+  with pytest.raises(MediaError, match=r"clip\.mp4: start=9 is after the end of the video"):
+    read_media.read_clip(video, 4, 32, times=(9, None))
+  cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+  for path in (tmp_path / "a.png", tmp_path):
+    with pytest.raises(MediaError, match="start and end do not apply to images and folders of frames"):
+      read_media.read_clip(path, 4, 32, times=(None, 3))

@@ -1,0 +1,89 @@
+"""Classifies videos without training, by prompts, and optionally with a linear probe.
+
+  python -m clipvip_jax.classify --model=SOURCE --videos=VIDEOS --classes=FILE --workdir=DIR
+  python -m clipvip_jax.classify ... --probe --train=VIDEOS
+
+VIDEOS is a folder with one sub-folder per class (UCF101, HMDB51, Kinetics), or a list with the labels: a manifest of
+JSON lines, JSON or CSV with video, label and optionally start and end; a CSV of Kinetics; a JSON of
+Something-Something; a list of UCF101 (CLASS/NAME.avi), or of paths and ids; split files of HMDB51
+('splits/*_test_split1.txt', of which --videos takes the test videos and --train the training videos). The class list is
+text with one name per line, CSV with the columns name, id and prompts, or JSON. Features are kept in --workdir: the
+same command resumes, also with other classes or templates. Writes results.json, predictions.jsonl and report.html. Exit
+codes: 0 success; 2 bad input, or too many unreadable videos. The layouts are in evaluation/labelled_videos.py and
+evaluation/class_list.py.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+
+from clipvip_jax.input_pipeline.preprocessing import CROPS
+from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
+
+_MINIMUM = {"views": 1, "batch_size": 1, "threads": 0}
+
+
+def _parser() -> Parser:
+  parser = Parser(__doc__)
+  parser.add_argument("--model", metavar="SOURCE", required=True, help="file, folder, hf://OWNER/NAME or workdir")
+  parser.add_argument("--videos", metavar="VIDEOS", required=True, type=pathlib.Path, help="a folder, or a list")
+  parser.add_argument("--classes", metavar="FILE", required=True, type=pathlib.Path, help="the class list")
+  parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder for features and results")
+  parser.add_argument("--video_dir", type=pathlib.Path, help="folder of a list's videos; default: that of the list")
+  parser.add_argument("--templates", metavar="FILE", type=pathlib.Path, help="prompts, one per line, {} for the name")
+  parser.add_argument("--views", type=int, default=1, help="parts of a video whose features are averaged (default 1)")
+  parser.add_argument("--crop", choices=CROPS, help="how frames become square; default: as in training, or squash")
+  parser.add_argument("--batch_size", type=int, default=32, help="clips per batch (default 32)")
+  parser.add_argument("--threads", type=int, default=0, help="that decode videos; 0, the default: one per core")
+  parser.add_argument(
+    "--max_skipped", type=float, default=0.05, help="accepted fraction of unreadable videos (default 0.05)"
+  )
+  parser.add_argument("--probe", action="store_true", help="also fits a linear probe to --train (scikit-learn)")
+  parser.add_argument("--train", metavar="VIDEOS", type=pathlib.Path, help="videos that the probe is fitted to")
+  return parser
+
+
+def _check_options(options: argparse.Namespace) -> None:
+  """Raises UserError for options that are wrong in themselves."""
+  for name, minimum in _MINIMUM.items():
+    if getattr(options, name) < minimum:
+      raise UserError(f"--{name}={getattr(options, name)} must be at least {minimum}")
+  if not 0 <= options.max_skipped <= 1:
+    raise UserError(f"--max_skipped={options.max_skipped} must be between 0 and 1")
+  if options.probe != (options.train is not None):
+    raise UserError(
+      "--probe needs --train=VIDEOS, the videos that it is fitted to, and --train needs --probe; pass both"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Parses options, classifies and prints the results."""
+  options = _parser().parse_args(argv)
+  _check_options(options)
+  from clipvip_jax.evaluation import class_list, labelled_videos, linear_probe
+
+  if options.probe:
+    linear_probe.require_sklearn()
+  templates = class_list.read_templates(options.templates) if options.templates else class_list.DEFAULT_TEMPLATES
+  classes = class_list.read_classes(options.classes, templates)
+  videos = labelled_videos.read_videos(options.videos, classes, options.video_dir)
+  train = labelled_videos.read_videos(options.train, classes, options.video_dir, "train") if options.train else None
+  if train is not None:
+    labelled_videos.check_disjoint(train, videos)
+  from clipvip_jax.evaluation import classification  # late: videos and classes are checked before JAX is imported
+  from clipvip_jax.inference import embedding_model
+  from clipvip_jax.reporting import classification_report
+
+  model = embedding_model.load(options.model, crop=options.crop, batch_size=options.batch_size)
+  task = classification.ClassificationTask(classes, videos, train, options.views, options.threads, options.max_skipped)
+  workdir = options.workdir.resolve()
+  results = classification.classify(model, task, workdir)
+  classification_report.write_classification_page(workdir / "report.html", results)
+  print(classification_report.format_classification(results))
+  log.info("wrote %s and report.html", workdir / "results.json")
+
+
+if __name__ == "__main__":
+  run_command(main)
