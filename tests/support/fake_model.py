@@ -13,7 +13,8 @@ class FakeModel:
 
   def __init__(self, stop_after=None, crop="squash"):
     """stop_after: how many videos are embedded before the process "dies"."""
-    self.config = ConfigDict({"model": {"image_size": 8, "embed_dim": 3}, "data": {"num_frames": 2, "crop": crop}})
+    data = {"num_frames": 2, "text_length": 16, "crop": crop}
+    self.config = ConfigDict({"model": {"image_size": 8, "embed_dim": 3}, "data": data})
     self.embedded, self._stop_after = 0, stop_after
 
   def read_clip(self, video):
