@@ -1,4 +1,4 @@
-"""The adapter for mteb: with stand-ins of its loader and video decoders, and in a task of mteb where it is installed."""
+"""The adapter for mteb: with stand-ins of its loader and decoders, and in a task of mteb where it is installed."""
 
 import types
 
