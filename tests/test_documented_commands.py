@@ -88,6 +88,7 @@ RULES = (
   Run(r"\S+ -m clipvip_jax.main --config=configs/msrvtt.py:b32 --workdir=FINE .*pretrain_clipvip_base_32.pt"),
   Run(r"\S+ -m clipvip_jax.main .*msrvtt.py:b32 .*init_from=DIR", "", {"FINE": "TUNED", "=DIR": "=build/demo"}),
   Run(r"\S+ -m clipvip_jax.evaluate .*--dataset=msrvtt "),
+  Run(r"\S+ -m clipvip_jax.classify --model=FINE "),
   Run(r"\S+ -m clipvip_jax.language_gap hdvila:", "--model=build/demo"),
   Run(r"\S+ -m clipvip_jax.data_tool build mine.jsonl "),
   Run(
@@ -225,6 +226,17 @@ def write_user_files(folder):
   written_corpus.write(folder / "texts", records, name="moving_shapes", config="smoke", version=version)
 
 
+def write_ucf101(folder):
+  """Writes two classes of UCF101 in its owner's layout."""
+  lists = folder / "ucfTrainTestlist"
+  lists.mkdir()
+  (lists / "classInd.txt").write_text("1 ApplyEyeMakeup\n2 ApplyLipstick\n")
+  names = [f"{name}/v_{name}_g01_c0{number}.avi" for name in ("ApplyEyeMakeup", "ApplyLipstick") for number in (1, 2)]
+  (lists / "testlist01.txt").write_text("\n".join(names))
+  for number, name in enumerate(names):
+    corpora.write_video((folder / "UCF-101" / name).with_suffix(".mp4"), seed=number)
+
+
 def write_manifest(folder):
   """Writes the example of docs/data.md and its videos, and lines for a batch of training clips."""
   (example,) = (block for block in pages()[ROOT / "docs" / "data.md"][2] if block[0].startswith('{"video"'))
@@ -275,6 +287,7 @@ def test_documented_commands_run(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(sys, "argv", ["python"])
   write_user_files(tmp_path)
   write_manifest(tmp_path)
+  write_ucf101(tmp_path)
   by_rule = {rule: [command for command in commands() if rule_of(command) is rule] for rule in RULES}
   for rule in [rule for rule in RULES if isinstance(rule, Run)]:
     for command in dict.fromkeys(shorten(command, rule) for command in by_rule[rule]):
