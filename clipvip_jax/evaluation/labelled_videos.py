@@ -62,7 +62,7 @@ def read_videos(
   Args:
     source: a folder or a file; or a pattern with * for the split files of HMDB51.
     classes: their labels must be in this list.
-    video_dir: folder of the videos of a list; None: that of the list.
+    video_dir: folder of the videos of a list; None: that of the list. Does not apply to a folder.
     part: which lines of HMDB51's split files are meant.
 
   Raises:
@@ -115,8 +115,6 @@ def _rows(source: pathlib.Path, video_dir: pathlib.Path | None, part: Part) -> I
   if video_dir and not video_dir.is_dir():
     raise UserError(f"--video_dir={video_dir} is not a folder; name that of the videos")
   if source.is_dir():
-    if video_dir:
-      raise UserError(f"{source} is a folder, to which --video_dir does not apply; leave it out, or pass a list")
     return _folder_rows(source)
   if not source.exists() and "*" in source.name:
     files = sorted(source.parent.glob(source.name))

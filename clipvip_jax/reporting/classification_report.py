@@ -36,7 +36,7 @@ def format_classification(results: Mapping[str, Any]) -> str:
       cells = "".join(f"{cell:>{_CELL_WIDTH}}" for cell in format_metrics(results[kind]))
       lines.append(f"{label:<{_NAME_WIDTH}}{cells}")
   if absent := results["zero_shot"]["classes_without_videos"]:
-    lines.append(f"{absent:,} classes have no video; mean class accuracy is over the others")
+    lines.append(f"classes without videos: {absent:,}; mean class accuracy is over the others")
   if confusions := results["zero_shot"]["confusions"][:3]:
     pairs = "; ".join(f"{row['label']} as {row['predicted']} ({row['videos']:,})" for row in confusions)
     lines.append(f"most confused: {printable(pairs)}")

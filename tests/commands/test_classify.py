@@ -126,6 +126,7 @@ BASIC = ["--model=x", "--videos=videos.jsonl", "--classes=classes.csv", "--workd
     ([*BASIC, "--classes=templates.txt"], "10 of 10 videos have labels that are not in the class list: '0', '1'"),
     ([*BASIC, "--templates=classes.csv"], r"classes\.csv, line 1: template 'id,name' has no \{\}"),
     ([*BASIC, "--videos=v"], "is in no sub-folder"),
+    ([*BASIC, "--videos=v", "--video_dir=v"], "--video_dir=v applies to lists only, and --videos is a folder"),
     ([*BASIC, "--video_dir=none"], "--video_dir=none is not a folder"),
     (BASIC, "'x' is no|'x': no|'x' is"),
   ],

@@ -38,7 +38,7 @@ def test_table_shows_every_method(results):
   assert lines[2].split()[:4] == ["Zero-shot", *expected]
   assert lines[2].endswith("{:.1f} to {:.1f}".format(*(100 * bound for bound in metrics["top1_interval"])))
   assert lines[3].split()[:4] == ["Linear", "probe", "100.0", "100.0"]
-  assert lines[4] == "1 classes have no video; mean class accuracy is over the others"
+  assert lines[4] == "classes without videos: 1; mean class accuracy is over the others"
   first = metrics["confusions"][0]
   assert lines[5].startswith(f"most confused: {first['label']} as {first['predicted']} ({first['videos']})")
   del results["probe"], metrics["top5"]
