@@ -95,10 +95,10 @@ def measure(config: ConfigDict, mesh: Mesh) -> Cost:
   state, batch = state_shapes(config, model, tx), batch_shapes(config, loss)
   optimizer.check_names(config.optimizer, state.params)
   # CPU devices stand in for GPUs and run nothing, so optimisation would be wasted.
-  options = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
+  options: Any = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
   step, started = jit_train_step(config, model, loss, tx, lr_schedule, mesh, state), time.monotonic()
   try:
-    compiled: Any = step.lower(state, batch).compile(options)  # type: ignore[arg-type]  # integers are accepted, too
+    compiled: Any = step.lower(state, batch).compile(options)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
