@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
+from clipvip_jax.utils.versions import __version__
 from clipvip_jax.weights import json_object
 from clipvip_jax.weights.config_files import OWN_SECTION
 from clipvip_jax.weights.export import LAYOUTS
@@ -188,7 +189,7 @@ def _api(target: str) -> "HfApi":
       f"{target}: no token of the HuggingFace Hub; log in with `hf auth login`, or set HF_TOKEN to a token with write"
       " access from https://huggingface.co/settings/tokens"
     )
-  return huggingface_hub.HfApi(token=token, library_name="clipvip_jax")
+  return huggingface_hub.HfApi(token=token, library_name="clipvip_jax", library_version=__version__)
 
 
 @contextlib.contextmanager

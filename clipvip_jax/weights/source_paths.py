@@ -13,6 +13,7 @@ import functools
 import json
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from clipvip_jax.utils.errors import UserError, first_line
@@ -42,6 +43,7 @@ FOLDER_FILES = [
   "open_clip_config.json",
   TOKENIZER_FILE,
 ]
+_TIMEOUT = 30  # seconds, of a request
 _STEP = re.compile(r"(.+)@(\d+)")
 # OWNER/NAME as the Hub allows it, and a revision: a branch, a tag, refs/pr/N or a commit.
 _REPOSITORY = re.compile(
@@ -147,18 +149,34 @@ def download(source: str) -> pathlib.Path:
     import huggingface_hub
   except ImportError as error:
     raise UserError(f"{source!r} needs a package that is not installed: pip install huggingface_hub") from error
+  others = [file for file in FOLDER_FILES if file not in _WEIGHT_FILES]
+  fetch = functools.partial(huggingface_hub.snapshot_download, name)
   try:
-    fetch = functools.partial(huggingface_hub.snapshot_download, name)
-    folder = pathlib.Path(fetch(revision=revision, allow_patterns=FOLDER_FILES))
-    index = _file_in_folder(folder)
-    if index is None:
-      raise UserError(f"{source!r} contains no weights; expected one of {', '.join(_WEIGHT_FILES)}")
-    if index.name.endswith(tensor_files.INDEX_SUFFIX):
-      # A snapshot's folder has the name of its commit: the shards are of the same commit as their index.
-      commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
-      fetch(revision=commit, allow_patterns=tensor_files.shard_names(index))
-    return folder
+    for file in _weight_files_on_hub(name, revision):
+      folder = pathlib.Path(fetch(revision=revision, allow_patterns=[*others, file]))
+      if (folder / file).is_file():
+        if file.endswith(tensor_files.INDEX_SUFFIX):
+          # A snapshot's folder has the name of its commit: the shards are of the same commit as their index.
+          commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else revision
+          fetch(revision=commit, allow_patterns=tensor_files.shard_names(folder / file))
+        return folder
+    raise UserError(f"{source!r} contains no weights; expected one of {', '.join(_WEIGHT_FILES)}")
   except UserError:
     raise
   except Exception as error:  # the package raises many types: network, authentication, missing repository
     raise UserError(f"{source!r} cannot be downloaded: {describe_hub_error(error)}") from error
+
+
+def _weight_files_on_hub(name: str, revision: str | None) -> Sequence[str]:
+  """Returns the file of weights that is read: many repositories repeat their weights in several formats.
+
+  Where the Hub does not answer, returns all names that it may have: snapshot_download explains why, or reads its cache.
+  """
+  import huggingface_hub
+
+  try:
+    info = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=_TIMEOUT)
+  except Exception:  # of many types
+    return _WEIGHT_FILES
+  names = {file.rfilename for file in info.siblings or ()}
+  return [file for file in _WEIGHT_FILES if file in names][:1]

@@ -6,8 +6,8 @@ import pathlib
 import hub_stub
 import numpy as np
 import pytest
+from numeric import assert_same_arrays
 from project_paths import GOLDEN
-from safetensors.numpy import load_file, save
 
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights import source_paths, sources
@@ -59,23 +59,19 @@ def test_hub_repository_is_read_with_all_files_that_a_folder_is_read_with(hub, t
   assert not any(path.endswith(("big.bin", "notes.txt")) for _, path, _ in hub.requests), "only files that are read"
 
 
-def test_shards_of_a_hub_repository_are_read(hub):
-  tensors = load_file(GOLDEN / "clip_tiny.safetensors")
-  names = sorted(tensors)
-  shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
-  index = {"weight_map": {name: shard for shard, of_shard in shards.items() for name in of_shard}}
-  files = {shard: save({name: tensors[name] for name in of_shard}) for shard, of_shard in shards.items()}
-  files |= {"model.safetensors.index.json": json.dumps(index).encode(), "config.json": json.dumps(HEADS).encode()}
-  hub.create("owner/sharded", files)
-  weights = sources.read_weights("hf://owner/sharded")
-  expected = sources.read_weights(str(GOLDEN / "clip_tiny.safetensors"), Hints(vision_heads=4, text_heads=4))
-  assert_same_arrays(weights.params, expected.params)
-
-
-def assert_same_arrays(params, expected):
-  assert params.keys() == expected.keys()
-  for name, x in expected.items():
-    np.testing.assert_array_equal(params[name], x, name)
+def test_only_the_weights_that_are_read_are_downloaded_and_are_read_again_without_the_hub(hub, monkeypatch):
+  weights = (GOLDEN / "clip_tiny.safetensors").read_bytes()
+  files = {"model.safetensors": weights, "pytorch_model.bin": b"x", "open_clip_model.safetensors": b"x"}
+  hub.create("owner/clip", {**files, "config.json": json.dumps(HEADS).encode()})
+  expected = sources.read_weights("hf://owner/clip").params
+  downloads = {path.rpartition("/")[2] for _, path, _ in hub.requests if "/resolve/" in path}
+  assert downloads == {"model.safetensors", "config.json"}
+  hub.requests.clear()
+  monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+  assert_same_arrays(sources.read_weights("hf://owner/clip").params, expected)
+  with pytest.raises(UserError, match="'hf://owner/other' cannot be downloaded: HF_HUB_OFFLINE forbids connections"):
+    sources.read_weights("hf://owner/other")
+  assert not hub.requests
 
 
 @pytest.mark.parametrize(

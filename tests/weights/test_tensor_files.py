@@ -2,6 +2,7 @@
 
 import json
 
+import hub_stub
 import numpy as np
 import pytest
 import torch_zip as tz
@@ -123,22 +124,12 @@ def test_file_of_another_format_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("kind", INDEXES)
 def test_hub_downloads_the_shards_of_the_same_commit(tmp_path, monkeypatch, kind):
-  import huggingface_hub
-
-  folder = tmp_path / ("0123456789" * 4)
-  index = sharded(folder, kind)
-  shards = {path.name: path.read_bytes() for path in folder.iterdir() if path != index}
-  for name in shards:
-    (folder / name).unlink()
-  requests = []
-
-  def snapshot_download(name, revision, allow_patterns):
-    requests.append((name, revision))
-    for shard in shards.keys() & set(allow_patterns):
-      (folder / shard).write_bytes(shards[shard])
-    return str(folder)
-
-  monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-  weights = sources.read_weights("hf://owner/sharded", HEADS)
-  assert requests == [("owner/sharded", None), ("owner/sharded", folder.name)]
+  index = sharded(tmp_path / "model", kind)
+  files = {path.name: path.read_bytes() for path in index.parent.iterdir()}
+  with hub_stub.serve(tmp_path, monkeypatch) as hub:
+    repository = hub.create("owner/sharded", files)
+    weights = sources.read_weights("hf://owner/sharded", HEADS)
+    downloads = {path for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path}
+  commit = repository.branches["main"]
+  assert downloads == {f"/owner/sharded/resolve/{commit}/{name}" for name in files}
   assert_same_arrays(weights.params, sources.read_weights(str(GOLDEN / "clip_tiny.safetensors"), HEADS).params)
