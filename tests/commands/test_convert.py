@@ -7,6 +7,7 @@ import hub_stub
 import numpy as np
 import published_run
 import pytest
+from huggingface_hub import utils
 
 from clipvip_jax import convert
 from clipvip_jax.inference import embedding_model
@@ -106,8 +107,18 @@ def test_weights_that_are_no_run_are_published_without_results(hub, run):
   assert b"model-index" not in files["README.md"]
 
 
-def test_token_is_in_requests_and_in_nothing_else(hub, run, tmp_path, monkeypatch, capfd):
+@pytest.fixture
+def hub_log(caplog, monkeypatch):
+  """What huggingface_hub logs: all requests with their headers."""
   monkeypatch.setattr("huggingface_hub.constants.HF_DEBUG", True)
+  utils.logging.set_verbosity_debug()
+  utils.logging.get_logger().addHandler(caplog.handler)
+  yield caplog
+  utils.logging.get_logger().removeHandler(caplog.handler)
+  utils.logging.set_verbosity_warning()
+
+
+def test_token_is_in_requests_and_in_nothing_else(hub, run, tmp_path, monkeypatch, capfd, hub_log):
   for target in (TARGET, "hf://other/x"):
     monkeypatch.setattr("sys.argv", ["convert", str(run), target, "--license=mit"])
     try:
@@ -117,10 +128,15 @@ def test_token_is_in_requests_and_in_nothing_else(hub, run, tmp_path, monkeypatc
   out, err = capfd.readouterr()
   commit = hub.repositories[NAME].branches["main"]
   assert re.search(rf"published {TARGET} \(layout clip_vip, 5 files\): http://\S+/commit/{commit}\n", out)
-  assert len(err.splitlines()) == 1 and err.startswith("error: hf://other/x cannot be written: the Hub answered 403")
+  assert err.splitlines()[-1].startswith("error: hf://other/x cannot be written: the Hub answered 403")
+  assert "authorization: <TOKEN>" in hub_log.text
   assert f"Bearer {hub_stub.TOKEN}" in {authorization for _, _, authorization in hub.requests}
   sources.read_weights(TARGET)
   written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-  written += [*hub.repositories[NAME].files.values(), out.encode(), err.encode(), "".join(hub.messages).encode()]
+  written += [
+    *hub.repositories[NAME].files.values(),
+    f"{out}{err}{hub_log.text}".encode(),
+    "".join(hub.messages).encode(),
+  ]
   assert len(written) > 10 and not any(hub_stub.TOKEN.encode() in content for content in written)
   assert json.loads(hub.repositories[NAME].files["config.json"])["clipvip_jax"]["num_frames"] == "6"
