@@ -47,7 +47,8 @@ _TIMEOUT = 30  # seconds, of a request
 _STEP = re.compile(r"(.+)@(\d+)")
 # OWNER/NAME as the Hub allows it, and a revision: a branch, a tag, refs/pr/N or a commit.
 _REPOSITORY = re.compile(
-  r"(?P<name>\w[\w.-]{0,95}/\w[\w.-]{0,95})(?<!\.git)(?<![.-])(@(?P<revision>\w[\w./-]{0,250}))?", re.ASCII
+  r"(?P<name>\w[\w.-]{0,95}/\w[\w.-]{0,95})(?<!\.git)(?<![.-])(@(?P<revision>\w[^\s~^:?*\[\\\x00-\x1f]{0,250}))?",
+  re.ASCII,
 )
 
 

@@ -59,6 +59,12 @@ def test_hub_repository_is_read_with_all_files_that_a_folder_is_read_with(hub, t
   assert not any(path.endswith(("big.bin", "notes.txt")) for _, path, _ in hub.requests), "only files that are read"
 
 
+def test_name_on_the_hub_has_a_revision():
+  assert source_paths.split_hub_name("hf://some_one/a.b-c") == ("some_one/a.b-c", None)
+  for revision in ("v1.0+cpu", "refs/pr/3", "feature/a@b", "0" * 40):
+    assert source_paths.split_hub_name(f"hf://a/b@{revision}") == ("a/b", revision)
+
+
 def test_only_the_weights_that_are_read_are_downloaded_and_are_read_again_without_the_hub(hub, monkeypatch):
   weights = (GOLDEN / "clip_tiny.safetensors").read_bytes()
   files = {"model.safetensors": weights, "pytorch_model.bin": b"x", "open_clip_model.safetensors": b"x"}
