@@ -11,8 +11,10 @@ import json
 import os
 import pathlib
 import re
+import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -22,7 +24,7 @@ from clipvip_jax.utils import config_tree, signals
 from clipvip_jax.utils.errors import first_line
 
 _NICENESS = 10  # the run has precedence
-_END_SECONDS = 120  # after the last line: a tracker that hangs must not outlive a run that was killed
+END_SECONDS = 120  # after the end of the run, after which nothing else ends a tracker that hangs
 _SECRET_NAMES = re.compile(r"KEY|TOKEN|PASSW|SECRET")
 _MIN_SECRET = 6  # characters; shorter values occur in any text
 
@@ -48,6 +50,7 @@ def serve() -> None:
     signal.signal(number, signal.SIG_IGN)  # the run decides when it ends
   os.nice(_NICENESS)
   requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+  threading.Thread(target=_limit_time_after_run, args=(requests.fileno(),), daemon=True).start()
   null = os.open(os.devnull, os.O_RDWR)
   for descriptor in (0, 1):
     os.dup2(null, descriptor)  # the tracker's package must neither read requests nor mix its output with answers
@@ -91,9 +94,15 @@ def track(name: str, requests: Iterable[list[Any]], report_failure: Callable[[Ex
       config_tree.write_json(path, dataclasses.asdict(record))
     except Exception as error:
       report_failure(error)
-  signal.alarm(_END_SECONDS)  # ends this process
   tracker.finish(status)
-  signal.alarm(0)
+
+
+def _limit_time_after_run(pipe: int) -> None:
+  """Waits until the run has closed its end of the pipe, also by being killed; this process then ends in END_SECONDS."""
+  poll = select.poll()
+  poll.register(pipe, 0)  # reports a closed end only, also before the last requests are read
+  poll.poll()
+  signal.alarm(END_SECONDS)
 
 
 def _read_record(path: pathlib.Path) -> _Record:

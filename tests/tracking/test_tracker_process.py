@@ -1,6 +1,10 @@
 """The process of a tracker: nothing is recorded twice, and failures are reported without secrets."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 from tracked_run import CONFIG
@@ -63,3 +67,17 @@ def test_a_corrupt_record_is_named(tmp_path):
   path.write_text('{"id": 3')
   with pytest.raises(ValueError, match=r"odd_trackers_Recorder\.json cannot be read .*delete it to track the rest"):
     serve(tmp_path)
+
+
+@pytest.mark.parametrize("call", ["metrics", "finish"])
+def test_a_tracker_that_hangs_does_not_outlive_a_run_that_was_killed(tmp_path, monkeypatch, call):
+  monkeypatch.setenv("TRACKER_FAILS_IN", call)
+  monkeypatch.setenv("ODD_TRACKER", "hangs")
+  monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+  code = "from clipvip_jax.tracking import tracker_process; tracker_process.END_SECONDS = 1; tracker_process.serve()"
+  run = ["start", {"workdir": str(tmp_path), "config": CONFIG, "first_step": 0, "id": ""}]
+  requests = [run, *(metrics(step, loss=1.0) for step in range(10))]
+  content = "".join(json.dumps(request) + "\n" for request in requests).encode()
+  command = [sys.executable, "-c", code, "odd_trackers:Fails"]
+  process = subprocess.run(command, input=content, stdout=subprocess.PIPE, timeout=60, check=False)
+  assert process.returncode == -signal.SIGALRM and not process.stdout
