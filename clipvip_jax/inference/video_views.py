@@ -35,9 +35,10 @@ class VideoClip:
   @property
   def name(self) -> str:
     """The path, followed by @START-END if either is set: the name of the clip in an index."""
+    path = os.fspath(pathlib.Path(self.path))  # without ./ and //, as `build_index` names videos
     if self.start is None and self.end is None:
-      return self.path
-    return f"{self.path}@{self.start or 0:g}-{'' if self.end is None else f'{self.end:g}'}"
+      return path
+    return f"{path}@{self.start or 0:.12g}-{'' if self.end is None else f'{self.end:.12g}'}"
 
 
 class ViewEmbedder:

@@ -60,6 +60,19 @@ def test_parts_of_a_video_have_names_and_features_of_their_own(tmp_path, video):
   assert index.bad == [f"{video}@50-60"] and "start=50 is after the end of the video" in index.reasons[0]
 
 
+def test_clips_of_one_video_that_differ_by_milliseconds_have_different_names():
+  """In a day of video, six digits would name clips of the same minute equally."""
+  clips = [VideoClip("v.mp4", 86_000 + milliseconds / 1000, 86_400.5) for milliseconds in range(3)]
+  assert [clip.name for clip in clips] == ["v.mp4@86000-86400.5", "v.mp4@86000.001-86400.5", "v.mp4@86000.002-86400.5"]
+
+
+def test_spellings_of_a_path_are_one_name(tmp_path, video):
+  clip = VideoClip(f"{tmp_path}/.//bar.mp4", 0.5)
+  embedder = ViewEmbedder(FakeModel(), [clip])
+  index = build_index(embedder, embedder.names, tmp_path / "i.safetensors")
+  assert index.videos == [clip.name] == [f"{video}@0.5-"]
+
+
 def test_too_many_views_are_refused():
   for views in (0, 5001):
     with pytest.raises(UserError, match=f"--views={views} must be 1 to 5000, with 2 frames each"):
