@@ -74,7 +74,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def excerpt(value: Any) -> str:
   """Formats the beginning of a parsed value as JSON, for an error message."""
-  return json.dumps(value, ensure_ascii=False, default=str)[:80]
+  try:
+    return json.dumps(value, ensure_ascii=False, default=str)[:80]
+  except (ValueError, RecursionError):  # an integer of thousands of digits, or thousands of levels
+    return f"a value of type {type(value).__name__} that is too large to show"
 
 
 def read_json(path: str) -> Any:

@@ -47,7 +47,7 @@ def _read_array(path: epath.Path) -> list[str]:
     if names.ndim != 1 or names.dtype.kind not in "US":
       raise ValueError(f"{names.dtype} {list(names.shape)}")
     return names.astype(str).tolist()
-  except (OSError, EOFError, ValueError, MemoryError) as error:
+  except Exception as error:  # NumPy parses the header as Python, which raises many types
     raise UserError(
       f"{path}: cannot be read as an array of names ({first_line(error)}); restore the file, or write a text file with"
       " one name per line"

@@ -2,7 +2,14 @@
 
 import pytest
 
-from clipvip_jax.data.engine.json_files import ANNOTATION_KEYS, LOOKUP_KEYS, id_and_text, read_json, read_json_lines
+from clipvip_jax.data.engine.json_files import (
+  ANNOTATION_KEYS,
+  LOOKUP_KEYS,
+  excerpt,
+  id_and_text,
+  read_json,
+  read_json_lines,
+)
 from clipvip_jax.utils.errors import UserError
 
 
@@ -57,3 +64,12 @@ def test_rejects_unreadable_files(tmp_path, content):
     path.write_bytes(content)
   with pytest.raises(UserError, match=r"a\.json: cannot be read as JSON \("):
     read_json(str(path))
+
+
+def test_values_of_any_size_are_shown_in_short():
+  assert excerpt({"é": [1, "x" * 100]}) == '{"é": [1, "' + "x" * 69
+  deep = []
+  for _ in range(100_000):
+    deep = [deep]
+  assert excerpt(10**5000) == "a value of type int that is too large to show"
+  assert excerpt(deep) == "a value of type list that is too large to show"

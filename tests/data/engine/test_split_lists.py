@@ -51,7 +51,8 @@ def test_refuses_invalid_lists(tmp_path, file, content, words):
 def test_refuses_corrupt_arrays(tmp_path):
   np.save(tmp_path / "good.npy", np.array(["video1", "video2"]))
   good = (tmp_path / "good.npy").read_bytes()
-  for content in (b"", b"text", good[:-4], good.replace(b"(2,)", b"(9999999999999,)")):
+  header = good.replace(b"(2,)", b"(2, ")  # of which NumPy raises a TokenError
+  for content in (b"", b"text", good[:-4], good.replace(b"(2,)", b"(9999999999999,)"), header):
     (tmp_path / "bad.npy").write_bytes(content)
     with pytest.raises(UserError, match=r"bad\.npy: cannot be read as an array of names .*one name per line"):
       listed_clips(epath.Path(tmp_path / "bad.npy"), CLIPS)
