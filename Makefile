@@ -15,7 +15,7 @@ BUILD := build
 DOCS_VENV := $(BUILD)/docs-venv
 DOCS_INSTALLED := $(DOCS_VENV)/.installed
 
-.PHONY: help demo demo-single-frame ablation data-scale smoke test test-fast check format docs lock clean
+.PHONY: help demo demo-single-frame ablation data-scale smoke test test-fast check format docs release lock clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -70,6 +70,15 @@ $(DOCS_INSTALLED): requirements-docs.txt
 	$(call create_venv,$(DOCS_VENV))
 	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	touch $@
+
+release: $(INSTALLED) ## Build wheel and source distribution in build/dist, check both, and install the wheel alone.
+	rm -rf $(BUILD)/dist $(BUILD)/release-venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv build --quiet --out-dir $(BUILD)/dist
+	$(BIN)/uv tool run --quiet --from twine==7.0.0 twine check --strict $(BUILD)/dist/*.whl $(BUILD)/dist/*.tar.gz
+	$(BIN)/uv venv --quiet --python $(BIN)/python $(BUILD)/release-venv
+	$(BIN)/uv pip install --quiet --python $(BUILD)/release-venv --constraint requirements.lock $(BUILD)/dist/*.whl
+	cd $(BUILD)/dist && ../release-venv/bin/clipvip --version
 
 lock: $(INSTALLED) ## Resolve requirements.txt again, for every supported Python and platform.
 	$(BIN)/python -m pip install --quiet uv
