@@ -135,7 +135,7 @@ def test_every_rule_is_of_a_command():
 
 
 def test_commands_are_found_in_all_kinds_of_code():
-  page = """Run `python -m a.b x=1`, `make all`, or `make`, as `a.b` does, or `python -m a.b`:
+  page = """Run `python -m a.b x=1`, `make all`, `make`, `a.b`, `clipvip embed --model=x`, or `python -m a.b`:
 
     python -m a.b --flag='x y' \\
       --other   # a comment
@@ -159,6 +159,7 @@ import d
     "tensorboard --logdir=x",
     "python -m a.b x=1",
     "make all",
+    "python -m clipvip_jax.embed --model=x",
   ]
   assert snippets == ["import d"] and others == []
 

@@ -56,4 +56,6 @@ def read_page(text):
     program, *words = re.sub(r" -m \S+", "", span, count=1).split()
     if words and (program == "make" or any(re.search(r"[=./\[]", word) for word in words)):
       commands.append(span)
+  # The console command starts the package's modules.
+  commands = [re.sub(r"^clipvip (?=[a-z])", "python -m clipvip_jax.", command) for command in commands]
   return [shlex.join(shlex.split(command, comments=True)) for command in commands], snippets, others
