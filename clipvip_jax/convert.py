@@ -1,12 +1,14 @@
 """Converts weights of any SOURCE to a layout that other projects read, or publishes them on the HuggingFace Hub.
 
   python -m clipvip_jax.convert SOURCE TARGET [--layout=clip_vip|clip|openclip]
+  python -m clipvip_jax.convert SOURCE TARGET --interpolate=SOURCE2 --alpha=0.5
   python -m clipvip_jax.convert WORKDIR hf://OWNER/NAME --license=apache-2.0 [--private] [--dry-run]
 
 SOURCE is a weight file, a folder, hf://OWNER/NAME or a workdir. TARGET is FILE.safetensors, FILE.pt (PyTorch's format;
 the e2e_weights_path of CLIP-ViP's code), or a folder, to which configuration and tokenizer are also written, or
 hf://OWNER/NAME[@BRANCH], a repository on the Hub, which also gets a model card with the results of the run. The token
-is that of `hf auth login` or HF_TOKEN. Exit codes: 0 success; 2 bad input.
+is that of `hf auth login` or HF_TOKEN. --interpolate writes (1 - alpha) * SOURCE + alpha * SOURCE2, as in WiSE-FT. Exit
+codes: 0 success; 2 bad input.
 """
 
 import argparse
@@ -33,13 +35,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Reads SOURCE and writes TARGET.
 
   Raises:
-    UserError: an invalid option, a source that cannot be read, or a layout that does not support it or, without
-      --lossy, cannot express how a run embeds; for the Hub, see also `hub_upload` and `CardFields`.
+    UserError: an invalid option, a source that cannot be read, two that cannot be interpolated, or a layout that does
+      not support them or, without --lossy, cannot express how a run embeds; for the Hub, see also `hub_upload` and
+      `CardFields`.
   """
   options = _parser().parse_args(argv)
-  from clipvip_jax.models.clip_vip import parameter_shapes  # lazy, so that --help is fast
-  from clipvip_jax.weights import export, load_params, sources
-  from clipvip_jax.weights.model_config import Hints
+  from clipvip_jax.weights import export  # lazy, so that --help is fast
   from clipvip_jax.weights.source_paths import HUB
 
   publication = None
@@ -51,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
   elif given := [name for name in _HUB_OPTIONS if getattr(options, name)]:
     raise UserError(f"--{given[0]} is an option of targets on the Hub; use {HUB}OWNER/NAME as TARGET, or omit it")
-  weights = sources.read_weights(options.source, Hints(options.activation, options.vision_heads, options.text_heads))
-  load_params.check_complete(weights.params, parameter_shapes(weights.config), weights.source)
+  weights = _read(options)
   layout = options.layout or export.default_layout(weights)
   if not options.lossy:
     export.check_lossless(weights, layout)
@@ -78,6 +78,11 @@ def _parser() -> Parser:
   parser.add_argument(
     "--lossy", action="store_true", help="allow a layout from which other programs cannot compute a run's features"
   )
+  parser.add_argument("--interpolate", metavar="SOURCE2", help="other weights; requires --alpha")
+  parser.add_argument("--alpha", type=float, help="share of SOURCE2, 0 to 1")
+  parser.add_argument(
+    "--keep_unshared", action="store_true", help="take parameters that one source lacks from the other, unchanged"
+  )
   hub = parser.add_argument_group("targets on the Hub")
   hub.add_argument("--license", metavar="ID", help="required: apache-2.0, mit, cc-by-nc-4.0, other, ...")
   hub.add_argument("--license_name", metavar="NAME", help="of --license=other")
@@ -88,6 +93,30 @@ def _parser() -> Parser:
     "--dry-run", "--dry_run", action="store_true", help="write the folder to exports/OWNER/NAME, without network"
   )
   return parser
+
+
+def _read(options: argparse.Namespace) -> "Weights":
+  """Reads the weights of SOURCE, interpolated with those of SOURCE2 if there is one."""
+  from clipvip_jax.models.clip_vip import parameter_shapes
+  from clipvip_jax.weights import load_params, sources
+  from clipvip_jax.weights.model_config import Hints
+
+  other = options.interpolate
+  if other is None and (options.alpha is not None or options.keep_unshared):
+    raise UserError("--alpha and --keep_unshared are options of --interpolate=SOURCE2; add it, or omit them")
+  if other is not None and options.alpha is None:
+    raise UserError("--interpolate requires --alpha, the share of SOURCE2 from 0 to 1, such as --alpha=0.5")
+  read = []
+  for source in [options.source] if other is None else [options.source, other]:
+    weights = sources.read_weights(source, Hints(options.activation, options.vision_heads, options.text_heads))
+    load_params.check_complete(weights.params, parameter_shapes(weights.config), weights.source)
+    read.append(weights)
+  if other is None:
+    return read[0]
+  from clipvip_jax.inference.interpolation import interpolate
+
+  first, second = read
+  return interpolate(first, second, options.alpha, keep_unshared=options.keep_unshared)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +137,18 @@ def _prepare(options: argparse.Namespace) -> _Publication:
   repository, _ = hub_upload.split_target(options.target)
   fields = CardFields(repository, options.target, options.license, options.license_name, options.license_link)
   results = None
+  if options.interpolate is not None:
+    raise UserError(
+      "--interpolate writes to local targets only, since no results are of the interpolated weights; use a folder as"
+      " TARGET, then publish that folder"
+    )
   if source_paths.is_run(options.source):
-    folder, _ = source_paths.run_and_step(options.source)
+    folder, _, raw = source_paths.parse_run(options.source)
+    if raw:
+      raise UserError(
+        f"{options.source}: {folder / 'results.json'}, of which the model card is made, may be of the average; publish"
+        f" {folder}, or export to a folder and publish that"
+      )
     if not (folder / "results.json").is_file():
       raise UserError(f"{folder} holds no results.json, of which the model card is made; finish the run first")
     results = read_results(folder)

@@ -182,6 +182,9 @@ def train() -> ConfigDict:
       # Share of the steps, at the end of training, that use all patches although model.patch_dropout is set, so that
       # training ends on clips as evaluation sees them.
       "unmasked_fraction": 0.1,
+      # Decay of an exponential moving average of the parameters, which is evaluated, exported and loaded in their
+      # place; the formula is in clipvip_jax/training/parameter_average.py. 0: no average.
+      "ema": 0.0,
     }
   )
 

@@ -10,6 +10,8 @@ arms and compares them.
 | zero_shot | the pretrained CLIP with mean pooling, not adapted |
 | from_scratch | the paper's method from random weights |
 | longer | 2.5 times as many steps |
+| constant | a constant learning rate, without warm-up and decay |
+| ema | an exponential moving average of the parameters is evaluated |
 | smoke | a few steps on a few clips |
 
 TEMPORAL and OMNISOURCE are available as well; see configs/variants.py.
@@ -48,6 +50,12 @@ STUDY = {
     "3, from random weights": "from_scratch",
   },
   "Longer, loss (d)": {"video proxies": "vsc_fc,longer", "mean pooling": "mean,longer"},
+  "Weight averaging, longer, loss (d)": {
+    "last weights": "vsc_fc,longer",
+    "moving average": "vsc_fc,longer,ema",
+    "constant learning rate, last weights": "vsc_fc,longer,constant",
+    "constant learning rate, moving average": "vsc_fc,longer,constant,ema",
+  },
 }
 
 
@@ -92,6 +100,16 @@ def longer(config: ConfigDict) -> None:
   config.train.update({"num_steps": 300, "eval_every": 60, "checkpoint_every": 150})
 
 
+def constant(config: ConfigDict) -> None:
+  """Trains with a constant learning rate."""
+  config.optimizer.schedule = "constant"
+
+
+def ema(config: ConfigDict) -> None:
+  """Averages the parameters with a decay of 0.99."""
+  config.train.ema = 0.99
+
+
 def smoke(config: ConfigDict) -> None:
   """A two-step run that exercises every part."""
   post_pretrain.tiny(config)
@@ -103,6 +121,8 @@ VARIANTS = {
   "zero_shot": zero_shot,
   "from_scratch": from_scratch,
   "longer": longer,
+  "constant": constant,
+  "ema": ema,
   "smoke": smoke,
   **variants.TEMPORAL,
   **variants.OMNISOURCE,

@@ -234,9 +234,9 @@ def test_data_scale_trains_all_shares_on_equally_many_clips():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ["pretrain", "zero_shot", "from_scratch", "longer"])
+@pytest.mark.parametrize("arm", ["pretrain", "zero_shot", "from_scratch", "longer", "ema"])
 def test_replication_arms_trace(arm):
-  own = {"pretrain", "zero_shot", "from_scratch", "longer", "smoke"}
+  own = {"pretrain", "zero_shot", "from_scratch", "longer", "constant", "ema", "smoke"}
   assert set(replication.VARIANTS) == own | variants.TEMPORAL.keys() | variants.OMNISOURCE.keys()
   before, (after, _) = shapes(replication.get_config(f"{arm},smoke"))
   assert jax.tree.map(lambda x: x.shape, before) == jax.tree.map(lambda x: x.shape, after)

@@ -87,6 +87,7 @@ RULES = (
   Run(r"\S+ -m clipvip_jax.data_tool throughput msrvtt ", "--batch_size=4 --seconds=0.1"),
   Run(r"\S+ -m clipvip_jax.main --config=configs/msrvtt.py:b32 --workdir=FINE .*pretrain_clipvip_base_32.pt"),
   Run(r"\S+ -m clipvip_jax.main .*msrvtt.py:b32 .*init_from=DIR", "", {"FINE": "TUNED", "=DIR": "=build/demo"}),
+  Run(r"\S+ -m clipvip_jax.convert DIR exports/mixed ", "", {" DIR ": " build/demo "}),
   Run(r"\S+ -m clipvip_jax.evaluate .*--dataset=msrvtt "),
   Run(r"\S+ -m clipvip_jax.classify --model=FINE "),
   Run(r"\S+ -m clipvip_jax.language_gap hdvila:", "--model=build/demo"),

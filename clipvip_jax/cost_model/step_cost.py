@@ -18,9 +18,10 @@ from clipvip_jax.cost_model.chips import Chip
 from clipvip_jax.cost_model.collective import Collective
 from clipvip_jax.distributed import sharding
 from clipvip_jax.models import clip_vip
-from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.runs.train_state import AveragedTrainState, TrainState
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES, Loss
+from clipvip_jax.training.parameter_average import start_average
 from clipvip_jax.training.train_step import init_state, jit_train_step
 
 
@@ -77,7 +78,7 @@ def batch_shapes(config: ConfigDict, loss: Loss) -> dict[str, jax.ShapeDtypeStru
 
 def state_shapes(config: ConfigDict, model: clip_vip.ClipVip, tx: optax.GradientTransformation) -> TrainState:
   """Returns the shapes of a run's training state."""
-  return jax.eval_shape(lambda: init_state(model, tx, config.model, config.seed))
+  return jax.eval_shape(lambda: start_average(init_state(model, tx, config.model, config.seed), config))
 
 
 def measure(config: ConfigDict, mesh: Mesh) -> Cost:
@@ -123,17 +124,19 @@ def used_bytes(message: str) -> float:
 
 
 def _memory(analysis: Any, mesh: Mesh, state: TrainState, batch: Mapping[str, Any]) -> dict[str, float]:
-  params, moments = (_held(mesh, part) for part in (state.params, state.opt_state))
+  parts: dict[str, Any] = {"parameters": state.params, "optimiser moments": state.opt_state}
+  if isinstance(state, AveragedTrainState):
+    parts["average of the parameters"] = state.average
+  held = {name: _held(mesh, part) for name, part in parts.items()}
   shares = mesh.shape[sharding.DATA] * mesh.shape[sharding.FSDP]
   inputs = sum(x.size * x.dtype.itemsize for x in batch.values()) / shares
   arguments = analysis.argument_size_in_bytes
   return {
-    "parameters": params,
-    "optimiser moments": moments,
+    **held,
     "batch": inputs,
     "gradients, activations, temporaries": analysis.temp_size_in_bytes,
     # Padding of arrays, results that do not alias an argument, and the program.
-    "padding and program": max(0, arguments - params - moments - inputs)
+    "padding and program": max(0, arguments - sum(held.values()) - inputs)
     + max(0, analysis.output_size_in_bytes - analysis.alias_size_in_bytes)
     + analysis.generated_code_size_in_bytes,
   }

@@ -185,8 +185,8 @@ def load(
   """Loads the weights of any source as a model that embeds videos and texts.
 
   Args:
-    source: a file, a folder, hf://OWNER/NAME, or a run's workdir (its best checkpoint; WORKDIR@STEP for another). See
-      `clipvip_jax.weights.source_paths`.
+    source: a file, a folder, hf://OWNER/NAME, or a run's workdir (its best checkpoint; WORKDIR@STEP for another).
+      See `clipvip_jax.weights.source_paths`.
     num_frames: T; None: that of training, or 12.
     image_size: S in pixels; None: that of the weights. Another size resizes the position embedding.
     text_length: S in tokens; None: that of the weights.

@@ -9,11 +9,13 @@ corrupt_checkpoints/, never deleted), and the run resumes from the one before.
 import json
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -28,7 +30,7 @@ from clipvip_jax.runs.checkpoint_integrity import (
   verify_while_reading,
 )
 from clipvip_jax.runs.checkpoint_scores import KeepBest, by_score, read_scores, write_score
-from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.runs.train_state import TrainState, replace_averaged
 from clipvip_jax.runs.workdir import checkpoint_folders
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import log, printable
@@ -229,12 +231,13 @@ class Checkpoints:
     self._manager.close()
 
 
-def read_params(directory: pathlib.Path, step: int | None = None) -> tuple[Params, int]:
+def read_params(directory: pathlib.Path, step: int | None = None, *, raw: bool = False) -> tuple[Params, int]:
   """Reads the parameters of a checkpoint as NumPy arrays, without optimizer state and without changing the directory.
 
   Args:
     directory: WORKDIR/checkpoints.
     step: None for the best checkpoint, or the newest if no score was measured.
+    raw: whether to read the parameters themselves where the run has an average of them, which is read otherwise.
 
   Returns:
     (parameters, their step).
@@ -257,17 +260,26 @@ def read_params(directory: pathlib.Path, step: int | None = None) -> tuple[Param
   handler = ocp.PyTreeCheckpointHandler()
   try:
     with verify_while_reading(path.parent):
-      item = {"params": handler.metadata(path).tree["params"]}
+      item = _params_to_read(handler.metadata(path).tree, raw=raw)
       restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
       args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
-      params = handler.restore(path, args=args)["params"]
-    return params, step
+      restored = handler.restore(path, args=args)
+    return replace_averaged(restored.get("params", {}), restored.get("average", {})), step
   except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
     raise UserError(
       f"the checkpoint of step {step} in {directory} cannot be restored ({_short(error)}); choose another step"
     ) from error
   finally:
     handler.close()
+
+
+def _params_to_read(state: Mapping[str, Any], *, raw: bool) -> dict[str, Any]:
+  """Returns the part of a state's tree that holds its average, if any, and the parameters that are not in it."""
+  if raw or "average" not in state:
+    return {"params": state["params"]}
+  params, average = (traverse_util.flatten_dict(state[name]) for name in ("params", "average"))
+  others = traverse_util.unflatten_dict({path: x for path, x in params.items() if path not in average})
+  return {"average": state["average"], **({"params": others} if others else {})}
 
 
 def has_checkpoint(directory: pathlib.Path) -> bool:

@@ -40,7 +40,12 @@ _CHANGEABLE = re.compile(
 _ADDED = re.compile(r"corpus\.(((mix\.[^.]+|evaluated)\.)?content\..*|tokenizer)")
 
 # Fields of NAME.json that workdirs of earlier versions lack, and the values that they had.
-_DEFAULTS = {"config.data.crop": "squash", "evaluation.data.crop": "squash", "job.crop": "squash"}
+_DEFAULTS = {
+  "config.data.crop": "squash",
+  "config.train.ema": 0.0,
+  "evaluation.data.crop": "squash",
+  "job.crop": "squash",
+}
 
 DURATION = ("train.epochs", "train.num_steps")  # fields that change where a run is extended
 _EXTENSIONS = "extensions.json"

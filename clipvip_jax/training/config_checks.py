@@ -74,6 +74,8 @@ def check_recipe(config: ConfigDict, num_devices: int) -> None:
     _check_batch_bytes("train", config.train.batch_size, section, stream.num_frames, config.model.image_size)
   _check_batch_bytes("evaluate", config.evaluate.batch_size, "data", config.data.num_frames, config.model.image_size)
   _check_duration(config.train)
+  if not 0 <= config.train.ema < 1:
+    raise UserError(f"train.ema={config.train.ema} must be at least 0 (no average) and below 1")
   _check_mesh(config, sharding.mesh_shape(config.mesh, num_devices))
 
 

@@ -51,7 +51,7 @@ def evaluate_best(
   if checkpoints.best_step() not in (None, last_step):
     state = checkpoints.restore_best(components.abstract_state) or state
   splits = components.config.evaluate.final_splits
-  return FinalEvaluation(last_step, state, {split: evaluator.evaluate(state.params, split) for split in splits})
+  return FinalEvaluation(last_step, state, {split: evaluator.evaluate(state.eval_params, split) for split in splits})
 
 
 def write_results(
@@ -71,7 +71,7 @@ def write_results(
   results = _results(components, evaluation)
   report_progress("writing results and report")
   # Process 0 computes the report's attention maps alone, so it needs every parameter.
-  params = sharding.replicate(components.mesh, evaluation.state.params)
+  params = sharding.replicate(components.mesh, evaluation.state.eval_params)
   if jax.process_index() == 0:
     path = components.workdir / "results.json"
     config_tree.write_json(path, results)

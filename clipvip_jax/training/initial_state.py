@@ -9,6 +9,7 @@ from flax import traverse_util
 from clipvip_jax.runs import checkpoint, initial_weights
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.training.parameter_average import start_average
 from clipvip_jax.training.setup import Components
 from clipvip_jax.training.train_step import init_state
 from clipvip_jax.utils.errors import UserError
@@ -72,7 +73,7 @@ def _initialize(components: Components, weights: Mapping[str, np.ndarray]) -> Tr
   def initialize(weights: Mapping[str, jax.Array]) -> TrainState:
     state = init_state(components.model, components.optimizer, config.model, config.seed)
     # The compiler removes the random initialization of parameters that are replaced.
-    return state.replace(params=load_params.merge(weights, state.params))
+    return start_average(state.replace(params=load_params.merge(weights, state.params)), config)
 
   sharding_by_name = traverse_util.flatten_dict(shardings.params, sep="/")
   on_devices = load_params.to_devices(weights, {name: sharding_by_name[name] for name in weights})

@@ -138,7 +138,7 @@ class TrainLoop:
     """Evaluates a saved state on the selection split. Plain text-to-video R@1 is the score of its checkpoint."""
     split = self._config.evaluate.selection_split
     with signals.interruptible(self._saved(step)):
-      metrics = self._evaluator.evaluate(state.params, split).metrics
+      metrics = self._evaluator.evaluate(state.eval_params, split).metrics
     recall = metrics["plain"]["text_to_video"]
     self._history.append({"kind": "eval", "step": step, "split": split, "metrics": metrics})
     scalars = {f"{split}/text_to_video/{name}": value for name, value in recall.items()}

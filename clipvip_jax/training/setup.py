@@ -26,6 +26,7 @@ from clipvip_jax.training import duration
 from clipvip_jax.training import optimizer as optimizers
 from clipvip_jax.training.config_checks import check_run, stream_sections
 from clipvip_jax.training.losses import LOSSES, Loss
+from clipvip_jax.training.parameter_average import start_average
 from clipvip_jax.training.train_step import init_state
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
@@ -102,7 +103,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Components:
   model = clip_vip.from_config(config.model)
   mesh = sharding.make_mesh(config.mesh)
   optimizer, lr_schedule = optimizers.from_config(config.optimizer, total_steps)
-  state_shapes = jax.eval_shape(lambda: init_state(model, optimizer, config.model, config.seed))
+  state_shapes = jax.eval_shape(lambda: start_average(init_state(model, optimizer, config.model, config.seed), config))
   optimizers.check_names(config.optimizer, state_shapes.params)
   return Components(
     config=config,

@@ -20,6 +20,7 @@ from clipvip_jax.models.vision import PATCH_DROPOUT
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training.losses import FeatureBatch, Loss
 from clipvip_jax.training.optimizer import is_frozen, stop_frozen_gradients
+from clipvip_jax.training.parameter_average import update_average
 
 _VISUAL = ("video", "frame")
 _INPUTS = (*_VISUAL, "subtitle", "caption")
@@ -210,7 +211,7 @@ def make_train_step(
       "learning_rate": lr_schedule(state.step + 1),
       "logit_scale": params["logit_scale"],
     }
-    return TrainState(state.step + 1, params, opt_state), metrics
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
   return step
 
@@ -248,9 +249,14 @@ def jit_train_step(
     num_microbatches=config.train.num_microbatches,
     mesh=mesh,
   )
+
+  def averaged_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    state, metrics = step(state, batch)
+    return update_average(state, config), metrics
+
   shardings = sharding.state_shardings(mesh, state)
   return jax.jit(
-    step,
+    averaged_step if config.train.ema else step,
     in_shardings=(shardings, sharding.batch_sharding(mesh)),
     out_shardings=(shardings, sharding.replicated(mesh)),
     donate_argnums=0,

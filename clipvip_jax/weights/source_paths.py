@@ -7,6 +7,7 @@
 | a folder | HuggingFace's or OpenCLIP's layout: weights and their configuration |
 | hf://OWNER/NAME, hf://OWNER/NAME@REVISION | such a folder on the HuggingFace Hub |
 | a workdir, or WORKDIR@STEP | a run of this project: its best checkpoint, or that of a step |
+| WORKDIR@raw, or WORKDIR@STEP@raw | likewise, without the average of a run with `train.ema` |
 """
 
 import functools
@@ -14,7 +15,7 @@ import json
 import pathlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
@@ -44,12 +45,20 @@ FOLDER_FILES = [
   TOKENIZER_FILE,
 ]
 _TIMEOUT = 30  # seconds, of a request
-_STEP = re.compile(r"(.+)@(\d+)")
+_STEP, _RAW = re.compile(r"(.+)@(\d+)"), "@raw"
 # OWNER/NAME as the Hub allows it, and a revision: a branch, a tag, refs/pr/N or a commit.
 _REPOSITORY = re.compile(
   r"(?P<name>\w[\w.-]{0,95}/\w[\w.-]{0,95})(?<!\.git)(?<![.-])(@(?P<revision>\w[^\s~^:?*\[\\\x00-\x1f]{0,250}))?",
   re.ASCII,
 )
+
+
+class RunSource(NamedTuple):
+  """A run as a source: its folder, the step of a checkpoint (None: the best), and whether its average is ignored."""
+
+  folder: pathlib.Path
+  step: int | None = None
+  raw: bool = False
 
 
 def check_source(source: str) -> None:
@@ -100,18 +109,20 @@ def _file_in_folder(folder: pathlib.Path) -> pathlib.Path | None:
   return next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
 
 
-def run_and_step(source: str) -> tuple[pathlib.Path, int | None]:
-  """Splits WORKDIR@STEP into folder and step; the step is None if the source names none."""
-  match = _STEP.fullmatch(source)
-  if match and not pathlib.Path(source).exists():
-    return pathlib.Path(match[1]), int(match[2])
-  return pathlib.Path(source), None
+def parse_run(source: str) -> RunSource:
+  """Parses WORKDIR, WORKDIR@STEP, WORKDIR@raw or WORKDIR@STEP@raw; a path that exists is a WORKDIR."""
+  raw = source.endswith(_RAW) and not pathlib.Path(source).exists()
+  path = source.removesuffix(_RAW) if raw else source
+  match = _STEP.fullmatch(path)
+  if match and not pathlib.Path(path).exists():
+    return RunSource(pathlib.Path(match[1]), int(match[2]), raw)
+  return RunSource(pathlib.Path(path), None, raw)
 
 
 def is_run(source: str) -> bool:
   """Returns whether a source is the workdir of a run, with or without a step."""
   try:
-    folder, _ = run_and_step(source)
+    folder = parse_run(source).folder
     config = folder / "config.json"
     if not (config.is_file() and (folder / "checkpoints").is_dir()):
       return False

@@ -22,7 +22,7 @@ from clipvip_jax.weights import names_clip_vip, names_openclip, tensor_files, to
 from clipvip_jax.weights.config_files import read_hints
 from clipvip_jax.weights.model_config import TOKENIZER_FILE, Hints, from_weights, hints_from_metadata
 from clipvip_jax.weights.pixel_normalization import fold_normalization, read_normalization
-from clipvip_jax.weights.source_paths import HUB, download, is_run, run_and_step, weight_file
+from clipvip_jax.weights.source_paths import HUB, download, is_run, parse_run, weight_file
 
 # Parameters that CLIP-ViP adds to CLIP, which a checkpoint of CLIP lacks.
 CLIP_VIP_PARAMS = ("vision/added_proxies", "vision/time_embedding")
@@ -100,8 +100,8 @@ def read_weights(source: str, hints: Hints | None = None) -> Weights:
 def _from_run(source: str, overrides: Hints) -> Weights:
   from clipvip_jax.runs.checkpoint import read_params  # lazy: Orbax takes seconds to import
 
-  folder, step = run_and_step(source)
-  params, step = read_params(folder / "checkpoints", step)
+  folder, step, raw = parse_run(source)
+  params, step = read_params(folder / "checkpoints", step, raw=raw)
   digest = check_files(folder, step)
   flat = traverse_util.flatten_dict(params, sep="/")
   config = ConfigDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))

@@ -16,6 +16,7 @@ from clipvip_jax.distributed import sharding
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES
+from clipvip_jax.training.parameter_average import start_average
 from clipvip_jax.training.train_step import jit_train_step
 from clipvip_jax.utils.errors import UserError
 
@@ -40,37 +41,42 @@ def batch(seed, size=16):
   }
 
 
-def configuration(num_microbatches=1, **model):
+def configuration(num_microbatches=1, ema=0.0, **model):
   """Towers of one block with eight heads, which every tensor axis divides."""
   config = common.base()
   config.model = tiny.config(**model)
   for tower in (config.model.vision, config.model.text):
     tower.heads, tower.layers = 8, 1
   config.optimizer = tiny.optimizer_config()
-  config.train.num_microbatches = num_microbatches
+  config.train.num_microbatches, config.train.ema = num_microbatches, ema
   return config
 
 
+def flat(params):
+  return traverse_util.flatten_dict(jax.device_get(params), sep="/")
+
+
 @functools.cache
-def train(shape, loss="vs", num_microbatches=1, patch_dropout=0.0):
-  """Returns (losses of STEPS steps, final parameters)."""
-  config = configuration(num_microbatches, patch_dropout=patch_dropout)
+def train(shape, loss="vs", num_microbatches=1, patch_dropout=0.0, ema=0.0):
+  """Returns (losses of STEPS steps, final parameters, final ones to evaluate, those before and after each step)."""
+  config = configuration(num_microbatches, ema, patch_dropout=patch_dropout)
   model, mesh = tiny.clip_vip.from_config(config.model), mesh_of(*shape)
   tx, lr_schedule = optimizer.from_config(config.optimizer, STEPS)
   params = {**tiny.random_params(model), "logit_scale": np.float32(2.0)}
-  state = TrainState(jnp.int32(0), params, tx.init(params))
+  state = start_average(TrainState(jnp.int32(0), params, tx.init(params)), config)
   abstract_state = jax.eval_shape(lambda: state)
   step = jit_train_step(config, model, LOSSES[loss], tx, lr_schedule, mesh, abstract_state)
   # Copied by a program: the step donates its state, and device_put would share NumPy's memory among the devices.
   state = jax.jit(lambda x: x, out_shardings=sharding.state_shardings(mesh, abstract_state))(state)
-  losses = []
+  losses, history = [], [flat(state.params)]
   for n in range(STEPS):
     sharded = sharding.shard_batch(mesh, batch(n))
     assert len(sharded["video"].addressable_shards) == np.prod(shape)
     state, metrics = step(state, sharded)
     losses.append(float(metrics["loss"]))
+    history.append(flat(state.params))
   assert jax.tree.map(lambda x: x.sharding, state) == sharding.state_shardings(mesh, state), "a step keeps shardings"
-  return losses, traverse_util.flatten_dict(jax.device_get(state.params), sep="/")
+  return losses, history[-1], flat(state.eval_params), history
 
 
 def assert_same(actual, expected):
@@ -88,12 +94,27 @@ def test_meshes_of_eight_devices_equal_one_device(shape):
 
 @pytest.mark.slow
 def test_gradient_accumulation_on_a_mesh_equals_one_device_without_it():
-  assert_same(train((2, 2, 2), "vsc_fc", num_microbatches=2), train((1, 1, 1), "vsc_fc"))
+  losses, params, average, _ = train((2, 2, 2), "vsc_fc", num_microbatches=2, ema=0.4)
+  expected = train((1, 1, 1), "vsc_fc", ema=0.4)
+  assert_same((losses, params), expected)
+  assert_same((losses, average), (expected[0], expected[2]))
 
 
 @pytest.mark.slow
 def test_patch_dropout_is_independent_of_the_mesh():
   assert_same(train((4, 2, 1), patch_dropout=0.5), train((1, 1, 1), patch_dropout=0.5))
+
+
+@pytest.mark.slow
+def test_average_equals_a_numpy_loop_over_the_parameters_of_all_steps():
+  _, _, actual, (first, *history) = train((1, 1, 1), "vsc_fc", ema=0.4)
+  average = {name: x.astype(np.float64) for name, x in first.items()}
+  for n, params in enumerate(history, 1):
+    decay = min(0.4, (1 + n) / (10 + n))
+    average = {name: decay * x + (1 - decay) * params[name] for name, x in average.items()}
+  for name, x in actual.items():
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x, average[name], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
 def test_every_large_parameter_of_b32_is_sharded_and_small_ones_are_replicated():

@@ -12,7 +12,7 @@ import pytest
 
 from clipvip_jax.runs import checkpoint, checkpoint_scores
 from clipvip_jax.runs.checkpoint import Checkpoints
-from clipvip_jax.runs.train_state import TrainState
+from clipvip_jax.runs.train_state import AveragedTrainState, TrainState
 from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -265,6 +265,24 @@ def test_reads_the_parameters_of_the_best_checkpoint_without_touching_the_direct
     assert read == expected
     jax.tree.map(np.testing.assert_array_equal, params, state(expected).params)
   assert files(folder) == before
+
+
+def test_an_average_is_read_in_place_of_the_parameters(tmp_path):
+  averaged = AveragedTrainState(jnp.int32(1), {"w": jnp.ones(3), "b": jnp.full(2, 5.0)}, {}, {"w": jnp.full(3, 0.25)})
+  checkpoints = Checkpoints(tmp_path / "c", 2)
+  checkpoints.save(averaged, {"next_record": 10})
+  restored, _ = checkpoints.restore(1, abstract_state(averaged))
+  checkpoints.close()
+  assert isinstance(restored, AveragedTrainState)
+  jax.tree.map(np.testing.assert_array_equal, restored, averaged)
+  for raw, expected in ((False, averaged.eval_params), (True, averaged.params)):
+    params, _ = checkpoint.read_params(tmp_path / "c", raw=raw)
+    jax.tree.map(np.testing.assert_array_equal, dict(sorted(params.items())), dict(sorted(expected.items())))
+
+
+def test_a_state_without_an_average_has_the_same_parameters_with_and_without_raw(two_checkpoints):
+  params, raw = (checkpoint.read_params(two_checkpoints, raw=raw)[0] for raw in (False, True))
+  jax.tree.map(np.testing.assert_array_equal, params, raw)
 
 
 def test_parameters_that_cannot_be_read_are_named_with_the_steps_that_exist(two_checkpoints, tmp_path):

@@ -1,6 +1,7 @@
 """Complete runs that are interrupted, lose files or are extended: they end as unbroken ones do."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -9,14 +10,17 @@ import subprocess
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from project_paths import ROOT
 from small_runs import command, config, mixed_config
 
+from clipvip_jax.evaluation.evaluator import Evaluator
 from clipvip_jax.runs import checkpoint, metrics_history
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.training import setup, trainer
 from clipvip_jax.utils import cli
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.weights import sources
 
 pytestmark = [pytest.mark.slow, pytest.mark.unoptimized]
 
@@ -37,6 +41,36 @@ def test_a_mixed_run_resumes_bit_identically(corpora, tmp_path):
   other.mix.image_text.train_split = "validation"
   with pytest.raises(UserError, match=r"mix\.image_text\.train_split: 'train' .*'validation' .*--workdir"):
     trainer.train(other, resumed)
+
+
+def test_a_run_with_an_average_resumes_bit_identically_and_is_evaluated_by_it(finished, corpora, tmp_path):
+  averaged = config(corpora, **{"train.ema": 0.5})
+  unbroken, resumed = tmp_path / "unbroken", tmp_path / "resumed"
+  results = trainer.train(averaged, unbroken)
+  shutil.copytree(unbroken, resumed)
+  for step in (9, 12):
+    shutil.rmtree(resumed / "checkpoints" / str(step))
+  trainer.train(averaged, resumed)
+  for name in ("results.json", "report.html", "metrics.jsonl"):
+    assert (resumed / name).read_bytes() == (unbroken / name).read_bytes(), name
+  components = setup.prepare(averaged, unbroken)
+  states = [
+    Checkpoints(path / "checkpoints", 3).restore(12, components.abstract_state)[0] for path in (unbroken, resumed)
+  ]
+  jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, states))
+
+  rows = ([json.loads(line) for line in (path / "metrics.jsonl").open()] for path in (unbroken, finished[0]))
+  losses, plain = ([row["loss"] for row in run if row["kind"] == "train"] for run in rows)
+  np.testing.assert_allclose(losses, plain, rtol=1e-5, err_msg="the average does not change the training")
+  evaluator = Evaluator(
+    components.model, components.mesh, components.eval_corpus, components.tokenizer, components.config
+  )
+  source = f"{unbroken}@{results['best_step']}"
+  params, raw = (sources.read_weights(name).params for name in (source, f"{source}@raw"))
+  assert any(np.any(params[name] != raw[name]) for name in params)
+  assert evaluator.evaluate(traverse_util.unflatten_dict(params, sep="/"), "test").metrics == results["splits"]["test"]
+  with pytest.raises(UserError, match=r"train\.ema: 0\.5 there, 0\.0 now"):
+    trainer.train(config(corpora), unbroken)
 
 
 def run_until(text, arguments):

@@ -111,9 +111,16 @@ def test_weights_of_a_folder_are_found(tmp_path, name):
 
 
 def test_step_of_a_run(tmp_path):
-  assert source_paths.run_and_step("build/demo@300") == (pathlib.Path("build/demo"), 300)
+  demo = pathlib.Path("build/demo")
+  assert source_paths.parse_run("build/demo") == (demo, None, False)
+  assert source_paths.parse_run("build/demo@300") == (demo, 300, False)
+  assert source_paths.parse_run("build/demo@raw") == (demo, None, True)
+  assert source_paths.parse_run("build/demo@300@raw") == (demo, 300, True)
   (tmp_path / "run@3").mkdir()
-  assert source_paths.run_and_step(str(tmp_path / "run@3")) == (tmp_path / "run@3", None)
+  assert source_paths.parse_run(str(tmp_path / "run@3")) == (tmp_path / "run@3", None, False)
+  assert source_paths.parse_run(str(tmp_path / "run@3@raw")) == (tmp_path / "run@3", None, True)
+  (tmp_path / "run@raw").mkdir()
+  assert source_paths.parse_run(str(tmp_path / "run@raw")) == (tmp_path / "run@raw", None, False)
 
 
 def test_a_run_has_checkpoints_and_its_configuration(tmp_path):
