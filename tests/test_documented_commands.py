@@ -73,7 +73,9 @@ OFFICIAL = "--check_sizes=false"  # a miniature does not have the official sizes
 # In this order: later commands read what earlier ones wrote.
 RULES = (
   Run(r"make help"),
+  Run(r"\S+ -m clipvip_jax.__main__ --help"),
   Run(r"\S+ -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=build/demo "),
+  Run(r"\S+ -m clipvip_jax.main --config=post_pretrain:smoke ", "--config.data.data_dir=build/datasets"),
   Run(r"\S+ -m clipvip_jax.embed --model=build/demo "),
   Run(r"\S+ -m clipvip_jax.search --index=videos.safetensors "),
   Run(r"\S+ -m clipvip_jax.evaluate --model=build/demo "),
@@ -104,7 +106,8 @@ RULES = (
   Listed(r"\S+ -m clipvip_jax.preflight ", "compiles a full-size step for minutes; tests/commands/test_preflight.py"),
   Listed(r"\S+ -m clipvip_jax.main .*=NAME ", "names placeholders"),
   Listed(r"tensorboard ", "serves until it is stopped"),
-  Listed(r"pip install ", "downloads JAX for an accelerator"),
+  Listed(r"docker ", "needs Docker; tests/test_installation.py runs the steps of the image"),
+  Listed(r"pip install ", "downloads packages; tests/test_installation.py installs the project"),
 )
 
 

@@ -58,4 +58,5 @@ def read_page(text):
       commands.append(span)
   # The console command starts the package's modules.
   commands = [re.sub(r"^clipvip (?=[a-z])", "python -m clipvip_jax.", command) for command in commands]
+  commands = [re.sub(r"^clipvip ", "python -m clipvip_jax.__main__ ", command) for command in commands]
   return [shlex.join(shlex.split(command, comments=True)) for command in commands], snippets, others
