@@ -31,7 +31,7 @@ def base() -> ConfigDict:
 
 
 def fine_tuning() -> ConfigDict:
-  """Returns the common base of fine-tuning on the four retrieval datasets: V-S on descriptions (the paper's appendix).
+  """Returns the common base of fine-tuning on retrieval datasets: V-S on descriptions (the paper's appendix).
 
   Starts from the published post-pretrained weights; --config.init_from=WORKDIR starts from a run's own.
   """
