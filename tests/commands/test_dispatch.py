@@ -28,8 +28,8 @@ def test_version_is_that_of_the_package(capsys):
 @pytest.mark.parametrize(
   ("argv", "message"),
   [
-    ([], "error: the command is missing; use one of: compare, convert, "),
-    (["serach", "a dog"], "error: 'serach' is not a command of clipvip; use one of: compare, convert, "),
+    ([], f"error: the command is missing; use one of: {', '.join(COMMANDS)}, or --help"),
+    (["serach", "a dog"], f"error: 'serach' is not a command of clipvip; use one of: {', '.join(COMMANDS)}"),
     (["utils"], "error: 'utils' is not a command"),
     (["__main__"], "error: '__main__' is not a command"),
     (["--verbose"], "error: '--verbose' is not a command"),
