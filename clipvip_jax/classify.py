@@ -57,7 +57,7 @@ def _check_options(options: argparse.Namespace) -> None:
       "--probe needs --train=VIDEOS, the videos that it is fitted to, and --train needs --probe; pass both"
     )
   if options.video_dir and all(path.is_dir() for path in (options.videos, options.train) if path):
-    raise UserError(f"--video_dir={options.video_dir} applies to lists only, and --videos is a folder; leave it out")
+    raise UserError(f"--video_dir={options.video_dir} applies to lists only, and --videos is a folder; omit it")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -193,7 +193,9 @@ def _json_rows(path: pathlib.Path) -> Iterable[_Row]:
       continue
     if unknown := sorted(entry.keys() - {"name", "id", "prompts"}):
       raise UserError(f"{where}: unknown field {excerpt(unknown[0])}; use name, id and prompts")
-    yield _row(where, entry.get("name"), entry.get("id"), _stated(entry["prompts"]) if "prompts" in entry else None)
+    yield _row(
+      where, entry.get("name"), entry.get("id"), _own_prompts(entry["prompts"]) if "prompts" in entry else None
+    )
 
 
 def _object_rows(path: pathlib.Path, content: Mapping[str, Any]) -> Iterable[_Row]:
@@ -207,9 +209,9 @@ def _object_rows(path: pathlib.Path, content: Mapping[str, Any]) -> Iterable[_Ro
     elif keys_are_ids:
       yield _row(where, value, key)
     else:
-      yield _row(where, key, None, _stated(value))
+      yield _row(where, key, None, _own_prompts(value))
 
 
-def _stated(prompts: Any) -> Any:
-  """Returns the value of a field that is there, where null means no prompts."""
+def _own_prompts(prompts: Any) -> Any:
+  """Returns the value of a field of prompts: null is an empty list, which `_prompts` refuses."""
   return () if prompts is None else prompts

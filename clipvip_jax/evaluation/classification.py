@@ -40,7 +40,7 @@ _NUM_PREDICTED = 5  # classes that a line of predictions names
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationTask:
-  """What is classified.
+  """Videos and classes of one classification, and its options.
 
   Attributes:
     classes: with their prompts.
@@ -74,7 +74,7 @@ def classify(model: EmbeddingModel, task: ClassificationTask, folder: pathlib.Pa
 
   Args:
     model: see `clipvip_jax.load`.
-    task: what is classified.
+    task: see `ClassificationTask`.
     folder: the workdir.
 
   Returns:

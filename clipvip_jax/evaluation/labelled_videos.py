@@ -106,7 +106,7 @@ def _unique(source: pathlib.Path, videos: Sequence[tuple[_Row, int]]) -> list[La
         f"{row.where}: {printable(row.clip.name)} has another label than at {other.where}; keep one of them"
       )
   if len(first) < len(videos):
-    log.info("%s: %d rows repeat a video of an earlier row, and are passed over", source, len(videos) - len(first))
+    log.info("%s: %d rows repeat a video of an earlier row, and are skipped", source, len(videos) - len(first))
   return [LabelledVideo(row.clip, label) for row, label in first.values()]
 
 

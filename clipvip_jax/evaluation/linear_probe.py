@@ -114,7 +114,7 @@ def validation_part(labels: Int[np.ndarray, " m"], seed: int = 0) -> Bool[np.nda
 
 
 def search_exponent(accuracy: Callable[[float], float]) -> tuple[float, dict[float, float]]:
-  """Returns log10 of the best C, of equals the smallest, and the accuracies by the exponents that were tried."""
+  """Returns log10 of the best C, the smallest of several best ones, and {log10(C): accuracy} of all that were tried."""
   sweep = {float(exponent): accuracy(exponent) for exponent in _FIRST_EXPONENTS}
   step = (_FIRST_EXPONENTS[1] - _FIRST_EXPONENTS[0]) / 2
 

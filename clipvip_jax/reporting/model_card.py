@@ -58,7 +58,7 @@ class CardFields:
     license_link: its address.
 
   Raises:
-    UserError: the license is missing, or is none that the Hub allows.
+    UserError: the license is missing, or the Hub does not allow it.
   """
 
   repository: str
@@ -69,7 +69,7 @@ class CardFields:
 
   def __post_init__(self) -> None:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{1,60}", self.license or ""):
-      problem = f"--license={printable(self.license, 80)} is none" if self.license else "--license is missing"
+      problem = f"--license={printable(self.license, 80)} is not a license" if self.license else "--license is missing"
       raise UserError(f"{problem}; allowed: identifiers of {LICENSES} such as apache-2.0, mit, cc-by-nc-4.0 and other")
     if (self.license == "other") != bool(self.license_name):
       raise UserError("--license=other needs --license_name, and no other license has one; give both or neither")

@@ -23,7 +23,7 @@ def parse_names(value: str) -> list[str]:
   Imports the module of a MODULE:CLASS.
 
   Raises:
-    UserError: a tracker is unknown, repeated or no `Tracker`, or its package is not installed.
+    UserError: a tracker is unknown, repeated or not a `Tracker`, or its package is not installed.
   """
   names = [name.strip() for name in value.split(",")] if value.strip() else []
   for index, name in enumerate(names):
@@ -49,7 +49,9 @@ def load_class(name: str) -> type[Tracker]:
   except Exception as error:  # a module of the user, which may raise anything
     raise UserError(f"host.tracker: {name!r} cannot be imported ({first_line(error)}); {_ALLOWED}") from error
   if not (inspect.isclass(tracker) and issubclass(tracker, Tracker)):
-    raise UserError(f"host.tracker: {name!r} is no subclass of clipvip_jax.tracking.tracker.Tracker; derive it from it")
+    raise UserError(
+      f"host.tracker: {name!r} is not a subclass of clipvip_jax.tracking.tracker.Tracker; derive it from it"
+    )
   if missing := sorted(getattr(tracker, "__abstractmethods__", ())):
     raise UserError(f"host.tracker: {name!r} lacks the methods {', '.join(missing)} of Tracker; define them")
   return tracker

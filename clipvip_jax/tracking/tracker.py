@@ -34,7 +34,7 @@ class Tracker(abc.ABC):
   """Records runs. Constructed without arguments; `start` is called first and `finish` last.
 
   Other trackers than TensorBoard run in a process of their own (see background.py), which calls one method at a time.
-  A method may raise or take any time: the run goes on.
+  A method may raise or take any time: the run continues.
   """
 
   @abc.abstractmethod

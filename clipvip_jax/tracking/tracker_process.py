@@ -31,7 +31,7 @@ _MIN_SECRET = 6  # characters; shorter values occur in any text
 
 @dataclasses.dataclass
 class _Record:
-  """What a tracker has recorded of a run.
+  """State of a run at a tracker.
 
   Attributes:
     id: of the run at the tracker.

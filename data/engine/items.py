@@ -117,7 +117,7 @@ def check_id(name: Any, where: str) -> str:
   return name
 
 
-def check_seconds(value: Any, name: str, where: str) -> float:
+def _check_seconds(value: Any, name: str, where: str) -> float:
   """Returns a time in seconds.
 
   Args:
@@ -143,7 +143,7 @@ def check_times(start: Any, end: Any, where: str) -> tuple[float | None, float |
   Raises:
     UserError: One is not a number of seconds, or `end` is not after `start`.
   """
-  start, end = (None if x is None else check_seconds(x, name, where) for name, x in (("start", start), ("end", end)))
+  start, end = (None if x is None else _check_seconds(x, name, where) for name, x in (("start", start), ("end", end)))
   if end is not None and end <= (start or 0):
     raise UserError(f"{where}: end={end:g} must be greater than start={start or 0:g}")
   return start, end

@@ -16,7 +16,7 @@ from etils import epath
 from clipvip_jax.data.engine import bad_lines
 from clipvip_jax.data.engine.annotations import RetrievalConfig, VideoFinder, check_name, find_file, read_csv
 from clipvip_jax.data.engine.builder import CorpusBuilder
-from clipvip_jax.data.engine.items import Item, check_seconds, clean_texts
+from clipvip_jax.data.engine.items import Item, check_times, clean_texts
 from clipvip_jax.data.engine.json_files import excerpt, read_json
 from clipvip_jax.utils.errors import UserError
 
@@ -112,7 +112,7 @@ def _check_video(video: Any, where: str) -> list[Any]:
 
 def _check_annotation(row: Any, where: str) -> bool:
   segment = row.get("segment") if isinstance(row, dict) else None
-  if not isinstance(segment, list) or len(segment) != 2:
+  if not isinstance(segment, list) or len(segment) != 2 or None in segment:
     raise UserError(f'{where}: expected {{"segment": [START, END], "sentence": TEXT}}, got {excerpt(row)}')
   return True
 
@@ -147,14 +147,12 @@ def _items(subset: str, segments: list[_Segment], videos: VideoFinder) -> Iterat
 
 
 def _item(clip_id: str, segment: Any, text: Any, where: str) -> Item:
-  start, end = (check_seconds(value, name, where) for value, name in zip(segment, ("start", "end"), strict=True))
-  if end <= start:
-    raise UserError(f"{where}: end={end:g} must be greater than start={start:g}")
+  start, end = check_times(segment[0], segment[1], where)
   return Item(id=clip_id, split="", video="", descriptions=clean_texts(text, where), start=start, end=end)
 
 
 def _find_video(videos: VideoFinder, subset: str, video: str, recipe: str) -> str:
-  """Returns the path of a video, which may be in a folder of its own name: that is no folder of frames."""
+  """Returns the path of a video. A folder of its name may contain it: such a folder is not one of frames."""
   folders = (posixpath.join(subset, recipe), recipe, subset, "")
   nested = videos.path([posixpath.join(folder, video, video) for folder in folders])
   return nested if epath.Path(nested).exists() else videos.path([posixpath.join(folder, video) for folder in folders])

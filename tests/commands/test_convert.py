@@ -75,7 +75,7 @@ def test_dry_run_writes_what_would_be_published_without_a_request(hub, run, tmp_
   ("options", "message"),
   [
     ([TARGET], "--license is missing; allowed: identifiers of https://huggingface.co/docs"),
-    ([TARGET, "--license=My License"], "--license=My License is none; allowed"),
+    ([TARGET, "--license=My License"], "--license=My License is not a license; allowed"),
     ([TARGET, "--license=other"], "--license=other needs --license_name"),
     ([TARGET, "--license=mit", "--license_name=x"], "no other license has one"),
     ([TARGET, "--license=other", "--license_name=x", "--license_link=ftp://x"], "must be an address https://"),

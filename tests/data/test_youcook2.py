@@ -189,6 +189,7 @@ def annotated(**changes):
     ({"database": {"../a": GOOD}}, r"annotation 0: '\.\./a' is outside of"),
     ({"database": {"a": {**GOOD, "recipe_type": "../.."}}}, r"annotation 0, type of recipe: '\.\./\.\.' is outside of"),
     (annotated(segment=[1]), r"'a', annotation 0: expected .*\"segment\": \[START, END\]"),
+    (annotated(segment=[None, 2]), r"'a', annotation 0: expected .*, got .*null, 2"),
     (annotated(segment=[1, "2"]), "end must be seconds from 0 to 1e.08, got the string"),
     (annotated(segment=[2, 2]), "annotation 0: end=2 must be greater than start=2"),
     (annotated(segment=[-1, 2]), "annotation 0: start must be seconds"),

@@ -124,7 +124,7 @@ def test_card_without_results_has_neither_metrics_nor_training(weights):
   ("fields", "message"),
   [
     ((None,), "--license is missing; allowed: identifiers of https://huggingface.co/docs"),
-    (("My License\n",), r"--license=My License\\n is none; allowed"),
+    (("My License\n",), r"--license=My License\\n is not a license; allowed"),
     (("other",), "--license=other needs --license_name"),
     (("mit", "x"), "no other license has one; give both or neither"),
     (("other", "x y"), "--license_name has other characters"),

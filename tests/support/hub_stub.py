@@ -1,6 +1,6 @@
 """A stub of the HuggingFace Hub on localhost: repositories, branches, LFS uploads, commits and downloads.
 
-It speaks what huggingface_hub asks for, keeps everything in memory, and records the requests that it gets.
+It implements the endpoints that huggingface_hub uses, keeps everything in memory, and records the requests.
 """
 
 import base64

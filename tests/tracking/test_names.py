@@ -33,7 +33,10 @@ ALLOWED = r'use tensorboard, wandb, mlflow, MODULE:CLASS, several separated by c
     ("no_such_module:Class", r"'no_such_module:Class' cannot be imported \(No module named 'no_such_module'\); use"),
     ("odd_trackers:Missing", r"cannot be imported \(module 'odd_trackers' has no attribute 'Missing'\); use"),
     (":Class", r"':Class' cannot be imported \(.+\); use"),
-    ("odd_trackers:function", r"'odd_trackers:function' is no subclass of clipvip_jax\.tracking\.tracker\.Tracker; "),
+    (
+      "odd_trackers:function",
+      r"'odd_trackers:function' is not a subclass of clipvip_jax\.tracking\.tracker\.Tracker; ",
+    ),
     ("odd_trackers:Incomplete", r"lacks the methods finish, log_metrics, log_results of Tracker; define them"),
   ],
 )
