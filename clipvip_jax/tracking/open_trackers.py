@@ -10,6 +10,7 @@ from clipvip_jax.tracking.names import TENSORBOARD
 from clipvip_jax.tracking.tensorboard import EventWriter
 from clipvip_jax.tracking.tracker import Status, TrackedRun, Tracker
 from clipvip_jax.utils.errors import Terminated
+from clipvip_jax.utils.local_paths import expand_user
 
 
 class TrackerGroup(Tracker):
@@ -73,5 +74,5 @@ def _without_home(config: Any) -> Any:
     return {name: _without_home(value) for name, value in config.items()}
   if isinstance(config, list | tuple):
     return [_without_home(value) for value in config]
-  home = str(pathlib.Path.home())
+  home = expand_user("~")  # "~" itself for a user without a home, as in some containers
   return f"~{config.removeprefix(home)}" if isinstance(config, str) and f"{config}/".startswith(f"{home}/") else config

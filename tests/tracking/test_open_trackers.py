@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import pwd
 
 import pytest
 
@@ -37,3 +38,14 @@ def test_no_tracker_leaves_no_file(tmp_path):
     tracker.log_metrics(1, {"train/loss": 2.0})
     tracker.log_results(1, {}, tmp_path / "report.html")
   assert not list(tmp_path.iterdir())
+
+
+def test_a_user_without_a_home_directory_trains(tmp_path, monkeypatch):
+  def unknown(uid):
+    raise KeyError(uid)
+
+  monkeypatch.delenv("HOME")
+  monkeypatch.setattr(pwd, "getpwuid", unknown)
+  with open_trackers(["tensorboard"], tmp_path, {"data": {"data_dir": "~/sets"}}, 0) as tracker:
+    tracker.log_metrics(1, {"train/loss": 2.0})
+  assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
