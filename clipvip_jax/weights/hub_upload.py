@@ -157,7 +157,7 @@ def upload(folder: pathlib.Path, destination: Destination, *, private: bool, mes
     card = (folder / CARD).read_text(encoding="utf-8")
     huggingface_hub.ModelCard(card).validate()  # before a repository is created
     if not destination.exists:
-      api.create_repo(destination.name, private=private or None, exist_ok=True)
+      api.create_repo(destination.name, private=private or None)  # one that exists by now may be public
     if destination.branch and destination.is_new_branch:
       api.create_branch(destination.name, branch=destination.branch, revision=destination.commit, exist_ok=True)
     commit = api.create_commit(

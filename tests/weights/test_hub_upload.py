@@ -87,6 +87,15 @@ def test_branch_that_changed_since_it_was_looked_up_is_refused(hub, folder):
   assert hub.repositories[NAME].branches["main"] == theirs
 
 
+def test_repository_that_was_created_meanwhile_is_refused(hub, folder):
+  """It may be public, while the upload is private."""
+  destination = hub_upload.find_destination(TARGET, private=True, overwrite=False)
+  hub.create(NAME)
+  with pytest.raises(UserError, match=r"answered 409 .*the repository changed meanwhile: repeat the command"):
+    hub_upload.upload(folder, destination, private=True, message="Upload")
+  assert hub.commits_of(NAME) == 0
+
+
 @pytest.mark.parametrize(
   "files",
   [
