@@ -35,6 +35,7 @@ from clipvip_jax.utils.log import log
 from clipvip_jax.utils.versions import versions
 
 _TASK = "classification"
+_PROBE_PREDICTIONS = "predictions_probe.jsonl"
 _NUM_PREDICTED = 5  # classes that a line of predictions names
 
 
@@ -98,9 +99,11 @@ def classify(model: EmbeddingModel, task: ClassificationTask, folder: pathlib.Pa
     "zero_shot": measure_classification(scores, test.labels, task.classes.names),
     "versions": versions(),
   }
-  _write_predictions(folder / "predictions.jsonl", test, scores, task.classes)
-  if task.train is not None:
+  if task.train is None:
+    (folder / _PROBE_PREDICTIONS).unlink(missing_ok=True)  # of an earlier call, maybe with other classes
+  else:
     results["probe"] = _probe(model, task, task.train, test, folder)
+  _write_predictions(folder / "predictions.jsonl", test, scores, task.classes)
   config_tree.write_json(folder / "results.json", results)
   return results
 
@@ -164,7 +167,7 @@ def _probe(
       "%d of %d classes have no training video, and are never predicted, first %s",
       *(len(fit.untrained), len(names), names[fit.untrained[0]]),
     )
-  _write_predictions(folder / "predictions_probe.jsonl", test, fit.scores, task.classes)
+  _write_predictions(folder / _PROBE_PREDICTIONS, test, fit.scores, task.classes)
   return {
     **measure_classification(fit.scores, test.labels, names),
     "C": fit.best_c,

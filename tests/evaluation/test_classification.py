@@ -115,6 +115,21 @@ def test_probe_learns_what_prompts_do_not_say(tmp_path, classes, videos):
   assert once.embedded == 0
 
 
+def test_files_of_the_workdir_are_of_one_call(tmp_path, classes, videos):
+  folder = tmp_path / "w"
+  outcome = (folder / "results.json", folder / "predictions.jsonl", folder / "predictions_probe.jsonl")
+  train = [LabelledVideo(VideoClip(str(path)), 0) for path in write_videos(tmp_path / "t", 3)]
+  classify(FakeModel(), ClassificationTask(classes, videos, train=[*train[:2], *videos[1:3]]), folder)
+  before = [path.read_bytes() for path in outcome]
+  (folder / "train.safetensors").unlink()
+  relabelled = [LabelledVideo(video.clip, 2) for video in videos]
+  with pytest.raises(UserError, match="a probe needs at least two classes"):
+    classify(FakeModel(), ClassificationTask(classes, relabelled, train=train), folder)
+  assert [path.read_bytes() for path in outcome] == before
+  classify(FakeModel(), ClassificationTask(classes, relabelled), folder)
+  assert outcome[0].read_bytes() != before[0] and outcome[1].read_bytes() != before[1] and not outcome[2].exists()
+
+
 def test_classes_without_training_videos_are_said(tmp_path, classes, videos, caplog):
   train = [
     LabelledVideo(VideoClip(str(path)), number % 2) for number, path in enumerate(write_videos(tmp_path / "t", 6))
