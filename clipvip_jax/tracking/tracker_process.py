@@ -73,7 +73,7 @@ def track(name: str, requests: Iterable[list[Any]], report_failure: Callable[[Ex
     report_failure: called with each exception of the tracker.
 
   Raises:
-    Exception: any, if the tracker does not start or finish.
+    Exception: any, if the tracker does not start or finish, or a request is cut off.
   """
   requests = iter(requests)
   _, fields = next(requests)
@@ -83,18 +83,20 @@ def track(name: str, requests: Iterable[list[Any]], report_failure: Callable[[Ex
   tracker = load_class(name)()
   path.parent.mkdir(exist_ok=True)
   record.id = tracker.start(TrackedRun(**{**fields, "workdir": workdir, "id": record.id}))
-  config_tree.write_json(path, dataclasses.asdict(record))
   status: Status = "failed"
-  for kind, *arguments in requests:
-    if kind == "finish":
-      (status,) = arguments
-      continue
-    try:
-      _pass_on(tracker, record, kind, *arguments)
-      config_tree.write_json(path, dataclasses.asdict(record))
-    except Exception as error:
-      report_failure(error)
-  tracker.finish(status)
+  try:
+    config_tree.write_json(path, dataclasses.asdict(record))
+    for kind, *arguments in requests:
+      if kind == "finish":
+        (status,) = arguments
+        continue
+      try:
+        _pass_on(tracker, record, kind, *arguments)
+        config_tree.write_json(path, dataclasses.asdict(record))
+      except Exception as error:
+        report_failure(error)
+  finally:
+    tracker.finish(status)
 
 
 def _limit_time_after_run(pipe: int) -> None:

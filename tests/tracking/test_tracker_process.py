@@ -60,6 +60,15 @@ def test_a_record_that_failed_is_reported_and_may_be_repeated(tmp_path, monkeypa
   assert calls[1] == metrics(2, loss=2.0) and not failures
 
 
+def test_a_run_that_was_killed_while_it_sent_a_request_failed(tmp_path):
+  start = ["start", {"workdir": str(tmp_path), "config": CONFIG, "first_step": 0, "id": ""}]
+  lines = [*map(json.dumps, (start, metrics(1, loss=1.0))), '["metrics", 2, {"lo']
+  with pytest.raises(json.JSONDecodeError):
+    track(NAME, map(json.loads, lines), pytest.fail)
+  calls = [json.loads(line) for line in (tmp_path / "recorded.jsonl").read_text().splitlines()]
+  assert calls[1:] == [metrics(1, loss=1.0), ["finish", "failed"]]
+
+
 def test_a_corrupt_record_is_named(tmp_path):
   serve(tmp_path)
   (path,) = (tmp_path / "trackers").iterdir()
