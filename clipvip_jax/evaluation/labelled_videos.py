@@ -88,7 +88,7 @@ def check_disjoint(train: Sequence[LabelledVideo], test: Sequence[LabelledVideo]
   keys = {_clip_key(video.clip) for video in train}
   if common := [video.clip.name for video in test if _clip_key(video.clip) in keys]:
     raise UserError(
-      f"{len(common)} videos are in both --train and --videos, first {printable(common[0])}; a test needs other videos"
+      f"{len(common)} videos are in both --train and --videos, first {printable(common[0])}; remove them from one"
     )
 
 

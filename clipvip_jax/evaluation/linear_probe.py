@@ -72,10 +72,12 @@ def fit_probe(
   """
   trained = np.unique(train_labels)
   if len(trained) < 2:
-    raise UserError(f"--train has videos of {len(trained)} class; a probe needs at least two classes")
+    raise UserError(
+      f"--train has videos of {len(trained)} class; a probe needs at least two classes: add videos of others"
+    )
   held_out = validation_part(train_labels, seed)
   if not held_out.any():
-    raise UserError("--train has one video per class; choosing C needs classes with at least two")
+    raise UserError("--train has one video per class; choosing C needs classes with at least two videos: add some")
 
   def accuracy(exponent: float) -> float:
     classifier = _fit(train[~held_out], train_labels[~held_out], exponent)

@@ -183,7 +183,7 @@ def test_videos_in_both_parts_are_refused(tmp_path):
     read_videos(write(tmp_path, "a.jsonl", "".join(f'{{"video": "{v}", "label": "run"}}\n' for v in names)), classes)
     for names in (("a", "b"), ("c", "./b"), ("d",))
   )
-  with pytest.raises(UserError, match=r"1 videos are in both --train and --videos, first .*b; a test needs other"):
+  with pytest.raises(UserError, match=r"1 videos are in both --train and --videos, first .*b; remove them from one"):
     check_disjoint(train, test)
   check_disjoint(train, other)
 
