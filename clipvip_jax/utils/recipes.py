@@ -1,5 +1,6 @@
 """Recipes by path or by name."""
 
+import contextlib
 import pathlib
 
 from clipvip_jax.utils.errors import UserError
@@ -24,8 +25,9 @@ def find_recipe(name: str, base: pathlib.Path | None = None) -> pathlib.Path:
     UserError: there is neither; lists files and names.
   """
   path = (base or pathlib.Path()) / name
-  if path.is_file():
-    return path
+  with contextlib.suppress(OSError):  # the name is too long
+    if path.is_file():
+      return path
   if name in recipe_names():
     return FOLDER / f"{name}.py"
   files = [str(pathlib.Path(name).parent / file.name) for file in _recipe_files(path.parent)]

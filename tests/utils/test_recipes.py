@@ -34,7 +34,12 @@ def test_a_relative_path_starts_from_the_given_folder(tmp_path):
 
 @pytest.mark.parametrize(
   ("name", "files"),
-  [("mine/mrsvtt.py", "mine/common_things.py, mine/msrvtt.py"), ("nowhere/a.py", "none"), ("common", "none")],
+  [
+    ("mine/mrsvtt.py", "mine/common_things.py, mine/msrvtt.py"),
+    ("nowhere/a.py", "none"),
+    ("common", "none"),
+    ("n" * 300, "none"),
+  ],
 )
 def test_the_error_lists_files_and_names(tmp_path, monkeypatch, name, files):
   monkeypatch.chdir(tmp_path)
