@@ -26,6 +26,7 @@ CAPACITY = 1000  # records that wait for the tracker; further ones are dropped
 CLOSE_SECONDS: dict[Status, float] = {"finished": 30.0, "stopped": 10.0, "failed": 10.0}
 _COMMAND = "from clipvip_jax.tracking.tracker_process import serve; serve()"
 _MAX_MESSAGE = 300  # characters of a tracker's error
+_LAST_MESSAGES_SECONDS = 1.0  # to read what an ended process has reported
 
 
 class BackgroundTracker(Tracker):
@@ -47,6 +48,7 @@ class BackgroundTracker(Tracker):
     self._name, self._close_seconds = name, close_seconds
     self._queue: queue.Queue[list[Any] | None] = queue.Queue(capacity)
     self._process: subprocess.Popen[bytes] | None = None
+    self._receiver: threading.Thread | None = None
     self._dropped = 0
     self._has_warned = threading.Lock()  # locked by the first warning
 
@@ -66,8 +68,12 @@ class BackgroundTracker(Tracker):
     except OSError as error:
       self._warn(f"its process cannot be started ({error.strerror})")
       return ""
-    for target in (self._send, self._receive):
-      threading.Thread(target=target, args=(self._process,), name=f"tracker {self._name}", daemon=True).start()
+    sender, self._receiver = (
+      threading.Thread(target=target, args=(self._process,), name=f"tracker {self._name}", daemon=True)
+      for target in (self._send, self._receive)
+    )
+    sender.start()
+    self._receiver.start()
     self._put(["start", {**dataclasses.asdict(run), "workdir": str(run.workdir)}])
     return ""
 
@@ -81,7 +87,7 @@ class BackgroundTracker(Tracker):
 
   def finish(self, status: Status) -> None:
     """Waits until the tracker has recorded everything, at most `close_seconds`; then ends its process."""
-    if self._process is None:
+    if self._process is None or self._receiver is None:
       return
     seconds = self._close_seconds[status]
     end = time.monotonic() + seconds
@@ -94,6 +100,7 @@ class BackgroundTracker(Tracker):
       with contextlib.suppress(ProcessLookupError):
         os.killpg(self._process.pid, signal.SIGKILL)  # with its own children
       self._process.wait()
+    self._receiver.join(_LAST_MESSAGES_SECONDS)
     if self._dropped:
       log.info("tracker %s: %d records were dropped", self._name, self._dropped)
 

@@ -1,6 +1,7 @@
 """Publishing a run on a stub of the Hub, and reading it back; refusals, and tokens in nothing that is written."""
 
 import json
+import logging
 import re
 
 import hub_stub
@@ -13,6 +14,7 @@ from clipvip_jax import convert
 from clipvip_jax.inference import embedding_model
 from clipvip_jax.utils.cli import run_command
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 from clipvip_jax.weights import sources
 
 NAME = f"{hub_stub.OWNER}/shapes"
@@ -118,7 +120,18 @@ def hub_log(caplog, monkeypatch):
   utils.logging.set_verbosity_warning()
 
 
-def test_token_is_in_requests_and_in_nothing_else(hub, run, tmp_path, monkeypatch, capfd, hub_log):
+@pytest.fixture
+def command_log(monkeypatch):
+  """Restores what `run_command` changes: later tests of this process configure no logging."""
+  level = log.level
+  monkeypatch.setattr(log, "propagate", log.propagate)
+  monkeypatch.setattr(log, "handlers", [*log.handlers])
+  monkeypatch.setattr(logging.getLogger(), "filters", [*logging.getLogger().filters])
+  yield
+  log.setLevel(level)
+
+
+def test_token_is_in_requests_and_in_nothing_else(hub, run, tmp_path, monkeypatch, capfd, hub_log, command_log):
   for target in (TARGET, "hf://other/x"):
     monkeypatch.setattr("sys.argv", ["convert", str(run), target, "--license=mit"])
     try:
