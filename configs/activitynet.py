@@ -20,15 +20,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
   return common.apply_variants(config, arg, VARIANTS)
 
 
-def b32(config: ConfigDict) -> None:
-  """ViT-B/32, the default: changes nothing."""
-
-
 def b16(config: ConfigDict) -> None:
   """ViT-B/16 with half the batch size."""
-  common.fine_tuning_b16(config)
+  common.b16(config)
   config.train.batch_size = 64
   config.train.update({"eval_every": 157, "checkpoint_every": 157})
 
 
-VARIANTS = {"b32": b32, "b16": b16, **common.FINE_TUNING_VARIANTS}
+VARIANTS = {**common.FINE_TUNING_VARIANTS, "b16": b16}

@@ -59,17 +59,23 @@ def _baseline(variant: variants.Variant) -> variants.Variant:
   return apply
 
 
+def b32(config: ConfigDict) -> None:
+  """ViT-B/32, the default: changes nothing."""
+
+
+def b16(config: ConfigDict) -> None:
+  """ViT-B/16 with the hyper-parameters of B/32."""
+  config.init_from = "weights/pretrain_clipvip_base_16.pt"
+  config.model.patch_size = 16
+
+
 FINE_TUNING_VARIANTS: dict[str, variants.Variant] = {
+  "b32": b32,
+  "b16": b16,
   "from_clip": from_clip,
   **{name: _baseline(variant) for name, variant in variants.TEMPORAL.items()},
   **variants.SMALL_HARDWARE,
 }
-
-
-def fine_tuning_b16(config: ConfigDict) -> None:
-  """Changes a `fine_tuning` config to ViT-B/16."""
-  config.init_from = "weights/pretrain_clipvip_base_16.pt"
-  config.model.patch_size = 16
 
 
 def model_b32() -> ConfigDict:

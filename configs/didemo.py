@@ -18,15 +18,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
   return common.apply_variants(config, arg, VARIANTS)
 
 
-def b32(config: ConfigDict) -> None:
-  """ViT-B/32, the default: changes nothing."""
-
-
 def b16(config: ConfigDict) -> None:
   """ViT-B/16 with 70 tokens per text and a tenfold learning rate for logit_scale."""
-  common.fine_tuning_b16(config)
+  common.b16(config)
   config.data.text_length = 70
   config.optimizer.lr_multipliers.logit_scale = 10.0
 
 
-VARIANTS = {"b32": b32, "b16": b16, **common.FINE_TUNING_VARIANTS}
+VARIANTS = {**common.FINE_TUNING_VARIANTS, "b16": b16}

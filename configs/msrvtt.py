@@ -21,15 +21,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
   return common.apply_variants(config, arg, VARIANTS)
 
 
-def b32(config: ConfigDict) -> None:
-  """ViT-B/32, the default: changes nothing."""
-
-
-def b16(config: ConfigDict) -> None:
-  """ViT-B/16 with the hyper-parameters of B/32."""
-  common.fine_tuning_b16(config)
-
-
 def protocol_7k(config: ConfigDict) -> None:
   """Trains on 7,010 videos, those of the owner's training and validation splits; tests on 1k-A."""
   config.data.config = "7k"
@@ -45,4 +36,4 @@ def protocol_full(config: ConfigDict) -> None:
 
 # An evaluation on msrvtt/NAME applies NAME_protocol.
 PROTOCOLS = {"7k_protocol": protocol_7k, "full_protocol": protocol_full}
-VARIANTS = {"b32": b32, "b16": b16, **PROTOCOLS, **common.FINE_TUNING_VARIANTS}
+VARIANTS = {**PROTOCOLS, **common.FINE_TUNING_VARIANTS}

@@ -21,13 +21,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
   return common.apply_variants(config, arg, VARIANTS)
 
 
-def b32(config: ConfigDict) -> None:
-  """ViT-B/32, the default: changes nothing."""
-
-
-def b16(config: ConfigDict) -> None:
-  """ViT-B/16 with the hyper-parameters of B/32."""
-  common.fine_tuning_b16(config)
-
-
-VARIANTS = {"b32": b32, "b16": b16, **common.FINE_TUNING_VARIANTS}
+VARIANTS = common.FINE_TUNING_VARIANTS
