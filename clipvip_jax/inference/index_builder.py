@@ -1,6 +1,7 @@
 """Builds a video index: embeds videos in parts, resumes after an interruption, and writes the index atomically."""
 
 import collections
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -53,7 +54,7 @@ def build_index(
   """Embeds videos into the index `out`; idempotent, and resumes where an earlier call was interrupted.
 
   Finished parts are kept in `out`.parts until the index is complete. A part is embedded again if its file is corrupt
-  or if a video that could not be read has become readable.
+  or if a video that could not be read has become readable; such videos are also added to a complete index.
 
   Args:
     model: see `clipvip_jax.load`.
@@ -70,13 +71,19 @@ def build_index(
     UserError: `out` or its parts belong to other videos or another model, or too many videos are unreadable.
   """
   names = [os.fspath(video) for video in videos]
+  threads = threads or os.cpu_count() or 1
   if out.exists():
-    return _read_finished(out, model, names, flag)
+    finished = _read_finished(out, model, names, flag)
+    index = _retry_unreadable(finished, model, names, threads)
+    _check_unreadable(index, len(videos), max_skipped)
+    if index is not finished:
+      video_index.write_index(out, index)
+    return index
   parts_dir = out.with_name(f"{out.name}.parts")
   _claim(parts_dir, model, names, flag)
   num_parts = -(-len(videos) // PART_SIZE)
   part_paths = [parts_dir / f"{number}{SUFFIX}" for number in range(num_parts)]
-  _embed_missing_parts(model, videos, part_paths, threads or os.cpu_count() or 1)
+  _embed_missing_parts(model, videos, part_paths, threads)
   index = _merge_parts([video_index.read_index(path) for path in part_paths], model)
   _check_unreadable(index, len(videos), max_skipped)
   video_index.write_index(out, index)
@@ -98,6 +105,17 @@ def _read_finished(out: pathlib.Path, model: VideoEmbedder, names: list[str], fl
     raise UserError(f"{out} is an index of another model or of other videos; name another {flag}, or delete it")
   log.info("%s is complete already", out)
   return index
+
+
+def _retry_unreadable(index: VideoIndex, model: VideoEmbedder, names: Sequence[str], threads: int) -> VideoIndex:
+  """Adds videos that have become readable, in the order of `names`; returns the index itself if there are none."""
+  retried = _embed_part(model, read_media.map_in_threads(index.bad, model.read_clip, threads))
+  if not retried.videos:
+    return index
+  merged = _merge_parts([dataclasses.replace(index, bad=[], reasons=[]), retried], model)
+  position = {name: number for number, name in enumerate(names)}
+  order = sorted(range(len(merged.videos)), key=lambda row: position[merged.videos[row]])
+  return dataclasses.replace(merged, features=merged.features[order], videos=[merged.videos[row] for row in order])
 
 
 def _claim(parts_dir: pathlib.Path, model: VideoEmbedder, names: list[str], flag: str) -> None:
@@ -152,7 +170,9 @@ def _is_complete(path: pathlib.Path, model: VideoEmbedder, threads: int) -> bool
   return all(isinstance(clip, UserError) for _, clip in read_media.map_in_threads(bad, model.read_clip, threads))
 
 
-def _embed_part(model: VideoEmbedder, clips: Iterable[tuple[os.PathLike[str], np.ndarray | UserError]]) -> VideoIndex:
+def _embed_part(
+  model: VideoEmbedder, clips: Iterable[tuple[str | os.PathLike[str], np.ndarray | UserError]]
+) -> VideoIndex:
   """Embeds (video, its pixels or the error of reading it)."""
   good: list[str] = []
   bad: list[str] = []

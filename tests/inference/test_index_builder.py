@@ -85,6 +85,20 @@ def test_repaired_video_is_read_when_resuming(tmp_path, out):
   assert out.read_bytes() == uninterrupted.read_bytes()
 
 
+def test_repaired_videos_are_added_to_a_complete_index(tmp_path, out):
+  videos = write_videos(tmp_path / "v", bad=(2, 5))
+  build_index(FakeModel(), videos, out, max_skipped=1)
+  with pytest.raises(UserError, match="2 of 10 videos cannot be read"):
+    build_index(FakeModel(), videos, out, max_skipped=0.1)
+  write_videos(tmp_path / "v", bad=(5,))
+  second = FakeModel()
+  assert [pathlib.Path(name).name for name in build_index(second, videos, out, max_skipped=0.1).bad] == ["005.mp4"]
+  assert second.embedded == 1
+  uninterrupted = tmp_path / "uninterrupted.safetensors"
+  build_index(FakeModel(), videos, uninterrupted, max_skipped=0.1)
+  assert out.read_bytes() == uninterrupted.read_bytes()
+
+
 def test_truncated_part_is_embedded_again(tmp_path, out):
   videos = write_videos(tmp_path / "v")
   interrupt(videos, out, after=9)
