@@ -68,7 +68,8 @@ def explain_errors(argv: Sequence[str], parse: Callable[[], T]) -> T:
   except Exception as error:  # a recipe is a program and may raise anything
     _check_fields(argv)
     # The message of an error within a recipe contains its traceback, whose last line is the error itself.
-    raise UserError((str(error).strip() or repr(error)).splitlines()[-1].strip('"')) from error
+    message = (str(error).strip() or repr(error)).splitlines()[-1].strip('"')
+    raise UserError(message.removeprefix("ValueError: ")) from error  # recipes raise it for wrong variants
 
 
 def _check_fields(argv: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from project_paths import ROOT
 
 SMOKE = "--config=configs/post_pretrain.py:smoke"
 REJECTED = [
-  (["--config=configs/post_pretrain.py:smok"], "unknown variant 'smok'; this recipe has: b32, b16"),
+  (["--config=configs/post_pretrain.py:smok"], "error: unknown variant 'smok'; this recipe has: b32, b16"),
   (
     ["--config=configs/post_pretrane.py"],
     "--config=configs/post_pretrane.py is neither a file nor the name of a recipe; files in that folder: configs/ac",
