@@ -26,7 +26,8 @@ from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.clip_bpe import CLIP_VOCAB_SIZE
 from clipvip_jax.input_pipeline.frame_sampling import MAX_FRAMES
 from clipvip_jax.input_pipeline.preprocessing import check_crop
-from clipvip_jax.input_pipeline.tokenizer import WORDS, Tokenizer
+from clipvip_jax.input_pipeline.tokenizer import Tokenizer
+from clipvip_jax.input_pipeline.word_tokenizer import WORDS
 from clipvip_jax.models import clip_vip
 from clipvip_jax.runs.checkpoint_identity import load_recorded_tokenizer
 from clipvip_jax.utils.errors import UserError

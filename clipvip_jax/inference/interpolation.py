@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from clipvip_jax.inference.embedding_model import tokenizer_name
-from clipvip_jax.input_pipeline.tokenizer import has_clip_vocabulary
+from clipvip_jax.input_pipeline.clip_tokenizer import has_clip_vocabulary
 from clipvip_jax.runs.checkpoint_identity import load_recorded_tokenizer
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError

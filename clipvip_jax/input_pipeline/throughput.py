@@ -5,8 +5,8 @@ import time
 
 from clipvip_jax.input_pipeline.batching import PADDING, ClipBatcher
 from clipvip_jax.input_pipeline.corpus import Corpus
+from clipvip_jax.input_pipeline.load_tokenizer import load_tokenizer
 from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, iterate_batches
-from clipvip_jax.input_pipeline.tokenizer import load_tokenizer
 from clipvip_jax.utils.errors import UserError
 
 

@@ -11,7 +11,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from clipvip_jax.input_pipeline.tokenizer import WORDS, Tokenizer, load_tokenizer
+from clipvip_jax.input_pipeline.load_tokenizer import load_tokenizer
+from clipvip_jax.input_pipeline.tokenizer import Tokenizer
+from clipvip_jax.input_pipeline.word_tokenizer import WORDS
 from clipvip_jax.runs.workdir import DURATION, checkpoint_folders, find_changes, format_changes
 from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import jax
 
 from clipvip_jax.distributed.coordination import raise_on_all_processes
-from clipvip_jax.input_pipeline.tokenizer import WORDS, JsonTokenizer
+from clipvip_jax.input_pipeline.json_tokenizer import JsonTokenizer
+from clipvip_jax.input_pipeline.word_tokenizer import WORDS
 from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs import workdir_lock
 from clipvip_jax.runs.checkpoint_identity import check_checkpoints

@@ -15,9 +15,11 @@ from ml_collections import ConfigDict
 from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline.batching import ClipBatcher
 from clipvip_jax.input_pipeline.corpus import Corpus
+from clipvip_jax.input_pipeline.load_tokenizer import load_tokenizer
 from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream
-from clipvip_jax.input_pipeline.tokenizer import WORDS, Tokenizer, WordTokenizer, load_tokenizer
+from clipvip_jax.input_pipeline.tokenizer import Tokenizer
+from clipvip_jax.input_pipeline.word_tokenizer import WORDS, WordTokenizer
 from clipvip_jax.models import clip_vip
 from clipvip_jax.runs import checkpoint_identity
 from clipvip_jax.runs import workdir as run_workdir

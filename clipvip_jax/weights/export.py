@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from clipvip_jax.input_pipeline.clip_bpe import CLIP_VOCAB_SIZE, clip_tokenizer_json
-from clipvip_jax.input_pipeline.tokenizer import has_clip_vocabulary, load_tokenizer
+from clipvip_jax.input_pipeline.clip_tokenizer import has_clip_vocabulary
+from clipvip_jax.input_pipeline.load_tokenizer import load_tokenizer
 from clipvip_jax.runs.checkpoint_identity import load_recorded_tokenizer
 from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError

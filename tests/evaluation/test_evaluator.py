@@ -15,7 +15,7 @@ from clipvip_jax.distributed import sharding
 from clipvip_jax.evaluation import retrieval
 from clipvip_jax.evaluation.evaluator import Evaluator, measure_retrieval, scatter_rows
 from clipvip_jax.input_pipeline.corpus import Corpus
-from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
+from clipvip_jax.input_pipeline.word_tokenizer import WordTokenizer
 from clipvip_jax.reporting import report, results_table
 from clipvip_jax.utils.errors import UserError
 

@@ -14,7 +14,7 @@ from project_paths import GOLDEN
 import clipvip_jax
 from clipvip_jax.inference import embedding_model
 from clipvip_jax.input_pipeline import frame_sampling
-from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
+from clipvip_jax.input_pipeline.word_tokenizer import WordTokenizer
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights.sources import Weights
 

@@ -12,7 +12,7 @@ from project_paths import GOLDEN
 
 from clipvip_jax import convert
 from clipvip_jax.inference.interpolation import interpolate
-from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
+from clipvip_jax.input_pipeline.word_tokenizer import WordTokenizer
 from clipvip_jax.models import clip_vip
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log

@@ -10,7 +10,8 @@ import tokenizers
 from project_paths import ROOT
 
 from clipvip_jax.input_pipeline.clip_bpe import CLIP_VOCAB_SIZE, build_bpe, clip_tokenizer_json
-from clipvip_jax.input_pipeline.tokenizer import ClipTokenizer, JsonTokenizer
+from clipvip_jax.input_pipeline.clip_tokenizer import ClipTokenizer
+from clipvip_jax.input_pipeline.json_tokenizer import JsonTokenizer
 
 MERGES = ROOT / "clipvip_jax" / "input_pipeline" / "clip_merges"
 

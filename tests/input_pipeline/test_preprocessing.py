@@ -264,15 +264,16 @@ def test_worker_modules_do_not_import_accelerator_libraries():
   program = """
 import sys
 import numpy as np
-from clipvip_jax.input_pipeline import batching, corpus, frame_sampling, preprocessing, tokenizer, workers
+from clipvip_jax.input_pipeline import batching, corpus, frame_sampling, load_tokenizer, preprocessing
+from clipvip_jax.input_pipeline import word_tokenizer, workers
 late = {"cv2", "simplejpeg", "tokenizers"} & set(sys.modules)
 assert not late, f"imported early: {late}"
 frame_sampling.jittered_frames(40, 12, np.random.default_rng(0))
 preprocessing.limit_threads()
 import simplejpeg
 preprocessing.resize_normalize(preprocessing.decode_jpeg(simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))), 16)
-tokenizer.load_tokenizer("clip")(["a cat"], 8)
-tokenizer.WordTokenizer.train(["a cat"], 16)(["a cat"], 8)
+load_tokenizer.load_tokenizer("clip")(["a cat"], 8)
+word_tokenizer.WordTokenizer.train(["a cat"], 16)(["a cat"], 8)
 imported = {name.partition(".")[0] for name in sys.modules} & {"jax", "jaxlib", "flax", "tensorflow", "torch", "grain"}
 assert not imported, f"imported: {imported}"
 """

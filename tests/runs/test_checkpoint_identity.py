@@ -5,7 +5,7 @@ import json
 import pytest
 from small_runs import config, write_identity
 
-from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
+from clipvip_jax.input_pipeline.word_tokenizer import WordTokenizer
 from clipvip_jax.runs import checkpoint_identity, workdir
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError

@@ -4,7 +4,7 @@ import numpy as np
 import simplejpeg
 
 from clipvip_jax.input_pipeline.batching import ClipBatcher
-from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
+from clipvip_jax.input_pipeline.word_tokenizer import WordTokenizer
 
 TEXTS = {"subtitle": "subtitle", "caption": "caption"}
 

@@ -8,7 +8,7 @@ import simplejpeg
 import written_corpus
 from project_paths import GOLDEN
 
-from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
+from clipvip_jax.input_pipeline.word_tokenizer import WordTokenizer
 
 COUNT = 19  # clips, not a multiple of a batch
 COVERAGE = {"train": {"expected": 21, "found": COUNT}}

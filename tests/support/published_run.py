@@ -7,7 +7,7 @@ import tiny
 from ml_collections import ConfigDict
 
 from clipvip_jax.evaluation import retrieval
-from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
+from clipvip_jax.input_pipeline.word_tokenizer import WordTokenizer
 from clipvip_jax.models import clip_vip
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.train_state import TrainState

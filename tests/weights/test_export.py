@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from clipvip_jax import convert
 from clipvip_jax.inference import embedding_model
-from clipvip_jax.input_pipeline.tokenizer import WordTokenizer
+from clipvip_jax.input_pipeline.word_tokenizer import WordTokenizer
 from clipvip_jax.models import clip_vip
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log

@@ -1,0 +1,33 @@
+"""Loads a tokenizer by its name or file."""
+
+import os
+import pathlib
+
+from clipvip_jax.input_pipeline.clip_tokenizer import ClipTokenizer
+from clipvip_jax.input_pipeline.json_tokenizer import JsonTokenizer
+from clipvip_jax.input_pipeline.tokenizer import Tokenizer
+from clipvip_jax.utils.errors import UserError
+
+
+def load_tokenizer(name_or_path: str | os.PathLike) -> Tokenizer:
+  """Loads a tokenizer.
+
+  Args:
+    name_or_path: "clip" for CLIP's own vocabulary, or the path of a `tokenizer.json`, written by `WordTokenizer.save`
+      or published with a CLIP model on HuggingFace.
+
+  Raises:
+    UserError: the file does not exist, is unreadable, or is not a tokenizer for CLIP's text tower.
+  """
+  if name_or_path == "clip":
+    return ClipTokenizer()
+  try:
+    content = pathlib.Path(name_or_path).expanduser().read_text(encoding="utf-8")
+  except OSError as error:
+    raise UserError(
+      f"cannot read the tokenizer {os.fspath(name_or_path)!r} ({error.strerror}); use 'clip' or the path of a"
+      " tokenizer.json"
+    ) from error
+  except UnicodeDecodeError as error:
+    raise UserError(f"{name_or_path} is not a tokenizer.json ({error}); use a JSON file in UTF-8") from error
+  return JsonTokenizer(content, os.fspath(name_or_path))
