@@ -7,6 +7,7 @@ import tempfile
 import jax
 import numpy as np
 import pytest
+from buckets import bucket, gs_bucket, quick_retries, s3_bucket  # noqa: F401, fixtures
 from project_paths import GOLDEN
 from safetensors.numpy import load_file
 
