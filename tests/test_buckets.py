@@ -119,6 +119,15 @@ def test_one_of_many_creates(bucket):
   assert bucket.read("x") == b"%d" % statuses.index(200)
 
 
+@pytest.mark.parametrize("kind", ["500", "reset", "lost", "slow"])
+def test_parts_of_an_upload_are_sent_again(gs_bucket, quick_retries, tmp_path, kind):
+  (tmp_path / "x").write_bytes(CONTENT * 700)
+  with gs_bucket.faults(rate=0.5, kinds=[kind], seed=2, match="upload_id=", slow_seconds=0.01):
+    fsspec.filesystem("gs").put_file(str(tmp_path / "x"), gs_bucket / "x", chunksize=2**20)
+  assert gs_bucket.read("x") == CONTENT * 700
+  assert [fault for _, fault in gs_bucket.requests()].count(kind) > 2
+
+
 def test_tensorstore_writes_lists_and_deletes(gs_bucket):
   spec = {"driver": "gcs", "bucket": gs_bucket.name, "path": "arrays/"}
   values = np.arange(12, dtype=np.float32)

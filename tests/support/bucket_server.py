@@ -109,6 +109,7 @@ class Google:
     read_data = server._read_data
     server._read_data = lambda exchange, query: read_multipart(exchange) or read_data(exchange, query)
     self._router, self.storage = server.Router, Memory(use_memory_fs=True)
+    self._finished = {}  # answers to uploads in parts, by id
 
   def create(self, name):
     self.storage.create_bucket(name, {"name": name, "softDeletePolicy": {"retentionDurationSeconds": 0}})
@@ -137,12 +138,16 @@ class Google:
   def answer(self, method, path, headers, body):
     split = urllib.parse.urlsplit(path)
     query = dict(urllib.parse.parse_qsl(split.query))
+    if query.get("upload_id") in self._finished:
+      return self._finished[query["upload_id"]]
     bucket, name = self._target(split.path, query, body)
     if bucket and bucket not in self.storage.buckets:
       return self.error(404, "The specified bucket does not exist.")
     stored = self.storage.objects.get(bucket, {}).get(name)
     if refused := self._precondition(method, query, int(stored["generation"]) if stored else 0):
       return self.error(refused) if refused != 304 else Answer(304, {})
+    if upload_id := query.get("upload_id"):
+      return self._upload_part(upload_id, method, path, headers, body)
     byte_range = headers.get("Range")
     del headers["Range"]  # the emulator knows no ranges that count from the end
     answer = self._emulate(method, path, headers, body)
@@ -183,6 +188,23 @@ class Google:
     if int(query.get("ifGenerationNotMatch", -1)) == generation:
       return 304 if method == "GET" else 412
     return 0
+
+  def _upload_part(self, upload_id, method, path, headers, body):
+    """A part of an upload. What arrived before is sent again after an answer was lost, and is ignored."""
+    if method == "DELETE":
+      return Answer(499, {})
+    received = self.storage.get_resumable_byte_count(upload_id)
+    sent = re.fullmatch(r"bytes (\d+)-(\d+)/(.+)", headers.get("Content-Range", ""))
+    if sent and int(sent[1]) < received:
+      body = body[received - int(sent[1]) :]
+      if not body:
+        return Answer(308, {"Range": f"bytes=0-{received - 1}"})
+      headers.replace_header("Content-Range", f"bytes {received}-{sent[2]}/{sent[3]}")
+      headers.replace_header("Content-Length", str(len(body)))
+    answer = self._emulate(method, path, headers, body)
+    if answer.status == 200:
+      self._finished[upload_id] = answer
+    return answer
 
   def _emulate(self, method, path, headers, body):
     """The emulator's own answer."""
