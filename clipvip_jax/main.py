@@ -17,8 +17,8 @@ from ml_collections import config_flags
 from clipvip_jax.utils import recipe_flags, signals
 from clipvip_jax.utils.cli import report_error, run_command
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.local_paths import require_local_path
 from clipvip_jax.utils.log import configure_logging
+from clipvip_jax.utils.storage import check_path
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Recipe: a Python file, which is run, or a name; variants after a colon.", lock_config=True
@@ -50,7 +50,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         f"--{flag.name} is missing; example: python -m clipvip_jax.main --config=post_pretrain:demo "
         "--workdir=build/demo"
       )
-  require_local_path(str(_WORKDIR.value), "--workdir")
+  check_path(str(_WORKDIR.value), "--workdir", remote=False)
   if (_NUM_PROCESSES.value, _PROCESS_ID.value) != (None, None) and not _COORDINATOR.value:
     raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT, the address of process 0")
   return rest

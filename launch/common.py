@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 from clipvip_jax.utils.cli import Parser
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.local_paths import require_local_path
 from clipvip_jax.utils.recipes import find_recipe
+from clipvip_jax.utils.storage import check_path
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Flags of clipvip_jax.main that every launcher sets; a value from the user would contradict them.
@@ -114,7 +114,7 @@ def check_training(training_args: Sequence[str], *, remote: bool) -> None:
     if (flag := arg.lstrip("-").partition("=")[0]) in LAUNCHER_FLAGS and arg.startswith("-"):
       raise UserError(f"--{flag} is set by the launcher; remove it from the arguments after --")
   _check_recipe(recipe.partition(":")[0], remote=remote)
-  require_local_path(workdir, "--workdir")
+  check_path(workdir, "--workdir", remote=False)
   if remote and not workdir.startswith("/"):
     raise UserError(f"--workdir={workdir} is not an absolute path; pass the path of a folder that all machines share")
 

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError, first_line
-from clipvip_jax.utils.local_paths import require_local_path
 from clipvip_jax.utils.log import log
+from clipvip_jax.utils.storage import check_path
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -36,7 +36,7 @@ def open_corpus(config: ConfigDict, section: str = "data") -> Corpus:
   """
   import tensorflow_datasets as tfds
 
-  require_local_path(str(config.data_dir or ""), _data_dir_flag(section))
+  check_path(str(config.data_dir or ""), _data_dir_flag(section), remote=False)
   builder_type = builder_class(config.name, section)
   registered = list(builder_type.builder_configs)
   generates = getattr(builder_type, "SYNTHETIC", False)

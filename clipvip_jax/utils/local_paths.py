@@ -1,13 +1,10 @@
-"""Paths of the local file system: checks, spellings of the same file, and Unicode forms of names."""
+"""Paths of the local file system: spellings of the same file, and Unicode forms of names."""
 
 import functools
 import os
 import pathlib
 import posixpath
 import unicodedata
-
-from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import printable
 
 
 def expand_user(path: str) -> str:
@@ -16,27 +13,6 @@ def expand_user(path: str) -> str:
     return str(pathlib.Path(path).expanduser()) if path.startswith("~") else path
   except RuntimeError:
     return path
-
-
-def require_local_path(path: str | os.PathLike[str], flag: str) -> None:
-  """Refuses the address of an object store, such as gs://bucket/run, and a path that libraries cannot encode.
-
-  Args:
-    path: the value of `flag`.
-    flag: the option that holds it, as in "--workdir" or "--config.data.data_dir".
-
-  Raises:
-    UserError: `path` is an address, names the home of an unknown user, or is not valid UTF-8.
-  """
-  text = os.fspath(path)
-  if expand_user(text).startswith("~"):
-    raise UserError(f"{flag}={printable(text)} names the home of a user that does not exist; pass an absolute path")
-  if not text.isascii() and text != text.encode(errors="replace").decode():
-    raise UserError(
-      f"{flag}={printable(text)} is not valid UTF-8 in this locale; set PYTHONUTF8=1, or choose another path"
-    )
-  if "://" in os.fspath(path):
-    raise UserError(f"{flag}={printable(path)} is not a local path; mount the bucket and pass the path of the mount")
 
 
 def real_path(path: str | os.PathLike[str], *, follow: bool = True) -> str:

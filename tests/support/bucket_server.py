@@ -117,6 +117,8 @@ class Google:
   def drop(self, name):
     for key in self.read(name):
       self.storage.delete_file(name, key)
+    for upload in [key for key, value in self.storage.resumable.items() if value.get("bucket") == name]:
+      del self.storage.resumable[upload]  # pending uploads, of writers that were interrupted
     self.storage.delete_bucket(name)
 
   def read(self, name):

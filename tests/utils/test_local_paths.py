@@ -1,33 +1,11 @@
 """Paths of the local file system."""
 
-import pathlib
-
 import pytest
 
 from clipvip_jax.utils import local_paths
-from clipvip_jax.utils.errors import UserError
 
 
-@pytest.mark.parametrize(
-  "path", ["build/run", "/shared/a:b//c", "~/run", "gs:/bucket", pathlib.Path("gs://bucket"), ""]
-)
-def test_local_paths_pass(path):
-  local_paths.require_local_path(path, "--workdir")
-
-
-@pytest.mark.parametrize("path", ["gs://bucket/run", "s3://bucket", "https://host/x", "hf://owner/name"])
-def test_addresses_are_refused_with_flag_and_remedy(path):
-  with pytest.raises(UserError, match=rf"^--workdir={path} is not a local path; mount the bucket"):
-    local_paths.require_local_path(path, "--workdir")
-
-
-def test_a_path_that_libraries_cannot_encode_is_refused():
-  with pytest.raises(UserError, match=r"^--workdir=caf\\udce9 is not valid UTF-8 in this locale; set PYTHONUTF8=1"):
-    local_paths.require_local_path("caf\udce9", "--workdir")
-  local_paths.require_local_path("caf\xe9 \U0001f600", "--workdir")
-
-
-def test_home_is_expanded_and_an_unknown_user_refused(monkeypatch):
+def test_home_is_expanded_and_an_unknown_user_kept(monkeypatch):
   monkeypatch.setenv("HOME", "/home/me")
   assert [local_paths.expand_user(path) for path in ("~", "~/run", "a~", "/a", "")] == [
     "/home/me",
@@ -37,13 +15,6 @@ def test_home_is_expanded_and_an_unknown_user_refused(monkeypatch):
     "",
   ]
   assert local_paths.expand_user("~nobody-here/run") == "~nobody-here/run"
-  with pytest.raises(UserError, match=r"^--workdir=~nobody-here/run names the home of a user that does not exist"):
-    local_paths.require_local_path("~nobody-here/run", "--workdir")
-
-
-def test_the_message_is_one_line():
-  with pytest.raises(UserError, match=r"--workdir=gs://a\\nb is not"):
-    local_paths.require_local_path("gs://a\nb", "--workdir")
 
 
 def test_all_spellings_have_the_same_real_path(tmp_path, monkeypatch):
