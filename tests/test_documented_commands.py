@@ -94,6 +94,8 @@ RULES = (
   Run(r"\S+ -m clipvip_jax.classify --model=FINE "),
   Run(r"\S+ -m clipvip_jax.language_gap hdvila:", "--model=build/demo"),
   Run(r"\S+ -m clipvip_jax.data_tool build mine.jsonl "),
+  Run(r"\S+ -m clipvip_jax.data_tool check video_shards ", "", {"{000..999}": "train/{000..001}"}),
+  Run(r"\S+ -m clipvip_jax.data_tool build video_shards ", "--workers=1"),
   Run(
     r"\S+ -m clipvip_jax.main .*--config.data.name=video_manifest",
     "--config.train.num_steps=2 --config.train.eval_every=2 --config.train.batch_size=8 --config.data.prepare=False",
@@ -257,6 +259,14 @@ def write_manifest(folder):
       corpora.write_video(folder / row["video"])
 
 
+def write_shards(folder):
+  """Writes tar files of a video with its texts."""
+  video = corpora.write_video(folder / "clip.mp4").read_bytes()
+  fields = {"transcript": "look, it jumps", "captions": {"middle": "a cat on a table"}}
+  for name in ("train/000", "train/001", "val/000"):
+    corpora.write_tar(folder / f"SHARDS/{name}.tar", {"1.mp4": video, "1.txt": "a cat", "1.json": fields})
+
+
 def shorten(command, rule):
   for old, new in {**SMALLER, **rule.replaced}.items():
     command = command.replace(old, new)
@@ -293,6 +303,7 @@ def test_documented_commands_run(tmp_path, monkeypatch, capsys):
   write_user_files(tmp_path)
   write_manifest(tmp_path)
   write_ucf101(tmp_path)
+  write_shards(tmp_path)
   by_rule = {rule: [command for command in commands() if rule_of(command) is rule] for rule in RULES}
   for rule in [rule for rule in RULES if isinstance(rule, Run)]:
     for command in dict.fromkeys(shorten(command, rule) for command in by_rule[rule]):

@@ -7,11 +7,11 @@ import dataclasses
 import functools
 import os
 import pathlib
-import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from etils import epath
 
@@ -21,6 +21,8 @@ from clipvip_jax.data.engine.decode_process import DecodeProcess
 from clipvip_jax.data.engine.frame_extraction import FrameSettings
 from clipvip_jax.data.engine.items import Item
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE
+
+_BLOCK = 2**20  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,8 @@ def clip_record(
   Returns:
     A record of `records.record_features`, or why the clip is skipped.
   """
+  if item.error:
+    return SkippedClip(item.id, "undecodable", item.error)
   texts = {"subtitle": item.subtitle, "caption": item.caption}
   for field, path in spec.lookups.items():
     texts[field] = texts[field] or text_lookup.find_text(text_lookup.open_shared(path), item.id) or ""
@@ -107,8 +111,8 @@ def _serializer(extra: tuple[str, ...]) -> Any:
 
 def _read_frames(item: Item, decoder: DecodeProcess, counts: Counter[str]) -> list[bytes] | SkippedClip:
   try:
-    with _local_copy(item) as (path, offset):
-      return decoder.read_frames(path, item.start, item.end, offset, item.size, counts)
+    with _local_file(item) as (path, offset, size):
+      return decoder.read_frames(path, item.start, item.end, offset, size, counts)
   except FileNotFoundError:
     return SkippedClip(item.id, "missing", NO_SUCH_FILE)
   except OSError as error:
@@ -116,19 +120,39 @@ def _read_frames(item: Item, decoder: DecodeProcess, counts: Counter[str]) -> li
 
 
 @contextlib.contextmanager
-def _local_copy(item: Item) -> Iterator[tuple[str, int]]:
-  """Yields (local path, offset) of a video; downloads a remote one. Raises OSError if it does not exist."""
-  if not storage.is_remote(item.video):
-    path = storage.find_video(item.video)
+def _local_file(item: Item) -> Iterator[tuple[str, int, int]]:
+  """Yields (local path, offset, size) of a video or image; size 0: all of the file.
+
+  Downloads a remote one, and of a remote tar file only the member. Copies a video in a local tar file into memory.
+
+  Raises:
+    OSError: It does not exist, or is unreadable.
+  """
+  is_remote, path = storage.is_remote(item.video), storage.find_video(item.video)
+  if not is_remote and not item.suffix:
     pathlib.Path(path).stat()
-    yield path, item.offset
+    yield path, item.offset, item.size
     return
-  with tempfile.TemporaryDirectory() as folder, epath.Path(item.video).open("rb") as remote:
-    copy = pathlib.Path(folder) / epath.Path(item.video).name
-    with copy.open("wb") as target:
-      if item.size:
-        remote.seek(item.offset)
-        target.write(remote.read(item.size))
-      else:
-        shutil.copyfileobj(remote, target)
-    yield os.fspath(copy), 0
+  with tempfile.TemporaryDirectory() as folder, epath.Path(path).open("rb") as source:
+    copy = pathlib.Path(folder, f"video{item.suffix or pathlib.PurePosixPath(path).suffix}")
+    with copy.open("wb") if is_remote else _create_in_memory(copy) as target:
+      source.seek(item.offset)
+      _copy_bytes(source, target, item.size or sys.maxsize)
+      target.flush()
+      yield os.fspath(copy), 0, 0 if item.suffix else item.size
+
+
+def _create_in_memory(path: pathlib.Path) -> BinaryIO:
+  """Creates a file in memory with a link to it at `path`; a file on disk where the system has no such files."""
+  if not hasattr(os, "memfd_create"):  # macOS
+    return path.open("wb")
+  file = os.fdopen(os.memfd_create("video"), "wb")
+  path.symlink_to(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+  return file
+
+
+def _copy_bytes(source: BinaryIO, target: BinaryIO, count: int) -> None:
+  """Copies up to `count` bytes; fewer at the end of the file, which the decoder reports as truncated."""
+  while count > 0 and (block := source.read(min(count, _BLOCK))):
+    target.write(block)
+    count -= len(block)

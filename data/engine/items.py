@@ -36,8 +36,10 @@ class Item:
     caption: Text of the middle frame; "" if none.
     start: Start of the clip within the video in seconds; None: start of the video.
     end: End of the clip within the video in seconds; None: end of the video.
-    offset: Offset in bytes of an image within a tar file.
-    size: Size in bytes of an image within a tar file; 0: `video` is not a tar file.
+    offset: Offset in bytes of an image or video within a tar file.
+    size: Size in bytes of an image or video within a tar file; 0: `video` is not a tar file.
+    suffix: Suffix of a video within a tar file, such as .mp4; "" for an image.
+    error: Reason for which its annotations are corrupt, so that it is skipped; "" if they are valid.
     extra: Values of the fields that a corpus adds to the record.
     missing_texts: "subtitle" and "caption" if the annotations normally have them but lack them for this clip; counted.
   """
@@ -52,6 +54,8 @@ class Item:
   end: float | None = None
   offset: int = 0
   size: int = 0
+  suffix: str = ""
+  error: str = ""
   extra: dict[str, str] = dataclasses.field(default_factory=dict)
   missing_texts: tuple[str, ...] = ()
 

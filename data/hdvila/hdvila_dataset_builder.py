@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import pathlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,8 +19,7 @@ from clipvip_jax.data.engine.text_lookup import check_lookups
 from clipvip_jax.data.hdvila.layout import HdvilaConfig, Layout
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
-
-_TIME = re.compile(r"(\d+):([0-5]?\d):([0-5]?\d(?:\.\d*)?)", re.ASCII)
+from clipvip_jax.utils.timestamps import parse_time
 
 
 class Builder(CorpusBuilder):
@@ -107,10 +105,9 @@ def _item(layout: Layout, video: str, clip: dict[str, Any], where: str, missing_
 
 def _parse_span(span: Any, where: str) -> tuple[float, float]:
   """Returns start and end in seconds of ["HH:MM:SS.mmm", "HH:MM:SS.mmm"]. Empty spans become too short when decoded."""
-  times = [_TIME.fullmatch(text) if isinstance(text, str) else None for text in span] if isinstance(span, list) else []
-  if len(times) != 2 or not all(times):
+  times = [parse_time(text) if isinstance(text, str) else None for text in span] if isinstance(span, list) else []
+  if len(times) != 2 or times[0] is None or times[1] is None:
     raise UserError(
       f'{where}: clips of uncut videos need "span": ["HH:MM:SS.mmm", "HH:MM:SS.mmm"], got {excerpt(span)}'
     )
-  start, end = (3600 * int(t[1]) + 60 * int(t[2]) + float(t[3]) for t in times if t)
-  return start, end
+  return times[0], times[1]

@@ -6,27 +6,22 @@ import dataclasses
 import os
 import pathlib
 import posixpath
-import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.data.engine import bad_lines, storage
+from clipvip_jax.data.engine import bad_lines, storage, tar_files
 from clipvip_jax.data.engine.builder import CorpusBuilder
 from clipvip_jax.data.engine.corpus_config import CorpusConfig
 from clipvip_jax.data.engine.items import Item, check_id, clean_text, safe_join
-from clipvip_jax.data.engine.json_files import excerpt, parse_json
+from clipvip_jax.data.engine.tar_files import Span
 from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES
 from clipvip_jax.utils.errors import UserError
 
-_TARS = ("*.tar", "*/*.tar", "*/*/*.tar")
-_BLOCK = 2**20  # bytes
-_MAX_TEXT_BYTES = 2**24
 _TEXT_SUFFIXES = (".txt", ".json")
-_Span = tuple[int, int]  # offset and size of a file within a tar file
 _CAPTION_COLUMNS, _PATH_COLUMNS = ("caption", "text"), ("path", "image", "file")
 
 
@@ -65,47 +60,28 @@ class Builder(CorpusBuilder):
     if (table := raw_dir / config.table).exists():
       yield from _table_items(table)
       return
-    tars = sorted(path for pattern in _TARS for path in storage.glob(raw_dir, pattern))
+    tars = sorted(path for pattern in tar_files.PATTERNS for path in storage.glob(raw_dir, pattern))
     if not tars:
-      raise UserError(f"{raw_dir}: no images; put a table {config.table} or tar files ({', '.join(_TARS)}) here")
+      raise UserError(
+        f"{raw_dir}: no images; put a table {config.table} or tar files ({', '.join(tar_files.PATTERNS)}) here"
+      )
     for path in tars:
       yield from _tar_items(path, os.fspath(path.relative_to(raw_dir)))
 
 
 def _tar_items(path: epath.Path, name: str) -> Iterator[Item]:
-  """Yields the samples of a tar file in order. The files of a sample are adjacent."""
-  key, group = "", dict[str, _Span]()
-  try:
-    with path.open("rb") as file:
-      for member in _members(file, path):
-        member_key = _first_dot_key(member.name)
-        if member_key != key:
-          yield from _group_items(file, path, name, key, group)
-          key, group = member_key, {}
-        if member.name in group:
-          raise UserError(f"{path}, {member.name!r}: two files of this name; keep one of them")
-        if member.size > 0 and member.name.lower().endswith((*IMAGE_SUFFIXES, *_TEXT_SUFFIXES)):
-          group[member.name] = member.offset_data, member.size
-      yield from _group_items(file, path, name, key, group)
-  except (tarfile.TarError, EOFError) as error:
-    raise UserError(f"{path}: the tar file is truncated or corrupt ({error}); copy it again") from error
-  except OSError as error:
-    raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+  """Yields the samples of a tar file in order."""
+  for file, key, group in tar_files.iterate_groups(path, (*IMAGE_SUFFIXES, *_TEXT_SUFFIXES)):
+    yield from _group_items(file, path, name, key, group)
 
 
-def _first_dot_key(member: str) -> str:
-  """Returns a member's name up to the first dot of its last component, by which WebDataset groups members."""
-  folder, name = posixpath.split(member)
-  return posixpath.join(folder, name.split(".")[0])
-
-
-def _group_items(file: BinaryIO, path: epath.Path, name: str, key: str, group: dict[str, _Span]) -> Iterator[Item]:
+def _group_items(file: BinaryIO, path: epath.Path, name: str, key: str, group: dict[str, Span]) -> Iterator[Item]:
   """Yields the samples among members with the same first-dot key.
 
   KEY.jpg, KEY.seg.png and KEY.txt are one sample: the second is another field of it. KEY.1.jpg and KEY.1.txt, KEY.2.jpg
   and KEY.2.txt are two, since each has an image and a text.
   """
-  samples: dict[str, dict[str, _Span]] = {}  # {name without the last suffix: {suffix: span}}
+  samples: dict[str, dict[str, Span]] = {}  # {name without the last suffix: {suffix: span}}
   for member, span in group.items():
     base, suffix = posixpath.splitext(member)
     if samples.setdefault(base, {}).setdefault(suffix.lower(), span) != span:
@@ -118,35 +94,14 @@ def _group_items(file: BinaryIO, path: epath.Path, name: str, key: str, group: d
         yield item
 
 
-def _members(file: BinaryIO, path: epath.Path) -> Iterator[tarfile.TarInfo]:
-  """Yields the regular files of a tar file. Raises UserError if its end-of-archive marker is missing."""
-  with tarfile.open(fileobj=file, mode="r:") as tar:
-    while (member := tar.next()) is not None:
-      tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all of them in memory
-      if member.isreg() and not member.issparse() and not _is_resource_fork(member.name):
-        yield member
-    file.seek(tar.offset)  # tarfile also stops silently at a corrupt header
-    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-      raise UserError(f"{path}: the tar file is truncated or corrupt at byte {tar.offset}; copy or create it again")
-    while block := file.read(_BLOCK):
-      if block.strip(b"\0"):
-        raise UserError(f"{path}: data after the end of the tar file; do not concatenate tar files")
-
-
-def _is_resource_fork(member: str) -> bool:
-  """Returns whether macOS stored attributes of another file under this name: ._NAME beside NAME, or in __MACOSX."""
-  *folders, name = member.split("/")
-  return name.startswith("._") or "__MACOSX" in folders
-
-
-def _tar_item(file: BinaryIO, path: epath.Path, name: str, key: str, members: dict[str, _Span]) -> Item:
+def _tar_item(file: BinaryIO, path: epath.Path, name: str, key: str, members: dict[str, Span]) -> Item:
   where = f"{path}, {key!r}"
   image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
   text: Any = ""
   if ".txt" in members:
-    text = _read_text(file, *members[".txt"], where)
+    text = tar_files.read_text(file, members[".txt"], where)
   elif ".json" in members:
-    text = _parse_caption(_read_text(file, *members[".json"], where), where)
+    text = tar_files.read_object(file, members[".json"], where).get("caption") or ""
   return Item(
     id=check_id(f"{name.removesuffix('.tar')}/{key}", where),
     split="train",
@@ -155,26 +110,6 @@ def _tar_item(file: BinaryIO, path: epath.Path, name: str, key: str, members: di
     offset=image[0] if image else 0,
     size=image[1] if image else 0,
   )
-
-
-def _read_text(file: BinaryIO, offset: int, size: int, where: str) -> str:
-  if size > _MAX_TEXT_BYTES:
-    raise UserError(f"{where}: the text has {size} bytes; use at most {_MAX_TEXT_BYTES}")
-  file.seek(offset)
-  try:
-    return str(file.read(size), "utf-8-sig")
-  except UnicodeDecodeError as error:
-    raise UserError(f"{where}: the text is not UTF-8 ({error}); re-encode it") from error
-
-
-def _parse_caption(data: str, where: str) -> Any:
-  try:
-    fields = parse_json(data)
-  except (ValueError, RecursionError) as error:
-    raise UserError(f"{where}: invalid JSON ({error})") from error
-  if not isinstance(fields, dict):
-    raise UserError(f'{where}: expected {{"caption": TEXT}}, got {excerpt(fields)}')
-  return fields.get("caption") or ""
 
 
 def _table_items(path: epath.Path) -> Iterator[Item]:

@@ -1,7 +1,6 @@
 """Miniatures of image corpora: tar files in WebDataset layout, and a table of paths."""
 
 import io
-import json
 import tarfile
 
 import corpora
@@ -28,19 +27,6 @@ def png():
   return cv2.imencode(".png", corpora.moving_frames(1)[0])[1].tobytes()
 
 
-def write_tar(path, members):
-  """Writes a tar file; members: {name: bytes, text or JSON}."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with tarfile.open(path, "w") as tar:
-    for name, data in members.items():
-      data = json.dumps(data) if isinstance(data, dict) else data
-      data = data.encode() if isinstance(data, str) else data
-      member = tarfile.TarInfo(name)
-      member.size = len(data)
-      tar.addfile(member, io.BytesIO(data))
-  return path
-
-
 def pair(key, seed):
   return {f"{key}.jpg": picture(seed), f"{key}.json": {"caption": f"image {seed}"}, f"{key}.txt": f"image {seed}"}
 
@@ -65,8 +51,8 @@ def built(tmp_path_factory):
     "0008.jpg": b"",
     "0008.txt": "an empty image",
   }
-  write_tar(folder / "cc12m/00000.tar", first)
-  write_tar(folder / "cc3m/00000.tar", {k: v for n in range(6) for k, v in pair(f"{n:04}", 10 + n).items()})
+  corpora.write_tar(folder / "cc12m/00000.tar", first)
+  corpora.write_tar(folder / "cc3m/00000.tar", {k: v for n in range(6) for k, v in pair(f"{n:04}", 10 + n).items()})
   (folder / "cc3m.tsv").write_text("lists of addresses are not read\n")
   return corpora.build(Builder, "default", folder / "corpora", folder, max_skipped=0.5)
 
@@ -159,7 +145,7 @@ def test_rejects_invalid_tables(tmp_path, table, words):
   ],
 )
 def test_rejects_invalid_tars(tmp_path, members, words):
-  write_tar(tmp_path / "00000.tar", members)
+  corpora.write_tar(tmp_path / "00000.tar", members)
   with pytest.raises(UserError, match=words):
     corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)
 
@@ -180,7 +166,7 @@ FORK = b"\0\5\x16\7\xff\xfe"
   ],
 )
 def test_samples_of_tars(tmp_path, members, ids):
-  write_tar(tmp_path / "0.tar", members)
+  corpora.write_tar(tmp_path / "0.tar", members)
   builder = Builder(config="default", data_dir=str(tmp_path), options=BuildOptions(raw_dir=str(tmp_path)))
   items = list(builder.items(builder.raw_dir))
   assert [item.id for item in items] == [f"0/{name}" for name in ids]
@@ -188,7 +174,7 @@ def test_samples_of_tars(tmp_path, members, ids):
 
 
 def test_a_name_that_occurs_twice_in_a_tar_is_rejected(tmp_path):
-  path = write_tar(tmp_path / "0.tar", {"a.jpg": picture(), "a.txt": "one"})
+  path = corpora.write_tar(tmp_path / "0.tar", {"a.jpg": picture(), "a.txt": "one"})
   with tarfile.open(path, "a") as tar:
     member = tarfile.TarInfo("a.txt")
     member.size = 3
@@ -199,7 +185,7 @@ def test_a_name_that_occurs_twice_in_a_tar_is_rejected(tmp_path):
 
 def test_rejects_truncated_and_corrupt_tars(tmp_path):
   """Truncated at every block, also between two members."""
-  path = write_tar(tmp_path / "00000.tar", {**pair("a", 0), **pair("b", 1)})
+  path = corpora.write_tar(tmp_path / "00000.tar", {**pair("a", 0), **pair("b", 1)})
   with tarfile.open(path) as tar:
     end = max(member.offset_data + 512 * -(-member.size // 512) for member in tar)
     starts = [member.offset for member in tar]
@@ -213,7 +199,7 @@ def test_rejects_truncated_and_corrupt_tars(tmp_path):
 
 
 def test_rejects_concatenated_tars(tmp_path):
-  one, two = (write_tar(tmp_path / f"{name}.tar", pair(name, 0)) for name in "ab")
+  one, two = (corpora.write_tar(tmp_path / f"{name}.tar", pair(name, 0)) for name in "ab")
   one.write_bytes(one.read_bytes() + two.read_bytes())
   two.unlink()
   with pytest.raises(UserError, match="data after the end of the tar file; do not concatenate"):

@@ -1,7 +1,9 @@
 """Miniatures of corpora: writes video files and annotations, builds corpora and trains on them."""
 
+import io
 import json
 import pathlib
+import tarfile
 
 import numpy as np
 from etils import epath
@@ -44,6 +46,19 @@ def write_lines(path, rows):
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+  return path
+
+
+def write_tar(path, members):
+  """Writes a tar file; members: {name: bytes, text or JSON}."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with tarfile.open(path, "w") as tar:
+    for name, data in members.items():
+      data = json.dumps(data) if isinstance(data, dict) else data
+      data = data.encode() if isinstance(data, str) else data
+      member = tarfile.TarInfo(name)
+      member.size = len(data)
+      tar.addfile(member, io.BytesIO(data))
   return path
 
 

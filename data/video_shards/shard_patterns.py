@@ -1,0 +1,87 @@
+"""Patterns of tar files: {000..999}.tar as WebDataset writes them, {a,b}/*.tar, or any glob pattern."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from etils import epath
+
+from clipvip_jax.data.engine import storage, tar_files
+from clipvip_jax.utils.errors import UserError
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})", re.ASCII)
+_GLOB = re.compile(r"[*?\[]")
+_MAX_NAMES = 1_000_000
+
+
+def is_pattern(name: str) -> bool:
+  """Returns whether a name has braces or is a glob pattern."""
+  return bool(_BRACES.search(name) or _GLOB.search(name))
+
+
+def expand_braces(pattern: str) -> list[str]:
+  """Expands {FIRST..LAST}, with leading zeros kept, and {A,B,...}, as a shell does.
+
+  Raises:
+    UserError: Braces hold something else, or there are more than a million names.
+  """
+  match = _BRACES.search(pattern)
+  if match is None:
+    return [pattern]
+  if numbers := _RANGE.fullmatch(match[1]):
+    first, last = int(numbers[1]), int(numbers[2])
+    width = max(map(len, numbers.groups())) if any(text[0] == "0" for text in numbers.groups()) else 0
+    if last < first or last - first >= _MAX_NAMES:
+      raise UserError(f"shards={pattern!r}: {{{match[1]}}} must count up, to at most {_MAX_NAMES} files")
+    values = [f"{number:0{width}}" for number in range(first, last + 1)]
+  elif "," in match[1]:
+    values = match[1].split(",")
+  else:
+    raise UserError(f"shards={pattern!r}: {{{match[1]}}} is unknown; use {{000..999}} or {{a,b}}")
+  names = [
+    name for value in values for name in expand_braces(f"{pattern[: match.start()]}{value}{pattern[match.end() :]}")
+  ]
+  if len(names) > _MAX_NAMES:
+    raise UserError(f"shards={pattern!r} names more than {_MAX_NAMES} files; use a glob pattern such as *.tar")
+  return names
+
+
+def find_shards(raw_dir: epath.Path, pattern: str) -> list[epath.Path]:
+  """Returns the tar files of a pattern, in its order; those of a glob pattern sorted.
+
+  Args:
+    raw_dir: Folder of the tar files.
+    pattern: Relative to `raw_dir`, with braces or as for glob, or both; "": all tar files up to two folders below.
+
+  Raises:
+    UserError: A file that braces name does not exist, or no file matches.
+  """
+  if "://" in pattern or pattern.startswith(("/", "~")):
+    raise UserError(f"shards={pattern!r}: patterns are relative; set --raw_dir to the folder and --shards to the rest")
+  paths: dict[epath.Path, None] = {}
+  for name in expand_braces(pattern) if pattern else tar_files.PATTERNS:
+    matches = storage.glob(raw_dir, name) if _GLOB.search(name) else [raw_dir / name]
+    paths.update(dict.fromkeys(matches))
+  missing = _missing_files(paths)
+  if missing:
+    raise UserError(
+      f"{missing[0]}: no such file; {len(missing)} of the {len(paths)} tar files of {pattern!r} do not exist. Copy them"
+      " again, or use a glob pattern such as *.tar for those that exist"
+    )
+  if not paths:
+    raise UserError(f"{raw_dir}: no tar files match {pattern or ', '.join(tar_files.PATTERNS)}; correct --shards")
+  return list(paths)
+
+
+def _missing_files(paths: Iterable[epath.Path]) -> list[epath.Path]:
+  """Returns the paths that do not exist. Lists each folder once: a request per file takes minutes in object stores."""
+  names: dict[epath.Path, set[str]] = {}
+  missing = []
+  for path in paths:
+    if path.parent not in names:
+      names[path.parent] = {entry.name for entry in path.parent.iterdir()} if path.parent.is_dir() else set()
+    if path.name not in names[path.parent]:
+      missing.append(path)
+  return missing
