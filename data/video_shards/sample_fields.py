@@ -154,12 +154,14 @@ def parse_span(entry: Any, where: str) -> tuple[dict[str, Any], float | None, fl
     fields = {"start": entry[0], "end": entry[1]}
   if not isinstance(fields, dict) or not {"start", "end"} <= fields.keys():
     raise UserError(f"{where}: expected [START, END] or {{start, end}}, got {excerpt(entry)}")
-  times = []
-  for name in ("start", "end"):
-    value = fields.get(name)
-    seconds = parse_time(value) if isinstance(value, str) else None
-    times.append(value if seconds is None else seconds)
-  return fields, *check_times(*times, where)
+  start, end = check_times(_parse_seconds(fields["start"]), _parse_seconds(fields["end"]), where)
+  return fields, start, end
+
+
+def _parse_seconds(value: Any) -> Any:
+  """Returns the seconds of a text HH:MM:SS.mmm; other values unchanged."""
+  seconds = parse_time(value) if isinstance(value, str) else None
+  return value if seconds is None else seconds
 
 
 def read_table(path: epath.Path, columns: set[str]) -> dict[str, dict[str, Any]]:
