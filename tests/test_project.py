@@ -209,7 +209,7 @@ def defined_flags() -> frozenset[str]:
       text = path.read_text(encoding="utf-8")
       flags |= set(re.findall(r"""["']--([a-z][\w-]*)["']""", text))
       flags |= set(re.findall(r"""DEFINE_\w+\(\s*["'](\w+)["']""", text))
-      if path.is_relative_to(ROOT / "data" / "engine"):
+      if path.is_relative_to(ROOT / "data"):
         flags |= set(re.findall(r"^  (\w+): ", text, flags=re.MULTILINE))  # dataclass fields
   return frozenset(flags)
 

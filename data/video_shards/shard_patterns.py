@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from etils import epath
 
@@ -27,25 +29,24 @@ def expand_braces(pattern: str) -> list[str]:
   Raises:
     UserError: Braces hold something else, or there are more than a million names.
   """
-  match = _BRACES.search(pattern)
-  if match is None:
-    return [pattern]
-  if numbers := _RANGE.fullmatch(match[1]):
-    first, last = int(numbers[1]), int(numbers[2])
-    width = max(map(len, numbers.groups())) if any(text[0] == "0" for text in numbers.groups()) else 0
-    if last < first or last - first >= _MAX_NAMES:
-      raise UserError(f"shards={pattern!r}: {{{match[1]}}} must count up, to at most {_MAX_NAMES} files")
-    values = [f"{number:0{width}}" for number in range(first, last + 1)]
-  elif "," in match[1]:
-    values = match[1].split(",")
-  else:
-    raise UserError(f"shards={pattern!r}: {{{match[1]}}} is unknown; use {{000..999}} or {{a,b}}")
-  names = [
-    name for value in values for name in expand_braces(f"{pattern[: match.start()]}{value}{pattern[match.end() :]}")
-  ]
-  if len(names) > _MAX_NAMES:
+  texts = _BRACES.split(pattern)  # alternately outside of braces and within
+  choices = [_alternatives(text, pattern) if index % 2 else [text] for index, text in enumerate(texts)]
+  if math.prod(map(len, choices)) > _MAX_NAMES:
     raise UserError(f"shards={pattern!r} names more than {_MAX_NAMES} files; use a glob pattern such as *.tar")
-  return names
+  return list(map("".join, itertools.product(*choices)))
+
+
+def _alternatives(text: str, pattern: str) -> Sequence[str]:
+  """Returns what braces stand for."""
+  if numbers := _RANGE.fullmatch(text):
+    first, last = int(numbers[1]), int(numbers[2])
+    if not 0 <= last - first < _MAX_NAMES:
+      raise UserError(f"shards={pattern!r}: {{{text}}} must count up, to at most {_MAX_NAMES} files")
+    width = max(map(len, numbers.groups())) if any(end.startswith("0") for end in numbers.groups()) else 0
+    return [f"{number:0{width}}" for number in range(first, last + 1)]
+  if "," not in text:
+    raise UserError(f"shards={pattern!r}: {{{text}}} is unknown; use {{000..999}} or {{a,b}}")
+  return text.split(",")
 
 
 def find_shards(raw_dir: epath.Path, pattern: str) -> list[epath.Path]:
