@@ -121,7 +121,7 @@ def _read(options: argparse.Namespace) -> "Weights":
 
 @dataclasses.dataclass(frozen=True)
 class _Publication:
-  """What is known of a publication before weights are read; `destination` is None in a dry run."""
+  """Settings of a publication, validated before weights are read; `destination` is None in a dry run."""
 
   fields: "CardFields"
   results: "RunResults | None"
@@ -187,7 +187,7 @@ def _card(publication: _Publication, weights: "Weights", layout: str) -> str:
 
   results = publication.results
   if results is None:
-    log.warning("%s is no run, so the model card has no results", weights.source)
+    log.warning("%s is not a run: the model card has no results", weights.source)
     return model_card.render_card(weights, layout, publication.fields, None)
   path, best = results.folder / "results.json", results.results.get("best_step")
   if best != weights.step:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clipvip_jax.input_pipeline import image_files, media_notes, tone_mapping
+from clipvip_jax.utils.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
   from av import VideoFrame
@@ -35,6 +36,7 @@ class FrameConverter:
     """
     import av
 
+    keep_freed_memory()
     # to_ndarray(format=...) creates a converter, with its threads, per frame.
     self._converter = av.video.reformatter.VideoReformatter()
     self._width, self._height, self._empty_alpha, self._path = width, height, empty_alpha, path
@@ -82,9 +84,11 @@ class FrameConverter:
     converted = self._converter.reformat(frame, self._width, self._height, pixel_format, threads=1)
     plane: Any = converted.planes[0]
     dtype, channels, bytes_per_value = _PIXEL_FORMATS[pixel_format]
+    shape, bytes_per_pixel = (self._height, self._width, channels), channels * bytes_per_value
     # As frame.to_ndarray(), whose checks take longer than the decoding of a small frame.
-    strides = (plane.line_size, channels * bytes_per_value, bytes_per_value)
-    return np.ndarray((self._height, self._width, channels), dtype, plane, strides=strides)
+    if plane.line_size == self._width * bytes_per_pixel:
+      return np.ndarray(shape, dtype, plane)
+    return np.ndarray(shape, dtype, plane, strides=(plane.line_size, bytes_per_pixel, bytes_per_value))
 
 
 @functools.cache

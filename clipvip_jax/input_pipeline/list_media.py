@@ -1,4 +1,4 @@
-"""Lists the videos and images of a folder or a text file, by name or content, and logs what is passed over."""
+"""Lists the videos and images of a folder or a text file, by name or content, and logs what it ignores."""
 
 import contextlib
 import itertools
@@ -28,7 +28,7 @@ def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path]:
   Args:
     path: a folder, which is searched recursively. Each video file and each image is one item; a folder of frames, that
       is of numbered images of one size, without videos, is one video. Files with unknown suffixes are recognised by
-      their content. Hidden entries, other files, and images beside a video of the same name are passed over and logged.
+      their content. Hidden entries, other files, and images beside a video of the same name are ignored and logged.
       Or a text file with one path per line, relative to the file; empty lines are skipped, and lines that start with #
       unless a file has this name. Or a single video or image file.
 
@@ -65,7 +65,7 @@ def _read_list(path: pathlib.Path) -> list[pathlib.Path]:
     )
   comments = [line for line in lines if line.startswith("#") and not (path.parent / line).exists()]
   if comments:
-    log.info("%s: passed over %d comment lines: %s", path, len(comments), _name(comments))
+    log.info("%s: ignored %d comment lines: %s", path, len(comments), _name(comments))
   excluded = set(comments)
   videos = [pathlib.Path(find_path(path.parent / line)) for line in lines if line not in excluded]
   if not videos:
@@ -86,7 +86,7 @@ def _unique(videos: Sequence[pathlib.Path], where: pathlib.Path) -> list[pathlib
   for video in videos:
     first.setdefault(real_path(video), video)
   if others := [str(video) for video in videos if first[real_path(video)] is not video]:
-    log.info("%s: passed over %d other paths of the same files: %s", where, len(others), _name(others))
+    log.info("%s: ignored %d other paths of the same files: %s", where, len(others), _name(others))
   return list(first.values())
 
 
@@ -122,7 +122,7 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     passed.extend(str(file.relative_to(folder)) for file in unlisted)
   if passed:
     log.info(
-      "%s: passed over %d entries (hidden, neither videos nor images, or images of a video's name): %s",
+      "%s: ignored %d entries (hidden, neither videos nor images, or images of a video's name): %s",
       *(folder, len(passed), _name(passed)),
     )
   if frames:

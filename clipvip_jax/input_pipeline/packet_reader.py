@@ -23,7 +23,11 @@ _MAX_STRAY_PACKETS = 3  # a step that is taken back after as many packets is a c
 
 
 def read_packets(
-  container: "InputContainer", stream: "VideoStream", stats: DecodeStats, origin: float
+  container: "InputContainer",
+  stream: "VideoStream",
+  stats: DecodeStats,
+  origin: float,
+  messages: list[tuple[int, str, str]],
 ) -> Iterator["Packet"]:
   """Yields the packets of a video stream; joins concatenated recordings, each of which has its own clock.
 
@@ -32,36 +36,42 @@ def read_packets(
     stream: its video stream.
     stats: packets and errors are counted here.
     origin: start of the container in seconds of its clock.
+    messages: of FFmpeg's log, which the caller captures while it takes packets; emptied here.
   """
   import av
 
   clock, tick = _Clock(container, stream, stats), float(stream.time_base or 0)
   packets = container.demux(*([stream] if stats.skipped is None else []))
-  capture = av.logging.Capture()
-  messages = capture.logs
   while True:
-    with capture:
-      try:
-        packet = next(packets, None)
-      except IndexError:  # PyAV cannot flush streams that began after the header: this is the end
-        packet = None
-      except (av.error.FFmpegError, OSError) as error:  # the container itself cannot be read any further
-        stats.add_error(error_reason(error))
-        stats.unreadable = True
-        stats.end_file()
-        return
+    try:
+      packet = _next_packet(packets, stream.index, stats)
+    except IndexError:  # PyAV cannot flush streams that began after the header: this is the end
+      packet = None
+    except (av.error.FFmpegError, OSError) as error:  # the container itself cannot be read any further
+      stats.add_error(error_reason(error))
+      stats.unreadable = True
+      stats.end_file()
+      return
     if messages:
       stats.add_error(take_error(messages))
     if packet is None:
       stats.end_file()
       return
-    if stats.skipped is not None:
-      stats.skipped.add_packet(packet)
-      if packet.stream.index != stream.index:
-        continue
     for joined in clock.join(packet):
       stats.add_packet(joined, tick, origin)
       yield joined
+
+
+def _next_packet(packets: Iterator["Packet"], index: int, stats: DecodeStats) -> "Packet | None":
+  """Returns the next packet of the video stream; None at the end. Counts those of all streams that are read."""
+  add = stats.skipped.add_packet if stats.skipped is not None else None
+  for packet in packets:
+    if add is None:
+      return packet
+    add(packet)
+    if packet.stream.index == index:
+      return packet
+  return None
 
 
 def last_packet_end(path: str | os.PathLike[str]) -> float:

@@ -1,5 +1,6 @@
 """Packets of MPEG transport streams, and whether any are missing, repeated or corrupt."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +12,8 @@ from clipvip_jax.input_pipeline.byte_file import ByteFile
 _SIZES = ((188, 0), (192, 4), (204, 0))
 _SYNC = b"G"
 _PACKETS = 348  # checked at once, 64 KiB
-_NUM_PIDS, _NO_STREAM = 8192, 8191
+# Bits of a header: marked as corrupt, the stream (all of them: none), has data besides the header, its number.
+_CORRUPT, _STREAM, _HAS_DATA, _NUMBER = (np.uint32(bits) for bits in (0x800000, 0x1FFF00, 0x10, 0xF))
 
 
 def check_packets(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
@@ -21,7 +23,7 @@ def check_packets(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
   is accepted: recordings and segments are concatenated there.
   """
   size, offset = next((form for form in _SIZES if _is_packet(file, position + form[1], form[0])), (0, 0))
-  begin, last = position + offset, np.full(_NUM_PIDS, -1, np.int16)
+  begin, last = position + offset, dict[int, int]()
   while size and begin + size <= file.size:
     data = file.read(begin, size * _PACKETS)
     packets = np.frombuffer(data, np.uint8)[: len(data) // size * size].reshape(-1, size)
@@ -40,20 +42,33 @@ def _is_packet(file: ByteFile, position: int, size: int) -> bool:
   return all(file.read(begin, 1) in (_SYNC, b"") for begin in range(position, position + 5 * size, size))
 
 
-def _continue(packets: UInt8[np.ndarray, "n size"], last: np.ndarray) -> bool:
-  """Returns whether packets continue the numbers of each stream, and are not marked as corrupt; updates `last`."""
-  flags, control = packets[:, 1], packets[:, 3]
-  pids = (flags.astype(np.int16) & 0x1F) << 8 | packets[:, 2]
-  has_payload = (control & 0x10).astype(bool) & (pids != _NO_STREAM)
-  if (flags[has_payload] & 0x80).any():
-    return False
-  may_jump = (flags & 0x40) | ((control & 0x20) << 1 & np.where(packets[:, 4] > 0, packets[:, 5] >> 1, 0))
-  order = np.argsort(pids[has_payload], kind="stable")
-  pids, numbers, may_jump = (x[has_payload][order] for x in (pids, control & 15, may_jump > 0))
-  if not len(pids):
+def _continue(packets: UInt8[np.ndarray, "n size"], last: dict[int, int]) -> bool:
+  """Returns whether packets continue the numbers of each stream, and are not marked as corrupt.
+
+  Args:
+    packets: one per row.
+    last: the header of the last packet with data of each stream; updated.
+  """
+  headers = np.ascontiguousarray(packets[:, :4]).view(">u4")[:, 0].astype(np.uint32)
+  rows = np.flatnonzero(((headers & _HAS_DATA) != 0) & ((headers & _STREAM) != _STREAM))
+  if not len(rows):
     return True
-  is_first = np.concatenate(([True], pids[1:] != pids[:-1]))
-  previous = np.where(is_first, last[pids], np.concatenate(([0], numbers[:-1])).astype(np.int16))
-  last[pids] = numbers  # of equal indices, the last one is assigned
-  step = (numbers - previous) % 16
-  return bool(((step <= 1) | may_jump | (previous < 0)).all())
+  headers = headers[rows]
+  if (headers & _CORRUPT).any():
+    return False
+  order = (headers & _STREAM).argsort(kind="stable")
+  headers = headers[order]
+  begins = [0, *(np.flatnonzero((headers[1:] ^ headers[:-1]) & _STREAM) + 1).tolist()]
+  jumps = set((np.flatnonzero((headers[1:] - headers[:-1]) & _NUMBER > 1) + 1).tolist()).difference(begins)
+  for begin, end in itertools.pairwise([*begins, len(headers)]):
+    first, final = int(headers[begin]), int(headers[end - 1])
+    stream = first & int(_STREAM)
+    if (first - last.get(stream, first)) % 16 > 1:
+      jumps.add(begin)
+    last[stream] = final
+  return all(_may_jump(packets[rows[order[jump]]]) for jump in jumps)
+
+
+def _may_jump(packet: UInt8[np.ndarray, " size"]) -> bool:
+  """Returns whether a coded frame begins in a packet, or its header announces a jump in the numbering."""
+  return bool(packet[1] & 0x40 or (packet[3] & 0x20 and packet[4] and packet[5] & 0x80))

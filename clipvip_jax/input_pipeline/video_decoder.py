@@ -220,8 +220,12 @@ def _decode_packets(
   dense, corrupt = is_dense(codec), set[int | None]()
   capture = av.logging.Capture()
   messages = capture.logs
-  for packet in read_packets(container, stream, stats, origin):
-    with capture:
+  packets = read_packets(container, stream, stats, origin, messages)
+  while True:
+    with capture:  # of the container and of the decoder: entering it twice for every frame would take longer
+      packet = next(packets, None)
+      if packet is None:
+        return
       try:
         frames = decoder.decode(packet)
       except av.error.FFmpegError as error:

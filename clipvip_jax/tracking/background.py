@@ -128,7 +128,8 @@ class BackgroundTracker(Tracker):
     assert process.stdout is not None
     with process.stdout:
       for line in process.stdout:
-        self._warn(printable(json.loads(line), _MAX_MESSAGE))
+        with contextlib.suppress(ValueError):  # output of a package, not a report
+          self._warn(printable(json.loads(line), _MAX_MESSAGE))
     if code := process.wait():
       self._warn(f"its process crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})")
 

@@ -61,14 +61,14 @@ def test_media_is_recognised_by_name_or_content(tmp_path, mp4, logged):
   write(tmp_path, dict.fromkeys(ODD_NAMES, mp4) | {"k.avif": picture(suffix="AVIF"), "l.tif": picture(suffix="TIFF")})
   write(tmp_path, {"notes.txt": b"a text", "table.csv": b"a,b", "x.npy": bytes(range(256)) * 40, ".b.mp4": mp4})
   assert listed(tmp_path) == sorted([*ODD_NAMES, "k.avif", "l.tif"])
-  assert "passed over 4 entries" in logged.text
+  assert "ignored 4 entries" in logged.text
   assert all(name in logged.text for name in ("notes.txt", "table.csv", "x.npy", ".b.mp4"))
 
 
 def test_images_beside_videos_are_items_unless_they_are_previews(tmp_path, mp4, logged):
   write(tmp_path, {"a.mp4": mp4, "a.jpg": picture(), "photo.jpg": picture(), "1.png": picture(), "2.png": picture()})
   assert listed(tmp_path) == ["1.png", "2.png", "a.mp4", "photo.jpg"]
-  assert "passed over 1 entries" in logged.text and "a.jpg" in logged.text
+  assert "ignored 1 entries" in logged.text and "a.jpg" in logged.text
 
 
 @pytest.mark.parametrize(
@@ -108,14 +108,14 @@ def test_a_line_that_starts_with_a_number_sign_may_be_a_file(tmp_path, mp4, logg
   write(tmp_path, {"#shorts cat.mp4": mp4})
   (tmp_path / "list.txt").write_text("# a comment\n#shorts cat.mp4\n#gone.mp4\n")
   assert [path.name for path in list_media.list_videos(tmp_path / "list.txt")] == ["#shorts cat.mp4"]
-  assert "passed over 2 comment lines: # a comment, #gone.mp4" in logged.text
+  assert "ignored 2 comment lines: # a comment, #gone.mp4" in logged.text
 
 
 def test_all_paths_of_a_file_are_one_item(tmp_path, mp4, logged):
   write(tmp_path, {"a.mp4": mp4, "sub/b.mp4": mp4, "cafe\u0301.mp4": mp4})
   (tmp_path / "link.mp4").symlink_to("a.mp4")
   assert listed(tmp_path) == ["a.mp4", "cafe\u0301.mp4", "sub/b.mp4"]
-  assert "passed over 1 other paths of the same files" in logged.text and "link.mp4" in logged.text
+  assert "ignored 1 other paths of the same files" in logged.text and "link.mp4" in logged.text
   lines = ["./a.mp4", "a.mp4", "sub/../a.mp4", f"{tmp_path}/a.mp4", "caf\u00e9.mp4", "cafe\u0301.mp4", "gone.mp4"]
   (tmp_path / "list.txt").write_text("\n".join(lines))
   paths = list_media.list_videos(tmp_path / "list.txt")
@@ -193,4 +193,4 @@ def test_pipes_are_passed_over(tmp_path, mp4, logged):
   for name in ("a.mp4", "b.jpg", "c"):
     os.mkfifo(tmp_path / name)
   assert listed(tmp_path) == ["x.mp4"]
-  assert "passed over 3 entries" in logged.text and "a.mp4, b.jpg, c" in logged.text
+  assert "ignored 3 entries" in logged.text and "a.mp4, b.jpg, c" in logged.text

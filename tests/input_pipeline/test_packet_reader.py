@@ -42,7 +42,7 @@ def read(packets, discontinuous=True):
     format=types.SimpleNamespace(flags=flags), demux=lambda stream: iter([*packets, flushing()])
   )
   stats = DecodeStats(0.04)
-  *found, flush = list(read_packets(container, STREAM, stats, 0.0))
+  *found, flush = list(read_packets(container, STREAM, stats, 0.0, []))
   assert flush.dts is None
   return [p.dts / 1000 for p in found], [p.pts / 1000 for p in found], stats
 
@@ -118,7 +118,7 @@ def test_an_error_of_the_container_ends_the_file():
 
   container = types.SimpleNamespace(format=types.SimpleNamespace(flags=0), demux=demux)
   stats = DecodeStats(0.04)
-  assert len(list(read_packets(container, STREAM, stats, 0.0))) == 1
+  assert len(list(read_packets(container, STREAM, stats, 0.0, []))) == 1
   assert stats.unreadable and stats.at_end and stats.first_error == "bad element"
 
 
@@ -131,7 +131,7 @@ def test_streams_that_pyav_cannot_flush_end_the_file():
 
   container = types.SimpleNamespace(format=types.SimpleNamespace(flags=0), demux=demux)
   stats = DecodeStats(0.04)
-  assert len(list(read_packets(container, STREAM, stats, 0.0))) == 1
+  assert len(list(read_packets(container, STREAM, stats, 0.0, []))) == 1
   assert stats.at_end and not stats.unreadable and not stats.first_error
   assert not clock_jumps(container, STREAM, 3.0)
 
@@ -140,7 +140,7 @@ def test_other_streams_are_read_where_skipped_bytes_reveal_lost_data():
   packets = [packet(0), packet(0.02, stream_index=1), packet(0.04)]
   container = types.SimpleNamespace(format=types.SimpleNamespace(flags=0), demux=lambda: iter(packets))
   stats = DecodeStats(0.04, skipped=SkippedBytes(0.04))
-  assert list(read_packets(container, STREAM, stats, 0.0)) == [packets[0], packets[2]] and stats.num_packets == 2
+  assert list(read_packets(container, STREAM, stats, 0.0, [])) == [packets[0], packets[2]] and stats.num_packets == 2
 
 
 @pytest.mark.parametrize(("start", "jumps"), [(2.0, False), (8.0, False), (500.0, True), (-30.0, True)])

@@ -1,11 +1,13 @@
 """Complete runs that are interrupted, lose files or are extended: they end as unbroken ones do."""
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
+import time
 
 import jax
 import numpy as np
@@ -203,8 +205,12 @@ def test_a_workdir_that_is_gone_is_noticed_at_the_next_save(corpora, tmp_path, m
   assert not (workdir / "results.json").exists()
   if change == "moved":
     monkeypatch.undo()
-    shutil.rmtree(workdir, ignore_errors=True)  # a save that was in progress may have created it again
-    (tmp_path / "elsewhere").rename(workdir)
+    for _ in range(100):  # writes that were in progress may create the folder again, also while it is deleted
+      shutil.rmtree(workdir, ignore_errors=True)
+      with contextlib.suppress(OSError):
+        (tmp_path / "elsewhere").rename(workdir)
+        break
+      time.sleep(0.1)
     assert trainer.train(config(corpora), workdir)["step"] == 12
 
 
