@@ -196,12 +196,16 @@ def bucket(request):
 
 @pytest.fixture
 def quick_retries(monkeypatch):
-  """gcsfs and s3fs retry without the seconds that they wait in between."""
+  """Failed requests are repeated without the seconds in between: by gcsfs, s3fs and `storage`."""
   import asyncio
 
   import aiobotocore.endpoint
   import gcsfs.retry
+  import s3fs.core
 
-  for module in (aiobotocore.endpoint, gcsfs.retry):
+  from clipvip_jax.utils import storage
+
+  for module in (aiobotocore.endpoint, gcsfs.retry, s3fs.core):
     quick = types.SimpleNamespace(**{**vars(asyncio), "sleep": lambda _: asyncio.sleep(0.001)})
     monkeypatch.setattr(module, "asyncio", quick)
+  monkeypatch.setattr(storage, "RETRY_DELAYS", (0.001,) * len(storage.RETRY_DELAYS))
