@@ -42,6 +42,7 @@ _BUILD_FLAGS = {
   "check_sizes": "true or false: whether splits must have their official sizes; default: true",
   "decode_timeout": "seconds to decode a clip, after which it is skipped; default: 120",
   "max_skipped": "accepted fraction of skipped clips in each split; default: 0.05",
+  "captions": "file, folder or pattern of captions, as clipvip_jax.caption writes them",
   "max_missing_text": "accepted fraction of clips without a subtitle or caption that is looked up; default: 0.5",
   "clips_per_shard": "clips of each shard; default: chosen by the size of the split",
 }
@@ -203,6 +204,8 @@ def _make_builder(options: argparse.Namespace, fields: dict[str, str]) -> "Corpu
   if config is None:
     raise UserError(f"--config={options.config!r} is unknown to {name}; use {', '.join(configs)}")
   known = {field.name for field in dataclasses.fields(config)}
+  if "captions" in known & build_fields.keys():  # a file of the corpus itself
+    fields = {**fields, "captions": build_fields.pop("captions")}
   if unknown := sorted(fields.keys() - known):
     fixed = {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)} | {"splits", "sizes"}
     flags = ", ".join(f"--{field}" for field in sorted({*known, *_BUILD_FLAGS} - fixed))

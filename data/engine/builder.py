@@ -116,7 +116,10 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     if not raw_dir.exists():
       raise UserError(f"{raw_dir}: no such file or folder; set --raw_dir=PATH to the files of {self.name}")
     digest = hashlib.sha256()
-    plan = write_plan(_tee_items(self.items(raw_dir), raw_dir, digest.update), self.builder_config.splits, folder)
+    items = self.items(raw_dir)
+    if self.options.captions:
+      items = text_lookup.check_lookups(items, {"caption": self._all_lookups()["caption"]})
+    plan = write_plan(_tee_items(items, raw_dir, digest.update), self.builder_config.splits, folder)
     wrong_sizes = [
       f"{split} has {plan.counts[split]} clips, officially {size}"
       for split, size in self.builder_config.sizes.items()
@@ -143,15 +146,20 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     changed_lookups = built_lookups is not None and built_lookups != self._lookup_fingerprints()
     if self.info.metadata.get("annotations") != plan.annotations_digest or changed_lookups:
       raise UserError(
-        f"{self.data_path} was built from other annotations than {self.raw_dir}; choose another name with --name=NAME,"
-        " or delete this folder"
+        f"{self.data_path} was built from other annotations{' or captions' if changed_lookups else ''} than"
+        f" {self.raw_dir}; choose another name with --name=NAME, or delete this folder"
       )
 
   def record_spec(self) -> RecordSpec:
     """Returns how items become records."""
     config, options = self.builder_config, self.options
-    lookups = self.lookups(self.raw_dir)
+    lookups = self._all_lookups()
     return RecordSpec(config.frame_settings(), config.decoder, options.decode_timeout, lookups, extra=self.EXTRA_FIELDS)
+
+  def _all_lookups(self) -> dict[str, str]:
+    """Returns `lookups`, with the captions of the options in place of the corpus' own."""
+    captions = os.fspath(storage.absolute(self.options.captions)) if self.options.captions else ""
+    return {**self.lookups(self.raw_dir), **({"caption": captions} if captions else {})}
 
   def build(self, config: tfds.download.DownloadConfig) -> None:
     """Builds the corpus and logs the coverage.
@@ -246,6 +254,8 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     self.info.metadata["coverage"] = counts.as_metadata()
     self.info.metadata["annotations"] = plan.annotations_digest
     self.info.metadata["lookups"] = self._lookup_fingerprints()
+    if headers := text_lookup.headers(self._all_lookups().get("caption", "")):
+      self.info.metadata["captions"] = headers
 
   def _build_shards(
     self, config: tfds.download.DownloadConfig
@@ -282,7 +292,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     return {"version": str(self.VERSION), **self.builder_config.content_settings()}
 
   def _lookup_fingerprints(self) -> dict[str, str]:
-    return {field: text_lookup.lookup_fingerprint(path) for field, path in self.lookups(self.raw_dir).items()}
+    return {field: text_lookup.lookup_fingerprint(path) for field, path in self._all_lookups().items()}
 
   def _remove_orphans(self) -> None:
     """Removes temporary folders of TFDS left behind by killed builds."""

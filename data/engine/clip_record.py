@@ -66,12 +66,12 @@ def clip_record(
     return SkippedClip(item.id, "undecodable", item.error)
   texts = {"subtitle": item.subtitle, "caption": item.caption}
   for field, path in spec.lookups.items():
-    texts[field] = texts[field] or text_lookup.find_text(text_lookup.open_shared(path), item.id) or ""
+    texts[field] = texts[field] or text_lookup.find_text(text_lookup.open_shared(path), item.id, item.split) or ""
   for field in {*spec.lookups, *item.missing_texts}:
     counts[missing_text_key(field)] += not texts[field]
   if not any((*texts.values(), *item.descriptions)):
     return SkippedClip(item.id, "without_text", "no subtitle, caption or description")
-  frames = _read_frames(item, decoder, counts)
+  frames = read_frames(item, decoder, counts)
   if isinstance(frames, SkippedClip):
     return frames
   return {
@@ -109,7 +109,17 @@ def _serializer(extra: tuple[str, ...]) -> Any:
   return features, example_serializer.ExampleSerializer(features.get_serialized_info())
 
 
-def _read_frames(item: Item, decoder: DecodeProcess, counts: Counter[str]) -> list[bytes] | SkippedClip:
+def read_frames(item: Item, decoder: DecodeProcess, counts: Counter[str]) -> list[bytes] | SkippedClip:
+  """Decodes a clip.
+
+  Args:
+    item: The clip, of a local or a remote video.
+    decoder: The decoding process.
+    counts: Counts of notes on files, updated for this clip.
+
+  Returns:
+    Its JPEG frames, or why it is skipped.
+  """
   try:
     with _local_file(item) as (path, offset, size):
       return decoder.read_frames(path, item.start, item.end, offset, size, counts)

@@ -63,7 +63,7 @@ class CorpusConfig(tfds.core.BuilderConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-  """Options of a build. They do not change records.
+  """Options of a build. They do not change records, except for `captions`, whose digest a corpus stores.
 
   Attributes:
     raw_dir: Folder of the owner's files, or the manifest of video_manifest; "": DATA_DIR/downloads/manual/NAME.
@@ -72,6 +72,7 @@ class BuildOptions:
     max_skipped: Accepted fraction of skipped clips in each split.
     max_missing_text: Accepted fraction of clips in each split without a text in a lookup.
     clips_per_shard: Clips of each shard; 0: chosen by the size of the split.
+    captions: Captions of clips whose annotations have none, see `text_lookup.open_lookup`; "": those of the corpus.
   """
 
   raw_dir: str = ""
@@ -80,6 +81,7 @@ class BuildOptions:
   max_skipped: float = 0.05
   max_missing_text: float = 0.5
   clips_per_shard: int = 0
+  captions: str = ""
 
   def check(self) -> None:
     """Raises UserError for a value out of range."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from clipvip_jax.data.engine import bad_lines, storage
+from clipvip_jax.data.engine import bad_lines, caption_files, storage
 from clipvip_jax.data.engine.items import Item, clean_text, peek
 from clipvip_jax.data.engine.json_files import LOOKUP_KEYS, excerpt, id_and_text, read_json, read_json_lines
 from clipvip_jax.utils.errors import UserError
@@ -84,32 +84,47 @@ class LmdbLookup:
       raise UserError(f"{self._path}, key {name!r}: the text is not UTF-8 ({error}); re-encode it") from error
 
 
-def find_text(lookup: Lookup, name: str) -> str | None:
-  """Returns the text of a clip under any Unicode form of its id (see `local_paths.normal_form`), or None."""
-  if (text := lookup.get(name)) is not None or name.isascii():
-    return text
-  forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
-  return next((text for text in map(lookup.get, forms) if text is not None), None)
+def find_text(lookup: Lookup, name: str, split: str = "") -> str | None:
+  """Returns the text of a clip under any Unicode form of its id (see `local_paths.normal_form`), or None.
+
+  Args:
+    lookup: The texts.
+    name: Id of the clip.
+    split: Its split, for texts that name it.
+  """
+  names = [name] if name.isascii() else [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
+  keys = [caption_files.clip_key(split, name) for name in names] if split else []
+  return next((text for text in map(lookup.get, [*keys, *names]) if text is not None), None)
 
 
 def is_lmdb(path: str) -> bool:
-  """Returns whether `path` names an LMDB rather than a JSON file."""
-  return epath.Path(path).is_dir() or epath.Path(path).suffix in (".mdb", ".lmdb")
+  """Returns whether `path` names an LMDB rather than JSON: a file of one, or a folder without JSON lines."""
+  folder = epath.Path(path)
+  return folder.suffix in (".mdb", ".lmdb") or (folder.is_dir() and not storage.glob(folder, "*.jsonl"))
 
 
 def open_lookup(path: str) -> Lookup:
   """Opens a file of texts.
 
   Args:
-    path: An LMDB; or a .json or .jsonl file, {ID: TEXT} or a list or lines of {"image_id": ID, "caption": TEXT}, which
-      is held in memory.
+    path: An LMDB; or what `caption_files.list_files` allows: .json or .jsonl files, {ID: TEXT} or a list or lines of
+      {"image_id": ID, "caption": TEXT}, with or without a header, which are held in memory.
 
   Raises:
     UserError: The file does not exist, or has another format.
   """
+  if is_lmdb(path):
+    return LmdbLookup(_existing(path))
+  texts: dict[str, str] = {}
+  for file in caption_files.list_files(path):
+    _read_texts(_existing(file), texts)
+  return texts
+
+
+def _existing(path: str) -> str:
   if not epath.Path(path).exists():
     raise UserError(f"{path}: no such file; name an LMDB, a .json or a .jsonl file")
-  return LmdbLookup(path) if is_lmdb(path) else _read_texts(path)
+  return path
 
 
 @functools.cache
@@ -132,8 +147,8 @@ def check_lookups(items: Iterator[Item], lookups: Mapping[str, str]) -> Iterator
   first, items = peek(items, _CHECKED_CLIPS)
   for field, path in lookups.items():
     texts = open_shared(path)
-    if first and not any(find_text(texts, item.id) for item in first):
-      example = next(iter(texts), None)
+    if first and not any(find_text(texts, item.id, item.split) for item in first):
+      example = next(map(caption_files.clip_name, texts), None)
       raise UserError(
         f"{path}: no {field} for any of the first {len(first)} clips; its ids are like {example!r}, those of the clips"
         f" like {first[0].id!r}. Use the {field}s of these clips"
@@ -141,36 +156,52 @@ def check_lookups(items: Iterator[Item], lookups: Mapping[str, str]) -> Iterator
   yield from items
 
 
-def _read_texts(path: str) -> dict[str, str]:
+def _read_texts(path: str, texts: dict[str, str]) -> None:
+  """Adds the texts of a file to `texts`."""
   is_lines = epath.Path(path).suffix == ".jsonl"
   rows: Any = [row for _, row in read_json_lines(path)] if is_lines else read_json(path)
   if isinstance(rows, dict):
-    return {str(name): clean_text(text, f"{path}, {name!r}") for name, text in rows.items()}
+    rows = [{"id": str(name), "text": text} for name, text in rows.items()]
   if not isinstance(rows, list):
     raise UserError(f'{path}: expected {{ID: TEXT}} or [{{"image_id": ID, "caption": TEXT}}], got {excerpt(rows)}')
-  texts: dict[str, str] = {}
+  generated = bool(rows) and caption_files.header(rows[0]) is not None
   for number, row in enumerate(rows, 1):
-    bad_lines.attempt(_add_text, texts, row, f"{path}, entry {number}")
-  return texts
+    if caption_files.header(row) is None:
+      bad_lines.attempt(_add_text, texts, row, generated, f"{path}, entry {number}")
 
 
-def _add_text(texts: dict[str, str], row: Any, where: str) -> None:
+def _add_text(texts: dict[str, str], row: Any, generated: bool, where: str) -> None:
+  """Adds the text of a row; one that is empty in a generated file was left out."""
   name, text = id_and_text(row, LOOKUP_KEYS, where)
   text = clean_text(text, where)
-  if texts.setdefault(str(name), text) != text:
+  if generated and not text:
+    return
+  key = caption_files.clip_key(str(row.get("split") or ""), str(name)) if generated else str(name)
+  if texts.setdefault(key, text) != text:
     raise UserError(
       f"{where}: the clip {str(name)!r} has another text in an earlier entry; keep one of them, since each clip has one"
       " such text"
     )
 
 
+def headers(path: str) -> list[dict[str, Any]]:
+  """Returns `caption_files.read_headers` of a lookup; none for "" and an LMDB."""
+  return caption_files.read_headers(path) if path and not is_lmdb(path) else []
+
+
 def lookup_state(path: str) -> list[int]:
-  """Returns `storage.file_state` of a lookup. For an LMDB's folder, that of its data file."""
-  file = epath.Path(path)
-  return storage.file_state(file / "data.mdb" if file.is_dir() else file)
+  """Returns `storage.file_state` of a lookup's files. For an LMDB's folder, that of its data file."""
+  if is_lmdb(path):
+    file = epath.Path(path)
+    return storage.file_state(file / "data.mdb" if file.is_dir() else file)
+  return [number for file in caption_files.list_files(path) for number in storage.file_state(file)]
 
 
 def lookup_fingerprint(path: str) -> str:
   """Returns a string that changes with the content: a SHA-256 digest; `lookup_state` for an LMDB's folder."""
-  file = epath.Path(path)
-  return json.dumps(lookup_state(path)) if file.is_dir() else hashlib.sha256(file.read_bytes()).hexdigest()
+  if epath.Path(path).is_dir() and is_lmdb(path):
+    return json.dumps(lookup_state(path))
+  digest = hashlib.sha256()
+  for file in caption_files.list_files(path):
+    digest.update(epath.Path(file).read_bytes())
+  return digest.hexdigest()
