@@ -93,6 +93,11 @@ RULES = (
   Run(r"\S+ -m clipvip_jax.evaluate .*--dataset=msrvtt "),
   Run(r"\S+ -m clipvip_jax.classify --model=FINE "),
   Run(r"\S+ -m clipvip_jax.language_gap hdvila:", "--model=build/demo"),
+  Run(
+    r"\S+ -m clipvip_jax.caption mine.jsonl ",
+    "--engine=caption_endpoint:describe",
+    {"--endpoint=http://localhost:8000/v1 --model=Qwen/Qwen2.5-VL-7B-Instruct": ""},
+  ),
   Run(r"\S+ -m clipvip_jax.data_tool build mine.jsonl "),
   Run(r"\S+ -m clipvip_jax.data_tool check video_shards ", "", {"{000..999}": "train/{000..001}"}),
   Run(r"\S+ -m clipvip_jax.data_tool build video_shards ", "--workers=1"),

@@ -11,7 +11,7 @@ LAYERS = (
   ("models", "input_pipeline", "distributed", "tracking"),
   ("runs",),
   ("weights",),
-  ("inference",),
+  ("inference", "captioning"),
   ("evaluation",),
   ("reporting",),
   ("training",),
@@ -21,6 +21,7 @@ ROOMS = [room for layer in LAYERS for room in layer]
 COMMANDS = {
   "__init__",
   "__main__",
+  "caption",
   "classify",
   "compare",
   "convert",
@@ -45,6 +46,8 @@ OUTSIDE = {
 }
 # Rooms of one layer do not import each other, and these may import what lies outside of the package.
 REACH = {
+  "clipvip_jax.captioning.cleaning": {"clipvip_jax.data.engine"},
+  "clipvip_jax.captioning.frame_sources": {"clipvip_jax.data"},
   "clipvip_jax.evaluation.class_list": {"clipvip_jax.data.engine"},
   "clipvip_jax.evaluation.evaluation_config": {"clipvip_jax.configs"},
   "clipvip_jax.evaluation.labelled_videos": {"clipvip_jax.data.engine"},

@@ -61,6 +61,11 @@ class Corpus:
     """The build's settings and coverage."""
     return dict(self._builder.info.metadata or {})
 
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """Names of the splits."""
+    return tuple(self._builder.info.splits)
+
   def coverage(self, split: str) -> dict[str, int]:
     """Returns {"expected": clips in the corpus' annotations, "missing": those that the build skipped}.
 

@@ -73,16 +73,19 @@ class Builder(CorpusBuilder):
     assert isinstance(config, VideoManifestConfig)
     if config.texts not in ("several", "paragraph"):
       raise UserError(f"texts={config.texts!r} is unknown; use several or paragraph")
-    for item in _merged_items(raw_dir):
+    for item in read_items(raw_dir):
       if config.texts == "paragraph" and item.descriptions:
         item = dataclasses.replace(item, descriptions=(" ".join(item.descriptions),))
       yield item
 
 
-def _merged_items(manifest: epath.Path) -> Iterator[Item]:
+def read_items(manifest: epath.Path) -> Iterator[Item]:
   """Yields a clip for all lines with the same file, times, split and `id`, with all of their texts.
 
   The manifest is read twice: memory holds 8 bytes per line, and the clips with several lines.
+
+  Raises:
+    UserError: A line is invalid.
   """
   hashes = array.array("Q", (_clip_hash(*line) for line in _items(manifest)))
   bad_lines.raise_collected()

@@ -1,0 +1,205 @@
+"""Captions the middle frame of every clip of a corpus, a manifest or a folder of videos.
+
+  python -m clipvip_jax.caption SOURCE --out=DIR --endpoint=URL[,URL...] --model=NAME
+  python -m clipvip_jax.caption SOURCE --out=DIR --engine=transformers --model=FOLDER_OR_hf://OWNER/NAME
+  python -m clipvip_jax.caption SOURCE --out=DIR --engine=MODULE:FUNCTION
+
+SOURCE is a built corpus (NAME), whose frames are stored; a manifest (FILE.jsonl); or a folder of videos. An endpoint
+speaks the OpenAI chat-completions protocol, as vLLM, SGLang, Ollama, llama.cpp and hosted services do. Its key is read
+from the environment variable that --key_variable names. FUNCTION(frames, prompt) returns one text per frame; frames are
+uint8 RGB arrays [H, W, 3].
+
+DIR then holds JSON lines by clip, for `data_tool build --captions=DIR` and `data_tool add-captions`. Complete files are
+kept: after an interruption, the same command resumes, and the output is byte-identical to that of an uninterrupted run.
+Clips without an answer are tried again. Exit codes: 0 success; 2 bad input, or too many clips without a caption.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.json_shards import Part
+from clipvip_jax.utils.local_paths import require_local_path
+from clipvip_jax.utils.log import log, printable
+
+if TYPE_CHECKING:
+  from clipvip_jax.captioning.engine import Engine
+  from clipvip_jax.captioning.frame_sources import FrameSource
+
+_ENDPOINT, _TRANSFORMERS = "endpoint", "transformers"
+_KEY_VARIABLE = "CLIPVIP_CAPTION_KEY"
+_PARAMETERS = {
+  _ENDPOINT: {"temperature": 0, "max_tokens": 100},
+  _TRANSFORMERS: {"max_new_tokens": 100, "do_sample": False},
+}
+_LIMITS = (
+  ("concurrency", 1, 4096),
+  ("requests_per_minute", 0, 1e7),
+  ("timeout", 0.01, 86_400),
+  ("retries", 0, 100),
+  ("batch_size", 1, 4096),
+  ("threads", 0, 1024),
+  ("text_length", 3, 4096),
+  ("clips_per_file", 1, 1_000_000),
+  ("max_skipped", 0, 1),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Parses options and captions the clips."""
+  options = _parser().parse_args(argv)
+  for name, low, high in _LIMITS:
+    if not low <= getattr(options, name) <= high:
+      raise UserError(f"--{name}={getattr(options, name)} is out of range; use {low:g} to {high:g}")
+  require_local_path(options.out, "--out")
+  part = Part.parse(options.shard)
+  engine = _engine(options)
+  from clipvip_jax.captioning import caption_run  # late: options are checked before libraries are imported
+  from clipvip_jax.input_pipeline.load_tokenizer import load_tokenizer
+
+  settings = caption_run.RunSettings(
+    out=pathlib.Path(options.out),
+    tokenizer=load_tokenizer(options.tokenizer),
+    text_length=options.text_length,
+    clips_per_file=options.clips_per_file,
+    part=part,
+    max_skipped=options.max_skipped,
+  )
+  log.info("%s: %s", options.out, caption_run.caption_clips(_source(options), engine, settings))
+
+
+def _parser() -> Parser:
+  parser = Parser(__doc__)
+  add = parser.add_argument
+  add("source", metavar="SOURCE", help="a built corpus, a manifest FILE.jsonl, or a folder of videos")
+  add("--out", metavar="DIR", required=True, help="folder of the captions")
+  add("--engine", default=_ENDPOINT, help="endpoint (default), transformers or MODULE:FUNCTION")
+  add("--model", default="", help="the model's name at the endpoint; a folder or hf://OWNER/NAME[@REVISION]")
+  add("--prompt", help='what to ask; default: "Describe this picture in one short sentence." of models that converse')
+  add("--parameters", metavar="JSON", default="{}", help='of decoding, as in {"max_tokens": 50}; null omits a default')
+  add("--shard", metavar="I/N", default="1/1", help="part of the files that this process writes; default: all")
+  add("--clips_per_file", type=int, default=512, help="the most that an interruption loses; default: 512")
+  add("--max_skipped", type=float, default=0.05, help="accepted fraction of clips without a caption; default: 0.05")
+  text = parser.add_argument_group("captions")
+  text.add_argument("--tokenizer", default="clip", help="of the text tower: clip, or a tokenizer.json; default: clip")
+  text.add_argument("--text_length", type=int, default=70, help="tokens that the text tower reads; default: 70")
+  corpus = parser.add_argument_group("corpus")
+  corpus.add_argument("--config", default="", help="configuration of the corpus; default: its first")
+  corpus.add_argument("--data_dir", default="", help="dataset directory; default: that of TFDS")
+  corpus.add_argument("--split", default="", help="SPLIT[,SPLIT...]; default: all")
+  endpoint = parser.add_argument_group("endpoint")
+  endpoint.add_argument("--endpoint", metavar="URL[,URL...]", default="", help="as in http://localhost:8000/v1")
+  endpoint.add_argument("--key_variable", metavar="NAME", help=f"variable with the key; default: {_KEY_VARIABLE}")
+  endpoint.add_argument("--answers_as", metavar="NAME", default="", help="the model's name in answers, if it differs")
+  endpoint.add_argument("--concurrency", type=int, default=16, help="requests at once; default: 16")
+  endpoint.add_argument("--requests_per_minute", type=float, default=0, help="rate limit; 0, the default: none")
+  endpoint.add_argument("--timeout", type=float, default=120, help="seconds for one request; default: 120")
+  endpoint.add_argument("--retries", type=int, default=6, help="of a failed request; default: 6")
+  local = parser.add_argument_group("other engines, and decoding")
+  local.add_argument("--batch_size", type=int, default=8, help="frames per call; default: 8")
+  local.add_argument("--trust_remote_code", action="store_true", help="run Python code of the model's own folder")
+  local.add_argument("--threads", type=int, default=0, help="that decode videos; 0, the default: one per core")
+  return parser
+
+
+def _engine(options: argparse.Namespace) -> "Engine":
+  """Returns the engine that the options describe, before anything is read."""
+  from clipvip_jax.captioning.engine import DEFAULT_PROMPT
+
+  parameters = _parameters(options)
+  if options.engine not in (_ENDPOINT, _TRANSFORMERS):
+    from clipvip_jax.captioning.function_engine import FunctionEngine
+
+    prompt = DEFAULT_PROMPT if options.prompt is None else options.prompt
+    return FunctionEngine(options.engine, options.model, prompt, options.batch_size)
+  if not options.model:
+    raise UserError(f"--engine={options.engine} needs --model; name the model")
+  if options.engine == _TRANSFORMERS:
+    from clipvip_jax.captioning.transformers_engine import TransformersEngine
+
+    return TransformersEngine(
+      options.model, options.prompt, parameters, options.batch_size, trust_remote_code=options.trust_remote_code
+    )
+  if not options.endpoint:
+    raise UserError("--endpoint is missing; pass its address, as http://localhost:8000/v1, or another --engine")
+  from clipvip_jax.captioning.endpoint import EndpointEngine, EndpointSettings, check_url
+
+  return EndpointEngine(
+    EndpointSettings(
+      urls=tuple(map(check_url, options.endpoint.split(","))),
+      model=options.model,
+      prompt=DEFAULT_PROMPT if options.prompt is None else options.prompt,
+      parameters=parameters,
+      answers_as=options.answers_as,
+      concurrency=options.concurrency,
+      requests_per_minute=options.requests_per_minute,
+      timeout=options.timeout,
+      retries=options.retries,
+      key=_read_key(options.key_variable),
+      key_variable=options.key_variable or _KEY_VARIABLE,
+    )
+  )
+
+
+def _parameters(options: argparse.Namespace) -> dict[str, Any]:
+  """Returns the parameters of decoding: the engine's defaults with those of --parameters."""
+  try:
+    changed = json.loads(options.parameters)
+  except (ValueError, RecursionError) as error:
+    raise UserError(f"--parameters is not valid JSON ({error}); pass an object, as '{{\"max_tokens\": 50}}'") from error
+  if not isinstance(changed, dict):
+    raise UserError(f"--parameters={printable(options.parameters, 80)} is not an object; pass '{{\"max_tokens\": 50}}'")
+  if reserved := {"model", "messages", "stream", "n"} & changed.keys():
+    raise UserError(
+      f"--parameters must not contain {', '.join(sorted(reserved))}; each request has one model and answer"
+    )
+  merged = {**_PARAMETERS.get(options.engine, {}), **changed}
+  return {name: value for name, value in merged.items() if value is not None}
+
+
+def _read_key(variable: str | None) -> str:
+  """Returns the key of the endpoint from the environment; "" if none is set."""
+  key = os.environ.get(variable or _KEY_VARIABLE, "").strip()
+  if variable and not key:
+    raise UserError(f"--key_variable={printable(variable)}: this environment variable is not set; export the key in it")
+  if not all("!" <= character <= "~" for character in key):
+    raise UserError(
+      f"the environment variable {printable(variable or _KEY_VARIABLE)} has characters that no key has; set it again"
+    )
+  return key
+
+
+def _source(options: argparse.Namespace) -> "FrameSource":
+  from clipvip_jax.captioning import frame_sources
+
+  source = options.source
+  is_corpus = source.isidentifier() and not source.endswith((".json", ".jsonl"))
+  if not is_corpus and (options.config or options.data_dir or options.split):
+    raise UserError(
+      f"--config, --data_dir and --split do not apply to {printable(source)}, which is no corpus; remove them"
+    )
+  if source.endswith((".json", ".jsonl")):
+    return frame_sources.VideoFrames(frame_sources.manifest_items(source), options.threads)
+  if not is_corpus:
+    folder = pathlib.Path(source)
+    if not folder.is_dir():
+      raise UserError(
+        f"{printable(source)} is no folder of videos, manifest (FILE.jsonl) or corpus (NAME); name one of them"
+      )
+    return frame_sources.VideoFrames(frame_sources.folder_items(folder), options.threads)
+  from ml_collections import ConfigDict
+
+  from clipvip_jax.input_pipeline.open_corpus import open_corpus
+
+  data_dir = str(pathlib.Path(options.data_dir).expanduser()) if options.data_dir else ""
+  corpus = open_corpus(ConfigDict({"name": source, "config": options.config, "data_dir": data_dir}), "")
+  return frame_sources.CorpusFrames(corpus, options.split.split(",") if options.split else corpus.splits)
+
+
+if __name__ == "__main__":
+  run_command(main)
