@@ -21,10 +21,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.json_shards import Part
-from clipvip_jax.utils.local_paths import require_local_path
 from clipvip_jax.utils.log import log, printable
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   for name, low, high in _LIMITS:
     if not low <= getattr(options, name) <= high:
       raise UserError(f"--{name}={getattr(options, name)} is out of range; use {low:g} to {high:g}")
-  require_local_path(options.out, "--out")
+  storage.check_path(options.out, "--out", remote=False)
   part = Part.parse(options.shard)
   engine = _engine(options)
   from clipvip_jax.captioning import caption_run  # late: options are checked before libraries are imported
