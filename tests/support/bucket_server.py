@@ -115,15 +115,19 @@ class Google:
     self.storage.create_bucket(name, {"name": name, "softDeletePolicy": {"retentionDurationSeconds": 0}})
 
   def drop(self, name):
-    for key in self.read(name):
+    for key in self.sizes(name):
       self.storage.delete_file(name, key)
     for upload in [key for key, value in self.storage.resumable.items() if value.get("bucket") == name]:
       del self.storage.resumable[upload]  # pending uploads, of writers that were interrupted
     self.storage.delete_bucket(name)
 
-  def read(self, name):
-    """All objects of a bucket: {name: content}."""
-    return {key: self.storage.get_file(name, key) for key in list(self.storage.objects.get(name, {}))}
+  def sizes(self, name):
+    """{object: size in bytes} of a bucket."""
+    return {key: int(stored["size"]) for key, stored in self.storage.objects.get(name, {}).items()}
+
+  def read(self, name, key):
+    """The content of an object."""
+    return self.storage.get_file(name, key)
 
   def write(self, name, key, content):
     """Writes an object, past all faults."""
@@ -271,10 +275,13 @@ class S3:
     keys.clear()
     self._backend.delete_bucket(name)
 
-  def read(self, name):
-    """All objects of a bucket: {name: content}."""
-    bucket = self._backend.buckets.get(name)
-    return {key.name: key.value for key in bucket.keys.values()} if bucket else {}
+  def sizes(self, name):
+    """{object: size in bytes} of a bucket."""
+    return {key.name: key.size for key in self._backend.buckets[name].keys.values()}
+
+  def read(self, name, key):
+    """The content of an object."""
+    return self._backend.get_object(name, key).value
 
   def write(self, name, key, content):
     """Writes an object, past all faults."""
@@ -356,10 +363,9 @@ class Server(http.server.ThreadingHTTPServer):
         case ["DELETE", "buckets", name]:
           self.store.drop(name)
         case ["GET", "buckets", name]:
-          sizes = {key: len(content) for key, content in sorted(self.store.read(name).items())}
-          return Answer(200, {}, json.dumps(sizes).encode())
+          return Answer(200, {}, json.dumps(dict(sorted(self.store.sizes(name).items()))).encode())
         case ["GET", "buckets", name, key]:
-          return Answer(200, {}, self.store.read(name)[key])
+          return Answer(200, {}, self.store.read(name, key))
         case ["PUT", "buckets", name, key]:
           self.store.write(name, key, body)
         case _:

@@ -124,7 +124,7 @@ class Bucket:
   def download(self, name, folder):
     """Writes the objects below the name of a remote folder into a local one, past all faults."""
     for key in self.sizes():
-      if key.startswith(f"{name}/") and not key.endswith("/"):
+      if key.startswith(f"{name}/" if name else "") and not key.endswith("/"):
         path = pathlib.Path(folder, key.removeprefix(f"{name}/"))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.read(key))
