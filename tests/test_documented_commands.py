@@ -77,6 +77,8 @@ RULES = (
   Run(r"\S+ -m clipvip_jax.main --config=configs/post_pretrain.py:demo --workdir=build/demo "),
   Run(r"\S+ -m clipvip_jax.main --config=post_pretrain:smoke ", "--config.data.data_dir=build/datasets"),
   Run(r"\S+ -m clipvip_jax.embed --model=build/demo "),
+  Listed(r"\S+ -m clipvip_jax.embed .*(--shard|--join)", "needs thousands of videos; tests/commands/test_embed.py"),
+  Listed(r"\S+ -m clipvip_jax.search .*--serve", "serves until it is stopped; tests/commands/test_search.py"),
   Run(r"\S+ -m clipvip_jax.search --index=videos.safetensors "),
   Run(r"\S+ -m clipvip_jax.evaluate --model=build/demo "),
   Run(r"\S+ -m clipvip_jax.evaluate --embeddings=build/measured "),

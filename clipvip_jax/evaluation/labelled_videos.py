@@ -22,7 +22,7 @@ from clipvip_jax.data.engine.items import check_id, check_times
 from clipvip_jax.data.engine.json_files import excerpt, read_json, read_json_lines
 from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.evaluation.class_list import ClassList
-from clipvip_jax.inference.video_views import VideoClip
+from clipvip_jax.inference.video_clip import VideoClip
 from clipvip_jax.input_pipeline import list_media
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import find_path, real_path

@@ -7,7 +7,7 @@ import itertools
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -42,6 +42,21 @@ class VideoEmbedder(Protocol):
   def embed_pixels(self, pixels: Iterable[Float[np.ndarray, "..."]], /) -> Iterator[Float[np.ndarray, " e"]]: ...
 
 
+@dataclasses.dataclass(frozen=True)
+class IndexLayout:
+  """Properties of an index beyond its videos.
+
+  Attributes:
+    part_sizes: numbers of consecutive videos that are embedded together; None: PART_SIZE each.
+    segments: see `VideoIndex`.
+    shard: see `VideoIndex`.
+  """
+
+  part_sizes: Sequence[int] | None = None
+  segments: str = ""
+  shard: str = ""
+
+
 def build_index(
   model: VideoEmbedder,
   videos: Sequence[pathlib.Path],
@@ -50,6 +65,7 @@ def build_index(
   threads: int = 0,
   max_skipped: float = 0.05,
   flag: str = "--out",
+  layout: IndexLayout = IndexLayout(),
 ) -> VideoIndex:
   """Embeds videos into the index `out`; idempotent, and resumes where an earlier call was interrupted.
 
@@ -63,6 +79,7 @@ def build_index(
     threads: that decode while the model computes; 0: one per core.
     max_skipped: the largest fraction of videos that may be unreadable, 0 to 1.
     flag: the option that chose `out`, for error messages.
+    layout: see `IndexLayout`.
 
   Returns:
     The index. An interrupted and resumed build writes the same bytes as an uninterrupted one.
@@ -73,25 +90,33 @@ def build_index(
   names = [os.fspath(video) for video in videos]
   threads = threads or os.cpu_count() or 1
   if out.exists():
-    finished = _read_finished(out, model, names, flag)
+    finished = _read_finished(out, model, names, flag, layout)
     index = _retry_unreadable(finished, model, names, threads)
-    _check_unreadable(index, len(videos), max_skipped)
+    check_unreadable(index, len(videos), max_skipped)
     if index is not finished:
       video_index.write_index(out, index)
     return index
   parts_dir = out.with_name(f"{out.name}.parts")
   _claim(parts_dir, model, names, flag)
-  num_parts = -(-len(videos) // PART_SIZE)
-  part_paths = [parts_dir / f"{number}{SUFFIX}" for number in range(num_parts)]
-  _embed_missing_parts(model, videos, part_paths, threads)
-  index = _merge_parts([video_index.read_index(path) for path in part_paths], model)
-  _check_unreadable(index, len(videos), max_skipped)
-  video_index.write_index(out, index)
+  parts = {parts_dir / f"{number}{SUFFIX}": part for number, part in enumerate(_split(videos, layout.part_sizes))}
+  _embed_missing_parts(model, parts, threads)
+  table = dataclasses.replace(merge_tables(parts), segments=layout.segments, shard=layout.shard)
+  check_unreadable(table, len(videos), max_skipped)
+  video_index.write_joined(out, table, list(parts))
   shutil.rmtree(parts_dir)
-  return index
+  return video_index.read_index(out)
 
 
-def _read_finished(out: pathlib.Path, model: VideoEmbedder, names: list[str], flag: str) -> VideoIndex:
+def _split(videos: Sequence[pathlib.Path], sizes: Sequence[int] | None) -> list[Sequence[pathlib.Path]]:
+  if sizes is None:
+    return [videos[start : start + PART_SIZE] for start in range(0, len(videos), PART_SIZE)]
+  ends = [0, *itertools.accumulate(sizes)]
+  return [videos[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def _read_finished(
+  out: pathlib.Path, model: VideoEmbedder, names: list[str], flag: str, layout: IndexLayout
+) -> VideoIndex:
   """Returns the index that exists, if it is of the same model and videos."""
   if out.is_dir():
     raise UserError(f"{flag}={out} is a folder; name a file")
@@ -101,7 +126,8 @@ def _read_finished(out: pathlib.Path, model: VideoEmbedder, names: list[str], fl
       f"{out} is an index with crop={index.crop!r}, not {model.config.data.crop!r}; name another {flag}, or pass"
       f" --crop={index.crop}"
     )
-  if index.identity != model.identity or sorted([*index.videos, *index.bad]) != sorted(names):
+  same_layout = (index.segments, index.shard) == (layout.segments, layout.shard)
+  if index.identity != model.identity or not same_layout or sorted([*index.videos, *index.bad]) != sorted(names):
     raise UserError(f"{out} is an index of another model or of other videos; name another {flag}, or delete it")
   log.info("%s is complete already", out)
   return index
@@ -112,7 +138,7 @@ def _retry_unreadable(index: VideoIndex, model: VideoEmbedder, names: Sequence[s
   retried = _embed_part(model, read_media.map_in_threads(index.bad, model.read_clip, threads))
   if not retried.videos:
     return index
-  merged = _merge_parts([dataclasses.replace(index, bad=[], reasons=[]), retried], model)
+  merged = _merge([dataclasses.replace(index, bad=[], reasons=[]), retried])
   position = {name: number for number, name in enumerate(names)}
   order = sorted(range(len(merged.videos)), key=lambda row: position[merged.videos[row]])
   return dataclasses.replace(merged, features=merged.features[order], videos=[merged.videos[row] for row in order])
@@ -120,11 +146,10 @@ def _retry_unreadable(index: VideoIndex, model: VideoEmbedder, names: Sequence[s
 
 def _claim(parts_dir: pathlib.Path, model: VideoEmbedder, names: list[str], flag: str) -> None:
   """Records what is embedded in parts_dir/job.json; refuses the parts of another job."""
-  digest = hashlib.blake2b(os.fsencode("\0".join(names)), digest_size=4).hexdigest()
   job = {
     "identity": model.identity,
     "crop": model.config.data.crop,
-    "videos": f"{len(names)}, digest {digest}",
+    "videos": describe_names(names),
     "part": PART_SIZE,
   }
   try:
@@ -135,11 +160,16 @@ def _claim(parts_dir: pathlib.Path, model: VideoEmbedder, names: list[str], flag
     raise UserError(f"{parts_dir} cannot be written ({error.strerror}); name another {flag}") from error
 
 
+def describe_names(names: Sequence[str]) -> str:
+  """Returns the number and a digest of names of videos, to tell lists of videos apart."""
+  digest = hashlib.blake2b(os.fsencode("\0".join(names)), digest_size=4).hexdigest()
+  return f"{len(names)}, digest {digest}"
+
+
 def _embed_missing_parts(
-  model: VideoEmbedder, videos: Sequence[pathlib.Path], part_paths: Sequence[pathlib.Path], threads: int
+  model: VideoEmbedder, parts: Mapping[pathlib.Path, Sequence[pathlib.Path]], threads: int
 ) -> None:
   """Embeds the parts that are missing, corrupt or outdated; decoding runs ahead across parts."""
-  parts = {path: videos[i * PART_SIZE : (i + 1) * PART_SIZE] for i, path in enumerate(part_paths)}
   missing = {path: part for path, part in parts.items() if not _is_complete(path, model, threads)}
   if len(missing) < len(parts):
     log.info("resuming: %d of %d parts are complete", len(parts) - len(missing), len(parts))
@@ -198,20 +228,28 @@ def _embed_part(
   return VideoIndex(features, good, model.source, model.identity, bad, reasons, model.config.data.crop)
 
 
-def _merge_parts(parts: Sequence[VideoIndex], model: VideoEmbedder) -> VideoIndex:
-  no_features = np.zeros((0, model.config.model.embed_dim), np.float32)
-  return VideoIndex(
-    features=np.concatenate([no_features, *(part.features for part in parts)]),
+def merge_tables(paths: Iterable[pathlib.Path]) -> VideoIndex:
+  """Returns what indexes contain together, except for their features: no file stays mapped.
+
+  Raises:
+    UserError: a file cannot be read.
+  """
+  indexes = map(video_index.read_index, paths)
+  return _merge([dataclasses.replace(index, features=np.array(index.features[:0])) for index in indexes])
+
+
+def _merge(parts: Sequence[VideoIndex]) -> VideoIndex:
+  """Concatenates indexes of one model; at least one."""
+  return dataclasses.replace(
+    parts[0],
+    features=np.concatenate([part.features for part in parts]),
     videos=[name for part in parts for name in part.videos],
-    source=model.source,
-    identity=model.identity,
     bad=[name for part in parts for name in part.bad],
     reasons=[reason for part in parts for reason in part.reasons],
-    crop=model.config.data.crop,
   )
 
 
-def _check_unreadable(index: VideoIndex, num_videos: int, max_skipped: float) -> None:
+def check_unreadable(index: VideoIndex, num_videos: int, max_skipped: float) -> None:
   """Raises UserError if too many videos, or all of them, are unreadable."""
   if index.videos and len(index.bad) <= max_skipped * num_videos:
     return

@@ -2,17 +2,21 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from clipvip_jax.inference import feature_file
+from clipvip_jax.inference.video_clip import VideoClip
 from clipvip_jax.input_pipeline.preprocessing import check_crop
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.weights.mmap_file import iterate_blocks
 
 _KIND = "an index of videos"
 _FIELDS = {"videos": list, "source": str, "identity": str, "bad": list, "reasons": list, "crop": str}
-_DEFAULTS = {"crop": "squash"}  # of indexes of earlier versions
+_OPTIONAL = {"segments": "", "shard": ""}  # not written if empty
+_DEFAULTS = {"crop": "squash", **_OPTIONAL}  # of indexes of earlier versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,13 +24,16 @@ class VideoIndex:
   """Features of N videos, and the videos that could not be read.
 
   Attributes:
-    features: of unit length.
+    features: of unit length; of a large index that was read, a read-only view of the mapped file.
     videos: N paths, as they were passed to `embed`.
     source: SOURCE of the model.
     identity: of the model (`EmbeddingModel.identity`); features of different models are not comparable.
     bad: paths of unreadable videos.
     reasons: one error message for each of `bad`.
     crop: how frames became square, see `preprocessing.CROPS`.
+    segments: length of the moments that were embedded, such as "10s", if `videos` are names of `VideoClip`s; "" if they
+      are paths.
+    shard: which part of an index this is, see `index_shards`; "" for a complete index.
   """
 
   features: Float[np.ndarray, "n e"]
@@ -36,6 +43,12 @@ class VideoIndex:
   bad: list[str]
   reasons: list[str]
   crop: str = "squash"
+  segments: str = ""
+  shard: str = ""
+
+  def clip(self, row: int) -> VideoClip:
+    """Returns the clip of a row of `features`."""
+    return VideoClip.from_name(self.videos[row]) if self.segments else VideoClip(self.videos[row])
 
 
 def write_index(path: pathlib.Path, index: VideoIndex) -> None:
@@ -44,24 +57,49 @@ def write_index(path: pathlib.Path, index: VideoIndex) -> None:
   Raises:
     UserError: the file cannot be written.
   """
-  fields = {name: getattr(index, name) for name in _FIELDS}
-  feature_file.write_features(path, {"features": np.asarray(index.features, np.float32)}, fields)
+  feature_file.write_features(path, {"features": np.asarray(index.features, np.float32)}, _fields(index))
+
+
+def write_joined(path: pathlib.Path, table: VideoIndex, files: Sequence[pathlib.Path]) -> None:
+  """Like `write_index`, with the features of other index files, one after the other, and little memory.
+
+  Args:
+    path: the file.
+    table: all but the features.
+    files: the indexes that have the features of `table.videos`, in this order.
+
+  Raises:
+    UserError: a file cannot be read, or the index cannot be written.
+  """
+
+  def blocks() -> Iterator[np.ndarray]:
+    for file in files:
+      yield from iterate_blocks(read_index(file).features)
+
+  shape = (len(table.videos), table.features.shape[1])
+  feature_file.write_features(path, {"features": feature_file.RowBlocks(shape, blocks)}, _fields(table))
+
+
+def _fields(index: VideoIndex) -> dict[str, str | list[str]]:
+  optional = {name: value for name in _OPTIONAL if (value := getattr(index, name))}
+  return {name: getattr(index, name) for name in _FIELDS} | optional
 
 
 def read_index(path: pathlib.Path) -> VideoIndex:
-  """Reads and checks the file.
+  """Maps the file into memory and checks it.
 
   Raises:
     UserError: the file does not exist or is not an index.
   """
   if not path.is_file():
     raise UserError(f"index {str(path)!r}: no such file; python -m clipvip_jax.embed writes one")
-  arrays, fields = feature_file.read_features(path, ["features"], _FIELDS, _KIND, _DEFAULTS)
+  types = _FIELDS | dict.fromkeys(_OPTIONAL, str)
+  arrays, fields = feature_file.read_features(path, ["features"], types, _KIND, _DEFAULTS, mapped=True)
   check_crop(fields["crop"], f"{path} is not {_KIND}: its crop")
   features = arrays["features"]
   if features.dtype != np.float32 or features.ndim != 2:
     raise UserError(f"{path} is not {_KIND}: features are {features.dtype} {list(features.shape)}, expected float32 2D")
-  if not np.isfinite(features).all():
+  if not all(np.isfinite(block).all() for block in iterate_blocks(features)):
     raise UserError(f"{path} is not {_KIND}: features are not finite")
   for name, expected in (("videos", len(features)), ("reasons", len(fields["bad"]))):
     if len(fields[name]) != expected:

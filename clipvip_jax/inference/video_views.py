@@ -3,7 +3,6 @@
 Letters: K views, T frames per view, S image side in pixels, E embedding size.
 """
 
-import dataclasses
 import itertools
 import os
 import pathlib
@@ -13,32 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from clipvip_jax.inference.index_builder import VideoEmbedder
+from clipvip_jax.inference.video_clip import VideoClip
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.frame_sampling import MAX_FRAMES
 from clipvip_jax.utils.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class VideoClip:
-  """A video, or a part of it.
-
-  Attributes:
-    path: of a video file, an image or a folder of frames.
-    start: seconds; None: start of the video.
-    end: seconds; None: end of the video.
-  """
-
-  path: str
-  start: float | None = None
-  end: float | None = None
-
-  @property
-  def name(self) -> str:
-    """The path, followed by @START-END if either is set: the name of the clip in an index."""
-    path = os.fspath(pathlib.Path(self.path))  # without ./ and //, as `build_index` names videos
-    if self.start is None and self.end is None:
-      return path
-    return f"{path}@{self.start or 0:.12g}-{'' if self.end is None else f'{self.end:.12g}'}"
 
 
 class ViewEmbedder:

@@ -77,17 +77,18 @@ def read_clip(
   return np.stack(_map_frames(video, num_frames, resize, times))
 
 
-def read_frames(video: Video, num_frames: int) -> list[UInt8[np.ndarray, "h w 3"]]:
+def read_frames(video: Video, num_frames: int, times: TimeRange = (None, None)) -> list[UInt8[np.ndarray, "h w 3"]]:
   """Reads evenly spaced RGB frames. A frame that is sampled repeatedly is the same object each time.
 
   Args:
     video: see `read_clip`.
     num_frames: length of the result.
+    times: see `read_clip`.
 
   Raises:
     UserError: see `read_clip`.
   """
-  return _map_frames(video, num_frames, lambda frame: frame)
+  return _map_frames(video, num_frames, lambda frame: frame, times)
 
 
 def _map_frames(
@@ -132,7 +133,7 @@ def _map_video_file(
   path: pathlib.Path, num_frames: int, function: Callable[[np.ndarray], np.ndarray], times: TimeRange
 ) -> list[np.ndarray]:
   """Converts only the sampled frames to RGB, and keeps only the results of `function`."""
-  begins = _begins_within(frame_times(path), times) or [0.0]
+  begins = _begins_within(frame_times(path) if times == (None, None) else _recent_times(path), times) or [0.0]
   end = begins[-1]
   # The times of coded frames may differ from those of decoded ones: then decode again, knowing the latter.
   for _ in range(2):
@@ -144,6 +145,35 @@ def _map_video_file(
     if results.keys() >= set(indices):
       return [results[index] for index in indices]
   raise MediaError(path, "the number of frames changed while reading; is the file still being written?")
+
+
+def _recent_times(path: pathlib.Path) -> Sequence[float]:
+  """Returns `frame_times`, which read a complete file, once for consecutive parts of a video."""
+  try:
+    status = path.stat()
+  except OSError:
+    return frame_times(path)  # reports the error
+  return _cached_times(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(64)
+def _cached_times(path: pathlib.Path, modified_ns: int, size: int) -> Sequence[float]:
+  del modified_ns, size  # parts of the cache's key
+  return frame_times(path)
+
+
+def video_seconds(path: pathlib.Path) -> tuple[float, float] | None:
+  """Returns when the first frame of a video file begins and the last one ends, in seconds; None for other items.
+
+  Raises:
+    UserError: the file cannot be opened, or is not a video.
+  """
+  if path.is_dir() or is_still_image(path):
+    return None
+  begins = _recent_times(path)
+  if len(begins) < 2:
+    return None
+  return begins[0], begins[-1] + (begins[-1] - begins[0]) / (len(begins) - 1)
 
 
 def _begins_within(begins: Sequence[float], times: TimeRange) -> list[float]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import simplejpeg
 
-from clipvip_jax.inference.search import Hit
+from clipvip_jax.inference.search import Hit, format_moment
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.image_files import shrink_to_fit
 from clipvip_jax.reporting import pages
@@ -28,26 +28,36 @@ def write_search_page(path: pathlib.Path, queries: Sequence[str], hits: Sequence
   Raises:
     UserError: the page cannot be written.
   """
-  videos = dict.fromkeys(hit.video for query_hits in hits for hit in query_hits)
-  frames = dict(read_media.map_in_threads(videos, _frame_uris, os.cpu_count() or 1))
+  distinct = {_clip(hit): hit for query_hits in hits for hit in query_hits}
+  frames = {
+    _clip(hit): uris for hit, uris in read_media.map_in_threads(distinct.values(), _frame_uris, os.cpu_count() or 1)
+  }
   results = [
-    {
-      "query": query,
-      "hits": [
-        {"video": printable(hit.video), "score": f"{hit.score:.3f}", "frames": frames[hit.video]} for hit in query_hits
-      ],
-    }
+    {"query": query, "hits": [{**describe(hit), "frames": frames[_clip(hit)]} for hit in query_hits]}
     for query, query_hits in zip(queries, hits, strict=True)
   ]
   pages.write_page(path, pages.render("search.html.jinja", results=results), "--html")
 
 
-def _frame_uris(video: str) -> list[str]:
-  """Returns frames as data: URIs, without repetitions; none if the video cannot be read."""
+def describe(hit: Hit) -> dict[str, str]:
+  """Returns the texts of a hit for a page: video, moment and score."""
+  return {"video": printable(hit.video), "moment": format_moment(hit), "score": f"{hit.score:.3f}"}
+
+
+def _clip(hit: Hit) -> tuple[str, float | None, float | None]:
+  return hit.video, hit.start, hit.end
+
+
+def _frame_uris(hit: Hit) -> list[str]:
+  return [pages.jpeg_uri(jpeg) for jpeg in read_jpegs(hit, _NUM_FRAMES)]
+
+
+def read_jpegs(hit: Hit, num_frames: int) -> list[bytes]:
+  """Returns evenly spaced small frames without repetitions; none if the video cannot be read."""
   try:
-    frames = read_media.read_frames(video, _NUM_FRAMES)
+    frames = read_media.read_frames(hit.video, num_frames, (hit.start, hit.end))
   except UserError:
     return []
-  distinct = {id(frame): frame for frame in frames}  # a video shorter than _NUM_FRAMES repeats frames
+  distinct = {id(frame): frame for frame in frames}  # a short video repeats frames
   small = (shrink_to_fit(frame, max_height=MAX_HEIGHT, max_width=MAX_WIDTH) for frame in distinct.values())
-  return [pages.jpeg_uri(simplejpeg.encode_jpeg(frame)) for frame in small]
+  return [simplejpeg.encode_jpeg(frame) for frame in small]

@@ -3,8 +3,14 @@
 import mmap
 import pathlib
 import stat
+from collections.abc import Iterator
+
+import numpy as np
 
 from clipvip_jax.utils.errors import UserError
+
+BLOCK_BYTES = 128 << 20  # of smaller ones, starting threads for each costs more than a matrix product with a vector
+RESIDENT_BYTES = 256 << 20  # of an array that is read in blocks; more would displace other data from memory
 
 
 def map_file(path: pathlib.Path) -> mmap.mmap:
@@ -27,3 +33,31 @@ def map_file(path: pathlib.Path) -> mmap.mmap:
     raise UserError(f"{path}: no such file; check the path") from error
   except (OSError, ValueError) as error:
     raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def iterate_blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+  """Yields consecutive rows of an array [N, ...] in views of at most 128 MiB, or of one row.
+
+  Of a view of a mapped file, at most 256 MiB and the current block stay in memory, however large the file is. A block
+  is valid until the next one.
+  """
+  row_bytes = max(array.nbytes // max(len(array), 1), 1)
+  num_rows = max(BLOCK_BYTES // row_bytes, 1)
+  for start in range(0, len(array), num_rows):
+    block = array[start : start + num_rows]
+    yield block
+    if start * row_bytes >= RESIDENT_BYTES:
+      _release(block)
+
+
+def _release(array: np.ndarray) -> None:
+  """Returns the pages of a view of a mapped file to the operating system, which reads them again on access."""
+  base: object = array
+  while isinstance(base, np.ndarray):
+    base = base.base
+  mapping = base.obj if isinstance(base, memoryview) else base
+  if not isinstance(mapping, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+    return
+  offset = array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+  start = offset // mmap.PAGESIZE * mmap.PAGESIZE
+  mapping.madvise(mmap.MADV_DONTNEED, start, offset + array.nbytes - start)

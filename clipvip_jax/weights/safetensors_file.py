@@ -1,7 +1,10 @@
 """.safetensors files: the library validates the header, tensors are read-only views of the file."""
 
+import json
+import math
 import mmap
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -77,3 +80,18 @@ def _tensor(data: mmap.mmap, start: int, name: str, entry: dict[str, Any]) -> np
     return np.frombuffer(data, dtype, (end - begin) // dtype.itemsize, start + begin).reshape(entry["shape"])
   except ValueError as error:  # more axes than NumPy has, or an empty array with sizes beyond its limits
     raise UserError(f"{shown} has shape {printable(entry['shape'], _TEXT_LIMIT)}: {error}") from error
+
+
+def format_header(tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> bytes:
+  """Returns the header of a file with tensors of these names, types and shapes, whose contents follow in this order.
+
+  It has the bytes that the library writes, which holds all tensors in memory.
+  """
+  names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+  header, end = {}, 0
+  for name, (dtype, shape) in tensors.items():
+    begin, end = end, end + math.prod(shape) * dtype.itemsize
+    header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+  text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+  text += b" " * (-len(text) % _PREFIX)
+  return len(text).to_bytes(_PREFIX, "little") + text

@@ -9,6 +9,7 @@ import pytest
 from project_paths import GOLDEN
 
 from clipvip_jax import embed
+from clipvip_jax.inference import video_index
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError
 
@@ -39,6 +40,23 @@ def test_resumes_bit_identically_after_sigkill(tmp_path):
   assert killed.read_bytes() == expected.read_bytes()
 
 
+@pytest.mark.slow
+def test_joined_shards_equal_a_single_run(tmp_path):
+  picture = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+  (tmp_path / "v").mkdir()
+  for number in range(130):  # three parts, the last of which fills no batch
+    encode_h264(tmp_path / "v" / f"{number}.mp4", np.roll(picture, number, 1), fps=4)
+  job = [f"--model={GOLDEN / 'vip_tiny.pt'}", f"--videos={tmp_path / 'v'}", "--segments=1s"]
+  single, joined = f"--out={tmp_path / 'single.safetensors'}", f"--out={tmp_path / 'joined.safetensors'}"
+  embed.main([*job, single])
+  for number in (0, 1):
+    embed.main([*job, joined, f"--shard={number}/2"])
+  embed.main(["--join", joined])
+  index = video_index.read_index(tmp_path / "joined.safetensors")
+  assert len(index.videos) == 390 and index.videos[0].endswith(".mp4@0-1") and index.segments == "1s"
+  assert (tmp_path / "joined.safetensors").read_bytes() == (tmp_path / "single.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
@@ -51,6 +69,14 @@ def test_resumes_bit_identically_after_sigkill(tmp_path):
     (["--model=x.safetensors", "--videos=tests", "--out=i.safetensors"], "tests: no videos"),
     (["--model=x", "--videos=y", "--out=z", "--thread=3"], "unrecognized arguments: --thread=3"),
     (["--model=x", "--videos=y", "--out=z.safetensors", "stray"], "unrecognized arguments: stray"),
+    (["--model=x", "--videos=y", "--out=z.safetensors", "--shard=2/2"], "--shard=2/2 is not I/N"),
+    (["--model=x", "--videos=y", "--out=z.safetensors", "--segments=10"], "--segments=10 is not a length"),
+    (["--join"], "the following arguments are required: --out"),
+    (
+      ["--join", "--out=z.safetensors", "--model=x", "--shard=0/2"],
+      "only --out and --max_skipped; omit --model, --shard",
+    ),
+    (["--join", "--out=z.safetensors"], r"--out=z\.safetensors: no shards beside it"),
   ],
   ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

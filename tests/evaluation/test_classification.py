@@ -12,7 +12,7 @@ from clipvip_jax.evaluation.class_list import read_classes
 from clipvip_jax.evaluation.classification import ClassificationTask, classify
 from clipvip_jax.evaluation.labelled_videos import LabelledVideo
 from clipvip_jax.inference import index_builder, video_index
-from clipvip_jax.inference.video_views import VideoClip
+from clipvip_jax.inference.video_clip import VideoClip
 from clipvip_jax.utils.errors import UserError
 
 

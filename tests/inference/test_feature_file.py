@@ -6,7 +6,7 @@ import pickle
 import feature_files
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from clipvip_jax.inference import feature_file
 from clipvip_jax.utils.errors import UserError
@@ -46,6 +46,29 @@ def test_arrays_outlive_the_file(tmp_path):
   arrays, _ = read(tmp_path / "file")
   (tmp_path / "file").write_bytes(b"")
   np.testing.assert_array_equal(arrays["features"], ARRAYS["features"])
+
+
+def test_files_have_the_bytes_of_the_library(tmp_path):
+  arrays = {"b": np.arange(3), "a": np.ones((2, 3), np.float32), "c": np.zeros((0, 3), np.float32)}
+  feature_file.write_features(tmp_path / "file", arrays, FIELDS)
+  assert (tmp_path / "file").read_bytes() == save(load_file(tmp_path / "file"))
+
+
+def test_blocks_of_rows_are_written_as_the_array_that_they_form(tmp_path):
+  array = np.arange(30, dtype=np.float32).reshape(10, 3)
+  blocks = feature_file.RowBlocks(array.shape, lambda: iter([array[:4], array[4:4], array[4:]]))
+  feature_file.write_features(tmp_path / "array", {"features": array}, FIELDS)
+  feature_file.write_features(tmp_path / "blocks", {"features": blocks}, FIELDS)
+  assert (tmp_path / "blocks").read_bytes() == (tmp_path / "array").read_bytes()
+
+
+def test_only_large_arrays_are_views_of_the_file(tmp_path):
+  arrays = {"large": np.ones((33 << 16, 4), np.float32), "small": np.ones(3, np.float32)}
+  feature_file.write_features(tmp_path / "file", arrays, {})
+  for mapped in (False, True):
+    read_arrays, _ = feature_file.read_features(tmp_path / "file", list(arrays), {}, "a test file", mapped=mapped)
+    assert read_arrays["small"].flags.writeable and read_arrays["large"].flags.writeable is not mapped
+    assert (read_arrays["large"] == 1).all()
 
 
 def test_write_error_names_the_file_and_leaves_nothing(tmp_path):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from fake_model import FakeModel
 
+from clipvip_jax.inference import video_index
+from clipvip_jax.inference.approximate_index import open_graph
 from clipvip_jax.inference.search import Hit, format_hits, search_index
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.utils.errors import UserError
@@ -59,3 +61,34 @@ def test_unusable_indexes_and_options_are_refused(index, top, message):
 def test_each_hit_is_one_printable_line():
   text = format_hits("q\n1", [Hit("a\n\x1b]0;x\x07\u202eb\udce9.mp4", 0.5), Hit("b.mp4", -0.25)])
   assert text.splitlines() == ["q\\n1", "   1   0.500  a\\n\\x1b]0;x\\x07\\u202eb\\udce9.mp4", "   2  -0.250  b.mp4"]
+
+
+def test_only_selected_rows_are_searched():
+  index = index_of(["r.mp4", "g.mp4", "b.mp4"])
+  (hits,) = search_index(FakeModel(), index, ["red and blue"], 5, np.array([False, True, True]))
+  assert hits == [Hit("b.mp4", 1.0), Hit("g.mp4", 0.0)] and [hit.row for hit in hits] == [2, 1]
+
+
+def test_hits_of_segments_have_times():
+  names = ["v@1-b.mp4@0-10", "v@1-b.mp4@70-3700.5", "still.png"]
+  index = dataclasses.replace(index_of(names), segments="10s")
+  ((first, second, third),) = search_index(FakeModel(), index, ["nothing"], 3)
+  assert first == Hit("v@1-b.mp4", 0.0, 0.0, 10.0) and third == Hit("still.png", 0.0)
+  text = format_hits("nothing", [first, second, third])
+  assert [line.split("mp4  ")[-1] for line in text.splitlines()[1:3]] == ["0:00 to 0:10", "1:10 to 1:01:40.5"]
+  assert text.endswith("still.png")
+  (plain,) = search_index(FakeModel(), index_of(names[:1]), ["nothing"], 1)
+  assert plain == [Hit("v@1-b.mp4@0-10", 0.0)], "names of an index without segments are paths"
+
+
+def test_a_graph_finds_what_an_exact_search_finds_unless_rows_are_selected(tmp_path):
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=(200, 3)).astype(np.float32)
+  index = index_of([f"{row}.mp4" for row in range(200)], features)
+  video_index.write_index(tmp_path / "i.safetensors", index)
+  graph = open_graph(tmp_path / "i.safetensors", index)
+  queries = ["red and blue", "green"]
+  assert search_index(FakeModel(), index, queries, 5, graph=graph) == search_index(FakeModel(), index, queries, 5)
+  selected = np.arange(200) < 20
+  found = search_index(FakeModel(), index, queries, 30, selected, graph)
+  assert found == search_index(FakeModel(), index, queries, 30, selected) and len(found[0]) == 20

@@ -8,7 +8,8 @@ from fake_model import FakeModel
 from moving_bar import moving_bar
 
 from clipvip_jax.inference.index_builder import build_index
-from clipvip_jax.inference.video_views import VideoClip, ViewEmbedder, mean_direction
+from clipvip_jax.inference.video_clip import VideoClip
+from clipvip_jax.inference.video_views import ViewEmbedder, mean_direction
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError

@@ -268,3 +268,22 @@ def test_parts_of_what_has_no_times_and_parts_after_the_end_are_rejected(tmp_pat
   for path in (tmp_path / "a.png", tmp_path):
     with pytest.raises(MediaError, match="start and end do not apply to images and folders of frames"):
       read_media.read_clip(path, 4, 32, times=(None, 3))
+
+
+def test_a_part_of_a_file_that_was_replaced_is_read_anew(tmp_path):
+  path = tmp_path / "v.mp4"
+  for level in (60, 180):
+    encode_h264(path, np.full((level // 10, 16, 16, 3), level, np.uint8), fps=4)
+    (frame,) = {id(frame): frame for frame in read_media.read_frames(path, 1, (0.5, 1.0))}.values()
+    assert abs(frame.mean() - level) < 4 and read_media.video_seconds(path) == (0.0, level / 40)
+
+
+def test_seconds_of_what_has_no_times(tmp_path):
+  (tmp_path / "folder").mkdir()
+  image = tmp_path / "folder" / "1.png"
+  cv2.imwrite(str(image), np.zeros((8, 8, 3), np.uint8))
+  assert read_media.video_seconds(image) is None and read_media.video_seconds(image.parent) is None
+  (tmp_path / "bad.mp4").write_bytes(b"<html>")
+  for name in ("bad.mp4", "none.mp4"):
+    with pytest.raises(UserError, match=name):
+      read_media.video_seconds(tmp_path / name)

@@ -30,12 +30,13 @@ def _binary():
   return next((path for name in _NAMES if (path := shutil.which(name))), None)
 
 
-def opened(path: pathlib.Path, *flags: str) -> tuple[str, list[str]]:
-  """(the document as it stands once loaded, what the console says of it); skips where no browser is installed."""
+def opened(page: pathlib.Path | str, *flags: str) -> tuple[str, list[str]]:
+  """(the document of a file or an address once loaded, what the console says of it); skips without a browser."""
   if _binary() is None:
     pytest.skip(f"no browser is installed: none of {', '.join(_NAMES)} is on PATH")
   with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-    command = [_binary(), *_FLAGS, f"--user-data-dir={profile}", *flags, "--dump-dom", path.resolve().as_uri()]
+    address = page if isinstance(page, str) else page.resolve().as_uri()
+    command = [_binary(), *_FLAGS, f"--user-data-dir={profile}", *flags, "--dump-dom", address]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
   assert done.returncode == 0, done.stderr
   return done.stdout, re.findall(r"CONSOLE.*", done.stderr)

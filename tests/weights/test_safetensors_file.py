@@ -103,3 +103,9 @@ def test_changed_byte_is_refused_or_changes_only_values(tmp_path):
         assert str(error).startswith(str(path)) and "\n" not in str(error)
       else:
         assert sum(array.nbytes for array in arrays.values()) <= len(VALID)
+
+
+def test_header_has_the_bytes_of_the_library():
+  arrays = {"b": np.arange(3), "c": np.ones((2, 3), np.float32), "\u00e9": np.zeros((0, 4), np.float32)}
+  header = safetensors_file.format_header({name: (array.dtype, array.shape) for name, array in arrays.items()})
+  assert save(arrays) == header + b"".join(array.tobytes() for array in arrays.values())

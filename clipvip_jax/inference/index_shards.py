@@ -1,0 +1,117 @@
+"""Shards of an index: consecutive parts of a list of videos that several machines embed, and their join.
+
+A shard consists of complete parts of `index_builder`, so that the joined index equals that of a single machine.
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+
+from clipvip_jax.inference import index_builder, video_index
+from clipvip_jax.inference.video_index import VideoIndex
+from clipvip_jax.utils.errors import UserError
+
+_MAX_NAMED = 3  # missing shards that an error message names
+_MAX_SHARDS = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One of `count` shards; numbers start at 0."""
+
+  number: int
+  count: int
+
+  @classmethod
+  def parse(cls, text: str) -> "Shard":
+    """Parses I/N; raises UserError if it is something else."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    shard = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
+    if not shard.number < shard.count <= _MAX_SHARDS:
+      raise UserError(f"--shard={text} is not I/N with I from 0 to N - 1; of 4 machines, the first takes --shard=0/4")
+    return shard
+
+  def select(self, videos: Sequence[pathlib.Path]) -> Sequence[pathlib.Path]:
+    """Returns the videos of the shard.
+
+    Raises:
+      UserError: there are more shards than parts.
+    """
+    num_parts = -(-len(videos) // index_builder.PART_SIZE)
+    if self.count > num_parts:
+      raise UserError(
+        f"--shard={self.number}/{self.count}: {len(videos)} videos make at most {num_parts} shards, of"
+        f" {index_builder.PART_SIZE} videos each; use fewer"
+      )
+    first, last = (num_parts * number // self.count for number in (self.number, self.number + 1))
+    return videos[first * index_builder.PART_SIZE : last * index_builder.PART_SIZE]
+
+  def path(self, out: pathlib.Path) -> pathlib.Path:
+    """Returns the file of the shard of an index."""
+    return out.with_name(f"{out.stem}-{self.number:05d}-of-{self.count:05d}{out.suffix}")
+
+  def label(self, videos: Sequence[pathlib.Path]) -> str:
+    """Returns `VideoIndex.shard`, which also names the complete list of videos."""
+    return f"{self.number}/{self.count} of {index_builder.describe_names([os.fspath(video) for video in videos])}"
+
+
+def join_shards(out: pathlib.Path, max_skipped: float = 0.05) -> VideoIndex:
+  """Writes the index of all shards beside `out`, equal to that of a single machine; keeps the shards.
+
+  Args:
+    out: the index file.
+    max_skipped: see `index_builder.build_index`.
+
+  Raises:
+    UserError: `out` exists, a shard is missing or corrupt, or belongs to other videos or another model; or too many
+      videos are unreadable.
+  """
+  if out.exists():
+    raise UserError(f"--out={out} exists; delete it to join its shards again, or name another file")
+  shards = _find_shards(out)
+  table = dataclasses.replace(index_builder.merge_tables(shards), shard="")
+  _check_same_job(shards)
+  num_videos = len(table.videos) + len(table.bad)
+  index_builder.check_unreadable(table, num_videos, max_skipped)
+  video_index.write_joined(out, table, list(shards))
+  return video_index.read_index(out)
+
+
+def _find_shards(out: pathlib.Path) -> dict[pathlib.Path, Shard]:
+  """Returns the shards of an index in order."""
+  pattern = re.compile(rf"{re.escape(out.stem)}-(\d{{5,6}})-of-(\d{{5,6}}){re.escape(out.suffix)}", re.ASCII)
+  try:
+    names = sorted(path.name for path in out.absolute().parent.iterdir())
+  except OSError as error:
+    raise UserError(f"--out={out}: its folder cannot be read ({error.strerror}); check the path") from error
+  found = [Shard(int(match[1]), int(match[2])) for name in names if (match := pattern.fullmatch(name))]
+  counts = sorted({shard.count for shard in found})
+  if not found:
+    raise UserError(f"--out={out}: no shards beside it, such as {Shard(0, 4).path(out).name}; embed with --shard=0/4")
+  if len(counts) > 1:
+    raise UserError(f"--out={out}: shards of {counts[0]} and of {counts[1]} are beside it; delete those of one")
+  missing = sorted(set(range(counts[0])) - {shard.number for shard in found})
+  if missing:
+    more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
+    files = ", ".join(Shard(number, counts[0]).path(out).name for number in missing[:_MAX_NAMED])
+    raise UserError(
+      f"--out={out}: {len(missing)} of {counts[0]} shards are missing: {files}{more}; embed the first with"
+      f" --shard={missing[0]}/{counts[0]}, or copy it here"
+    )
+  return {shard.path(out): shard for shard in sorted(found, key=lambda shard: shard.number)}
+
+
+def _check_same_job(shards: dict[pathlib.Path, Shard]) -> None:
+  """Raises UserError if a shard belongs to other videos or another model than the first one."""
+  jobs = []
+  for path, shard in shards.items():
+    index = video_index.read_index(path)
+    prefix = f"{shard.number}/{shard.count} of "
+    if not index.shard.startswith(prefix):
+      raise UserError(f"{path} is not shard {shard.number}/{shard.count} of an index; was it renamed? Embed it again")
+    jobs.append((index.identity, index.crop, index.segments, index.shard.removeprefix(prefix)))
+    for name, first, other in zip(("model", "crop", "segments", "list of videos"), jobs[0], jobs[-1], strict=True):
+      if other != first:
+        raise UserError(f"{path} has another {name} than {next(iter(shards))}; embed it again as the others")

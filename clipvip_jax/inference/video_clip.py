@@ -1,0 +1,42 @@
+"""Clips: videos or time ranges of them, and their names in an index."""
+
+import dataclasses
+import os
+import pathlib
+import re
+
+# The end of the name of a clip: @START-END in seconds, either of which may be missing.
+_TIMES = re.compile(r"(.+)@(\d[\d.e+]*)?-(\d[\d.e+]*)?", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoClip:
+  """A video, or a part of it.
+
+  Attributes:
+    path: of a video file, an image or a folder of frames.
+    start: seconds; None: start of the video.
+    end: seconds; None: end of the video.
+  """
+
+  path: str
+  start: float | None = None
+  end: float | None = None
+
+  @property
+  def name(self) -> str:
+    """The path, followed by @START-END if either is set: the name of the clip in an index."""
+    path = os.fspath(pathlib.Path(self.path))  # without ./ and //, as `build_index` names videos
+    if self.start is None and self.end is None:
+      return f"{path}@-" if _TIMES.fullmatch(path) else path  # a path that looks like the name of a part
+    return f"{path}@{self.start or 0:.12g}-{'' if self.end is None else f'{self.end:.12g}'}"
+
+  @classmethod
+  def from_name(cls, name: str) -> "VideoClip":
+    """Returns the clip that has a name; any text is the name of a clip."""
+    if match := _TIMES.fullmatch(name):
+      try:
+        return cls(match[1], *(None if text is None else float(text) for text in match.groups()[1:]))
+      except ValueError:  # digits that are no number
+        pass
+    return cls(name)

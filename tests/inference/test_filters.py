@@ -1,0 +1,116 @@
+"""Conditions of a search: operators, metadata files, and what is wrong with them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from clipvip_jax.inference.filters import Condition, Metadata
+from clipvip_jax.inference.video_index import VideoIndex
+from clipvip_jax.utils.errors import UserError
+
+ROWS = [
+  {"video": "a/1.mp4", "year": 2019, "tags": ["cat", "dog"], "title": "A cat", "public": True},
+  {"video": "a/2.mp4", "year": 2020.5, "tags": [], "title": "Two dogs", "public": False},
+  {"video": "b/3.mp4", "year": 2021, "tags": ["dog"], "title": None},
+]
+
+
+def index_of(names, segments=""):
+  features = np.zeros((len(names), 3), np.float32)
+  return VideoIndex(features, names, "fake", "fake-1", bad=[], reasons=[], segments=segments)
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, ROWS)) + "\n\n")
+  return index_of(["a/1.mp4", "./a/2.mp4", str(tmp_path / "b" / "3.mp4"), "b/4.mp4"])
+
+
+@pytest.mark.parametrize(
+  ("conditions", "rows"),
+  [
+    (["path=a/*"], [0]),
+    (["path=*a/*"], [0, 1]),
+    (["path!=*a/*"], [2, 3]),
+    (["year=2019"], [0]),
+    (["year=2019.0"], [0]),
+    (["year = 20*"], [0, 1, 2]),
+    (["year!=2019"], [1, 2]),
+    (["year>2019"], [1, 2]),
+    (["year>=2019", "year<2021"], [0, 1]),
+    (["year<=2020.5"], [0, 1]),
+    (["tags=dog"], [0, 2]),
+    (["tags=do?", "path=a*"], [0]),
+    (["title=*cat*"], [0]),
+    (["title=*dog*"], [1]),
+    (["title<B"], [0]),
+    (["public=true"], [0]),
+    (["year=none"], []),
+  ],
+)
+def test_conditions_select_rows(index, tmp_path, conditions, rows):
+  metadata = Metadata(index, tmp_path / "m.jsonl")
+  assert np.flatnonzero(metadata.select([Condition.parse(text) for text in conditions])).tolist() == rows
+
+
+def test_without_conditions_all_rows_are_searched(index):
+  assert Metadata(index).select([]) is None
+
+
+def test_numbers_and_texts_of_csv(index, tmp_path):
+  (tmp_path / "m.csv").write_text('\ufeffvideo,views,date\na/1.mp4,9,2020-05-01\na/2.mp4,10,"2021-01-01"\nb/3.mp4,,x\n')
+  metadata = Metadata(index, tmp_path / "m.csv")
+  for text, rows in (("views>=9", [0, 1]), ("views>9", [1]), ("date<2021", [0]), ("date=2021-*", [1])):
+    assert np.flatnonzero(metadata.select([Condition.parse(text)])).tolist() == rows, text
+
+
+def test_all_segments_of_a_video_have_its_values(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "m.csv").write_text("video,year\na.mp4,2020\nb.mp4,2021\nc.mp4,2022\n")
+  metadata = Metadata(index_of(["a.mp4@0-10", "a.mp4@10-20", "b.mp4@0-10"], "10s"), tmp_path / "m.csv")
+  assert metadata.select([Condition.parse("year=2020")]).tolist() == [True, True, False]
+  assert metadata.select([Condition.parse("path=a.mp4")]).tolist() == [True, True, False]
+
+
+def test_rows_of_other_videos_are_counted(index, tmp_path, caplog):
+  (tmp_path / "m.csv").write_text("video,year\na/1.mp4,2020\nz\x1b.mp4,2021\n")
+  with caplog.at_level("INFO", logger="clipvip_jax"):
+    Metadata(index, tmp_path / "m.csv")
+  assert r"1 of 2 rows name no video of the index, first z\x1b.mp4" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "year", "=2020", "!= x", "year 2020"])
+def test_other_texts_are_no_conditions(text):
+  with pytest.raises(UserError, match="is not a condition; write FIELD=VALUE, such as"):
+    Condition.parse(text)
+
+
+def test_unknown_fields_are_refused_with_the_known_ones(index, tmp_path):
+  with pytest.raises(UserError, match=r"no video has a field 'yeer'; use path, public, tags, title, year, or name"):
+    Metadata(index, tmp_path / "m.jsonl").select([Condition.parse("yeer>2020")])
+
+
+@pytest.mark.parametrize(
+  ("name", "content", "message"),
+  [
+    ("m.jsonl", b"[1]\n", r"m\.jsonl, line 1: not a JSON object"),
+    ("m.jsonl", b'{"video": "a/1.mp4"}\n{', r"m\.jsonl, line 2: not a JSON object"),
+    ("m.jsonl", b'{"year": 1}', r"m\.jsonl, line 1: no 'video'"),
+    ("m.jsonl", b'{"video": 3}', r"m\.jsonl, line 1: no 'video'"),
+    ("m.jsonl", b'{"video": "z.mp4"}', "none of its 1 rows names a video of the index, first z.mp4"),
+    ("m.jsonl", b"", "none of its 0 rows names a video of the index; "),
+    ("m.csv", b"video,year\na/1.mp4\n", "line 2: another number of columns than the header"),
+    ("m.csv", b"video,year\na/1.mp4,1,2\n", "line 2: another number of columns than the header"),
+    ("m.csv", b"name\na/1.mp4\n", r"m\.csv, line 2: no 'video'"),
+    ("m.csv", b"video\n\xff\n", r"--metadata=.*m\.csv cannot be read"),
+    ("none.csv", None, r"--metadata=.*none\.csv cannot be read \(No such file"),
+  ],
+)
+def test_wrong_metadata_is_refused_in_one_line(index, tmp_path, name, content, message):
+  if content is not None:
+    (tmp_path / name).write_bytes(content)
+  with pytest.raises(UserError, match=message) as refused:
+    Metadata(index, tmp_path / name)
+  assert "\n" not in str(refused.value)
