@@ -2,6 +2,7 @@
 
   python -m clipvip_jax.data_tool check NAME|MANIFEST.jsonl [--raw_dir=PATH] [--decode=50]
   python -m clipvip_jax.data_tool build NAME|MANIFEST.jsonl --data_dir=DIR [--raw_dir=PATH] [--workers=N]
+  python -m clipvip_jax.data_tool add-captions NAME FILES... --data_dir=DIR [--name=NAME]
   python -m clipvip_jax.data_tool show NAME --data_dir=DIR --html=FILE [--split=train] [--count=20]
   python -m clipvip_jax.data_tool throughput NAME --data_dir=DIR [--split=train] [--workers=N]
 
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _MANIFEST_CORPUS = "video_manifest"
+_ADD = "add-captions"
 _DESCRIPTIONS = {
   "check": "Dry run of a build: reads annotations, looks for videos and decodes a random sample. Writes nothing.",
   "build": "Builds a corpus. Resumes an interrupted build; checks the annotations if the corpus exists.",
+  _ADD: "Writes a new edition of a built corpus with other captions, without decoding.",
   "show": "Writes a page with sample clips of a built corpus.",
   "throughput": "Measures how many clips per second the input pipeline reads from a built corpus.",
 }
@@ -64,9 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   if invalid:
     raise UserError(f"unexpected argument {invalid[0]!r}; set fields with --NAME=VALUE, see --help")
   fields = dict(flag[2:].split("=", 1) for flag in extra)
-  if options.command in ("show", "throughput") and fields:
+  if options.command in (_ADD, "show", "throughput") and fields:
     raise UserError(f"unknown option --{next(iter(fields))}; see --help")
-  {"check": _check, "build": _build, "show": _show, "throughput": _throughput}[options.command](options, fields)
+  run = {"check": _check, "build": _build, _ADD: _add_captions, "show": _show, "throughput": _throughput}
+  run[options.command](options, fields)
 
 
 def _parser() -> Parser:
@@ -82,6 +86,9 @@ def _parser() -> Parser:
       command.add_argument("--name", default="", help="name of a configuration with changed fields")
       for flag, text in _BUILD_FLAGS.items():
         command.add_argument(f"--{flag}", help=text)
+    elif name == _ADD:
+      command.add_argument("captions", metavar="FILES", nargs="+", help="files, folders or patterns of captions")
+      command.add_argument("--name", default="", help="configuration of the edition; default: CONFIG+captions")
     else:
       command.add_argument("--split", default="train", help="default: train")
       command.add_argument("--num_frames", type=int, default=12, help="frames sampled from each clip; default: 12")
@@ -135,6 +142,12 @@ def _build(options: argparse.Namespace, fields: dict[str, str]) -> None:
   builder = _make_builder(options, fields)
   beam_options = runner.parse_options(options.runner, options.beam_options, options.workers)
   builder.build(tfds.download.DownloadConfig(beam_runner=options.runner or None, beam_options=beam_options))
+
+
+def _add_captions(options: argparse.Namespace, _: dict[str, str]) -> None:
+  from clipvip_jax.data.engine.add_captions import add_captions
+
+  add_captions(_open_corpus(options).folder, options.captions, options.name)
 
 
 def _show(options: argparse.Namespace, _: dict[str, str]) -> None:

@@ -101,6 +101,13 @@ RULES = (
     {"--endpoint=http://localhost:8000/v1 --model=Qwen/Qwen2.5-VL-7B-Instruct": ""},
   ),
   Run(r"\S+ -m clipvip_jax.data_tool build mine.jsonl "),
+  Run(
+    r"\S+ -m clipvip_jax.caption video_manifest ",
+    "--engine=caption_endpoint:describe",
+    {"--endpoint=http://localhost:8000/v1 --model=Qwen/Qwen2.5-VL-7B-Instruct": ""},
+  ),
+  Run(r"\S+ -m clipvip_jax.data_tool add-captions "),
+  Run(r"\S+ -m clipvip_jax.data_tool show video_manifest "),
   Run(r"\S+ -m clipvip_jax.data_tool check video_shards ", "", {"{000..999}": "train/{000..001}"}),
   Run(r"\S+ -m clipvip_jax.data_tool build video_shards ", "--workers=1"),
   Run(

@@ -62,6 +62,11 @@ class Corpus:
     return dict(self._builder.info.metadata or {})
 
   @property
+  def folder(self) -> str:
+    """Its folder: a local path or an address."""
+    return os.fspath(self._builder.data_path)
+
+  @property
   def splits(self) -> tuple[str, ...]:
     """Names of the splits."""
     return tuple(self._builder.info.splits)

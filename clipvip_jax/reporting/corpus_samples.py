@@ -1,7 +1,7 @@
 """Page with sample clips of a corpus, as training reads them."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from clipvip_jax.reporting import pages
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import printable
 
-_TEXT_FIELDS = ("subtitle", "caption", "description")
+_TEXT_FIELDS = ("subtitle", "description")
 _MAX_CHARACTERS = 600  # of a text
 _EPOCH = 0  # of training
 
@@ -40,6 +40,7 @@ def write_samples(path: pathlib.Path, corpus: Corpus, split: str, *, count: int,
     split=split,
     pixels=corpus.metadata.get("pixels", "Preprocessing of pixels unknown"),
     coverage=_format_counts(corpus.metadata.get("coverage", {}).get(split, {})),
+    captioners=_format_captioners(corpus.metadata.get("captions", [])),
     epoch=_EPOCH,
     samples=[_sample(_read_record(corpus, records, index), index, num_frames, seed) for index in indices],
   )
@@ -50,6 +51,11 @@ def _format_counts(counts: dict[str, int]) -> str:
   """Formats the counts that are not zero, expected and found clips first."""
   ordered = sorted(counts.items(), key=lambda item: item[0] not in ("expected", "found"))
   return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in ordered if value)
+
+
+def _format_captioners(headers: Sequence[Mapping[str, Any]]) -> str:
+  """Formats the models of generated captions, of which a corpus may have several."""
+  return ", ".join(dict.fromkeys(printable(header.get("model") or header.get("engine", "?")) for header in headers))
 
 
 def _read_record(corpus: Corpus, records: Sequence[Record], index: int) -> Record:
@@ -71,6 +77,7 @@ def _sample(record: Record, index: int, num_frames: int, seed: int) -> dict[str,
     "id": printable(record_text(record, "id")),
     "frames": [pages.jpeg_uri(frames[i]) for i in sampled],
     "middle": pages.jpeg_uri(frames[middle_frame(len(frames))]),
+    "caption": " ".join(text for _, text in _text_rows(record, "caption")),
     "frame_indices": ", ".join(str(i) for i in sampled),
     "num_frames": len(frames),
     "size": f"{width} x {height}",

@@ -16,6 +16,15 @@ _DAY = 86_400  # seconds
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.=+-]{0,99}")  # of a configuration, which is also the name of its folder
 
 
+def check_name(name: str) -> str:
+  """Returns the name of a configuration unchanged. Raises UserError if it is not valid."""
+  if not _NAME.fullmatch(name):
+    raise UserError(
+      f"invalid configuration name {name!r}; use at most 100 letters, digits and _.=+-, the first a letter or digit"
+    )
+  return name
+
+
 @dataclasses.dataclass(eq=False, kw_only=True)
 class CorpusConfig(tfds.core.BuilderConfig):
   """Content of a corpus.
@@ -44,11 +53,7 @@ class CorpusConfig(tfds.core.BuilderConfig):
     Raises:
       UserError: The configuration is invalid.
     """
-    if not _NAME.fullmatch(self.name):
-      raise UserError(
-        f"invalid configuration name {self.name!r}; use at most 100 letters, digits and _.=+-, the first a letter or"
-        " digit"
-      )
+    check_name(self.name)
     settings = FrameSettings(self.fps, self.frames, self.short_side, self.jpeg_quality, self.min_frames)
     settings.check()
     decoder_by_name(self.decoder)

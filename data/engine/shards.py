@@ -136,7 +136,7 @@ def build_shard(shard: Shard, plan: Plan, spec: RecordSpec, work: BuildWork, dec
   try:
     report_path(work.folder, shard).unlink(missing_ok=True)  # first: a report must never refer to other records
     videos = digest_videos(shard, plan)
-    with storage.atomic_path(records_path(work.folder, shard)) as temporary, _open_writer(temporary) as write:
+    with storage.atomic_path(records_path(work.folder, shard)) as temporary, open_writer(temporary) as write:
       for item in plan.items(shard):
         record = clip_record(item, spec, decoder, counts)
         if isinstance(record, SkippedClip):
@@ -152,8 +152,8 @@ def build_shard(shard: Shard, plan: Plan, spec: RecordSpec, work: BuildWork, dec
 
 
 @contextlib.contextmanager
-def _open_writer(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
-  """Yields a function that appends a record. Raises OSError if the disk is full."""
+def open_writer(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
+  """Yields a function that appends a record to a new ArrayRecord file. Raises OSError if the disk is full."""
   from array_record.python.array_record_module import ArrayRecordWriter
 
   writer = ArrayRecordWriter(os.fspath(path), "group_size:1")

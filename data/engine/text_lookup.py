@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -103,20 +104,22 @@ def is_lmdb(path: str) -> bool:
   return folder.suffix in (".mdb", ".lmdb") or (folder.is_dir() and not storage.glob(folder, "*.jsonl"))
 
 
-def open_lookup(path: str) -> Lookup:
-  """Opens a file of texts.
+def open_lookup(*paths: str) -> Lookup:
+  """Opens files of texts.
 
   Args:
-    path: An LMDB; or what `caption_files.list_files` allows: .json or .jsonl files, {ID: TEXT} or a list or lines of
+    *paths: One LMDB; or what `caption_files.list_files` allows: .json or .jsonl files, {ID: TEXT} or a list or lines of
       {"image_id": ID, "caption": TEXT}, with or without a header, which are held in memory.
 
   Raises:
     UserError: The file does not exist, or has another format.
   """
-  if is_lmdb(path):
-    return LmdbLookup(_existing(path))
+  if any(map(is_lmdb, paths)):
+    if len(paths) > 1:
+      raise UserError(f"{', '.join(paths)}: an LMDB is read alone; name it only, or files of JSON lines only")
+    return LmdbLookup(_existing(paths[0]))
   texts: dict[str, str] = {}
-  for file in caption_files.list_files(path):
+  for file in itertools.chain.from_iterable(map(caption_files.list_files, paths)):
     _read_texts(_existing(file), texts)
   return texts
 

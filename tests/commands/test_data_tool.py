@@ -71,6 +71,23 @@ def test_build_rejects_other_annotations(manifest, built, tmp_path):
     data_tool.main(["build", str(tmp_path / "none.jsonl"), f"--data_dir={built}", "--fps=2"])
 
 
+def test_add_captions_writes_an_edition_that_is_opened_by_its_name(built, tmp_path):
+  rows = [{"header": {"model": "m"}}, *({"id": f"{n}.mp4", "caption": f"<i>caption {n}</i>"} for n in range(4))]
+  captions = corpora.write_lines(tmp_path / "captions.jsonl", rows)
+  corpus = ["video_manifest", f"--data_dir={built}"]
+  data_tool.main(["add-captions", *corpus, "--config=default-fps_2", str(captions), "--name=captioned"])
+  data_tool.main(["show", *corpus, "--config=captioned", f"--html={tmp_path}/page.html", "--count=100"])
+  html = (tmp_path / "page.html").read_text()
+  assert html.count("<figure") == 8 and html.count("<figcaption") == 8
+  figure = html[html.index("<figure") : html.index("</figure>")]
+  assert "data:image/jpeg" in figure and "&lt;i&gt;caption 0&lt;/i&gt;" in figure
+  assert "Generated captions by m" in html
+  with pytest.raises(UserError, match="the following arguments are required: FILES"):
+    data_tool.main(["add-captions", *corpus])
+  with pytest.raises(UserError, match="unknown option --fps"):
+    data_tool.main(["add-captions", *corpus, str(captions), "--fps=3"])
+
+
 def test_show_writes_one_page_with_escaped_texts(built, tmp_path):
   page = tmp_path / "page.html"
   arguments = ["video_manifest", "--config=default-fps_2", f"--data_dir={built}", f"--html={page}", "--count=3"]
