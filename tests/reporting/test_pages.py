@@ -14,7 +14,7 @@ def render(**values):
 
 
 def test_values_are_escaped():
-  hits = [{"video": "<b>.mp4", "score": "0.5", "frames": []}]
+  hits = [{"video": "<b>.mp4", "moment": "", "score": "0.5", "frames": []}]
   page = render(results=[{"query": "<script>alert('x')</script>", "hits": hits}])
   assert "<script" not in page and "<b>" not in page and "&lt;b&gt;.mp4" in page
 
