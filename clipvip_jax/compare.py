@@ -7,12 +7,13 @@ percent. If the numbers are not comparable, for example on different clips, warn
 success; 2 bad input.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from clipvip_jax.reporting import comparison
 from clipvip_jax.runs.results import read_results
-from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils import storage
+from clipvip_jax.utils.bucket_copies import uploaded_file
+from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
@@ -20,17 +21,20 @@ from clipvip_jax.utils.log import log, printable
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses the flags, prints the comparison and writes the page."""
   parser = Parser(__doc__)
-  parser.add_argument("runs", metavar="RUN", nargs=2, type=pathlib.Path, help="workdir of a run or an evaluation")
-  parser.add_argument("--html", type=pathlib.Path, help="write a page with curves to this file")
+  parser.add_argument(
+    "runs", metavar="RUN", nargs=2, type=path_argument("RUN"), help="workdir of a run or an evaluation"
+  )
+  parser.add_argument("--html", type=path_argument("--html"), help="write a page with curves to this file")
   options = parser.parse_args(argv)
-  if options.html and not options.html.resolve().parent.is_dir():
+  if options.html and not storage.is_remote(options.html) and not options.html.resolve().parent.is_dir():
     raise UserError(f"--html={options.html}: its folder does not exist; create it, or name a file elsewhere")
   run_a, run_b = map(read_results, options.runs)
   result = comparison.compare_runs(run_a, run_b)
   for line in comparison.comparison_lines(result):
     print(printable(line))
   if options.html:
-    comparison.write_comparison_page(options.html, result, "--html")
+    with uploaded_file(options.html, "--html") as page:
+      comparison.write_comparison_page(page, result, "--html")
     log.info("wrote %s", options.html)
 
 

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from clipvip_jax.utils import bucket_copies, storage
 from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import log, printable
@@ -45,23 +46,57 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   publication = None
   if options.target.startswith(HUB):
-    publication = _prepare(options)
-  elif "://" in options.target:
+    with bucket_copies.errors_by_address():
+      publication = _prepare(options)
+  elif "://" in options.target and not storage.is_remote(options.target):
     raise UserError(
       f"TARGET={printable(options.target, 160)} is neither a local path nor {HUB}OWNER/NAME; use one of them"
     )
   elif given := [name for name in _HUB_OPTIONS if getattr(options, name)]:
     raise UserError(f"--{given[0]} is an option of targets on the Hub; use {HUB}OWNER/NAME as TARGET, or omit it")
+  else:
+    storage.check_path(options.target, "TARGET")
+    storage.check_bucket(options.target, "TARGET")
   weights = _read(options)
   layout = options.layout or export.default_layout(weights)
   if not options.lossy:
     export.check_lossless(weights, layout)
   if publication is not None:
-    _publish(options, publication, weights, layout)
+    with bucket_copies.errors_by_address():
+      _publish(options, publication, weights, layout)
     return
   num_parameters = sum(x.size for x in weights.params.values())
-  for path in export.export_weights(weights, pathlib.Path(options.target), layout, overwrite=options.overwrite):
+  for path in _export(options, weights, layout):
     log.info("wrote %s (layout %s, %d parameters)", path, layout, num_parameters)
+
+
+def _export(options: argparse.Namespace, weights: "Weights", layout: str) -> list[str]:
+  """Writes TARGET, local or in a bucket; returns the names of its files."""
+  from clipvip_jax.weights import export
+
+  target = bucket_copies.local_copy(options.target)
+  with bucket_copies.errors_by_address():
+    if storage.is_remote(options.target):
+      _mark_existing(options.target)
+    paths = export.export_weights(weights, target, layout, overwrite=options.overwrite)
+  names = [bucket_copies.to_addresses(str(path)) for path in paths]
+  if storage.is_remote(options.target):
+    for name, path in list(zip(names, paths, strict=True))[::-1]:  # the weights last
+      storage.upload(path, storage.absolute(name))
+  return names
+
+
+def _mark_existing(target: str) -> None:
+  """Creates local files in place of those in a bucket that `export_weights` refuses to replace, or reads."""
+  from clipvip_jax.weights.source_paths import FOLDER_FILES
+
+  address = storage.absolute(target)
+  bucket_copies.fetch_files(address.parent, [name for name in FOLDER_FILES if name.endswith("config.json")])
+  for path in (address, *(address / name for name in FOLDER_FILES)):
+    if storage.retry(path, path.is_file):
+      local = bucket_copies.local_copy(path)
+      local.parent.mkdir(parents=True, exist_ok=True)
+      local.touch()
 
 
 def _parser() -> Parser:

@@ -11,13 +11,13 @@ get mean and standard deviation. Exit codes: 0 success; 2 bad input. The steps a
 
 import argparse
 import dataclasses
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipvip_jax.input_pipeline.preprocessing import CROPS
-from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.bucket_copies import to_addresses, uploaded_folder
+from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 
@@ -36,10 +36,10 @@ def _parser() -> Parser:
     metavar="FILE_OR_WORKDIR",
     action="append",
     default=[],
-    type=pathlib.Path,
+    type=path_argument("--embeddings"),
     help="embeddings of an evaluation, in place of --model and --dataset; may be repeated",
   )
-  parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder for the results")
+  parser.add_argument("--workdir", required=True, type=path_argument("--workdir"), help="folder for the results")
   parser.add_argument("--dataset", metavar="NAME[/CONFIG]", default="", help="a corpus of data/")
   parser.add_argument("--data_dir", default="", help="dataset directory; default: that of TFDS")
   parser.add_argument("--split", help="default: the recipe's evaluate.final_splits")
@@ -83,15 +83,16 @@ def main(argv: Sequence[str] | None = None) -> None:
   evaluation_options = targets.EvaluationOptions(
     **{name: value for name, value in vars(options).items() if name in fields}
   )
-  evaluated = [
-    *(target for path in options.embeddings for target in targets.from_files(path, options.split, options.protocol)),
-    *(targets.from_model(source, evaluation_options) for source in options.model),
-  ]
-  workdir = options.workdir.resolve()
-  results = run.evaluate(evaluated, workdir, _report)
+  pages = [f"model_{number}/report.html" for number in range(len(options.embeddings))]
+  with uploaded_folder(options.workdir, "--workdir", [*run.FILES, *pages], "results.json") as folder:
+    evaluated = [
+      *(target for path in options.embeddings for target in targets.from_files(path, options.split, options.protocol)),
+      *(targets.from_model(source, evaluation_options) for source in options.model),
+    ]
+    results = run.evaluate(evaluated, folder.resolve(), _report)
   if "spread" in results:
     _print_spread(results)
-    log.info("wrote %s", workdir / "results.json")
+    log.info("wrote %s", options.workdir / "results.json")
 
 
 def _report(result: "TargetResult") -> None:
@@ -108,7 +109,7 @@ def _report(result: "TargetResult") -> None:
     report.write_report(page, result.results)
   for split, metrics in result.results["splits"].items():
     print(results_table.format_split(split, metrics, result.results["published"].get(split, [])))
-  log.info("wrote %s and report.html", result.folder / "results.json")
+  log.info("wrote %s and report.html", to_addresses(str(result.folder / "results.json")))
 
 
 def _print_spread(results: Mapping[str, Any]) -> None:

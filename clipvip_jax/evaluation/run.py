@@ -29,6 +29,7 @@ _DUAL_SOFTMAX = (
   f"similarity * softmax({retrieval.DSL_TEMPERATURE:g} * similarity, over all queries of the split): it sees them at"
   " once, which a search cannot, and is no substitute for the plain numbers"
 )
+FILES = ("config.json", "results.json", "evaluation.json", "report.html")  # that an evaluation looks for in its workdir
 _SUMMARIZED = ("plain", "dsl", "twins")
 _SHARED = ("corpus", "config", "preprocessing", "published", "dual_softmax", "versions")
 

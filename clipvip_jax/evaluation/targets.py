@@ -1,6 +1,7 @@
 """Evaluation targets: a model of any SOURCE on the splits of a corpus, or embeddings that an evaluation kept."""
 
 import dataclasses
+import fnmatch
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +15,13 @@ from clipvip_jax.evaluation import split_embeddings
 from clipvip_jax.evaluation.evaluation_config import EvaluationOptions, evaluation_config
 from clipvip_jax.evaluation.evaluator import Evaluator
 from clipvip_jax.evaluation.split_embeddings import SplitEmbeddings
-from clipvip_jax.inference import embedding_model
+from clipvip_jax.inference import embedding_model, feature_file
 from clipvip_jax.inference.embedding_model import EmbeddingModel
 from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.corpus import Corpus, check_protocol
 from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.models import clip_vip
-from clipvip_jax.utils import config_tree
+from clipvip_jax.utils import bucket_copies, config_tree, storage
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 from clipvip_jax.weights import load_params, sources
@@ -128,11 +129,11 @@ def _describe_crop(config: ConfigDict) -> str:
   return f"shorter side resized to {size} pixels, centre cropped to {size} x {size}"
 
 
-def from_files(path: pathlib.Path, split: str | None = None, protocol: str | None = None) -> list[EvaluationTarget]:
+def from_files(path: pathlib.PurePath, split: str | None = None, protocol: str | None = None) -> list[EvaluationTarget]:
   """Reads the embeddings that evaluations kept.
 
   Args:
-    path: a file of embeddings, or the workdir of an evaluation of one model or several.
+    path: a file of embeddings, or the workdir of an evaluation of one model or several; local or in a bucket.
     split: None: all splits that were kept.
     protocol: None: that of the evaluation.
 
@@ -143,15 +144,27 @@ def from_files(path: pathlib.Path, split: str | None = None, protocol: str | Non
     UserError: there are no embeddings, a file is corrupt, or the files of one folder are of different models.
   """
   pattern = split_embeddings.file_name(split or "*")
-  if not path.is_dir():
-    models = [[path]]
-  elif files := sorted(path.glob(pattern)):
+  local = _fetch(path, pattern)
+  if not local.is_dir():
+    models = [[local]]
+  elif files := sorted(local.glob(pattern)):
     models = [files]
   else:
-    models = [sorted(folder.glob(pattern)) for folder in sorted(path.glob("model_*"))]
+    models = [sorted(folder.glob(pattern)) for folder in sorted(local.glob("model_*"))]
   if not any(models):
     raise UserError(f"--embeddings={path} holds no {pattern}; name the workdir of an evaluation")
-  return [_read_target(files, split, protocol) for files in models if files]
+  with bucket_copies.errors_by_address():
+    return [_read_target(files, split, protocol) for files in models if files]
+
+
+def _fetch(path: pathlib.PurePath, pattern: str) -> pathlib.Path:
+  """Downloads embeddings from a bucket: a file, or those of a folder and of the models in it that match a pattern."""
+  if not storage.is_remote(path) or path.suffix == feature_file.SUFFIX:
+    return bucket_copies.fetch_file(path)
+  local = bucket_copies.local_copy(path)
+  patterns = (pattern, f"model_*/{pattern}")
+  storage.download_folder(storage.absolute(path), local, lambda name: any(fnmatch.fnmatch(name, p) for p in patterns))
+  return local
 
 
 def _read_target(paths: Sequence[pathlib.Path], split: str | None, protocol: str | None) -> EvaluationTarget:
@@ -171,9 +184,9 @@ def _read_target(paths: Sequence[pathlib.Path], split: str | None, protocol: str
     config["evaluate"]["protocol"] = protocol
   for path, embeddings in splits.items():
     check_protocol(config["evaluate"]["protocol"], embeddings.ids, embeddings.labels, str(path), _PROTOCOL)
-  log.info("embeddings of %s", ", ".join(str(path) for path in paths))
+  log.info("embeddings of %s", bucket_copies.to_addresses(", ".join(map(str, paths))))
   loaders = {embeddings.split: functools.partial(_identity, embeddings) for embeddings in splits.values()}
-  return EvaluationTarget(", ".join(map(str, paths)), about, loaders)
+  return EvaluationTarget(bucket_copies.to_addresses(", ".join(map(str, paths))), about, loaders)
 
 
 def _identity(embeddings: SplitEmbeddings) -> SplitEmbeddings:

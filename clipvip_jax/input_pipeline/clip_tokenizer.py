@@ -4,7 +4,6 @@ import functools
 import itertools
 import json
 import os
-import pathlib
 import re
 import unicodedata
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from clipvip_jax.input_pipeline.clip_bpe import ASCII_PATTERN, build_bpe
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer, digest_json
+from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.log import log, printable
 
 _PROBE = " ".join(map(chr, range(33, 1000))) + " tokens of the vocabulary"  # text that determines the digest
@@ -60,7 +60,7 @@ def has_clip_vocabulary(path: str | os.PathLike) -> bool:
   """
   clip = ClipTokenizer()
   try:
-    vocabulary = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))["model"]["vocab"]
+    vocabulary = json.loads(fetch_file(path).read_text(encoding="utf-8"))["model"]["vocab"]
     ids = [[clip.start_id, vocabulary[f"{word}</w>"], clip.end_id] for word in _COMMON]
   except (KeyError, TypeError):  # of another kind
     return False

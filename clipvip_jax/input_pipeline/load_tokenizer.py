@@ -1,11 +1,11 @@
 """Loads a tokenizer by its name or file."""
 
 import os
-import pathlib
 
 from clipvip_jax.input_pipeline.clip_tokenizer import ClipTokenizer
 from clipvip_jax.input_pipeline.json_tokenizer import JsonTokenizer
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
+from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.errors import UserError
 
 
@@ -13,8 +13,8 @@ def load_tokenizer(name_or_path: str | os.PathLike) -> Tokenizer:
   """Loads a tokenizer.
 
   Args:
-    name_or_path: "clip" for CLIP's own vocabulary, or the path of a `tokenizer.json`, written by `WordTokenizer.save`
-      or published with a CLIP model on HuggingFace.
+    name_or_path: "clip" for CLIP's own vocabulary, or the path or address of a `tokenizer.json`, written by
+      `WordTokenizer.save` or published with a CLIP model on HuggingFace.
 
   Raises:
     UserError: the file does not exist, is unreadable, or is not a tokenizer for CLIP's text tower.
@@ -22,7 +22,7 @@ def load_tokenizer(name_or_path: str | os.PathLike) -> Tokenizer:
   if name_or_path == "clip":
     return ClipTokenizer()
   try:
-    content = pathlib.Path(name_or_path).expanduser().read_text(encoding="utf-8")
+    content = fetch_file(name_or_path).expanduser().read_text(encoding="utf-8")
   except OSError as error:
     raise UserError(
       f"cannot read the tokenizer {os.fspath(name_or_path)!r} ({error.strerror}); use 'clip' or the path of a"

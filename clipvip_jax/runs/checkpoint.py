@@ -8,13 +8,13 @@ corrupt_checkpoints/, never deleted), and the run resumes from the one before.
 
 import json
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from flax import traverse_util
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
@@ -22,14 +22,9 @@ from orbax.checkpoint import checkpoint_managers as policies
 from clipvip_jax.distributed.coordination import allgather_text
 from clipvip_jax.models.clip_vip import Params
 from clipvip_jax.runs.checkpoint_identity import IDENTITY, RunIdentity
-from clipvip_jax.runs.checkpoint_integrity import (
-  DataPosition,
-  DigestedPath,
-  check_position,
-  verified,
-  verify_while_reading,
-)
-from clipvip_jax.runs.checkpoint_scores import KeepBest, by_score, read_scores, write_score
+from clipvip_jax.runs.checkpoint_integrity import DataPosition, check_position, verify_while_reading
+from clipvip_jax.runs.checkpoint_scores import KeepBest, by_score, choose_step, read_scores
+from clipvip_jax.runs.checkpoint_storage import BucketStorage, FolderStorage
 from clipvip_jax.runs.train_state import TrainState, replace_averaged
 from clipvip_jax.runs.workdir import checkpoint_folders
 from clipvip_jax.utils.errors import UserError, first_line
@@ -44,7 +39,12 @@ class Checkpoints:
   """The checkpoints of a run. All processes must make the same calls in the same order."""
 
   def __init__(
-    self, directory: pathlib.Path, keep: int, batch_size: int | None = None, identity: RunIdentity | None = None
+    self,
+    directory: pathlib.Path,
+    keep: int,
+    batch_size: int | None = None,
+    identity: RunIdentity | None = None,
+    remote: epath.Path | None = None,
   ):
     """Opens a directory, which is created if absent.
 
@@ -53,14 +53,19 @@ class Checkpoints:
       keep: number of newest checkpoints to keep, besides the best.
       batch_size: records per step, with which data positions are checked; None to check their format only.
       identity: of the run, saved with each checkpoint; None to save none.
+      remote: WORKDIR/checkpoints in a bucket, where they are committed; `directory` then holds copies.
+
+    Raises:
+      UserError: on all processes; the bucket cannot be read, or checkpoints cannot be written there by several hosts.
     """
+    self._storage = FolderStorage(directory) if remote is None else BucketStorage(directory, remote)
     self._directory, self._batch_size, self._identity = directory, batch_size, identity
     self._scores: dict[int, float] = {}
     policy = policies.AnyPreservationPolicy([policies.LatestN(n=max(keep, 1)), KeepBest(self._scores)])
     self._options = ocp.CheckpointManagerOptions(
       preservation_policy=policy,
       cleanup_tmp_directories=True,
-      temporary_path_class=DigestedPath,
+      temporary_path_class=self._storage.path_class,
     )
     self._quarantined: list[int] = []  # steps
     self._reason = "corrupt metrics file"  # of the last checkpoint that could not be restored
@@ -68,6 +73,7 @@ class Checkpoints:
 
   def _open(self) -> ocp.CheckpointManager:
     """Opens a manager and reads the scores. First quarantines checkpoints with a corrupt metrics file."""
+    self._storage.pull()
     scores: dict[int, float] = {}
     if jax.process_index() == 0:  # decides for all, since it moves the folders while the others list them
       scores = read_scores(checkpoint_folders(self._directory))
@@ -75,11 +81,12 @@ class Checkpoints:
     self._quarantine([step for step, score in scores.items() if np.isnan(score)])
     self._scores.clear()
     self._scores.update((step, score) for step, score in scores.items() if not np.isnan(score))
-    return ocp.CheckpointManager(
-      self._directory,
-      options=self._options,
-      item_names=("state", "data", IDENTITY),
-    )
+    with self._storage.explained():
+      return ocp.CheckpointManager(
+        self._storage.written,
+        options=self._options,
+        item_names=("state", "data", IDENTITY),
+      )
 
   def steps(self) -> list[int]:
     """Returns the steps that have a checkpoint, oldest first."""
@@ -102,7 +109,8 @@ class Checkpoints:
     items = {"state": ocp.args.StandardSave(state), "data": ocp.args.JsonSave(position)}
     if self._identity is not None:
       items[IDENTITY] = ocp.args.JsonSave(self._identity)
-    self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+    with self._storage.explained():
+      self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
   def wait(self) -> None:
     """Waits until the last save is committed.
@@ -110,8 +118,11 @@ class Checkpoints:
     Raises:
       Exception: that save failed.
     """
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
+    with self._storage.explained():
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+    if jax.process_index() == 0:
+      self._storage.prune(self._manager.all_steps())
 
   def set_score(self, step: int, score: float) -> None:
     """Adds the score of an evaluation, plain text-to-video R@1, to the checkpoint of its step, after its commit.
@@ -121,16 +132,16 @@ class Checkpoints:
     """
     self.wait()
     if jax.process_index() == 0:
-      write_score(self._directory / str(step), score)
+      self._storage.set_score(step, score)
     self._scores[step] = score
 
   def has_score(self, step: int) -> bool:
     """Returns whether the evaluation of a step was completed."""
     return step in self._scores
 
-  def newest_on_disk(self) -> int | None:
+  def newest_committed(self) -> int | None:
     """Returns the newest committed step, also after a failed save; None if there is none."""
-    return max(_steps_on_disk(self._directory), default=None)
+    return max(self._storage.committed_steps(), default=None)
 
   def best_step(self) -> int | None:
     """Returns the step with the highest score, the latest of equal ones; None if no step has a score."""
@@ -148,11 +159,13 @@ class Checkpoints:
       abstract: shapes, dtypes and shardings of the result, in `jax.ShapeDtypeStruct`s.
 
     Raises:
+      UserError: a bucket cannot be read.
       Exception: the checkpoint is corrupt or of other shapes; Orbax and TensorStore raise many types.
     """
-    with verified(self._directory / str(step)):
+    with self._storage.readable(step):
       restored = self._manager.restore(
         step,
+        directory=self._directory,
         args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
       )
     state, position = restored["state"], restored["data"]
@@ -168,13 +181,13 @@ class Checkpoints:
     """Restores the newest checkpoint that can be restored, and quarantines newer ones; None if there is none.
 
     Raises:
-      UserError: there are checkpoints, and none can be restored.
+      UserError: there are checkpoints, and none can be restored; or a bucket cannot be read.
     """
     steps = self.steps()[::-1]
     restored = self._restore_first(steps, abstract)
     if restored is None and (steps or self._quarantined):
       raise UserError(
-        f"none of the checkpoints in {self._directory} can be restored (steps"
+        f"none of the checkpoints in {self._storage.shown} can be restored (steps"
         f" {', '.join(map(str, steps + self._quarantined))}; {self._reason}); choose another --workdir to start over"
       )
     return restored
@@ -184,9 +197,11 @@ class Checkpoints:
     for index, step in enumerate(steps):
       try:
         restored = self.restore(step, abstract)
+      except UserError:
+        raise
       except Exception as error:
         self._reason = _short(error)
-        log.warning("checkpoint %d in %s cannot be restored (%s)", step, self._directory, self._reason)
+        log.warning("checkpoint %d in %s cannot be restored (%s)", step, self._storage.shown, self._reason)
         continue
       # Each process reads its own shards, so a corrupt file may fail in one process alone.
       agreed = max(int(text) for text in allgather_text(str(index)))
@@ -209,15 +224,9 @@ class Checkpoints:
     if not steps:
       return
     self._quarantined += steps
-    quarantine = self._directory.with_name("corrupt_checkpoints")
     if jax.process_index() == 0:
-      quarantine.mkdir(exist_ok=True)
       for step in steps:
-        target = quarantine / str(step)
-        if target.exists():
-          shutil.rmtree(target)
-        (self._directory / str(step)).rename(target)
-        log.warning("moved the corrupt checkpoint of step %d to %s", step, target)
+        log.warning("moved the corrupt checkpoint of step %d to %s", step, self._storage.quarantine(step))
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices("corrupt checkpoints moved")
 
@@ -245,17 +254,7 @@ def read_params(directory: pathlib.Path, step: int | None = None, *, raw: bool =
   Raises:
     UserError: there is no such checkpoint, or it cannot be restored.
   """
-  steps = sorted(_steps_on_disk(directory))
-  if not steps:
-    raise UserError(f"{directory} has no checkpoint yet; wait until its run has saved one")
-  if step is None:
-    scores = read_scores(checkpoint_folders(directory))
-    corrupt = [step for step, score in scores.items() if np.isnan(score)]
-    step = next(iter(by_score(scores, (step for step in steps if step not in corrupt))), steps[-1])
-    if corrupt:
-      log.warning("%s: the scores of steps %s are corrupt; step %d is the best of the others", directory, corrupt, step)
-  if step not in steps:
-    raise UserError(f"{directory} has no checkpoint of step {step}; choose one of: {', '.join(map(str, steps))}")
+  step = choose_step(directory, step)
   path = directory.resolve() / str(step) / "state"
   handler = ocp.PyTreeCheckpointHandler()
   try:
@@ -284,8 +283,4 @@ def _params_to_read(state: Mapping[str, Any], *, raw: bool) -> dict[str, Any]:
 
 def has_checkpoint(directory: pathlib.Path) -> bool:
   """Returns whether WORKDIR/checkpoints has a committed checkpoint."""
-  return bool(_steps_on_disk(directory))
-
-
-def _steps_on_disk(directory: pathlib.Path) -> list[int]:
-  return [int(folder.name) for folder in checkpoint_folders(directory)]
+  return bool(checkpoint_folders(directory))

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+from etils import epath
 from orbax.checkpoint.path import atomicity
 
 from clipvip_jax.distributed.coordination import allgather_text
+from clipvip_jax.runs import checkpoint_copy
 from clipvip_jax.runs.checkpoint_identity import IDENTITY
 from clipvip_jax.utils import file_digests, unraisable
 from clipvip_jax.utils.log import log
@@ -42,6 +44,37 @@ class DigestedPath(atomicity.AtomicRenameTemporaryPath):
     await asyncio.to_thread(file_digests.write_digests, pathlib.Path(self._final_path))
     self._final_path.rename(final)
     self._final_path = final
+
+
+def upload_after_commit(remote: epath.Path) -> type[DigestedPath]:
+  """Returns a class that also uploads each checkpoint to `remote`, which fails its save if it is not possible."""
+
+  class UploadedPath(DigestedPath):
+    async def finalize(self) -> None:
+      await super().finalize()
+      final = self.get_final()
+      if final.name.isdigit():
+        await asyncio.to_thread(checkpoint_copy.publish, pathlib.Path(final), remote / final.name)
+
+  return UploadedPath
+
+
+def commit_in_bucket(scratch: pathlib.Path) -> type[atomicity.CommitFileTemporaryPath]:
+  """Returns a class for checkpoints that Orbax writes to a bucket, where nothing can be renamed.
+
+  They get their own name at once, and Orbax' commit file last, after the digests.
+
+  Args:
+    scratch: local folder for the copy of a checkpoint from which its digests are computed.
+  """
+
+  class CommitFilePath(atomicity.CommitFileTemporaryPath):
+    async def finalize(self) -> None:
+      if self.get_final().name.isdigit():  # not an item within a checkpoint
+        await asyncio.to_thread(checkpoint_copy.write_digests, self.get_final(), scratch)
+      await super().finalize()
+
+  return CommitFilePath
 
 
 def verify_files(folder: pathlib.Path, select: Callable[[str], bool] = lambda name: True) -> None:

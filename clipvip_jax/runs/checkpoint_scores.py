@@ -1,16 +1,19 @@
 """Scores of checkpoints: written after the evaluation of a step, beside the files that were committed with it."""
 
 import json
+import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from orbax.checkpoint import checkpoint_managers as policies
 
+from clipvip_jax.runs.workdir import checkpoint_folders
 from clipvip_jax.utils import atomic_write, file_digests
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 
 SCORE = "text_to_video_R@1"  # the metric that decides which checkpoint is the best
-_FILE = "metrics/metrics"  # in the folder of a checkpoint
+SCORE_FILE = "metrics/metrics"  # in the folder of a checkpoint
 
 
 class KeepBest(policies.PreservationPolicy):
@@ -32,6 +35,31 @@ def by_score(scores: Mapping[int, float], steps: Iterable[int]) -> list[int]:
   return sorted((step for step in steps if step in scores), key=lambda step: (scores[step], step), reverse=True)
 
 
+def choose_step(directory: pathlib.Path, step: int | None = None) -> int:
+  """Returns the step of the best checkpoint in WORKDIR/checkpoints, or of the newest if no score was measured.
+
+  Args:
+    directory: WORKDIR/checkpoints.
+    step: returned if there is a checkpoint of it; None to choose.
+
+  Raises:
+    UserError: there is no checkpoint, or none of this step.
+  """
+  folders = checkpoint_folders(directory)
+  steps = sorted(int(folder.name) for folder in folders)
+  if not steps:
+    raise UserError(f"{directory} has no checkpoint yet; wait until its run has saved one")
+  if step is None:
+    scores = read_scores(folders)
+    corrupt = [step for step, score in scores.items() if math.isnan(score)]
+    step = next(iter(by_score(scores, (step for step in steps if step not in corrupt))), steps[-1])
+    if corrupt:
+      log.warning("%s: the scores of steps %s are corrupt; step %d is the best of the others", directory, corrupt, step)
+  if step not in steps:
+    raise UserError(f"{directory} has no checkpoint of step {step}; choose one of: {', '.join(map(str, steps))}")
+  return step
+
+
 def write_score(folder: pathlib.Path, score: float) -> None:
   """Adds a score to a committed checkpoint. Atomic: a score without a digest is ignored.
 
@@ -39,12 +67,12 @@ def write_score(folder: pathlib.Path, score: float) -> None:
     UserError: digests.json is corrupt.
     OSError: the folder cannot be written.
   """
-  path = folder / _FILE
+  path = folder / SCORE_FILE
   path.parent.mkdir(exist_ok=True)
   with atomic_write.atomic_path(path) as temporary:
     temporary.write_text(json.dumps({SCORE: score}), encoding="utf-8")
   try:
-    file_digests.add_digest(folder, _FILE)
+    file_digests.add_digest(folder, SCORE_FILE)
   except ValueError as error:
     raise UserError(f"{folder}: {error}; run the same command to resume from the previous checkpoint") from error
 
@@ -58,12 +86,12 @@ def read_scores(folders: Iterable[pathlib.Path]) -> dict[int, float]:
 def _read_score(folder: pathlib.Path) -> float | None:
   try:
     digests = file_digests.read_digests(folder)
-    if digests is None and not (folder / _FILE).exists():  # of an earlier version
+    if digests is None and not (folder / SCORE_FILE).exists():  # of an earlier version
       return None
-    if digests is not None and _FILE not in digests:
+    if digests is not None and SCORE_FILE not in digests:
       return None
-    file_digests.check_digests(folder, lambda name: name == _FILE)
-    score = float(json.loads((folder / _FILE).read_text(encoding="utf-8"))[SCORE])
+    file_digests.check_digests(folder, lambda name: name == SCORE_FILE)
+    score = float(json.loads((folder / SCORE_FILE).read_text(encoding="utf-8"))[SCORE])
   except (OSError, ValueError, TypeError, KeyError):
     return float("nan")
   if score == -1:  # earlier versions committed it with the checkpoint, where none was measured

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clipvip_jax.runs import metrics_history
+from clipvip_jax.runs.fetch_run import fetch_files
 from clipvip_jax.utils import config_tree
+from clipvip_jax.utils.bucket_copies import errors_by_address
 from clipvip_jax.utils.errors import UserError, first_line
 
 # Fields of the evaluated corpus that decide whether two evaluations used the same clips and pixels.
@@ -17,9 +19,12 @@ _CORPUS_FIELDS = ("name", "settings", "pixels", "annotations")
 
 @dataclasses.dataclass(frozen=True)
 class RunResults:
-  """Contents of a workdir: results.json, and the rows of metrics.jsonl, which are empty if there is no such file."""
+  """Contents of a workdir: results.json, and the rows of metrics.jsonl, which are empty if there is no such file.
 
-  folder: pathlib.Path
+  `folder` is the workdir, which may be in a bucket.
+  """
+
+  folder: pathlib.PurePath
   results: Mapping[str, Any]
   history: Sequence[Mapping[str, Any]]
 
@@ -40,12 +45,17 @@ class RunResults:
     return dict(config_tree.flatten(self.results.get("config") or {}))
 
 
-def read_results(folder: pathlib.Path) -> RunResults:
+def read_results(folder: pathlib.PurePath) -> RunResults:
   """Reads results.json and metrics.jsonl of a workdir; corrupt lines of the latter are skipped with a warning.
 
   Raises:
-    UserError: the folder has no results, or they are invalid.
+    UserError: the folder has no results, or they are invalid; or its bucket cannot be read.
   """
+  with errors_by_address():
+    return dataclasses.replace(_read_results(fetch_files(folder)), folder=folder)
+
+
+def _read_results(folder: pathlib.Path) -> RunResults:
   path = folder / "results.json"
   if not path.is_file():
     raise UserError(

@@ -97,7 +97,7 @@ def _open_checkpoints(components: Components) -> Iterator[Checkpoints]:
       workdir_lock.check_held(workdir)
     if not (reason := disk_error_reason(error)):
       raise
-    step = checkpoints.newest_on_disk()
+    step = checkpoints.newest_committed()
     newest = "there is no checkpoint" if step is None else f"the newest checkpoint is step {step}"
     raise UserError(
       f"{workdir} is not writable ({reason}); stopped, {newest}. Free disk space, then run the same command to resume"

@@ -4,13 +4,14 @@ import argparse
 import atexit
 import errno
 import os
+import pathlib
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from clipvip_jax.utils import signals
+from clipvip_jax.utils import signals, storage
 from clipvip_jax.utils.errors import Terminated, UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import configure_logging, discard_output, is_output_closed, log, printable
@@ -38,6 +39,16 @@ class Parser(argparse.ArgumentParser):
   def error(self, message: str) -> NoReturn:
     """Raises UserError instead of printing the usage and exiting."""
     raise UserError(f"{message}; see --help")
+
+
+def path_argument(flag: str) -> Callable[[str], pathlib.PurePath]:
+  """Returns a type of arguments: a local path, or an address in a bucket, which `storage.check_path` checks."""
+
+  def parse(text: str) -> pathlib.PurePath:
+    storage.check_path(text, flag)
+    return storage.absolute(text) if storage.is_remote(text) else pathlib.Path(text)
+
+  return parse
 
 
 def expand_home(args: Sequence[str]) -> list[str]:

@@ -134,10 +134,18 @@ def read_digests(folder: pathlib.Path) -> dict[str, str] | None:
     raise ValueError(f"{NAME} is corrupt") from error
   if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
     raise ValueError(f"{NAME} is corrupt")
+  if not all(_is_inside(name) for name in digests):
+    raise ValueError(f"{NAME} is corrupt")
   own = digests.pop(NAME, None)  # that of an earlier version has none
   if own not in (None, _digest_entries(digests)):
     raise ValueError(f"{NAME} is corrupt")
   return digests
+
+
+def _is_inside(name: str) -> bool:
+  """Returns whether a name is of a file in the folder, and not of one elsewhere."""
+  parts = name.split("/")
+  return "\0" not in name and not {"", ".", ".."} & set(parts)
 
 
 def check_digests(folder: pathlib.Path, select: Callable[[str], bool] = lambda name: True) -> bool:

@@ -10,7 +10,7 @@ from clipvip_jax.input_pipeline.clip_bpe import CLIP_VOCAB_SIZE, clip_tokenizer_
 from clipvip_jax.input_pipeline.clip_tokenizer import has_clip_vocabulary
 from clipvip_jax.input_pipeline.load_tokenizer import load_tokenizer
 from clipvip_jax.runs.checkpoint_identity import load_recorded_tokenizer
-from clipvip_jax.utils import atomic_write
+from clipvip_jax.utils import atomic_write, bucket_copies
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from clipvip_jax.weights import layout_configs, names_clip_vip, names_openclip, pixel_normalization, torch_writer
@@ -231,7 +231,7 @@ def _other_files(weights: Weights, folder: pathlib.Path, layout: str, hints: Hin
 def _tokenizer_file(weights: Weights) -> pathlib.Path | None:
   """Returns the file of the tokenizer that the weights were trained with; None for CLIP's, and if it is unknown."""
   name = weights.tokenizer or ("" if weights.run is None else weights.run.data.get("tokenizer", ""))
-  path = pathlib.Path(name)
+  path = bucket_copies.fetch_file(name)
   if not name or not path.is_file():
     return None
   if weights.tokenizer_digest:

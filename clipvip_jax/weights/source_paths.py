@@ -8,18 +8,23 @@
 | hf://OWNER/NAME, hf://OWNER/NAME@REVISION | such a folder on the HuggingFace Hub |
 | a workdir, or WORKDIR@STEP | a run of this project: its best checkpoint, or that of a step |
 | WORKDIR@raw, or WORKDIR@STEP@raw | likewise, without the average of a run with `train.ema` |
+
+Files, folders and workdirs may be in a bucket, as gs://BUCKET/NAME or s3://BUCKET/NAME; local copies of them are read.
 """
 
 import functools
 import json
+import os
 import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from clipvip_jax.runs import fetch_run
+from clipvip_jax.utils import bucket_copies, storage
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
-from clipvip_jax.utils.log import printable
+from clipvip_jax.utils.log import log, printable
 from clipvip_jax.weights import tensor_files
 from clipvip_jax.weights.hub_errors import describe_hub_error
 from clipvip_jax.weights.model_config import TOKENIZER_FILE
@@ -54,7 +59,10 @@ _REPOSITORY = re.compile(
 
 
 class RunSource(NamedTuple):
-  """A run as a source: its folder, the step of a checkpoint (None: the best), and whether its average is ignored."""
+  """A run as a source: its folder, the step of a checkpoint (None: the best), and whether its average is ignored.
+
+  The folder of a run in a bucket is a local copy of it, without checkpoints.
+  """
 
   folder: pathlib.Path
   step: int | None = None
@@ -68,8 +76,11 @@ def check_source(source: str) -> None:
     UserError: it does not; the message lists what is allowed.
   """
   source = expand_user(source)
-  if not source.startswith(HUB) and not is_run(source):
-    weight_file(source)
+  if source.startswith(HUB):
+    return
+  storage.check_path(source, "SOURCE")
+  if not is_run(source):
+    _find_in_bucket(source) if storage.is_remote(source) else weight_file(source)
 
 
 def weight_file(source: str) -> pathlib.Path:
@@ -111,25 +122,79 @@ def _file_in_folder(folder: pathlib.Path) -> pathlib.Path | None:
 
 def parse_run(source: str) -> RunSource:
   """Parses WORKDIR, WORKDIR@STEP, WORKDIR@raw or WORKDIR@STEP@raw; a path that exists is a WORKDIR."""
-  raw = source.endswith(_RAW) and not pathlib.Path(source).exists()
+  path, step, raw = _split_run(source)
+  return RunSource(fetch_run.fetch_files(path), step, raw)
+
+
+def _split_run(source: str) -> tuple[str, int | None, bool]:
+  """Splits a source into WORKDIR, STEP, and whether it ends with @raw."""
+  raw = source.endswith(_RAW) and not _exists(source)
   path = source.removesuffix(_RAW) if raw else source
   match = _STEP.fullmatch(path)
-  if match and not pathlib.Path(path).exists():
-    return RunSource(pathlib.Path(match[1]), int(match[2]), raw)
-  return RunSource(pathlib.Path(path), None, raw)
+  if match and not _exists(path):
+    return match[1], int(match[2]), raw
+  return path, None, raw
+
+
+def _exists(path: str) -> bool:
+  remote = storage.is_remote(path)
+  return storage.retry(path, storage.absolute(path).exists) if remote else pathlib.Path(path).exists()
 
 
 def is_run(source: str) -> bool:
-  """Returns whether a source is the workdir of a run, with or without a step."""
+  """Returns whether a source is the workdir of a run, with or without a step.
+
+  Raises:
+    UserError: its bucket cannot be read.
+  """
   try:
-    folder = parse_run(source).folder
-    config = folder / "config.json"
-    if not (config.is_file() and (folder / "checkpoints").is_dir()):
+    workdir = _split_run(source)[0]
+    config = bucket_copies.fetch_files(workdir, ["config.json"]) / "config.json"
+    if not (config.is_file() and fetch_run.has_checkpoints(workdir)):
       return False
     content: Any = json.loads(config.read_text(encoding="utf-8"))
   except (ValueError, OSError, RecursionError):
     return False
   return isinstance(content, dict) and {"model", "data", "train"} <= content.keys()
+
+
+def fetch(source: str) -> str:
+  """Downloads a source from its bucket, a run with the checkpoint that is read.
+
+  Returns:
+    The source with local paths.
+
+  Raises:
+    UserError: the bucket cannot be read, there are no weights, or a checkpoint is corrupt.
+  """
+  if is_run(source):
+    workdir, step, raw = _split_run(source)
+    copy = fetch_run.fetch_run(workdir, step)
+    return f"{copy}{'' if step is None else f'@{step}'}{_RAW if raw else ''}"
+  folder, name = _find_in_bucket(source)
+  log.info("downloading %s/%s", printable(folder), printable(name))
+  others = [name for name in FOLDER_FILES if name not in _WEIGHT_FILES]
+  local = bucket_copies.fetch_files(folder, [*others, name])
+  if name.endswith(tensor_files.INDEX_SUFFIX):
+    with bucket_copies.errors_by_address():
+      shards = tensor_files.shard_names(local / name)
+    bucket_copies.fetch_files(folder, [shard for shard in shards if pathlib.PurePosixPath(shard).name == shard])
+  return os.fspath(local if folder == source.rstrip("/") else local / name)
+
+
+def _find_in_bucket(source: str) -> tuple[str, str]:
+  """Returns the folder and the name of the file of weights at an address, or in the folder at it."""
+  folder, _, name = source.rstrip("/").rpartition("/")
+  if not name.endswith((*tensor_files.SUFFIXES, tensor_files.INDEX_SUFFIX)):
+    folder = source.rstrip("/")
+    name = next((name for name in _WEIGHT_FILES if _exists(f"{folder}/{name}")), "")
+  elif not _exists(source):
+    raise UserError(f"{source!r}: no such object; check its name")
+  if not name:
+    raise UserError(
+      f"{source!r} contains no weights; expected a run's checkpoints or one of {', '.join(_WEIGHT_FILES)}"
+    )
+  return folder, name
 
 
 def split_hub_name(source: str) -> tuple[str, str | None]:

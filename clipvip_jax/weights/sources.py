@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.models import clip_vip
 from clipvip_jax.runs.checkpoint_identity import check_files
+from clipvip_jax.utils import bucket_copies, storage
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log
@@ -22,7 +23,7 @@ from clipvip_jax.weights import names_clip_vip, names_openclip, tensor_files, to
 from clipvip_jax.weights.config_files import read_hints
 from clipvip_jax.weights.model_config import TOKENIZER_FILE, Hints, from_weights, hints_from_metadata
 from clipvip_jax.weights.pixel_normalization import fold_normalization, read_normalization
-from clipvip_jax.weights.source_paths import HUB, download, is_run, parse_run, weight_file
+from clipvip_jax.weights.source_paths import HUB, download, fetch, is_run, parse_run, weight_file
 
 # Parameters that CLIP-ViP adds to CLIP, which a checkpoint of CLIP lacks.
 CLIP_VIP_PARAMS = ("vision/added_proxies", "vision/time_embedding")
@@ -40,7 +41,7 @@ class Weights:
     config: `config.model`, inferred from the weights and the files next to them.
     is_clip: whether they are a plain CLIP's, without added proxies and time embedding.
     run: the complete configuration, if the source is a run.
-    tokenizer: path of a tokenizer.json next to the weights; "": none.
+    tokenizer: path or address of a tokenizer.json next to the weights; "": none.
     hints: from the caller and the files next to the weights.
     tokenizer_digest: of the tokenizer that the run was trained with; "": unknown.
     step: of the checkpoint, if the source is a run.
@@ -92,6 +93,11 @@ def read_weights(source: str, hints: Hints | None = None) -> Weights:
   source = expand_user(source)
   if source.startswith(HUB):
     return dataclasses.replace(read_weights(str(download(source)), hints), source=source)
+  storage.check_path(source, "SOURCE")
+  if storage.is_remote(source):
+    with bucket_copies.errors_by_address():
+      weights = read_weights(fetch(source), hints)
+    return dataclasses.replace(weights, source=source, tokenizer=bucket_copies.to_addresses(weights.tokenizer))
   if is_run(source):
     return _from_run(source, hints or Hints())
   return _from_file(source, weight_file(source), hints or Hints())

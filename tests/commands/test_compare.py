@@ -85,6 +85,16 @@ def test_prints_and_shows_every_metric_with_its_difference(tmp_path, capsys, run
   assert "These results may not be comparable" not in source and "warning" not in printed
 
 
+def test_runs_in_a_bucket_are_compared_as_local_ones(bucket, tmp_path, capsys, runs):
+  printed, page = compared(tmp_path, capsys, *runs)
+  a, b = (bucket.upload(run, run.name) for run in runs)
+  compare.main([a, b, f"--html={bucket / 'pages/compare.html'}"])
+  assert capsys.readouterr().out == printed.replace(str(runs[0]), a).replace(str(runs[1]), b)
+  assert bucket.read("pages/compare.html").decode() == page.replace(str(runs[0]), a).replace(str(runs[1]), b)
+  with pytest.raises(UserError, match=rf"^{bucket.url}/none holds no results.json"):
+    compare.main([a, bucket / "none"])
+
+
 def test_curves_of_both_runs_are_in_one_chart(tmp_path, capsys, runs):
   labels = [label for label in Page(compared(tmp_path, capsys, *runs)[1]).values("aria-label") if "at step" in label]
   assert len(labels) == 2

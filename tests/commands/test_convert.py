@@ -153,3 +153,34 @@ def test_token_is_in_requests_and_in_nothing_else(hub, run, tmp_path, monkeypatc
   ]
   assert len(written) > 10 and not any(hub_stub.TOKEN.encode() in content for content in written)
   assert json.loads(hub.repositories[NAME].files["config.json"])["clipvip_jax"]["num_frames"] == "6"
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_is_exported_into_the_bucket(bucket, run, tmp_path):
+  source = bucket.upload(run, "runs/a")
+  expected = features(embedding_model.load(str(run)))
+  model = embedding_model.load(source)
+  assert model.source == source and model.identity == embedding_model.load(str(run)).identity
+  for target in ("exported", "file.safetensors"):
+    convert.main([source, bucket / target])
+    convert.main([str(run), str(tmp_path / target)])
+  assert {name.partition("/")[2] for name in bucket.sizes() if name.startswith("exported/")} == FILES - {"README.md"}
+  assert bucket.read("file.safetensors") == (tmp_path / "file.safetensors").read_bytes()
+  for name in FILES - {"README.md"}:
+    assert bucket.read(f"exported/{name}") == (tmp_path / "exported" / name).read_bytes()
+  for found, value in zip(features(embedding_model.load(bucket / "exported")), expected, strict=True):
+    np.testing.assert_array_equal(found, value)
+  np.testing.assert_array_equal(features(model)[1], expected[1])
+  for target in ("exported", "file.safetensors"):
+    with pytest.raises(UserError, match=rf"{bucket / target}.* already exists; use another target, or add --overwrite"):
+      convert.main([source, bucket / target])
+  convert.main([f"{source}@3", bucket / "exported", "--overwrite"])
+  assert bucket.read("exported/clip_vip.safetensors") != (tmp_path / "exported/clip_vip.safetensors").read_bytes()
+
+
+def test_a_run_in_a_bucket_is_published_as_a_local_one(bucket, hub, run, tmp_path):
+  publish(bucket.upload(run, "runs/a"), "--dry_run")
+  (tmp_path / "exports").rename(tmp_path / "of_bucket")
+  publish(run, "--dry_run")
+  for path in (tmp_path / "exports").rglob("*.*"):
+    assert (tmp_path / "of_bucket" / path.relative_to(tmp_path / "exports")).read_bytes() == path.read_bytes()

@@ -83,6 +83,23 @@ def test_kept_embeddings_give_identical_results_without_model_and_corpus(of_clip
     assert (tmp_path / str(number) / "report.html").exists()
 
 
+def test_embeddings_in_a_bucket_are_measured_into_the_bucket(bucket, of_clip, monkeypatch):
+  folder = of_clip[0]
+  kept = bucket.upload(folder, "kept")
+  monkeypatch.delattr(targets, "open_corpus")
+  for number, source in enumerate((kept, f"{kept}/{split_embeddings.file_name('train')}")):
+    evaluate.main([f"--embeddings={source}", f"--workdir={bucket / str(number)}"])
+    assert bucket.read(f"{number}/results.json") == (folder / "results.json").read_bytes()
+    assert {"evaluation.json", "report.html"} < {name[2:] for name in bucket.sizes() if name.startswith(f"{number}/")}
+  page = bucket.read("kept/report.html")
+  evaluate.main([f"--embeddings={kept}", f"--workdir={kept}"])
+  assert bucket.read("kept/report.html") == page, "it has frames of the videos"
+  run = bucket.upload(folder, "run")
+  bucket.write("run/config.json", b"{}")
+  with pytest.raises(UserError, match=rf"--workdir={run} holds a run; name another folder"):
+    evaluate.main([f"--embeddings={kept}", f"--workdir={run}"])
+
+
 def test_report_with_frames_is_kept_when_embeddings_are_measured_in_place(corpora, clip, tmp_path):
   command(corpora, tmp_path, [clip], *CLIP_OPTIONS)
   page = (tmp_path / "report.html").read_bytes()

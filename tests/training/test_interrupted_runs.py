@@ -151,7 +151,7 @@ def test_a_full_disk_stops_the_run_with_a_readable_checkpoint(corpora, tmp_path)
     "save = loop.Checkpoints.save",
     "def save_to_full_disk(self, state, *rest):",
     "  if int(state.step) == 8:",
-    "    while self.newest_on_disk() != 4: time.sleep(0.1)",  # written in the background
+    "    while self.newest_committed() != 4: time.sleep(0.1)",  # written in the background
     "    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))",
     "  save(self, state, *rest)",
     "loop.Checkpoints.save = save_to_full_disk",

@@ -128,3 +128,35 @@ def test_a_run_has_checkpoints_and_its_configuration(tmp_path):
   assert not source_paths.is_run(str(tmp_path))
   (tmp_path / "checkpoints").mkdir()
   assert source_paths.is_run(str(tmp_path)) and source_paths.is_run(f"{tmp_path}@12")
+
+
+def test_runs_in_buckets_have_the_spellings_of_local_ones(bucket):
+  bucket.write("run/config.json", b'{"model": {}, "data": {}, "train": {}}')
+  assert not source_paths.is_run(bucket / "run")
+  bucket.write("run/checkpoints/3/digests.json", b"{}")
+  assert source_paths.is_run(bucket / "run") and source_paths.is_run(bucket / "run@3@raw")
+  folder, step, raw = source_paths.parse_run(bucket / "run@3@raw")
+  assert (folder / "config.json").read_bytes() == bucket.read("run/config.json") and (step, raw) == (3, True)
+  bucket.write("run@3/config.json", b"{}")
+  assert source_paths.parse_run(bucket / "run@3")[1] is None
+  source_paths.check_source(bucket / "run")
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("none.safetensors", r"none.safetensors': no such object"),
+    ("folder", "folder' contains no weights; expected a run's checkpoints or one of clip_vip"),
+  ],
+)
+def test_what_does_not_exist_in_a_bucket_is_refused_before_it_is_read(bucket, name, message):
+  bucket.write("folder/config.json", b"{}")
+  for read in (source_paths.check_source, sources.read_weights):
+    with pytest.raises(UserError, match=message):
+      read(bucket / name)
+
+
+def test_an_unknown_scheme_is_refused_where_it_is_typed():
+  for read in (source_paths.check_source, sources.read_weights):
+    with pytest.raises(UserError, match=r"SOURCE=ftp://x/y is neither a local path nor gs://"):
+      read("ftp://x/y")
