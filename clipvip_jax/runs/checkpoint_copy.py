@@ -60,7 +60,7 @@ def pull(remote: epath.Path, local: pathlib.Path) -> None:
       download_files(remote / str(step), local / str(step), is_small)
     except FileNotFoundError:  # deleted meanwhile by the run that wrote it
       shutil.rmtree(local / str(step))
-    except ValueError:  # a corrupt digests.json, which restoring reports
+    except ValueError:  # a corrupt digests.json or a missing file, which restoring reports
       pass
 
 
@@ -75,7 +75,7 @@ def fetch(remote: epath.Path, local: pathlib.Path) -> None:
   try:
     download_files(remote, local)
   except FileNotFoundError as error:
-    raise ValueError(f"a file is missing: {error}") from error
+    raise ValueError(str(error)) from error
   if not file_digests.check_digests(local):
     raise ValueError(f"{file_digests.NAME} is missing")
 
@@ -89,23 +89,32 @@ def download_files(remote: epath.Path, local: pathlib.Path, select: Callable[[st
     select: which of the files with a digest to download, by name.
 
   Raises:
-    FileNotFoundError: a file does not exist in the bucket.
-    ValueError: digests.json is corrupt.
+    FileNotFoundError: the checkpoint is not committed.
+    ValueError: digests.json is corrupt, or a file that it lists does not exist in the bucket.
     UserError: the bucket cannot be read.
     OSError: the folder cannot be written.
   """
   local.mkdir(parents=True, exist_ok=True)
   for name in (file_digests.NAME, COMMIT_FILE):
-    storage.download(remote / name, local / name)
+    _download(remote, local, name)
   digests = file_digests.read_digests(local) or {}
   names = list(filter(select, digests))
   present = [name for name in names if (local / name).is_file()]
   actual = dict(zip(present, file_digests.digest_files(local / name for name in present), strict=True))
   wanted = [name for name in names if actual.get(name) != digests[name]]
-  for name in wanted:
-    (local / name).parent.mkdir(parents=True, exist_ok=True)
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    list(pool.map(lambda name: storage.download(remote / name, local / name), wanted))
+    try:
+      list(pool.map(lambda name: _download(remote, local, name), wanted))
+    except FileNotFoundError as error:
+      raise ValueError(str(error)) from error
+
+
+def _download(remote: epath.Path, local: pathlib.Path, name: str) -> None:
+  (local / name).parent.mkdir(parents=True, exist_ok=True)
+  try:
+    storage.download(remote / name, local / name)
+  except FileNotFoundError as error:
+    raise FileNotFoundError(f"{name} is missing") from error
 
 
 def publish(local: pathlib.Path, remote: epath.Path) -> None:

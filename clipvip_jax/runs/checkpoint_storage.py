@@ -1,4 +1,4 @@
-"""Where the checkpoints of a run are committed: a folder, or a bucket with a local folder of copies.
+"""Storage of the checkpoints of a run: a folder, or a bucket with a local folder of copies.
 
 In a bucket of gs://, Orbax and TensorStore write the checkpoint themselves, all processes their part. TensorStore's
 driver of s3:// is unknown to Orbax: there, checkpoints are written to the local folder and uploaded, which requires
