@@ -75,7 +75,7 @@ def test_pulls_everything_but_states_and_fetches_what_is_missing_or_differs(buck
     ("digests.json", b"{", "digests.json is corrupt"),
     ("digests.json", json.dumps({"../../x": "0" * 32}).encode(), "digests.json is corrupt"),
     ("digests.json", json.dumps({"/x": "0" * 32}).encode(), "digests.json is corrupt"),
-    ("digests.json", json.dumps({"no/such": "0" * 32}).encode(), "a file is missing: .*no/such"),
+    ("digests.json", json.dumps({"no/such": "0" * 32}).encode(), "no/such is missing"),
   ],
 )
 def test_a_corrupt_checkpoint_is_not_fetched(bucket, checkpoint, tmp_path, name, content, message):
