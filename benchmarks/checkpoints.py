@@ -21,7 +21,7 @@ from benchmarks.train_step import random_params
 from clipvip_jax.configs import post_pretrain
 from clipvip_jax.cost_model import step_cost
 from clipvip_jax.models import clip_vip
-from clipvip_jax.runs import checkpoint
+from clipvip_jax.runs import checkpoint_storage
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.training import optimizer
 
@@ -37,8 +37,11 @@ def measure(state, folder: pathlib.Path) -> dict[str, float]:
   checkpoints = Checkpoints(folder / "checkpoints", 1)
   seconds = {"training blocked": blocked, "written": written}
   abstract_state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-  for name, verified in (("restored", checkpoint.verified), ("restored without verification", contextlib.nullcontext)):
-    with unittest.mock.patch.object(checkpoint, "verified", verified):
+  for name, verified in (
+    ("restored", checkpoint_storage.verified),
+    ("restored without verification", contextlib.nullcontext),
+  ):
+    with unittest.mock.patch.object(checkpoint_storage, "verified", verified):
       started = time.perf_counter()
       jax.block_until_ready(checkpoints.restore_latest(abstract_state))
       seconds[name] = time.perf_counter() - started
