@@ -16,10 +16,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from clipvip_jax.inference.bucket_index import fetch_shards, local_index
 from clipvip_jax.inference.feature_file import SUFFIX
 from clipvip_jax.input_pipeline import list_media
 from clipvip_jax.input_pipeline.preprocessing import CROPS
-from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 
@@ -31,7 +32,7 @@ def _parser() -> Parser:
   parser = Parser(__doc__)
   parser.add_argument("--model", metavar="SOURCE", help="file, folder, hf://OWNER/NAME or workdir")
   parser.add_argument("--videos", metavar="DIR_OR_LIST", help="a folder, or a list with one path per line")
-  parser.add_argument("--out", metavar=f"FILE{SUFFIX}", type=pathlib.Path, help="the index to write")
+  parser.add_argument("--out", metavar=f"FILE{SUFFIX}", type=path_argument("--out"), help="the index to write")
   parser.add_argument("--segments", metavar="10s", help="embeds segments of this length instead of complete videos")
   parser.add_argument("--shard", metavar="I/N", help="embeds shard I of N, from 0 to N - 1")
   parser.add_argument("--join", action="store_true", help="joins the shards of --out")
@@ -69,14 +70,17 @@ def main(argv: Sequence[str] | None = None) -> None:
   if options.join:
     from clipvip_jax.inference import index_shards
 
-    index, out = index_shards.join_shards(options.out, options.max_skipped), options.out
+    with local_index(options.out, "--out") as (local, publish):
+      fetch_shards(options.out)
+      index, out = index_shards.join_shards(local, options.max_skipped), options.out
+      publish(local)
   else:
     index, out = _embed(options)
   unit = "segments" if index.segments else "videos"
   log.info("wrote %s: %d %s, %d skipped", out, len(index.videos), unit, len(index.bad))
 
 
-def _embed(options: argparse.Namespace) -> tuple["VideoIndex", pathlib.Path]:
+def _embed(options: argparse.Namespace) -> tuple["VideoIndex", pathlib.PurePath]:
   """Builds the index, or a shard of it. Returns it with its file."""
   from clipvip_jax.inference import segments
   from clipvip_jax.inference.index_shards import Shard
@@ -91,13 +95,16 @@ def _embed(options: argparse.Namespace) -> tuple["VideoIndex", pathlib.Path]:
   from clipvip_jax.inference.index_builder import IndexLayout, VideoEmbedder, build_index
   from clipvip_jax.inference.video_views import ViewEmbedder
 
-  model: VideoEmbedder = embedding_model.load(options.model, crop=options.crop, batch_size=options.batch_size)
-  layout = IndexLayout(shard=label)
-  if seconds is not None:
-    clips = segments.split_videos(videos, seconds, options.threads)
-    model = ViewEmbedder(model, [clip for segments_of_video in clips for clip in segments_of_video])
-    videos, layout = model.names, IndexLayout(segments.part_sizes(clips), f"{seconds:g}s", label)
-  index = build_index(model, videos, out, threads=options.threads, max_skipped=options.max_skipped, layout=layout)
+  with local_index(out, "--out") as (local, publish):
+    model: VideoEmbedder = embedding_model.load(options.model, crop=options.crop, batch_size=options.batch_size)
+    layout = IndexLayout(shard=label)
+    if seconds is not None:
+      clips = segments.split_videos(videos, seconds, options.threads)
+      model = ViewEmbedder(model, [clip for segments_of_video in clips for clip in segments_of_video])
+      videos, layout = model.names, IndexLayout(segments.part_sizes(clips), f"{seconds:g}s", label)
+    index = build_index(
+      model, videos, local, threads=options.threads, max_skipped=options.max_skipped, layout=layout, publish=publish
+    )
   return index, out
 
 

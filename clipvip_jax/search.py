@@ -10,12 +10,13 @@ stops it. Exit codes: 0 success; 2 bad input.
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipvip_jax.inference import video_index
-from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.inference import bucket_index, video_index
+from clipvip_jax.utils import storage
+from clipvip_jax.utils.bucket_copies import errors_by_address, fetch_file, uploaded_file
+from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 
@@ -30,12 +31,16 @@ _LOCALHOST, _PORT = "127.0.0.1", 8000
 def _parser() -> Parser:
   parser = Parser(__doc__)
   parser.add_argument("queries", metavar="QUERY", nargs="*")
-  parser.add_argument("--index", metavar="FILE", required=True, type=pathlib.Path, help="written by clipvip_jax.embed")
+  parser.add_argument(
+    "--index", metavar="FILE", required=True, type=path_argument("--index"), help="of clipvip_jax.embed"
+  )
   parser.add_argument("--model", metavar="SOURCE", help="default: the SOURCE that the index names")
   parser.add_argument("--top", type=int, default=10, help="videos per query (default 10)")
-  parser.add_argument("--html", type=pathlib.Path, help="also writes a page with frames of the videos")
+  parser.add_argument("--html", type=path_argument("--html"), help="also writes a page with frames of the videos")
   parser.add_argument("--where", metavar="CONDITION", action="append", default=[], help="searches only what fulfils it")
-  parser.add_argument("--metadata", metavar="FILE", type=pathlib.Path, help="CSV or JSON lines with a column video")
+  parser.add_argument(
+    "--metadata", metavar="FILE", type=path_argument("--metadata"), help="CSV or JSON lines with a column video"
+  )
   parser.add_argument(
     "--approximate",
     action="store_true",
@@ -55,7 +60,7 @@ def _check_options(options: argparse.Namespace) -> None:
     raise UserError("a QUERY is empty; describe what to search for")
   if options.top < 1:
     raise UserError(f"--top={options.top} must be at least 1")
-  if options.html and not options.html.resolve().parent.is_dir():
+  if options.html and not storage.is_remote(options.html) and not options.html.resolve().parent.is_dir():
     raise UserError(f"--html={options.html}: its folder does not exist; create it first")
   if options.serve and (options.queries or options.html or options.where):
     raise UserError("--serve takes queries and filters on its page; omit QUERY, --where and --html")
@@ -73,9 +78,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   if options.approximate:
     approximate_index.require_usearch()
   conditions = [Condition.parse(text) for text in options.where]
-  index = video_index.read_index(options.index)
-  metadata = Metadata(index, options.metadata)
-  graph = approximate_index.open_graph(options.index, index) if options.approximate else None
+  with errors_by_address():
+    path = bucket_index.fetch_index(options.index)
+    index = video_index.read_index(path)
+    metadata = Metadata(index, options.metadata and fetch_file(options.metadata))
+    graph = approximate_index.open_graph(path, index) if options.approximate else None
+  if graph is not None:
+    bucket_index.upload_graph(options.index)
   if options.serve:
     _serve(options, index, metadata, graph)
     return
@@ -92,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   for query, query_hits in zip(options.queries, hits, strict=True):
     print(format_hits(query, query_hits))
   if options.html:
-    write_search_page(options.html, options.queries, hits)
+    with uploaded_file(options.html, "--html") as page:
+      write_search_page(page, options.queries, hits)
     log.info("wrote %s", options.html)
 
 

@@ -61,6 +61,11 @@ class ApproximateIndex:
     return found
 
 
+def graph_names(path: pathlib.PurePath) -> tuple[str, str]:
+  """Returns the names of the graph and of its description, beside the file of an index."""
+  return f"{path.name}.usearch", f"{path.name}.usearch.json"
+
+
 def open_graph(path: pathlib.Path, index: VideoIndex) -> ApproximateIndex:
   """Opens the graph of an index, which is built first if there is none.
 
@@ -74,9 +79,8 @@ def open_graph(path: pathlib.Path, index: VideoIndex) -> ApproximateIndex:
   require_usearch()
   from usearch.index import Index
 
-  graph_path = path.with_name(f"{path.name}.usearch")
+  graph_path, description = (path.with_name(name) for name in graph_names(path))
   expected = {"index": feature_file.read_digest(path), "rows": len(index.features), "size": index.features.shape[1]}
-  description = graph_path.with_name(f"{graph_path.name}.json")
   if not description.exists():
     _build(graph_path, description, index.features, expected)
   _check(graph_path, description, expected)

@@ -7,7 +7,7 @@ import itertools
 import os
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -66,6 +66,7 @@ def build_index(
   max_skipped: float = 0.05,
   flag: str = "--out",
   layout: IndexLayout = IndexLayout(),
+  publish: Callable[[pathlib.Path], None] = lambda path: None,
 ) -> VideoIndex:
   """Embeds videos into the index `out`; idempotent, and resumes where an earlier call was interrupted.
 
@@ -80,6 +81,7 @@ def build_index(
     max_skipped: the largest fraction of videos that may be unreadable, 0 to 1.
     flag: the option that chose `out`, for error messages.
     layout: see `IndexLayout`.
+    publish: called with each file that was written, `out` last.
 
   Returns:
     The index. An interrupted and resumed build writes the same bytes as an uninterrupted one.
@@ -95,14 +97,16 @@ def build_index(
     check_unreadable(index, len(videos), max_skipped)
     if index is not finished:
       video_index.write_index(out, index)
+      publish(out)
     return index
   parts_dir = out.with_name(f"{out.name}.parts")
-  _claim(parts_dir, model, names, flag)
+  publish(_claim(parts_dir, model, names, flag))
   parts = {parts_dir / f"{number}{SUFFIX}": part for number, part in enumerate(_split(videos, layout.part_sizes))}
-  _embed_missing_parts(model, parts, threads)
+  _embed_missing_parts(model, parts, threads, publish)
   table = dataclasses.replace(merge_tables(parts), segments=layout.segments, shard=layout.shard)
   check_unreadable(table, len(videos), max_skipped)
   video_index.write_joined(out, table, list(parts))
+  publish(out)
   shutil.rmtree(parts_dir)
   return video_index.read_index(out)
 
@@ -144,8 +148,8 @@ def _retry_unreadable(index: VideoIndex, model: VideoEmbedder, names: Sequence[s
   return dataclasses.replace(merged, features=merged.features[order], videos=[merged.videos[row] for row in order])
 
 
-def _claim(parts_dir: pathlib.Path, model: VideoEmbedder, names: list[str], flag: str) -> None:
-  """Records what is embedded in parts_dir/job.json; refuses the parts of another job."""
+def _claim(parts_dir: pathlib.Path, model: VideoEmbedder, names: list[str], flag: str) -> pathlib.Path:
+  """Records what is embedded in parts_dir/job.json, which it returns; refuses the parts of another job."""
   job = {
     "identity": model.identity,
     "crop": model.config.data.crop,
@@ -156,6 +160,7 @@ def _claim(parts_dir: pathlib.Path, model: VideoEmbedder, names: list[str], flag
     parts_dir.mkdir(parents=True, exist_ok=True)
     workdir.check_same(parts_dir, "job", job, flag=flag)
     config_tree.write_json(parts_dir / "job.json", job)
+    return parts_dir / "job.json"
   except OSError as error:
     raise UserError(f"{parts_dir} cannot be written ({error.strerror}); name another {flag}") from error
 
@@ -167,7 +172,10 @@ def describe_names(names: Sequence[str]) -> str:
 
 
 def _embed_missing_parts(
-  model: VideoEmbedder, parts: Mapping[pathlib.Path, Sequence[pathlib.Path]], threads: int
+  model: VideoEmbedder,
+  parts: Mapping[pathlib.Path, Sequence[pathlib.Path]],
+  threads: int,
+  publish: Callable[[pathlib.Path], None],
 ) -> None:
   """Embeds the parts that are missing, corrupt or outdated; decoding runs ahead across parts."""
   missing = {path: part for path, part in parts.items() if not _is_complete(path, model, threads)}
@@ -185,6 +193,7 @@ def _embed_missing_parts(
   progress, done = ProgressReporter(sum(map(len, missing.values())), "videos"), 0
   for path, part in missing.items():
     video_index.write_index(path, _embed_part(model, itertools.islice(clips, len(part))))
+    publish(path)
     done += len(part)
     progress.update(done)
   if counts := collections.Counter(itertools.chain.from_iterable(noted)):

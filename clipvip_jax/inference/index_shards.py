@@ -8,11 +8,13 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import TypeVar
 
 from clipvip_jax.inference import index_builder, video_index
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.utils.errors import UserError
 
+_Path = TypeVar("_Path", bound=pathlib.PurePath)
 _MAX_NAMED = 3  # missing shards that an error message names
 _MAX_SHARDS = 100_000
 
@@ -48,7 +50,7 @@ class Shard:
     first, last = (num_parts * number // self.count for number in (self.number, self.number + 1))
     return videos[first * index_builder.PART_SIZE : last * index_builder.PART_SIZE]
 
-  def path(self, out: pathlib.Path) -> pathlib.Path:
+  def path(self, out: _Path) -> _Path:
     """Returns the file of the shard of an index."""
     return out.with_name(f"{out.stem}-{self.number:05d}-of-{self.count:05d}{out.suffix}")
 

@@ -85,6 +85,21 @@ def test_index_of_another_model_is_refused_before_it_is_served(tmp_path, fake_mo
     search.main([f"--index={path}", "--serve", "--port=0"])
 
 
+@pytest.mark.slow
+def test_an_index_in_a_bucket_is_built_and_searched_as_a_local_one(bucket, tmp_path, capsys):
+  (tmp_path / "clip").mkdir()
+  miniature.write_clip(tmp_path / "clip")
+  write_videos(tmp_path / "v", 3)
+  model = bucket.upload(tmp_path / "clip", "clip")
+  printed = []
+  for folder, source in ((f"{tmp_path}", tmp_path / "clip"), (bucket.url, model)):
+    embed.main([f"--model={source}", f"--videos={tmp_path / 'v'}", f"--out={folder}/i.safetensors"])
+    capsys.readouterr()
+    search.main([f"--index={folder}/i.safetensors", "a red square", f"--html={folder}/page.html"])
+    printed.append([line for line in capsys.readouterr().out.splitlines() if "page.html" not in line])
+  assert printed[0] == printed[1] and bucket.read("page.html") == (tmp_path / "page.html").read_bytes()
+
+
 @pytest.mark.parametrize(
   ("options", "message"),
   [
