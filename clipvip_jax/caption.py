@@ -16,7 +16,6 @@ Clips without an answer are tried again. Exit codes: 0 success; 2 bad input, or 
 
 import argparse
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -127,11 +126,13 @@ def _engine(options: argparse.Namespace) -> "Engine":
     )
   if not options.endpoint:
     raise UserError("--endpoint is missing; pass its address, as http://localhost:8000/v1, or another --engine")
-  from clipvip_jax.captioning.endpoint import EndpointEngine, EndpointSettings, check_url
+  from clipvip_jax.captioning.chat_protocol import ChatProtocol
+  from clipvip_jax.captioning.endpoint import EndpointEngine, EndpointSettings
+  from clipvip_jax.captioning.endpoint_client import check_url, read_key
 
   return EndpointEngine(
     EndpointSettings(
-      urls=tuple(map(check_url, options.endpoint.split(","))),
+      urls=tuple(check_url(url, ChatProtocol.path) for url in options.endpoint.split(",")),
       model=options.model,
       prompt=DEFAULT_PROMPT if options.prompt is None else options.prompt,
       parameters=parameters,
@@ -140,7 +141,7 @@ def _engine(options: argparse.Namespace) -> "Engine":
       requests_per_minute=options.requests_per_minute,
       timeout=options.timeout,
       retries=options.retries,
-      key=_read_key(options.key_variable),
+      key=read_key(options.key_variable, _KEY_VARIABLE),
       key_variable=options.key_variable or _KEY_VARIABLE,
     )
   )
@@ -160,18 +161,6 @@ def _parameters(options: argparse.Namespace) -> dict[str, Any]:
     )
   merged = {**_PARAMETERS.get(options.engine, {}), **changed}
   return {name: value for name, value in merged.items() if value is not None}
-
-
-def _read_key(variable: str | None) -> str:
-  """Returns the key of the endpoint from the environment; "" if none is set."""
-  key = os.environ.get(variable or _KEY_VARIABLE, "").strip()
-  if variable and not key:
-    raise UserError(f"--key_variable={printable(variable)}: this environment variable is not set; export the key in it")
-  if not all("!" <= character <= "~" for character in key):
-    raise UserError(
-      f"the environment variable {printable(variable or _KEY_VARIABLE)} has characters that no key has; set it again"
-    )
-  return key
 
 
 def _source(options: argparse.Namespace) -> "FrameSource":

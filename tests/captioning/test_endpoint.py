@@ -1,168 +1,20 @@
-"""Requests to endpoints: concurrency, rate, retries, and every fault by its name."""
+"""The engine of endpoints."""
 
-import socket
-
-import pytest
 from caption_endpoint import MODEL, CaptionEndpoint, known_captions, picture
 
-from clipvip_jax.captioning import pacing
-from clipvip_jax.captioning.endpoint import EndpointEngine, EndpointSettings, check_url
-from clipvip_jax.utils.errors import UserError
+from clipvip_jax.captioning.endpoint import EndpointEngine, EndpointSettings
 
 
-@pytest.fixture(autouse=True)
-def no_delays(monkeypatch):
-  monkeypatch.setattr(pacing, "_FIRST_DELAY", 0.001)
+def test_the_header_has_what_determines_the_captions():
+  settings = EndpointSettings(urls=("http://a/v1",), model="m", prompt="What?", parameters={"max_tokens": 5}, key="k")
+  assert EndpointEngine(settings).describe() == {
+    "engine": "endpoint", "model": "m", "prompt": "What?", "parameters": {"max_tokens": 5}
+  }  # fmt: skip
 
 
-def run(urls, count, **settings):
-  engine = EndpointEngine(EndpointSettings(urls=tuple(urls), model=MODEL, prompt="What?", **settings))
-  answers = {}
-  engine.run(iter((i, picture(i)) for i in range(count)), answers.__setitem__)
-  return engine, answers
-
-
-def test_all_frames_are_described_at_once_within_the_limit():
-  captions = known_captions(400)
-  with CaptionEndpoint(captions, latency=0.1) as server:
-    _, answers = run([server.url], 400, concurrency=200)
-  assert {i: answer.text for i, answer in answers.items()} == {i: captions[picture(i)] for i in range(400)}
-  assert 20 < server.most_at_once <= 200
-  assert server.counts == {"": 400}
-
-
-def test_requests_keep_to_the_rate():
-  with CaptionEndpoint(known_captions(12)) as server:
-    run([server.url], 12, requests_per_minute=60 / 0.03)
-  assert server.times[-1] - server.times[0] >= 11 * 0.03 - 0.02
-
-
-@pytest.mark.parametrize(
-  ("fault", "name"),
-  [
-    ("429", "HTTP 429"),
-    ("500", "HTTP 500"),
-    ("503", "HTTP 503"),
-    ("garbage", "garbage"),
-    ("endless", "garbage"),
-    ("drop", "dropped connection"),
-    ("hang", "timeout"),
-  ],
-)
-def test_faults_are_counted_by_name_and_repeated(fault, name):
-  with CaptionEndpoint(known_captions(6), fault=lambda number, _: fault if number % 2 == 0 else "") as server:
-    engine, answers = run([server.url], 6, concurrency=2, timeout=0.5)
-  assert {i: answer.text for i, answer in answers.items()} == {i: known_captions(6)[picture(i)] for i in range(6)}
-  assert engine.faults == {name: server.counts[fault]} and engine.faults[name] >= 3
-
-
-def test_a_frame_whose_attempts_all_fail_has_no_answer():
-  with CaptionEndpoint(known_captions(3), fault=lambda _, image: "500" if image == picture(1) else "") as server:
-    engine, answers = run([server.url], 3, retries=2)
-  assert [answers[i].failure for i in range(3)] == ["", "failed", ""]
-  assert "HTTP 500 (no, says 500" in answers[1].detail
-  assert engine.faults == {"HTTP 500": 3}
-
-
-def test_a_refused_image_is_not_repeated():
-  with CaptionEndpoint(known_captions(3), fault=lambda _, image: "400" if image == picture(1) else "") as server:
-    engine, answers = run([server.url], 3)
-  assert [answers[i].failure for i in range(3)] == ["", "refused_image", ""]
-  assert server.counts["400"] == 1 and not engine.faults
-
-
-@pytest.mark.parametrize(
-  ("fault", "words"), [("model", "with the model 'another-model'"), ("401", "key"), ("404", "path")]
-)
-def test_what_fails_for_every_frame_ends_the_run(fault, words):
-  with (
-    CaptionEndpoint(known_captions(50), fault=lambda number, _: fault if number == 7 else "") as server,
-    pytest.raises(UserError, match=rf"http://127.0.0.1:\d+/v1 answered .*{words}"),
-  ):
-    run([server.url], 50, concurrency=4)
-  assert server.counts.total() < 50
-
-
-def test_a_server_that_ends_is_replaced_by_another(monkeypatch):
-  with socket.socket() as closed, CaptionEndpoint(known_captions(8)) as server:
-    closed.bind(("127.0.0.1", 0))
-    gone = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
-    engine, answers = run([gone, server.url], 8)
-  assert not any(answer.failure for answer in answers.values()) and len(answers) == 8
-  assert engine.faults == {"no connection": 4}
-
-
-def test_the_key_is_sent_and_nowhere_else(caplog):
-  with CaptionEndpoint(known_captions(2), fault=lambda number, _: "500") as server:
-    engine, answers = run([server.url], 2, key="top-secret", key_variable="MY_KEY", retries=1)
-    assert server.authorization == "Bearer top-secret"
-    server.fault = lambda number, _: "401"
-    with pytest.raises(UserError, match="set the environment variable MY_KEY") as caught:
-      run([server.url], 2, key="top-secret", key_variable="MY_KEY")
-  seen = [
-    caught.value,
-    answers,
-    engine.describe(),
-    caplog.text,
-    EndpointSettings(urls=(), model="", prompt="", key="top-secret"),
-  ]
-  assert "top-secret" not in repr(seen) + str(caught.value)
-
-
-def test_an_endpoint_that_is_not_there_is_found_before_frames_are_read(monkeypatch):
-  def check(url, **settings):
-    EndpointEngine(EndpointSettings(urls=(url,), model=MODEL, prompt="", **settings)).check()
-
-  with socket.socket() as closed:
-    closed.bind(("127.0.0.1", 0))
-    with pytest.raises(UserError, match=r"no connection to --endpoint=http://127.0.0.1:\d+/v1 .*start the server"):
-      check(f"http://127.0.0.1:{closed.getsockname()[1]}/v1")
-  with CaptionEndpoint({}) as server:
-    check(server.url)
-    check(server.url + "/no/such/path")  # not every endpoint lists its models
-
-
-@pytest.mark.parametrize(
-  ("url", "expected"),
-  [
-    ("http://localhost:8000/v1", "http://localhost:8000/v1"),
-    (" https://host/v1/ ", "https://host/v1"),
-    ("https://host/v1/chat/completions", "https://host/v1"),
-  ],
-)
-def test_addresses(url, expected):
-  assert check_url(url) == expected
-
-
-@pytest.mark.parametrize(
-  "url",
-  [
-    "",
-    "localhost:8000",
-    "ftp://host/v1",
-    "http://",
-    "http://me:s3cr3t@host",
-    "http://host/?key=s3cr3t",
-    "http://h:x/",
-    "http://host/#s3cr3t",
-  ],
-)
-def test_other_addresses_are_refused_without_their_secrets(url):
-  with pytest.raises(UserError, match="--endpoint") as caught:
-    check_url(url)
-  assert "s3cr3t" not in str(caught.value)
-
-
-def test_the_first_error_cancels_the_others(monkeypatch):
-  with CaptionEndpoint(known_captions(40), latency=0.05) as server:
-    settings = EndpointSettings(urls=(server.url,), model=MODEL, prompt="", concurrency=4)
-    calls = []
-
-    def done(number, answer):
-      calls.append(number)
-      raise UserError("stop")
-
-    with pytest.raises(UserError, match="stop"):
-      EndpointEngine(settings).run(iter((i, picture(i)) for i in range(40)), done)
-  assert 1 <= len(calls) <= 4
-  assert server.counts.total() <= 8
+def test_the_model_may_have_another_name_in_answers():
+  with CaptionEndpoint(known_captions(1)) as server:
+    settings = EndpointSettings(urls=(server.url,), model="alias", prompt="", answers_as=MODEL)
+    answers = {}
+    EndpointEngine(settings).run(iter([(0, picture(0))]), answers.__setitem__)
+  assert answers[0].text == known_captions(1)[picture(0)]

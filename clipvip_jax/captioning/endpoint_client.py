@@ -1,0 +1,284 @@
+"""Client of endpoints that answer one item per request: many at once, with retries and a rate limit."""
+
+import asyncio
+import collections
+import dataclasses
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
+
+import httpx
+
+from clipvip_jax.captioning.http_faults import MAX_BYTES, Fault, explain_refusal, redact
+from clipvip_jax.captioning.pacing import Pace, retry_delay
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log, printable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_Item = TypeVar("_Item", contravariant=True)
+_Result = TypeVar("_Result", covariant=True)
+
+_CHECK_ATTEMPTS, _CHECK_TIMEOUT = 3, 10.0  # seconds
+_REPORT_SECONDS = 30.0  # between two reports of faults
+
+
+class Exchange(Protocol[_Item, _Result]):
+  """Requests and answers of a protocol.
+
+  Attributes:
+    path: after the base address.
+  """
+
+  path: str
+
+  def request(self, item: _Item, /) -> dict[str, Any]:
+    """Returns the arguments of httpx for a request: json, or data and files."""
+
+  def parse(self, body: bytes, item: _Item, /) -> _Result:
+    """Returns the result in the body of an answer with status 200.
+
+    Raises:
+      Fault: it is not an answer of this protocol.
+      UserError: no request can succeed, as another model answers.
+    """
+
+  def refused(self, detail: str, /) -> _Result:
+    """Returns the result of an item that the endpoint does not accept."""
+
+  def failed(self, detail: str, /) -> _Result:
+    """Returns the result of an item all of whose requests failed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClientSettings:
+  """How endpoints are asked.
+
+  Attributes:
+    urls: base addresses, as in http://localhost:8000/v1; see `check_url`.
+    concurrency: the most requests at once, at all endpoints together.
+    requests_per_minute: the most that are sent, to all endpoints together; 0: no limit.
+    timeout: seconds for one request.
+    retries: of a request that failed.
+    key: sent as authorization; "" for none.
+    key_variable: name of the environment variable with the key, for error messages.
+  """
+
+  urls: tuple[str, ...]
+  concurrency: int = 16
+  requests_per_minute: float = 0.0
+  timeout: float = 120.0
+  retries: int = 6
+  key: str = dataclasses.field(default="", repr=False)
+  key_variable: str = ""
+
+
+def check_url(url: str, path: str) -> str:
+  """Returns the base address of an endpoint, without the path of the protocol.
+
+  Raises:
+    UserError: it is not http:// or https:// with a host, or contains a password, a key or a fragment.
+  """
+  try:
+    parsed = httpx.URL(url.strip())
+  except (httpx.InvalidURL, TypeError) as error:
+    raise UserError("--endpoint is not a valid address; pass for example http://localhost:8000/v1") from error
+  if parsed.userinfo or parsed.query or parsed.fragment:
+    raise UserError(
+      f"--endpoint={printable(parsed.host)}: an address must not contain a password, ?query or #fragment; keys come"
+      " from an environment variable (--key_variable)"
+    )
+  if parsed.scheme not in ("http", "https") or not parsed.host:
+    raise UserError(f"--endpoint={printable(url, 80)} is not an address; pass for example http://localhost:8000/v1")
+  return str(parsed).rstrip("/").removesuffix(path)
+
+
+def read_key(variable: str | None, default: str) -> str:
+  """Returns the key of the endpoint from the environment; "" if none is set.
+
+  Args:
+    variable: name of the environment variable that a flag names.
+    default: name without this flag.
+
+  Raises:
+    UserError: the variable that a flag names is not set, or its value is not a key.
+  """
+  key = os.environ.get(variable or default, "").strip()
+  if variable and not key:
+    raise UserError(f"--key_variable={printable(variable)}: this environment variable is not set; export the key in it")
+  if not all("!" <= character <= "~" for character in key):
+    raise UserError(
+      f"the environment variable {printable(variable or default)} has characters that no key has; set it again"
+    )
+  return key
+
+
+class EndpointClient(Generic[Item, Result]):
+  """Sends a request for each item to one of several endpoints.
+
+  Attributes:
+    faults: number of failed requests by kind, such as {"HTTP 429": 12, "timeout": 1}.
+  """
+
+  def __init__(self, settings: ClientSettings, exchange: Exchange[Item, Result]):
+    """Args: `settings`, whose addresses `check_url` has returned; the protocol."""
+    self._settings, self._exchange = settings, exchange
+    self.faults: collections.Counter[str] = collections.Counter()
+    self._last_report = time.monotonic()
+
+  def check(self) -> None:
+    """Asks each endpoint for its models, which all but few can list. Raises UserError if one cannot be reached."""
+    with httpx.Client(headers=self._headers(), timeout=_CHECK_TIMEOUT) as client:
+      for url in self._settings.urls:
+        self._check_endpoint(client, url)
+
+  def run(self, items: Iterator[tuple[int, Item]], done: Callable[[int, Result], None]) -> None:
+    """Requests results of numbered items.
+
+    Args:
+      items: drawn from as answers arrive, by one thread at a time.
+      done: called with the number and the result of each item, in any order.
+
+    Raises:
+      UserError: no request can succeed: a wrong key, path or model.
+    """
+    try:
+      asyncio.run(self._run(items, done))
+    except BaseExceptionGroup as group:  # of tasks; the first error cancels the others
+      raise _first_error(group) from None
+    finally:
+      self._report_faults()
+
+  async def _run(self, items: Iterator[tuple[int, Item]], done: Callable[[int, Result], None]) -> None:
+    settings = self._settings
+    slots, rate = asyncio.Semaphore(settings.concurrency), Pace(settings.requests_per_minute)
+    pauses = {url: Pace(0.0) for url in settings.urls}
+    limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
+
+    async def ask(number: int, item: Item) -> None:
+      try:
+        result = await self._ask(client, rate, pauses, number, item)
+      finally:
+        slots.release()
+      done(number, result)
+
+    async with (
+      httpx.AsyncClient(headers=self._headers(), limits=limits, timeout=settings.timeout) as client,
+      asyncio.TaskGroup() as group,
+    ):
+      while True:
+        await slots.acquire()
+        numbered = await asyncio.to_thread(next, items, None)  # decodes a video, perhaps
+        if numbered is None:
+          break
+        group.create_task(ask(*numbered))
+
+  async def _ask(
+    self, client: httpx.AsyncClient, rate: Pace, pauses: dict[str, Pace], number: int, item: Item
+  ) -> Result:
+    """Repeats a request until it succeeds or all attempts failed, each to the next endpoint that is not paused."""
+    settings = self._settings
+    request = self._exchange.request(item)
+    for attempt in itertools.count():
+      urls = [settings.urls[(number + attempt + i) % len(settings.urls)] for i in range(len(settings.urls))]
+      url = min(urls, key=lambda url: max(pauses[url].paused_until, time.monotonic()))
+      await pauses[url].wait()
+      await rate.wait()
+      try:
+        return await self._request(client, url, request, item)
+      except Fault as fault:
+        self._count(fault)
+        if fault.pause:
+          pauses[url].pause(fault.pause)
+        if attempt >= settings.retries:
+          return self._exchange.failed(f"{url}: {fault}")
+        await asyncio.sleep(retry_delay(attempt))
+    raise AssertionError
+
+  async def _request(self, client: httpx.AsyncClient, url: str, request: dict[str, Any], item: Item) -> Result:
+    """Sends one request. Raises Fault, or UserError for what is wrong with every request."""
+    settings = self._settings
+    try:
+      async with (
+        asyncio.timeout(settings.timeout),  # httpx limits each read, not their sum
+        client.stream("POST", url + self._exchange.path, **request) as response,
+      ):
+        body = await _read(response)
+    except (TimeoutError, httpx.TimeoutException) as error:
+      raise Fault("timeout", f"no answer within {settings.timeout:g} s") from error
+    except httpx.ConnectError as error:
+      raise Fault("no connection", self._redact(error)) from error
+    except httpx.DecodingError as error:
+      raise Fault("garbage", self._redact(error)) from error
+    except (httpx.HTTPError, httpx.StreamError) as error:
+      raise Fault("dropped connection", self._redact(error)) from error
+    try:
+      if response.status_code == 200:
+        return self._exchange.parse(body, item)
+      return self._exchange.refused(
+        explain_refusal(response.status_code, body, settings.key_variable, settings.key)
+      )  # fmt: skip
+    except Fault as fault:
+      fault.pause = _retry_after(response.headers.get("retry-after", ""))
+      raise
+    except UserError as error:
+      raise UserError(f"{url} {error}") from None
+
+  def _check_endpoint(self, client: httpx.Client, url: str) -> None:
+    for attempt in range(_CHECK_ATTEMPTS):
+      try:
+        with client.stream("GET", f"{url}/models") as response:
+          status = response.status_code
+        break
+      except httpx.HTTPError as error:
+        if attempt + 1 == _CHECK_ATTEMPTS:
+          raise UserError(
+            f"no connection to --endpoint={url} ({self._redact(error)}); start the server, or check address and network"
+          ) from error
+        time.sleep(retry_delay(attempt))
+    if status in (401, 403):
+      try:
+        explain_refusal(status, b"", self._settings.key_variable, self._settings.key)
+      except UserError as error:
+        raise UserError(f"{url} {error}") from None
+
+  def _headers(self) -> dict[str, str]:
+    return {"Authorization": f"Bearer {self._settings.key}"} if self._settings.key else {}
+
+  def _redact(self, error: Exception) -> str:
+    return printable(redact(str(error) or type(error).__name__, self._settings.key), 120)
+
+  def _count(self, fault: Fault) -> None:
+    self.faults[fault.kind] += 1
+    if time.monotonic() - self._last_report >= _REPORT_SECONDS:
+      self._report_faults()
+
+  def _report_faults(self) -> None:
+    self._last_report = time.monotonic()
+    if self.faults:
+      counts = ", ".join(f"{count} x {kind}" for kind, count in sorted(self.faults.items()))
+      log.warning("failed requests so far, repeated up to %d times: %s", self._settings.retries, counts)
+
+
+async def _read(response: httpx.Response) -> bytes:
+  """Reads a response. Raises Fault if it has more than MAX_BYTES: an endless stream would fill the memory."""
+  content = bytearray()
+  async for chunk in response.aiter_bytes():
+    content += chunk
+    if len(content) > MAX_BYTES:
+      raise Fault("garbage", f"more than {MAX_BYTES >> 20} MiB")
+  return bytes(content)
+
+
+def _retry_after(value: str) -> float:
+  """Returns the seconds in a header Retry-After; 0 for a date, which few services send, or anything else."""
+  return float(value) if value.isascii() and value.isdigit() and len(value) < 7 else 0.0
+
+
+def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+  error: BaseException = group
+  while isinstance(error, BaseExceptionGroup):
+    error = error.exceptions[0]
+  return error
