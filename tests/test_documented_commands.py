@@ -108,6 +108,9 @@ RULES = (
   ),
   Run(r"\S+ -m clipvip_jax.data_tool add-captions "),
   Run(r"\S+ -m clipvip_jax.data_tool show video_manifest "),
+  Run(r"\S+ -m clipvip_jax.subtitle talks/ --out=talks.jsonl --min"),
+  Run(r"\S+ -m clipvip_jax.data_tool build talks.jsonl "),
+  Listed(r"\S+ -m clipvip_jax.subtitle .*--endpoint", "needs an endpoint; tests/commands/test_subtitle.py has one"),
   Run(r"\S+ -m clipvip_jax.data_tool check video_shards ", "", {"{000..999}": "train/{000..001}"}),
   Run(r"\S+ -m clipvip_jax.data_tool build video_shards ", "--workers=1"),
   Run(
@@ -271,6 +274,7 @@ def write_manifest(folder):
       corpora.encode(folder / row["video"], corpora.moving_frames(132), "libvpx", rate=6)
     else:
       corpora.write_video(folder / row["video"])
+  (folder / "talks/7.srt").write_text("1\n00:00:01,000 --> 00:00:05,000\nSo what we do is this.\n")
 
 
 def write_shards(folder):

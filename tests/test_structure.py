@@ -12,7 +12,7 @@ LAYERS = (
   ("runs",),
   ("weights",),
   ("inference", "captioning"),
-  ("evaluation",),
+  ("evaluation", "transcription"),
   ("reporting",),
   ("training",),
   ("cost_model",),
@@ -33,6 +33,7 @@ COMMANDS = {
   "preflight",
   "search",
   "study",
+  "subtitle",
 }
 # Packages in folders of their own, and what of the project each may import. Symbolic links in clipvip_jax/ make the
 # first two its packages: an installation must not occupy names as general as `data`.

@@ -44,6 +44,17 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple["InputContainer",
   Raises:
     MediaError: the file is missing, empty, or not a video.
   """
+  with open_container(path) as container:
+    yield container, _shown_stream(path, container)
+
+
+@contextlib.contextmanager
+def open_container(path: str | os.PathLike[str]) -> Iterator["InputContainer"]:
+  """Opens a file of any of the accepted formats, those of sound alone included. Never opens another file.
+
+  Raises:
+    MediaError: the file is missing, empty, or has another format.
+  """
   import av
 
   video_checks.check_readable(path)
@@ -59,7 +70,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple["InputContainer",
       ) from None
     raise MediaError(path, f"not a video, or truncated before its index ({error_reason(error)})") from None
   with container:
-    yield container, _shown_stream(path, container)
+    yield container
 
 
 def stream_decoder(stream: "VideoStream") -> "VideoCodecContext":

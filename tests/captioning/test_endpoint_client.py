@@ -54,7 +54,7 @@ def test_requests_keep_to_the_rate():
 )
 def test_faults_are_counted_by_name_and_repeated(fault, name):
   with CaptionEndpoint(known_captions(6), fault=lambda number, _: fault if number % 2 == 0 else "") as server:
-    engine, answers = run([server.url], 6, concurrency=2, timeout=0.5)
+    engine, answers = run([server.url], 6, concurrency=2, timeout=1.0 if fault == "hang" else 60.0)
   assert {i: answer.text for i, answer in answers.items()} == {i: known_captions(6)[picture(i)] for i in range(6)}
   assert engine.faults == {name: server.counts[fault]} and engine.faults[name] >= 3
 

@@ -1,0 +1,131 @@
+"""Writes a manifest of clips with what is said in them: from subtitle files, or by speech recognition.
+
+  python -m clipvip_jax.subtitle VIDEOS --out=FILE.jsonl
+  python -m clipvip_jax.subtitle VIDEOS --out=FILE.jsonl --endpoint=URL[,URL...] --model=NAME
+  python -m clipvip_jax.subtitle VIDEOS --out=FILE.jsonl --engine=faster-whisper --model=small
+
+VIDEOS is a folder, or a list with one path per line. Subtitle files beside the videos (NAME.srt, NAME.vtt, NAME.en.vtt)
+are used first. An endpoint speaks the OpenAI transcription protocol; its key is read from the environment variable that
+--key_variable names. Videos are cut along sentences into clips of --min_seconds to --max_seconds, as HD-VILA is.
+
+Transcripts are kept in FILE.jsonl.transcripts: after an interruption, the same command resumes, and other lengths of
+clips need no new transcripts. Videos that were skipped are tried again. With --shard=I/N, the process that completes
+the transcripts writes the manifest. Exit codes: 0 success; 2 bad input, or too many videos were skipped.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clipvip_jax.input_pipeline import list_media
+from clipvip_jax.utils import storage
+from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.json_shards import Part
+from clipvip_jax.utils.log import log
+
+if TYPE_CHECKING:
+  from clipvip_jax.transcription.engine import Engine
+
+_FILES, _ENDPOINT, _WHISPER = "files", "endpoint", "faster-whisper"
+_CUTS = ("sentences", "none")
+_KEY_VARIABLE = "CLIPVIP_SPEECH_KEY"
+_LIMITS = (
+  ("concurrency", 1, 4096),
+  ("requests_per_minute", 0, 1e7),
+  ("timeout", 0.01, 86_400),
+  ("retries", 0, 100),
+  ("max_skipped", 0, 1),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Parses options, transcribes the videos and writes the manifest."""
+  options = _parser().parse_args(argv)
+  for name, low, high in _LIMITS:
+    if not low <= getattr(options, name) <= high:
+      raise UserError(f"--{name}={getattr(options, name)} is out of range; use {low:g} to {high:g}")
+  storage.check_path(options.out, "--out", remote=False)
+  out, part = pathlib.Path(options.out), Part.parse(options.shard)
+  if out.suffix != ".jsonl":
+    raise UserError(f"--out={out} must end with .jsonl, as manifests do")
+  from clipvip_jax.transcription.manifest import CutSettings, write_manifest
+  from clipvip_jax.transcription.transcripts import SubtitleFiles, Transcripts
+
+  settings = CutSettings(options.cut, options.min_seconds, options.max_seconds)
+  settings.check()
+  engine = _engine(options)
+  videos = list_media.list_videos(options.videos)
+  files = SubtitleFiles(not options.ignore_files, options.language)
+  transcripts = Transcripts(videos, out, files, engine)
+  transcripts.write(part)
+  complete = transcripts.read()
+  if complete is None:
+    log.info(
+      "wrote part %s of %s; the manifest is written when all parts are complete", options.shard, transcripts.folder
+    )
+    return
+  num_clips = write_manifest(out, videos, complete, settings, options.max_skipped)
+  log.info("wrote %s: %d clips of %d videos", out, num_clips, len(videos))
+
+
+def _parser() -> Parser:
+  parser = Parser(__doc__)
+  add = parser.add_argument
+  add("videos", metavar="VIDEOS", help="a folder, or a list with one path per line")
+  add("--out", metavar="FILE.jsonl", required=True, help="the manifest to write")
+  add("--engine", choices=(_FILES, _ENDPOINT, _WHISPER), help="default: endpoint if --endpoint is set, or files")
+  add("--model", default="", help="the model's name at the endpoint; of faster-whisper, a size, folder or OWNER/NAME")
+  add("--language", default="", help="code such as en; default: detected, or that of the only subtitle file")
+  add("--ignore_files", action="store_true", help="recognise speech also if a video has a subtitle file")
+  add("--cut", choices=_CUTS, default="sentences", help="none: each video is one clip; default: sentences")
+  add("--min_seconds", type=float, default=3.0, help="shortest clip; default: 3")
+  add("--max_seconds", type=float, default=20.0, help="longest clip; default: 20")
+  add("--shard", metavar="I/N", default="1/1", help="part of the videos that this process transcribes; default: all")
+  add("--max_skipped", type=float, default=0.05, help="accepted fraction of skipped videos; default: 0.05")
+  endpoint = parser.add_argument_group("endpoint")
+  endpoint.add_argument("--endpoint", metavar="URL[,URL...]", default="", help="as in http://localhost:8000/v1")
+  endpoint.add_argument("--key_variable", metavar="NAME", help=f"variable with the key; default: {_KEY_VARIABLE}")
+  endpoint.add_argument("--concurrency", type=int, default=8, help="requests at once; default: 8")
+  endpoint.add_argument("--requests_per_minute", type=float, default=0, help="rate limit; 0, the default: none")
+  endpoint.add_argument("--timeout", type=float, default=600, help="seconds for ten minutes of sound; default: 600")
+  endpoint.add_argument("--retries", type=int, default=6, help="of a failed request; default: 6")
+  return parser
+
+
+def _engine(options: argparse.Namespace) -> "Engine | None":
+  """Returns the engine that the options describe; None for subtitle files alone."""
+  name = options.engine or (_ENDPOINT if options.endpoint else _FILES)
+  if name == _FILES:
+    if options.endpoint or options.model or options.ignore_files:
+      raise UserError(
+        "--endpoint, --model and --ignore_files need an engine; set --endpoint=URL, or --engine=faster-whisper"
+      )
+    return None
+  if not options.model:
+    raise UserError(f"--engine={name} needs --model; name the model")
+  if name == _WHISPER:
+    from clipvip_jax.transcription.engine import WhisperEngine
+
+    return WhisperEngine(options.model, options.language)
+  if not options.endpoint:
+    raise UserError("--endpoint is missing; pass its address, as http://localhost:8000/v1, or another --engine")
+  from clipvip_jax.captioning.endpoint_client import ClientSettings, check_url, read_key
+  from clipvip_jax.transcription.speech_endpoint import SpeechEndpoint
+  from clipvip_jax.transcription.speech_protocol import SpeechProtocol
+
+  settings = ClientSettings(
+    urls=tuple(check_url(url, SpeechProtocol.path) for url in options.endpoint.split(",")),
+    concurrency=options.concurrency,
+    requests_per_minute=options.requests_per_minute,
+    timeout=options.timeout,
+    retries=options.retries,
+    key=read_key(options.key_variable, _KEY_VARIABLE),
+    key_variable=options.key_variable or _KEY_VARIABLE,
+  )
+  return SpeechEndpoint(settings, options.model, options.language, {"temperature": 0})
+
+
+if __name__ == "__main__":
+  run_command(main)
