@@ -14,7 +14,7 @@ import json
 import operator
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
   ">=": operator.ge,
 }
 _VIDEO = "video"  # the column that names the video
+_KEPT_MASKS = 16
 _MAX_NAMED = 10  # fields that an error message names
 
 Value = str | float | bool | Sequence[Any]
@@ -103,6 +104,7 @@ class Metadata:
       UserError: the file cannot be read, or names no video of the index.
     """
     self._index = index
+    self._mask = functools.lru_cache(_KEPT_MASKS)(self._fulfils)  # a page searches with the same filter repeatedly
     self._columns: dict[str, dict[str, Value]] = {}  # values by the path of the index
     if path is not None:
       self._read(path)
@@ -144,22 +146,21 @@ class Metadata:
       return None
     selected = np.ones(len(self._paths), np.bool_)
     for condition in conditions:
-      selected &= self._fulfils(condition)
+      selected &= self._mask(condition)
     return selected
 
   def _fulfils(self, condition: Condition) -> Bool[np.ndarray, " n"]:
     is_fulfilled = condition.test()
     if condition.field == PATH:
-      by_path: Mapping[str, bool] = {path: is_fulfilled(path) for path in dict.fromkeys(self._paths)}
-    elif condition.field in self._columns:
-      by_path = {path: is_fulfilled(value) for path, value in self._columns[condition.field].items()}
-    else:
+      return np.fromiter(map(is_fulfilled, self._paths), np.bool_, len(self._paths))
+    if condition.field not in self._columns:
       known = [PATH, *sorted(self._columns)]
       more = f" and {len(known) - _MAX_NAMED} more" if len(known) > _MAX_NAMED else ""
       raise UserError(
         f"--where: no video has a field {printable(condition.field)!r}; use {printable(', '.join(known[:_MAX_NAMED]))}"
         f"{more}, or name a file with it by --metadata"
       )
+    by_path = {path: is_fulfilled(value) for path, value in self._columns[condition.field].items()}
     return np.fromiter((by_path.get(path, False) for path in self._paths), np.bool_, len(self._paths))
 
 
