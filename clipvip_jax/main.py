@@ -14,16 +14,17 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from clipvip_jax.utils import recipe_flags, signals
+from clipvip_jax.utils import recipe_flags, signals, storage
 from clipvip_jax.utils.cli import report_error, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import configure_logging
-from clipvip_jax.utils.storage import check_path
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Recipe: a Python file, which is run, or a name; variants after a colon.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; resumes a run that it holds.")
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Folder of the run, local or gs:// or s3://; resumes a run that it holds."
+)
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join a multi-process launch of SLURM, Cloud TPU or MPI.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if --distributed cannot detect it.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
@@ -50,7 +51,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         f"--{flag.name} is missing; example: python -m clipvip_jax.main --config=post_pretrain:demo "
         "--workdir=build/demo"
       )
-  check_path(str(_WORKDIR.value), "--workdir", remote=False)
+  storage.check_path(str(_WORKDIR.value), "--workdir")
   if (_NUM_PROCESSES.value, _PROCESS_ID.value) != (None, None) and not _COORDINATOR.value:
     raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT, the address of process 0")
   return rest
@@ -69,7 +70,8 @@ def main(argv: list[str]) -> None:
     coordination.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   configure_logging(warnings_only=jax.process_index() != 0)
   try:
-    results = trainer.train(_CONFIG.value, pathlib.Path(_WORKDIR.value or ".").expanduser().resolve())
+    workdir = storage.absolute(_WORKDIR.value or ".")
+    results = trainer.train(_CONFIG.value, workdir if storage.is_remote(workdir) else pathlib.Path(workdir).resolve())
   except Exception as error:
     if jax.process_count() > 1:
       coordination.shutdown(report_error(error), str(error))

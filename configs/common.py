@@ -237,6 +237,9 @@ def host() -> ConfigDict:
       # Folder of JAX's persistent compilation cache, so that a resumed run need not compile; relative to the workdir
       # unless absolute; empty: no cache. JAX_COMPILATION_CACHE_DIR takes precedence. Only process 0 writes it.
       "compilation_cache": "compiled",
+      # With a workdir on gs:// or s3://: local folder for its small files, which are uploaded as they change, and for
+      # copies of checkpoints; empty: the system's temporary folder.
+      "scratch_dir": "",
       # Where the curves go, in addition to metrics.jsonl: tensorboard, wandb, mlflow, or MODULE:CLASS, a subclass of
       # clipvip_jax.tracking.tracker.Tracker; several separated by commas; empty: none. See docs/training.md.
       "tracker": "tensorboard",

@@ -16,7 +16,7 @@
 | events.out.tfevents.* | the curves for TensorBoard |
 | trackers/ | the run's id and last steps at other trackers, see tracking/tracker_process.py |
 | wandb/ | files of Weights & Biases |
-| lock | host and process id of the run, see workdir_lock.py |
+| lock | host and process id of the run, see workdir_lock.py and, in a bucket, workdir_lease.py |
 | compiled/ | compiled programs, which a resumed run reuses |
 | stack_traces_process_N.txt | stacks of all threads of process N when its watchdog aborted it |
 """

@@ -17,7 +17,7 @@ NAME = "lock"
 
 
 @contextlib.contextmanager
-def workdir_lock(workdir: pathlib.Path) -> Iterator[None]:
+def workdir_lock(workdir: pathlib.Path, address: str = "") -> Iterator[None]:
   """Holds the exclusive lock on WORKDIR/lock. Where the file system has no locks, warns and continues without.
 
   The file records host, process id and start time of its last holder. It stays behind, and is no obstacle to the next
@@ -25,6 +25,7 @@ def workdir_lock(workdir: pathlib.Path) -> Iterator[None]:
 
   Args:
     workdir: an existing folder.
+    address: of the workdir, for messages; "": the folder itself.
 
   Raises:
     UserError: another run holds the lock; names its host and process id.
@@ -36,7 +37,8 @@ def workdir_lock(workdir: pathlib.Path) -> Iterator[None]:
       file = stack.enter_context(file_lock(path))
     except LockHeldError as error:
       raise UserError(
-        f"--workdir={workdir} is in use by {_holder(path)}; wait until it ends, stop it, or choose another --workdir"
+        f"--workdir={address or workdir} is in use by {_holder(path)}; wait until it ends, stop it, or choose another"
+        " --workdir"
       ) from error
     except LocksUnsupportedError:
       log.warning("%s is on a file system without locks; make sure that no second run uses this workdir", workdir)

@@ -73,8 +73,7 @@ def write_results(
   # Process 0 computes the report's attention maps alone, so it needs every parameter.
   params = sharding.replicate(components.mesh, evaluation.state.eval_params)
   if jax.process_index() == 0:
-    path = components.workdir / "results.json"
-    config_tree.write_json(path, results)
+    config_tree.write_json(components.workdir / "results.json", results)
     first_split = next(iter(evaluation.splits.values()), None)
     examples = Examples()
     if first_split is not None:
@@ -83,7 +82,7 @@ def write_results(
       )
     report_path = components.workdir / "report.html"
     report.write_report(report_path, results, history, examples)
-    log.info("wrote %s and report.html", path)
+    log.info("wrote %s/results.json and report.html", components.folder.address)
     tracker.log_results(evaluation.last_step, _final_metrics(results), report_path)
   return results
 

@@ -61,7 +61,7 @@ def restore_or_initialize(
       f"{components.workdir}: the checkpoint of step {step} is beyond the end of the run, step"
       f" {components.total_steps}; delete or move it, or increase train.num_steps"
     )
-  log.info("resuming from step %d (%s)", step, components.workdir / "checkpoints" / str(step))
+  log.info("resuming from step %d (%s)", step, f"{components.folder.address}/checkpoints/{step}")
   return state, step
 
 

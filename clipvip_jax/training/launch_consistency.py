@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import pathlib
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.distributed.coordination import allgather_text, raise_on_all_processes
 from clipvip_jax.runs import workdir as run_workdir
+from clipvip_jax.runs.run_folder import RunFolder
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.versions import code_digest
@@ -23,31 +23,23 @@ _SHARED_FILE_TIMEOUT_SECONDS = 60
 _SAME_ON_ALL_PROCESSES = re.compile(r"host\.keep_checkpoints|model\.attention|train\.num_microbatches|mesh\..*")
 
 
-def check_shared_workdir(workdir: pathlib.Path, filename: str) -> None:
+def check_shared_workdir(folder: RunFolder) -> None:
   """Checks that every process sees the workdir that process 0 writes to. All processes must call it.
 
   Args:
-    workdir: the run's folder.
-    filename: a file in it that process 0 has just written.
+    folder: the run's folder, which process 0 has locked.
 
   Raises:
     UserError: on all processes; names the process that sees another workdir.
   """
   if jax.process_count() == 1:
     return
-  expected = allgather_text(_read_or_error(workdir / filename))[0]
+  expected = allgather_text(folder.read_holder())[0]
   deadline = time.monotonic() + _SHARED_FILE_TIMEOUT_SECONDS
-  while (content := _read_or_error(workdir / filename)) != expected and time.monotonic() < deadline:
+  while (content := folder.read_holder()) != expected and time.monotonic() < deadline:
     time.sleep(1)
-  problem = f"--workdir={workdir} is not the workdir of process 0; use a folder that all hosts share"
+  problem = f"--workdir={folder.address} is not the workdir of process 0; use a folder that all hosts share"
   raise_on_all_processes("" if content == expected else problem)
-
-
-def _read_or_error(path: pathlib.Path) -> str:
-  try:
-    return path.read_text(encoding="utf-8")
-  except OSError as error:
-    return f"{error.strerror}"
 
 
 def check_launch(config: ConfigDict, versions: Mapping[str, str]) -> None:

@@ -9,7 +9,6 @@ from clipvip_jax.distributed.coordination import raise_on_all_processes
 from clipvip_jax.input_pipeline.json_tokenizer import JsonTokenizer
 from clipvip_jax.input_pipeline.word_tokenizer import WORDS
 from clipvip_jax.runs import workdir as run_workdir
-from clipvip_jax.runs import workdir_lock
 from clipvip_jax.runs.checkpoint_identity import check_checkpoints
 from clipvip_jax.training.launch_consistency import check_shared_workdir
 from clipvip_jax.training.setup import Components
@@ -32,7 +31,7 @@ def locked_workdir(components: Components) -> Iterator[None]:
       except UserError as error:
         problem = str(error)
     raise_on_all_processes(problem)
-    check_shared_workdir(components.workdir, workdir_lock.NAME)
+    check_shared_workdir(components.folder)
     yield
 
 
@@ -41,7 +40,7 @@ def _lock_and_record(components: Components, stack: contextlib.ExitStack) -> Non
   workdir = components.workdir
   with run_workdir.explain_write_errors(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(workdir_lock.workdir_lock(workdir))
+    stack.enter_context(components.folder.lock())
   identity = components.identity
   # Checked again under the lock: another run may have written these files since `prepare`.
   run_workdir.check_config(workdir, identity["config"], extendable=True)
@@ -53,3 +52,4 @@ def _lock_and_record(components: Components, stack: contextlib.ExitStack) -> Non
   if components.config.data.tokenizer == WORDS and isinstance(components.tokenizer, JsonTokenizer):
     with run_workdir.explain_write_errors(workdir):
       components.tokenizer.save(workdir / "tokenizer.json")
+  components.folder.upload()

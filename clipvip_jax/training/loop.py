@@ -13,7 +13,6 @@ from clipvip_jax.distributed.watchdog import report_progress
 from clipvip_jax.evaluation.evaluator import Evaluator
 from clipvip_jax.input_pipeline.pipeline import iterate_batches
 from clipvip_jax.reporting import results_table
-from clipvip_jax.runs import workdir_lock
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.metrics_history import History
 from clipvip_jax.runs.train_state import TrainState
@@ -82,14 +81,14 @@ class TrainLoop:
   def _check_workdir(self) -> None:
     """Raises UserError where the workdir is not the one that this run has locked."""
     if jax.process_index() == 0:
-      workdir_lock.check_held(self._components.workdir)
+      self._components.folder.check_held()
 
   def _evaluation_is_due(self, step: int) -> bool:
     return step > 0 and (step == self._components.total_steps or step % self._config.train.eval_every == 0)
 
   def _saved(self, step: int) -> str:
     """Returns the message of a run that is stopped after a step was saved."""
-    total_steps, workdir = self._components.total_steps, self._components.workdir
+    total_steps, workdir = self._components.total_steps, self._components.folder.address
     return f"saved step {step} of {total_steps} in {workdir}; run the same command to resume"
 
   def _load_batches(self, first_step: int, timer: StepTimer) -> Iterator[dict[str, np.ndarray]]:
@@ -118,6 +117,7 @@ class TrainLoop:
     speed = timer.report(step)
     self._tracker.log_metrics(step, {f"train/{name}": value for name, value in (values | speed).items()})
     log.info(timer.format_line(step, values["loss"], speed))
+    self._components.folder.request_upload()
 
   def _save_and_evaluate(self, state: TrainState, step: int, stopping: bool, timer: StepTimer) -> None:
     """Saves a checkpoint and evaluates where they are due. A run that is stopping evaluates after it resumes."""
@@ -155,6 +155,7 @@ class TrainLoop:
       results_table.format_coverage(metrics),
       twins,
     )
+    self._components.folder.upload()  # before the score, which makes a resumed run skip the evaluation
     self._checkpoints.set_score(step, recall["R@1"])
 
 

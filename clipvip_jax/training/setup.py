@@ -23,6 +23,7 @@ from clipvip_jax.input_pipeline.word_tokenizer import WORDS, WordTokenizer
 from clipvip_jax.models import clip_vip
 from clipvip_jax.runs import checkpoint_identity
 from clipvip_jax.runs import workdir as run_workdir
+from clipvip_jax.runs.run_folder import RunFolder
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import duration
 from clipvip_jax.training import optimizer as optimizers
@@ -57,6 +58,7 @@ class Components:
     optimizer: the gradient transformation.
     lr_schedule: update number to learning rate.
     abstract_state: shapes, dtypes and shardings of the training state.
+    folder: the run's folder, with its lock and, in a bucket, its uploads.
   """
 
   config: ConfigDict
@@ -74,6 +76,7 @@ class Components:
   optimizer: optax.GradientTransformation
   lr_schedule: optax.Schedule
   abstract_state: TrainState
+  folder: RunFolder
 
   @property
   def identity(self) -> checkpoint_identity.RunIdentity:
@@ -81,10 +84,15 @@ class Components:
     return {"config": config_tree.to_json_dict(self.config), "corpus": self.corpus_identity}
 
 
-def prepare(config: ConfigDict, workdir: pathlib.Path) -> Components:
+def prepare(config: ConfigDict, workdir: pathlib.Path, folder: RunFolder | None = None) -> Components:
   """Validates the configuration, opens the corpora and builds the components.
 
   Writes nothing, except a corpus with `prepare=True` that is not built yet.
+
+  Args:
+    config: see `configs/common.py`.
+    workdir: the run's folder, which need not exist.
+    folder: the open one, whose path is `workdir`; None for a workdir on disk.
 
   Raises:
     UserError: any input error that would stop the run later.
@@ -123,6 +131,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path) -> Components:
     optimizer=optimizer,
     lr_schedule=lr_schedule,
     abstract_state=_with_shardings(state_shapes, sharding.state_shardings(mesh, state_shapes)),
+    folder=folder or RunFolder(workdir),
   )
 
 

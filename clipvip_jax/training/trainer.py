@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.distributed.watchdog import Watchdog
 from clipvip_jax.evaluation.evaluator import Evaluator
-from clipvip_jax.runs import workdir_lock
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.environments import record_environment
 from clipvip_jax.runs.metrics_history import History
+from clipvip_jax.runs.run_folder import RunFolder, open_run_folder
 from clipvip_jax.tracking.names import parse_names
 from clipvip_jax.tracking.open_trackers import open_trackers
 from clipvip_jax.tracking.tracker import Tracker
@@ -30,12 +30,12 @@ from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.versions import code_digest, versions
 
 
-def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: pathlib.PurePath) -> dict[str, Any]:
   """Trains, evaluates and reports; resumes from the latest checkpoint in `workdir`.
 
   Args:
     config: see `configs/common.py`.
-    workdir: the run's folder; `runs/workdir.py` lists its files.
+    workdir: the run's folder, or `epath.Path` of one in a bucket; `runs/workdir.py` lists its files.
 
   Returns:
     The content of results.json.
@@ -48,9 +48,15 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     return _train(config, workdir)
 
 
-def _train(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def _train(config: ConfigDict, workdir: pathlib.PurePath) -> dict[str, Any]:
   check_launch(config, versions())
-  components = prepare(config, workdir)
+  with open_run_folder(workdir, config.host.scratch_dir) as folder:
+    return _train_in(folder, config)
+
+
+def _train_in(folder: RunFolder, config: ConfigDict) -> dict[str, Any]:
+  workdir = folder.path
+  components = prepare(config, workdir, folder)
   weights = load_initial_weights(components)
   with locked_workdir(components), Watchdog(workdir, config.host.watchdog_timeout):
     _enable_compilation_cache(workdir, config.host.compilation_cache)
@@ -87,14 +93,18 @@ def _open_checkpoints(components: Components) -> Iterator[Checkpoints]:
   unraisable.handle(unraisable.is_late_callback)
   workdir, config = components.workdir, components.config
   checkpoints = Checkpoints(
-    workdir / "checkpoints", config.host.keep_checkpoints, config.train.batch_size, components.identity
+    workdir / "checkpoints",
+    config.host.keep_checkpoints,
+    config.train.batch_size,
+    components.identity,
+    components.folder.remote and components.folder.remote / "checkpoints",
   )
   try:
     with contextlib.closing(checkpoints):
       yield checkpoints
   except Exception as error:
     if jax.process_index() == 0:
-      workdir_lock.check_held(workdir)
+      components.folder.check_held()
     if not (reason := disk_error_reason(error)):
       raise
     step = checkpoints.newest_committed()

@@ -20,7 +20,11 @@ REJECTED = [
   ([SMOKE, "--config.optimizer.lr=1"], "--config.optimizer.lr: config.optimizer has no field 'lr'; it has: b1, b2"),
   ([SMOKE, "--config.seed.x=1"], "--config.seed.x: config.seed is a value and has no fields"),
   ([SMOKE, "--config.train.batch_size=many"], "many"),
-  ([SMOKE, "--workdir=gs://bucket/run"], "--workdir=gs://bucket/run is not a local path; mount the bucket"),
+  ([SMOKE, "--workdir=gs://B/run"], "--workdir=gs://B/run does not name a bucket; pass gs://BUCKET/NAME"),
+  (
+    [SMOKE, "--workdir=az://bucket/run"],
+    "--workdir=az://bucket/run is neither a local path nor gs://BUCKET/NAME or s3://",
+  ),
   ([SMOKE, "--workdir=build/never", "--process_id=1"], "--process_id need --coordinator=HOST:PORT"),
   ([SMOKE, "--wrokdir=x"], "Did you mean: workdir"),
   ([SMOKE, "stray"], "unexpected argument 'stray'; see --help"),
