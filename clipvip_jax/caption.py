@@ -37,7 +37,7 @@ _PARAMETERS = {
   _TRANSFORMERS: {"max_new_tokens": 100, "do_sample": False},
 }
 _LIMITS = (
-  ("concurrency", 1, 4096),
+  ("concurrency", 1, 1024),
   ("requests_per_minute", 0, 1e7),
   ("timeout", 0.01, 86_400),
   ("retries", 0, 100),

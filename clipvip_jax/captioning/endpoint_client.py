@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -13,6 +14,7 @@ import httpx
 
 from clipvip_jax.captioning.http_faults import MAX_BYTES, Fault, explain_refusal, redact
 from clipvip_jax.captioning.pacing import Pace, retry_delay
+from clipvip_jax.captioning.prefetch import Prefetch
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
@@ -153,27 +155,22 @@ class EndpointClient(Generic[Item, Result]):
 
   async def _run(self, items: Iterator[tuple[int, Item]], done: Callable[[int, Result], None]) -> None:
     settings = self._settings
-    slots, rate = asyncio.Semaphore(settings.concurrency), Pace(settings.requests_per_minute)
-    pauses = {url: Pace(0.0) for url in settings.urls}
-    limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
+    rate, pauses = Pace(settings.requests_per_minute), {url: Pace(0.0) for url in settings.urls}
+    certificates = httpx.create_ssl_context()  # takes longer than a request
 
-    async def ask(number: int, item: Item) -> None:
-      try:
-        result = await self._ask(client, rate, pauses, number, item)
-      finally:
-        slots.release()
-      done(number, result)
+    async def work() -> None:
+      """Sends one request after another over a connection of its own: a shared pool searches all at each request."""
+      async with contextlib.AsyncExitStack() as stack:
+        client = None
+        while (numbered := await prefetch.next()) is not None:
+          if client is None:
+            client = httpx.AsyncClient(headers=self._headers(), timeout=settings.timeout, verify=certificates)
+            await stack.enter_async_context(client)
+          done(numbered[0], await self._ask(client, rate, pauses, *numbered))
 
-    async with (
-      httpx.AsyncClient(headers=self._headers(), limits=limits, timeout=settings.timeout) as client,
-      asyncio.TaskGroup() as group,
-    ):
-      while True:
-        await slots.acquire()
-        numbered = await asyncio.to_thread(next, items, None)  # decodes a video, perhaps
-        if numbered is None:
-          break
-        group.create_task(ask(*numbered))
+    async with Prefetch(items, settings.concurrency) as prefetch, asyncio.TaskGroup() as group:
+      for _ in range(settings.concurrency):
+        group.create_task(work())
 
   async def _ask(
     self, client: httpx.AsyncClient, rate: Pace, pauses: dict[str, Pace], number: int, item: Item

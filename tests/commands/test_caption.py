@@ -107,7 +107,7 @@ def test_the_key_comes_from_the_environment_alone(data_dir, tmp_path, monkeypatc
 @pytest.mark.parametrize(
   ("flags", "words"),
   [
-    (["--concurrency=0"], "--concurrency=0 is out of range; use 1 to 4096"),
+    (["--concurrency=0"], "--concurrency=0 is out of range; use 1 to 1024"),
     (["--timeout=nan"], "--timeout=nan is out of range"),
     (["--shard=3/2"], "--shard=3/2 is not I/N"),
     (["--endpoint=ftp://x"], "--endpoint=ftp://x is not an address"),
