@@ -98,7 +98,7 @@ def main() -> None:
   print("concurrency  limit/s  clips/s  ratio (best of, all)")
   for concurrency in _CONCURRENCIES:
     limit = concurrency / LATENCY
-    rates = [measure(url, concurrency, min(options.clips, round(5 * limit))) for _ in range(options.repeats)]
+    rates = [measure(url, concurrency, min(options.clips, round(10 * limit))) for _ in range(options.repeats)]
     ratios = " ".join(f"{rate / limit:.2f}" for rate in rates)
     print(f"{concurrency:11d}  {limit:7.0f}  {max(rates):7.0f}  {max(rates) / limit:.2f} ({ratios})", flush=True)
   server.terminate()
