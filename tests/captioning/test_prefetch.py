@@ -1,4 +1,4 @@
-"""Frames drawn in a thread: order, how far ahead, errors, and an early end."""
+"""Items drawn in a thread: order, how far ahead, errors, and an early end."""
 
 import asyncio
 import threading
