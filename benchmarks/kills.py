@@ -1,21 +1,27 @@
 """Stress test of resumption: runs that are interrupted by random signals must equal an uninterrupted one.
 
   python -m benchmarks.kills [--signals=50] [--seed=0]
+  python -m benchmarks.kills --store=gs|s3 [--signals=5] [--seed=0]
 
 Runs the smoke recipe and sends SIGTERM, SIGKILL, or SIGSTOP and later SIGCONT, in one of the phases start, compile,
 step, evaluation, save and report, which are recognised by the output and files of the run. All pairs of signal and
 phase are drawn before any is repeated. An interrupted run is resumed, and in half of the cases interrupted again. After
 each signal, the newest checkpoint must be readable. A finished run must have parameters, results, metrics and report
 bit-identical to the uninterrupted run; then a new run begins. Exits with 0 if all checks pass.
+
+With --store, the runs build their corpus in a bucket of an emulator on localhost, train from it into the bucket, and
+receive SIGKILL at random moments, after which their local files are deleted. They are compared with a run on disk.
 """
 
 import argparse
 import collections
 import dataclasses
+import json
 import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,21 +91,27 @@ class Process:
       time.sleep(_POLL_SECONDS)
 
 
-def command(folder: pathlib.Path, steps: int, eval_every: int, checkpoint_every: int) -> list[str]:
-  """Returns the training command for workdir `folder`; corpus and compilation cache are shared with its siblings."""
+def command(folder: pathlib.Path, steps: int, eval_every: int, checkpoint_every: int, url: str = "") -> list[str]:
+  """Returns the training command for workdir `folder`; corpus and compilation cache are shared with its siblings.
+
+  With the URL of a bucket, workdir and corpus are there under the same names, and `folder` holds local files.
+  """
+  parent = url or folder.parent
   return [
-    *(sys.executable, "-m", "clipvip_jax.main", "--config=configs/post_pretrain.py:smoke", f"--workdir={folder}"),
-    f"--config.data.data_dir={folder.parent / 'corpora'}",
+    *(sys.executable, "-m", "clipvip_jax.main", "--config=configs/post_pretrain.py:smoke"),
+    f"--workdir={parent}/{folder.name}",
+    f"--config.data.data_dir={parent}/corpora",
     f"--config.host.compilation_cache={folder.parent / 'compiled'}",
     "--config.host.log_every=1",
     f"--config.train.num_steps={steps}",
     f"--config.train.eval_every={eval_every}",
     f"--config.train.checkpoint_every={checkpoint_every}",
+    *([f"--config.host.scratch_dir={folder}"] if url else []),
   ]
 
 
-def launch(folder: pathlib.Path, cache: pathlib.Path) -> Process:
-  """Starts or resumes the run in `folder`. `cache`: folder of compiled programs."""
+def launch(folder: pathlib.Path, cache: pathlib.Path, url: str = "") -> Process:
+  """Starts or resumes the run in `folder`. `cache`: folder of compiled programs. `url`: see `command`."""
   environment = {
     **os.environ,
     "PYTHONUNBUFFERED": "1",
@@ -109,7 +121,7 @@ def launch(folder: pathlib.Path, cache: pathlib.Path) -> Process:
   }
   log, start = folder.with_suffix(".log"), time.time()
   with log.open("w") as output:
-    arguments = command(folder, _STEPS, _EVALUATE_EVERY, _SAVE_EVERY)
+    arguments = command(folder, _STEPS, _EVALUATE_EVERY, _SAVE_EVERY, url)
     popen = subprocess.Popen(arguments, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment)
   return Process(folder, log, popen, start)
 
@@ -228,12 +240,71 @@ def stress(
   return counts, faults
 
 
+def read_results(workdir: pathlib.Path) -> dict:
+  """Returns results.json without settings of the machine and paths."""
+  content = json.loads((workdir / "results.json").read_text())
+  content["config"].pop("host")
+  content["config"]["data"].pop("data_dir")
+  return content
+
+
+def find_differences_in_store(folder: pathlib.Path, local: pathlib.Path) -> str:
+  """Returns what differs between a copy of a bucket's run, with its corpus, and a local one; "" if nothing."""
+  ours, theirs = (read_params(workdir / "checkpoints", _STEPS)[0] for workdir in (folder, local))
+  checks = {
+    "parameters": all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), ours, theirs))),
+    "results.json": read_results(folder) == read_results(local),
+  }
+  corpus = [path.relative_to(local.parent) for path in (local.parent / "corpora").rglob("*.array_record*")]
+  pairs = {str(path): (folder.parent / path, local.parent / path) for path in corpus}
+  pairs["metrics.jsonl"] = (folder / "metrics.jsonl", local / "metrics.jsonl")
+  checks |= {name: a.read_bytes() == b.read_bytes() for name, (a, b) in pairs.items()}
+  different = [name for name, is_equal in checks.items() if not is_equal]
+  return f"differs in {', '.join(different)}" if different else ""
+
+
+def stress_store(
+  scheme: str, folder: pathlib.Path, kills: int, rng: random.Random, report: Callable[[str, int], None]
+) -> list[str]:
+  """Kills runs in a bucket at random moments, resumes them, and compares those that finish; returns faults."""
+  from tests.support import buckets
+
+  local, cache, faults, finished, number = folder / "uninterrupted", folder / "compiled", [], True, 0
+  run(folder / "first", cache)  # fills the cache
+  seconds = sum(run(local, cache).values())
+  report(f"a run on disk takes {seconds:.0f} s", kills)
+  with buckets.fresh(scheme) as bucket:
+    while kills or not finished:
+      number += finished
+      current = folder / f"run_{number}"
+      process, moment = launch(current, cache, bucket.url), rng.uniform(0, 1.2 * seconds)
+      try:
+        code = process.popen.wait(moment if kills else None)
+      except subprocess.TimeoutExpired:
+        process.popen.kill()
+        code, kills = process.popen.wait(), kills - 1
+      shutil.rmtree(current, ignore_errors=True)  # another machine has nothing of it
+      log = process.log.read_text()
+      fault = "" if code in (0, -signal.SIGKILL) and "Traceback" not in log else f"exit code {code}:\n{log}"
+      finished = code == 0 or bool(fault)
+      if code == 0:
+        bucket.download("", folder / "bucket")
+        fault = fault or find_differences_in_store(folder / "bucket" / current.name, local)
+      steps = re.findall(r"step (\d+)/", log)
+      outcome = "bit-identical" if code == 0 else f"killed after {moment:.1f} s, step {steps[-1] if steps else 0}"
+      report(f"run {number} | {fault or outcome}", kills)
+      faults += [f"run {number}: {fault}"] if fault else []
+  return faults
+
+
 def main() -> None:
   """Interrupts, resumes and compares; prints a table."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--signals", type=int, default=50)
+  parser.add_argument("--signals", type=int, help="default: 50; with --store, 5")
+  parser.add_argument("--store", choices=("gs", "s3"), help="kill runs in a bucket of this kind")
   parser.add_argument("--seed", type=int, default=0, help="seed of signals, phases and times")
   options = parser.parse_args()
+  options.signals = options.signals or (5 if options.store else 50)
   rng = random.Random(options.seed)
   started = time.monotonic()
 
@@ -243,6 +314,10 @@ def main() -> None:
     print(f"{done}/{options.signals} | {format_duration(elapsed)}, {left} | {line}", flush=True)
 
   with tempfile.TemporaryDirectory() as temporary:
+    if options.store:
+      faults = stress_store(options.store, pathlib.Path(temporary), options.signals, rng, report)
+      print(f"{options.signals} kills, {options.store}: {'all checks passed' if not faults else '; '.join(faults)}")
+      sys.exit(bool(faults))
     counts, faults = stress(pathlib.Path(temporary), draw(options.signals, rng), rng, report)
   faults += [f"no signal in {phase}" for phase in PHASES if not any(counts[name, phase] for name in EXIT_CODES)]
   print(" " * 10 + "".join(f"{phase:>12}" for phase in PHASES))

@@ -74,9 +74,11 @@ def test_buckets_are_fresh_and_their_environment_ends(scheme):
 def test_folders_are_copied(bucket, tmp_path):
   (tmp_path / "from/sub").mkdir(parents=True)
   (tmp_path / "from/sub/x").write_bytes(CONTENT)
+  (tmp_path / "from/empty").touch()
   assert bucket.upload(tmp_path / "from", "folder") == f"{bucket.url}/folder"
   bucket.download("folder", tmp_path / "to")
   assert (tmp_path / "to/sub/x").read_bytes() == CONTENT
+  assert (tmp_path / "to/empty").read_bytes() == b""
 
 
 def test_preconditions_of_gs(gs_bucket):

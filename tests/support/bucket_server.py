@@ -107,7 +107,8 @@ class Google:
         pass
 
     read_data = server._read_data
-    server._read_data = lambda exchange, query: read_multipart(exchange) or read_data(exchange, query)
+    # Empty objects are b"", not None.
+    server._read_data = lambda exchange, query: read_multipart(exchange) or read_data(exchange, query) or b""
     self._router, self.storage = server.Router, Memory(use_memory_fs=True)
     self._finished = {}  # answers to uploads in parts, by id
 

@@ -2,15 +2,19 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 from project_paths import ROOT
 
+from clipvip_jax.runs import checkpoint
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.utils import cli
 
@@ -75,11 +79,20 @@ def rows(folder):
   return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+  """The workdir of a run that was not interrupted, with its corpus beside it."""
+  folder = tmp_path_factory.mktemp("unbroken")
+  codes, outputs = finish(start(folder / "run", folder / "corpora"))
+  assert codes == [0, 0], outputs
+  assert f"step {STEPS}/{STEPS}" in outputs[0] and "step" not in outputs[1], "only process 0 logs"
+  return folder / "run"
+
+
 @pytest.mark.slow
 @pytest.mark.unoptimized
-def test_two_processes_resume_bit_identically_after_sigterm_and_a_killed_process(tmp_path):
-  corpus = tmp_path / "corpora"
-  unbroken_workdir, broken = tmp_path / "unbroken", tmp_path / "broken"
+def test_two_processes_resume_bit_identically_after_sigterm_and_a_killed_process(unbroken, tmp_path):
+  corpus, broken = unbroken.parent / "corpora", tmp_path / "broken"
   processes = start(broken, corpus)
   wait_for(f"step 2/{STEPS}", processes[0])
   processes[1].terminate()  # either process may receive the signal
@@ -92,22 +105,38 @@ def test_two_processes_resume_bit_identically_after_sigterm_and_a_killed_process
   wait_for(f"step {saved + 1}/{STEPS}", processes[0])
   processes[1].kill()
   killed = time.monotonic()
-  unbroken = start(unbroken_workdir, corpus)  # meanwhile
   codes, outputs = finish(processes)
   assert time.monotonic() - killed < 60
   assert codes == [cli.EXIT_HUNG, -signal.SIGKILL], outputs
   assert "error: process 0: process 1 died or its host is down: no status for" in outputs[0], outputs[0]
   assert "trainer.py" in (broken / "stack_traces_process_0.txt").read_text()
 
-  codes, outputs = finish(unbroken)
-  assert codes == [0, 0], outputs
-  assert f"step {STEPS}/{STEPS}" in outputs[0] and "step" not in outputs[1], "only process 0 logs"
   codes, outputs = finish(start(broken, corpus))
   assert codes == [0, 0], outputs
   assert "resuming from step" in outputs[0]
-  assert rows(broken) == rows(unbroken_workdir)
+  assert rows(broken) == rows(unbroken)
   for name in ("results.json", "report.html"):
-    assert (broken / name).read_bytes() == (unbroken_workdir / name).read_bytes(), name
+    assert (broken / name).read_bytes() == (unbroken / name).read_bytes(), name
+
+
+@pytest.mark.slow
+@pytest.mark.unoptimized
+def test_two_processes_in_a_bucket_end_as_on_a_disk(unbroken, bucket, tmp_path):
+  arguments = bucket / "run", unbroken.parent / "corpora", f"--config.host.scratch_dir={tmp_path / 'scratch'}"
+  processes = start(*arguments)
+  wait_for(f"step 2/{STEPS}", processes[0])
+  processes[1].terminate()
+  codes, outputs = finish(processes)
+  assert codes == [cli.EXIT_TERMINATED] * 2, outputs
+  shutil.rmtree(tmp_path / "scratch")
+  codes, outputs = finish(start(*arguments))
+  assert codes == [0, 0] and "resuming from step" in outputs[0], outputs
+  bucket.download("run", tmp_path / "run")
+  assert rows(tmp_path / "run") == rows(unbroken)
+  ours, theirs = (json.loads((workdir / "results.json").read_text()) for workdir in (tmp_path / "run", unbroken))
+  assert {**ours, "config": None} == {**theirs, "config": None}
+  ours, theirs = (checkpoint.read_params(path / "checkpoints", STEPS)[0] for path in (tmp_path / "run", unbroken))
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 @pytest.mark.slow
