@@ -10,13 +10,12 @@ curves. --config names a Python file, which is run, or a recipe of the package. 
 """
 
 import os
-import pathlib
 from collections.abc import Sequence
 
 from clipvip_jax.reporting import study_page
 from clipvip_jax.training.study import load_study, run_study
-from clipvip_jax.utils import signals
-from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils import signals, storage
+from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 
@@ -29,19 +28,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     required=True,
     help="recipe with a STUDY: a Python file, which is run, or a name; variants for all arms after a colon",
   )
-  parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of the study")
+  parser.add_argument("--workdir", required=True, type=path_argument("--workdir"), help="folder of the study")
   parser.add_argument("--data_dir", default="", help="dataset directory (default: the recipe's)")
   parser.add_argument("--seeds", type=int, default=3, help="runs of each arm (default: 3)")
   parser.add_argument("--only", nargs="+", default=(), metavar="ARM", help="arms to run and compare (default: all)")
   options = parser.parse_args(argv)
   if options.seeds < 1:
     raise UserError(f"--seeds={options.seeds} must be at least 1")
-  study = load_study(options.config, options.workdir.resolve(), options.data_dir, options.only)
+  is_remote = storage.is_remote(options.workdir)
+  folder = options.workdir if is_remote else options.workdir.resolve()
+  storage.check_bucket(folder, "--workdir")
+  study = load_study(options.config, folder, options.data_dir, options.only)
   study.plan(1)  # raises for unknown arms, before JAX is imported
 
   import jax
 
-  if not jax.config.values["jax_compilation_cache_dir"]:  # the seeds of an arm share compiled programs
+  if (
+    not is_remote and not jax.config.values["jax_compilation_cache_dir"]
+  ):  # the seeds of an arm share compiled programs
     jax.config.update("jax_compilation_cache_dir", os.fspath(study.folder / "compiled"))
   comparison = run_study(study, options.seeds)
   print(study_page.format_markdown(comparison))

@@ -12,7 +12,9 @@ from ml_collections import ConfigDict
 from clipvip_jax.reporting import study_page
 from clipvip_jax.runs import results
 from clipvip_jax.runs import workdir as run_workdir
+from clipvip_jax.runs.fetch_run import fetch_files
 from clipvip_jax.utils import config_tree
+from clipvip_jax.utils.bucket_copies import errors_by_address, uploaded_folder
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from clipvip_jax.utils.progress import ProgressReporter
@@ -32,21 +34,21 @@ class Study:
     get_config: the recipe's.
     groups: comparison title -> row name -> arm; an arm is one variant or several, separated by commas.
     variants: applied to every arm, after its own.
-    folder: of the runs and the results.
+    folder: of the runs and the results, local or in a bucket.
     data_dir: dataset directory; "": the recipe's.
   """
 
   get_config: Callable[[str], ConfigDict]
   groups: Groups
   variants: str
-  folder: pathlib.Path
+  folder: pathlib.PurePath
   data_dir: str = ""
 
   def arms(self) -> list[str]:
     """Returns every arm once, in the order of the comparisons."""
     return list(dict.fromkeys(arm for group in self.groups.values() for arm in group.values()))
 
-  def workdir(self, arm: str, seed: int) -> pathlib.Path:
+  def workdir(self, arm: str, seed: int) -> pathlib.PurePath:
     """Returns the workdir of one run."""
     return self.folder / arm.replace(",", "+") / f"seed_{seed}"
 
@@ -93,12 +95,12 @@ class Study:
     return [(arm, seed) for seed in range(num_seeds) for arm in arms]
 
 
-def load_study(recipe: str, folder: pathlib.Path, data_dir: str = "", only: Sequence[str] = ()) -> Study:
+def load_study(recipe: str, folder: pathlib.PurePath, data_dir: str = "", only: Sequence[str] = ()) -> Study:
   """Loads the study of a recipe.
 
   Args:
     recipe: `RECIPE` or `RECIPE:VARIANTS`, of a file or of a recipe by name, with `get_config` and `STUDY`.
-    folder: of the runs and the results.
+    folder: of the runs and the results, local or in a bucket.
     data_dir: dataset directory; "": the recipe's.
     only: arms to run and compare; (): all.
 
@@ -155,8 +157,10 @@ def read_finished_run(study: Study, arm: str, seed: int) -> results.RunResults |
     UserError: the workdir holds a run of another configuration, or its results are corrupt.
   """
   workdir = study.workdir(arm, seed)
-  run_workdir.check_config(workdir, config_tree.to_json_dict(study.config(arm, seed)))
-  return results.read_results(workdir) if (workdir / "results.json").is_file() else None
+  folder = fetch_files(workdir)
+  with errors_by_address():
+    run_workdir.check_config(folder, config_tree.to_json_dict(study.config(arm, seed)))
+  return results.read_results(workdir) if (folder / "results.json").is_file() else None
 
 
 def write_comparison(study: Study, num_seeds: int) -> dict[str, Any]:
@@ -172,7 +176,8 @@ def write_comparison(study: Study, num_seeds: int) -> dict[str, Any]:
     if runs:
       arms[arm] = study_page.summarize_arm(runs)
   comparison = {"groups": _select_arms(study.groups, arms), "arms": arms}
-  study.folder.mkdir(parents=True, exist_ok=True)
-  config_tree.write_json(study.folder / "study.json", comparison)
-  study_page.write_study(study.folder, comparison)
+  with uploaded_folder(study.folder, "--workdir", (), "study.json") as folder:
+    folder.mkdir(parents=True, exist_ok=True)
+    config_tree.write_json(folder / "study.json", comparison)
+    study_page.write_study(folder, comparison)
   return comparison

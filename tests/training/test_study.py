@@ -3,11 +3,12 @@
 import json
 
 import pytest
+from etils import epath
 from project_paths import ROOT
 
 from clipvip_jax.reporting import study_page
 from clipvip_jax.training import study, trainer
-from clipvip_jax.utils import config_tree
+from clipvip_jax.utils import bucket_copies, config_tree
 from clipvip_jax.utils.errors import UserError
 
 REPLICATION = str(ROOT / "configs" / "replication.py")
@@ -24,9 +25,13 @@ def runs(monkeypatch):
   """(arm folder, seed, init_from) of each run; a stand-in for training writes its files."""
   started = []
 
-  def train(config, workdir):
-    started.append((workdir.parent.name, config.seed, config.init_from))
-    workdir.mkdir(parents=True)
+  def train(config, remote):
+    started.append((remote.parent.name, config.seed, config.init_from))
+    with bucket_copies.uploaded_folder(remote, "--workdir", (), "results.json") as workdir:
+      write(config, workdir)
+
+  def write(config, workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
     config_tree.write_json(workdir / "config.json", config_tree.to_json_dict(config))
     recall = 0.1 * len(started) / 10
     results = {"splits": {"test": split_metrics(recall)}, "config": config_tree.to_json_dict(config)}
@@ -57,6 +62,19 @@ def test_skips_finished_runs(tmp_path, runs):
   assert len(runs) == 2
   study.run_study(load(tmp_path, "mean", "full"), 2)
   assert [(arm, seed) for arm, seed, _ in runs[2:]] == [("full", 0), ("pretrain", 1), ("full", 1), ("mean", 1)]
+
+
+def test_a_study_in_a_bucket_has_the_results_of_a_local_one(bucket, tmp_path, runs):
+  folder = epath.Path(bucket / "study")
+  comparison = study.run_study(load(folder, "mean"), 1)
+  assert runs[1] == ("mean", 0, bucket / "study/pretrain/seed_0")
+  runs.clear()
+  assert study.run_study(load(tmp_path, "mean"), 1) == comparison and len(runs) == 2
+  for name in ("study.json", "study.md", "study.html"):
+    assert bucket.read(f"study/{name}") == (tmp_path / name).read_bytes()
+  assert study.run_study(load(folder, "mean"), 1) == comparison and len(runs) == 2, "its runs are finished"
+  with pytest.raises(UserError, match=rf"^{bucket.url}/study/pretrain/seed_0 holds .*train\.batch_size"):
+    study.run_study(load(folder, "mean", variants=""), 1)
 
 
 def test_rejects_workdirs_of_another_configuration_before_any_run(tmp_path, runs):
