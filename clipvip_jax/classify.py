@@ -14,11 +14,14 @@ evaluation/class_list.py.
 """
 
 import argparse
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
+from clipvip_jax.inference.bucket_index import local_workdir
 from clipvip_jax.input_pipeline.preprocessing import CROPS
-from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.bucket_copies import errors_by_address, fetch_file, to_addresses
+from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 
@@ -29,10 +32,16 @@ def _parser() -> Parser:
   parser = Parser(__doc__)
   parser.add_argument("--model", metavar="SOURCE", required=True, help="file, folder, hf://OWNER/NAME or workdir")
   parser.add_argument("--videos", metavar="VIDEOS", required=True, type=pathlib.Path, help="a folder, or a list")
-  parser.add_argument("--classes", metavar="FILE", required=True, type=pathlib.Path, help="the class list")
-  parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder for features and results")
+  parser.add_argument(
+    "--classes", metavar="FILE", required=True, type=path_argument("--classes"), help="the class list"
+  )
+  parser.add_argument(
+    "--workdir", required=True, type=path_argument("--workdir"), help="folder for features and results"
+  )
   parser.add_argument("--video_dir", type=pathlib.Path, help="folder of a list's videos; default: that of the list")
-  parser.add_argument("--templates", metavar="FILE", type=pathlib.Path, help="prompts, one per line, {} for the name")
+  parser.add_argument(
+    "--templates", metavar="FILE", type=path_argument("--templates"), help="prompts, one per line, {} for the name"
+  )
   parser.add_argument("--views", type=int, default=1, help="parts of a video whose features are averaged (default 1)")
   parser.add_argument("--crop", choices=CROPS, help="how frames become square; default: as in training, or squash")
   parser.add_argument("--batch_size", type=int, default=32, help="clips per batch (default 32)")
@@ -68,8 +77,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   if options.probe:
     linear_probe.require_sklearn()
-  templates = class_list.read_templates(options.templates) if options.templates else class_list.DEFAULT_TEMPLATES
-  classes = class_list.read_classes(options.classes, templates)
+  with errors_by_address():
+    templates = class_list.DEFAULT_TEMPLATES
+    if options.templates:
+      templates = class_list.read_templates(fetch_file(options.templates))
+    classes = class_list.read_classes(fetch_file(options.classes), templates)
   videos = labelled_videos.read_videos(options.videos, classes, options.video_dir)
   train = labelled_videos.read_videos(options.train, classes, options.video_dir, "train") if options.train else None
   if train is not None:
@@ -80,11 +92,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   model = embedding_model.load(options.model, crop=options.crop, batch_size=options.batch_size)
   task = classification.ClassificationTask(classes, videos, train, options.views, options.threads, options.max_skipped)
-  workdir = options.workdir.resolve()
-  results = classification.classify(model, task, workdir)
-  classification_report.write_classification_page(workdir / "report.html", results)
+  with local_workdir(options.workdir, "--workdir", last="results.json") as (workdir, publish):
+    workdir = workdir.resolve()
+    results = classification.classify(model, dataclasses.replace(task, publish=publish), workdir)
+    classification_report.write_classification_page(workdir / "report.html", results)
   print(classification_report.format_classification(results))
-  log.info("wrote %s and report.html", workdir / "results.json")
+  log.info("wrote %s and report.html", to_addresses(str(workdir / "results.json")))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = run.evaluate(evaluated, folder.resolve(), _report)
   if "spread" in results:
     _print_spread(results)
-    log.info("wrote %s", options.workdir / "results.json")
+    log.info("wrote %s", to_addresses(str(folder.resolve() / "results.json")))
 
 
 def _report(result: "TargetResult") -> None:

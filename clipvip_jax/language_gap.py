@@ -8,10 +8,10 @@ independent of the sets, 1 if they equal them. The gap between two halves of eac
 success; 2 bad input.
 """
 
-import pathlib
 from collections.abc import Sequence
 
-from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.bucket_copies import errors_by_address, fetch_file, uploaded_file
+from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
@@ -22,14 +22,15 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("texts", metavar="TEXTS", nargs=2, help="FILE or CORPUS[/CONFIG]:SPLIT:FIELD")
   parser.add_argument("--model", metavar="SOURCE", default="hf://openai/clip-vit-base-patch32", help="text encoder")
   parser.add_argument("--data_dir", default="", help="dataset directory; default: that of TFDS")
-  parser.add_argument("--plot", type=pathlib.Path, help="image file to write: both sets in two dimensions")
+  parser.add_argument("--plot", type=path_argument("--plot"), help="image file to write: both sets in two dimensions")
   parser.add_argument("--seed", type=int, default=0, help="of sampling and K-means")
   options = parser.parse_args(argv)
   if options.seed < 0:
     raise UserError(f"--seed={options.seed} must be at least 0")
   from clipvip_jax.evaluation import language_gap
 
-  texts = [language_gap.read_texts(name, options.data_dir) for name in options.texts]
+  with errors_by_address():
+    texts = [language_gap.read_texts(str(fetch_file(name)), options.data_dir) for name in options.texts]
   from clipvip_jax.inference import embedding_model  # late: the texts are checked before JAX is imported
 
   model = embedding_model.load(options.model)
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   for name, row in rows.items():
     print(f"{row.nmi:6.3f}{row.count:8d}  {printable(name)}")
   if options.plot:
-    language_gap.plot_gap(options.plot, a, b, tuple(options.texts), gap)
+    with uploaded_file(options.plot, "--plot") as plot:
+      language_gap.plot_gap(plot, a, b, tuple(options.texts), gap)
     log.info("wrote %s", options.plot)
 
 

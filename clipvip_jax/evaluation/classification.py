@@ -13,7 +13,7 @@ Letters: N videos, C classes, E embedding size.
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class ClassificationTask:
     views: temporal views of each video, see `video_views`.
     threads: that decode videos; 0: one per core.
     max_skipped: the largest fraction of videos that may be unreadable.
+    publish: see `index_builder.build_index`.
   """
 
   classes: ClassList
@@ -58,6 +59,7 @@ class ClassificationTask:
   views: int = 1
   threads: int = 0
   max_skipped: float = 0.05
+  publish: Callable[[pathlib.Path], None] = lambda path: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +143,13 @@ def _embed(
   """Embeds the videos of a part, or reads the features that an earlier call kept."""
   embedder = ViewEmbedder(model, [video.clip for video in videos], task.views)
   index = build_index(
-    embedder, embedder.names, path, threads=task.threads, max_skipped=task.max_skipped, flag="--workdir"
+    embedder,
+    embedder.names,
+    path,
+    threads=task.threads,
+    max_skipped=task.max_skipped,
+    flag="--workdir",
+    publish=task.publish,
   )
   labels = {video.clip.name: video.label for video in videos}
   return _Embedded(index, np.array([labels[name] for name in index.videos], np.int64))

@@ -1,7 +1,9 @@
 """Video indexes in buckets: built and read as local copies; the parts of a build are uploaded as they are finished."""
 
 import contextlib
+import functools
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator
 
 from clipvip_jax.inference.approximate_index import graph_names
@@ -34,6 +36,52 @@ def local_index(out: pathlib.PurePath, flag: str) -> Iterator[tuple[pathlib.Path
   with bucket_copies.errors_by_address():
     yield local, lambda path: storage.upload(path, index.parent / path.relative_to(local.parent).as_posix())
   storage.retry(parts, lambda: parts.rmtree(missing_ok=True))
+
+
+@contextlib.contextmanager
+def local_workdir(
+  folder: pathlib.PurePath, flag: str, last: str
+) -> Iterator[tuple[pathlib.Path, Callable[[pathlib.Path], None]]]:
+  """Opens a folder that holds indexes and files about them, all of which are uploaded when the block succeeds.
+
+  Args:
+    folder: local, or in a bucket.
+    flag: the option that chose it, for messages.
+    last: the file that is uploaded after all others, as it shows that they are complete.
+
+  Yields:
+    (local path of the folder, `publish` of `build_index`).
+
+  Raises:
+    UserError: the bucket cannot be read or written.
+  """
+  local = bucket_copies.local_copy(folder)
+  if not storage.is_remote(folder):
+    yield local, lambda path: None
+    return
+  storage.check_bucket(folder, flag)
+  shutil.rmtree(local, ignore_errors=True)
+  remote = storage.absolute(folder)
+  storage.download_folder(remote, local, _is_of_indexes)
+  published = set()
+
+  def publish(path: pathlib.Path) -> None:
+    storage.upload(path, remote / path.relative_to(local).as_posix())
+    published.add(path)
+
+  with bucket_copies.errors_by_address():
+    yield local, publish
+  files = [path for path in local.rglob("*") if path.is_file() and path not in published]
+  for path in sorted(files, key=lambda path: (path == local / last, path)):
+    publish(path)
+  for name in storage.list_names(remote):
+    if _is_of_indexes(name) and not (local / name).exists():  # deleted by the block
+      storage.retry(remote, functools.partial((remote / name).unlink, missing_ok=True))
+
+
+def _is_of_indexes(name: str) -> bool:
+  """Returns whether a file is in a folder of indexes itself or one of their parts, and not in another folder of it."""
+  return "/" not in name or ".parts/" in name
 
 
 def fetch_shards(out: pathlib.PurePath) -> None:

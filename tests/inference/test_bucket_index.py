@@ -7,7 +7,7 @@ from videos import write_videos
 
 from clipvip_jax.inference import index_builder
 from clipvip_jax.inference.approximate_index import open_graph
-from clipvip_jax.inference.bucket_index import fetch_index, fetch_shards, local_index, upload_graph
+from clipvip_jax.inference.bucket_index import fetch_index, fetch_shards, local_index, local_workdir, upload_graph
 from clipvip_jax.inference.index_builder import build_index
 from clipvip_jax.inference.index_shards import Shard, join_shards
 from clipvip_jax.inference.video_index import read_index
@@ -79,3 +79,21 @@ def test_a_graph_is_built_once_and_kept_in_the_bucket(bucket, tmp_path):
     upload_graph(out)
     contents.append({name: bucket.read(name) for name in bucket.sizes()})
   assert contents[0] == contents[1] and len(contents[0]) == 3
+
+
+def test_a_folder_of_indexes_resumes_and_loses_what_is_deleted(bucket, tmp_path, monkeypatch):
+  monkeypatch.setattr(index_builder, "PART_SIZE", 4)
+  videos, folder = write_videos(tmp_path / "v"), epath.Path(bucket / "w")
+  bucket.write("w/old.json", b"old")
+  bucket.write("w/checkpoints/1/state", b"of something else")
+  with pytest.raises(KeyboardInterrupt), local_workdir(folder, "--workdir", "results.json") as (local, publish):
+    build_index(FakeModel(stop_after=6), videos, local / "videos.safetensors", publish=publish)
+  assert "w/videos.safetensors.parts/0.safetensors" in bucket.sizes()
+  with local_workdir(folder, "--workdir", "results.json") as (local, publish):
+    assert not (local / "checkpoints").exists()
+    model = FakeModel()
+    build_index(model, videos, local / "videos.safetensors", publish=publish)
+    assert model.embedded == 6, "the first part of four is kept"
+    (local / "old.json").unlink()
+    (local / "results.json").write_bytes(b"{}")
+  assert sorted(bucket.sizes()) == ["w/checkpoints/1/state", "w/results.json", "w/videos.safetensors"]
