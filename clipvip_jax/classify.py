@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   if options.probe:
     linear_probe.require_sklearn()
   with errors_by_address():
-    templates = class_list.DEFAULT_TEMPLATES
+    templates: Sequence[str] = class_list.DEFAULT_TEMPLATES
     if options.templates:
       templates = class_list.read_templates(fetch_file(options.templates))
     classes = class_list.read_classes(fetch_file(options.classes), templates)
