@@ -8,10 +8,10 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.cli import Parser
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.recipes import find_recipe
-from clipvip_jax.utils.storage import check_path
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Flags of clipvip_jax.main that every launcher sets; a value from the user would contradict them.
@@ -104,7 +104,7 @@ def check_training(training_args: Sequence[str], *, remote: bool) -> None:
 
   Raises:
     UserError: --config or --workdir is missing, the recipe does not exist, a flag belongs to the launcher, or the
-      workdir is not a shared local path.
+      workdir is neither a shared local path nor in a bucket.
   """
   recipe, workdir = flag_value(training_args, "config"), flag_value(training_args, "workdir")
   for flag, content in (("config", recipe), ("workdir", workdir)):
@@ -114,9 +114,11 @@ def check_training(training_args: Sequence[str], *, remote: bool) -> None:
     if (flag := arg.lstrip("-").partition("=")[0]) in LAUNCHER_FLAGS and arg.startswith("-"):
       raise UserError(f"--{flag} is set by the launcher; remove it from the arguments after --")
   _check_recipe(recipe.partition(":")[0], remote=remote)
-  check_path(workdir, "--workdir", remote=False)
-  if remote and not workdir.startswith("/"):
-    raise UserError(f"--workdir={workdir} is not an absolute path; pass the path of a folder that all machines share")
+  storage.check_path(workdir, "--workdir", packages=False)  # they are installed where the run starts
+  if remote and not workdir.startswith("/") and not storage.is_remote(workdir):
+    raise UserError(
+      f"--workdir={workdir} is not an absolute path; pass the path of a folder that all machines share, or gs:// or s3://"
+    )
 
 
 def _check_recipe(recipe: str, *, remote: bool) -> None:

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.cli import RESTART_EXIT_CODES, exit_on_error
 from clipvip_jax.utils.errors import UserError
 from launch import common
@@ -195,10 +196,10 @@ def _check(options: argparse.Namespace, training_args: Sequence[str]) -> None:
     raise UserError(f"--name={options.name} makes pod names such as {pod_name} too long; shorten it by {excess}")
   workdir = common.flag_value(training_args, "workdir")
   folders = [path for _, path in options.claim]
-  if not any(f"{workdir}/".startswith(f"{path}/") for path in folders):
+  if not storage.is_remote(workdir) and not any(f"{workdir}/".startswith(f"{path}/") for path in folders):
     raise UserError(
       f"--workdir={workdir} is not on a mounted volume ({', '.join(folders) or 'none'}), so it would be lost with the "
-      "pod; pass --claim=CLAIM:/FOLDER of a folder that contains it"
+      "pod; pass --claim=CLAIM:/FOLDER of a folder that contains it, or --workdir=gs://BUCKET/NAME"
     )
 
 

@@ -124,6 +124,9 @@ RULES = (
   Listed(r"\S+ -m launch\.", "needs a cluster; tests/launch/test_launchers.py runs it with --dry-run"),
   Listed(r"\S+ -m clipvip_jax.preflight ", "compiles a full-size step for minutes; tests/commands/test_preflight.py"),
   Listed(r"\S+ -m clipvip_jax.main .*=NAME ", "names placeholders"),
+  Listed(
+    r"\S+ -m clipvip_jax.main .*=gs://my-bucket", "needs a bucket; tests/training/test_bucket_runs.py has emulated ones"
+  ),
   Listed(r"tensorboard ", "serves until it is stopped"),
   Listed(r"docker ", "needs Docker; tests/test_installation.py runs the steps of the image"),
   Listed(r"pip install ", "downloads packages; tests/test_installation.py installs the project"),

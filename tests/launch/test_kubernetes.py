@@ -55,6 +55,13 @@ def test_gpu_job_set_passes_coordinator_and_process_ids(machine):
   )
 
 
+def test_a_workdir_in_a_bucket_needs_no_claim(machine):
+  options = [option for option in GPUS if not option.startswith("--claim")]
+  assert options != GPUS
+  _, job = job_set(machine, options, "--workdir=gs://bucket/run")
+  assert job["template"]["spec"]["containers"][0]["args"][-1] == "--workdir=gs://bucket/run"
+
+
 def test_tpu_job_set_uses_the_cluster_detection_of_gke(machine):
   made, job = job_set(machine, SLICE, "--workdir=/shared/runs")
   pod = job["template"]["spec"]

@@ -63,7 +63,7 @@ def test_delete_needs_no_training_flags(machine):
     ("slurm", [*SLURM, "--", "--config=no:b16", "--workdir=/a"], "--config=no is neither a file nor the name"),
     ("tpu", [*TPU, "--", "--config=tests/support/tiny.py", "--workdir=/a"], "not copied to other machines; use a"),
     ("tpu", [*TPU, "--", "--config=configs/msrvtt.py", "--workdir=runs"], "=runs is not an absolute path; pass the"),
-    ("tpu", [*TPU, "--", "--config=configs/msrvtt.py", "--workdir=gs://b/r"], "mount the bucket"),
+    ("tpu", [*TPU, "--", "--config=configs/msrvtt.py", "--workdir=az://b/r"], "=az://b/r is neither a local path nor"),
     ("tpu", [*TPU, *TRAINING, "--process_id=3"], "--process_id is set by the launcher; remove it"),
     ("tpu", [*TPU, *TRAINING, "--config.a=b\nc"], "contains a line break or another control character; remove it"),
     ("tpu", [*TPU, "--env=1A=b", *TRAINING], "must be NAME=VALUE"),
