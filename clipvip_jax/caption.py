@@ -185,8 +185,7 @@ def _source(options: argparse.Namespace) -> "FrameSource":
 
   from clipvip_jax.input_pipeline.open_corpus import open_corpus
 
-  data_dir = str(pathlib.Path(options.data_dir).expanduser()) if options.data_dir else ""
-  corpus = open_corpus(ConfigDict({"name": source, "config": options.config, "data_dir": data_dir}), "")
+  corpus = open_corpus(ConfigDict({"name": source, "config": options.config, "data_dir": options.data_dir}), "")
   return frame_sources.CorpusFrames(corpus, options.split.split(",") if options.split else corpus.splits)
 
 

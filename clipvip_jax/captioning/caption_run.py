@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 import threading
 from collections.abc import Callable, Generator, Iterable
@@ -11,7 +12,7 @@ from typing import Any
 
 from clipvip_jax.captioning import cleaning
 from clipvip_jax.captioning.cleaning import Cleaned
-from clipvip_jax.captioning.engine import FAILED, Answer, Engine, NumberedFrame
+from clipvip_jax.captioning.engine import FAILED, REFUSED_IMAGE, Answer, Engine, NumberedFrame
 from clipvip_jax.captioning.frame_sources import ClipFrame, FrameSource
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
 from clipvip_jax.utils import config_tree
@@ -24,7 +25,7 @@ from clipvip_jax.utils.versions import __version__
 STEM = "captions"
 SUMMARY_FILE = "summary.json"
 UNREADABLE = "unreadable"  # reason for which a clip has no caption: its video cannot be decoded
-_RETRIED = (FAILED, UNREADABLE)  # reasons that may pass: the next run tries these clips again
+_RETRIED = (FAILED, REFUSED_IMAGE, UNREADABLE)  # reasons that may pass: the next run tries these clips again
 _MAX_ANSWER = 1000  # characters of an answer that are kept beside its caption
 _MAX_NAMED = 5  # clips without answer that are logged
 _MAX_FAILURES = 20  # clips without answer one after another, after which a run ends
@@ -112,10 +113,11 @@ def caption_clips(source: FrameSource, engine: Engine, settings: RunSettings) ->
         engine.run(frames, collector.done)
     summary = _summarize(output, output.files(settings.part))
     _write_summary(output)
-  if summary.clips - summary.captions > settings.max_skipped * summary.clips:
+  missing = summary.clips - summary.captions
+  if missing > settings.max_skipped * summary.clips:
     raise UserError(
       f"{settings.out}: {summary}; more than {settings.max_skipped:.1%} have none. Look at the answers in its files,"
-      f" and change prompt or model, or accept it with --max_skipped={1 - summary.captions / summary.clips:.2f}"
+      f" and change prompt or model, or accept it with --max_skipped={math.ceil(100 * missing / summary.clips) / 100:g}"
     )
   return summary
 

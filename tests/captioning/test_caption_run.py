@@ -124,14 +124,14 @@ def test_clips_without_a_caption_are_counted_by_reason(tmp_path):
   }  # fmt: skip
 
 
-def test_failed_and_unreadable_clips_are_tried_again(tmp_path):
+def test_clips_without_an_answer_are_tried_again(tmp_path):
   run(tmp_path / "good", Clips(12), ScriptedEngine(12))
-  failed = {picture(7): Answer(failure="failed", detail="HTTP 500")}
+  failed = {picture(7): Answer(failure="failed"), picture(8): Answer(failure="refused_image", detail="answered 400")}
   run(tmp_path / "out", Clips(12, unreadable=[2]), ScriptedEngine(12, failed), max_skipped=0.5)
-  assert [row["id"] for row in rows(tmp_path / "out") if not row["caption"]] == ["clip2", "clip7"]
+  assert [row["id"] for row in rows(tmp_path / "out") if not row["caption"]] == ["clip2", "clip7", "clip8"]
   clips = Clips(12)
   run(tmp_path / "out", clips, ScriptedEngine(12))
-  assert clips.read == [2, 7]
+  assert clips.read == [2, 7, 8]
   assert contents(tmp_path / "out") == contents(tmp_path / "good")
 
 

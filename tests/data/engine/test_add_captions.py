@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import types
 
 import corpora
 import pytest
@@ -76,13 +77,14 @@ def template(tmp_path_factory):
     for i in range(200)
   ]
   folder = tmp_path_factory.mktemp("template")
-  return written_corpus.write(folder, records, config="one", metadata={"settings": {"fps": 3}})
+  metadata = {"settings": {"fps": 3}, "coverage": {"train": {"expected": 210, "found": 200}}}
+  return written_corpus.write(folder, records, "video_manifest", "one", metadata=metadata)
 
 
 @pytest.fixture
 def corpus(template, tmp_path):
   """A copy of `template`."""
-  return shutil.copytree(template, tmp_path / "shapes" / "one" / "1.0.0")
+  return shutil.copytree(template, tmp_path / "video_manifest" / "one" / "1.0.0")
 
 
 def captions_of(folder):
@@ -101,6 +103,21 @@ def test_clips_without_a_new_caption_keep_their_own(corpus, tmp_path, caplog):
   assert metadata(edition)["coverage"]["train"]["lacking_caption"] == 50
   assert captions_of(corpus)["clip1"] == "old 1"
   assert "train: 50 captions added, 50 replaced, 50 kept, 50 clips lacking caption" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.unoptimized
+def test_results_of_a_run_have_the_coverage_of_captions_and_their_origin(corpus, tmp_path):
+  new = {f"clip{i}": f"new {i}" for i in range(100)}
+  edition = add_captions(corpus, [write_captions(tmp_path / "new.jsonl", new)], "")
+  builder = types.SimpleNamespace(
+    info=types.SimpleNamespace(full_name="video_manifest/one+captions/1.0.0"), data_dir_root=tmp_path
+  )
+  fields = {"data.subtitle": "description", "evaluate.selection_split": "train", "evaluate.final_splits": ("train",)}
+  results = corpora.train_two_steps(builder, tmp_path / "run", **fields, **{"evaluate.protocol": "multi"})
+  assert edition.is_dir() and results["corpus"]["captions"] == [HEADER]
+  assert results["corpus"]["coverage"]["train"] == {"expected": 210, "found": 200, "lacking_caption": 50}
+  assert results["splits"]["train"]["missing_captions"] == 50
 
 
 def test_an_interrupted_edition_resumes_with_the_same_bytes(corpus, tmp_path, monkeypatch):
