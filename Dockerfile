@@ -33,7 +33,7 @@ RUN uv build --wheel
 FROM base AS packages
 COPY requirements.txt requirements.lock ./
 RUN --mount=type=cache,target=/var/cache/uv \
-    uv pip install --constraint=requirements.lock --requirement=requirements.txt
+    uv pip install --constraint=requirements.lock --requirement=requirements.txt gcsfs s3fs
 
 # NVIDIA's container toolkit provides the driver; CUDA itself is among the packages.
 FROM packages AS cuda

@@ -73,13 +73,14 @@ class Lease:
   def release(self) -> None:
     """Deletes the lock. If that fails, it expires."""
     self._closed.set()
-    self._thread.join()
-    with self._mutex:
-      try:
-        if not self._lost:
-          conditional_write.delete(self._path, self._token)
-      except (UserError, OSError) as error:
-        log.warning("the lock of this run remains and expires in %d seconds (%s)", EXPIRY_SECONDS, error)
+    self._thread.join(RENEW_SECONDS)
+    try:
+      if self._thread.is_alive():  # it waits for a store that does not answer
+        raise UserError("the bucket does not answer")
+      if not self._lost:
+        conditional_write.delete(self._path, self._token)
+    except (UserError, OSError) as error:
+      log.warning("the lock of this run remains and expires in %d seconds (%s)", EXPIRY_SECONDS, error)
 
   def _acquire(self) -> str:
     """Returns the token of the lock."""

@@ -6,6 +6,7 @@ any host; the local folder may be lost at any time.
 
 import contextlib
 import functools
+import itertools
 import pathlib
 import re
 import shutil
@@ -85,7 +86,8 @@ class WorkdirMirror:
   def _files(self) -> dict[str, _FileState]:
     """Returns the state of all files that are mirrored, by name relative to the folder."""
     states = {}
-    for path in self._local.rglob("*"):
+    mirrored = [path for path in self._local.iterdir() if not _EXCLUDED.fullmatch(path.name)]
+    for path in itertools.chain(mirrored, *(path.rglob("*") for path in mirrored)):
       name = path.relative_to(self._local).as_posix()
       if not _EXCLUDED.fullmatch(name) and path.is_file() and not path.is_symlink():
         with contextlib.suppress(FileNotFoundError):

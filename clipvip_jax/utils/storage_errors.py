@@ -58,6 +58,7 @@ _BUSY = Problem("refuses requests for the moment", "try again later", transient=
 _CORRUPT = Problem("returned other bytes than were written", "check the network", transient=True)
 _REGION = Problem("is in another region", "set AWS_REGION to its region")
 _NAME = Problem("is not the name of a bucket", "check it")
+_INVALID = Problem("refuses a request as invalid", "check the names of bucket and object")
 _UNSUPPORTED = Problem("has no conditional writes, which locks need", "use a bucket of another store")
 
 # By type of error, in any library.
@@ -85,9 +86,19 @@ _CODES = {
   "timeout": r"RequestTimeout|DEADLINE_EXCEEDED",
   "busy": r"SlowDown|ServiceUnavailable|InternalError|Throttling|ThrottlingException|RequestLimitExceeded"
   r"|ConditionalRequestConflict|OperationAborted|UNAVAILABLE|RESOURCE_EXHAUSTED|ABORTED|INTERNAL",
+  "corrupt": r"BadDigest|InvalidDigest|IncompleteBody|XAmzContentSHA256Mismatch",
   "unsupported": r"NotImplemented",
+  "invalid": r"INVALID_ARGUMENT",
 }
-_STATUS = {301: "region", 401: "credentials", 403: "permission", 408: "timeout", 429: "busy", 501: "unsupported"}
+_STATUS = {
+  400: "invalid",
+  301: "region",
+  401: "credentials",
+  403: "permission",
+  408: "timeout",
+  429: "busy",
+  501: "unsupported",
+}
 
 
 def diagnose(error: BaseException, scheme: str) -> Problem | None:
@@ -113,6 +124,7 @@ def diagnose(error: BaseException, scheme: str) -> Problem | None:
         "corrupt": _CORRUPT,
         "region": _REGION,
         "name": _NAME,
+        "invalid": _INVALID,
         "unsupported": _UNSUPPORTED,
       }[kind]
   return None
@@ -152,7 +164,9 @@ def _kind(error: BaseException) -> str:
       return kind
   is_forbidden = isinstance(error, PermissionError) or str(error).startswith("Forbidden: ")  # s3fs, gcsfs
   is_local = not isinstance(error, OSError) or error.errno is not None
-  return "permission" if is_forbidden and not is_local else ""
+  if is_forbidden and not is_local:
+    return "permission"
+  return "invalid" if isinstance(error, ValueError) and str(error).startswith("Bad Request: ") else ""  # gcsfs
 
 
 def _code(error: BaseException) -> str:
