@@ -11,6 +11,7 @@ from etils import epath
 
 from clipvip_jax.data.engine.json_files import excerpt, parse_json
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.storage import explain_errors
 
 PATTERNS = ("*.tar", "*/*.tar", "*/*/*.tar")  # usual places below a folder
 _BLOCK = 2**20  # bytes
@@ -38,7 +39,7 @@ def iterate_groups(path: epath.Path, suffixes: tuple[str, ...]) -> Iterator[tupl
   """
   key, group = "", dict[str, Span]()
   try:
-    with path.open("rb") as file:
+    with explain_errors(path), path.open("rb") as file:
       for member in _members(file, path):
         member_key = _first_dot_key(member.name)
         if member_key != key:

@@ -17,6 +17,7 @@ from clipvip_jax.data.engine.items import check_times, clean_texts
 from clipvip_jax.data.engine.json_files import excerpt
 from clipvip_jax.data.engine.tar_files import Span
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.storage import explain_errors
 from clipvip_jax.utils.timestamps import parse_time
 
 _KINDS = ("json", "parquet", "span")
@@ -183,7 +184,7 @@ def read_table(path: epath.Path, columns: set[str]) -> dict[str, dict[str, Any]]
   from pyarrow import parquet
 
   try:
-    with path.open("rb") as file:
+    with explain_errors(path), path.open("rb") as file:
       table = parquet.ParquetFile(file)
       if missing := sorted({_KEY_COLUMN, *columns} - {*table.schema_arrow.names}):
         raise UserError(f"{path}: no column {', '.join(missing)}; it has {', '.join(table.schema_arrow.names)}")

@@ -11,6 +11,7 @@ from etils import epath
 
 from clipvip_jax.data.engine import storage, tar_files
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.storage import explain_errors
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})", re.ASCII)
@@ -62,10 +63,11 @@ def find_shards(raw_dir: epath.Path, pattern: str) -> list[epath.Path]:
   if "://" in pattern or pattern.startswith(("/", "~")):
     raise UserError(f"shards={pattern!r}: patterns are relative; set --raw_dir to the folder and --shards to the rest")
   paths: dict[epath.Path, None] = {}
-  for name in expand_braces(pattern) if pattern else tar_files.PATTERNS:
-    matches = storage.glob(raw_dir, name) if _GLOB.search(name) else [raw_dir / name]
-    paths.update(dict.fromkeys(matches))
-  missing = _missing_files(paths)
+  with explain_errors(raw_dir, "--raw_dir"):
+    for name in expand_braces(pattern) if pattern else tar_files.PATTERNS:
+      matches = storage.glob(raw_dir, name) if _GLOB.search(name) else [raw_dir / name]
+      paths.update(dict.fromkeys(matches))
+    missing = _missing_files(paths)
   if missing:
     raise UserError(
       f"{missing[0]}: no such file; {len(missing)} of the {len(paths)} tar files of {pattern!r} do not exist. Copy them"

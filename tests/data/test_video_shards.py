@@ -238,3 +238,17 @@ def test_a_killed_build_resumes(videos, tmp_path):
   first = broken / corpus / "video_shards-train.array_record-00000-of-00004"
   assert first.stat().st_mtime_ns == kept  # not built again
   assert json.loads((broken / corpus / "metadata.json").read_text())["coverage"]["train"]["found"] == 32
+
+
+def test_shards_in_a_bucket_give_the_records_of_local_ones(videos, tmp_path, bucket):
+  folder = write_shards(tmp_path / "shards", videos[:4], per_shard=2)
+  table = pyarrow.table({"key": [f"{number:05}" for number in range(4)], "place": [f"place {n}" for n in range(4)]})
+  for name in ("000", "001"):
+    parquet.write_table(table, folder / f"{name}.parquet")
+  address = bucket.upload(folder, "shards")
+  fields = config(shards="{000..001}.tar", subtitle_from="parquet:place", caption_from="json:seen.middle")
+  local = corpora.build(Builder, fields, tmp_path / "local", folder)
+  remote = corpora.build(Builder, fields, tmp_path / "remote", address)
+  assert corpora.read_back(remote, "train") == corpora.read_back(local, "train")
+  with pytest.raises(UserError, match=r"002\.tar: no such file; 1 of the 3 tar files"):
+    corpora.build(Builder, config(shards="{000..002}.tar"), tmp_path / "other", address)

@@ -43,3 +43,9 @@ def test_rejects_corrupt_objects(tmp_path, content, words):
 def test_a_missing_file_is_an_error_of_one_line(tmp_path):
   with pytest.raises(UserError, match=r"gone\.tar: cannot be read \(No such file or directory\)"):
     groups(tmp_path / "gone.tar")
+
+
+def test_a_missing_bucket_is_named(bucket):
+  with pytest.raises(UserError, match="the bucket no-such-bucket ") as refused:
+    groups(f"{bucket.store.scheme}://no-such-bucket/0.tar")
+  assert "0.tar" in str(refused.value) and "\n" not in str(refused.value)
