@@ -11,9 +11,13 @@ import corpora
 import pytest
 import written_corpus
 from caption_endpoint import MODEL, CaptionEndpoint, known_captions, picture
+from ml_collections import ConfigDict
 from project_paths import ROOT
 
-from clipvip_jax import caption
+from clipvip_jax import caption, data_tool
+from clipvip_jax.captioning.frame_sources import CorpusFrames
+from clipvip_jax.input_pipeline.open_corpus import open_corpus
+from clipvip_jax.input_pipeline.record_text import record_text
 from clipvip_jax.utils.errors import UserError
 
 COUNT = 60
@@ -78,6 +82,28 @@ def test_a_run_that_is_killed_ten_times_writes_the_same_bytes(data_dir, tmp_path
       process.wait()
     subprocess.run(killed, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
   assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_captions_of_the_embedded_corpus_come_back_into_an_edition(tmp_path):
+  corpus = open_corpus(
+    ConfigDict({"name": "moving_shapes", "config": "smoke", "data_dir": str(tmp_path), "prepare": True}), "data"
+  )
+  source = CorpusFrames(corpus, corpus.splits)
+  records = [record for split in corpus.splits for record in corpus.records(split)]
+  expected = [record_text(record, "caption") for record in records]
+  known = {frame.jpeg: text for frame, text in zip(source.frames(range(len(source))), expected, strict=True)}
+  flags = ["moving_shapes", "--config=smoke", f"--data_dir={tmp_path}"]
+  with CaptionEndpoint(known) as server:
+    caption.main([*flags, f"--out={tmp_path}/out", f"--endpoint={server.url}", f"--model={MODEL}", "--shard=2/2"])
+    caption.main([*flags, f"--out={tmp_path}/out", f"--endpoint={server.url}", f"--model={MODEL}"])
+  data_tool.main(["add-captions", *flags, f"{tmp_path}/out"])
+  edition = open_corpus(
+    ConfigDict({"name": "moving_shapes", "config": "smoke+captions", "data_dir": str(tmp_path)}), ""
+  )
+  texts = [record_text(record, "caption") for split in edition.splits for record in edition.records(split)]
+  assert texts == expected and len({*texts}) > 10
+  assert edition.metadata["captions"][0]["model"] == MODEL
 
 
 def test_a_folder_and_a_function(tmp_path, monkeypatch):
