@@ -3,7 +3,7 @@
 20 epochs with 32 frames per video; the time embedding is resized from its 12 rows. The first validation set, val_1,
 serves both to select the best checkpoint and to report results.
 
-Variants: b32 (default), b16, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
+Variants: b32 (default), b16, the larger sizes, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
 """
 
 from ml_collections import ConfigDict
@@ -20,11 +20,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   return common.apply_variants(config, arg, VARIANTS)
 
 
-def b16(config: ConfigDict) -> None:
-  """ViT-B/16 with half the batch size."""
-  common.b16(config)
+def as_b16(config: ConfigDict) -> None:
+  """B/16 and the larger sizes: half the batch size."""
   config.train.batch_size = 64
   config.train.update({"eval_every": 157, "checkpoint_every": 157})
 
 
-VARIANTS = {**common.FINE_TUNING_VARIANTS, "b16": b16}
+VARIANTS = {**common.FINE_TUNING_VARIANTS, **common.followed_by(as_b16)}

@@ -6,11 +6,12 @@ folder: `--config=post_pretrain:b16,smoke`. Any field can be overridden on the c
 `--config.optimizer.b1=0.95`. Unknown fields and variants are errors.
 """
 
+import functools
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from clipvip_jax.configs import variants
+from clipvip_jax.configs import sizes, variants
 
 
 def base() -> ConfigDict:
@@ -20,6 +21,8 @@ def base() -> ConfigDict:
   config.model = model_b32()
   config.loss = "vsc_fc"  # a key of clipvip_jax.training.losses.LOSSES
   config.init_from = ""  # initial weights, a SOURCE as in clipvip_jax/weights/sources.py; empty: random parameters
+  # Whether sizes, heads and activation of config.model are those of init_from: clipvip_jax/training/model_sizes.py.
+  config.sizes_from_weights = False
   config.data = data()
   config.mix = ConfigDict()  # name -> mix_corpus(...): corpora to train on in addition to config.data
   config.optimizer = optimizer()
@@ -45,8 +48,8 @@ def fine_tuning() -> ConfigDict:
 
 
 def from_clip(config: ConfigDict) -> None:
-  """Starts from CLIP's weights, without post-pretraining. In a list of variants, name it after b16."""
-  config.init_from = f"weights/clip-vit-base-patch{config.model.patch_size}/model.safetensors"
+  """Starts from CLIP's weights, without post-pretraining. In a list of variants, name it after the size."""
+  config.init_from = sizes.size_of(config).clip
 
 
 def _baseline(variant: variants.Variant) -> variants.Variant:
@@ -65,13 +68,29 @@ def b32(config: ConfigDict) -> None:
 
 def b16(config: ConfigDict) -> None:
   """ViT-B/16 with the hyper-parameters of B/32."""
-  config.init_from = "weights/pretrain_clipvip_base_16.pt"
-  config.model.patch_size = 16
+  config.init_from = sizes.set_size(config, "b16").clip_vip
+
+
+def large(name: str, config: ConfigDict) -> None:
+  """One of sizes.LARGE with the hyper-parameters of B/16, from CLIP's weights: CLIP-ViP's are not published."""
+  config.init_from = sizes.set_size(config, name).clip
+
+
+def followed_by(change: variants.Variant) -> dict[str, variants.Variant]:
+  """Returns the variants of B/16 and the larger sizes, each of which applies `change` as well."""
+
+  def both(variant: variants.Variant, config: ConfigDict) -> None:
+    variant(config)
+    change(config)
+
+  names = ("b16", *sizes.LARGE)
+  return {name: functools.partial(both, FINE_TUNING_VARIANTS[name]) for name in names}
 
 
 FINE_TUNING_VARIANTS: dict[str, variants.Variant] = {
   "b32": b32,
   "b16": b16,
+  **{name: functools.partial(large, name) for name in sizes.LARGE},
   "from_clip": from_clip,
   **{name: _baseline(variant) for name, variant in variants.TEMPORAL.items()},
   **variants.SMALL_HARDWARE,

@@ -8,6 +8,7 @@ Every subset trains for the same number of steps and is evaluated on MSR-VTT's t
 |---|---|
 | b32 | default: HD-VILA-100M from CLIP's B/32 weights, evaluated on MSR-VTT 1k-A |
 | b16 | ViT-B/16 |
+| l14, l14_336, h14, bigg14 | larger CLIPs; see configs/sizes.py |
 | demo | the embedded corpus from random weights: minutes per run on two cores |
 | smoke | a few steps on a few clips |
 | 1%, 3%, 10%, 30%, 100% | share of the training clips; smaller subsets are contained in larger ones |
@@ -17,7 +18,7 @@ import functools
 
 from ml_collections import ConfigDict
 
-from clipvip_jax.configs import common, post_pretrain, variants
+from clipvip_jax.configs import common, post_pretrain, sizes, variants
 
 _PERCENT = (1, 3, 10, 30, 100)
 
@@ -40,6 +41,12 @@ def b32(config: ConfigDict) -> None:
 def b16(config: ConfigDict) -> None:
   """ViT-B/16: the same number of clips in twice as many steps."""
   post_pretrain.b16(config)
+  _downstream(config)
+
+
+def large(name: str, config: ConfigDict) -> None:
+  """One of sizes.LARGE, trained as B/16."""
+  post_pretrain.large(name, config)
   _downstream(config)
 
 
@@ -71,6 +78,7 @@ def share(percent: int, config: ConfigDict) -> None:
 VARIANTS: dict[str, variants.Variant] = {
   "b32": b32,
   "b16": b16,
+  **{name: functools.partial(large, name) for name in sizes.LARGE},
   "demo": demo,
   "smoke": smoke,
   **{f"{percent}%": functools.partial(share, percent) for percent in _PERCENT},

@@ -2,7 +2,7 @@
 
 20 epochs. The best checkpoint is selected on the validation split.
 
-Variants: b32 (default), b16, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
+Variants: b32 (default), b16, the larger sizes, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
 """
 
 from ml_collections import ConfigDict
@@ -18,11 +18,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
   return common.apply_variants(config, arg, VARIANTS)
 
 
-def b16(config: ConfigDict) -> None:
-  """ViT-B/16 with 70 tokens per text and a tenfold learning rate for logit_scale."""
-  common.b16(config)
+def as_b16(config: ConfigDict) -> None:
+  """B/16 and the larger sizes: 70 tokens per text and a tenfold learning rate for logit_scale."""
   config.data.text_length = 70
   config.optimizer.lr_multipliers.logit_scale = 10.0
 
 
-VARIANTS = {**common.FINE_TUNING_VARIANTS, "b16": b16}
+VARIANTS = {**common.FINE_TUNING_VARIANTS, **common.followed_by(as_b16)}

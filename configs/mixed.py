@@ -4,13 +4,15 @@ Every batch comes from one corpus of the mixture; texts that the corpus lacks ar
 frame. Hyper-parameters are those of post_pretrain.py. Half of the batches come from HD-VILA-100M, a quarter each from
 WebVid and image-text pairs. Requires CLIP's weights and the three corpora.
 
-Variants: b32 (default), b16, SMALL_HARDWARE (see configs/variants.py), and smoke: a few steps on three views of the
-embedded corpus, one without captions and one of single frames.
+Variants: b32 (default), b16, the larger sizes, SMALL_HARDWARE (see configs/variants.py), and smoke: a few steps on
+three views of the embedded corpus, one without captions and one of single frames.
 """
+
+import functools
 
 from ml_collections import ConfigDict
 
-from clipvip_jax.configs import common, post_pretrain, variants
+from clipvip_jax.configs import common, post_pretrain, sizes, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -40,4 +42,10 @@ def smoke(config: ConfigDict) -> None:
   config.mix.image_text.update(embedded)
 
 
-VARIANTS = {"b32": b32, "b16": b16, "smoke": smoke, **variants.SMALL_HARDWARE}
+VARIANTS: dict[str, variants.Variant] = {
+  "b32": b32,
+  "b16": b16,
+  **{name: functools.partial(post_pretrain.large, name) for name in sizes.LARGE},
+  "smoke": smoke,
+  **variants.SMALL_HARDWARE,
+}

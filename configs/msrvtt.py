@@ -3,8 +3,8 @@
 Each epoch draws one of the 20 captions per video, so 100 epochs over 9,000 videos equal 5 epochs over all 180,000
 pairs. 1k-A has no validation split; as in published results, the best checkpoint is selected on the test split.
 
-Variants: b32 (default), b16, from_clip, 7k_protocol (7,010 training videos), full_protocol (the owner's splits, tested
-with 20 captions of each of 2,990 videos), TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
+Variants: b32 (default), b16, the larger sizes, from_clip, 7k_protocol (7,010 training videos), full_protocol (the
+owner's splits, tested with 20 captions of each of 2,990 videos), TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@ Text length, frames and passes over the captions are those of CLIP4Clip, the res
 draws one of about 40 captions per video, so 200 epochs equal 5 passes over all captions. The best checkpoint is
 selected on the validation split.
 
-Variants: b32 (default), b16, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
+Variants: b32 (default), b16, the larger sizes, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
 """
 
 from ml_collections import ConfigDict

@@ -6,6 +6,7 @@ The default is the paper's B/32 on HD-VILA-100M. It requires CLIP's weights and 
 |---|---|
 | b32 | default |
 | b16 | ViT-B/16 |
+| l14, l14_336, h14, bigg14 | larger CLIPs, which the paper does not have; see configs/sizes.py |
 | demo | a small model from random weights on the embedded corpus with loss (a) V-S + F-C: minutes on two cores |
 | smoke | the demo in 12 steps on a few clips |
 
@@ -13,9 +14,11 @@ TEMPORAL, OMNISOURCE and SMALL_HARDWARE are available as well; see configs/varia
 for the demo's twins.
 """
 
+import functools
+
 from ml_collections import ConfigDict
 
-from clipvip_jax.configs import common, variants
+from clipvip_jax.configs import common, sizes, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -27,16 +30,20 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def b32(config: ConfigDict) -> None:
   """ViT-B/32 with a global batch of 256 (32 clips per GPU on 8 GPUs)."""
-  config.init_from = "weights/clip-vit-base-patch32/model.safetensors"
-  config.model.patch_size = 32
+  config.init_from = sizes.set_size(config, "b32").clip
   config.train.batch_size = 256
 
 
 def b16(config: ConfigDict) -> None:
   """ViT-B/16 with a global batch of 128 (16 clips per GPU on 8 GPUs)."""
-  config.init_from = "weights/clip-vit-base-patch16/model.safetensors"
-  config.model.patch_size = 16
+  config.init_from = sizes.set_size(config, "b16").clip
   config.train.batch_size = 128
+
+
+def large(name: str, config: ConfigDict) -> None:
+  """One of sizes.LARGE with the hyper-parameters of B/16, which the paper does not have."""
+  b16(config)
+  config.init_from = sizes.set_size(config, name).clip
 
 
 def demo(config: ConfigDict) -> None:
@@ -94,9 +101,10 @@ def tiny(config: ConfigDict) -> None:
   config.host.log_every = 3
 
 
-VARIANTS = {
+VARIANTS: dict[str, variants.Variant] = {
   "b32": b32,
   "b16": b16,
+  **{name: functools.partial(large, name) for name in sizes.LARGE},
   "demo": demo,
   "smoke": smoke,
   **variants.TEMPORAL,

@@ -7,6 +7,7 @@ A variant changes a config in place. Variants combine, separated by commas, and 
 |---|---|---|
 | recipe | `b32` | ViT-B/32, the default |
 | | `b16` | ViT-B/16 |
+| | `l14`, `l14_336`, `h14`, `bigg14` | larger CLIPs, which the paper does not have; see `configs/sizes.py` |
 | | `from_clip` | fine-tuning without post-pretraining, from CLIP's weights |
 | TEMPORAL | `single_frame` | one frame per clip, in training and evaluation |
 | | `mean` | mean pooling: CLIP per frame, features averaged |

@@ -4,7 +4,7 @@
 similar size with one sentence per clip, are used. The validation split serves both to select the best checkpoint and to
 report results, since the sentences of the owner's test split are not public.
 
-Variants: b32 (default), b16, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
+Variants: b32 (default), b16, the larger sizes, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
 """
 
 from ml_collections import ConfigDict

@@ -21,6 +21,7 @@ from clipvip_jax.configs import (
   msvd,
   post_pretrain,
   replication,
+  sizes,
   variants,
   vatex,
   youcook2,
@@ -33,7 +34,7 @@ from clipvip_jax.training.train_step import init_state, make_train_step
 RECIPES = sorted(
   path.stem
   for path in pathlib.Path(common.__file__).parent.glob("*.py")
-  if path.stem not in ("__init__", "common", "variants")
+  if path.stem not in ("__init__", "common", "sizes", "variants")
 )
 # Variants, alone and combined -> number of parameters. CLIP's published sizes are 151,277,313 and 149,620,737; three
 # proxies and twelve frames add 15 rows of 768.
@@ -46,6 +47,13 @@ VARIANTS = {
   "smoke": SMOKE,
   "demo,single_frame": DEMO,
   "b16,single_frame": B16,
+}
+# Sizes that the paper does not have -> published number of CLIP's parameters, and width of the vision tower.
+LARGE = {
+  "l14": (427_616_513, 1024),
+  "l14_336": (427_944_193, 1024),
+  "h14": (986_109_441, 1280),
+  "bigg14": (2_539_567_105, 1664),
 }
 # The paper's baselines and ablations of B/32. The sequence transformer has four blocks of the text tower's size, each
 # with 12 D^2 + 13 D parameters, and 77 positions.
@@ -120,6 +128,35 @@ def test_fine_tuning_recipes_trace_at_full_size(name, variant):
   assert sum(x.size for x in jax.tree.leaves(before.params)) == {"b32": B32, "b16": B16}[variant]
 
 
+@pytest.mark.parametrize("name", sizes.SIZES)
+def test_sizes_have_clips_published_parameters_and_those_of_clip_vip(name):
+  count, width = LARGE[name] if name in LARGE else (VARIANTS[name] - 15 * 768, 768)
+  model = post_pretrain.get_config(name).model
+  assert sum(x.size for x in jax.tree.leaves(clip_vip.parameter_shapes(model))) == count + 15 * width
+  assert all(recipe.get_config(name).model == model for recipe in (mixed, data_scale, *FINE_TUNING.values()))
+
+
+@pytest.mark.parametrize("name", sizes.LARGE)
+def test_large_sizes_have_the_hyper_parameters_of_b16_and_start_from_clip(name):
+  for recipe in (post_pretrain, mixed, data_scale, *FINE_TUNING.values()):
+    config, b16 = recipe.get_config(name), recipe.get_config("b16")
+    assert config.init_from == sizes.SIZES[name].clip
+    for section in ("optimizer", "train", "data"):
+      assert config[section] == b16[section]
+  assert msrvtt.get_config(f"{name},mean").init_from == sizes.SIZES[name].clip
+  assert sizes.size_of(post_pretrain.get_config(name)) is sizes.SIZES[name]
+
+
+def test_a_size_that_is_not_published_has_no_weights():
+  with pytest.raises(ValueError, match=r"none of CLIP's published sizes .*l14_336"):
+    sizes.size_of(post_pretrain.get_config("demo"))
+
+
+def test_a_later_size_replaces_an_earlier_one():
+  for name in ("b32", "b16"):
+    assert post_pretrain.get_config(f"h14,{name}").model == post_pretrain.get_config(name).model
+
+
 def test_fine_tuning_recipes_have_the_papers_hyper_parameters():
   values = {}
   for name, recipe in FINE_TUNING.items():
@@ -183,11 +220,15 @@ def test_fine_tuning_recipes_evaluate_after_whole_epochs_of_the_official_sizes()
 def test_all_recipes_and_variants_are_covered_here():
   assert sorted(["data_scale", "mixed", "post_pretrain", "replication", *FINE_TUNING]) == RECIPES
   assert TEMPORAL.keys() == variants.TEMPORAL.keys()
+  assert LARGE.keys() == {*sizes.LARGE} == sizes.SIZES.keys() - {"b32", "b16"}
   shared = variants.TEMPORAL.keys() | variants.OMNISOURCE.keys() | variants.SMALL_HARDWARE.keys()
-  assert set(post_pretrain.VARIANTS) == VARIANTS.keys() - {"", "demo,single_frame", "b16,single_frame"} | shared
-  assert set(mixed.VARIANTS) == MIXED.keys() - {""} | variants.SMALL_HARDWARE.keys()
+  assert (
+    set(post_pretrain.VARIANTS)
+    == VARIANTS.keys() - {"", "demo,single_frame", "b16,single_frame"} | shared | LARGE.keys()
+  )
+  assert set(mixed.VARIANTS) == MIXED.keys() - {""} | variants.SMALL_HARDWARE.keys() | LARGE.keys()
   for recipe in FINE_TUNING.values():
-    own = {"b32", "b16", "from_clip", *(msrvtt.PROTOCOLS if recipe is msrvtt else ())}
+    own = {"b32", "b16", *LARGE, "from_clip", *(msrvtt.PROTOCOLS if recipe is msrvtt else ())}
     assert set(recipe.VARIANTS) == own | variants.TEMPORAL.keys() | variants.SMALL_HARDWARE.keys()
 
 
@@ -334,7 +375,7 @@ def test_post_pretraining_has_the_papers_hyper_parameters():
 
 
 def test_unknown_variant_lists_the_available_ones():
-  with pytest.raises(ValueError, match=r"'b64'.*b32, b16, demo"):
+  with pytest.raises(ValueError, match=r"'b64'.*b32, b16, l14, .*demo"):
     post_pretrain.get_config("b64")
 
 

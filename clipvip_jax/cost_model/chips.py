@@ -19,7 +19,7 @@ GIB, GB = 2**30, 10**9
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """Peaks of one chip.
+  """Peaks of one chip, or of one core where JAX makes a device of each.
 
   Attributes:
     flops: dense bfloat16 operations per second.
@@ -31,6 +31,7 @@ class Chip:
     node: chips that share the interconnect; 0: the complete slice.
     network: bytes per second per chip between nodes.
     kind: JAX's `device_kind`, or its prefix.
+    cores: devices of a chip.
   """
 
   flops: float
@@ -42,6 +43,7 @@ class Chip:
   node: int = 0
   network: float = 0.0
   kind: str = ""
+  cores: int = 1
 
   @property
   def is_tpu(self) -> bool:
@@ -59,6 +61,7 @@ class Chip:
 
 _FLAT = ("4x8", "2x2", "2x4", "4x4", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x4", "2x2x1", "2x2x2", "2x4x4", "4x4x4", "4x4x8")
+_RACKS = ("72", "1", "4", "8", "36", "144")
 _NODES = ("8", "1", "2", "4", "16", "32")
 # JAX preallocates three quarters of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set:
 # docs.jax.dev/en/latest/gpu_memory_allocation.html
@@ -72,6 +75,8 @@ CHIPS = {
   "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, _CUBES, kind="TPU v5"),
   # cloud.google.com/tpu/docs/v6e: 918 TFLOPs, 32 GB, 1638 GBps, 800 GBps
   "v6e": Chip(918e12, 32 * GIB, 1638e9, 400e9, _FLAT, kind="TPU v6 lite"),
+  # cloud.google.com/tpu/docs/tpu7x: 2307 TFLOPs, 192 GiB, 7380 GBps, 1200 GBps; JAX has a device for each of two cores
+  "tpu7x": Chip(2307e12 / 2, 96 * GIB, 7380e9 / 2, 600e9 / 2, ("2x2x1", *_CUBES), kind="TPU7x", cores=2),
   # nvidia.com/en-us/data-center/a100, SXM 80 GB: 312 TFLOPS, 2039 GB/s, NVLink 600 GB/s both ways;
   # DGX A100: 200 Gb/s of network a GPU
   "a100": Chip(312e12, 80 * GB, 2039e9, 300e9, **_GPU, network=25e9, kind="NVIDIA A100"),
@@ -80,6 +85,14 @@ CHIPS = {
   "h100": Chip(989.5e12, 80 * GB, 3350e9, 450e9, **_GPU, network=50e9, kind="NVIDIA H100"),
   # nvidia.com/en-us/data-center/h200, SXM: as the H100, with 141 GB and 4.8 TB/s; DGX H200: 400 Gb/s a GPU
   "h200": Chip(989.5e12, 141 * GB, 4800e9, 450e9, **_GPU, network=50e9, kind="NVIDIA H200"),
+  # nvidia.com/en-us/data-center/dgx-b200, of 8 GPUs: 1,440 GB, 64 TB/s, NVLink 14.4 TB/s both ways, 400 Gb/s a GPU;
+  # 4.5 PFLOPS a GPU with sparsity
+  "b200": Chip(2250e12, 180 * GB, 8000e9, 900e9, **_GPU, network=50e9, kind="NVIDIA B200"),
+  # nvidia.com/en-us/data-center/gb200-nvl72, of 72 GPUs: 360 PFLOPS with sparsity, 13.4 TB, 576 TB/s, NVLink 130 TB/s
+  # both ways; 400 Gb/s a GPU
+  "gb200": Chip(
+    2500e12, 186 * GB, 8000e9, 900e9, **_GPU | {"examples": _RACKS, "node": 72}, network=50e9, kind="NVIDIA GB200"
+  ),
 }
 
 
@@ -90,7 +103,7 @@ def chip_of_kind(kind: str) -> Chip | None:
 
 
 def parse_topology(topology: str) -> tuple[Chip, int]:
-  """Parses a topology such as `v5e:4x8` or `h100:8`; returns (chip, number of chips).
+  """Parses a topology such as `v5e:4x8` or `h100:8`; returns (chip, number of JAX's devices).
 
   Raises:
     UserError: unknown chip or size; the message lists those allowed.
@@ -102,7 +115,7 @@ def parse_topology(topology: str) -> tuple[Chip, int]:
   dimensions = chip.examples[0].count("x")
   if not re.fullmatch(rf"[1-9]\d*(x[1-9]\d*){{{dimensions}}}", size):
     raise _unknown_size(topology, chip)
-  count = math.prod(map(int, size.split("x")))
+  count = chip.cores * math.prod(map(int, size.split("x")))
   if count > chip.node > 0 and count % chip.node:
     raise UserError(
       f"--topology={topology}: {count} is not divisible by nodes of {chip.node} GPUs; use a multiple of {chip.node}"

@@ -2,26 +2,18 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from clipvip_jax.cost_model import hlo_text
 from clipvip_jax.cost_model.collective import ALL_GATHER, ALL_REDUCE, KINDS, PERMUTE, REDUCE_SCATTER, Collective
 
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) (?:\(.*)?\{$")
-_INSTRUCTION = re.compile(
-  rf"^\s+(?:ROOT )?%?[\w.\-]+ = (?P<type>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\((?P<rest>.*)$"
-)
-_ARRAY = re.compile(r"\b(pred|bf16|[a-z]+\d+(?:e\w+)?)\[([\d,]*)\]")
-_CALLS = re.compile(r"\b(?:calls|to_apply|body|condition|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _LISTS = re.compile(r"replica_groups=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
 _IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\](?:<=\[(?P<shape>[\d,]+)\](?:T\((?P<order>[\d,]+)\))?)?")
 _NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? ?\{([^}]*)\}")
 _AXIS = re.compile(r"'([^']+)'(?:=|:\(\d+\))?(\d+)?")
 _CHAIN = re.compile(r'\bchain_id="\d+"')
-_OP_NAME = re.compile(r'op_name="([^"]*)"')
 
 
 def read_collectives(hlo: str, devices: int) -> list[Collective]:
@@ -33,69 +25,34 @@ def read_collectives(hlo: str, devices: int) -> list[Collective]:
     hlo: `compiled.as_text()`.
     devices: number of devices that the program runs on.
   """
-  bodies = dict(_computations(hlo))
-  times = _times(bodies)
+  bodies = dict(hlo_text.computations(hlo))
+  times = hlo_text.executions(bodies)
   collectives, chains = [], set()
   for name, lines in bodies.items():
     # On TPUs a fusion of this name is a reduce-scatter: an all-reduce of which each chip keeps a slice.
     scatters = "all-reduce-scatter" in name
-    for match in filter(None, map(_INSTRUCTION.match, lines)):
+    for instruction in hlo_text.instructions(lines):
+      if instruction.op.removesuffix("-start") not in KINDS:
+        continue
       # TPUs overlap a collective with computation; each overlapped kernel repeats the instruction with one chain id.
-      chain = _CHAIN.search(match["rest"])
+      chain = _CHAIN.search(instruction.rest)
       if times[name] and not (chain and chain[0] in chains):
-        collectives.append(_collective(match, devices, times[name], scatters))
+        collectives.append(_collective(instruction, devices, times[name], scatters))
         chains |= {chain[0]} if chain else set()
   return collectives
 
 
-def _computations(hlo: str) -> Iterable[tuple[str, list[str]]]:
-  """Yields (name, lines) of every computation; the entry computation has the name ""."""
-  name: str | None = None
-  lines: list[str] = []
-  for line in hlo.splitlines():
-    start = _COMPUTATION.match(line)
-    if start:
-      name, lines = "" if line.startswith("ENTRY") else start[1], []
-    elif line.startswith("}") and name is not None:
-      yield name, lines
-      name = None
-    elif name is not None:
-      lines.append(line)
-
-
-def _times(bodies: Mapping[str, list[str]]) -> dict[str, int]:
-  """Returns the executions of each computation per execution of the entry."""
-  called: dict[str, list[tuple[str, int]]] = {}
-  for name, lines in bodies.items():
-    for line in lines:
-      trips = _TRIPS.search(line)
-      for names in _CALLS.findall(line):
-        for callee in re.findall(r"[\w.\-]+", names):
-          called.setdefault(callee, []).append((name, int(trips[1]) if trips else 1))
-  executions = {"": 1}
-
-  def count(name: str) -> int:
-    if name not in executions:
-      executions[name] = sum(times * count(caller) for caller, times in called.get(name, ()))
-    return executions[name]
-
-  for name in bodies:
-    count(name)
-  return executions
-
-
-def _collective(match: re.Match[str], devices: int, times: int, scatters: bool) -> Collective:
-  kind, rest = match["kind"], match["rest"]
+def _collective(instruction: hlo_text.Instruction, devices: int, times: int, scatters: bool) -> Collective:
+  kind, rest = instruction.op.removesuffix("-start"), instruction.rest
   group = _group(rest, devices)
-  arrays = _tuple_elements(match["type"])
-  if match["start"] and kind in (ALL_GATHER, PERMUTE):  # (operands, results, ...)
-    arrays = arrays[1:2]
-  size = sum(_bytes(array) for array in arrays)
+  result = instruction.type
+  if kind != instruction.op and kind in (ALL_GATHER, PERMUTE):  # (operands, results, ...)
+    result = hlo_text.tuple_elements(result)[1]
+  size = sum(array.size for array in hlo_text.arrays(result))
   if kind == REDUCE_SCATTER:
     size *= group
-  origin = _OP_NAME.search(rest)
   kind = REDUCE_SCATTER if scatters and kind == ALL_REDUCE else kind
-  return Collective(kind, size, group, times, origin[1] if origin else "", _span(rest, group))
+  return Collective(kind, size, group, times, instruction.op_name, _span(rest, group))
 
 
 def _group(rest: str, devices: int) -> int:
@@ -119,28 +76,3 @@ def _span(rest: str, group: int) -> int:
     groups = [[int(n) for n in ids.split(",")] for ids in re.findall(r"\{([\d,]+)\}", match[1])]
     return max(max(ids) - min(ids) for ids in groups) + 1
   return group
-
-
-def _tuple_elements(text: str) -> list[str]:
-  """Returns the elements of a tuple type, or the type itself."""
-  text = re.sub(r"/\*.*?\*/", "", text)
-  if not text.startswith("("):
-    return [text]
-  elements, depth = [""], 0
-  for character in text[1:-1]:
-    depth += (character in "([{") - (character in ")]}")
-    if character == "," and not depth:
-      elements.append("")
-    else:
-      elements[-1] += character
-  return elements
-
-
-def _bytes(text: str) -> int:
-  return sum(_width(kind) * math.prod(int(n) for n in sides.split(",") if n) for kind, sides in _ARRAY.findall(text))
-
-
-def _width(kind: str) -> int:
-  """Returns the bytes of an element; types below a byte take one."""
-  bits = re.search(r"\d+", kind)
-  return max(1, int(bits[0]) // 8) if bits else 1

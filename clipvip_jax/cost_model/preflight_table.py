@@ -6,6 +6,7 @@ from typing import Any
 from clipvip_jax.utils.progress import format_duration
 
 _NAME = 38  # columns
+_CONSUMERS = 8  # modules with a row
 
 
 def _unit(value: float, base: int, ending: str) -> str:
@@ -36,7 +37,11 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     f" {report['clips_of_a_chip']:,} clips a chip",
     "",
   ]
-  costs = [*_flops(report), "", *_collectives(report), "", *_time(report)] if "memory" in report else []
+  costs = (
+    [*_flops(report), "", *_collectives(report), "", *_traffic(report), "", *_time(report)]
+    if "memory" in report
+    else []
+  )
   return [*head, *_memory(report), "", *costs, *_largest(report)]
 
 
@@ -77,6 +82,20 @@ def _collectives(report: Mapping[str, Any]) -> list[str]:
     "collectives of a step: how many, and what a chip sends",
     *rows,
     f"{together}; the method needs {_sent(needed)}{ratio}",
+  ]
+
+
+def _traffic(report: Mapping[str, Any]) -> list[str]:
+  consumers = sorted(report["hbm_by_module"].items(), key=lambda item: -item[1])
+  total = report["hbm_bytes"]
+  rows = [_row(name, _sent(size), f"{size / total:.0%}") for name, size in consumers[:_CONSUMERS]]
+  rest = sum(size for _, size in consumers[_CONSUMERS:])
+  estimated = ", estimated" if report["memory_is_estimated"] else ""
+  return [
+    f"bytes of a step from and to the memory of a chip, by module{estimated}",
+    *rows,
+    *([_row(f"{len(consumers) - _CONSUMERS} others", _sent(rest), f"{rest / total:.0%}")] if rest else []),
+    _row("together", _sent(total)),
   ]
 
 

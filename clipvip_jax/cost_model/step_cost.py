@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from clipvip_jax.cost_model import communication, flops, hlo_collectives
+from clipvip_jax.cost_model import communication, flops, hbm_traffic, hlo_collectives
 from clipvip_jax.cost_model.chips import Chip
 from clipvip_jax.cost_model.collective import Collective
 from clipvip_jax.distributed import sharding
@@ -44,7 +44,7 @@ class Cost:
   Attributes:
     memory: {part: bytes}.
     flops: as the compiler counts them, a loop once; too small with microbatches.
-    hbm_bytes: read and written, likewise.
+    hbm: {module: bytes read from and written to memory}, loops by their trips; see hbm_traffic.py.
     collectives: of the compiled program; see hlo_collectives.py.
     needed: collectives of the method; see communication.py.
     counted: operations of all chips, by part; see `flops.step`.
@@ -53,7 +53,7 @@ class Cost:
 
   memory: Mapping[str, float]
   flops: float
-  hbm_bytes: float
+  hbm: Mapping[str, float]
   collectives: Sequence[Collective]
   needed: Sequence[Collective]
   counted: Mapping[str, int]
@@ -63,6 +63,11 @@ class Cost:
   def memory_used(self) -> float:
     """Bytes per chip."""
     return sum(self.memory.values())
+
+  @property
+  def hbm_bytes(self) -> float:
+    """Bytes that a step reads from and writes to the memory of a chip."""
+    return sum(self.hbm.values())
 
 
 def batch_shapes(config: ConfigDict, loss: Loss) -> dict[str, jax.ShapeDtypeStruct]:
@@ -105,12 +110,12 @@ def measure(config: ConfigDict, mesh: Mesh) -> Cost:
       raise
     raise OutOfMemory(used_bytes(str(error))) from error
   seconds = time.monotonic() - started
-  analysis = compiled.cost_analysis()
+  hlo = compiled.as_text()
   return Cost(
     memory=_memory(compiled.memory_analysis(), mesh, state, batch),
-    flops=analysis["flops"],
-    hbm_bytes=analysis["bytes accessed"],
-    collectives=hlo_collectives.read_collectives(compiled.as_text(), mesh.size),
+    flops=compiled.cost_analysis()["flops"],
+    hbm=hbm_traffic.by_module(hlo),
+    collectives=hlo_collectives.read_collectives(hlo, mesh.size),
     needed=communication.required_collectives(config, mesh, state.params),
     counted=flops.step(config),
     seconds=seconds,

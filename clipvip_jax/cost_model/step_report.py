@@ -14,6 +14,7 @@ from clipvip_jax.cost_model import chips, step_cost
 from clipvip_jax.cost_model.collective import total_bytes
 from clipvip_jax.distributed import sharding
 from clipvip_jax.training import config_checks
+from clipvip_jax.training.model_sizes import fill_sizes
 from clipvip_jax.utils.log import log
 from clipvip_jax.utils.progress import format_duration, report_periodically
 
@@ -36,6 +37,7 @@ def step_report(config: ConfigDict, topology: str, *, largest_batch: bool = Fals
   """
   chip, count = chips.parse_topology(topology)
   devices = chips.devices(topology)
+  config = fill_sizes(config)
   config_checks.check_recipe(config, count)
   config = with_largest_step(config)
   mesh = sharding.make_mesh(config.mesh, devices)
@@ -104,6 +106,7 @@ def _costs(cost: step_cost.Cost, chip: chips.Chip, count: int, *, loops: bool) -
     "sent": total_bytes(cost.collectives),
     "sent_needed": total_bytes(cost.needed),
     "hbm_bytes": cost.hbm_bytes,
+    "hbm_by_module": dict(cost.hbm),
     "seconds": seconds,
     "mfu": useful / (count * chip.flops * max(seconds.values())),
     "seconds_to_compile": cost.seconds,

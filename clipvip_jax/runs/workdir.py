@@ -42,6 +42,7 @@ _ADDED = re.compile(r"corpus\.(((mix\.[^.]+|evaluated)\.)?content\..*|tokenizer)
 # Fields of NAME.json that workdirs of earlier versions lack, and the values that they had.
 _DEFAULTS = {
   "config.data.crop": "squash",
+  "config.sizes_from_weights": False,
   "config.train.ema": 0.0,
   "evaluation.data.crop": "squash",
   "job.crop": "squash",

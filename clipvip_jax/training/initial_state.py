@@ -29,7 +29,8 @@ def load_initial_weights(components: Components) -> dict[str, np.ndarray]:
   init_from = components.config.init_from
   if not init_from or checkpoint.has_checkpoint(components.workdir / "checkpoints"):
     return {}
-  weights = load_params.load_params(init_from, components.abstract_state.params, components.config.data.crop)
+  config = components.config
+  weights = load_params.load_params(init_from, components.abstract_state.params, config.data.crop, config.model)
   initial_weights.check_initial_weights(components.workdir, init_from, weights)
   return weights
 

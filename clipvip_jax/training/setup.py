@@ -29,6 +29,7 @@ from clipvip_jax.training import duration
 from clipvip_jax.training import optimizer as optimizers
 from clipvip_jax.training.config_checks import check_run, stream_sections
 from clipvip_jax.training.losses import LOSSES, Loss
+from clipvip_jax.training.model_sizes import fill_sizes
 from clipvip_jax.training.parameter_average import start_average
 from clipvip_jax.training.train_step import init_state
 from clipvip_jax.utils import config_tree
@@ -97,6 +98,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path, folder: RunFolder | None 
   Raises:
     UserError: any input error that would stop the run later.
   """
+  config = fill_sizes(config, workdir)
   check_run(config, workdir)
   corpora = {section: _open_training_corpus(config, section, stream) for section, stream in stream_sections(config)}
   eval_corpus = _open_eval_corpus(config, corpora["data"])

@@ -13,6 +13,7 @@ from clipvip_jax.reporting import study_page
 from clipvip_jax.runs import results
 from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs.fetch_run import fetch_files
+from clipvip_jax.training.model_sizes import fill_sizes
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.bucket_copies import errors_by_address, uploaded_folder
 from clipvip_jax.utils.errors import UserError
@@ -158,8 +159,11 @@ def read_finished_run(study: Study, arm: str, seed: int) -> results.RunResults |
   """
   workdir = study.workdir(arm, seed)
   folder = fetch_files(workdir)
+  config = study.config(arm, seed)
+  if (folder / "config.json").is_file():
+    config = fill_sizes(config, folder)
   with errors_by_address():
-    run_workdir.check_config(folder, config_tree.to_json_dict(study.config(arm, seed)))
+    run_workdir.check_config(folder, config_tree.to_json_dict(config))
   return results.read_results(workdir) if (folder / "results.json").is_file() else None
 
 

@@ -57,6 +57,7 @@ def _train(config: ConfigDict, workdir: pathlib.PurePath) -> dict[str, Any]:
 def _train_in(folder: RunFolder, config: ConfigDict) -> dict[str, Any]:
   workdir = folder.path
   components = prepare(config, workdir, folder)
+  config = components.config
   weights = load_initial_weights(components)
   with locked_workdir(components), Watchdog(workdir, config.host.watchdog_timeout):
     _enable_compilation_cache(workdir, config.host.compilation_cache)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 from flax import traverse_util
+from ml_collections import ConfigDict
 
 from clipvip_jax.models.clip_vip import INITIAL_LOGIT_SCALE, Params
 from clipvip_jax.utils.errors import UserError
@@ -13,10 +14,17 @@ from clipvip_jax.utils.log import log
 from clipvip_jax.weights import position_embedding
 from clipvip_jax.weights.sources import CLIP_VIP_PARAMS, SEQUENCE_PREFIX, Weights, read_weights
 
+# Sizes of `config.model` that weights must have; positions are resized.
+_SIZES = (
+  *("patch_size", "embed_dim", "text.vocab_size"),
+  *(f"{tower}.{name}" for tower in ("vision", "text") for name in ("width", "layers", "heads", "mlp")),
+)
 _ALIGNMENT = 64  # bytes, of arrays that JAX takes over on a CPU without a copy
 
 
-def load_params(source: str, params: Params, crop: str | None = None) -> dict[str, np.ndarray]:
+def load_params(
+  source: str, params: Params, crop: str | None = None, model: ConfigDict | None = None
+) -> dict[str, np.ndarray]:
   """Reads the weights of a source, fitted to the model and checked against it.
 
   Weights of a plain CLIP, including a run without added proxies and time embedding, get INITIAL_LOGIT_SCALE in place
@@ -26,14 +34,18 @@ def load_params(source: str, params: Params, crop: str | None = None) -> dict[st
     source: a SOURCE; see sources.py.
     params: the model's parameters or their shapes.
     crop: `data.crop` of the run. Weights of a run with another one are reported.
+    model: `config.model` of the run, whose sizes and heads are compared with those of the weights.
 
   Returns:
     {parameter name: float32 array}. Parameters that CLIP lacks may be missing.
 
   Raises:
-    UserError: the source cannot be read, or parameters are missing, unexpected or of another shape; all are listed.
+    UserError: the source cannot be read or has other sizes, or parameters are missing, unexpected or of another shape;
+      all are listed.
   """
   weights = read_weights(source)
+  if model is not None:
+    _check_sizes(weights, model)
   if crop and weights.crop not in (crop, None):
     log.warning("%s was trained with data.crop=%r, this run has data.crop=%r", source, weights.crop, crop)
   shapes = shapes_by_name(params)
@@ -45,6 +57,22 @@ def load_params(source: str, params: Params, crop: str | None = None) -> dict[st
     loaded |= _sequence_from_text(loaded, {name: shapes[name] for name in sequence})
   check_complete(loaded, params, source, optional=(*CLIP_VIP_PARAMS, *sequence))
   return loaded
+
+
+def _check_sizes(weights: Weights, model: ConfigDict) -> None:
+  """Raises UserError for weights of other sizes, or of another number of heads if the files state it."""
+  stated = {"vision": weights.run or weights.hints.vision_heads, "text": weights.run or weights.hints.text_heads}
+  differences = []
+  for path in _SIZES:
+    section, _, name = path.rpartition(".")
+    theirs, ours = (x[section][name] if section else x[name] for x in (weights.config, model))
+    if theirs != ours and (name != "heads" or stated[section]):
+      differences.append(f"{path}={theirs}, not {ours}")
+  if differences:
+    raise UserError(
+      f"{weights.source!r} does not fit config.model: its weights have {', '.join(differences)}; use the variant of"
+      " their size (configs/sizes.py), or --config.sizes_from_weights=True"
+    )
 
 
 def _sequence_from_text(

@@ -2,7 +2,8 @@
 
 Shapes of the weights determine all sizes except the number of heads; the activation is not in the weights either. Both
 come from, in this order: the caller, metadata of files that this project wrote, the configuration next to the weights
-(config_files.py), and conventions: 64 channels per head, and the activation of the layout's publishers.
+(config_files.py), and conventions: the channels per head of published towers, and the activation of the layout's
+publishers.
 """
 
 import dataclasses
@@ -20,6 +21,8 @@ from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 
 HEAD_WIDTH = 64
+# Width of a vision tower -> channels per head, of ViT-H/14, ViT-g/14 and ViT-bigG/14.
+_HEAD_WIDTHS = {("vision", 1280): 80, ("vision", 1408): 88, ("vision", 1664): 104}
 _MLP_UP = re.compile(r"(text|vision)/transformer/block_([0-9]{1,4})/mlp/up/kernel")
 
 
@@ -176,8 +179,8 @@ def from_weights(params: Mapping[str, np.ndarray], hints: Hints, default_activat
 
 
 def _heads(tower: str, width: int, hinted: int | None, source: str) -> int:
-  """Returns the hinted number of attention heads, or one per HEAD_WIDTH channels."""
-  heads = hinted or max(width // HEAD_WIDTH, 1)
+  """Returns the hinted number of attention heads, or that of published towers of the width."""
+  heads = hinted or max(width // _HEAD_WIDTHS.get((tower, width), HEAD_WIDTH), 1)
   if width % heads:
     raise UserError(
       f"{source}: {tower}_heads={heads} does not divide the tower's width {width};"

@@ -61,7 +61,7 @@ def test_small_step_for_eight_gpus(tmp_path, capsys):
 
 
 def test_step_that_does_not_fit_exits_with_its_code(monkeypatch, capsys):
-  cost = step_cost.Cost({"parameters": 70e9}, 1.0, 1.0, (), (), {"video": 1, "recomputed": 0}, 1.0)
+  cost = step_cost.Cost({"parameters": 70e9}, 1.0, {"vision": 1.0}, (), (), {"video": 1, "recomputed": 0}, 1.0)
   monkeypatch.setattr(step_cost, "measure", lambda config, mesh: cost)
   with pytest.raises(SystemExit) as stop:
     preflight.main([*SMALL, "--topology=h100:8"])

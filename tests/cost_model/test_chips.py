@@ -20,7 +20,15 @@ def test_chip_is_found_by_its_device_kind(name):
 
 @pytest.mark.parametrize(
   ("topology", "name", "count"),
-  [("v5e:4x8", "v5e", 32), ("v5p:2x2x4", "v5p", 16), ("h100:4", "h100", 4), ("a100:16", "a100", 16)],
+  [
+    ("v5e:4x8", "v5e", 32),
+    ("v5p:2x2x4", "v5p", 16),
+    ("h100:4", "h100", 4),
+    ("a100:16", "a100", 16),
+    ("tpu7x:2x2x1", "tpu7x", 8),
+    ("b200:8", "b200", 8),
+    ("gb200:144", "gb200", 144),
+  ],
 )
 def test_topology_is_parsed(topology, name, count):
   assert chips.parse_topology(topology) == (chips.CHIPS[name], count)
@@ -29,11 +37,13 @@ def test_topology_is_parsed(topology, name, count):
 @pytest.mark.parametrize(
   ("topology", "message"),
   [
-    ("v9:4x8", "--topology=v9:4x8: unknown chip 'v9'; allowed: v5e:4x8, v5p:2x2x4, v6e:4x8, a100:8"),
+    ("v9:4x8", "--topology=v9:4x8: unknown chip 'v9'; allowed: v5e:4x8, v5p:2x2x4, v6e:4x8, tpu7x:2x2x1, a100:8"),
     ("v5e", "--topology=v5e: unknown size; use one such as v5e:4x8"),
     ("v5e:2x2x2", "unknown size; use one such as v5e:4x8"),
     ("v5p:4x4", "unknown size; use one such as v5p:2x2x4"),
     ("h100:0", "unknown size; use one such as h100:8"),
+    ("gb200:80", "80 is not divisible by nodes of 72 GPUs; use a multiple of 72"),
+    ("tpu7x:4x4", "unknown size; use one such as tpu7x:2x2x1"),
     ("h100:12", "12 is not divisible by nodes of 8 GPUs; use a multiple of 8"),
   ],
 )

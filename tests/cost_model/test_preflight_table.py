@@ -1,5 +1,7 @@
 """Preflight reports as text."""
 
+import re
+
 from clipvip_jax.cost_model import preflight_table
 
 REPORT = {
@@ -38,6 +40,8 @@ def test_costs_name_the_bound_of_the_step():
     "collectives": {"all-gather": {"count": 2, "sent": 3e9}},
     "sent": 3e9,
     "sent_needed": 2e9,
+    "hbm_bytes": 5e9,
+    "hbm_by_module": {"vision/transformer/block/mlp/up": 2e9, "text": 1e9, **{f"module_{i}": 2e8 for i in range(10)}},
     "seconds": {"compute": 0.25, "memory": 0.5},
     "mfu": 0.4,
     "seconds_to_compile": 90,
@@ -45,5 +49,7 @@ def test_costs_name_the_bound_of_the_step():
   text = "\n".join(preflight_table.lines(REPORT | costs))
   assert "1.50 of what is counted" in text
   assert "3.00 GB; the method needs 2.00 GB, 1.50 of it" in text
+  assert re.search(r"mlp/up +2\.00 GB +40%\n  text +1\.00 GB +20%\n", text)
+  assert re.search(r"4 others +800\.00 MB +16%\n  together +5\.00 GB\n", text)
   assert "bound by memory" in text and "2,048 clips a second, 40% of peak" in text
   assert "compiled in 1m30s" in text

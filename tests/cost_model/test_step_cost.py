@@ -30,7 +30,7 @@ def test_used_bytes_are_parsed_from_the_compilers_message(message, used):
 def test_step_seconds_are_those_of_the_published_peaks(loops, operations):
   chip = chips.CHIPS["h100"]
   collectives = (Collective("all-gather", 200, 2, span=2), Collective("all-gather", 200, 2, span=9))
-  cost = step_cost.Cost({}, 1e12, 1e9, collectives, (), {"video": 4e12}, 0.0)
+  cost = step_cost.Cost({}, 1e12, {"vision": 6e8, "text": 4e8}, collectives, (), {"video": 4e12}, 0.0)
   seconds = step_cost.step_seconds(cost, chip, 2, loops=loops)
   assert seconds["compute"] == operations / chip.flops
   assert seconds["memory"] == 1e9 / chip.hbm_bandwidth

@@ -34,7 +34,7 @@ def small_recipe():
 
 
 def cost(memory):
-  return step_cost.Cost({"all": memory}, 1.0, 1.0, (), (), {"video": 1, "recomputed": 0}, 1.0)
+  return step_cost.Cost({"all": memory}, 1.0, {"vision": 1.0}, (), (), {"video": 1, "recomputed": 0}, 1.0)
 
 
 def test_largest_batch_is_extrapolated_where_the_compiler_rejects_the_batch(monkeypatch, four_chips, small_recipe):
