@@ -22,7 +22,7 @@ def test_rejects_weights_of_another_size(corpora, tmp_path):
   weights = ROOT / "tests/golden/vip_tiny.safetensors"
   components = setup.prepare(config(corpora, init_from=str(weights)), tmp_path)
   with pytest.raises(
-    UserError, match=r"does not fit config\.model: its weights have embed_dim=32, not \d+, .*sizes_from_w"
+    UserError, match=r"does not fit config\.model: its weights have text\.vocab_size=100, not 512, .*sizes_from_w"
   ):
     load_initial_weights(components)
 
