@@ -12,6 +12,7 @@ from small_runs import config
 from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.metrics_history import History
+from clipvip_jax.runs.run_folder import RunFolder
 from clipvip_jax.runs.workdir_lock import workdir_lock
 from clipvip_jax.tracking.open_trackers import TrackerGroup
 from clipvip_jax.training import setup
@@ -39,9 +40,9 @@ class StubEvaluator:
 
 
 @contextlib.contextmanager
-def open_loop(corpora, workdir, evaluator, **changes):
+def open_loop(corpora, workdir, evaluator, folder=None, **changes):
   """(loop, first state, checkpoints)."""
-  components = setup.prepare(config(corpora, **{**CHANGES, **changes}), workdir)
+  components = setup.prepare(config(corpora, **{**CHANGES, **changes}), workdir, folder)
   run_workdir.claim(workdir, config_tree.to_json_dict(components.config), components.corpus_identity)
   checkpoints = Checkpoints(workdir / "checkpoints", 9)
   history = History(workdir / "metrics.jsonl", 0)
@@ -89,6 +90,27 @@ def test_a_signal_during_an_evaluation_stops_at_once_and_the_evaluation_is_repea
     assert checkpoints.has_score(5)
   rows = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("unbroken", "broken")]
   assert rows[0] == rows[1]
+
+
+class RecordingFolder(RunFolder):
+  """Records the last row of metrics.jsonl at each upload, and whether its step has a score already."""
+
+  def __init__(self, path):
+    super().__init__(path)
+    self.uploads, self.checkpoints = [], None
+
+  def upload(self):
+    row = json.loads((self.path / "metrics.jsonl").read_text().splitlines()[-1])
+    self.uploads.append((row["kind"], row["step"], self.checkpoints.has_score(row["step"])))
+
+
+@pytest.mark.slow
+@pytest.mark.unoptimized
+def test_an_evaluation_is_uploaded_before_its_score(corpora, tmp_path):
+  folder = RecordingFolder(tmp_path)
+  with open_loop(corpora, tmp_path, StubEvaluator(), folder) as (loop, state, folder.checkpoints):
+    loop.run(state, 0)
+  assert folder.uploads == [("eval", 5, False), ("eval", 10, False), ("eval", 12, False)]
 
 
 @pytest.mark.slow
