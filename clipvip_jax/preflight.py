@@ -10,13 +10,13 @@ counts bytes that cross the boundary of a chip's memory (HBM), named by module. 
 as a chip, as in JAX. Exit codes: 0 fits; 1 does not fit; 2 bad input.
 """
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from clipvip_jax.cost_model import chips, preflight_table
-from clipvip_jax.utils import config_tree, recipe_flags
-from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils import config_tree, recipe_flags, storage
+from clipvip_jax.utils.bucket_copies import uploaded_file
+from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.log import log
 
 DOES_NOT_FIT = 1
@@ -29,17 +29,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     "--config", required=True, help="recipe: a Python file, which is run, or a name; variants after a colon"
   )
   parser.add_argument("--topology", required=True, help="a chip and their number, as in v5e:4x8 or h100:8")
-  parser.add_argument("--json", type=pathlib.Path, help="write the report to this file")
+  parser.add_argument("--json", type=path_argument("--json"), help="write the report to this file")
   parser.add_argument("--largest_batch", action="store_true", help="estimate the largest batch that fits")
   options, overrides = parser.parse_known_args(argv)
   chips.parse_topology(options.topology)
+  if options.json:
+    storage.check_bucket(options.json, "--json")
   config = recipe_flags.parse_config([f"--config={options.config}", *overrides])
   from clipvip_jax.cost_model.step_report import step_report  # lazy, so that --help is fast
 
   report = {"config": options.config} | step_report(config, options.topology, largest_batch=options.largest_batch)
   print("\n".join(preflight_table.lines(report)))
   if options.json:
-    config_tree.write_json(options.json, report)
+    with uploaded_file(options.json, "--json") as path:
+      config_tree.write_json(path, report)
     log.info("wrote %s", options.json)
   if not report["fits"]:
     sys.exit(DOES_NOT_FIT)
