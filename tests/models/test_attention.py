@@ -86,3 +86,43 @@ def test_cudnn_without_a_gpu_is_rejected():
 def test_unknown_implementation_is_rejected():
   with pytest.raises(UserError, match=r"model\.attention='flash' is unknown; allowed: auto, xla, cudnn"):
     clip_vip.from_config(tiny.config(attention="flash"))
+
+
+HEAD_WIDTHS = (64, 80, 104)  # of B/32 to L/14, of H/14 and of bigG/14
+
+
+@pytest.mark.parametrize("width", HEAD_WIDTHS)
+def test_every_path_equals_softmax_attention_at_the_sizes_of_large_models(width):
+  """One frame of 256 patches and CLIP's class token."""
+  tokens = 257
+  query, key, value = np.random.default_rng(0).normal(size=(3, 1, tokens, 2, width)).astype(np.float32)
+  query *= width**-0.5
+  everything = np.ones((tokens, tokens), bool)
+  expected = softmax_attention(query, key, value, everything)
+  assert_close(attention.full(query, key, value), expected, 1e-5)
+  causal = softmax_attention(query, key, value, np.tri(tokens, dtype=bool))
+  assert_close(attention.causal(query, key, value), causal, 1e-5)
+  single = attention.single_query_attention(query[:, :1], key, value, jnp.ones((1, tokens), bool))
+  assert_close(single, expected[:, :1], 1e-5)
+  ours = proxy_attention.proxy_guided(query, key, value, num_proxies=1, num_frames=1)
+  assert_close(ours, expected, 1e-5)  # one frame: every token attends to every token
+
+
+@pytest.mark.parametrize("width", HEAD_WIDTHS)
+def test_proxy_guided_attention_of_large_models_equals_its_mask(width):
+  """Two frames of 256 patches of 14 x 14 pixels, and four proxies."""
+  tokens, proxies = 4 + 2 * 256, 4
+  query, key, value = np.random.default_rng(1).normal(size=(3, 1, tokens, 1, width)).astype(np.float32)
+  query *= width**-0.5
+  frame = np.concatenate([np.full(proxies, -1), np.repeat([0, 1], 256)])
+  allowed = (frame[:, None] == frame) | (frame[:, None] == -1) | (frame == -1)
+  ours = proxy_attention.proxy_guided(query, key, value, num_proxies=proxies, num_frames=2)
+  assert_close(ours, softmax_attention(query, key, value, allowed), 1e-5)
+  weights = proxy_attention.proxy_weights(query, key, proxies)
+  assert weights.shape == (1, proxies, 2 * 256)
+
+
+def test_cudnn_has_kernels_for_the_heads_and_frames_of_large_models():
+  assert all(attention.has_fused_kernel(width, 256, 260) for width in HEAD_WIDTHS)
+  assert all(attention.has_fused_kernel(width, 576, 580) for width in HEAD_WIDTHS)  # 336 x 336 pixels
+  assert not attention.has_fused_kernel(64, 257)  # mean pooling: one class token per frame
