@@ -110,6 +110,18 @@ def test_a_store_that_does_not_answer_is_no_corrupt_checkpoint(two, tmp_path, qu
   assert two.sizes() == before
 
 
+def test_a_save_into_a_store_that_does_not_answer_fails_in_one_line(s3_bucket, tmp_path, quick_retries, monkeypatch):
+  save(s3_bucket, tmp_path / "a", {1: None})
+  checkpoints = open_checkpoints(s3_bucket, tmp_path / "a")
+  monkeypatch.setattr("time.sleep", lambda seconds: None)
+  with s3_bucket.faults(rate=1.0, kinds=["500"], match="^PUT"):
+    checkpoints.save(state(2), {"next_record": 20})
+    with pytest.raises(UserError, match=rf"{s3_bucket.name} refuses requests for the moment; try") as error:
+      checkpoints.wait()
+  assert "\n" not in str(error.value) and checkpoints.newest_committed() == 1
+  assert resume(s3_bucket, tmp_path / "a") == 1, "what is not in the bucket does not count"
+
+
 def test_several_hosts_are_refused_by_name_on_s3(s3_bucket, tmp_path, monkeypatch):
   monkeypatch.setattr(checkpoint_storage, "allgather_text", lambda text: [text, "node-b"])
   with pytest.raises(UserError, match=r"s3://.*several \(.*node-b.*\); use a --workdir on gs:// or in a folder that"):
