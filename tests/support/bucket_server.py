@@ -155,18 +155,13 @@ class Google:
       return self.error(refused) if refused != 304 else Answer(304, {})
     if upload_id := query.get("upload_id"):
       return self._upload_part(upload_id, method, path, headers, body)
-    byte_range = headers.get("Range")
-    del headers["Range"]  # the emulator knows no ranges that count from the end
+    is_listing = re.search(r"/b/[^/]+/o$", split.path)
+    if method == "GET" and stored and (query.get("alt") == "media" or not split.path.startswith("/storage/")):
+      return self._download(stored, headers.get("Range"))
     answer = self._emulate(method, path, headers, body)
-    if method == "GET" and answer.status == 200 and "X-Goog-Hash" in answer.headers:
-      answer.headers |= {"X-Goog-Generation": stored["generation"], "X-Goog-Metageneration": "1"}
-      answer.headers |= {"ETag": f'"{stored["etag"]}"', "X-Goog-Stored-Content-Length": str(len(answer.body))}
-      return self._part(answer, byte_range) if byte_range else answer
-    if method == "GET" and answer.status == 200 and re.search(r"/b/[^/]+/o$", split.path):
+    if method == "GET" and answer.status == 200 and is_listing:
       return self._page(answer, query)
-    return (
-      answer if answer.status < 400 or answer.body else self.error(answer.status if answer.status in ERRORS else 400)
-    )
+    return self.error(answer.status) if answer.status >= 400 and not answer.body else answer
 
   def _target(self, path, query, body):
     """(bucket, object) that a request reads or writes; "" where it names none."""
@@ -225,17 +220,24 @@ class Google:
     answer.body = exchange.wfile.getvalue()
     return answer
 
-  def _part(self, answer, byte_range):
-    """The bytes of a range."""
+  def _download(self, stored, byte_range):
+    """The content of an object, or a range of it; the emulator copies all of it, and knows no ranges from the end."""
+    body = memoryview(self.storage.get_file(stored["bucket"], stored["name"]))
+    headers = {
+      "Content-Type": stored["contentType"],
+      "ETag": f'"{stored["etag"]}"',
+      "X-Goog-Generation": stored["generation"],
+      "X-Goog-Metageneration": stored["metageneration"],
+      "X-Goog-Stored-Content-Length": str(len(body)),
+    }
+    if not byte_range:
+      return Answer(200, {**headers, "X-Goog-Hash": f"crc32c={stored['crc32c']},md5={stored['md5Hash']}"}, body)
     first, last = re.fullmatch(r"bytes=(\d*)-(\d*)", byte_range).groups()
-    size = len(answer.body)
-    start = int(first) if first else max(0, size - int(last))
-    end = min(int(last) + 1, size) if first and last else size
+    start = int(first) if first else max(0, len(body) - int(last))
+    end = min(int(last) + 1, len(body)) if first and last else len(body)
     if start >= end:
       return self.error(416)
-    answer.headers.pop("X-Goog-Hash")  # of the object
-    answer.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    return Answer(206, answer.headers, answer.body[start:end])
+    return Answer(206, {**headers, "Content-Range": f"bytes {start}-{end - 1}/{len(body)}"}, body[start:end])
 
   def _page(self, answer, query):
     """One page of a listing, between the offsets."""
