@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
@@ -92,6 +93,10 @@ def _parser() -> Parser:
     else:
       command.add_argument("--split", default="train", help="default: train")
       command.add_argument("--num_frames", type=int, default=12, help="frames sampled from each clip; default: 12")
+      command.add_argument("--cache_dir", default="", help="local folder for files of a corpus on gs:// or s3://")
+      command.add_argument(
+        "--cache_gb", type=float, default=100.0, help="limit of its size in 10^9 bytes; default: 100"
+      )
     if name in ("build", "throughput"):
       command.add_argument("--workers", type=int, default=None, help="number of processes; default: one per core")
     if name == "check":
@@ -190,6 +195,9 @@ def _open_corpus(options: argparse.Namespace) -> "Corpus":
       f" {_MANIFEST_CORPUS} --config=NAME --data_dir=DIR"
     )
   config = ConfigDict({"name": options.corpus, "config": options.config, "data_dir": _expand_user(options.data_dir)})
+  config.update(
+    {name: value for name in ("cache_dir", "cache_gb") if (value := getattr(options, name, None)) is not None}
+  )
   return open_corpus(config, "")
 
 
@@ -201,10 +209,16 @@ def _make_builder(options: argparse.Namespace, fields: dict[str, str]) -> "Corpu
   from clipvip_jax.input_pipeline.open_corpus import builder_class
 
   name = options.corpus
+  for flag in ("data_dir", "raw_dir"):
+    if value := getattr(options, flag):
+      storage.check_path(value, f"--{flag}")
+      storage.check_bucket(value, f"--{flag}")
   build_fields = {flag: value for flag in _BUILD_FLAGS if (value := getattr(options, flag)) is not None}
   if name.endswith((".jsonl", ".json")):
     if "raw_dir" in build_fields:
       raise UserError(f"--raw_dir={build_fields['raw_dir']} does not apply to the manifest {name}; remove it")
+    storage.check_path(name, "MANIFEST")
+    storage.check_bucket(name, "MANIFEST")
     name, build_fields = _MANIFEST_CORPUS, {**build_fields, "raw_dir": name}
   elif not name.isidentifier():
     raise UserError(
@@ -237,8 +251,7 @@ def _make_builder(options: argparse.Namespace, fields: dict[str, str]) -> "Corpu
 
 def _expand_user(data_dir: str) -> str:
   """Expands ~, which shells do not expand after `=`."""
-  remote = "://" in data_dir
-  return data_dir if remote or not data_dir else str(pathlib.Path(data_dir).expanduser())
+  return data_dir if storage.is_remote(data_dir) or not data_dir else str(pathlib.Path(data_dir).expanduser())
 
 
 def _replace_fields(config: _T, texts: dict[str, str]) -> _T:

@@ -42,6 +42,8 @@ def _parser() -> Parser:
   parser.add_argument("--workdir", required=True, type=path_argument("--workdir"), help="folder for the results")
   parser.add_argument("--dataset", metavar="NAME[/CONFIG]", default="", help="a corpus of data/")
   parser.add_argument("--data_dir", default="", help="dataset directory; default: that of TFDS")
+  parser.add_argument("--cache_dir", help="local folder for files of a corpus on gs:// or s3://")
+  parser.add_argument("--cache_gb", type=float, help="limit of its size in 10^9 bytes; default: 100")
   parser.add_argument("--split", help="default: the recipe's evaluate.final_splits")
   parser.add_argument("--protocol", help="single: one query per clip; multi: several, each ranked separately")
   parser.add_argument("--num_frames", type=int, help="per clip")

@@ -135,6 +135,8 @@ def data() -> ConfigDict:
       "config": "",  # builder configuration of the corpus; empty: the builder's first
       "data_dir": "",  # dataset directory of TFDS; empty: the TFDS default
       "prepare": False,  # build a missing corpus; synthetic corpora only
+      "cache_dir": "",  # local folder for copies of the files of corpora on gs:// and s3://; empty: see docs/data.md
+      "cache_gb": 100.0,  # limit of its size in 10^9 bytes; the least recently used files are deleted
       "train_split": "train",
       "num_frames": 12,  # frames per clip (T), in training and evaluation
       "text_length": 70,  # tokens per text, including start and end tokens

@@ -68,7 +68,7 @@ def _config_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str,
     if flat_a.get(name) != flat_b.get(name)
     and name not in may_differ
     and not name.startswith("host.")
-    and not name.endswith("data_dir")
+    and not name.endswith(("data_dir", "cache_dir", "cache_gb"))
   }
 
 

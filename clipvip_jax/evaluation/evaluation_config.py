@@ -25,7 +25,10 @@ RECIPES = {
 }
 # The fields that an evaluation reads.
 _FIELDS = {
-  "data": ("name", "config", "data_dir", "num_frames", "text_length", "tokenizer", "caption", "crop", "fast_decode"),
+  "data": (
+    *("name", "config", "data_dir", "cache_dir", "cache_gb"),
+    *("num_frames", "text_length", "tokenizer", "caption", "crop", "fast_decode"),
+  ),
   "evaluate": ("final_splits", "query", "protocol", "batch_size", "num_examples"),
   "host": ("num_workers",),
 }
@@ -48,6 +51,8 @@ class EvaluationOptions:
   temporal: str | None = None
   tokenizer: str | None = None
   crop: str | None = None
+  cache_dir: str | None = None
+  cache_gb: float | None = None
 
 
 def evaluation_config(weights: sources.Weights, options: EvaluationOptions) -> ConfigDict:
@@ -69,7 +74,7 @@ def evaluation_config(weights: sources.Weights, options: EvaluationOptions) -> C
     config.data.text_length = min(config.data.text_length, weights.config.text.positions)
   overrides: dict[str, dict[str, Any]] = {
     "model": {"dtype": options.dtype},
-    "data": {"num_frames": options.num_frames, "text_length": options.text_length},
+    "data": {name: getattr(options, name) for name in ("num_frames", "text_length", "cache_dir", "cache_gb")},
     "evaluate": {"query": options.query, "batch_size": options.batch_size, "protocol": options.protocol},
     "host": {"num_workers": options.num_workers},
   }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipvip_jax.input_pipeline.record_text import Record, record_text, record_texts
+from clipvip_jax.input_pipeline.remote_records import RecordStore
 from clipvip_jax.input_pipeline.split_records import SplitRecords
 from clipvip_jax.utils.errors import UserError
 
@@ -47,8 +48,14 @@ class SplitTexts:
 class Corpus:
   """A prepared TFDS dataset with random access to its records."""
 
-  def __init__(self, builder: "tfds.core.DatasetBuilder"):
-    self._builder = builder
+  def __init__(self, builder: "tfds.core.DatasetBuilder", store: RecordStore | None = None):
+    """Wraps a builder.
+
+    Args:
+      builder: of the corpus, or of its metadata.
+      store: where the records are, if it is an object store.
+    """
+    self._builder, self._store = builder, store
     self._records: dict[str, Sequence[Record]] = {}
 
   @property
@@ -64,7 +71,7 @@ class Corpus:
   @property
   def folder(self) -> str:
     """Its folder: a local path or an address."""
-    return os.fspath(self._builder.data_path)
+    return self._store.folder if self._store else os.fspath(self._builder.data_path)
 
   @property
   def splits(self) -> tuple[str, ...]:
@@ -92,6 +99,9 @@ class Corpus:
       info = self._builder.info.splits[split]
       files = [(os.fspath(file.filename), file.examples_in_shard) for file in info.file_instructions]
       source = self._builder.as_data_source(split)
+      if self._store:
+        files = [(f"{self._store.folder}/{os.path.basename(name)}", count) for name, count in files]  # noqa: PTH119
+        source.data_source = self._store.source(files)
       self._records[split] = SplitRecords(source, f"{self.name}, split {split}", files)
     return self._records[split]
 

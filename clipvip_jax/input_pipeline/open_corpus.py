@@ -6,15 +6,20 @@ import os
 import pathlib
 import pkgutil
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
+from etils import epath
 from ml_collections import ConfigDict
 
+from clipvip_jax.input_pipeline import remote_corpus
 from clipvip_jax.input_pipeline.corpus import Corpus
-from clipvip_jax.utils import file_digests
+from clipvip_jax.input_pipeline.file_cache import FileCache
+from clipvip_jax.input_pipeline.remote_records import DEFAULT_CACHE_GB, RecordStore, open_cache
+from clipvip_jax.utils import file_digests, storage
 from clipvip_jax.utils.errors import UserError, first_line
+from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log
-from clipvip_jax.utils.storage import check_path
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -36,14 +41,20 @@ def open_corpus(config: ConfigDict, section: str = "data") -> Corpus:
   """
   import tensorflow_datasets as tfds
 
-  check_path(str(config.data_dir or ""), _data_dir_flag(section), remote=False)
+  data_dir = str(config.data_dir or "")
+  storage.check_path(data_dir, _data_dir_flag(section))
+  storage.check_bucket(data_dir, _data_dir_flag(section))
+  cache = None
+  if storage.is_remote(data_dir):
+    flag = "--config.data.cache_" if section else "--cache_"
+    cache = open_cache(config.get("cache_dir", ""), config.get("cache_gb", DEFAULT_CACHE_GB), data_dir, flag)
   builder_type = builder_class(config.name, section)
   registered = list(builder_type.builder_configs)
   generates = getattr(builder_type, "SYNTHETIC", False)
   if generates and (not config.config or config.config in registered):
     # Reopened from its folder, so that worker processes do not import the builder.
-    return _open_folder(_generating_builder(builder_type, config, section).data_path)
-  root = pathlib.Path(config.data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    return _open_folder(_generating_builder(builder_type, config, section).folder, cache)
+  root = epath.Path(expand_user(data_dir or str(tfds.core.constants.DATA_DIR)))
   command = f"python -m clipvip_jax.data_tool build {config.name} --data_dir={root}"
   if config.get("prepare", False):
     remedy = f"choose one of: {', '.join(registered)}" if generates else f"build it from files: {command}"
@@ -57,7 +68,7 @@ def open_corpus(config: ConfigDict, section: str = "data") -> Corpus:
       f" {', '.join(folders) or 'none'}; registered: {', '.join(registered) or 'none'}). Name its folder with"
       f" {_data_dir_flag(section)}=DIR, or {remedy}"
     )
-  return _open_folder(folders[name])
+  return _open_folder(folders[name], cache)
 
 
 def builder_class(name: str, section: str = "data") -> "type[tfds.core.GeneratorBasedBuilder]":
@@ -105,7 +116,7 @@ def _generating_builder(
   if not builder.is_prepared():
     if not config.get("prepare", False):
       raise UserError(
-        f"corpus {builder.info.full_name} is not in {builder.data_dir_root}; name its folder with"
+        f"corpus {builder.info.full_name} is not in {config.data_dir or builder.data_dir_root}; name its folder with"
         f" {_data_dir_flag(section)}=DIR, or build it there with {_prepare_flag(section)}"
       )
     _build(builder)
@@ -115,36 +126,51 @@ def _generating_builder(
 def _build(builder: "tfds.core.DatasetBuilder") -> None:
   import tensorflow_datasets as tfds
 
-  log.info("building corpus %s in %s", builder.info.full_name, builder.data_dir_root)
+  log.info("building corpus %s", builder.folder)
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()  # it would fill a log file
   builder.download_and_prepare(file_format="array_record")
   coverage = (builder.info.metadata or {}).get("coverage", {})
   missing = {split: counts["expected"] - counts["found"] for split, counts in coverage.items()}
   if any(missing.values()):
-    log.warning("skipped clips: %s; reasons are in %s", missing, builder.data_path)
+    log.warning("skipped clips: %s; reasons are in %s", missing, builder.folder)
 
 
-def _list_built(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def _list_built(folder: epath.Path) -> dict[str, epath.Path]:
   """Returns {configuration: folder of its newest version} of the corpora in DATA_DIR/NAME."""
   import tensorflow_datasets as tfds
 
-  newest = {}
-  for config in sorted(folder.iterdir()) if folder.is_dir() else []:
-    versions = [path for path in config.iterdir() if (path / "features.json").exists()] if config.is_dir() else []
-    versions = [path for path in versions if tfds.core.Version.is_valid(path.name)]
-    if versions:
-      newest[config.name] = max(versions, key=lambda path: tfds.core.Version(path.name))
-  return newest
+  if storage.is_remote(folder):
+    names = storage.list_names(folder)
+  else:
+    names = [
+      path.relative_to(folder).as_posix() for path in pathlib.Path(folder).glob(f"*/*/{remote_corpus.LAST_FILE}")
+    ]
+  versions: dict[str, list[str]] = {}
+  for name in sorted(names):
+    config_name, version, *last = [*name.split("/", 2), ""][:3]
+    if last == [remote_corpus.LAST_FILE] and tfds.core.Version.is_valid(version):
+      versions.setdefault(config_name, []).append(version)
+  return {name: folder / name / max(built, key=tfds.core.Version) for name, built in versions.items()}
 
 
-def _open_folder(folder: str | os.PathLike[str]) -> Corpus:
+def _open_folder(folder: epath.Path, cache: FileCache | None) -> Corpus:
+  """Opens a corpus. TFDS reads the metadata of one in an object store from a copy."""
+  if not storage.is_remote(folder):
+    return Corpus(_read_metadata(folder, folder))
+  local = tempfile.TemporaryDirectory(prefix="clipvip_jax_")
+  copy = epath.Path(local.name, *folder.parts[-3:])
+  remote_corpus.download_metadata(folder, pathlib.Path(copy))
+  return Corpus(_read_metadata(copy, folder), RecordStore(os.fspath(folder), cache, local))
+
+
+def _read_metadata(folder: epath.Path, name: epath.Path) -> "tfds.core.DatasetBuilder":
   import tensorflow_datasets as tfds
 
   try:
     file_digests.check_digests(pathlib.Path(folder))  # of the metadata, which a build writes
-    return Corpus(tfds.builder_from_directory(folder))
+    return tfds.builder_from_directory(folder)
   except Exception as error:  # TFDS raises exceptions of any type for a corrupt file
     raise UserError(
-      f"{folder} is corrupt ({type(error).__name__}: {first_line(error)}); delete it and build the corpus again"
+      f"{name} is corrupt ({type(error).__name__}: {first_line(error)}); delete it and build the corpus again"
     ) from error

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, overload
 
 from clipvip_jax.input_pipeline.record_text import Record
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import printable
 
@@ -53,11 +54,24 @@ class SplitRecords(Sequence[Record]):
     index %= len(self)
     try:
       return self._source[index]
+    except UserError:
+      raise
     except Exception as error:  # ArrayRecord, protobuf and TFDS raise exceptions of many types
       if os.strerror(errno.EMFILE) in str(error):  # too many open files
         raise
-      path = pathlib.Path(self._paths[bisect.bisect(self._stops, index)])
-      reason = f"cannot be read ({printable(first_line(error), _MAX_REASON)})" if path.exists() else "is missing"
+      path = self._paths[bisect.bisect(self._stops, index)]
+      reason = f"cannot be read ({printable(first_line(error), _MAX_REASON)})" if _exists(path) else "is missing"
       raise UserError(
-        f"{self._where}, record {index}: {os.fspath(path)} {reason}; restore the file, or build the corpus again"
+        f"{self._where}, record {index}: {path} {reason}; restore the file, or build the corpus again"
       ) from error
+
+
+def _exists(path: str) -> bool:
+  """Raises UserError if the object store refuses, or cannot be reached."""
+  if not storage.is_remote(path):
+    return pathlib.Path(path).exists()
+  try:
+    storage.retry(path, lambda: storage.file_system(path).info(path))
+  except FileNotFoundError:
+    return False
+  return True

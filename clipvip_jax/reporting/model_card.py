@@ -42,7 +42,7 @@ _LIBRARIES = {
   "openclip": ("open_clip", "zero-shot-image-classification"),
 }
 _TASKS = {"text_to_video": "Text-to-video retrieval", "video_to_text": "Video-to-text retrieval"}
-_OF_A_MACHINE = re.compile(r"host\..*|(.*\.)?data_dir|data\.prepare")  # fields of a configuration
+_OF_A_MACHINE = re.compile(r"host\..*|(.*\.)?data_dir|data\.(prepare|cache_dir|cache_gb)")  # fields of a configuration
 _LIMIT = 200  # characters of a name
 
 

@@ -15,9 +15,9 @@ import jax
 from etils import epath
 
 from clipvip_jax.distributed.coordination import allgather_text, raise_on_all_processes
-from clipvip_jax.runs import checkpoint_copy, workdir_lease, workdir_lock
+from clipvip_jax.runs import checkpoint_copy, workdir_lock
 from clipvip_jax.runs.workdir_mirror import WorkdirMirror
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import lease, storage
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
@@ -73,7 +73,7 @@ class BucketFolder(RunFolder):
     super().__init__(path)
     self.remote = self._remote = remote
     self.address = str(remote)
-    self._lease: workdir_lease.Lease | None = None  # of process 0
+    self._lease: lease.Lease | None = None  # of process 0
     self._mirror: WorkdirMirror | None = None  # of the first process of each host
 
   def open(self, stack: contextlib.ExitStack, *, is_host_leader: bool) -> None:
@@ -88,7 +88,8 @@ class BucketFolder(RunFolder):
       _create_scratch(self.path)
       stack.enter_context(workdir_lock.workdir_lock(self.path, self.address))
     if jax.process_index() == 0:
-      self._lease = stack.enter_context(workdir_lease.held_lease(self._remote, jax.process_count()))
+      held = lease.held_lease(self._remote / workdir_lock.NAME, f"--workdir={self._remote}", "run", jax.process_count())
+      self._lease = stack.enter_context(held)
     if is_host_leader:
       self._mirror = WorkdirMirror(self.path, self._remote)
       stack.callback(self._mirror.close)
@@ -115,7 +116,7 @@ class BucketFolder(RunFolder):
       self.upload()
 
   def read_holder(self) -> str:
-    return workdir_lease.read_holder(self._remote)
+    return lease.read_holder(self._remote / workdir_lock.NAME)
 
   def request_upload(self) -> None:
     if self._mirror is not None and self._may_upload():

@@ -16,7 +16,7 @@
 | events.out.tfevents.* | the curves for TensorBoard |
 | trackers/ | the run's id and last steps at other trackers, see tracking/tracker_process.py |
 | wandb/ | files of Weights & Biases |
-| lock | host and process id of the run, see workdir_lock.py and, in a bucket, workdir_lease.py |
+| lock | host and process id of the run, see workdir_lock.py and, in a bucket, utils/lease.py |
 | compiled/ | compiled programs, which a resumed run reuses |
 | stack_traces_process_N.txt | stacks of all threads of process N when its watchdog aborted it |
 """
@@ -33,7 +33,8 @@ from clipvip_jax.utils.errors import UserError
 
 # Fields that change results by no more than the order of sums.
 _CHANGEABLE = re.compile(
-  r"(host|mesh)\..*|train\.num_microbatches|model\.attention|(data|evaluate)\.data_dir|data\.prepare|mix\.[^.]+\.data_dir"
+  r"(host|mesh)\..*|train\.num_microbatches|model\.attention|(data|evaluate|mix\.[^.]+)\.data_dir"
+  r"|data\.(prepare|cache_dir|cache_gb)"
 )
 
 # Entries of corpus.json that workdirs of earlier versions lack.

@@ -185,12 +185,11 @@ def _open_eval_corpus(config: ConfigDict, corpus: Corpus) -> Corpus:
 
 
 def _with_data_dir(config: ConfigDict, section: ConfigDict) -> ConfigDict:
-  """Returns the section of a corpus, with the data_dir of config.data where it names none."""
-  if section.data_dir:
-    return section
+  """Returns the section of a corpus, with the data_dir of config.data where it names none, and with its cache."""
   section = section.copy_and_resolve_references()
   with section.unlocked():
-    section.data_dir = config.data.data_dir
+    section.data_dir = section.data_dir or config.data.data_dir
+    section.cache_dir, section.cache_gb = config.data.cache_dir, config.data.cache_gb
   return section
 
 

@@ -21,14 +21,13 @@ from array_record.python.array_record_module import ArrayRecordReader
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
-from clipvip_jax.data.engine import caption_files, rebuild, storage, text_lookup
+from clipvip_jax.data.engine import build_files, build_lock, caption_files, rebuild, text_lookup
 from clipvip_jax.data.engine.corpus_config import check_name
 from clipvip_jax.data.engine.coverage import missing_text_key
 from clipvip_jax.data.engine.shards import open_writer
 from clipvip_jax.data.engine.text_lookup import Lookup
-from clipvip_jax.utils import atomic_write, config_tree, file_digests
+from clipvip_jax.utils import atomic_write, config_tree, file_digests, storage
 from clipvip_jax.utils.errors import UserError, first_line
-from clipvip_jax.utils.file_lock import LockHeldError
 from clipvip_jax.utils.log import log
 
 FIELD = "caption"
@@ -92,14 +91,8 @@ def add_captions(source: str | os.PathLike[str], captions: Sequence[str], name: 
   if edition.target.exists():
     _check_existing(edition)
     return edition.target
-  try:
-    edition.building.mkdir(parents=True, exist_ok=True)
-    with storage.lock_folder(epath.Path(edition.building)):
-      _write(builder, edition, texts)
-  except LockHeldError as error:
-    raise UserError(f"{edition.building}: another process writes this edition; wait for it, or stop it") from error
-  except OSError as error:
-    raise storage.disk_error(epath.Path(edition.building), error) from error
+  with build_lock.locked(epath.Path(edition.building)):
+    _write(builder, edition, texts)
   return edition.target
 
 
@@ -137,7 +130,7 @@ def _write(builder: tfds.core.DatasetBuilder, edition: Edition, texts: Lookup) -
       totals[split].update(_write_file(path, corpus, texts, split))
   for path in edition.source.iterdir():
     if path.name not in _NOT_COPIED and ".array_record" not in path.name and not (corpus / path.name).exists():
-      storage.link_or_copy(epath.Path(path), epath.Path(corpus / path.name))
+      build_files.link_or_copy(epath.Path(path), epath.Path(corpus / path.name))
   _write_info(edition, corpus, totals)
   _write_metadata(edition, corpus, builder.info.full_name, totals)
   file_digests.write_digests(corpus, lambda name: ".array_record" not in name)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import array
 import collections
 
-from clipvip_jax.data.engine import storage
 from clipvip_jax.data.engine.items import Item
 from clipvip_jax.data.engine.text_hash import find_repeated, hash_text
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.local_paths import real_path
 from clipvip_jax.utils.log import log, printable
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from clipvip_jax.data.engine import bad_lines, storage
+from clipvip_jax.data.engine import bad_lines
 from clipvip_jax.data.engine.corpus_config import CorpusConfig
 from clipvip_jax.data.engine.items import Item, check_id, clean_texts, safe_join
 from clipvip_jax.data.engine.json_files import (
@@ -24,6 +24,7 @@ from clipvip_jax.data.engine.json_files import (
 )
 from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.input_pipeline.read_media import VIDEO_SUFFIXES
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import find_path, normal_form
 

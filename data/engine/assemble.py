@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core import constants
 
-from clipvip_jax.data.engine import coverage, storage
+from clipvip_jax.data.engine import build_files, coverage
 from clipvip_jax.data.engine.coverage import Coverage
 from clipvip_jax.data.engine.plan import Plan
 from clipvip_jax.data.engine.shards import ShardReport, records_path, report_path
 from clipvip_jax.data.engine.work import BuildWork
+from clipvip_jax.utils import file_digests
 from clipvip_jax.utils.errors import UserError
 
 
@@ -44,7 +47,7 @@ def collect_reports(
   written: dict[str, list[WrittenShard]] = {split: [] for split in plan.counts}
   for split, count in plan.counts.items():
     total.add_split(split, count)
-  with storage.atomic_path(skipped_file) as temporary, temporary.open("w", encoding="utf-8") as file:
+  with build_files.atomic_path(skipped_file) as temporary, temporary.open("w", encoding="utf-8") as file:
     for shard in plan.shards(work.clips_per_shard):
       report = ShardReport.read(report_path(work.folder, shard))
       if report is None:
@@ -58,21 +61,43 @@ def collect_reports(
   return total, written
 
 
-def link_split(split: str, shards: list[WrittenShard], template: tfds.core.ShardedFileTemplate) -> tfds.core.SplitInfo:
+def link_split(
+  split: str, shards: list[WrittenShard], template: tfds.core.ShardedFileTemplate, folder: epath.Path
+) -> tfds.core.SplitInfo:
   """Links the shards of a split into the data set, without those that have no records.
 
   Args:
     split: Name of the split.
     shards: Its shards in order.
     template: Names of the data set's files.
+    folder: Folder of the data set's records.
   """
   shards = [shard for shard in shards if shard.num_records]
   for index, shard in enumerate(shards):
     target = template.sharded_filepath(shard_index=index, num_shards=len(shards))
-    storage.link_or_copy(shard.path, epath.Path(target))
+    build_files.link_or_copy(shard.path, folder / epath.Path(target).name)
   return tfds.core.SplitInfo(
     name=split,
     shard_lengths=[shard.num_records for shard in shards],
     num_bytes=sum(shard.num_bytes for shard in shards),
     filename_template=template,
   )
+
+
+def write_digests(folder: pathlib.Path) -> None:
+  """Writes digests of the metadata, compared when the corpus is opened. ArrayRecord files have their own."""
+  if not (folder / file_digests.NAME).exists():
+    file_digests.write_digests(folder, lambda name: ".array_record" not in name)
+
+
+def remove_orphans(folder: epath.Path, version: str, current: epath.Path) -> None:
+  """Removes temporary folders of TFDS left behind by killed builds.
+
+  Args:
+    folder: The folder of a configuration.
+    version: Version of the corpus.
+    current: The temporary folder of this build.
+  """
+  for orphan in build_files.glob(folder, f"{constants.INCOMPLETE_PREFIX}*_{version}"):
+    if orphan != current:
+      orphan.rmtree()

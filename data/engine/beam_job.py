@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineRunner
 
-from clipvip_jax.data.engine import storage
+from clipvip_jax.data.engine import build_files
 from clipvip_jax.data.engine.clip_record import RecordSpec
 from clipvip_jax.data.engine.decode_process import DecodeProcess
 from clipvip_jax.data.engine.plan import Plan, Shard
@@ -102,11 +102,11 @@ class _BuildShard(beam.DoFn):
   def process(self, shard: Shard) -> Iterator[None]:
     """Builds a shard. A UserError is saved, not raised: Beam would retry the shard."""
     assert self._decoder is not None
-    if not self._work.error_file.exists():
+    if not build_files.exists(self._work.error_file):
       try:
         build_shard(shard, self._plan, self._spec, self._work, self._decoder)
       except UserError as error:
-        with storage.atomic_path(self._work.error_file) as temporary:
+        with build_files.atomic_path(self._work.error_file) as temporary:
           temporary.write_text(json.dumps({"error": str(error)}))
     yield from ()
 

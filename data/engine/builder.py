@@ -8,31 +8,31 @@ Builds are resumable: intermediate files are kept in VERSION.building beside the
 from __future__ import annotations
 
 import abc
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 from etils import epath
-from tensorflow_datasets.core import constants, dataset_builder
+from tensorflow_datasets.core import dataset_builder
 
-from clipvip_jax.data.engine import coverage, rebuild, records, runner, storage, text_lookup
-from clipvip_jax.data.engine.assemble import WrittenShard, collect_reports, link_split
+from clipvip_jax.data.engine import build_files, build_lock, coverage, rebuild, records, runner, text_lookup
+from clipvip_jax.data.engine.assemble import WrittenShard, collect_reports, link_split, remove_orphans, write_digests
 from clipvip_jax.data.engine.clip_record import RecordSpec
 from clipvip_jax.data.engine.corpus_config import BuildOptions, CorpusConfig
+from clipvip_jax.data.engine.corpus_mirror import CorpusMirror
 from clipvip_jax.data.engine.coverage import Coverage
 from clipvip_jax.data.engine.items import Item
-from clipvip_jax.data.engine.plan import Plan, write_plan
+from clipvip_jax.data.engine.plan import Plan, tee_items, write_plan
 from clipvip_jax.data.engine.work import BuildWork
-from clipvip_jax.utils import file_digests
+from clipvip_jax.input_pipeline import remote_corpus
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.file_lock import LockHeldError
 from clipvip_jax.utils.log import log
 
 
@@ -59,6 +59,11 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     self.options.check()
     if isinstance(config := kwargs.get("config"), CorpusConfig):
       config.frame_settings()
+    self._mirror: CorpusMirror | None = None
+    if storage.is_remote(data_dir := os.fspath(kwargs.get("data_dir") or "")):
+      name = getattr(config, "name", config or next(iter(self.builder_configs)))
+      self._mirror = CorpusMirror(data_dir, f"{self.name}/{name}/{self.VERSION}")
+      kwargs["data_dir"] = os.fspath(self._mirror.local)
     try:
       super().__init__(**kwargs)
       self.builder_config.frame_settings()
@@ -67,7 +72,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       raise
     except Exception as error:  # TFDS raises exceptions of any type for corrupt files
       raise UserError(
-        f"the corpus {self.name} in {kwargs.get('data_dir')} is corrupt ({type(error).__name__}: {error}); delete its"
+        f"the corpus {self.name} in {data_dir} is corrupt ({type(error).__name__}: {error}); delete its"
         " folder and build it again"
       ) from error
 
@@ -98,13 +103,31 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   def raw_dir(self) -> epath.Path:
     """Folder of the owner's files."""
     if not self.options.raw_dir:
-      return epath.Path(self.data_dir_root) / "downloads" / "manual" / self.name
+      return self._root / "downloads" / "manual" / self.name
     return storage.absolute(self.options.raw_dir)
+
+  @property
+  def folder(self) -> epath.Path:
+    """Folder of the complete corpus."""
+    return self._root / self._subfolder
 
   @property
   def build_dir(self) -> epath.Path:
     """Folder of the incomplete corpus."""
-    return epath.Path(self.data_dir_root) / self.name / self.builder_config.name / f"{self.version}.building"
+    return self._root / f"{self._subfolder}.building"
+
+  @property
+  def _root(self) -> epath.Path:
+    """The dataset directory."""
+    return self._mirror.root if self._mirror else epath.Path(self.data_dir_root)
+
+  @property
+  def _subfolder(self) -> str:
+    return f"{self.name}/{self.builder_config.name}/{self.version}"
+
+  @property
+  def _plan_folder(self) -> epath.Path:
+    return epath.Path(self._mirror.local / "plan") if self._mirror else self.build_dir / "plan"
 
   def plan(self, folder: epath.Path) -> Plan:
     """Writes the items of all splits to `folder`.
@@ -113,13 +136,13 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       UserError: Annotations are missing or invalid, or splits do not have their official sizes.
     """
     raw_dir = self.raw_dir
-    if not raw_dir.exists():
+    if not build_files.exists(raw_dir):
       raise UserError(f"{raw_dir}: no such file or folder; set --raw_dir=PATH to the files of {self.name}")
     digest = hashlib.sha256()
     items = self.items(raw_dir)
     if self.options.captions:
       items = text_lookup.check_lookups(items, {"caption": self._all_lookups()["caption"]})
-    plan = write_plan(_tee_items(items, raw_dir, digest.update), self.builder_config.splits, folder)
+    plan = write_plan(tee_items(items, raw_dir, digest.update), self.builder_config.splits, folder)
     wrong_sizes = [
       f"{split} has {plan.counts[split]} clips, officially {size}"
       for split, size in self.builder_config.sizes.items()
@@ -146,7 +169,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     changed_lookups = built_lookups is not None and built_lookups != self._lookup_fingerprints()
     if self.info.metadata.get("annotations") != plan.annotations_digest or changed_lookups:
       raise UserError(
-        f"{self.data_path} was built from other annotations{' or captions' if changed_lookups else ''} than"
+        f"{self.folder} was built from other annotations{' or captions' if changed_lookups else ''} than"
         f" {self.raw_dir}; choose another name with --name=NAME, or delete this folder"
       )
 
@@ -180,37 +203,33 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         built = rebuild.BuiltShards.read(epath.Path(self.data_path) / rebuild.SHARDS_FILE)
         changed = rebuild.changed_shards(plan, built) if built else []
       if not built or not changed:
-        log.info("%s exists and is up to date", self.data_path)
+        log.info("%s exists and is up to date", self.folder)
         return
       self._rebuild(built, changed, config)
     self.download_and_prepare(download_config=config)
     for split, counts in self.info.metadata["coverage"].items():
       listed = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items() if value)
       log.info("%s: %s", split, listed)
-    log.info("wrote %s", self.data_path)
+    log.info("wrote %s", self.folder)
 
   def _rebuild(self, built: rebuild.BuiltShards, changed: list[str], config: tfds.download.DownloadConfig) -> None:
     """Builds changed shards beside the existing corpus, which is then deleted: all shards are in the working folder."""
     log.info("rebuilding %d of %d shards, whose videos changed since the build", len(changed), len(built.reports))
     self.options = dataclasses.replace(self.options, clips_per_shard=built.clips_per_shard)
-    with self._locked_build_dir() as build_dir:
-      plan = self._plan = self.plan(build_dir / "plan")  # kept, since reading the annotations may take minutes
+    with build_lock.locked(self.build_dir):
+      plan = self._plan = self.plan(self._plan_folder)  # kept, since reading the annotations may take minutes
       work = self._work(self.record_spec())
-      rebuild.restore_shards(plan, built, changed, work, lambda split: self._get_filename_template(split_name=split))
+      rebuild.restore_shards(plan, built, changed, work, self._record_file)
       self._build_shards(config)
-      epath.Path(self.data_path).rmtree()
+      if self._mirror:
+        self._mirror.delete()
+      else:
+        epath.Path(self.data_path).rmtree()
 
-  @contextlib.contextmanager
-  def _locked_build_dir(self) -> Iterator[epath.Path]:
-    build_dir = self.build_dir
-    try:
-      build_dir.mkdir(parents=True, exist_ok=True)
-      with storage.lock_folder(build_dir):
-        yield build_dir
-    except LockHeldError as error:
-      raise UserError(f"{build_dir}: another process is building this corpus; wait for it, or stop it") from error
-    except OSError as error:
-      raise storage.disk_error(build_dir, error) from error
+  def _record_file(self, split: str, index: int, count: int) -> epath.Path:
+    """Returns the path of one of `count` files of a split of the complete corpus."""
+    template = self._get_filename_template(split_name=split)
+    return self.folder / epath.Path(template.sharded_filepath(shard_index=index, num_shards=count)).name
 
   def download_and_prepare(self, **kwargs: Any) -> None:
     """Builds the corpus, or resumes its build. Takes the arguments of TFDS.
@@ -219,17 +238,15 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       UserError: The annotations are invalid, too many clips were skipped, the disk is full, or another process builds
         the same corpus.
     """
-    with self._locked_build_dir() as build_dir:
+    with build_lock.locked(self.build_dir):
+      if self._mirror and not self.is_prepared() and remote_corpus.is_complete(self.folder):
+        raise UserError(f"{self.folder}: another process has built this corpus meanwhile; run the command again")
       super().download_and_prepare(**kwargs)
       if self.is_prepared():  # also if a build was killed before this cleanup
-        self._write_digests()
-        build_dir.rmtree()
-
-  def _write_digests(self) -> None:
-    """Writes digests of the metadata, compared when the corpus is opened. ArrayRecord files have their own."""
-    folder = pathlib.Path(self.data_path)
-    if not storage.is_remote(self.data_path) and not (folder / file_digests.NAME).exists():
-      file_digests.write_digests(folder, lambda name: ".array_record" not in name)
+        write_digests(pathlib.Path(self.data_path))
+        if self._mirror and not remote_corpus.is_complete(self.folder):
+          self._mirror.commit()
+        build_files.delete_folder(self.build_dir)
 
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(
@@ -242,14 +259,17 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
     del dl_manager
-    self.build_dir.mkdir(parents=True, exist_ok=True)
-    self._remove_orphans()
+    if self._mirror:  # records of a build that was killed
+      build_files.delete_folder(self.folder)
+    else:
+      remove_orphans(self.build_dir.parent, str(self.version), epath.Path(self.data_path))
     plan, work, counts, shards = self._build_shards(download_config)
-    templates = {split: self._get_filename_template(split_name=split) for split in plan.counts}
-    splits = [link_split(split, shards[split], template) for split, template in templates.items()]
-    self.info.set_splits(tfds.core.SplitDict(splits))
     folder = epath.Path(self.data_path)
-    storage.link_or_copy(self.build_dir / coverage.SKIPPED_FILE, folder / coverage.SKIPPED_FILE)
+    templates = {split: self._get_filename_template(split_name=split) for split in plan.counts}
+    records = self.folder if self._mirror else folder
+    splits = [link_split(split, shards[split], template, records) for split, template in templates.items()]
+    self.info.set_splits(tfds.core.SplitDict(splits))
+    build_files.link_or_copy(self.build_dir / coverage.SKIPPED_FILE, folder / coverage.SKIPPED_FILE)
     rebuild.write_reports(folder / rebuild.SHARDS_FILE, plan, work)
     self.info.metadata["coverage"] = counts.as_metadata()
     self.info.metadata["annotations"] = plan.annotations_digest
@@ -261,7 +281,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     self, config: tfds.download.DownloadConfig
   ) -> tuple[Plan, BuildWork, Coverage, dict[str, list[WrittenShard]]]:
     """Builds all shards that are not up to date; returns them by split, with their coverage, which is checked."""
-    plan, spec = self._plan or self.plan(self.build_dir / "plan"), self.record_spec()
+    plan, spec = self._plan or self.plan(self._plan_folder), self.record_spec()
     work = self._work(spec)
     runner.run_build(plan, spec, work, config)
     skipped_file = self.build_dir / coverage.SKIPPED_FILE
@@ -284,7 +304,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     if built != current:
       changed = sorted(key for key in {*built, *current} if built.get(key) != current.get(key))
       raise UserError(
-        f"{self.data_path} was built with other settings ({', '.join(changed)}); delete this folder, or choose another"
+        f"{self.folder} was built with other settings ({', '.join(changed)}); delete this folder, or choose another"
         " name or data_dir"
       )
 
@@ -294,22 +314,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   def _lookup_fingerprints(self) -> dict[str, str]:
     return {field: text_lookup.lookup_fingerprint(path) for field, path in self._all_lookups().items()}
 
-  def _remove_orphans(self) -> None:
-    """Removes temporary folders of TFDS left behind by killed builds."""
-    for folder in storage.glob(self.build_dir.parent, f"{constants.INCOMPLETE_PREFIX}*_{self.version}"):
-      if folder != epath.Path(self.data_path):
-        folder.rmtree()
-
   def _log_download_bytes(self) -> None:
     """Disables TFDS' messages about downloads."""
 
   _log_download_done = _log_download_bytes
-
-
-def _tee_items(items: Iterable[Item], raw_dir: epath.Path, update: Callable[[bytes], None]) -> Iterator[Item]:
-  """Yields the items, and passes each to `update` with its video's path relative to the raw files."""
-  root = os.fspath(raw_dir if raw_dir.is_dir() else raw_dir.parent) + "/"
-  for item in items:
-    relative = dataclasses.replace(item, video=item.video.removeprefix(root))
-    update(relative.to_json().encode(errors="surrogatepass"))
-    yield item

@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from clipvip_jax.data.engine import storage
+from clipvip_jax.data.engine import build_files
 from clipvip_jax.data.engine.json_files import read_json_lines
 from clipvip_jax.utils.errors import UserError
 
@@ -31,9 +31,9 @@ def list_files(path: str) -> list[str]:
   """
   place = epath.Path(path)
   if place.is_dir():
-    files = storage.glob(place, "*.jsonl")
+    files = build_files.glob(place, "*.jsonl")
   elif any(character in place.name for character in _PATTERN_CHARACTERS) and not place.exists():
-    files = storage.glob(place.parent, place.name) if place.parent.is_dir() else []
+    files = build_files.glob(place.parent, place.name) if place.parent.is_dir() else []
   else:
     return [path]
   if not files:

@@ -13,14 +13,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from etils import epath
-
-from clipvip_jax.data.engine import records, storage, text_lookup
+from clipvip_jax.data.engine import build_files, records, remote_video, text_lookup
 from clipvip_jax.data.engine.coverage import SkippedClip, missing_text_key
 from clipvip_jax.data.engine.decode_process import DecodeProcess
 from clipvip_jax.data.engine.frame_extraction import FrameSettings
 from clipvip_jax.data.engine.items import Item
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE
+from clipvip_jax.utils import storage
 
 _BLOCK = 2**20  # bytes
 
@@ -86,7 +85,7 @@ def clip_record(
 
 def video_exists(item: Item) -> bool:
   """Returns whether the video of a clip exists."""
-  return epath.Path(storage.find_video(item.video)).exists()
+  return build_files.exists(build_files.find_video(item.video))
 
 
 def serialize_record(record: dict[str, Any], extra: tuple[str, ...]) -> bytes:
@@ -133,19 +132,23 @@ def read_frames(item: Item, decoder: DecodeProcess, counts: Counter[str]) -> lis
 def _local_file(item: Item) -> Iterator[tuple[str, int, int]]:
   """Yields (local path, offset, size) of a video or image; size 0: all of the file.
 
-  Downloads a remote one, and of a remote tar file only the member. Copies a video in a local tar file into memory.
+  Downloads remote ones, and of a remote tar file only the member. Copies a video in a local tar file into memory.
 
   Raises:
     OSError: It does not exist, or is unreadable.
   """
-  is_remote, path = storage.is_remote(item.video), storage.find_video(item.video)
-  if not is_remote and not item.suffix:
+  path = build_files.find_video(item.video)
+  if not item.suffix and not storage.is_remote(path):
     pathlib.Path(path).stat()
     yield path, item.offset, item.size
     return
-  with tempfile.TemporaryDirectory() as folder, epath.Path(path).open("rb") as source:
+  with tempfile.TemporaryDirectory() as folder:
     copy = pathlib.Path(folder, f"video{item.suffix or pathlib.PurePosixPath(path).suffix}")
-    with copy.open("wb") if is_remote else _create_in_memory(copy) as target:
+    if storage.is_remote(path):
+      remote_video.fetch(path, copy, item.offset, item.size)
+      yield os.fspath(copy), 0, 0 if item.suffix else item.size
+      return
+    with pathlib.Path(path).open("rb") as source, _create_in_memory(copy) as target:
       source.seek(item.offset)
       _copy_bytes(source, target, item.size or sys.maxsize)
       target.flush()

@@ -30,7 +30,7 @@ class Item:
   Attributes:
     id: Unique within the split.
     split: Name of the split.
-    video: Path or gs:// address of a video file, an image, a folder of frames, or a tar file.
+    video: Path, or gs:// or s3:// address, of a video file, an image, a folder of frames, or a tar file.
     descriptions: Texts of the entire clip.
     subtitle: Transcribed speech; "" if none.
     caption: Text of the middle frame; "" if none.

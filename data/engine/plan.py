@@ -10,6 +10,7 @@ import array
 import contextlib
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -117,6 +118,15 @@ def write_plan(items: Iterable[Item], splits: Iterable[str], folder: epath.Path)
     _check_unique(folder, split, hashes)
   warnings.log()
   return Plan(folder, {split: len(hashes) for split, hashes in id_hashes.items()})
+
+
+def tee_items(items: Iterable[Item], raw_dir: epath.Path, update: Callable[[bytes], None]) -> Iterator[Item]:
+  """Yields the items, and passes each to `update` with its video's path relative to the raw files."""
+  root = os.fspath(raw_dir if raw_dir.is_dir() else raw_dir.parent) + "/"
+  for item in items:
+    relative = dataclasses.replace(item, video=item.video.removeprefix(root))
+    update(relative.to_json().encode(errors="surrogatepass"))
+    yield item
 
 
 def _check_unique(folder: epath.Path, split: str, hashes: array.array) -> None:

@@ -6,10 +6,9 @@ import dataclasses
 import json
 from collections.abc import Callable
 
-import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.data.engine import storage
+from clipvip_jax.data.engine import build_files
 from clipvip_jax.data.engine.clip_record import video_exists
 from clipvip_jax.data.engine.plan import Plan, Shard
 from clipvip_jax.data.engine.shards import ShardReport, digest_videos, records_path, report_path
@@ -82,7 +81,7 @@ def restore_shards(
   built: BuiltShards,
   changed: list[str],
   work: BuildWork,
-  template: Callable[[str], tfds.core.ShardedFileTemplate],
+  record_file: Callable[[str, int, int], epath.Path],
 ) -> None:
   """Links all shards but `changed` from a complete corpus into the working folder, as completed.
 
@@ -91,18 +90,17 @@ def restore_shards(
     built: How the corpus was built.
     changed: Names of the shards to omit.
     work: The working folder.
-    template: Returns the names of the corpus' files of a split.
+    record_file: Returns a file of the corpus, of a split, an index and the number of files.
   """
-  work.folder.mkdir(parents=True, exist_ok=True)
+  build_files.make_folder(work.folder)
   for split in plan.counts:
     shards = [shard for shard in plan.shards(built.clips_per_shard) if shard.split == split]
     shards = [shard for shard in shards if built.reports[shard.name].num_records]  # others have no file
     for index, shard in enumerate(shards):
-      report_path(work.folder, shard).unlink(missing_ok=True)
-      records_path(work.folder, shard).unlink(missing_ok=True)
+      build_files.delete(report_path(work.folder, shard))
+      build_files.delete(records_path(work.folder, shard))
       if shard.name not in changed:
-        file = template(split).sharded_filepath(shard_index=index, num_shards=len(shards))
-        storage.link_or_copy(epath.Path(file), records_path(work.folder, shard))
+        build_files.link_or_copy(record_file(split, index, len(shards)), records_path(work.folder, shard))
         state, sizes = digest_videos(shard, plan)
         report = dataclasses.replace(
           built.reports[shard.name], digest=work.digest(shard), video_state=state, video_sizes=sizes

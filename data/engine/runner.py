@@ -7,15 +7,18 @@ corpus on any runner. Builds are resumable: completed shards are not built again
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
+import pathlib
 from typing import TYPE_CHECKING
 
-from clipvip_jax.data.engine import storage
+from clipvip_jax.data.engine import build_files
 from clipvip_jax.data.engine.clip_record import RecordSpec
 from clipvip_jax.data.engine.plan import Plan, Shard
 from clipvip_jax.data.engine.shards import is_up_to_date, is_written
 from clipvip_jax.data.engine.work import BuildWork
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from clipvip_jax.utils.progress import ProgressReporter
@@ -39,8 +42,8 @@ def run_build(plan: Plan, spec: RecordSpec, work: BuildWork, config: tfds.downlo
   Raises:
     UserError: A shard could not be built. Completed shards are kept.
   """
-  work.folder.mkdir(parents=True, exist_ok=True)
-  work.error_file.unlink(missing_ok=True)
+  build_files.make_folder(work.folder)
+  build_files.delete(work.error_file)
   shards = [shard for shard in plan.shards(work.clips_per_shard) if not is_up_to_date(shard, plan, work)]
   if not shards:
     return
@@ -48,12 +51,15 @@ def run_build(plan: Plan, spec: RecordSpec, work: BuildWork, config: tfds.downlo
   log.info("building %d clips in %d shards in %s", num_clips, len(shards), work.folder)
   options = config.beam_options or local_options(min(available_cores(), num_clips // _CLIPS_PER_PROCESS))
   is_local = config.beam_runner is None
+  if not is_local and storage.is_remote(work.folder):  # workers have no access to this machine's files
+    storage.upload_folder(pathlib.Path(plan.folder), work.folder.parent / "plan")
+    plan = dataclasses.replace(plan, folder=work.folder.parent / "plan")
   try:
     from clipvip_jax.data.engine import beam_job  # lazy: importing Beam takes seconds
 
     with (
       ProgressReporter(len(shards), "shards").polling(_CountWritten(shards, work)),
-      storage.redirect_stderr(work.worker_log) if is_local else contextlib.nullcontext(),
+      build_files.redirect_stderr(work.worker_log) if is_local else contextlib.nullcontext(),
     ):
       beam_job.run(shards, plan, spec, work, config.beam_runner, options)
   except UserError:
@@ -63,8 +69,8 @@ def run_build(plan: Plan, spec: RecordSpec, work: BuildWork, config: tfds.downlo
     raise UserError(
       f"the build failed: {lines[-1]}. See {work.worker_log}. Completed shards are kept; run the build again to resume"
     ) from error
-  if work.error_file.exists():
-    raise UserError(json.loads(work.error_file.read_text())["error"])
+  if build_files.exists(work.error_file):
+    raise UserError(json.loads(build_files.read_text(work.error_file))["error"])
 
 
 def local_options(workers: int) -> PipelineOptions:

@@ -20,12 +20,13 @@ from typing import Any
 
 from etils import epath
 
-from clipvip_jax.data.engine import storage
+from clipvip_jax.data.engine import build_files
 from clipvip_jax.data.engine.clip_record import RecordSpec, clip_record, serialize_record
 from clipvip_jax.data.engine.coverage import MISSING_TEXT_KEYS, SkippedClip
 from clipvip_jax.data.engine.decode_process import DecodeProcess
 from clipvip_jax.data.engine.plan import Plan, Shard
 from clipvip_jax.data.engine.work import BuildWork
+from clipvip_jax.utils import storage
 
 # A full disk, an exceeded quota or file size limit.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -57,7 +58,7 @@ class ShardReport:
   def read(cls, path: epath.Path) -> ShardReport | None:
     """Reads a report; returns None if it does not exist or is corrupt."""
     try:
-      return cls.from_fields(json.loads(path.read_text(encoding="utf-8")))
+      return cls.from_fields(json.loads(build_files.read_text(path)))
     except (FileNotFoundError, ValueError, TypeError, KeyError):
       return None
 
@@ -68,7 +69,7 @@ class ShardReport:
 
   def write(self, path: epath.Path) -> None:
     """Writes the report atomically."""
-    with storage.atomic_path(path) as temporary:
+    with build_files.atomic_path(path) as temporary:
       temporary.write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
 
 
@@ -97,7 +98,9 @@ def is_up_to_date(shard: Shard, plan: Plan, work: BuildWork) -> bool:
 
 def _matching_report(shard: Shard, work: BuildWork) -> ShardReport | None:
   report = ShardReport.read(report_path(work.folder, shard))
-  complete = report is not None and report.digest == work.digest(shard) and records_path(work.folder, shard).exists()
+  complete = (
+    report is not None and report.digest == work.digest(shard) and build_files.exists(records_path(work.folder, shard))
+  )
   return report if complete else None
 
 
@@ -109,7 +112,7 @@ def digest_videos(shard: Shard, plan: Plan) -> tuple[str, str]:
   state, sizes = hashlib.sha256(), hashlib.sha256()
   for item in plan.items(shard):
     if not storage.is_remote(item.video):
-      numbers = storage.file_state(storage.find_video(item.video))
+      numbers = build_files.file_state(build_files.find_video(item.video))
       state.update(f"{numbers}\n".encode())
       sizes.update(f"{numbers[::2]}\n".encode())
   return state.hexdigest(), sizes.hexdigest()
@@ -134,9 +137,9 @@ def build_shard(shard: Shard, plan: Plan, spec: RecordSpec, work: BuildWork, dec
   skipped: list[SkippedClip] = []
   num_records = num_bytes = 0
   try:
-    report_path(work.folder, shard).unlink(missing_ok=True)  # first: a report must never refer to other records
+    build_files.delete(report_path(work.folder, shard))  # first: a report must never refer to other records
     videos = digest_videos(shard, plan)
-    with storage.atomic_path(records_path(work.folder, shard)) as temporary, open_writer(temporary) as write:
+    with build_files.atomic_path(records_path(work.folder, shard)) as temporary, open_writer(temporary) as write:
       for item in plan.items(shard):
         record = clip_record(item, spec, decoder, counts)
         if isinstance(record, SkippedClip):
@@ -148,7 +151,7 @@ def build_shard(shard: Shard, plan: Plan, spec: RecordSpec, work: BuildWork, dec
     report = ShardReport(work.digest(shard), *videos, num_records, num_bytes, dict(counts), skipped)
     report.write(report_path(work.folder, shard))
   except OSError as error:
-    raise storage.disk_error(work.folder, error) from error
+    raise build_files.disk_error(work.folder, error) from error
 
 
 @contextlib.contextmanager

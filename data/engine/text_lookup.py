@@ -6,15 +6,18 @@ import functools
 import hashlib
 import itertools
 import json
+import pathlib
+import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from etils import epath
 
-from clipvip_jax.data.engine import bad_lines, caption_files, storage
+from clipvip_jax.data.engine import bad_lines, build_files, caption_files, remote_video
 from clipvip_jax.data.engine.items import Item, clean_text, peek
 from clipvip_jax.data.engine.json_files import LOOKUP_KEYS, excerpt, id_and_text, read_json, read_json_lines
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
 
 _CHECKED_CLIPS = 1000  # clips that `check_lookups` looks up
@@ -31,8 +34,12 @@ class Lookup(Protocol):
 class LmdbLookup:
   """An LMDB of UTF-8 texts, memory-mapped."""
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, name: str = ""):
     """Opens the LMDB.
+
+    Args:
+      path: Local path.
+      name: Path for messages; "": `path`.
 
     Raises:
       UserError: `path` is not an LMDB, or is truncated.
@@ -45,20 +52,19 @@ class LmdbLookup:
       )
       self._transaction = self._environment.begin(buffers=True)
     except lmdb.Error as error:
-      raise UserError(f"{path}: cannot be opened as an LMDB ({error}); copy it again") from error
-    self._path = path
-    self._check_size()
+      raise UserError(f"{name or path}: cannot be opened as an LMDB ({error}); copy it again") from error
+    self._path = name or path
+    self._check_size(epath.Path(path))
 
-  def _check_size(self) -> None:
+  def _check_size(self, path: epath.Path) -> None:
     """Refuses a truncated file: access beyond its end would kill the process with SIGBUS."""
-    path = epath.Path(self._path)
     file = path / "data.mdb" if path.is_dir() else path
     expected = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
     if (size := file.stat().length) < expected:
       self._environment.close()
       raise UserError(
-        f"{file}: the LMDB is truncated ({size} of {expected} bytes); copy it again, or rewrite it with `mdb_copy -c`"
-        " if the original has this size"
+        f"{self._path}: the LMDB is truncated ({size} of {expected} bytes); copy it again, or rewrite it with"
+        " `mdb_copy -c` if the original has this size"
       )
 
   def __iter__(self) -> Iterator[str]:
@@ -101,7 +107,7 @@ def find_text(lookup: Lookup, name: str, split: str = "") -> str | None:
 def is_lmdb(path: str) -> bool:
   """Returns whether `path` names an LMDB rather than JSON: a file of one, or a folder without JSON lines."""
   folder = epath.Path(path)
-  return folder.suffix in (".mdb", ".lmdb") or (folder.is_dir() and not storage.glob(folder, "*.jsonl"))
+  return folder.suffix in (".mdb", ".lmdb") or (folder.is_dir() and not build_files.glob(folder, "*.jsonl"))
 
 
 def open_lookup(*paths: str) -> Lookup:
@@ -117,7 +123,7 @@ def open_lookup(*paths: str) -> Lookup:
   if any(map(is_lmdb, paths)):
     if len(paths) > 1:
       raise UserError(f"{', '.join(paths)}: an LMDB is read alone; name it only, or files of JSON lines only")
-    return LmdbLookup(_existing(paths[0]))
+    return _open_lmdb(_existing(paths[0]))
   texts: dict[str, str] = {}
   for file in itertools.chain.from_iterable(map(caption_files.list_files, paths)):
     _read_texts(_existing(file), texts)
@@ -125,9 +131,18 @@ def open_lookup(*paths: str) -> Lookup:
 
 
 def _existing(path: str) -> str:
-  if not epath.Path(path).exists():
+  if not build_files.exists(path):
     raise UserError(f"{path}: no such file; name an LMDB, a .json or a .jsonl file")
   return path
+
+
+def _open_lmdb(path: str) -> LmdbLookup:
+  if not storage.is_remote(path):
+    return LmdbLookup(path)
+  with tempfile.TemporaryDirectory() as folder:  # deleted when the LMDB is mapped: the system keeps its content
+    copy = pathlib.Path(folder, "lookup.mdb")
+    remote_video.fetch(path, copy)
+    return LmdbLookup(str(copy), path)
 
 
 @functools.cache
@@ -193,11 +208,11 @@ def headers(path: str) -> list[dict[str, Any]]:
 
 
 def lookup_state(path: str) -> list[int]:
-  """Returns `storage.file_state` of a lookup's files. For an LMDB's folder, that of its data file."""
+  """Returns `build_files.file_state` of a lookup's files. For an LMDB's folder, that of its data file."""
   if is_lmdb(path):
     file = epath.Path(path)
-    return storage.file_state(file / "data.mdb" if file.is_dir() else file)
-  return [number for file in caption_files.list_files(path) for number in storage.file_state(file)]
+    return build_files.file_state(file / "data.mdb" if file.is_dir() else file)
+  return [number for file in caption_files.list_files(path) for number in build_files.file_state(file)]
 
 
 def lookup_fingerprint(path: str) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
+import pathlib
+import tempfile
 
 from etils import epath
 
 from clipvip_jax.data.engine.plan import Shard
+from clipvip_jax.utils import storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +38,9 @@ class BuildWork:
     return self.folder / "error.json"
 
   @property
-  def worker_log(self) -> epath.Path:
-    """File with standard error of Beam's local processes."""
-    return self.folder / "workers.log"
+  def worker_log(self) -> pathlib.Path:
+    """Local file with standard error of Beam's processes on this machine."""
+    if not storage.is_remote(self.folder):
+      return pathlib.Path(self.folder / "workers.log")
+    name = hashlib.sha256(os.fspath(self.folder).encode()).hexdigest()[:12]
+    return pathlib.Path(tempfile.gettempdir(), f"clipvip_jax_build_{os.getuid()}_{name}.log")

@@ -8,7 +8,7 @@ import pathlib
 
 from etils import epath
 
-from clipvip_jax.data.engine import storage
+from clipvip_jax.data.engine import build_files
 from clipvip_jax.data.engine.corpus_config import CorpusConfig
 from clipvip_jax.data.engine.text_lookup import is_lmdb
 from clipvip_jax.utils.errors import UserError
@@ -115,7 +115,7 @@ def _find_records(raw_dir: epath.Path, name: str, cut: bool, lookups: dict[str, 
     return [epath.Path(lookups["subtitle"] + ".jsonl")]
   patterns = (name,) if name else _RECORDS
   for pattern in patterns:
-    paths = [path for path in storage.glob(raw_dir, pattern) if os.fspath(path) not in lookups.values()]
+    paths = [path for path in build_files.glob(raw_dir, pattern) if os.fspath(path) not in lookups.values()]
     if paths := [path for path in paths if name or not _is_clip_list(path)]:
       return paths
   raise UserError(f"{raw_dir}: no records of clips ({', '.join(patterns)}); set `records` to their name")

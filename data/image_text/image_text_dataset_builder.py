@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.data.engine import bad_lines, storage, tar_files
+from clipvip_jax.data.engine import bad_lines, build_files, tar_files
 from clipvip_jax.data.engine.builder import CorpusBuilder
 from clipvip_jax.data.engine.corpus_config import CorpusConfig
 from clipvip_jax.data.engine.items import Item, check_id, clean_text, safe_join
@@ -60,7 +60,7 @@ class Builder(CorpusBuilder):
     if (table := raw_dir / config.table).exists():
       yield from _table_items(table)
       return
-    tars = sorted(path for pattern in tar_files.PATTERNS for path in storage.glob(raw_dir, pattern))
+    tars = sorted(path for pattern in tar_files.PATTERNS for path in build_files.glob(raw_dir, pattern))
     if not tars:
       raise UserError(
         f"{raw_dir}: no images; put a table {config.table} or tar files ({', '.join(tar_files.PATTERNS)}) here"

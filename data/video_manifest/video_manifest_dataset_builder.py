@@ -12,12 +12,13 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.data.engine import bad_lines, storage
+from clipvip_jax.data.engine import bad_lines
 from clipvip_jax.data.engine.builder import CorpusBuilder
 from clipvip_jax.data.engine.corpus_config import CorpusConfig
 from clipvip_jax.data.engine.items import Item, check_id, check_times, clean_text, clean_texts
 from clipvip_jax.data.engine.json_files import excerpt, read_json_lines
 from clipvip_jax.data.engine.text_hash import find_repeated, hash_text
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import real_path
 from clipvip_jax.utils.log import log
@@ -145,6 +146,8 @@ def _item(row: dict[str, Any], where: str, folder: epath.Path) -> Item:
   video = check_id(row.get("video"), f"{where}, video")
   if "://" in video and not video.startswith(_REMOTE_SCHEMES):
     raise UserError(f"{where}: {video[:80]!r} is not readable; download it, or use {' or '.join(_REMOTE_SCHEMES)}")
+  if storage.is_remote(video):
+    storage.check_path("/".join(video.split("/")[:3]), f"{where}, video")  # the bucket: names of videos are free
   start, end = check_times(row.get("start"), row.get("end"), where)
   span = "" if start is None and end is None else f"@{start or 0:g}-{'' if end is None else f'{end:g}'}"
   descriptions = clean_texts(row["text"], f"{where}, text") if row.get("text") is not None else ()

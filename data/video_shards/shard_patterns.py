@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from etils import epath
 
-from clipvip_jax.data.engine import storage, tar_files
+from clipvip_jax.data.engine import build_files, tar_files
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.storage import explain_errors
 
@@ -65,7 +65,7 @@ def find_shards(raw_dir: epath.Path, pattern: str) -> list[epath.Path]:
   paths: dict[epath.Path, None] = {}
   with explain_errors(raw_dir, "--raw_dir"):
     for name in expand_braces(pattern) if pattern else tar_files.PATTERNS:
-      matches = storage.glob(raw_dir, name) if _GLOB.search(name) else [raw_dir / name]
+      matches = build_files.glob(raw_dir, name) if _GLOB.search(name) else [raw_dir / name]
       paths.update(dict.fromkeys(matches))
     missing = _missing_files(paths)
   if missing:

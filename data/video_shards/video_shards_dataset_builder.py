@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.data.engine import bad_lines, storage, tar_files
+from clipvip_jax.data.engine import bad_lines, tar_files
 from clipvip_jax.data.engine.builder import CorpusBuilder
 from clipvip_jax.data.engine.corpus_config import CorpusConfig
 from clipvip_jax.data.engine.items import Item, check_id, peek
@@ -22,6 +22,7 @@ from clipvip_jax.data.engine.tar_files import Span
 from clipvip_jax.data.video_shards.sample_fields import Sample, parse_sources, parse_span, read_table
 from clipvip_jax.data.video_shards.shard_patterns import find_shards, is_pattern
 from clipvip_jax.input_pipeline.read_media import VIDEO_SUFFIXES
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
 
 _PROBED_CLIPS = 1000

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.data.engine import bad_lines, storage
+from clipvip_jax.data.engine import bad_lines, build_files
 from clipvip_jax.data.engine.annotations import read_csv
 from clipvip_jax.data.engine.builder import CorpusBuilder
 from clipvip_jax.data.engine.corpus_config import CorpusConfig
@@ -74,7 +74,7 @@ def _find_tables(raw_dir: epath.Path, size: str, split: str) -> list[epath.Path]
     raise UserError(f"splits: {split!r} is unknown to WebVid; use {', '.join(_SPLITS)}")
   patterns = [pattern.format(size=size, split=_SPLITS[split]) for pattern in _TABLES]
   for pattern in patterns:
-    if paths := storage.glob(raw_dir, pattern):
+    if paths := build_files.glob(raw_dir, pattern):
       return paths
   raise UserError(f"{raw_dir}: no table of split {split!r}; put it at one of {', '.join(patterns)}")
 

@@ -63,9 +63,26 @@ def test_an_unknown_corpus_is_rejected_with_the_known_ones(tmp_path):
     builder_class("engine", "")
 
 
-def test_an_object_store_is_rejected():
-  with pytest.raises(UserError, match=r"--config\.data\.data_dir=gs://bucket is not a local path; mount"):
-    open_corpus(corpus_config("gs://bucket"))
+def test_bad_addresses_are_rejected_in_one_line(bucket):
+  other = bucket.url.replace("bucket-", "no-such-bucket-")
+  for data_dir, message in (
+    ("hdfs://bucket/corpora", "is neither a local path nor gs://BUCKET/NAME or s3://BUCKET/NAME; pass one of them"),
+    (f"{other}/corpora", "the bucket no-such-bucket-.* does not exist; check its name, or create it"),
+  ):
+    with pytest.raises(UserError, match=rf"^--config\.data\.data_dir={data_dir}:? {message}$"):
+      open_corpus(corpus_config(data_dir))
+  with pytest.raises(UserError, match=rf"of corpus msrvtt is not in {bucket.url}/corpora \(built: none"):
+    open_corpus(corpus_config(bucket / "corpora", name="msrvtt"))
+  with bucket.faults(rate=1, kinds=("403",)), pytest.raises(UserError, match="permits no access with these creden"):
+    open_corpus(corpus_config(bucket / "corpora"))
+
+
+@pytest.mark.parametrize(("field", "value"), [("cache_gb", 0.0), ("cache_dir", "s3://bucket/cache")])
+def test_bad_caches_are_rejected(gs_bucket, field, value):
+  config = corpus_config(gs_bucket / "corpora")
+  config[field] = value
+  with pytest.raises(UserError, match=rf"--config\.data\.{field}={value}"):
+    open_corpus(config)
 
 
 def test_a_generated_corpus_that_is_not_built_names_the_option_that_builds_it(tmp_path):

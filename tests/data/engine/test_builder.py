@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from clipvip_jax.data.engine import decode_process, shards, storage
+from clipvip_jax.data.engine import build_lock, decode_process, shards
 from clipvip_jax.data.engine.corpus_config import BuildOptions
 from clipvip_jax.data.engine.records import encode_jpeg
 from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder, VideoManifestConfig
@@ -153,7 +153,7 @@ def test_rejects_concurrent_build(manifest, tmp_path):
   builder = Builder(config="default", data_dir=str(tmp_path), options=BuildOptions(raw_dir=str(manifest)))
   folder = epath.Path(tmp_path) / "video_manifest/default/1.0.0.building"
   folder.mkdir(parents=True)
-  with storage.lock_folder(folder), pytest.raises(UserError, match="another process is building this corpus"):
+  with build_lock.locked(folder), pytest.raises(UserError, match="another process is building this corpus"):
     builder.download_and_prepare(file_format="array_record")
 
 

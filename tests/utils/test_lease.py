@@ -1,4 +1,4 @@
-"""The lock of a workdir in a bucket: two runs, runs that were killed, and runs that lost it."""
+"""Locks in object stores: two runs, runs that were killed, and runs that lost it."""
 
 import json
 import subprocess
@@ -7,12 +7,11 @@ import time
 
 import pytest
 
-from clipvip_jax.runs import workdir_lease
-from clipvip_jax.runs.workdir_lease import held_lease
+from clipvip_jax.utils import lease as leases
 from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
 
-HOLDER = "import sys, time; from clipvip_jax.runs.workdir_lease import Lease; from clipvip_jax.utils import storage;"
+HOLDER = "import sys, time; from clipvip_jax.utils.lease import Lease; from clipvip_jax.utils import storage;"
 
 
 @pytest.fixture
@@ -20,11 +19,15 @@ def workdir(bucket):
   return storage.absolute(bucket / "runs/a")
 
 
+def held_lease(workdir):
+  return leases.held_lease(workdir / "lock", f"--workdir={workdir}", "run")
+
+
 @pytest.fixture
 def quick(monkeypatch):
-  monkeypatch.setattr(workdir_lease, "RENEW_SECONDS", 0.2)
-  monkeypatch.setattr(workdir_lease, "EXPIRY_SECONDS", 1.5)
-  monkeypatch.setattr(workdir_lease, "POLL_SECONDS", 0.05)
+  monkeypatch.setattr(leases, "RENEW_SECONDS", 0.2)
+  monkeypatch.setattr(leases, "EXPIRY_SECONDS", 1.5)
+  monkeypatch.setattr(leases, "POLL_SECONDS", 0.05)
 
 
 def write_holder(bucket, **changes):
@@ -38,8 +41,8 @@ def test_a_lock_names_its_holder_and_is_deleted_in_the_end(bucket, workdir):
     lease.check_held()
     holder = json.loads(bucket.read("runs/a/lock"))
     assert {"host", "pid", "start", "renewed"} <= holder.keys()
-    assert json.loads(workdir_lease.read_holder(workdir)) == [holder[name] for name in ("host", "pid", "start")]
-  assert bucket.sizes() == {} and workdir_lease.read_holder(workdir) == ""
+    assert json.loads(leases.read_holder(workdir / "lock")) == [holder[name] for name in ("host", "pid", "start")]
+  assert bucket.sizes() == {} and leases.read_holder(workdir / "lock") == ""
 
 
 def test_a_second_run_on_this_host_is_refused_at_once(workdir):
@@ -50,13 +53,13 @@ def test_a_second_run_on_this_host_is_refused_at_once(workdir):
     assert time.monotonic() - start < 5
   message = str(refused.value)
   assert message.startswith(f"--workdir={workdir} is in use by process ") and " started 2" in message
-  assert message.endswith("; wait until it ends, stop it, or choose another --workdir")
+  assert message.endswith("; wait until it ends, stop it, or choose another folder")
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_run_on_another_host_is_refused_while_the_first_renews(bucket, workdir, monkeypatch):
   with held_lease(workdir):
-    monkeypatch.setattr(workdir_lease.socket, "gethostname", lambda: "other")
+    monkeypatch.setattr(leases.socket, "gethostname", lambda: "other")
     with pytest.raises(UserError, match=r"is in use by process \d+ on "), held_lease(workdir):
       pass
 
@@ -82,7 +85,8 @@ def test_a_corrupt_lock_expires_as_well(bucket, workdir, content):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_lock_of_a_killed_process_of_this_host_is_taken_over_at_once(bucket, workdir, processes, monkeypatch):
-  code = f"{HOLDER} Lease(storage.absolute({str(workdir)!r}), {processes}); print(1, flush=True); time.sleep(99)"
+  arguments = f"storage.absolute({str(workdir)!r}) / 'lock', 'x', 'run', {processes}"
+  code = f"{HOLDER} Lease({arguments}); print(1, flush=True); time.sleep(99)"
   process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
   assert process.stdout.readline() == "1\n"
   with pytest.raises(UserError, match=rf"is in use by process {process.pid} on"), held_lease(workdir):
@@ -90,7 +94,7 @@ def test_the_lock_of_a_killed_process_of_this_host_is_taken_over_at_once(bucket,
   process.kill()
   process.wait()
   process.stdout.close()
-  monkeypatch.setattr(workdir_lease, "EXPIRY_SECONDS", 2.0)
+  monkeypatch.setattr(leases, "EXPIRY_SECONDS", 2.0)
   start = time.monotonic()
   with held_lease(workdir) as lease:
     lease.check_held()

@@ -1,4 +1,4 @@
-"""The lock of a workdir in a bucket: an object that its holder renews, as no kernel releases it when the holder dies.
+"""Locks in object stores: an object that its holder renews, as no kernel releases it when the holder dies.
 
 Every change of the object is conditional, so one of several processes wins. It names the holder for the messages. A
 lock that is not renewed for a minute may be taken over; its former holder finds out at its next save at the latest.
@@ -19,7 +19,6 @@ from typing import Any
 
 from etils import epath
 
-from clipvip_jax.runs.workdir_lock import NAME
 from clipvip_jax.utils import conditional_write
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
@@ -32,24 +31,26 @@ POLL_SECONDS = 1.0
 
 
 class Lease:
-  """The lock that this process holds on a workdir."""
+  """A lock that this process holds."""
 
-  def __init__(self, workdir: epath.Path, num_processes: int = 1):
+  def __init__(self, path: epath.Path, where: str, kind: str, num_processes: int = 1):
     """Acquires the lock. Waits, for a minute at most, where its last holder ended without releasing it.
 
     Args:
-      workdir: in a bucket.
+      path: of the lock.
+      where: what it locks, for messages, as in "--workdir=gs://bucket/run".
+      kind: what holds it, as in "run".
       num_processes: of the launch; others of them may survive the one that holds the lock.
 
     Raises:
-      UserError: another run holds the lock, or the bucket cannot be written.
+      UserError: another process holds the lock, or the bucket cannot be written.
     """
-    self._workdir, self._path = workdir, workdir / NAME
+    self._path, self._where, self._kind = path, where, kind
     self._holder = {**_this_process(), "processes": num_processes, "start": _now()}
     self._mutex, self._closed = threading.Lock(), threading.Event()
     self._lost = ""
     self._token = self._acquire()
-    self._thread = threading.Thread(target=self._renew_until_closed, name="workdir lease", daemon=True)
+    self._thread = threading.Thread(target=self._renew_until_closed, name="lease", daemon=True)
     self._thread.start()
 
   @property
@@ -61,13 +62,13 @@ class Lease:
     """Renews the lock.
 
     Raises:
-      UserError: another run has taken it over, it was deleted, or the bucket cannot be written.
+      UserError: another process has taken it over, it was deleted, or the bucket cannot be written.
     """
     self._renew()
     if self._lost:
       raise UserError(
-        f"--workdir={self._workdir}: this run lost its lock, which {self._lost}; stopped. Its checkpoints remain; run"
-        " the same command to resume when no other run uses this workdir"
+        f"{self._where}: this {self._kind} lost its lock, which {self._lost}; stopped. What it saved remains; run the"
+        f" same command to resume when no other {self._kind} uses this folder"
       )
 
   def release(self) -> None:
@@ -80,7 +81,7 @@ class Lease:
       if not self._lost:
         conditional_write.delete(self._path, self._token)
     except (UserError, OSError) as error:
-      log.warning("the lock of this run remains and expires in %d seconds (%s)", EXPIRY_SECONDS, error)
+      log.warning("the lock of this %s remains and expires in %d seconds (%s)", self._kind, EXPIRY_SECONDS, error)
 
   def _acquire(self) -> str:
     """Returns the token of the lock."""
@@ -94,11 +95,10 @@ class Lease:
       holder, token = _parse(current[0]), current[1]
       if _is_running_here(holder) or observed not in ("", token):
         raise UserError(
-          f"--workdir={self._workdir} is in use by {_describe(holder)}; wait until it ends, stop it, or choose another"
-          " --workdir"
+          f"{self._where} is in use by {_describe(holder)}; wait until it ends, stop it, or choose another folder"
         )
       if not observed and not _is_dead(holder):
-        log.info("%s is locked by %s; waiting whether it is running", self._workdir, _describe(holder))
+        log.info("%s is locked by %s; waiting whether it is running", self._where, _describe(holder))
         observed, since = token, time.monotonic()
       if _is_dead(holder) or time.monotonic() - since >= _patience(holder):
         if taken := conditional_write.replace(self._path, self._content(), token):
@@ -127,28 +127,28 @@ class Lease:
       try:
         self._renew()
       except Exception as error:  # a network that is down; the next renewal may succeed
-        log.warning("the lock of this run could not be renewed (%s)", printable(error))
+        log.warning("the lock of this %s could not be renewed (%s)", self._kind, printable(error))
     if self._lost:
-      log.warning("%s: the lock of this run %s; stopping at the next save", self._workdir, self._lost)
+      log.warning("%s: the lock of this %s %s; stopping at the next save", self._where, self._kind, self._lost)
 
 
 @contextlib.contextmanager
-def held_lease(workdir: epath.Path, num_processes: int = 1) -> Iterator[Lease]:
-  """Holds the lock of a workdir in a bucket inside a `with` block; see `Lease`.
+def held_lease(path: epath.Path, where: str, kind: str, num_processes: int = 1) -> Iterator[Lease]:
+  """Holds a lock inside a `with` block; see `Lease`.
 
   Raises:
-    UserError: another run holds it, or the bucket cannot be written.
+    UserError: another process holds it, or the bucket cannot be written.
   """
-  lease = Lease(workdir, num_processes)
+  lease = Lease(path, where, kind, num_processes)
   try:
     yield lease
   finally:
     lease.release()
 
 
-def read_holder(workdir: epath.Path) -> str:
-  """Returns host, process and start of the run that holds the lock of a workdir; "" if it is not locked."""
-  current = conditional_write.read(workdir / NAME)
+def read_holder(path: epath.Path) -> str:
+  """Returns host, process and start of the holder of a lock; "" if it is not locked."""
+  current = conditional_write.read(path)
   holder = _parse(current[0]) if current else {}
   return json.dumps([holder.get(name) for name in ("host", "pid", "start")]) if holder else ""
 

@@ -1,0 +1,39 @@
+"""Metadata of corpora in object stores, and when a corpus is complete."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from etils import epath
+
+from clipvip_jax.utils import storage
+
+LAST_FILE = "features.json"  # written after all other files of a corpus
+
+
+def is_complete(folder: epath.Path) -> bool:
+  """Returns whether a remote folder holds a complete corpus.
+
+  Raises:
+    UserError: The object store refuses, or cannot be reached.
+  """
+  path = os.fspath(folder / LAST_FILE)
+  try:
+    storage.retry(path, lambda: storage.file_system(path).info(path))
+  except FileNotFoundError:
+    return False
+  return True
+
+
+def download_metadata(folder: epath.Path, local: pathlib.Path) -> None:
+  """Downloads all files of a corpus except its records.
+
+  Args:
+    folder: The remote folder of the corpus.
+    local: The folder to write, which is created.
+
+  Raises:
+    UserError: The object store refuses, or cannot be reached.
+  """
+  storage.download_folder(folder, local, lambda name: ".array_record" not in name)
