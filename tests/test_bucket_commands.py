@@ -29,7 +29,7 @@ ROWS = (
   Row("convert", "{bucket}/run {bucket}/exported", ("exported/config.json", "exported/clip_vip.safetensors")),
   Row(
     "evaluate",
-    "--model={bucket}/clip --dataset=msrvtt/9k --data_dir={local}/corpora --split=train --num_frames=2"
+    "--model={bucket}/clip --dataset=msrvtt/9k --data_dir={bucket}/corpora --split=train --num_frames=2"
     " --batch_size=16 --dtype=float32 --num_workers=0 --workdir={bucket}/evaluation",
     ("evaluation/results.json", "evaluation/report.html"),
   ),

@@ -88,6 +88,10 @@ RULES = (
   Run(r"\S+ -m clipvip_jax.language_gap moving_shapes/", "--data_dir=texts", {"=RUN": "=build/demo"}),
   Run(r"\S+ -m clipvip_jax.data_tool (check|build) msrvtt ", OFFICIAL),
   Run(r"\S+ -m clipvip_jax.data_tool show msrvtt "),
+  Listed(
+    r"\S+ -m clipvip_jax.data_tool .*=gs://my-bucket",
+    "needs a bucket; tests/data/engine/test_corpus_mirror.py has emulated ones",
+  ),
   Run(r"\S+ -m clipvip_jax.data_tool throughput msrvtt ", "--batch_size=4 --seconds=0.1"),
   Run(r"\S+ -m clipvip_jax.main --config=configs/msrvtt.py:b32 --workdir=FINE .*pretrain_clipvip_base_32.pt"),
   Run(r"\S+ -m clipvip_jax.main .*msrvtt.py:b32 .*init_from=DIR", "", {"FINE": "TUNED", "=DIR": "=build/demo"}),
