@@ -30,7 +30,7 @@ ROWS = (
   Row(
     "evaluate",
     "--model={bucket}/clip --dataset=msrvtt/9k --data_dir={bucket}/corpora --split=train --num_frames=2"
-    " --batch_size=16 --dtype=float32 --num_workers=0 --workdir={bucket}/evaluation",
+    " --cache_dir={local}/cache --batch_size=16 --dtype=float32 --num_workers=0 --workdir={bucket}/evaluation",
     ("evaluation/results.json", "evaluation/report.html"),
   ),
   Row("evaluate", "--embeddings={bucket}/evaluation --workdir={bucket}/again", ("again/results.json",)),
@@ -51,7 +51,7 @@ ROWS = (
 ELSEWHERE = {
   "main": "tests/training/test_bucket_runs.py",
   "study": "tests/training/test_study.py",
-  "data_tool": "tests/data/engine/test_builder.py",
+  "data_tool": "tests/data/engine/test_corpus_mirror.py",
   "preflight": "reads no folder",
 }
 
