@@ -42,7 +42,7 @@ def _read_part(url: str, offset: int, size: int) -> bytes:
   begin, end = (min(position, _object_size(url)) for position in (offset, offset + size))
 
   def attempt() -> bytes:
-    data = storage.file_system(url).cat_file(url, begin, end) if begin < end else b""
+    data = storage.file_system(url).cat_file(url, start=begin, end=end) if begin < end else b""
     if len(data) != end - begin:
       raise TransferError(f"{len(data)} of {end - begin} bytes")
     return data

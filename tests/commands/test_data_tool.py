@@ -135,8 +135,8 @@ def test_throughput_prints_clips_per_second(built, capsys):
     (["show", "video_manifest", "--html=x.html", "--count=0"], "--count=0"),
     (["throughput", "video_manifest", "--num_frames=0"], "--num_frames=0"),
     (
-      ["show", "msrvtt", "--data_dir=gs://a/b", "--html=x.html"],
-      "--data_dir=gs://a/b is not a local path; mount the bucket",
+      ["show", "msrvtt", "--data_dir=hdfs://a/b", "--html=x.html"],
+      "--data_dir=hdfs://a/b is neither a local path nor gs://",
     ),
     (["mend", "x"], "invalid choice: 'mend'"),
     ([], "required"),

@@ -20,6 +20,6 @@ def test_one_build_at_a_time(bucket, tmp_path):
 
 
 def test_errors_of_the_disk_are_reported(tmp_path):
-  with pytest.raises(UserError, match=r"building: No space left on device. Completed shards are kept"):
-    with build_lock.locked(epath.Path(tmp_path / "building")):
-      raise OSError(28, "No space left on device")
+  message = r"building: No space left on device. Completed shards are kept"
+  with pytest.raises(UserError, match=message), build_lock.locked(epath.Path(tmp_path / "building")):
+    raise OSError(28, "No space left on device")

@@ -21,6 +21,6 @@ def test_files_parts_and_folders(bucket, tmp_path):
 def test_what_does_not_exist(bucket, tmp_path):
   with pytest.raises(FileNotFoundError):
     remote_video.fetch(bucket / "none.mp4", tmp_path / "a")
-  with pytest.raises(UserError, match="the bucket no-such-bucket-.* does not exist; check its name"):
+  with pytest.raises(UserError, match=r"the bucket no-such-bucket-.* does not exist; check its name"):
     remote_video.fetch(bucket.url.replace("bucket-", "no-such-bucket-") + "/a.mp4", tmp_path / "a")
   assert list(tmp_path.iterdir()) == []
