@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from clipvip_jax.utils import storage
 from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log, printable
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _open_corpus(options: argparse.Namespace) -> "Corpus":
       f"{options.corpus!r} is not a corpus; of a manifest, name the corpus that was built from it: {options.command}"
       f" {_MANIFEST_CORPUS} --config=NAME --data_dir=DIR"
     )
-  config = ConfigDict({"name": options.corpus, "config": options.config, "data_dir": _expand_user(options.data_dir)})
+  config = ConfigDict({"name": options.corpus, "config": options.config, "data_dir": expand_user(options.data_dir)})
   config.update(
     {name: value for name in ("cache_dir", "cache_gb") if (value := getattr(options, name, None)) is not None}
   )
@@ -243,15 +244,10 @@ def _make_builder(options: argparse.Namespace, fields: dict[str, str]) -> "Corpu
     config = _replace_fields(config, {**fields, "name": options.name or derived_name})
   return builder(
     config=config,
-    data_dir=_expand_user(options.data_dir) or None,
+    data_dir=expand_user(options.data_dir) or None,
     file_format="array_record",
     options=_replace_fields(BuildOptions(), build_fields),
   )
-
-
-def _expand_user(data_dir: str) -> str:
-  """Expands ~, which shells do not expand after `=`."""
-  return data_dir if storage.is_remote(data_dir) or not data_dir else str(pathlib.Path(data_dir).expanduser())
 
 
 def _replace_fields(config: _T, texts: dict[str, str]) -> _T:
