@@ -12,13 +12,13 @@ Exit codes: 0 success; 2 bad input, or `check` found that a build would fail.
 
 import argparse
 import dataclasses
-import pathlib
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from clipvip_jax.utils import storage
-from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.bucket_copies import uploaded_file
+from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log, printable
@@ -106,7 +106,7 @@ def _parser() -> Parser:
       command.add_argument("--runner", default="", help="Apache Beam runner, as SparkRunner; default: this machine")
       command.add_argument("--beam_options", default="", help="NAME=VALUE,... options of the runner")
     if name == "show":
-      command.add_argument("--html", type=pathlib.Path, required=True, help="page to write")
+      command.add_argument("--html", type=path_argument("--html"), required=True, help="page to write")
       command.add_argument("--count", type=int, default=20, help="number of clips; default: 20")
       command.add_argument("--seed", type=int, default=0, help="seed of the training run whose frames are shown")
     if name == "throughput":
@@ -159,14 +159,10 @@ def _add_captions(options: argparse.Namespace, _: dict[str, str]) -> None:
 def _show(options: argparse.Namespace, _: dict[str, str]) -> None:
   from clipvip_jax.reporting.corpus_samples import write_samples
 
-  write_samples(
-    options.html,
-    _open_corpus(options),
-    options.split,
-    count=options.count,
-    num_frames=options.num_frames,
-    seed=options.seed,
-  )
+  with uploaded_file(options.html, "--html") as page:
+    write_samples(
+      page, _open_corpus(options), options.split, count=options.count, num_frames=options.num_frames, seed=options.seed
+    )
   log.info("wrote %s", options.html)
 
 

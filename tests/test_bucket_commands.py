@@ -26,6 +26,16 @@ class Row:
 
 # In this order: later commands read what earlier ones wrote.
 ROWS = (
+  Row(
+    "data_tool",
+    "build {local}/mine.jsonl --data_dir={bucket}/corpora --name=mine --workers=1",
+    ("corpora/video_manifest/mine/1.0.0/features.json",),
+  ),
+  Row(
+    "data_tool",
+    "show video_manifest --config=mine --data_dir={bucket}/corpora --split=test --num_frames=2 --html={bucket}/a.html",
+    ("a.html",),
+  ),
   Row("convert", "{bucket}/run {bucket}/exported", ("exported/config.json", "exported/clip_vip.safetensors")),
   Row(
     "evaluate",
@@ -51,7 +61,6 @@ ROWS = (
 ELSEWHERE = {
   "main": "tests/training/test_bucket_runs.py",
   "study": "tests/training/test_study.py",
-  "data_tool": "tests/data/engine/test_corpus_mirror.py",
   "preflight": "reads no folder",
 }
 
@@ -78,6 +87,8 @@ def write_files(local):
   (local / "templates.txt").write_text("{} moves\n")
   rows = [{"video": f"v/{number:03d}.mp4", "label": f"word{1 + number % 2}"} for number in range(3)]
   (local / "labelled.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  rows = [{"video": f"v/{number:03d}.mp4", "text": f"word{number}", "split": "test"} for number in range(3)]
+  (local / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
   for name in "ab":
     (local / f"{name}.txt").write_text("\n".join(f"word{number} {name}" for number in range(128)))
 

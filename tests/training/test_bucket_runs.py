@@ -1,4 +1,4 @@
-"""Runs in a bucket: interrupted, they end as one on a local disk."""
+"""Runs that read their corpus from a bucket and write to it: interrupted, they end as one on a local disk."""
 
 import json
 import os
@@ -69,7 +69,7 @@ def local(tmp_path_factory):
 
 
 def test_an_interrupted_run_in_a_bucket_ends_with_the_bytes_of_a_local_one(local, bucket, tmp_path):
-  places = local / "corpora", bucket / "run", tmp_path / "scratch"
+  places = bucket / "corpora", bucket / "run", tmp_path / "scratch"
   code, output = interrupt(start(*places), 4, "SIGTERM")
   assert code == cli.EXIT_TERMINATED and "SIGTERM: saved step" in output and "Traceback" not in output, output
   shutil.rmtree(tmp_path / "scratch")  # as on another machine
@@ -89,3 +89,8 @@ def test_an_interrupted_run_in_a_bucket_ends_with_the_bytes_of_a_local_one(local
   jax.tree.map(np.testing.assert_array_equal, params, checkpoint.read_params(local / "run" / "checkpoints", STEPS)[0])
   assert (ended / "report.html").stat().st_size > 10_000
   assert not (ended / "lock").exists()
+
+  built = sorted(path.relative_to(local) for path in (local / "corpora").rglob("*.array_record*"))
+  assert len(built) == 10
+  for path in built:
+    assert (tmp_path / "bucket" / path).read_bytes() == (local / path).read_bytes(), path
