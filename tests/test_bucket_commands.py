@@ -57,11 +57,13 @@ ROWS = (
   ),
   Row("language_gap", "{bucket}/a.txt {bucket}/b.txt --model={bucket}/clip --plot={bucket}/gap.png", ("gap.png",)),
 )
-# Commands that other tests run in a bucket, or the reason why there is none.
+# Commands that other tests run in a bucket, or the reason why none does.
 ELSEWHERE = {
   "main": "tests/training/test_bucket_runs.py",
   "study": "tests/training/test_study.py",
   "preflight": "reads no folder",
+  "caption": "appends to its output, which is local; reads corpora as data_tool does",
+  "subtitle": "likewise; reads local videos",
 }
 
 
