@@ -122,7 +122,8 @@ def test_two_processes_resume_bit_identically_after_sigterm_and_a_killed_process
 @pytest.mark.slow
 @pytest.mark.unoptimized
 def test_two_processes_in_a_bucket_end_as_on_a_disk(unbroken, bucket, tmp_path):
-  arguments = bucket / "run", unbroken.parent / "corpora", f"--config.host.scratch_dir={tmp_path / 'scratch'}"
+  bucket.upload(unbroken.parent / "corpora", "corpora")
+  arguments = bucket / "run", bucket / "corpora", f"--config.host.scratch_dir={tmp_path / 'scratch'}"
   processes = start(*arguments)
   wait_for(f"step 2/{STEPS}", processes[0])
   processes[1].terminate()
