@@ -62,9 +62,10 @@ class LmdbLookup:
     expected = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
     if (size := file.stat().length) < expected:
       self._environment.close()
+      name = file if self._path == str(path) else self._path
       raise UserError(
-        f"{self._path}: the LMDB is truncated ({size} of {expected} bytes); copy it again, or rewrite it with"
-        " `mdb_copy -c` if the original has this size"
+        f"{name}: the LMDB is truncated ({size} of {expected} bytes); copy it again, or rewrite it with `mdb_copy -c`"
+        " if the original has this size"
       )
 
   def __iter__(self) -> Iterator[str]:
