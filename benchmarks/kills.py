@@ -277,7 +277,7 @@ def stress_store(
     while kills or not finished:
       number += finished
       current = folder / f"run_{number}"
-      process, moment = launch(current, cache, bucket.url), rng.uniform(0, 1.2 * seconds)
+      process, moment = launch(current, cache, bucket.url), rng.uniform(0, 3 * seconds)
       try:
         code = process.popen.wait(moment if kills else None)
       except subprocess.TimeoutExpired:

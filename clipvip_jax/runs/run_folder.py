@@ -129,6 +129,12 @@ class BucketFolder(RunFolder):
   def _may_upload(self) -> bool:
     return self._lease is not None and not self._lease.is_lost
 
+  def discard(self) -> None:
+    """Deletes the mirror, after its last upload in the background: to another one, the files would seem deleted."""
+    if self._mirror is not None:
+      self._mirror.close()
+      shutil.rmtree(self.path, ignore_errors=True)
+
   def upload_after_error(self) -> None:
     """Uploads what a run has written that ends with an error, which remains the one to report."""
     try:
@@ -176,8 +182,7 @@ def open_run_folder(workdir: pathlib.PurePath, scratch_dir: str = "") -> Iterato
     except BaseException:
       folder.upload_after_error()
       raise
-    if is_host_leader:
-      shutil.rmtree(folder.path, ignore_errors=True)  # the run is finished
+    folder.discard()  # the run is finished
 
 
 def _on_all_processes(action: Callable[[], None]) -> None:

@@ -61,10 +61,12 @@ class WorkdirMirror:
     """Uploads the files that have changed since their last upload, and deletes those that were deleted.
 
     Raises:
-      UserError: the bucket cannot be written.
+      UserError: the bucket cannot be written, or the folder was deleted.
       OSError: a file cannot be read.
     """
     with self._mutex, tempfile.TemporaryDirectory(prefix="clipvip_jax_upload_") as temporary:
+      if not self._local.is_dir():  # deleted by a cleaner of temporary files: the bucket keeps its files
+        raise UserError(f"{self._local} was deleted during this run; set host.scratch_dir to a folder that is kept")
       files = self._files()
       for name in sorted(files, key=lambda name: (name == _LAST, name)):
         if files[name] != self._uploaded.get(name):

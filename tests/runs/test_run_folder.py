@@ -2,10 +2,12 @@
 
 import os
 import pathlib
+import shutil
+import time
 
 import pytest
 
-from clipvip_jax.runs import run_folder
+from clipvip_jax.runs import run_folder, workdir_mirror
 from clipvip_jax.runs.run_folder import open_run_folder
 from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import Terminated, UserError
@@ -117,3 +119,22 @@ def test_faults_at_the_end_do_not_hide_an_error(bucket, workdir, tmp_path, monke
   assert "the last files of this run remain in" in caplog.text
   assert "the lock of this run remains and expires in 60 seconds" in caplog.text
   assert pathlib.Path(folder.path, "metrics.jsonl").exists()
+
+
+def test_an_upload_in_the_background_does_not_see_the_deletion_of_the_mirror(bucket, workdir, tmp_path, monkeypatch):
+  rmtree, opened = shutil.rmtree, []
+
+  def delete_slowly(path, **options):
+    if path == opened[0].path:
+      (path / "results.json").unlink()
+      opened[0].request_upload()
+      time.sleep(0.3)
+    rmtree(path, **options)
+
+  monkeypatch.setattr(workdir_mirror, "UPLOAD_SECONDS", 0)
+  monkeypatch.setattr(run_folder.shutil, "rmtree", delete_slowly)
+  with open_run_folder(workdir, str(tmp_path)) as folder:
+    opened.append(folder)
+    (folder.path / "results.json").write_bytes(b"{}")
+  assert not folder.path.exists()
+  assert bucket.read("runs/a/results.json") == b"{}"

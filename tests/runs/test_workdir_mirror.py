@@ -1,5 +1,6 @@
 """Mirrors of workdirs in buckets."""
 
+import shutil
 import time
 
 import pytest
@@ -104,3 +105,12 @@ def test_a_bucket_that_is_gone_is_reported(folder, bucket):
     opened.upload()
   opened.close()
   assert (folder / "a").exists()
+
+
+def test_the_bucket_keeps_its_files_when_the_folder_is_deleted(bucket, folder, mirror):
+  (folder / "config.json").write_text("{}")
+  mirror.upload()
+  shutil.rmtree(folder)
+  with pytest.raises(UserError, match=rf"{folder} was deleted during this run; set host.scratch_dir"):
+    mirror.upload()
+  assert bucket.read("run/config.json") == b"{}"
