@@ -5,7 +5,6 @@ any host; the local folder may be lost at any time.
 """
 
 import contextlib
-import functools
 import itertools
 import pathlib
 import re
@@ -58,7 +57,7 @@ class WorkdirMirror:
     self._wake.set()
 
   def upload(self) -> None:
-    """Uploads the files that have changed since their last upload, and deletes those that were deleted.
+    """Uploads the files that have changed since their last upload. Deletes none: a cleaner may have removed local ones.
 
     Raises:
       UserError: the bucket cannot be written, or the folder was deleted.
@@ -74,10 +73,6 @@ class WorkdirMirror:
             copy = _snapshot(self._local / name, pathlib.Path(temporary) / "copy")
             storage.upload(copy, self._remote / name)
             self._uploaded[name] = files[name]
-      for name in self._uploaded.keys() - files.keys():
-        path = self._remote / name
-        storage.retry(path, functools.partial(path.unlink, missing_ok=True))
-        del self._uploaded[name]
 
   def close(self) -> None:
     """Ends the thread, without an upload."""

@@ -49,7 +49,7 @@ def test_small_files_are_downloaded_and_others_deleted(bucket, folder, mirror):
   assert len(puts) == 1 and bucket.read("run/stack_traces_process_0.txt")  # what was downloaded is not uploaded
 
 
-def test_changed_files_are_uploaded_as_a_whole_and_deleted_ones_deleted(bucket, folder, mirror):
+def test_changed_files_are_uploaded_as_a_whole_and_deleted_ones_kept(bucket, folder, mirror):
   (folder / "trackers").mkdir()
   (folder / "trackers/run.json").write_text("{}")
   (folder / "metrics.jsonl").write_text('{"step": 1}\n{"st')  # a line is being written
@@ -64,7 +64,7 @@ def test_changed_files_are_uploaded_as_a_whole_and_deleted_ones_deleted(bucket, 
     file.write('ep": 2}\n')
   (folder / "trackers/run.json").unlink()
   mirror.upload()
-  assert bucket.sizes().keys() == {"run/metrics.jsonl"}
+  assert bucket.sizes().keys() == {"run/trackers/run.json", "run/metrics.jsonl"}
   assert bucket.read("run/metrics.jsonl") == (folder / "metrics.jsonl").read_bytes()
 
 
