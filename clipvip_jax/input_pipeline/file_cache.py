@@ -146,7 +146,8 @@ class FileCache:
         log.debug("downloading %s", file.url)
         storage.download(storage.absolute(file.url), path)
       finally:
-        part.unlink(missing_ok=True)
+        with file_lock(self.folder / "lock", timeout=_FOREVER):  # a process that makes room counts the file or the part
+          part.unlink(missing_ok=True)
 
   def _reserve(self, descriptor: int, part: pathlib.Path, size: int) -> None:
     """Sets the size of a reservation when there is room for it; waits while files in use leave none."""
@@ -181,11 +182,14 @@ class FileCache:
   def _reserved_bytes(self, part: pathlib.Path) -> int:
     """Returns the size of a download in progress; deletes what a killed process left, and returns 0."""
     try:
-      with file_lock(part):
-        for temporary in self.folder.glob(f".{part.stem}{_SUFFIX}.*.tmp"):
-          temporary.unlink(missing_ok=True)
-        part.unlink(missing_ok=True)
-        return 0
+      with file_lock(part) as file:
+        # Without a name, it is a reservation that ended while it was opened: another one may have its name now.
+        if os.fstat(file.fileno()).st_nlink:
+          for temporary in self.folder.glob(f".{part.stem}{_SUFFIX}.*.tmp"):
+            temporary.unlink(missing_ok=True)
+          part.unlink(missing_ok=True)
+          return 0
+      return self._reserved_bytes(part)
     except LockHeldError:
       return part.stat().st_size
 
