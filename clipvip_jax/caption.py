@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from clipvip_jax.utils import storage
-from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.cli import Parser, check_ranges, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.json_shards import Part
 from clipvip_jax.utils.log import log, printable
@@ -52,9 +52,7 @@ _LIMITS = (
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses options and captions the clips."""
   options = _parser().parse_args(argv)
-  for name, low, high in _LIMITS:
-    if not low <= getattr(options, name) <= high:
-      raise UserError(f"--{name}={getattr(options, name)} is out of range; use {low:g} to {high:g}")
+  check_ranges(options, _LIMITS)
   storage.check_path(options.out, "--out", remote=False)
   part = Part.parse(options.shard)
   engine = _engine(options)

@@ -43,7 +43,7 @@ def choose_step(directory: pathlib.Path, step: int | None = None) -> int:
     step: returned if there is a checkpoint of it; None to choose.
 
   Raises:
-    UserError: there is no checkpoint, or none of this step.
+    UserError: the directory has no checkpoint, or none with this step.
   """
   folders = checkpoint_folders(directory)
   steps = sorted(int(folder.name) for folder in folders)

@@ -148,3 +148,18 @@ def _describe_condition(error: BaseException | None) -> str:
       return f"{error.object!r} is not valid UTF-8 in this locale; set PYTHONUTF8=1, or rename it"
     error = error.__cause__ or error.__context__
   return ""
+
+
+def check_ranges(options: argparse.Namespace, limits: Sequence[tuple[str, float, float]]) -> None:
+  """Checks numbers of a command line.
+
+  Args:
+    options: the parsed options.
+    limits: name, smallest and largest value of each.
+
+  Raises:
+    UserError: a value is out of its range.
+  """
+  for name, low, high in limits:
+    if not low <= getattr(options, name) <= high:
+      raise UserError(f"--{name}={getattr(options, name)} is out of range; use {low:g} to {high:g}")
