@@ -14,9 +14,10 @@ import functools
 import json
 import shlex
 import statistics
-import subprocess
 import sys
 import time
+
+from benchmarks.peer import run_peer
 
 PARTS = {"forward_s": "forward", "forward_backward_s": "forward + backward"}
 
@@ -61,12 +62,11 @@ def _seconds(call, repeats: int) -> float:
 
 
 def _round(command: list[str], options: argparse.Namespace) -> dict[str, float]:
-  """Runs a command and parses its last line of output as JSON."""
+  """Runs a command with the sizes of the options."""
   sizes = [
     str(x) for name in ("patch", "frames", "batch", "dtype", "repeats") for x in (f"--{name}", getattr(options, name))
   ]
-  process = subprocess.run([*command, *sizes], check=True, stdout=subprocess.PIPE, text=True)
-  return json.loads(process.stdout.splitlines()[-1])
+  return run_peer([*command, *sizes])
 
 
 def _parser() -> argparse.ArgumentParser:

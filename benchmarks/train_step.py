@@ -25,6 +25,7 @@ from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES
 from clipvip_jax.training.train_step import embed_batch, jit_train_step
+from clipvip_jax.utils.param_names import param_name
 
 _SCHEDULE_STEPS = 1_000  # does not affect the time
 
@@ -55,13 +56,18 @@ def random_batch(config: Any) -> dict[str, np.ndarray]:
 
 
 def random_params(shapes: Any) -> Any:
-  """Returns small random values, drawn on the host: compiling the model's initializers for a GPU takes minutes."""
+  """Returns random values, drawn on the host: compiling the model's initializers for a GPU takes minutes.
+
+  Outputs of a dense layer have the size of its inputs, so that features of different inputs differ.
+  """
   rng = np.random.default_rng(0)
 
-  def draw(x):
-    return np.asarray(0.02 * rng.standard_normal(x.shape, np.float32) + (x.ndim == 1), x.dtype)
+  def draw(path, x):
+    std = x.shape[-2] ** -0.5 if x.ndim > 1 else 0.02
+    noise = std * rng.standard_normal(x.shape, np.float32)
+    return np.asarray(noise + param_name(path).endswith("/scale"), x.dtype)
 
-  return jax.tree.map(draw, shapes)
+  return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def _random(state: TrainState) -> TrainState:
