@@ -209,10 +209,13 @@ def _avi(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
 def _last_stream_chunk(file: ByteFile, begin: int) -> int:
   """Returns the begin of the last of the chunks of streams that follow each other from `begin` on, in one window."""
   window, position, last = file.read(begin, _WINDOW), 0, 0
-  while position + 8 <= len(window):
+  last_header, kinds = len(window) - 8, set[bytes]()
+  while position <= last_header:
     kind, size = _CHUNK_HEADER.unpack_from(window, position)
-    if not _is_stream_chunk(kind):
-      break
+    if kind not in kinds:  # a test that takes longer than reading the header
+      if not _is_stream_chunk(kind):
+        break
+      kinds.add(kind)
     last, position = position, position + 8 + size + size % 2
   return begin + last
 

@@ -12,7 +12,7 @@ from clipvip_jax.input_pipeline import image_files, media_notes, tone_mapping
 from clipvip_jax.utils.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
-  from av import VideoFrame
+  from av import VideoFormat, VideoFrame
 
 # FFmpeg's name: (dtype, channels, bytes of a value).
 _PIXEL_FORMATS: dict[str, tuple[np.dtype, int, int]] = {
@@ -81,7 +81,8 @@ class FrameConverter:
     return functools.partial(_apply_display_matrix, matrix=tuple(np.frombuffer(bytes(matrix), np.int32).tolist()))
 
   def _convert(self, frame: "VideoFrame", pixel_format: str) -> np.ndarray:
-    converted = self._converter.reformat(frame, self._width, self._height, pixel_format, threads=1)
+    video_format: Any = _video_format(pixel_format)  # looking up its name, which PyAV's types require, takes longer
+    converted = self._converter.reformat(frame, self._width, self._height, video_format, threads=1)
     plane: Any = converted.planes[0]
     dtype, channels, bytes_per_value = _PIXEL_FORMATS[pixel_format]
     shape, bytes_per_pixel = (self._height, self._width, channels), channels * bytes_per_value
@@ -92,10 +93,15 @@ class FrameConverter:
 
 
 @functools.cache
-def _has_alpha(pixel_format: str) -> bool:
+def _video_format(pixel_format: str) -> "VideoFormat":
   import av
 
-  video_format = av.VideoFormat(pixel_format)
+  return av.VideoFormat(pixel_format)
+
+
+@functools.cache
+def _has_alpha(pixel_format: str) -> bool:
+  video_format = _video_format(pixel_format)
   return video_format.has_palette or any(component.is_alpha for component in video_format.components)
 
 

@@ -30,3 +30,9 @@ def test_holes_are_told_from_stuffing(data, codec, expected):
 def test_codecs_that_store_zeros_are_not_dense():
   assert is_dense("h264") and is_dense("wmv2")
   assert not any(is_dense(codec) for codec in ("rawvideo", "png", "qtrle", "ffv1", "dnxhd", "dvvideo", "gif"))
+
+
+@pytest.mark.parametrize("begin", [0, 1, 255, 256, 300, 511, 512])
+def test_a_run_is_found_wherever_it_begins(begin):
+  for length, expected in ((255, False), (256, True), (257, True)):
+    assert has_zero_run(b"\5" * begin + bytes(length) + b"\5" * 700, "vp9") == expected
