@@ -109,4 +109,4 @@ def _embed(options: argparse.Namespace) -> tuple["VideoIndex", pathlib.PurePath]
 
 
 if __name__ == "__main__":
-  run_command(main)
+  run_command(main, keep_compiled=True)

@@ -124,4 +124,4 @@ def _print_spread(results: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-  run_command(main)
+  run_command(main, keep_compiled=True)

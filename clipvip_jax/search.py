@@ -132,4 +132,4 @@ def _serve(
 
 
 if __name__ == "__main__":
-  run_command(main)
+  run_command(main, keep_compiled=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from clipvip_jax.utils import signals, storage
+from clipvip_jax.utils.compiled_programs import keep_compiled_programs
 from clipvip_jax.utils.errors import Terminated, UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import configure_logging, discard_output, is_output_closed, log, printable
@@ -58,9 +59,16 @@ def expand_home(args: Sequence[str]) -> list[str]:
   return [m[1] + expand_user(m[2]) if m else arg for m, arg in zip(matches, args, strict=True)]
 
 
-def run_command(main: Callable[[], object]) -> None:
-  """Configures logging, then runs a command as `exit_on_error` does. Expands ~ in its arguments."""
+def run_command(main: Callable[[], object], *, keep_compiled: bool = False) -> None:
+  """Configures logging, then runs a command as `exit_on_error` does. Expands ~ in its arguments.
+
+  Args:
+    main: the command.
+    keep_compiled: whether its programs are kept in the user's cache folder; see `keep_compiled_programs`.
+  """
   configure_logging()
+  if keep_compiled:
+    keep_compiled_programs()
   sys.argv[1:] = expand_home(sys.argv[1:])
   try:
     exit_on_error(main)
