@@ -2,11 +2,14 @@
 
   python -m benchmarks.throughput
 
-A clip is 12 of 44 stored JPEGs (320 x 240, quality 92, 4:2:0), decoded to normalised float32 at 224 x 224. Measures
+A clip is 12 of 44 stored JPEGs (320 x 240, quality 92, 4:2:0), decoded to normalised float32 at 224 x 224, or to uint8.
+Measures
 
+- decoding alone, also with libjpeg's fast methods: no method that decodes JPEGs can be faster;
 - the bare loop, one thread: frames in memory through simplejpeg, OpenCV, NumPy and np.stack;
-- the bare loop with preallocated memory: the upper bound of these library calls;
+- the bare loop with preallocated memory, also for uint8: the upper bound of these library calls;
 - the pipeline with threads only, one and two worker processes: records of an ArrayRecord file, shuffled, with texts;
+  also with `data.pixels=uint8`, and with `data.fast_decode` in addition;
 - tf.data with one and two threads: the bare loop's calls in tf.numpy_function, and TensorFlow's operations (these rows
   need `pip install tensorflow-cpu`, and are skipped without it).
 
@@ -14,6 +17,7 @@ Prints the best of REPEATS rounds over all methods; each measurement runs in a s
 """
 
 import importlib.util
+import itertools
 import json
 import pathlib
 import subprocess
@@ -21,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -120,6 +125,39 @@ def bare(folder: str) -> float:
   return rate(step)
 
 
+def decoding(folder: str, fast: bool) -> float:
+  """Measures one thread that decodes into the same memory."""
+  import simplejpeg
+
+  clips = sampled_frames(folder)
+  frame = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+
+  def step():
+    for jpeg in itertools.chain(*clips[:BATCH]):
+      simplejpeg.decode_jpeg(jpeg, fastdct=fast, fastupsample=fast, buffer=frame)
+    return BATCH
+
+  return rate(step)
+
+
+def bare_in_place_uint8(folder: str) -> float:
+  """Measures one thread that decodes and resizes to a preallocated uint8 batch."""
+  import cv2
+  import simplejpeg
+
+  cv2.setNumThreads(0)
+  clips = sampled_frames(folder)
+  batch = np.empty((BATCH, DRAWN, SIZE, SIZE, 3), np.uint8)
+
+  def step():
+    for frames, outputs in zip(clips[:BATCH], batch, strict=True):
+      for jpeg, output in zip(frames, outputs, strict=True):
+        cv2.resize(simplejpeg.decode_jpeg(jpeg), (SIZE, SIZE), dst=output, interpolation=cv2.INTER_CUBIC)
+    return BATCH
+
+  return rate(step)
+
+
 def bare_in_place(folder: str) -> float:
   """Measures one thread with a preallocated batch and float32 frame."""
   import cv2
@@ -147,11 +185,11 @@ def bare_in_place(folder: str) -> float:
   return rate(step)
 
 
-def pipeline(folder: str, num_workers: int) -> float:
-  """Measures this project's input pipeline."""
+def pipeline(folder: str, num_workers: int, **settings: Any) -> float:
+  """Measures this project's input pipeline; `settings` are fields of `ClipBatcher`."""
   from clipvip_jax.input_pipeline.throughput import measure_throughput, training_batcher
 
-  clips = training_batcher(open_corpus(folder), "train", DRAWN, SIZE)
+  clips = training_batcher(open_corpus(folder), "train", DRAWN, SIZE, **settings)
   return measure_throughput(clips, BATCH, num_workers, SECONDS).clips_per_second
 
 
@@ -194,11 +232,19 @@ def tf_data(folder: str, threads: int, native: bool) -> float:
 
 
 METHODS: dict[str, Callable[[str], float]] = {
+  "decoding alone": lambda folder: decoding(folder, False),
+  "decoding alone, fast": lambda folder: decoding(folder, True),
   "bare loop": bare,
   "bare loop, preallocated": bare_in_place,
+  "bare loop, preallocated, uint8": bare_in_place_uint8,
   "pipeline, threads": lambda folder: pipeline(folder, 0),
   "pipeline, 1 worker": lambda folder: pipeline(folder, 1),
   "pipeline, 2 workers": lambda folder: pipeline(folder, 2),
+  "pipeline, uint8, threads": lambda folder: pipeline(folder, 0, pixels="uint8"),
+  "pipeline, uint8, 1 worker": lambda folder: pipeline(folder, 1, pixels="uint8"),
+  "pipeline, uint8, 2 workers": lambda folder: pipeline(folder, 2, pixels="uint8"),
+  "pipeline, uint8, fast, 1 worker": lambda folder: pipeline(folder, 1, pixels="uint8", fast_decode=True),
+  "pipeline, uint8, fast, 2 workers": lambda folder: pipeline(folder, 2, pixels="uint8", fast_decode=True),
   "tf.data, same calls, 1 thread": lambda folder: tf_data(folder, 1, False),
   "tf.data, same calls, 2 threads": lambda folder: tf_data(folder, 2, False),
   "tf.data, TensorFlow ops, 1 thread": lambda folder: tf_data(folder, 1, True),
@@ -228,6 +274,8 @@ def main() -> None:
     print(f"{method:34} {value:7.1f}  {value / best['bare loop']:5.2f} of the bare loop")
   one = best["pipeline, 1 worker"]
   print(f"two workers / one worker: {best['pipeline, 2 workers'] / one:.2f}")
+  for name in ("uint8", "uint8, fast"):
+    print(f"{name} / float32, one worker: {best[f'pipeline, {name}, 1 worker'] / one:.2f}")
   if has_tensorflow:
     print(f"one worker / tf.data with the same calls: {one / best['tf.data, same calls, 1 thread']:.2f}")
 

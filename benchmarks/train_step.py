@@ -50,6 +50,8 @@ def random_batch(config: Any) -> dict[str, np.ndarray]:
       ids = rng.integers(1, end_id, shape.shape, np.int32)
       ids[:, -1] = end_id
       return ids
+    if shape.dtype == jnp.uint8:
+      return rng.integers(0, 256, shape.shape, np.uint8)
     return rng.standard_normal(shape.shape, np.float32)
 
   return {name: draw(name, shape) for name, shape in step_cost.batch_shapes(config, LOSSES[config.loss]).items()}

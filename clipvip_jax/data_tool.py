@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clipvip_jax.input_pipeline.preprocessing import PIXELS
 from clipvip_jax.utils import storage
 from clipvip_jax.utils.bucket_copies import uploaded_file
 from clipvip_jax.utils.cli import Parser, path_argument, run_command
@@ -111,6 +112,7 @@ def _parser() -> Parser:
       command.add_argument("--seed", type=int, default=0, help="seed of the training run whose frames are shown")
     if name == "throughput":
       command.add_argument("--image_size", type=int, default=224, help="height and width in pixels; default: 224")
+      command.add_argument("--pixels", choices=list(PIXELS), default="float32", help="their dtype; default: float32")
       command.add_argument("--batch_size", type=int, default=32, help="clips per batch; default: 32")
       command.add_argument("--seconds", type=float, default=20.0, help="length of the measurement; default: 20")
   return parser
@@ -170,7 +172,8 @@ def _throughput(options: argparse.Namespace, _: dict[str, str]) -> None:
   from clipvip_jax.data.engine.runner import available_cores
   from clipvip_jax.input_pipeline.throughput import measure_throughput, training_batcher
 
-  clips = training_batcher(_open_corpus(options), options.split, options.num_frames, options.image_size)
+  corpus = _open_corpus(options)
+  clips = training_batcher(corpus, options.split, options.num_frames, options.image_size, pixels=options.pixels)
   workers = available_cores() if options.workers is None else options.workers
   log.info("%d frames per clip at %d pixels, %d worker processes", options.num_frames, options.image_size, workers)
   result = measure_throughput(clips, options.batch_size, workers, options.seconds)

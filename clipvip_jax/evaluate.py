@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from clipvip_jax.input_pipeline.preprocessing import CROPS
+from clipvip_jax.input_pipeline.preprocessing import CROPS, PIXELS
 from clipvip_jax.utils.bucket_copies import to_addresses, uploaded_folder
 from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
@@ -51,6 +51,7 @@ def _parser() -> Parser:
   parser.add_argument("--query", help="the field of the records that holds the queries")
   parser.add_argument("--temporal", help="proxies, full, sequence or mean; default: as trained, mean for a plain CLIP")
   parser.add_argument("--crop", choices=CROPS, help="how frames become square; default: as in training, or squash")
+  parser.add_argument("--pixels", choices=list(PIXELS), help="dtype of resized frames; default: as in training")
   parser.add_argument("--tokenizer", help="clip or a tokenizer.json; default: that of the weights")
   parser.add_argument("--dtype", help="bfloat16 or float32, of activations")
   parser.add_argument("--batch_size", type=int, help="over all devices")

@@ -74,7 +74,7 @@ def batch_shapes(config: ConfigDict, loss: Loss) -> dict[str, jax.ShapeDtypeStru
   """Returns the shapes of the global batch of a run; see `train_step.embed_batch`."""
   count, side = config.train.batch_size, config.model.image_size
   shapes = {"video": (count, config.data.num_frames, side, side, 3), "frame": (count, side, side, 3)}
-  batch = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items() if name in loss.uses}
+  batch = {name: jax.ShapeDtypeStruct(shape, config.data.pixels) for name, shape in shapes.items() if name in loss.uses}
   for name in sorted(loss.uses & {"subtitle", "caption"}):
     batch[name] = jax.ShapeDtypeStruct((count, config.data.text_length), jnp.int32)
     batch[f"{name}_mask"] = jax.ShapeDtypeStruct((count,), jnp.bool_)

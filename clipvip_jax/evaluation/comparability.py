@@ -11,7 +11,8 @@ from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 
 _ABSENT = "absent"
-_DEFAULTS = {"data.crop": "squash"}  # of configurations of earlier versions, which lack these fields
+# Fields that configurations of earlier versions lack, and the values that they had.
+_DEFAULTS = {"data.crop": "squash", "data.pixels": "float32"}
 _MAY_DIFFER = {"seed", "data.prepare", "data.tokenizer", "model.attention"}
 
 

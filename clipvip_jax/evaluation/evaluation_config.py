@@ -27,7 +27,7 @@ RECIPES = {
 _FIELDS = {
   "data": (
     *("name", "config", "data_dir", "cache_dir", "cache_gb"),
-    *("num_frames", "text_length", "tokenizer", "caption", "crop", "fast_decode"),
+    *("num_frames", "text_length", "tokenizer", "caption", "crop", "pixels", "fast_decode"),
   ),
   "evaluate": ("final_splits", "query", "protocol", "batch_size", "num_examples"),
   "host": ("num_workers",),
@@ -51,6 +51,7 @@ class EvaluationOptions:
   temporal: str | None = None
   tokenizer: str | None = None
   crop: str | None = None
+  pixels: str | None = None
   cache_dir: str | None = None
   cache_gb: float | None = None
 
@@ -74,7 +75,7 @@ def evaluation_config(weights: sources.Weights, options: EvaluationOptions) -> C
     config.data.text_length = min(config.data.text_length, weights.config.text.positions)
   overrides: dict[str, dict[str, Any]] = {
     "model": {"dtype": options.dtype},
-    "data": {name: getattr(options, name) for name in ("num_frames", "text_length", "cache_dir", "cache_gb")},
+    "data": {name: getattr(options, name) for name in ("num_frames", "text_length", "pixels", "cache_dir", "cache_gb")},
     "evaluate": {"query": options.query, "batch_size": options.batch_size, "protocol": options.protocol},
     "host": {"num_workers": options.num_workers},
   }

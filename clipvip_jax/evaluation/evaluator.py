@@ -21,6 +21,7 @@ from clipvip_jax.evaluation import retrieval
 from clipvip_jax.evaluation.split_embeddings import SplitEmbeddings
 from clipvip_jax.input_pipeline.batching import ClipBatcher
 from clipvip_jax.input_pipeline.corpus import Corpus, SplitTexts
+from clipvip_jax.input_pipeline.device_normalization import normalize
 from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, iterate_batches
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
 from clipvip_jax.models.clip_vip import ClipVip
@@ -46,14 +47,16 @@ class Evaluator:
     """`config` has the sections model, data, evaluate and host."""
     self._mesh, self._corpus, self._tokenizer, self._config = mesh, corpus, tokenizer, config
 
-    def embed(method: str) -> Callable[..., FeatureBatch]:
-      def apply(params, values, index):
-        return model.apply({"params": params}, values, method=method), index
+    def embed_video(params, video, index):
+      return model.apply({"params": params}, normalize(video), method="embed_video"), index
 
-      # Replicated: every process computes the metrics.
-      return jax.jit(apply, out_shardings=sharding.replicated(mesh))
+    def embed_text(params, ids, index):
+      return model.apply({"params": params}, ids, method="embed_text"), index
 
-    self._embed_video, self._embed_text = embed("embed_video"), embed("embed_text")
+    # Replicated: every process computes the metrics.
+    self._embed_video, self._embed_text = (
+      jax.jit(embed, out_shardings=sharding.replicated(mesh)) for embed in (embed_video, embed_text)
+    )
 
   def evaluate(self, params: Mapping[str, Any], split: str) -> SplitResult:
     """Embeds a split and measures retrieval on it; see `measure_retrieval`."""
@@ -92,6 +95,7 @@ class Evaluator:
       text_length=config.data.text_length,
       fast_decode=config.data.fast_decode,
       crop=config.data.crop,
+      pixels=config.data.pixels,
     )
     sampler = RecordSampler(len(clips.records), config.evaluate.batch_size)
     clip_batches = iterate_batches(

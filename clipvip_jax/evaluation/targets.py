@@ -28,6 +28,10 @@ from clipvip_jax.weights import load_params, sources
 from clipvip_jax.weights.model_config import Hints
 
 _PROTOCOL = "--protocol"
+_DESCRIBED_PIXELS = {
+  "float32": "resized and normalised in float32",
+  "uint8": "resized, rounded to 8 bits, then normalised",
+}
 _ABOUT_TYPES = {"model": dict, "num_params": int, "corpus": dict, "config": dict, "preprocessing": dict, "run": dict}
 
 
@@ -115,6 +119,7 @@ def _about(model: EmbeddingModel, corpus: Corpus, config: ConfigDict) -> dict[st
       "size": f"{_describe_crop(config)}, bicubic, no antialiasing",
       "mean": list(preprocessing.MEAN),
       "std": list(preprocessing.STD),
+      "pixels": _DESCRIBED_PIXELS[config.data.pixels],
       "jpeg": "decoded fast" if config.data.fast_decode else "decoded exactly",
       "text": f"cut to {config.data.text_length} tokens, start and end included",
       "dtype": config.model.dtype,

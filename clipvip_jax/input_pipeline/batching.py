@@ -60,6 +60,7 @@ class ClipBatcher:
     middle_frame: whether to add the clip's middle frame as `frame`.
     fast_decode: whether frames may be decoded faster and less exactly; see `preprocessing.decode_jpeg`.
     crop: how frames become square, one of `preprocessing.CROPS`.
+    pixels: dtype of the frames, a key of `preprocessing.PIXELS`: normalised float32, or uint8 to normalise later.
   """
 
   records: Sequence[Record]
@@ -72,6 +73,7 @@ class ClipBatcher:
   middle_frame: bool = False
   fast_decode: bool = False
   crop: str = "squash"
+  pixels: str = "float32"
 
   def spec(self, batch_size: int) -> BatchSpec:
     """Returns shapes and dtypes of a batch of B = `batch_size` clips.
@@ -81,11 +83,11 @@ class ClipBatcher:
     """
     image_shape = (self.image_size, self.image_size, 3)
     spec = {
-      "video": ArraySpec((batch_size, self.num_frames, *image_shape), np.float32),
+      "video": ArraySpec((batch_size, self.num_frames, *image_shape), np.dtype(self.pixels)),
       "record": ArraySpec((batch_size,), np.int64),
     }
     if self.middle_frame:
-      spec["frame"] = ArraySpec((batch_size, *image_shape), np.float32)
+      spec["frame"] = ArraySpec((batch_size, *image_shape), np.dtype(self.pixels))
     for name in self.text_fields:
       spec[name] = ArraySpec((batch_size, self.text_length), np.int32)
       spec[f"{name}_mask"] = ArraySpec((batch_size,), np.bool_)
@@ -125,13 +127,14 @@ class ClipBatcher:
     if len(frames) == 0:
       raise UserError(f"record {name} has no frames; build the corpus again")
     fast_side = self.image_size if self.fast_decode else 0
+    resize = preprocessing.PIXELS[self.pixels]
     filled: dict[int, np.ndarray] = {}
     for index, out in self._frame_outputs(key, len(frames), example):
       if index in filled:
         np.copyto(out, filled[index])
       else:
         frame = preprocessing.decode_jpeg(frames[index], f"a frame of {name}", fast_side)
-        filled[index] = preprocessing.resize_normalize(frame, self.image_size, out, self.crop)
+        filled[index] = resize(frame, self.image_size, out, self.crop)
     return self._sample_texts(record, key)
 
   def _frame_outputs(self, key: RecordKey, num_frames: int, example: Batch) -> Iterator[tuple[int, np.ndarray]]:

@@ -6,8 +6,10 @@ memory per frame costs more than resizing.
 
 import functools
 import threading
+from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float32, UInt8
 
 from clipvip_jax.utils.errors import UserError
@@ -63,8 +65,17 @@ def decode_jpeg(data: bytes, name: str = "a frame", fast_side: int = 0) -> UInt8
 
 def check_crop(crop: str, name: str) -> None:
   """Raises UserError, which calls the value `name`, unless `crop` is one of CROPS."""
-  if crop not in CROPS:
-    raise UserError(f"{name}={crop!r} is unknown; use {' or '.join(CROPS)}")
+  _check_choice(crop, CROPS, name)
+
+
+def check_pixels(pixels: str, name: str) -> None:
+  """Raises UserError, which calls the value `name`, unless `pixels` is a key of PIXELS."""
+  _check_choice(pixels, PIXELS, name)
+
+
+def _check_choice(value: str, allowed: Iterable[str], name: str) -> None:
+  if value not in allowed:
+    raise UserError(f"{name}={value!r} is unknown; use {' or '.join(allowed)}")
 
 
 def resize_normalize(
@@ -91,29 +102,70 @@ def resize_normalize(
   Raises:
     UserError: `frame` or `out` has a wrong dtype or shape, `size` is below 1, or `crop` is unknown.
   """
-  import cv2
-
-  if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
-    raise UserError(f"expected a uint8 frame [height, width, 3], got {frame.dtype} {list(frame.shape)}")
-  if size < 1:
-    raise UserError(f"cannot resize a frame to {size} x {size} pixels; the size must be at least 1")
-  if out is None:
-    out = np.empty((size, size, 3), np.float32)
-  elif out.dtype != np.float32 or out.shape != (size, size, 3) or not out.flags.c_contiguous:
-    raise UserError(f"expected a C-contiguous float32 output [{size}, {size}, 3], got {out.dtype} {list(out.shape)}")
-  check_crop(crop, "crop")
-  if crop == "squash":
-    cv2.resize(_to_float(frame), (size, size), dst=out, interpolation=cv2.INTER_CUBIC)
-  else:
-    frame = _limit_aspect(frame)
-    (height, width), (top, left) = center_crop(frame.shape[0], frame.shape[1], size)
-    resized = cv2.resize(_to_float(frame), (width, height), interpolation=cv2.INTER_CUBIC)
-    np.copyto(out, resized[top : top + size, left : left + size])
+  out = _check_frame_and_output(frame, size, out, np.float32)
+  _resize(frame, size, out, crop)
   scale, shift = _row_affine(size)
   rows = out.reshape(size, size * 3)
   rows *= scale
   rows -= shift
   return out
+
+
+def resize_uint8(
+  frame: UInt8[np.ndarray, "h w 3"],
+  size: int,
+  out: UInt8[np.ndarray, "s s 3"] | None = None,
+  crop: str = "squash",
+) -> UInt8[np.ndarray, "s s 3"]:
+  """Resizes a frame to a square by the filter of `resize_normalize`, and rounds it to [0, 255].
+
+  Overshoot is cut off. `device_normalization.normalize` normalizes the result.
+
+  Args:
+    frame: RGB.
+    size: S in pixels, at least 1.
+    out: C-contiguous array to fill; None allocates one.
+    crop: one of CROPS.
+
+  Raises:
+    UserError: as `resize_normalize`.
+  """
+  out = _check_frame_and_output(frame, size, out, np.uint8)
+  _resize(frame, size, out, crop)
+  return out
+
+
+# Data types of the pixels of a batch, and the function that resizes a frame to them.
+PIXELS = {"float32": resize_normalize, "uint8": resize_uint8}
+
+
+def _check_frame_and_output(frame: np.ndarray, size: int, out: np.ndarray | None, dtype: npt.DTypeLike) -> np.ndarray:
+  """Returns `out`, or a new [S, S, 3] array; raises UserError for what `resize_normalize` rejects, except `crop`."""
+  if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+    raise UserError(f"expected a uint8 frame [height, width, 3], got {frame.dtype} {list(frame.shape)}")
+  if size < 1:
+    raise UserError(f"cannot resize a frame to {size} x {size} pixels; the size must be at least 1")
+  if out is None:
+    return np.empty((size, size, 3), dtype)
+  if out.dtype != dtype or out.shape != (size, size, 3) or not out.flags.c_contiguous:
+    expected = f"a C-contiguous {np.dtype(dtype)} output [{size}, {size}, 3]"
+    raise UserError(f"expected {expected}, got {out.dtype} {list(out.shape)}")
+  return out
+
+
+def _resize(frame: UInt8[np.ndarray, "h w 3"], size: int, out: np.ndarray, crop: str) -> None:
+  """Fills `out` with the resized frame, in the range [0, 255] and in the arithmetic of its dtype."""
+  import cv2
+
+  check_crop(crop, "crop")
+  convert = _to_float if out.dtype == np.float32 else np.asarray
+  if crop == "squash":
+    cv2.resize(convert(frame), (size, size), dst=out, interpolation=cv2.INTER_CUBIC)
+    return
+  frame = _limit_aspect(frame)
+  (height, width), (top, left) = center_crop(frame.shape[0], frame.shape[1], size)
+  resized = cv2.resize(convert(frame), (width, height), interpolation=cv2.INTER_CUBIC)
+  np.copyto(out, resized[top : top + size, left : left + size])
 
 
 def center_crop(height: int, width: int, size: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -164,14 +216,19 @@ def limit_threads() -> None:
   cv2.setNumThreads(0)
 
 
+def affine() -> tuple[Float32[np.ndarray, "3"], Float32[np.ndarray, "3"]]:
+  """Returns scale and shift of red, green and blue, with (x / 255 - MEAN) / STD = x * scale - shift."""
+  mean, std = np.array(MEAN), np.array(STD)
+  return (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
+
+
 @functools.lru_cache(maxsize=8)
 def _row_affine(size: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns scale and shift, each float32 [size * 3], with (x / 255 - MEAN) / STD = x * scale - shift for a row.
+  """Returns `affine` for a row, each float32 [size * 3].
 
   For a whole row, because NumPy broadcasts over a last axis of 3 about seven times slower than over one of 672.
   """
-  mean, std = np.array(MEAN), np.array(STD)
-  scale, shift = (np.tile(values, size).astype(np.float32) for values in (1 / (255 * std), mean / std))
+  scale, shift = (np.tile(values, size) for values in affine())
   scale.setflags(write=False)  # shared by all callers
   shift.setflags(write=False)
   return scale, shift

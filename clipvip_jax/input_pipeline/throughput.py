@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from typing import Any
 
 from clipvip_jax.input_pipeline.batching import PADDING, ClipBatcher
 from clipvip_jax.input_pipeline.corpus import Corpus
@@ -22,15 +23,25 @@ class Throughput:
     return self.clips / self.seconds
 
 
-def training_batcher(corpus: Corpus, split: str, num_frames: int = 12, image_size: int = 224) -> ClipBatcher:
+def training_batcher(
+  corpus: Corpus, split: str, num_frames: int = 12, image_size: int = 224, **settings: Any
+) -> ClipBatcher:
   """Returns a batcher with training's settings: jittered frames and the fields `subtitle` and `caption`.
+
+  Args:
+    corpus: holds the records.
+    split: of the corpus.
+    num_frames: per clip.
+    image_size: in pixels.
+    **settings: other fields of `ClipBatcher`, as `pixels`.
 
   Raises:
     UserError: the corpus has no such split or fields.
   """
   fields = {"subtitle": "subtitle", "caption": "caption"}
   corpus.check_fields(split, list(fields))
-  return ClipBatcher(corpus.records(split), load_tokenizer("clip"), fields, num_frames, image_size, 70, jitter_seed=0)
+  records, tokenizer = corpus.records(split), load_tokenizer("clip")
+  return ClipBatcher(records, tokenizer, fields, num_frames, image_size, 70, jitter_seed=0, **settings)
 
 
 def measure_throughput(

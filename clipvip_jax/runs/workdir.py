@@ -43,9 +43,11 @@ _ADDED = re.compile(r"corpus\.(((mix\.[^.]+|evaluated)\.)?content\..*|tokenizer)
 # Fields of NAME.json that workdirs of earlier versions lack, and the values that they had.
 _DEFAULTS = {
   "config.data.crop": "squash",
+  "config.data.pixels": "float32",
   "config.sizes_from_weights": False,
   "config.train.ema": 0.0,
   "evaluation.data.crop": "squash",
+  "evaluation.data.pixels": "float32",
   "job.crop": "squash",
 }
 

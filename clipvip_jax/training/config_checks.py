@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline.frame_sampling import MAX_FRAMES
-from clipvip_jax.input_pipeline.preprocessing import check_crop
+from clipvip_jax.input_pipeline.preprocessing import check_crop, check_pixels
 from clipvip_jax.models import attention, clip_vip
 from clipvip_jax.runs import checkpoint
 from clipvip_jax.runs import workdir as run_workdir
@@ -68,6 +68,7 @@ def check_recipe(config: ConfigDict, num_devices: int) -> None:
   if config.loss not in LOSSES:
     raise UserError(f"loss={config.loss!r} is unknown; allowed: {', '.join(LOSSES)}")
   check_crop(config.data.crop, "data.crop")
+  check_pixels(config.data.pixels, "data.pixels")
   _check_lengths(config)
   for section, stream in stream_sections(config):
     _check_stream(section, stream, config.loss)

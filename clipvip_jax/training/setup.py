@@ -236,6 +236,7 @@ def _create_stream(
     middle_frame="frame" in LOSSES[config.loss].uses,
     fast_decode=config.data.fast_decode,
     crop=config.data.crop,
+    pixels=config.data.pixels,
   )
   num_records = len(clips.records)
   num_used = max(1, round(stream.fraction * num_records))

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from clipvip_jax.distributed import sharding
+from clipvip_jax.input_pipeline.device_normalization import normalize
 from clipvip_jax.models.clip_vip import ClipVip
 from clipvip_jax.models.vision import PATCH_DROPOUT
 from clipvip_jax.runs.train_state import TrainState
@@ -67,14 +68,15 @@ def embed_batch(
     model: both towers.
     loss: names the features.
     params: of the model.
-    batch: `video` [B, T, S, S, 3], `frame` [B, S, S, 3] (the middle frame, embedded as a clip with T = 1),
-      `subtitle` and `caption` ids [B, S], and the masks `subtitle_mask` and `caption_mask` [B].
+    batch: `video` [B, T, S, S, 3], `frame` [B, S, S, 3] (the middle frame, embedded as a clip with T = 1), both in
+      normalised float32 or in uint8; `subtitle` and `caption` ids [B, S]; the masks `subtitle_mask` and `caption_mask`
+      [B].
     key: selects the patches that patch dropout removes; None keeps all patches.
   """
   inputs = {name: batch[name] for name in _INPUTS if name in loss.uses}
   features: dict[str, Array] = {}
   for name in (name for name in _VISUAL if name in inputs):
-    clip = inputs[name] if name == "video" else inputs[name][:, None]
+    clip = normalize(inputs[name] if name == "video" else inputs[name][:, None])
     # Video and middle frame drop different patches.
     rngs = {} if key is None else {PATCH_DROPOUT: jax.random.fold_in(key, _INPUTS.index(name))}
     features[name] = _apply(model, params, "embed_video", clip, rngs)

@@ -99,9 +99,10 @@ def test_show_writes_one_page_with_escaped_texts(built, tmp_path):
   assert "http" not in html.replace('http-equiv="Content-Security-Policy"', "")
 
 
-def test_throughput_prints_clips_per_second(built, capsys):
+@pytest.mark.parametrize("pixels", ["float32", "uint8"])
+def test_throughput_prints_clips_per_second(built, capsys, pixels):
   arguments = ["video_manifest", "--config=default-fps_2", f"--data_dir={built}", "--batch_size=4", "--image_size=32"]
-  data_tool.main(["throughput", *arguments, "--num_frames=2", "--workers=1", "--seconds=0.2"])
+  data_tool.main(["throughput", *arguments, "--num_frames=2", "--workers=1", "--seconds=0.2", f"--pixels={pixels}"])
   assert re.search(r"[0-9.]+ clips/s", capsys.readouterr().out)
 
 

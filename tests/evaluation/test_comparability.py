@@ -26,7 +26,7 @@ def test_models_that_are_not_runs_may_be_compared():
 
 
 def test_embeddings_of_earlier_versions_are_of_squashed_frames():
-  data = {"data_dir": "/d", "crop": "squash"}
+  data = {"data_dir": "/d", "crop": "squash", "pixels": "float32"}
   check_comparable([target(0), target(1, config={"data": {"num_frames": 6, **data}}, run=run(1, data=data))])
 
 
@@ -38,6 +38,7 @@ def test_embeddings_of_earlier_versions_are_of_squashed_frames():
     ({"run": None}, "weights of a run True and False$"),
     ({"config": {"data": {"num_frames": 3}}}, r"data\.num_frames 6 and 3$"),
     ({"config": {"data": {"num_frames": 6, "crop": "center"}}}, r"data\.crop 'squash' and 'center'$"),
+    ({"config": {"data": {"num_frames": 6, "pixels": "uint8"}}}, r"data\.pixels 'float32' and 'uint8'$"),
     ({"corpus": {"name": "msrvtt/full/1.0.0", "pixels": "as drawn"}}, "name 'msrvtt/9k/1.0.0' and 'msrvtt/full"),
     ({"embeddings": random_embeddings(split="validation")}, r"splits \['test'\] and \['validation'\]$"),
   ],

@@ -87,6 +87,14 @@ def test_crop_is_that_of_the_option_or_of_the_run_on_any_corpus():
   assert resolve("moving_shapes", run=run).data.crop == "squash"
 
 
+def test_pixels_are_those_of_the_option_or_of_a_run_on_the_corpus():
+  run = post_pretrain.get_config("smoke")
+  run.data.pixels = "uint8"
+  assert resolve("moving_shapes", run=run).data.pixels == "uint8"
+  assert resolve("msrvtt", run=run).data.pixels == resolve("msrvtt").data.pixels == "float32"
+  assert resolve("msrvtt", pixels="uint8").data.pixels == "uint8"
+
+
 def test_text_length_is_limited_by_the_positions_of_foreign_weights():
   assert data("msrvtt", positions=16)[2] == 16
   assert data("msrvtt", positions=16, text_length=20)[2] == 20, "an option is not changed"

@@ -36,6 +36,14 @@ def test_embeddings_are_those_of_the_model(corpora, clip):
   assert embeddings.about == target.about and len(embeddings.ids) == 19
 
 
+def test_uint8_pixels_change_features_by_their_rounding(corpora, clip):
+  exact, rounded = (targets.from_model(str(clip), options(corpora, pixels=pixels)) for pixels in (None, "uint8"))
+  assert exact.about["preprocessing"]["pixels"] == "resized and normalised in float32"
+  assert rounded.about["preprocessing"]["pixels"] == "resized, rounded to 8 bits, then normalised"
+  videos, expected = (target.splits["train"]().videos for target in (rounded, exact))
+  assert 0 < np.abs(videos - expected).max() < 0.02
+
+
 def test_crop_applies_to_the_model_and_to_the_corpus(corpora, clip, monkeypatch):
   crops = []
   batcher = evaluator.ClipBatcher

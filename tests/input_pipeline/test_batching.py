@@ -34,6 +34,20 @@ def test_padding_examples_are_zeros_with_false_masks():
   assert batch["video"][0].any() and not batch["video"][1].any() and not batch["frame"][1].any()
 
 
+def test_uint8_batches_have_the_same_frames_in_a_quarter_of_the_memory():
+  records, keys = make_records(), [RecordKey(1, 2), RecordKey(0, PADDING), RecordKey(1, 7)]
+  exact, batcher = make_batcher(records).batch(keys), make_batcher(records, pixels="uint8")
+  batch = batcher.batch(keys)
+  assert {name: (array.shape, array.dtype) for name, array in batch.items()} == dict(batcher.spec(3))
+  assert not batch["video"][1].any() and not batch["frame"][1].any()
+  for name in ("video", "frame"):
+    assert 4 * batch[name].nbytes == exact[name].nbytes
+    levels = 255 * (exact[name][::2] * preprocessing.STD + preprocessing.MEAN)
+    np.testing.assert_allclose(batch[name][::2], levels, atol=1)
+  for name in exact.keys() - {"video", "frame"}:
+    np.testing.assert_array_equal(batch[name], exact[name])
+
+
 def test_only_missing_texts_are_masked():
   batch = make_batcher(make_records()).batch([RecordKey(0, index) for index in range(10)])
   assert np.flatnonzero(~batch["subtitle_mask"]).tolist() == [3]

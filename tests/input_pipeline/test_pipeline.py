@@ -80,6 +80,14 @@ def test_batches_do_not_depend_on_the_number_of_workers(streams, expected, num_w
   assert_same_batches(expected, list(iterate_batches(streams, num_steps=NUM_STEPS, num_workers=num_workers)))
 
 
+def test_uint8_batches_do_not_depend_on_workers():
+  batcher = make_batcher(make_records(), pixels="uint8")
+  stream = WeightedStream(batcher, RecordSampler(10, 4, seed=3))
+  batches, from_workers = (list(iterate_batches([stream], num_steps=6, num_workers=n)) for n in (0, 2))
+  assert batches[0]["video"].dtype == np.uint8 and batches[0]["frame"].any()
+  assert_same_batches(batches, from_workers)
+
+
 @pytest.mark.slow
 def test_resuming_from_any_step_gives_the_same_batches(streams, expected):
   for first_step in np.random.default_rng(0).integers(NUM_STEPS + 1, size=20).tolist():

@@ -9,7 +9,15 @@ import pytest
 from numeric import assert_close
 
 from clipvip_jax.input_pipeline import preprocessing
-from clipvip_jax.input_pipeline.preprocessing import MEAN, STD, decode_jpeg, limit_threads, resize_normalize
+from clipvip_jax.input_pipeline.preprocessing import (
+  CROPS,
+  MEAN,
+  STD,
+  decode_jpeg,
+  limit_threads,
+  resize_normalize,
+  resize_uint8,
+)
 from clipvip_jax.utils.errors import UserError
 
 
@@ -114,9 +122,50 @@ def test_extremely_long_frames_are_cropped_without_resizing_all_of_them(shape, m
   assert max(sizes[0]) <= 16 * 32
 
 
+def resized_by_the_formula(frame, size, crop):
+  """Returns float64 [size, size, 3] in 0 to 255, with the overshoot of the filter."""
+  resized, start = ((size, size), (0, 0)) if crop == "squash" else preprocessing.center_crop(*frame.shape[:2], size)
+  rows, columns = (cubic_matrix(*sides) for sides in zip(frame.shape[:2], resized, strict=True))
+  rows, columns = (x[i : i + size] for x, i in zip((rows, columns), start, strict=True))
+  return np.einsum("yh,hwc,xw->yxc", rows, frame.astype(np.float64), columns, optimize=True)
+
+
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize(("shape", "size"), [((240, 320), 224), ((320, 180), 32), ((7, 5), 32), ((64, 64), 32)])
+def test_uint8_pixels_are_the_formula_rounded(shape, size, crop):
+  frame = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+  expected = np.clip(resized_by_the_formula(frame, size, crop), 0, 255)
+  error = np.abs(resize_uint8(frame, size, crop=crop) - expected)
+  # Half a level of rounding, and 11 bits of weights: 2 x 4 taps, each off by up to 2^-12 of 255.
+  assert error.max() <= 0.5 + 8 * 255 / 2**12
+  assert error.mean() < 0.3, "rounded to the nearest, not cut off: a uniform error of up to half a level has mean 0.25"
+
+
+def test_uint8_pixels_are_written_into_a_slice_of_a_batch():
+  frames = [smooth_image(24, 32), smooth_image(480, 640), smooth_image(40, 40)[::2, 3:-3, ::-1]]
+  batch = np.full((5, 16, 16, 3), 7, np.uint8)
+  for out, frame in zip(batch[1:4], frames, strict=True):
+    assert resize_uint8(frame, 16, out) is out
+    np.testing.assert_array_equal(out, resize_uint8(np.ascontiguousarray(frame), 16))
+  assert (batch[0] == 7).all() and (batch[4] == 7).all()
+
+
+@pytest.mark.parametrize("crop", CROPS)
+def test_frames_of_the_models_size_stay_as_they_are_in_uint8(crop):
+  frame = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+  np.testing.assert_array_equal(resize_uint8(frame, 32, crop=crop), frame)
+
+
+@pytest.mark.parametrize("out", [np.empty((16, 16, 3), np.float32), np.empty((16, 16, 6), np.uint8)[..., ::2]])
+def test_an_unsuitable_output_of_uint8_pixels_is_rejected(out):
+  with pytest.raises(UserError, match=r"expected a C-contiguous uint8 output \[16, 16, 3\], got "):
+    resize_uint8(smooth_image(24, 32), 16, out)
+
+
 def test_an_unknown_crop_is_rejected():
-  with pytest.raises(UserError, match="crop='middle' is unknown; use squash or center"):
-    resize_normalize(smooth_image(4, 4), 8, crop="middle")
+  for resize in (resize_normalize, resize_uint8):
+    with pytest.raises(UserError, match="crop='middle' is unknown; use squash or center"):
+      resize(smooth_image(4, 4), 8, crop="middle")
 
 
 @pytest.mark.parametrize(("shape", "rows", "columns"), [((9, 20), (0, 9), (6, 15)), ((21, 8), (6, 14), (0, 8))])

@@ -50,13 +50,15 @@ def test_another_config_is_refused_with_both_values(tmp_path):
     workdir.check_config(claimed(tmp_path), config(**{"optimizer.learning_rate": 0.1}))
 
 
-def test_runs_of_earlier_versions_are_of_squashed_frames(tmp_path):
+def test_runs_of_earlier_versions_are_of_squashed_frames_in_float32(tmp_path):
   earlier = config()
-  del earlier["data"]["crop"]
+  del earlier["data"]["crop"], earlier["data"]["pixels"]
   config_tree.write_json(tmp_path / "config.json", earlier)
   workdir.check_config(tmp_path, config())
   with pytest.raises(UserError, match=r"another config \(data\.crop: 'squash' there, 'center' now\)"):
     workdir.check_config(tmp_path, config(**{"data.crop": "center"}))
+  with pytest.raises(UserError, match=r"another config \(data\.pixels: 'float32' there, 'uint8' now\)"):
+    workdir.check_config(tmp_path, config(**{"data.pixels": "uint8"}))
 
 
 def test_only_a_run_that_may_be_extended_ignores_the_number_of_steps(tmp_path):

@@ -19,6 +19,7 @@ REJECTED = [
   ({"data.text_length": 40}, r"data\.text_length=40 exceeds model\.text\.positions=28; use at most 28"),
   ({"data.text_length": 1}, r"data\.text_length=1 must be at least 2"),
   ({"data.crop": "middle"}, r"data\.crop='middle' is unknown; use squash or center"),
+  ({"data.pixels": "int8"}, r"data\.pixels='int8' is unknown; use float32 or uint8"),
   ({"seed": -1}, r"seed=-1 must be at least 0"),
   ({"seed": 2**32}, r"seed=4294967296 must be at most 4294967295"),
   ({"seed": 2**63}, r"seed=9223372036854775808 must be at most 4294967295"),

@@ -9,6 +9,7 @@ from numeric import assert_close
 
 from clipvip_jax.configs import post_pretrain
 from clipvip_jax.distributed import sharding
+from clipvip_jax.input_pipeline.preprocessing import MEAN, STD
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES
@@ -108,6 +109,23 @@ def test_a_frozen_logit_scale_does_not_change():
   captions = {"caption": rng.integers(1, 99, (4, 8)).astype(np.int32), "caption_mask": np.ones(4, bool)}
   after, _ = step(before, {**frames, **captions})
   assert after.params["logit_scale"] == before.params["logit_scale"]
+
+
+@pytest.mark.unoptimized
+@pytest.mark.parametrize("num_microbatches", [1, 2])
+def test_a_step_on_uint8_pixels_equals_the_step_on_the_same_pixels_normalised(num_microbatches):
+  model = tiny.model()
+  adamw, lr_schedule = optimizer.from_config(tiny.optimizer_config(), STEPS)
+  params, rng = tiny.random_params(model), np.random.default_rng(0)
+  state = TrainState(np.int32(0), params, adamw.init(params))
+  frames = rng.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+  texts = {"caption": rng.integers(1, 99, (4, 8)).astype(np.int32), "caption_mask": np.ones(4, bool)}
+  step = jax.jit(make_train_step(model, LOSSES["fc"], adamw, lr_schedule, num_microbatches=num_microbatches))
+  _, metrics = step(state, {"frame": frames, **texts})
+  floats = ((frames / 255 - MEAN) / STD).astype(np.float32)
+  _, expected = step(state, {"frame": floats, **texts})
+  for name in ("loss", "grad_norm"):
+    assert_close(metrics[name], expected[name], 1e-5, name)
 
 
 @pytest.mark.slow
