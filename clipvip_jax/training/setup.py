@@ -34,7 +34,10 @@ from clipvip_jax.training.parameter_average import start_average
 from clipvip_jax.training.train_step import init_state
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log
+from clipvip_jax.weights.model_config import TOKENIZER_FILE
+from clipvip_jax.weights.source_paths import is_run, parse_run
 
 _FEW_TEXTS = 0.5  # fraction of records with a text below which a run warns
 
@@ -248,12 +251,13 @@ def _create_stream(
 def _load_tokenizer(config: ConfigDict, corpora: Mapping[str, Corpus], workdir: pathlib.Path) -> Tokenizer:
   """Loads CLIP's tokenizer or a tokenizer.json, or builds a vocabulary from the training texts.
 
-  A built vocabulary is saved by `locked_workdir`, and loaded from the workdir when the run resumes.
+  A built vocabulary is saved by `locked_workdir`, and loaded from the workdir when the run resumes. A run that starts
+  from another one has the vocabulary of that run, to whose ids its token embedding belongs.
   """
   if config.data.tokenizer != WORDS:
     tokenizer = load_tokenizer(config.data.tokenizer)
-  elif (path := workdir / "tokenizer.json").exists():
-    tokenizer = load_tokenizer(str(path))
+  elif vocabulary := _recorded_vocabulary(config, workdir):
+    tokenizer = load_tokenizer(vocabulary)
   else:
     tokenizer = WordTokenizer.train(_training_texts(config, corpora), config.model.text.vocab_size)
   if tokenizer.vocab_size != config.model.text.vocab_size:
@@ -262,6 +266,14 @@ def _load_tokenizer(config: ConfigDict, corpora: Mapping[str, Corpus], workdir: 
       f"{config.model.text.vocab_size}; set model.text.vocab_size={tokenizer.vocab_size} or name another tokenizer"
     )
   return tokenizer
+
+
+def _recorded_vocabulary(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path | None:
+  """Returns the vocabulary that this run has built, else that of the run it starts from; None if there is none."""
+  path = workdir / TOKENIZER_FILE
+  if not path.exists() and (source := expand_user(config.init_from)) and is_run(source):
+    path = parse_run(source).folder / TOKENIZER_FILE
+  return path if path.exists() else None
 
 
 def _training_texts(config: ConfigDict, corpora: Mapping[str, Corpus]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Components of a run, and inputs that are rejected before anything is compiled or written."""
 
+import json
 import re
 
 import jax
@@ -11,6 +12,7 @@ from small_runs import config, mixed_config
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.training import setup
+from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 
@@ -130,3 +132,20 @@ def test_a_vocabulary_is_built_from_texts_once_and_then_loaded(corpora, tmp_path
   loaded = setup.prepare(config(corpora), tmp_path).tokenizer
   texts = ["a red square moves to the left", "unknownword"]
   np.testing.assert_array_equal(loaded(texts, 12), built(texts, 12))
+
+
+def test_a_run_that_starts_from_another_has_its_vocabulary(corpora, tmp_path):
+  """Its token embedding has rows for those ids; texts of the new run alone would give others."""
+  first, start = tmp_path / "first", tmp_path / "start"
+  (first / "checkpoints").mkdir(parents=True)
+  components = setup.prepare(config(corpora), first)
+  (first / "config.json").write_text(json.dumps(config_tree.to_json_dict(components.config)))
+  components.tokenizer.save(first / "tokenizer.json")
+  captions = {"loss": "vs", "data.subtitle": "caption", "data.caption": ""}
+  built = setup.prepare(config(corpora, **captions), start).tokenizer
+  assert built.digest != components.tokenizer.digest
+  loaded = setup.prepare(config(corpora, init_from=f"{first}@4", **captions), start).tokenizer
+  assert loaded.digest == components.tokenizer.digest
+  start.mkdir()
+  built.save(start / "tokenizer.json")  # of an earlier start, which has the precedence
+  assert setup.prepare(config(corpora, init_from=str(first), **captions), start).tokenizer.digest == built.digest
