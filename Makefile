@@ -14,8 +14,12 @@ export PYTHONDONTWRITEBYTECODE :=
 BUILD := build
 DOCS_VENV := $(BUILD)/docs-venv
 DOCS_INSTALLED := $(DOCS_VENV)/.installed
+# The steps of captioners are those of configs/generated_captions.py.
+CAPTIONER_STEPS := 1200 300
+HAS_CAPTION_EXTRA = $(BIN)/python -c 'import torch, transformers' 2>/dev/null
+NEEDS_CAPTION_EXTRA = generated captions need the extra \"caption\": $(BIN)/python -m pip install --editable .[caption]
 
-.PHONY: help demo demo-single-frame ablation data-scale smoke test test-fast check format docs release lock clean
+.PHONY: help demo demo-single-frame ablation generated-captions data-scale smoke test test-fast check format docs release lock clean
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -28,6 +32,20 @@ demo-single-frame: $(INSTALLED) ## The demo on single frames: the control that c
 
 ablation: $(INSTALLED) ## Run all arms of docs/replication.md with three seeds each. Resumes where it stopped.
 	$(BIN)/python -m clipvip_jax.study --config=configs/replication.py --workdir=$(BUILD)/replication --data_dir=$(BUILD)/datasets
+	@if $(HAS_CAPTION_EXTRA); then $(MAKE) generated-captions; else echo "Skipped: $(NEEDS_CAPTION_EXTRA)"; fi
+
+generated-captions: $(INSTALLED) ## Train captioners, and train with their captions, with rendered and without. Resumes where it stopped.
+	@$(HAS_CAPTION_EXTRA) || { echo "$(NEEDS_CAPTION_EXTRA)"; exit 2; }
+	$(BIN)/python -m clipvip_jax.data_tool build moving_shapes --data_dir=$(BUILD)/datasets
+	$(BIN)/python -m clipvip_jax.data_tool build moving_shapes --data_dir=$(BUILD)/datasets --name=stills --seed=1 --appearances=80 --renderings=4
+	for steps in $(CAPTIONER_STEPS); do \
+	  model=$(BUILD)/captioners/steps_$$steps; captions=$(BUILD)/generated_captions/steps_$$steps; \
+	  $(BIN)/python -m benchmarks.captioner moving_shapes --config=stills --data_dir=$(BUILD)/datasets --steps=$$steps --out=$$model && \
+	  $(BIN)/python -m clipvip_jax.caption moving_shapes --data_dir=$(BUILD)/datasets --engine=transformers --model=$$model --batch_size=64 --out=$$captions && \
+	  $(BIN)/python -m clipvip_jax.data_tool add-captions moving_shapes $$captions --data_dir=$(BUILD)/datasets --name=demo+captioner_$$steps || exit; \
+	done
+	$(BIN)/python -m benchmarks.caption_accuracy $(CAPTIONER_STEPS:%=$(BUILD)/generated_captions/steps_%) --data_dir=$(BUILD)/datasets
+	$(BIN)/python -m clipvip_jax.study --config=configs/generated_captions.py --workdir=$(BUILD)/generated_captions_study --data_dir=$(BUILD)/datasets
 
 data-scale: $(INSTALLED) ## Train on growing shares of the corpus and plot recall over steps.
 	$(BIN)/python -m clipvip_jax.study --config=configs/data_scale.py:demo --workdir=$(BUILD)/data_scale --data_dir=$(BUILD)/datasets --seeds=1

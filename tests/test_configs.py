@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import pytest
 from flax import traverse_util
 from ml_collections import ConfigDict
+from project_paths import ROOT
 
 from clipvip_jax.configs import (
   activitynet,
   common,
   data_scale,
   didemo,
+  generated_captions,
   lsmdc,
   mixed,
   msrvtt,
@@ -218,7 +220,7 @@ def test_fine_tuning_recipes_evaluate_after_whole_epochs_of_the_official_sizes()
 
 
 def test_all_recipes_and_variants_are_covered_here():
-  assert sorted(["data_scale", "mixed", "post_pretrain", "replication", *FINE_TUNING]) == RECIPES
+  assert sorted(["data_scale", "generated_captions", "mixed", "post_pretrain", "replication", *FINE_TUNING]) == RECIPES
   assert TEMPORAL.keys() == variants.TEMPORAL.keys()
   assert LARGE.keys() == {*sizes.LARGE} == sizes.SIZES.keys() - {"b32", "b16"}
   shared = variants.TEMPORAL.keys() | variants.OMNISOURCE.keys() | variants.SMALL_HARDWARE.keys()
@@ -272,6 +274,22 @@ def test_data_scale_trains_all_shares_on_equally_many_clips():
     assert (config.data.name, config.data.fraction, config.evaluate.name) == ("hdvila", 0.1, "msrvtt")
     assert config.train.num_steps == steps and steps * config.train.batch_size == 51_200_000
   assert data_scale.get_config("demo,1%").evaluate.name == ""
+
+
+def test_arms_with_generated_captions_differ_in_the_corpus_alone():
+  for steps in generated_captions.CAPTIONER_STEPS:
+    config, rendered = (
+      recipe.get_config(f"{arm},smoke")
+      for recipe, arm in ((generated_captions, f"captioner_{steps}"), (replication, "vsc_fc"))
+    )
+    assert (config.data.config, config.data.prepare) == (f"smoke+captioner_{steps}", False)
+    with config.unlocked():
+      config.data.update({"config": "smoke", "prepare": True})
+    assert config == rendered
+  arms = {arm for group in generated_captions.STUDY.values() for arm in group.values()}
+  assert arms == {"vsc_fc", "vs", *(f"captioner_{steps}" for steps in generated_captions.CAPTIONER_STEPS)}
+  steps = " ".join(map(str, generated_captions.CAPTIONER_STEPS))
+  assert f"CAPTIONER_STEPS := {steps}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

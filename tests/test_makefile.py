@@ -72,3 +72,42 @@ def test_an_environment_of_another_python_is_refused(tmp_path):
   executable(environment / "bin" / "python", "exit 1")
   result = make(tmp_path, "PYTHON=true", f"VENV={environment}", f"{environment}/.installed")
   assert (result.returncode, result.stdout) == (2, f"{environment}/bin/python {UNSUPPORTED} VENV=.venv_new\n")
+
+
+def test_the_ablation_skips_generated_captions_without_their_extra(tmp_path):
+  environment = tmp_path / "environment"
+  (environment / "bin").mkdir(parents=True)
+  executable(
+    environment / "bin" / "python", f'[ "$2" != "import torch, transformers" ] && echo "$*" >> {tmp_path}/calls'
+  )
+  options = (f"VENV={environment}", f"INSTALLED={environment}/bin/python")
+  message = (
+    f'generated captions need the extra "caption": {environment}/bin/python -m pip install --editable .[caption]'
+  )
+  result = make(tmp_path, *options, "ablation")
+  assert result.returncode == 0 and result.stdout.splitlines()[-1] == f"Skipped: {message}", result.stderr
+  assert [call.split()[1] for call in (tmp_path / "calls").read_text().splitlines()] == ["clipvip_jax.study"]
+  result = make(tmp_path, *options, "generated-captions")
+  assert (result.returncode, result.stdout) == (2, f"{message}\n")
+
+
+def test_the_ablation_includes_generated_captions_with_their_extra(tmp_path):
+  environment = tmp_path / "environment"
+  (environment / "bin").mkdir(parents=True)
+  executable(environment / "bin" / "python", f'echo "$*" >> {tmp_path}/calls')
+  result = make(tmp_path, f"VENV={environment}", f"INSTALLED={environment}/bin/python", "ablation")
+  assert result.returncode == 0, result.stderr
+  calls = [call.split() for call in (tmp_path / "calls").read_text().splitlines()]
+  studies = [call[2].removeprefix("--config=configs/") for call in calls if call[1] == "clipvip_jax.study"]
+  assert studies == ["replication.py", "generated_captions.py"]
+  editions = {call[-1].rpartition("_")[2] for call in calls if "add-captions" in call}
+  assert editions == {call[-2].partition("=")[2] for call in calls if call[1] == "benchmarks.captioner"} and editions
+
+
+def test_a_captioner_that_fails_ends_the_ablation(tmp_path):
+  environment = tmp_path / "environment"
+  (environment / "bin").mkdir(parents=True)
+  executable(environment / "bin" / "python", f'echo "$*" >> {tmp_path}/calls; [ "$2" != benchmarks.captioner ]')
+  result = make(tmp_path, f"VENV={environment}", f"INSTALLED={environment}/bin/python", "ablation")
+  assert result.returncode == 2
+  assert (tmp_path / "calls").read_text().splitlines()[-1].startswith("-m benchmarks.captioner")

@@ -138,7 +138,7 @@ def test_rejects_variants_that_the_recipe_does_not_have(tmp_path):
     load(tmp_path, variants="smook").config("pretrain", 0)
 
 
-@pytest.mark.parametrize("recipe", ["replication", "data_scale"])
+@pytest.mark.parametrize("recipe", ["replication", "generated_captions", "data_scale"])
 def test_plans_every_study(tmp_path, recipe):
   arms = study.load_study(f"{ROOT}/configs/{recipe}.py:smoke", tmp_path)
   plan = arms.plan(2)
