@@ -24,9 +24,9 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from benchmarks import train_step
 from benchmarks.peer import run_peer
 from benchmarks.train_step import Programs, random_params
-from clipvip_jax.configs import post_pretrain
 from clipvip_jax.inference.embedding_model import EmbeddingModel
 from clipvip_jax.models import clip_vip
 from clipvip_jax.weights import names_clip_vip
@@ -57,13 +57,7 @@ class Case:
 
 def recipe(options: argparse.Namespace) -> ConfigDict:
   """Returns the configuration to measure."""
-  config = post_pretrain.get_config("b32" if options.model == "tiny" else options.model)
-  if options.model == "tiny":
-    tower = {"width": 32, "layers": 2, "heads": 2, "mlp": 64}
-    config.model.update({"image_size": 32, "patch_size": 8, "embed_dim": 32, "vision": tower, "text": tower})
-    config.model.text.vocab_size = 512
-  config.train.batch_size = options.batch
-  config.model.dtype = options.dtype
+  config = train_step.recipe(options.model, options.batch, options.dtype)
   config.data.update({"num_frames": options.frames, "text_length": options.text_length})
   return config
 

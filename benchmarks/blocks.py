@@ -13,9 +13,7 @@ import argparse
 import functools
 import json
 import shlex
-import statistics
 import sys
-import time
 
 from benchmarks.peer import run_peer
 
@@ -27,7 +25,7 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
   import jax
   import jax.numpy as jnp
 
-  from benchmarks.train_step import random_params
+  from benchmarks.train_step import median_seconds, random_params
   from clipvip_jax.models.attention import resolve_implementation
   from clipvip_jax.models.proxy_attention import proxy_guided
   from clipvip_jax.models.transformer import Transformer
@@ -46,27 +44,14 @@ def ours(options: argparse.Namespace) -> dict[str, float]:
     return jnp.square(forward(params).astype(jnp.float32)).mean()
 
   programs = {"forward_s": jax.jit(forward), "forward_backward_s": jax.jit(jax.grad(loss))}
-  return {name: _seconds(functools.partial(program, params), options.repeats) for name, program in programs.items()}
+  calls = {name: functools.partial(program, params) for name, program in programs.items()}
+  return {name: median_seconds(call, options.repeats, dispatched=1) for name, call in calls.items()}
 
 
-def _seconds(call, repeats: int) -> float:
-  import jax
-
-  jax.block_until_ready(call())
-  times = []
-  for _ in range(repeats):
-    started = time.perf_counter()
-    jax.block_until_ready(call())
-    times.append(time.perf_counter() - started)
-  return statistics.median(times)
-
-
-def _round(command: list[str], options: argparse.Namespace) -> dict[str, float]:
-  """Runs a command with the sizes of the options."""
-  sizes = [
-    str(x) for name in ("patch", "frames", "batch", "dtype", "repeats") for x in (f"--{name}", getattr(options, name))
-  ]
-  return run_peer([*command, *sizes])
+def sizes(options: argparse.Namespace) -> list[str]:
+  """Returns the arguments with which a peer measures the same blocks."""
+  names = ("patch", "frames", "batch", "dtype", "repeats")
+  return [argument for name in names for argument in (f"--{name}", str(getattr(options, name)))]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,7 +76,9 @@ def main() -> None:
   commands = {"ours": [sys.executable, "-m", "benchmarks.blocks", "--one"]}
   if options.peer:
     commands["peer"] = shlex.split(options.peer)
-  rounds = [{name: _round(command, options) for name, command in commands.items()} for _ in range(options.rounds)]
+  rounds = [
+    {name: run_peer([*command, *sizes(options)]) for name, command in commands.items()} for _ in range(options.rounds)
+  ]
   print(f"B/{options.patch}, {options.batch} clips of {options.frames} frames, {options.dtype}, seconds")
   for part, title in PARTS.items():
     best = {name: min(times[name][part] for times in rounds) for name in commands}

@@ -48,8 +48,8 @@ def camera_frames(rng: np.random.Generator) -> Iterator[np.ndarray]:
     yield np.clip(frame, 0, 255).astype(np.uint8)
 
 
-def write_corpus(folder: pathlib.Path) -> float:
-  """Writes the corpus; returns the mean size of a frame in kB."""
+def write_corpus(folder: pathlib.Path, clips: int = CLIPS) -> float:
+  """Writes a corpus of so many clips; returns the mean size of a frame in kB."""
   import simplejpeg
 
   from tests.support import written_corpus
@@ -58,7 +58,7 @@ def write_corpus(folder: pathlib.Path) -> float:
   sizes = []
 
   def records():
-    for i in range(CLIPS):
+    for i in range(clips):
       frames = [simplejpeg.encode_jpeg(x, QUALITY, colorsubsampling="420") for x in camera_frames(rng)]
       sizes.extend(map(len, frames))
       yield {

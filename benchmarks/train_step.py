@@ -1,22 +1,28 @@
 """Benchmark of the post-pretraining step on the local devices: step time, compile time, memory and utilization.
 
   python -m benchmarks.train_step [--recipe=b32] [--batch=64] [--dtype=bfloat16] [--accumulate=1] [--attention=auto]
-    [--remat] [--repeats=10]
+    [--repeats=10]
 
-Runs the train step of a run on one batch of random pixels and tokens on the devices. Forward, and forward + backward,
-are separate programs; subtract them to get the parts of the step. Utilization counts the operations of the method
-(`clipvip_jax/cost_model/flops.py`), without recomputation by `remat` and `accumulate`.
+Runs the train step of a run on one batch of random pixels and tokens on the devices, and its parts as separate
+programs: forward, forward + backward (the difference is the backward pass), optimizer, loss, and the transfer of a
+batch to the devices. Utilization counts the operations of the method (`clipvip_jax/cost_model/flops.py`), without
+recomputation by `remat` and `accumulate`. `benchmarks/accelerator.py` repeats this over sizes and batches.
 """
 
 import argparse
+import functools
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from ml_collections import ConfigDict
 
+from benchmarks import losses
 from clipvip_jax.configs import post_pretrain
 from clipvip_jax.cost_model import chips, flops, step_cost
 from clipvip_jax.distributed import sharding
@@ -25,16 +31,29 @@ from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES
 from clipvip_jax.training.train_step import embed_batch, jit_train_step
+from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.param_names import param_name
 
+TINY = "tiny"  # a size for tests
 _SCHEDULE_STEPS = 1_000  # does not affect the time
 
 
-def recipe(options: argparse.Namespace) -> Any:
-  """Returns the configuration to time."""
-  config = post_pretrain.get_config(options.recipe)
-  config.train.update({"batch_size": options.batch, "num_microbatches": options.accumulate})
-  config.model.update({"dtype": options.dtype, "remat": options.remat, "attention": options.attention})
+def recipe(size: str, batch: int, dtype: str = "float32") -> ConfigDict:
+  """Returns the configuration of a size: variants of configs/post_pretrain.py joined by "+", or TINY.
+
+  Raises:
+    UserError: unknown variant.
+  """
+  try:
+    config = post_pretrain.get_config("b32" if size == TINY else size.replace("+", ","))
+  except ValueError as error:
+    raise UserError(f"size {size}: {error}, and {TINY} alone") from None
+  if size == TINY:
+    tower = {"width": 32, "layers": 2, "heads": 2, "mlp": 64}
+    config.model.update({"image_size": 32, "patch_size": 8, "embed_dim": 32, "vision": tower, "text": tower})
+    config.model.text.vocab_size = 512
+  config.train.batch_size = batch
+  config.model.dtype = dtype
   return config
 
 
@@ -79,50 +98,110 @@ def _random(state: TrainState) -> TrainState:
 
 
 class Programs:
-  """Compiled train step, forward, and forward + backward programs, with a state and a batch."""
+  """Train step and its parts, with a state and a batch. Each is compiled, drawn or moved at its first use."""
 
-  def __init__(self, config: Any):
-    model, loss = clip_vip.from_config(config.model), LOSSES[config.loss]
-    tx, lr_schedule = optimizer.from_config(config.optimizer, _SCHEDULE_STEPS)
-    mesh = sharding.make_mesh(config.mesh)
-    contrast = sharding.sharded_loss(mesh, loss)
+  def __init__(self, config: ConfigDict):
+    self._config = config
+    self._model, self._loss = clip_vip.from_config(config.model), LOSSES[config.loss]
+    self._tx, self._lr_schedule = optimizer.from_config(config.optimizer, _SCHEDULE_STEPS)
+    self._mesh = sharding.make_mesh(config.mesh)
+    self._contrast = sharding.sharded_loss(self._mesh, self._loss)
+    self._state_shapes = step_cost.state_shapes(config, self._model, self._tx)
+    self.trace_seconds = self.compile_seconds = 0.0
+
+  @functools.cached_property
+  def step(self) -> jax.stages.Compiled:
+    """The compiled step; sets `trace_seconds` and `compile_seconds`."""
+    config, state = self._config, self._state_shapes
+    started = time.perf_counter()
+    step = jit_train_step(config, self._model, self._loss, self._tx, self._lr_schedule, self._mesh, state)
+    lowered = step.lower(state, step_cost.batch_shapes(config, self._loss))
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    self.trace_seconds, self.compile_seconds = traced - started, time.perf_counter() - traced
+    return compiled
+
+  @functools.cached_property
+  def cost(self) -> step_cost.Cost:
+    """Memory, operations and traffic of the compiled step."""
+    return step_cost.cost_of(self.step, self._config, self._mesh, self._state_shapes, self.compile_seconds)
+
+  @functools.cached_property
+  def state(self) -> TrainState:
+    """The state, which steps donate and replace."""
+    shardings = sharding.state_shardings(self._mesh, self._state_shapes)
+    return jax.tree.map(jax.device_put, _random(self._state_shapes), shardings)
+
+  @functools.cached_property
+  def _host_batch(self) -> dict[str, np.ndarray]:
+    return random_batch(self._config)
+
+  @functools.cached_property
+  def batch(self) -> dict[str, jax.Array]:
+    """The batch on the devices."""
+    return self._transfer()
+
+  def calls(self) -> dict[str, Callable[[], Any]]:
+    """Returns {part: a call of it}, without its compilation; parts are those of `operations`."""
+    config = self._config
 
     def forward(params, batch):
-      return contrast(embed_batch(model, loss, params, batch), params["logit_scale"])
+      return self._contrast(embed_batch(self._model, self._loss, params, batch), params["logit_scale"])
 
-    state = step_cost.state_shapes(config, model, tx)
-    self.state = jax.tree.map(jax.device_put, _random(state), sharding.state_shardings(mesh, state))
-    self.batch = sharding.shard_batch(mesh, random_batch(config))
-    started = time.perf_counter()
-    self.step = (
-      jit_train_step(config, model, loss, tx, lr_schedule, mesh, self.state).lower(self.state, self.batch).compile()
-    )
-    self.compile_seconds = time.perf_counter() - started
-    self.parts = {"forward": jax.jit(forward), "forward + backward": jax.jit(jax.grad(forward))}
+    def update(state, grads):
+      updates, opt_state = self._tx.update(grads, state.opt_state, state.params)
+      return state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
 
-  def seconds(self, repeats: int, parts: bool) -> dict[str, float]:
-    """Returns the median seconds of the step and, if `parts`, of forward and forward + backward."""
-    times = {}
-    for name, program in self.parts.items() if parts else ():
-      times[name] = _median(lambda program=program: program(self.state.params, self.batch), repeats)
+    programs = {"forward": jax.jit(forward), "forward + backward": jax.jit(jax.grad(forward))}
+    loss = jax.jit(jax.value_and_grad(self._contrast, (0, 1), allow_int=True))
+    draw = functools.cache(lambda: losses.features(config.train.batch_size, config.model.embed_dim))
+    optimize = jax.jit(update, donate_argnums=0)
+    grads = functools.cache(lambda: jax.tree.map(jnp.copy, self.state.params))
+    return {
+      **{name: lambda f=f: f(self.state.params, self.batch) for name, f in programs.items()},
+      "optimizer": lambda: self._replace_state(optimize(self.state, grads())),
+      "loss": lambda: loss(draw(), self.state.params["logit_scale"]),
+      "transfer": self._transfer,
+      "step": self._run_step,
+    }
 
-    def step():
-      self.state, metrics = self.step(self.state, self.batch)
-      return metrics
+  def _transfer(self) -> dict[str, jax.Array]:
+    return sharding.shard_batch(self._mesh, self._host_batch)
 
-    return {**times, "step": _median(step, repeats)}
+  def _run_step(self) -> Any:
+    state, metrics = self.step(self.state, self.batch)
+    self._replace_state(state)
+    return metrics
+
+  def _replace_state(self, state: TrainState) -> TrainState:
+    self.state = state
+    return state
+
+  def operations(self) -> dict[str, int]:
+    """Returns {part: operations that the method needs}; 0: none that count."""
+    counted = flops.step(self._config)
+    needed = sum(counted.values()) - counted["recomputed"]
+    parts = {"forward": flops.forward(self._config), "forward + backward": needed, "loss": counted["loss"]}
+    return {**dict.fromkeys(self.calls(), 0), **parts, "step": needed}
 
 
-def _median(call, repeats: int) -> float:
-  """Returns the median seconds of a call, with two calls dispatched before blocking, as in training."""
+def median_seconds(call: Callable[[], Any], repeats: int, limit: float = float("inf"), *, dispatched: int = 2) -> float:
+  """Returns the median seconds of a call, after one that is not measured.
+
+  Args:
+    call: returns arrays.
+    repeats: number of measurements.
+    limit: seconds after which no other measurement begins.
+    dispatched: calls per measurement, of which the last is awaited: two overlap as in training.
+  """
   jax.block_until_ready(call())
-  times = []
-  for _ in range(repeats):
+  times: list[float] = []
+  while len(times) < repeats and sum(times) * dispatched < limit:
     started = time.perf_counter()
-    for _ in range(2):
+    for _ in range(dispatched):
       last = call()
     jax.block_until_ready(last)
-    times.append((time.perf_counter() - started) / 2)
+    times.append((time.perf_counter() - started) / dispatched)
   return statistics.median(times)
 
 
@@ -132,43 +211,38 @@ def _peak() -> float:
   return chip.flops * jax.device_count() if chip else 0.0
 
 
-def _memory() -> float:
-  """Returns the peak bytes in use on the fullest local device; 0 if unknown."""
-  return max((device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices())
-
-
-def report(config: Any, programs: Programs, seconds: dict[str, float]) -> None:
+def report(config: ConfigDict, programs: Programs, seconds: dict[str, float]) -> None:
   """Prints the measurements."""
-  count, operations = config.train.batch_size, flops.step(config)
-  needed = sum(operations.values()) - operations["recomputed"]
+  count, needed = config.train.batch_size, programs.operations()["step"]
   print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}, {config.model.dtype}")
-  summary = f"B/{config.model.patch_size}, batch {count}, {config.data.num_frames} frames"
-  print(f"{summary}, compiled in {programs.compile_seconds:.0f} s")
+  summary = f"patches of {config.model.patch_size}, batch {count}, {config.data.num_frames} frames"
+  print(f"{summary}, traced in {programs.trace_seconds:.0f} s, compiled in {programs.compile_seconds:.0f} s")
   for name, value in seconds.items():
     print(f"  {name:20}{1e3 * value:10.1f} ms  {value / seconds['step']:5.2f} of the step")
   flops_per_second = needed / seconds["step"]
   share = f", {flops_per_second / _peak():.1%} of the peak" if _peak() else ""
   speed = f"{count / seconds['step']:.1f} videos/s, {flops_per_second / 1e12:.1f} TFLOP/s"
   print(f"  {speed}{share}, {needed / count / 1e9:.0f} GFLOP per video")
-  if _memory():
-    print(f"  {_memory() / 2**30:.1f} GiB peak memory")
+  print(f"  {programs.cost.memory_used / 2**30:.1f} GiB of memory per device")
 
 
 def main() -> None:
   """Compiles, measures and prints the results."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--recipe", default="b32", help="variants of configs/post_pretrain.py")
+  parser.add_argument("--recipe", default="b32", help="variants of configs/post_pretrain.py, as b16+remat, or tiny")
   parser.add_argument("--batch", type=int, default=64)
   parser.add_argument("--dtype", default="bfloat16", choices=clip_vip.DTYPES)
   parser.add_argument("--attention", default="auto")
   parser.add_argument("--accumulate", type=int, default=1)
-  parser.add_argument("--remat", action="store_true")
   parser.add_argument("--repeats", type=int, default=10)
   parser.add_argument("--no_parts", action="store_true", help="measure only the step")
   options = parser.parse_args()
-  config = recipe(options)
+  config = recipe(options.recipe, options.batch, options.dtype)
+  config.train.num_microbatches, config.model.attention = options.accumulate, options.attention
   programs = Programs(config)
-  report(config, programs, programs.seconds(options.repeats, not options.no_parts))
+  calls = programs.calls()
+  names = ["step"] if options.no_parts else list(calls)
+  report(config, programs, {name: median_seconds(calls[name], options.repeats) for name in names})
 
 
 if __name__ == "__main__":

@@ -128,6 +128,24 @@ def text(model: ConfigDict, tokens: int) -> list[Layer]:
   return [*blocks, Layer("text/projection", dense(1, tower.width, model.embed_dim))]
 
 
+def _inputs(config: ConfigDict) -> dict[str, Sequence[Layer]]:
+  """Returns {input that the loss uses: layers of its tower}."""
+  model = config.model
+  inputs: dict[str, Sequence[Layer]] = {
+    "video": vision(model, config.data.num_frames),
+    "frame": vision(model, 1),
+    "subtitle": text(model, config.data.text_length),
+    "caption": text(model, config.data.text_length),
+  }
+  return {name: layers for name, layers in inputs.items() if name in LOSSES[config.loss].uses}
+
+
+def forward(config: ConfigDict) -> int:
+  """Returns the operations of the forward pass and the loss of one training step over the global batch."""
+  layers = (layer for layers in _inputs(config).values() for layer in layers)
+  return config.train.batch_size * sum(layer.forward for layer in layers) + step(config)["loss"] // 3
+
+
 def step(config: ConfigDict) -> dict[str, int]:
   """Returns the operations of one training step over the global batch, by part.
 
@@ -140,16 +158,10 @@ def step(config: ConfigDict) -> dict[str, int]:
   Returns:
     {part: operations}: a tower's input ("video", "frame", "subtitle", "caption"), "loss" and "recomputed".
   """
-  model, uses, batch = config.model, LOSSES[config.loss].uses, config.train.batch_size
-  inputs: dict[str, Sequence[Layer]] = {
-    "video": vision(model, config.data.num_frames),
-    "frame": vision(model, 1),
-    "subtitle": text(model, config.data.text_length),
-    "caption": text(model, config.data.text_length),
-  }
-  towers = {name: batch * _forward_and_backward(layers, config) for name, layers in inputs.items() if name in uses}
-  recomputed = sum(batch * _recomputed(layers, config) for name, layers in inputs.items() if name in uses)
-  loss = 3 * CONTRASTS[config.loss] * dense(batch, model.embed_dim, batch)
+  inputs, batch = _inputs(config), config.train.batch_size
+  towers = {name: batch * _forward_and_backward(layers, config) for name, layers in inputs.items()}
+  recomputed = sum(batch * _recomputed(layers, config) for layers in inputs.values())
+  loss = 3 * CONTRASTS[config.loss] * dense(batch, config.model.embed_dim, batch)
   return {**towers, "loss": loss, "recomputed": recomputed}
 
 

@@ -54,6 +54,17 @@ def by_module(hlo: str) -> dict[str, int]:
   return dict(totals.most_common())
 
 
+def op_names(hlo: str) -> dict[str, str]:
+  """Returns {instruction: name of its operation} of all instructions; a copy without a name has that of its user.
+
+  Args:
+    hlo: `compiled.as_text()`.
+  """
+  bodies = dict(hlo_text.computations(hlo))
+  program = _Program(bodies)
+  return {instruction.name: program.op_name(instruction) for name in bodies for instruction in program.body(name)}
+
+
 class _Program:
   """Computations of a program, parsed where they are used."""
 
@@ -74,17 +85,26 @@ class _Program:
 
   def module(self, instruction: Instruction) -> str:
     """Returns the module of an instruction; a copy without a name is of the first module that uses it."""
+    return module_of(self.op_name(instruction)) or OTHER
+
+  def op_name(self, instruction: Instruction) -> str:
+    """Returns the name of an instruction's operation, or of the first operation that uses it; "" if unknown."""
     seen = {instruction.name}
     queue = [instruction]
     for x in queue:
       if x.op == "parameter":  # whose name is that of an argument
         continue
-      if x.op_name:
-        return module_of(x.op_name) or OTHER
+      if name := x.op_name or self._fused_op_name(x):
+        return name
       names = [name for name in (*self._users.get(x.name, ()), *x.operands[:1]) if name not in seen]
       seen.update(names)
       queue += [self._by_name[name] for name in names if name in self._by_name and len(queue) < _FAR]
-    return OTHER
+    return ""
+
+  def _fused_op_name(self, instruction: Instruction) -> str:
+    """Returns the name of the last operation in a fusion that has one; "" for other instructions."""
+    body = self.body(instruction.called[0]) if instruction.op == "fusion" else ()
+    return next((x.op_name for x in reversed(body) if x.op_name and x.op != "parameter"), "")
 
   def moved(self, instruction: Instruction) -> int:
     """Returns the bytes that an instruction moves from and to HBM."""

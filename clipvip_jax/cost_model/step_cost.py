@@ -104,16 +104,29 @@ def measure(config: ConfigDict, mesh: Mesh) -> Cost:
   options: Any = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
   step, started = jit_train_step(config, model, loss, tx, lr_schedule, mesh, state), time.monotonic()
   try:
-    compiled: Any = step.lower(state, batch).compile(options)
+    compiled = step.lower(state, batch).compile(options)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     raise OutOfMemory(used_bytes(str(error))) from error
-  seconds = time.monotonic() - started
-  hlo = compiled.as_text()
+  return cost_of(compiled, config, mesh, state, time.monotonic() - started)
+
+
+def cost_of(compiled: jax.stages.Compiled, config: ConfigDict, mesh: Mesh, state: TrainState, seconds: float) -> Cost:
+  """Returns the cost of a compiled training step.
+
+  Args:
+    compiled: the step.
+    config: the complete configuration.
+    mesh: of the step.
+    state: shapes of the training state.
+    seconds: compilation time.
+  """
+  hlo = compiled.as_text() or ""
+  analysis: Any = compiled.cost_analysis()
   return Cost(
-    memory=_memory(compiled.memory_analysis(), mesh, state, batch),
-    flops=compiled.cost_analysis()["flops"],
+    memory=_memory(compiled.memory_analysis(), mesh, state, batch_shapes(config, LOSSES[config.loss])),
+    flops=analysis["flops"],
     hbm=hbm_traffic.by_module(hlo),
     collectives=hlo_collectives.read_collectives(hlo, mesh.size),
     needed=communication.required_collectives(config, mesh, state.params),

@@ -29,6 +29,8 @@ def test_step_of_b32():
   assert counted["subtitle"] == 256 * 3 * (11 * text[0].forward + text[11].forward + text[-1].forward)
   assert counted["loss"] == 3 * 8 * 2 * 256 * 256 * 512
   assert counted["recomputed"] == 0
+  # The patch embeddings are the first layers: their inputs have no gradient, but are counted as if they had one.
+  assert 3 * flops.forward(config) == sum(counted.values())
 
 
 def test_step_with_microbatches_remat_frozen_text_and_patch_dropout():

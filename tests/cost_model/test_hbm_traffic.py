@@ -127,6 +127,13 @@ def test_compiled_scan_reads_its_input_once_and_keeps_the_rest_on_the_chip():
   assert 0 <= counted - (4 + 12 * 4 + 4) * MIB < COUNTER
 
 
+def test_a_fusion_without_a_name_has_that_of_its_last_operation():
+  names = hbm_traffic.op_names(
+    PRODUCT.replace(', metadata={op_name="jit(f)/jvp(Model)/vision/transformer/block_3/mlp/up/dot_general"}', "")
+  )
+  assert names["convolution_tanh_fusion"] == names["copy-start"] == "jit(f)/tanh"
+
+
 def test_a_loop_counts_once_per_trip():
   in_memory = SCAN.replace("(8,128)S(1)", "(8,128)").replace("(2,1)S(1)", "(2,1)")
   counted = sum(hbm_traffic.by_module(in_memory).values())

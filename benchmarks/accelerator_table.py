@@ -1,0 +1,104 @@
+"""Markdown of the results of `benchmarks/accelerator.py`."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from clipvip_jax.utils.progress import format_duration
+
+_KERNELS = 12  # rows of a profile
+_HEAD = ("measurement", "time", "clips a second", "TFLOP/s", "share of peak", "remarks")
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+  """Returns a table of all rows, and one of the kernels of each profile.
+
+  Args:
+    report: the content of the file; see `accelerator.Results`.
+  """
+  device = report["device"]
+  title = f"{device['devices']} x {device['device']}, JAX {device['jax']}, {device['dtype']}"
+  peak = f"peak {device['peak_flops'] / 1e12:,.1f} TFLOP/s" if device["peak_flops"] else device["no_peak"]
+  lines = [f"{title}; {peak}; {format_duration(report['seconds'])}", "", *_table(_HEAD, map(_cells, report["rows"]))]
+  for row in report["rows"]:
+    if "kernels" in row:
+      lines += ["", *_profile(row)]
+  return "\n".join(lines) + "\n"
+
+
+def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
+  yield f"| {' | '.join(head)} |"
+  yield "|---" * len(head) + "|"
+  for cells in rows:
+    yield f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+  def cell(field: str, form: str) -> str:
+    return form.format(row[field]) if row.get(field) else ""
+
+  return (
+    row["name"],
+    seconds_text(row["seconds"]) if row.get("seconds") else "",
+    cell("clips_per_second", "{:,.1f}"),
+    cell("tflops", "{:,.3g}"),
+    cell("share_of_peak", "{:.1%}"),
+    remarks(row),
+  )
+
+
+def summary(row: Mapping[str, Any]) -> str:
+  """Returns a result in one line."""
+  cells = ("", *_cells({"name": "", **row})[1:])
+  units = ("", "", " clips/s", " TFLOP/s", " of peak", "")
+  return ", ".join(cell + unit for cell, unit in zip(cells, units, strict=True) if cell)
+
+
+def seconds_text(seconds: float) -> str:
+  """Formats a duration with three digits: 12.3 ms, 4.56 s."""
+  return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+
+
+def remarks(row: Mapping[str, Any]) -> str:
+  """Returns what a row tells beside time and speed."""
+  parts = []
+  if row.get("reason"):
+    parts.append(f"{row['status']}: {row['reason']}")
+  if "compile_seconds" in row:
+    source = "from the cache" if row["from_cache"] else "without cache"
+    traced = f"traced in {seconds_text(row['trace_seconds'])}"
+    parts.append(f"{traced}, compiled in {seconds_text(row['compile_seconds'])} ({source})")
+  if "memory" in row:
+    parts.append(f"{row['memory'] / 2**30:.2f} GiB a device")
+  if "predicted_seconds" in row:
+    ratio = row["seconds"] / row["predicted_seconds"]
+    parts.append(f"{ratio:.2f} x preflight's {seconds_text(row['predicted_seconds'])} ({row['bound_by']})")
+  if "forward_seconds" in row:
+    parts.append(f"forward {seconds_text(row['forward_seconds'])}")
+  if "texts_per_second" in row:
+    parts.append(f"{row['texts_per_second']:,.0f} texts a second")
+  if "gigabytes_per_second" in row:
+    parts.append(f"{row['gigabytes_per_second']:.2f} GB/s")
+  if "cores" in row:
+    parts.append(f"{row['cores']} cores")
+  if "kernel_seconds" in row:
+    parts.append(f"kernels {seconds_text(row['kernel_seconds'])} a step")
+  if "speedup" in row:
+    parts.append(f"ours is {row['speedup']:.2f} x as fast")
+  return "; ".join(parts)
+
+
+def _profile(row: Mapping[str, Any]) -> Iterator[str]:
+  yield f"Kernels of {row['name'].removeprefix('profile ')}:"
+  yield ""
+  total = row["kernel_seconds"]
+  for title, items in (
+    ("module", [(name, "", seconds) for name, seconds in row["modules"].items()]),
+    ("kernel", [(_kernel(x), f"{x['count']:g}", x["seconds"]) for x in row["kernels"]]),
+  ):
+    rows = ((name, count, seconds_text(value), f"{value / total:.1%}") for name, count, value in items[:_KERNELS])
+    yield from _table((title, "executions", "time a step", "share"), rows)
+    yield ""
+
+
+def _kernel(kernel: Mapping[str, Any]) -> str:
+  return " ".join(part for part in (f"{kernel['module']}:", kernel["name"], kernel["direction"]) if part)
