@@ -15,9 +15,7 @@ receive SIGKILL at random moments, after which their local files are deleted. Th
 
 import argparse
 import collections
-import dataclasses
 import json
-import os
 import pathlib
 import random
 import re
@@ -27,17 +25,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
+from benchmarks.training_process import STEPS, Process, launch
 from clipvip_jax.runs.checkpoint import read_params
 from clipvip_jax.utils.cli import EXIT_TERMINATED
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.progress import format_duration
 
-ROOT = pathlib.Path(__file__).parent.parent
 PHASES = ("start", "compile", "step", "evaluation", "save", "report")
 # Signals, and the exit codes of a run that receives one. A run that is ending ignores SIGTERM, and Python's default
 # action ends one that has not yet started.
@@ -47,83 +45,8 @@ EXIT_CODES = {
   "SIGSTOP": (0,),
 }
 _IDENTICAL_FILES = ("results.json", "metrics.jsonl", "report.html", "tokenizer.json", "config.json", "corpus.json")
-_STEPS, _EVALUATE_EVERY, _SAVE_EVERY = 24, 8, 4
 _LONGEST_STOP = 3.0  # seconds from SIGSTOP to SIGCONT
 _MOST_MISSES = 5  # runs without the phase of a signal, which is then given up
-_POLL_SECONDS = 0.002
-
-
-@dataclasses.dataclass
-class Process:
-  """A started run. `log` is the file of its output."""
-
-  folder: pathlib.Path
-  log: pathlib.Path
-  popen: subprocess.Popen
-  start: float
-
-  def observe(self) -> tuple[str, int]:
-    """Returns (phase, last step that is done)."""
-    text = self.log.read_text(encoding="utf-8", errors="replace")
-    steps = re.findall(r"(?:resuming from )?step (\d+)[/ ](?!of|\|)", text)
-    step = int(steps[-1]) if steps else 0
-    if self._is_new(self.folder / "results.json"):
-      return "report", step
-    if not self._is_new(self.folder / "lock"):
-      return "start", step
-    if any(self._is_new(path) for path in self.folder.glob("checkpoints/*tmp*")):
-      return "save", step
-    if step == _STEPS or (step and step % _EVALUATE_EVERY == 0 and f"step {step} | " not in text):
-      return "evaluation", step
-    return ("step" if re.search(r"step \d+/", text) else "compile"), step
-
-  def _is_new(self, path: pathlib.Path) -> bool:
-    """Returns whether this process has written a path, which may vanish at any time."""
-    try:
-      return path.stat().st_mtime > self.start
-    except FileNotFoundError:
-      return False
-
-  def phases(self) -> Iterator[tuple[str, int]]:
-    """Yields what is observed until the process ends."""
-    while self.popen.poll() is None:
-      yield self.observe()
-      time.sleep(_POLL_SECONDS)
-
-
-def command(folder: pathlib.Path, steps: int, eval_every: int, checkpoint_every: int, url: str = "") -> list[str]:
-  """Returns the training command for workdir `folder`; corpus and compilation cache are shared with its siblings.
-
-  With the URL of a bucket, workdir and corpus are there under the same names, and `folder` holds local files.
-  """
-  parent = url or folder.parent
-  return [
-    *(sys.executable, "-m", "clipvip_jax.main", "--config=configs/post_pretrain.py:smoke"),
-    f"--workdir={parent}/{folder.name}",
-    f"--config.data.data_dir={parent}/corpora",
-    f"--config.host.compilation_cache={folder.parent / 'compiled'}",
-    "--config.host.log_every=1",
-    f"--config.train.num_steps={steps}",
-    f"--config.train.eval_every={eval_every}",
-    f"--config.train.checkpoint_every={checkpoint_every}",
-    *([f"--config.host.scratch_dir={folder}"] if url else []),
-  ]
-
-
-def launch(folder: pathlib.Path, cache: pathlib.Path, url: str = "") -> Process:
-  """Starts or resumes the run in `folder`. `cache`: folder of compiled programs. `url`: see `command`."""
-  environment = {
-    **os.environ,
-    "PYTHONUNBUFFERED": "1",
-    "PYTHONDONTWRITEBYTECODE": "",  # processes start in half the time with cached bytecode
-    "JAX_COMPILATION_CACHE_DIR": str(cache),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-  }
-  log, start = folder.with_suffix(".log"), time.time()
-  with log.open("w") as output:
-    arguments = command(folder, _STEPS, _EVALUATE_EVERY, _SAVE_EVERY, url)
-    popen = subprocess.Popen(arguments, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment)
-  return Process(folder, log, popen, start)
 
 
 def run(folder: pathlib.Path, cache: pathlib.Path) -> dict[str, float]:
@@ -146,7 +69,7 @@ def interrupt(process: Process, name: str, phase: str, seconds: float, rng: rand
   Returns:
     The phase in which it was sent; "" if the process ended before.
   """
-  first_step, delay = rng.randrange(_STEPS), rng.uniform(0, 0.5 * seconds)
+  first_step, delay = rng.randrange(STEPS), rng.uniform(0, 0.5 * seconds)
   for observed, step in process.phases():
     if observed == phase and (phase in ("start", "compile", "report") or step >= first_step):
       time.sleep(delay)
@@ -177,7 +100,7 @@ def find_faults(process: Process, codes: tuple[int, ...]) -> str:
 
 def find_differences(folder: pathlib.Path, uninterrupted: pathlib.Path) -> str:
   """Returns the outputs in which a finished run differs from the uninterrupted one; "" if identical."""
-  ours, theirs = (read_params(workdir / "checkpoints", _STEPS)[0] for workdir in (folder, uninterrupted))
+  ours, theirs = (read_params(workdir / "checkpoints", STEPS)[0] for workdir in (folder, uninterrupted))
   equal = jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), ours, theirs)
   different = [] if all(jax.tree.leaves(equal)) else ["parameters"]
   different += [
@@ -250,7 +173,7 @@ def read_results(workdir: pathlib.Path) -> dict:
 
 def find_differences_in_store(folder: pathlib.Path, local: pathlib.Path) -> str:
   """Returns what differs between a copy of a bucket's run, with its corpus, and a local one; "" if nothing."""
-  ours, theirs = (read_params(workdir / "checkpoints", _STEPS)[0] for workdir in (folder, local))
+  ours, theirs = (read_params(workdir / "checkpoints", STEPS)[0] for workdir in (folder, local))
   checks = {
     "parameters": all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), ours, theirs))),
     "results.json": read_results(folder) == read_results(local),

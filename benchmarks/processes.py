@@ -22,7 +22,7 @@ import time
 import jax
 import numpy as np
 
-from benchmarks.kills import ROOT, command
+from benchmarks.training_process import ROOT, command
 from clipvip_jax.runs.checkpoint import read_params
 from clipvip_jax.utils.cli import EXIT_HUNG
 
