@@ -20,8 +20,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from clipvip_jax.utils import storage
-from clipvip_jax.utils.cli import Parser, check_ranges, run_command
+from clipvip_jax.utils.bucket_copies import errors_by_address
+from clipvip_jax.utils.cli import Parser, check_ranges, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.json_shards import Part
 from clipvip_jax.utils.log import log, printable
@@ -53,28 +53,28 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Parses options and captions the clips."""
   options = _parser().parse_args(argv)
   check_ranges(options, _LIMITS)
-  storage.check_path(options.out, "--out", remote=False)
   part = Part.parse(options.shard)
   engine = _engine(options)
   from clipvip_jax.captioning import caption_run  # late: options are checked before libraries are imported
   from clipvip_jax.input_pipeline.load_tokenizer import load_tokenizer
 
   settings = caption_run.RunSettings(
-    out=pathlib.Path(options.out),
+    out=options.out,
     tokenizer=load_tokenizer(options.tokenizer),
     text_length=options.text_length,
     clips_per_file=options.clips_per_file,
     part=part,
     max_skipped=options.max_skipped,
   )
-  log.info("%s: %s", options.out, caption_run.caption_clips(_source(options), engine, settings))
+  with errors_by_address():
+    log.info("%s: %s", options.out, caption_run.caption_clips(_source(options), engine, settings))
 
 
 def _parser() -> Parser:
   parser = Parser(__doc__)
   add = parser.add_argument
   add("source", metavar="SOURCE", help="a built corpus, a manifest FILE.jsonl, or a folder of videos")
-  add("--out", metavar="DIR", required=True, help="folder of the captions")
+  add("--out", metavar="DIR", required=True, type=path_argument("--out"), help="folder of the captions")
   add("--engine", default=_ENDPOINT, help="endpoint (default), transformers or MODULE:FUNCTION")
   add("--model", default="", help="the model's name at the endpoint; a folder or hf://OWNER/NAME[@REVISION]")
   add("--prompt", help='what to ask; default: "Describe this picture in one short sentence." of models that converse')

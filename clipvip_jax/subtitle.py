@@ -14,13 +14,12 @@ the transcripts writes the manifest. Exit codes: 0 success; 2 bad input, or too 
 """
 
 import argparse
-import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clipvip_jax.input_pipeline import list_media
-from clipvip_jax.utils import storage
-from clipvip_jax.utils.cli import Parser, check_ranges, run_command
+from clipvip_jax.utils.bucket_copies import errors_by_address, uploaded_file
+from clipvip_jax.utils.cli import Parser, check_ranges, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.json_shards import Part
 from clipvip_jax.utils.log import log
@@ -44,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Parses options, transcribes the videos and writes the manifest."""
   options = _parser().parse_args(argv)
   check_ranges(options, _LIMITS)
-  storage.check_path(options.out, "--out", remote=False)
-  out, part = pathlib.Path(options.out), Part.parse(options.shard)
+  out, part = options.out, Part.parse(options.shard)
   if out.suffix != ".jsonl":
     raise UserError(f"--out={out} must end with .jsonl, as manifests do")
   from clipvip_jax.transcription.manifest import CutSettings, write_manifest
@@ -57,14 +55,16 @@ def main(argv: Sequence[str] | None = None) -> None:
   videos = list_media.list_videos(options.videos)
   files = SubtitleFiles(not options.ignore_files, options.language)
   transcripts = Transcripts(videos, out, files, engine)
-  transcripts.write(part)
-  complete = transcripts.read()
+  with errors_by_address():
+    transcripts.write(part)
+    complete = transcripts.read()
   if complete is None:
     log.info(
       "wrote part %s of %s; the manifest is written when all parts are complete", options.shard, transcripts.folder
     )
     return
-  num_clips = write_manifest(out, videos, complete, settings, options.max_skipped)
+  with uploaded_file(out, "--out") as local:
+    num_clips = write_manifest(local, videos, complete, settings, options.max_skipped)
   log.info("wrote %s: %d clips of %d videos", out, num_clips, len(videos))
 
 
@@ -72,7 +72,7 @@ def _parser() -> Parser:
   parser = Parser(__doc__)
   add = parser.add_argument
   add("videos", metavar="VIDEOS", help="a folder, or a list with one path per line")
-  add("--out", metavar="FILE.jsonl", required=True, help="the manifest to write")
+  add("--out", metavar="FILE.jsonl", required=True, type=path_argument("--out"), help="the manifest to write")
   add("--engine", choices=(_FILES, _ENDPOINT, _WHISPER), help="default: endpoint if --endpoint is set, or files")
   add("--model", default="", help="the model's name at the endpoint; of faster-whisper, a size, folder or OWNER/NAME")
   add("--language", default="", help="code such as en; default: detected, or that of the only subtitle file")

@@ -55,6 +55,16 @@ ROWS = (
     " --templates={bucket}/templates.txt --workdir={bucket}/classified",
     ("classified/results.json", "classified/report.html", "classified/videos.safetensors"),
   ),
+  Row(
+    "caption",
+    "msrvtt --config=9k --data_dir={bucket}/corpora --out={bucket}/captions --engine=miniature:describe",
+    ("captions/captions-00000-of-00001.jsonl", "captions/summary.json"),
+  ),
+  Row(
+    "subtitle",
+    "{local}/v --out={bucket}/spoken.jsonl",
+    ("spoken.jsonl", "spoken.jsonl.transcripts/transcripts-00000-of-00001.jsonl"),
+  ),
   Row("language_gap", "{bucket}/a.txt {bucket}/b.txt --model={bucket}/clip --plot={bucket}/gap.png", ("gap.png",)),
 )
 # Commands that other tests run in a bucket, or the reason why none does.
@@ -62,8 +72,6 @@ ELSEWHERE = {
   "main": "tests/training/test_bucket_runs.py",
   "study": "tests/training/test_study.py",
   "preflight": "reads no folder",
-  "caption": "appends to its output, which is local; reads corpora as data_tool does",
-  "subtitle": "likewise; reads local videos",
 }
 
 
@@ -85,6 +93,8 @@ def write_files(local):
   miniature.write_corpora(local / "corpora")
   write_run(local / "run")
   write_videos(local / "v", 3)
+  for number in range(3):
+    (local / f"v/{number:03d}.srt").write_text("1\n00:00:00,000 --> 00:00:04,000\nThis is said.\n")
   (local / "classes.txt").write_text("word1\nword2\n")
   (local / "templates.txt").write_text("{} moves\n")
   rows = [{"video": f"v/{number:03d}.mp4", "label": f"word{1 + number % 2}"} for number in range(3)]

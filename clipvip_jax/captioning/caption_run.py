@@ -36,7 +36,7 @@ class RunSettings:
   """How clips are captioned.
 
   Attributes:
-    out: folder of the output.
+    out: folder of the output, local or in a bucket.
     tokenizer: of the text tower, see `text_length`.
     text_length: tokens that the text tower reads, with start and end; longer captions are cut.
     clips_per_file: the most that an interruption loses.
@@ -44,7 +44,7 @@ class RunSettings:
     max_skipped: accepted fraction of clips without a caption.
   """
 
-  out: pathlib.Path
+  out: pathlib.PurePath
   tokenizer: Tokenizer
   text_length: int
   clips_per_file: int = 512
@@ -111,6 +111,7 @@ def caption_clips(source: FrameSource, engine: Engine, settings: RunSettings) ->
       engine.check()
       with contextlib.closing(collector.frames(source, numbers)) as frames:
         engine.run(frames, collector.done)
+    output.pull(settings.part)
     summary = _summarize(output, output.files(settings.part))
     _write_summary(output)
   missing = summary.clips - summary.captions
@@ -237,4 +238,5 @@ def _write_summary(output: JsonShards) -> None:
   if not all(output.path(number).exists() for number in range(output.num_files)):
     return
   content = {"header": output.header, **vars(_summarize(output, range(output.num_files)))}
-  config_tree.write_json(output.folder / SUMMARY_FILE, content)
+  config_tree.write_json(output.local / SUMMARY_FILE, content)
+  output.publish(output.local / SUMMARY_FILE)

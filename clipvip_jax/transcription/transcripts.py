@@ -54,12 +54,14 @@ class Transcript:
 class Transcripts:
   """Transcripts of a list of videos, in files beside the manifest that is made of them."""
 
-  def __init__(self, videos: Sequence[pathlib.Path], out: pathlib.Path, files: SubtitleFiles, engine: Engine | None):
+  def __init__(
+    self, videos: Sequence[pathlib.Path], out: pathlib.PurePath, files: SubtitleFiles, engine: Engine | None
+  ):
     """Reads nothing yet.
 
     Args:
       videos: to transcribe.
-      out: the manifest; transcripts are in the folder OUT.transcripts.
+      out: the manifest, local or in a bucket; transcripts are in the folder OUT.transcripts.
       files: whether and which subtitle files are used, in preference to the engine.
       engine: for the other videos; None: these are skipped.
     """
@@ -86,6 +88,7 @@ class Transcripts:
           self._engine.run(job.chunks(), job.add)
       else:
         collections.deque(job.chunks(), maxlen=0)
+      self._shards.pull(part)  # those of other parts
 
   def read(self) -> list[Transcript] | None:
     """Returns the transcripts of all videos; None if some are missing, which another part writes."""
@@ -95,7 +98,7 @@ class Transcripts:
     return [_from_row(row) for rows in files for row in rows or ()]
 
   @property
-  def folder(self) -> pathlib.Path:
+  def folder(self) -> pathlib.PurePath:
     """Folder of the files."""
     return self._shards.folder
 

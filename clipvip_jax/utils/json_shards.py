@@ -12,9 +12,11 @@ import json
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from clipvip_jax.utils import bucket_copies, lease, storage
 from clipvip_jax.utils.atomic_write import atomic_path
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
@@ -57,7 +59,7 @@ class JsonShards:
   """Files of the rows of a list of items.
 
   Attributes:
-    folder: of the files; created by `locked`.
+    folder: of the files, local or in a bucket; created by `locked`.
     stem: first part of the files' names.
     header: of each file, JSON values; what determines the rows, so that files with another header are refused.
     num_items: of the list.
@@ -65,7 +67,7 @@ class JsonShards:
     flag: option that names the folder, for error messages.
   """
 
-  folder: pathlib.Path
+  folder: pathlib.PurePath
   stem: str
   header: Mapping[str, Any]
   num_items: int
@@ -77,9 +79,14 @@ class JsonShards:
     """Number of files of all parts together."""
     return -(-self.num_items // self.items_per_file)
 
+  @property
+  def local(self) -> pathlib.Path:
+    """The folder, or the local copy of one in a bucket."""
+    return bucket_copies.local_copy(self.folder)
+
   def path(self, number: int) -> pathlib.Path:
-    """Returns the path of file `number`, from 0."""
-    return self.folder / f"{self.stem}-{number:05}-of-{self.num_files:05}.jsonl"
+    """Returns the local path of file `number`, from 0."""
+    return self.local / f"{self.stem}-{number:05}-of-{self.num_files:05}.jsonl"
 
   def items(self, number: int) -> range:
     """Returns the indices of the items in file `number`."""
@@ -112,7 +119,7 @@ class JsonShards:
     except (ValueError, RecursionError, KeyError, TypeError):
       header, rows = None, []
     if header is None or len(rows) != len(self.items(number)) or not all(isinstance(row, dict) for row in rows):
-      log.warning("%s is corrupt; writing it again", path)
+      log.warning("%s is corrupt; writing it again", bucket_copies.to_addresses(os.fspath(path)))
       return None
     return rows
 
@@ -120,7 +127,7 @@ class JsonShards:
     """Writes a file atomically, with one row per item.
 
     Raises:
-      UserError: the file system refuses to.
+      UserError: the file system or the bucket refuses to.
     """
     assert len(rows) == len(self.items(number)), f"{len(rows)} rows of {len(self.items(number))} items"
     path = self.path(number)
@@ -135,18 +142,52 @@ class JsonShards:
         f"{path}: {error.strerror or error}; complete files are kept: free disk space or fix permissions, then run the"
         " command again"
       ) from error
+    self.publish(path)
+
+  def publish(self, path: pathlib.Path) -> None:
+    """Uploads a file of `local`, if the folder is in a bucket.
+
+    Raises:
+      UserError: the bucket cannot be written.
+    """
+    if storage.is_remote(self.folder):
+      storage.upload(path, storage.absolute(self.folder) / path.name)
+
+  def pull(self, part: Part | None = None) -> None:
+    """Downloads the files from a bucket, except for those of a part, which this process writes.
+
+    Raises:
+      UserError: the bucket cannot be read.
+    """
+    if storage.is_remote(self.folder):
+      own = {self.path(number).name for number in self.files(part)} if part else set()
+      pattern = re.compile(rf"{re.escape(self.stem)}-\d+-of-\d+\.jsonl")
+      storage.download_folder(
+        storage.absolute(self.folder), self.local, lambda name: bool(pattern.fullmatch(name)) and name not in own
+      )
 
   @contextlib.contextmanager
   def locked(self, part: Part = Part()) -> Iterator[None]:
     """Creates the folder, and locks the files of a part against other processes inside a `with` block.
 
+    In a bucket, only processes with the same part exclude each other.
+
     Raises:
       UserError: another process writes one of these files, files of another list are in the folder, or it cannot be
         written.
     """
+    if storage.is_remote(self.folder):
+      storage.check_bucket(self.folder, self.flag)
+      lock = storage.absolute(self.folder) / f"{_LOCK}-{part.index}-of-{part.count}"
+      with lease.held_lease(lock, f"{self.flag}={self.folder}", "command"):
+        shutil.rmtree(self.local, ignore_errors=True)
+        self.pull()
+        self._check_names()
+        yield
+      return
     try:
-      self.folder.mkdir(parents=True, exist_ok=True)
-      with (self.folder / _LOCK).open("a+b") as file:
+      self.local.mkdir(parents=True, exist_ok=True)
+      with (self.local / _LOCK).open("a+b") as file:
         self._lock(file.fileno(), part)
         self._check_names()
         yield
@@ -171,7 +212,7 @@ class JsonShards:
   def _check_names(self) -> None:
     """Refuses files of another number of files, which a reader of the folder would add to these."""
     own = re.compile(rf"{re.escape(self.stem)}-\d{{5,}}-of-(\d{{5,}})\.jsonl")
-    for path in sorted(self.folder.iterdir()):
+    for path in sorted(self.local.iterdir()):
       match = own.fullmatch(path.name)
       if match and int(match[1]) != self.num_files:
         raise UserError(

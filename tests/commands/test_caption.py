@@ -144,7 +144,7 @@ def test_the_key_comes_from_the_environment_alone(data_dir, tmp_path, monkeypatc
     (['--parameters={"stream": true}'], "--parameters must not contain stream"),
     (["--key_variable=NO_SUCH_VARIABLE"], "--key_variable=NO_SUCH_VARIABLE: this environment variable is not set"),
     (["--engine=nothing"], "--engine=nothing is unknown"),
-    (["--out=gs://bucket/out"], "--out="),
+    (["--out=az://bucket/out"], "--out=az://bucket/out is neither a local path nor gs://"),
     (["--split=no"], "has no split 'no'"),
     (["--tokenizer=no.json"], "cannot read the tokenizer"),
   ],

@@ -141,7 +141,7 @@ def test_faults_of_an_endpoint_take_one_line_without_the_key(tmp_path, videos, m
     (["--max_skipped=2"], "--max_skipped=2.0 is out of range"),
     (["--engine=magic"], "invalid choice: 'magic'"),
     (["--out=m.txt"], "must end with .jsonl"),
-    (["--out=gs://bucket/m.jsonl"], "is not a local path"),
+    (["--out=az://bucket/m.jsonl"], "is neither a local path nor gs://"),
     ([], "2 of 2 videos were skipped, first .*a.mp4: has no subtitle file"),
   ],
 )

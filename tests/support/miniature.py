@@ -33,6 +33,11 @@ def _records(several_queries):
     }
 
 
+def describe(frames, prompt):
+  """Captions frames by their sizes, for `clipvip_jax.caption --engine=miniature:describe`."""
+  return [f"{len(frame)} pixels high" for frame in frames]
+
+
 def write_corpora(folder):
   """Writes msrvtt/9k, one query per clip, and msrvtt/full, several; both have a split "train" only."""
   for config in ("9k", "full"):
