@@ -136,13 +136,15 @@ class EmbeddingModel:
         " load(..., tokenizer='tokenizer.json')"
       )
     ids = self.tokenizer(texts, self.config.data.text_length)
+    # Tokens behind the end of a text do not affect its features: texts of similar length share a batch, which is cut to
+    # the longest of them.
+    order = np.argsort(ids.argmax(1), kind="stable")
     rows: list[np.ndarray] = []
-    for batch, count in _batches(ids, self._batch_size):
-      # Tokens behind the end of a text do not affect its features: cut the batch to its longest text.
+    for batch, count in _batches(ids[order], self._batch_size):
       longest = int(batch.argmax(1).max()) + 1
       width = min(-(-longest // _TEXT_BUCKET) * _TEXT_BUCKET, batch.shape[1])
       rows.extend(np.asarray(self._embed_text(self.params, batch[:, :width]))[:count])
-    return _stack(rows, self.config.model.embed_dim)
+    return _stack([rows[i] for i in np.argsort(order)], self.config.model.embed_dim)
 
 
 def _batches(items: Iterable[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, int]]:
