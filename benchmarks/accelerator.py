@@ -56,7 +56,8 @@ def plan(options: argparse.Namespace, device: Result) -> Generator[Row, Result, 
       result = yield Row("step", size, batch)
     batches[size] = batch
     fitting.extend([size] if result["status"] == MEASURED and batch == first_batch else [])
-    yield Row("profile", size, batch)
+    if result["status"] in (MEASURED, SKIPPED):
+      yield Row("profile", size, batch)
 
   def attention(size: str) -> Generator[Row, Result, None]:
     measured = []

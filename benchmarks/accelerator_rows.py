@@ -28,7 +28,7 @@ from clipvip_jax.distributed import sharding
 from clipvip_jax.inference.embedding_model import EmbeddingModel
 from clipvip_jax.input_pipeline.throughput import measure_throughput, training_batcher
 from clipvip_jax.models import clip_vip
-from clipvip_jax.models.attention import IMPLEMENTATIONS, resolve_implementation
+from clipvip_jax.models.attention import IMPLEMENTATIONS, AttentionPattern, resolve_implementation
 from clipvip_jax.models.proxy_attention import proxy_guided
 from clipvip_jax.utils.log import configure_logging
 from clipvip_jax.utils.versions import code_digest
@@ -170,16 +170,20 @@ class Bench:
     )
     query *= shape[-1] ** -0.5
 
-    def lowered(implementation: str) -> jax.stages.Lowered:
-      pattern = functools.partial(proxy_guided, num_proxies=proxies, num_frames=frames, implementation=implementation)
-      return jax.jit(lambda q, k, v, g: jax.vjp(pattern, q, k, v)[1](g)).lower(query, key, value, gradient)
+    def pattern(name: str) -> AttentionPattern:
+      kernel = {"kernel_platform": self._device.platform} if name == "pallas" else {}
+      sizes = {"num_proxies": proxies, "num_frames": frames, "implementation": resolve_implementation(name, dtype)}
+      return functools.partial(proxy_guided, **sizes, **kernel)
 
-    name = resolve_implementation(row.option, dtype)
-    program = lowered(name)
-    if name != "xla" and program.as_text() == lowered("xla").as_text():
-      raise Unsupported(f"{name} has no kernel for {patches} queries and {proxies + patches} keys; XLA computes them")
-    forward = jax.jit(functools.partial(proxy_guided, num_proxies=proxies, num_frames=frames, implementation=name))
-    compiled = program.compile()
+    def lowered(name: str) -> jax.stages.Lowered:
+      both = jax.jit(lambda q, k, v, g: jax.vjp(pattern(name), q, k, v)[1](g))
+      return both.lower(query, key, value, gradient)
+
+    program = lowered(row.option)
+    if row.option != "xla" and program.as_text() == lowered("xla").as_text():
+      queries, keys = patches, proxies + patches
+      raise Unsupported(f"{row.option} has no kernel for {queries} queries and {keys} keys; XLA computes them")
+    forward, compiled = jax.jit(pattern(row.option)), program.compile()
     pairs = flops.proxy_guided_pairs(proxies, frames, patches)
     operations = row.batch * flops.attention(pairs, model.vision.width)
     return {

@@ -87,6 +87,13 @@ def test_batches_are_halved_until_a_step_fits_and_doubled_until_the_memory_ends(
   assert rows["step l14 batch 64"]["status"] == "out of memory"
 
 
+def test_a_step_that_fails_is_not_profiled(tmp_path):
+  devices = Devices(lambda row: {"status": "failed", "reason": "INTERNAL"} if row.size == "b32" else None)
+  rows = session(tmp_path / "out.json", devices, "--sizes=b32,b16", "--rows=step,profile")
+  assert list(rows) == ["step b32 batch 64", *(f"{name} b16 batch 32" for name in ("step", "profile")), *list(rows)[3:]]
+  assert "step b16 batch 64" in rows and "step b32 batch 128" not in rows
+
+
 def test_nothing_is_lost_when_rows_hang_and_the_time_is_up(tmp_path):
   path = tmp_path / "out.json"
   flags = ("--sizes=b32", "--minutes=0.02")  # 1.2 s, of which one row may take half
