@@ -6,7 +6,9 @@
 
 VIDEOS is a folder, or a list with one path per line. Subtitle files beside the videos (NAME.srt, NAME.vtt, NAME.en.vtt)
 are used first. An endpoint speaks the OpenAI transcription protocol; its key is read from the environment variable that
---key_variable names. Videos are cut along sentences into clips of --min_seconds to --max_seconds, as HD-VILA is.
+--key_variable names. Videos are cut along sentences into clips of --min_seconds to --max_seconds, as HD-VILA is. With
+--silent_seconds, videos without speech become clips of this length without a subtitle. --validation=0.1 holds out a
+tenth of the videos.
 
 Transcripts are kept in FILE.jsonl.transcripts: after an interruption, the same command resumes, and other lengths of
 clips need no new transcripts. Videos that were skipped are tried again. With --shard=I/N, the process that completes
@@ -36,6 +38,7 @@ _LIMITS = (
   ("timeout", 0.01, 86_400),
   ("retries", 0, 100),
   ("max_skipped", 0, 1),
+  ("validation", 0, 1),
 )
 
 
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   from clipvip_jax.transcription.manifest import CutSettings, write_manifest
   from clipvip_jax.transcription.transcripts import SubtitleFiles, Transcripts
 
-  settings = CutSettings(options.cut, options.min_seconds, options.max_seconds)
+  settings = CutSettings(options.cut, options.min_seconds, options.max_seconds, options.silent_seconds)
   settings.check()
   engine = _engine(options)
   videos = list_media.list_videos(options.videos)
@@ -64,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     return
   with uploaded_file(out, "--out") as local:
-    num_clips = write_manifest(local, videos, complete, settings, options.max_skipped)
+    num_clips = write_manifest(local, videos, complete, settings, options.max_skipped, options.validation)
   log.info("wrote %s: %d clips of %d videos", out, num_clips, len(videos))
 
 
@@ -80,6 +83,8 @@ def _parser() -> Parser:
   add("--cut", choices=_CUTS, default="sentences", help="none: each video is one clip; default: sentences")
   add("--min_seconds", type=float, default=3.0, help="shortest clip; default: 3")
   add("--max_seconds", type=float, default=20.0, help="longest clip; default: 20")
+  add("--silent_seconds", type=float, default=0.0, help="clips of videos without speech; 0, the default: none")
+  add("--validation", type=float, default=0.0, help="fraction of the videos for the split validation; default: 0")
   add("--shard", metavar="I/N", default="1/1", help="part of the videos that this process transcribes; default: all")
   add("--max_skipped", type=float, default=0.05, help="accepted fraction of skipped videos; default: 0.05")
   endpoint = parser.add_argument_group("endpoint")

@@ -9,6 +9,7 @@ The default is the paper's B/32 on HD-VILA-100M. It requires CLIP's weights and 
 | l14, l14_336, h14, bigg14 | larger CLIPs, which the paper does not have; see configs/sizes.py |
 | demo | a small model from random weights on the embedded corpus with loss (a) V-S + F-C: minutes on two cores |
 | smoke | the demo in 12 steps on a few clips |
+| own_videos | a manifest of your own videos, from any CLIP: see docs/own_videos.md |
 
 TEMPORAL, OMNISOURCE and SMALL_HARDWARE are available as well; see configs/variants.py. `single_frame` is the control
 for the demo's twins.
@@ -91,6 +92,19 @@ def smoke(config: ConfigDict) -> None:
   config.train.update({"num_steps": 12, "eval_every": 6, "checkpoint_every": 3})
 
 
+def own_videos(config: ConfigDict) -> None:
+  """The user's own videos, listed in a manifest, from OpenAI's B/32: thousands of clips rather than millions.
+
+  Any other CLIP is named by `init_from` alone. The best checkpoint is selected by the captions of held-out clips.
+  """
+  config.init_from = "hf://openai/clip-vit-base-patch32"
+  config.sizes_from_weights = True
+  config.data.name = "video_manifest"
+  config.train.update({"batch_size": 64, "num_steps": 1000, "eval_every": 100, "checkpoint_every": 100})
+  config.evaluate.update({"query": "caption", "final_splits": ("validation",), "batch_size": 64})
+  config.host.update({"num_workers": 4, "keep_checkpoints": 1})
+
+
 def tiny(config: ConfigDict) -> None:
   """Shrinks the demo: towers of one narrow block and the smallest configuration of the corpus."""
   config.data.config = "smoke"
@@ -107,6 +121,7 @@ VARIANTS: dict[str, variants.Variant] = {
   **{name: functools.partial(large, name) for name in sizes.LARGE},
   "demo": demo,
   "smoke": smoke,
+  "own_videos": own_videos,
   **variants.TEMPORAL,
   **variants.OMNISOURCE,
   **variants.SMALL_HARDWARE,

@@ -47,6 +47,7 @@ VARIANTS = {
   "b16": B16,
   "demo": DEMO,
   "smoke": SMOKE,
+  "own_videos": B32,
   "demo,single_frame": DEMO,
   "b16,single_frame": B16,
 }

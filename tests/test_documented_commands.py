@@ -1,6 +1,7 @@
 """Commands and snippets of the documentation run, in small; those that cannot are listed, each with its reason.
 
-All run in one folder in which earlier commands leave what later ones read, as for a reader. What makes them small:
+All run in one folder in which earlier commands leave what later ones read, as for a reader; docs/own_videos.md has a
+test of its own, tests/test_own_videos.py. What makes them small:
 
 - SMALLER replaces the demo by the smoke variant, and recipes for full-size models by the same with the smoke model.
 - `place` writes the files that a user has: a miniature of MSR-VTT, a corpus of subtitles, weights, a manifest.
@@ -11,7 +12,6 @@ import dataclasses
 import importlib
 import inspect
 import json
-import os
 import re
 import shlex
 import shutil
@@ -28,7 +28,8 @@ from project_paths import ROOT
 from clipvip_jax import convert
 from clipvip_jax.data.moving_shapes.moving_shapes_dataset_builder import Builder as MovingShapes
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OWN_TEST = ROOT / "docs" / "own_videos.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {OWN_TEST})]
 SMALLER = {
   "configs/post_pretrain.py:demo": "configs/post_pretrain.py:smoke",
   "configs/data_scale.py ": "configs/data_scale.py:smoke ",
@@ -212,14 +213,6 @@ def parse_only(monkeypatch):
   monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_known_args)
 
 
-def start(words):
-  """Runs the module of a command in this process, as `python -m` does."""
-  module = importlib.import_module(words[2])
-  assert hasattr(module, "main"), f"{words[2]} is no command"
-  sys.argv = words[2:]
-  return module.main(words[3:]) if inspect.signature(module.main).parameters else module.main()
-
-
 PARSE_MAIN = "import sys; from clipvip_jax import main; main.parse_flags(sys.argv)"
 
 
@@ -234,7 +227,7 @@ def test_flags_of_commands_that_are_only_listed_are_accepted(parse_only, monkeyp
       subprocess.run([sys.executable, "-c", PARSE_MAIN, *words[3:]], cwd=ROOT, check=True)
     elif words[:2] == ["python", "-m"] and "argparse" in inspect.getsource(importlib.import_module(words[2])):
       with pytest.raises(Parsed):
-        start(words)
+        documented_commands.start(words)
 
 
 def write_user_files(folder):
@@ -298,20 +291,6 @@ def shorten(command, rule):
   return f"{command} {rule.flags}".strip()
 
 
-def run(words, folder):
-  """Runs a command in `folder`, the current one; training in a process of its own, since its flags are global."""
-  if words[:2] == ["python", "-m"] and words[2] != "clipvip_jax.main":
-    start(words)
-  else:
-    words = [sys.executable, *words[1:]] if words[0] == "python" else words
-    cwd = ROOT if words[0] == "make" else folder
-    done = subprocess.run(words, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-  for word in words:
-    if output := re.fullmatch(r"--(?:workdir|out|html|plot)=(.+)", word):
-      assert (folder / output[1]).exists(), f"{word} was not written"
-
-
 def run_snippet(code, capsys):
   for old, new in SMALLER.items():
     code = code.replace(old, new)
@@ -333,7 +312,7 @@ def test_documented_commands_run(tmp_path, monkeypatch, capsys):
   for rule in [rule for rule in RULES if isinstance(rule, Run)]:
     for command in dict.fromkeys(shorten(command, rule) for command in by_rule[rule]):
       try:
-        run(shlex.split(command), tmp_path)
+        documented_commands.run(shlex.split(command), tmp_path)
       except BaseException as error:
         error.add_note(f"in: {command}")
         raise

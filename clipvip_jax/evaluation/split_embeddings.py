@@ -170,9 +170,6 @@ def _index_problem(arrays: dict[str, np.ndarray], ids: Sequence[str]) -> str | N
     wrong = np.flatnonzero((arrays[name] < lowest) | (arrays[name] >= num_clips))
     if wrong.size:
       return f"{name}[{wrong[0]}] is {arrays[name][wrong[0]]}, allowed are {lowest} to {num_clips - 1}"
-  without_query = sorted(set(range(num_clips)) - set(arrays["labels"].tolist()))
-  if without_query:
-    return f"{len(without_query)} clips have no query, first {ids[without_query[0]]!r}"
   return None
 
 

@@ -13,6 +13,7 @@ from clipvip_jax.input_pipeline.record_text import Record, record_text, record_t
 from clipvip_jax.input_pipeline.remote_records import RecordStore
 from clipvip_jax.input_pipeline.split_records import SplitRecords
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log, printable
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -170,7 +171,9 @@ class Corpus:
   def check_queries(
     self, split: str, query: str, caption: str, protocol: str = "single", flag: str = "--config.evaluate.protocol"
   ) -> None:
-    """Checks that a split can be evaluated: it has records, and every clip has the queries that the protocol allows.
+    """Checks that a split can be evaluated: it has records and queries, and as many per clip as the protocol allows.
+
+    Clips without a query are distractors: they are ranked, and a warning counts them.
 
     Args:
       split: name of a split.
@@ -180,7 +183,7 @@ class Corpus:
       flag: option that sets the protocol, for error messages.
 
     Raises:
-      UserError: the split or a field does not exist, the split is empty, clips have no query, or see
+      UserError: the split or a field does not exist, the split is empty, no clip has a query, or see
         `check_protocol`.
     """
     texts = self.texts(split, query, caption)
@@ -188,11 +191,12 @@ class Corpus:
     if not texts.ids:
       raise UserError(f"{where}: the split has no records; build the corpus again or choose another split")
     labels = set(texts.labels)
-    without_query = [clip_id for i, clip_id in enumerate(texts.ids) if i not in labels]
-    if without_query:
-      raise UserError(
-        f"{where}: {len(without_query)} clips have no {query!r} to use as query, first {without_query[:_NUM_NAMED]};"
-        " choose another field or split"
+    if not labels:
+      raise UserError(f"{where}: no clip has a {query!r} to use as query; choose another field or split")
+    if without_query := [clip_id for i, clip_id in enumerate(texts.ids) if i not in labels]:
+      log.warning(
+        "%s: %d of %d clips have no %r to use as query, first %s; they are only ranked among the others",
+        *(where, len(without_query), len(texts.ids), query, printable(", ".join(without_query[:_NUM_NAMED]))),
       )
     check_protocol(protocol, texts.ids, texts.labels, where, flag)
 

@@ -182,7 +182,7 @@ def _open_eval_corpus(config: ConfigDict, corpus: Corpus) -> Corpus:
   """Opens the corpus of config.evaluate, `corpus` by default, and checks the queries of its splits."""
   section = config.evaluate
   eval_corpus = _open_on_all_processes(_with_data_dir(config, section), "evaluate") if section.name else corpus
-  for split in (section.selection_split, *section.final_splits):
+  for split in dict.fromkeys((section.selection_split, *section.final_splits)):
     eval_corpus.check_queries(split, section.query, config.data.caption, section.protocol)
   return eval_corpus
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from clipvip_jax.transcription.audio import read_chunks
+from clipvip_jax.transcription.audio import NO_SOUND, read_chunks
 from clipvip_jax.transcription.engine import Engine, NumberedChunk
 from clipvip_jax.transcription.segments import Speech
 from clipvip_jax.transcription.subtitle_files import find_subtitles, read_subtitles
@@ -49,6 +49,11 @@ class Transcript:
   words: list[Word]
   skipped: str
   imagined: int
+
+  @property
+  def is_silent(self) -> bool:
+    """Whether nothing is known to be said in the video: it has no speech, no sound, or no subtitle file."""
+    return not self.words and self.skipped in ("", NO_SOUND, _NO_SUBTITLES)
 
 
 class Transcripts:

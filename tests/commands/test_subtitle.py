@@ -90,6 +90,15 @@ def test_subtitle_files_become_clips(tmp_path, videos, suffix):
   assert len(run(tmp_path, tmp_path / "m.jsonl", "--cut=none")) == 2  # from the same transcripts
 
 
+def test_videos_without_subtitle_files_become_clips_of_which_some_are_held_out(tmp_path, videos):
+  rows = run(videos, tmp_path / "m.jsonl", "--silent_seconds=4", "--validation=0.5")
+  assert {row.get("split") for row in rows if row["video"].endswith("a.mp4")} != {
+    row.get("split") for row in rows if row["video"].endswith("b.mp4")
+  }
+  assert {row.get("split") for row in rows} == {None, "validation"}
+  assert all("subtitle" not in row and 2 <= row["end"] - row["start"] <= 6 for row in rows)
+
+
 def test_two_shards_equal_one_and_faults_are_repeated(tmp_path, videos):
   listed = tmp_path / "list.txt"
   listed.write_text("".join(f"{videos}/{name}.mp4\n" for name in ("a", "b")))
@@ -139,10 +148,13 @@ def test_faults_of_an_endpoint_take_one_line_without_the_key(tmp_path, videos, m
     (["--shard=3/2"], "is not I/N"),
     (["--min_seconds=9", "--max_seconds=3"], "the first at most the second"),
     (["--max_skipped=2"], "--max_skipped=2.0 is out of range"),
+    (["--validation=-1"], "--validation=-1.0 is out of range"),
+    (["--silent_seconds=-1"], "--silent_seconds=-1 must be 0, or at least"),
+    (["--silent_seconds=5", "--validation=1"], "--validation=1 of 2 videos leaves none for training"),
     (["--engine=magic"], "invalid choice: 'magic'"),
     (["--out=m.txt"], "must end with .jsonl"),
     (["--out=az://bucket/m.jsonl"], "is neither a local path nor gs://"),
-    ([], "2 of 2 videos were skipped, first .*a.mp4: has no subtitle file"),
+    ([], r"2 of 2 videos were skipped, first .*a.mp4: has no subtitle file.* keep those .* with --silent_seconds=10"),
   ],
 )
 def test_bad_options_are_refused(tmp_path, videos, flags, words):

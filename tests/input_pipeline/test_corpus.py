@@ -55,9 +55,13 @@ def test_counts_texts_in_evenly_spaced_records_of_a_large_split(tmp_path, monkey
   assert open_written(tmp_path, records).count_texts("train") == (4, {"caption": 4, "description": 0, "subtitle": 0})
 
 
-def test_clips_without_a_query_are_rejected_by_name(tmp_path):
-  with pytest.raises(UserError, match=r"1 clips have no 'description' to use as query, first \['c'\]; choose another"):
-    open_written(tmp_path).check_queries("train", "description", "")
+def test_clips_without_a_query_are_named_and_a_split_without_any_is_rejected(tmp_path, caplog):
+  caplog.set_level("WARNING", "clipvip_jax")
+  open_written(tmp_path / "some").check_queries("train", "description", "", "multi")
+  assert "1 of 3 clips have no 'description' to use as query, first c; they are only ranked" in caplog.text
+  records = [{"id": name, "frames": [b"x"], "caption": "a"} for name in "ab"]
+  with pytest.raises(UserError, match="no clip has a 'description' to use as query; choose another field or split"):
+    open_written(tmp_path / "none", records).check_queries("train", "description", "")
 
 
 def test_an_unknown_text_field_is_rejected_with_the_existing_ones(tmp_path):

@@ -1,7 +1,14 @@
-"""Code of Markdown pages: commands, snippets of Python, and other blocks."""
+"""Code of Markdown pages: commands, snippets of Python, and other blocks; and how commands run."""
 
+import importlib
+import inspect
+import os
 import re
 import shlex
+import subprocess
+import sys
+
+from project_paths import ROOT
 
 PROGRAMS = ("python", "make", "pip", "tensorboard", "clipvip", "docker", "git", "uv", ".ci/run")
 _PYTHON = re.compile(r"(import|from) \w")
@@ -60,3 +67,25 @@ def read_page(text):
   commands = [re.sub(r"^clipvip (?=[a-z])", "python -m clipvip_jax.", command) for command in commands]
   commands = [re.sub(r"^clipvip ", "python -m clipvip_jax.__main__ ", command) for command in commands]
   return [shlex.join(shlex.split(command, comments=True)) for command in commands], snippets, others
+
+
+def start(words):
+  """Runs the module of a command in this process, as `python -m` does."""
+  module = importlib.import_module(words[2])
+  assert hasattr(module, "main"), f"{words[2]} is no command"
+  sys.argv = words[2:]
+  return module.main(words[3:]) if inspect.signature(module.main).parameters else module.main()
+
+
+def run(words, folder):
+  """Runs a command in `folder`, the current one; training in a process of its own, since its flags are global."""
+  if words[:2] == ["python", "-m"] and words[2] != "clipvip_jax.main":
+    start(words)
+  else:
+    words = [sys.executable, *words[1:]] if words[0] == "python" else words
+    cwd = ROOT if words[0] == "make" else folder
+    done = subprocess.run(words, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+  for word in words:
+    if output := re.fullmatch(r"--(?:workdir|out|html|plot)=(.+)", word):
+      assert (folder / output[1]).exists(), f"{word} was not written"

@@ -73,22 +73,27 @@ def place(speech, pauses):
   return np.concatenate([*parts, np.zeros(RATE, np.int16)]), spans
 
 
-def write_spoken_video(path, samples, fps=6, codec="aac", audio_delay=0.0, silent_picture=True):
-  """Writes a video with samples at RATE as its sound, which begins `audio_delay` seconds after the pictures."""
+def write_spoken_video(path, samples, fps=6, codec="aac", audio_delay=0.0, silent_picture=True, frames=None):
+  """Writes a video with samples at RATE as its sound, which begins `audio_delay` seconds after the pictures.
+
+  The pictures are `frames`, or grey; there are none without `silent_picture`.
+  """
   import av
 
   with av.open(str(path), "w") as file:
     if silent_picture:
       picture = file.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
-      picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+      if frames is None:
+        levels = 40 + np.arange(round((len(samples) / RATE + audio_delay) * fps)) % 100
+        frames = np.broadcast_to(levels.astype(np.uint8)[:, None, None, None], (len(levels), 48, 64, 3))
+      picture.width, picture.height, picture.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
     sound = file.add_stream(codec, rate=RATE, layout="mono")
     resampler = av.AudioResampler(
       format=sound.format.name, layout="mono", rate=RATE, frame_size=sound.frame_size or 1024
     )
     if silent_picture:
-      for index in range(round((len(samples) / RATE + audio_delay) * fps)):
-        frame = np.full((48, 64, 3), 40 + index % 100, np.uint8)
-        file.mux(picture.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+      for frame in frames:
+        file.mux(picture.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
       file.mux(picture.encode())
     for first in range(0, len(samples), 1024):
       frame = av.AudioFrame.from_ndarray(samples[None, first : first + 1024], format="s16", layout="mono")
@@ -125,7 +130,7 @@ class SpeechServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     url: for --endpoint.
     fault: called with the number of a request, from 0; returns a status, "garbage", "text" (no times) or "".
     requests: (fields, authorization) of each request.
-    texts: of the sentences, by the number of the sentence in each sound.
+    texts: of the sentences, by the number of the sentence in each sound; or a function that returns them for samples.
   """
 
   daemon_threads = True
@@ -178,9 +183,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       assert file.getframerate() == RATE
       samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
     spans = hear(samples, min_pause=self.server.min_pause)
-    segments = [
-      {"start": a, "end": b, "text": f" {text}"} for (a, b), text in zip(spans, self.server.texts, strict=False)
-    ]
+    texts = self.server.texts(samples) if callable(self.server.texts) else self.server.texts
+    segments = [{"start": a, "end": b, "text": f" {text}"} for (a, b), text in zip(spans, texts, strict=False)]
     return self._send(200, json.dumps({"segments": segments, "text": "", "duration": 1}).encode())
 
   def _send(self, status, data):
