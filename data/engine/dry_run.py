@@ -185,8 +185,11 @@ def check_limits(builder: CorpusBuilder, results: dict[str, SplitCheck]) -> None
   if over:
     fractions = ", ".join(f"{result.describe()} of split {split!r}" for split, result in over.items())
     remedy = ", or decode all with --decode=-1" if any(result.is_estimate for result in over.values()) else ""
+    textless = any(clip.reason == "without_text" for result in over.values() for clip in result.skipped)
+    texts = " or add texts (--captions=FILES of clipvip_jax.caption)" if textless else ""
     raise UserError(
-      f"a build would skip {fractions}, more than {limit:.1%}; repair these files, or raise --max_skipped{remedy}"
+      f"a build would skip {fractions}, more than {limit:.1%}; repair these files{texts}, or raise"
+      f" --max_skipped{remedy}"
     )
   limit = builder.options.max_missing_text
   for split, result in results.items():

@@ -44,6 +44,14 @@ def test_limits_and_report(builder):
   assert "train: 9.mp4: missing" in report and "train: 8.mp4: undecodable" in report
 
 
+def test_clips_without_texts_need_captions(tmp_path):
+  corpora.write_video(tmp_path / "a.mp4")
+  manifest = corpora.write_lines(tmp_path / "m.jsonl", [{"video": "a.mp4"}])
+  builder = Builder(config="default", data_dir=str(tmp_path / "corpora"), options=BuildOptions(raw_dir=str(manifest)))
+  with pytest.raises(UserError, match=r"repair these files or add texts \(--captions=FILES of .*\), or raise --max_sk"):
+    check_limits(builder, check_corpus(builder, -1))
+
+
 def test_report_counts_what_is_tolerated(tmp_path):
   write_movie(tmp_path / "a.ts", "mpeg2video")
   short = write_movie(tmp_path / "b.mkv", "libx264")
