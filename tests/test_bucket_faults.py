@@ -3,24 +3,11 @@
 import random
 
 import pytest
+from buckets import with_faults
 
 from clipvip_jax.utils import conditional_write, storage
 
-SEEDS = range(20)
-
 pytestmark = pytest.mark.usefixtures("quick_retries")
-
-
-def with_faults(bucket, action):
-  """Calls action(seed, name of a folder) under faults, for all seeds."""
-  for seed in SEEDS:
-    try:
-      with bucket.faults(seed=seed, rate=0.25, slow_seconds=0.01):
-        action(seed, f"seed_{seed}")
-    except BaseException as error:
-      error.add_note(f"seed {seed}")
-      raise
-  assert sum(bool(fault) for _, fault in bucket.requests()) > 3 * len(SEEDS)
 
 
 def test_transfers(bucket, tmp_path):

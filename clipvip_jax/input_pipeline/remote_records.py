@@ -155,7 +155,11 @@ class CachedRecords(Sequence[bytes]):
       return self._reader(file, path).read([position])[0]
 
   def _reader(self, file: RemoteFile, path: pathlib.Path) -> Any:
-    """Returns the reader of a file; opens it if it is not open, or if the file was deleted and downloaded since."""
+    """Returns the reader of a file; opens it if it is not open, or if the file was deleted and downloaded since.
+
+    Raises:
+      RuntimeError: the file is corrupt, or holds another number of records.
+    """
     from array_record.python.array_record_module import ArrayRecordReader
 
     inode = path.stat().st_ino
@@ -168,6 +172,9 @@ class CachedRecords(Sequence[bytes]):
       self._close(next(iter(self._readers)))
     self._close(file)
     reader = ArrayRecordReader(os.fspath(path), _READER_OPTIONS, file_reader_buffer_size=_READER_BUFFER)
+    if (number := reader.num_records()) != file.num_records:
+      reader.close()
+      raise RuntimeError(f"it holds {number} records, not {file.num_records}")
     self._readers[file] = inode, reader
     return reader
 

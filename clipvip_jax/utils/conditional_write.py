@@ -29,10 +29,12 @@ def read(path: epath.Path) -> tuple[bytes, str] | None:
   def attempt() -> tuple[bytes, str]:
     system, name = file_system(path), os.fspath(path)
     for _ in range(_ATTEMPTS):
-      token = _token(system.info(name))
+      info = system.info(name)
       content = system.cat_file(name)
-      if _token(system.info(name)) == token:  # no other process has written between the requests
-        return content, token
+      if _token(system.info(name)) == _token(info):  # no other process has written between the requests
+        if len(content) != info["size"]:
+          raise TransferError(f"{name} has another size")
+        return content, _token(info)
     raise TransferError(f"{name} changes all the time")
 
   try:

@@ -14,6 +14,7 @@ from etils import epath
 from clipvip_jax.utils import atomic_write, storage
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import find_path
+from clipvip_jax.utils.storage_errors import TransferError
 
 
 def find_video(address: str) -> str:
@@ -45,7 +46,15 @@ def read_text(path: epath.Path) -> str:
   """
   if not storage.is_remote(path):
     return path.read_text(encoding="utf-8")
-  return storage.retry(path, lambda: storage.file_system(path).cat_file(os.fspath(path))).decode()
+  system, name = storage.file_system(path), os.fspath(path)
+
+  def attempt() -> bytes:
+    size, content = system.info(name)["size"], system.cat_file(name)
+    if len(content) != size:
+      raise TransferError(f"{len(content)} of {size} bytes")
+    return bytes(content)
+
+  return storage.retry(path, attempt).decode()
 
 
 def file_state(address: str | os.PathLike[str]) -> list[int]:

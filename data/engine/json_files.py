@@ -8,9 +8,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from etils import epath
-
 from clipvip_jax.data.engine import bad_lines, text_files
+from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.errors import UserError
 
 _JSON_LINES = "write JSON lines, one object a line (jq -c '.[]' LIST.json > LINES.jsonl)"
@@ -87,7 +86,7 @@ def read_json(path: str) -> Any:
     UserError: The file does not exist, is unreadable, or is not valid JSON.
   """
   try:
-    data = epath.Path(path).read_bytes()
+    data = fetch_file(path).read_bytes()
     text_files.check_encoding(data[:4], path)
     return parse_json(str(data, "utf-8-sig"))
   except (OSError, ValueError, RecursionError) as error:
@@ -101,7 +100,7 @@ def read_json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     UserError: The file is unreadable, or a line is not a JSON object.
   """
   try:
-    with epath.Path(path).open("rb") as file:
+    with fetch_file(path).open("rb") as file:
       for number, line in enumerate(file, 1):
         if number == 1:
           text_files.check_encoding(line, path)

@@ -12,6 +12,7 @@ from typing import Any
 
 from etils import epath
 
+from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import printable
 
@@ -30,7 +31,7 @@ def read_plain_pickle(path: epath.Path) -> Any:
     UserError: The file is unreadable or corrupt, refers to a function or class, or repeats its values too often.
   """
   try:
-    program = path.read_bytes()
+    program = fetch_file(path).read_bytes()
     value = _interpret(program, path)
   except UserError:
     raise

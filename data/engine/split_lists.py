@@ -10,6 +10,7 @@ from etils import epath
 
 from clipvip_jax.data.engine.annotations import Clip, check_name, clip_key
 from clipvip_jax.data.engine.text_files import read_lines
+from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.errors import UserError, first_line
 
 
@@ -43,7 +44,7 @@ def _read_names(path: epath.Path) -> Iterator[tuple[str, str]]:
 
 def _read_array(path: epath.Path) -> list[str]:
   try:
-    names = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    names = np.lib.format.read_array(io.BytesIO(fetch_file(path).read_bytes()), allow_pickle=False)
     if names.ndim != 1 or names.dtype.kind not in "US":
       raise ValueError(f"{names.dtype} {list(names.shape)}")
     return names.astype(str).tolist()

@@ -92,13 +92,16 @@ def read_text(file: BinaryIO, span: Span, where: str) -> str:
     where: Its location, for the error message.
 
   Raises:
-    UserError: It is unreadable, too large, or not UTF-8.
+    UserError: It is unreadable, truncated, too large, or not UTF-8.
   """
   if span.size > _MAX_TEXT_BYTES:
     raise UserError(f"{where}: the text has {span.size} bytes; use at most {_MAX_TEXT_BYTES}")
   try:
     file.seek(span.offset)
-    return str(file.read(span.size), "utf-8-sig")
+    data = file.read(span.size)
+    if len(data) < span.size:
+      raise UserError(f"{where}: the tar file ends within the text; copy it again")
+    return str(data, "utf-8-sig")
   except UnicodeDecodeError as error:
     raise UserError(f"{where}: the text is not UTF-8 ({error}); re-encode it") from error
   except OSError as error:

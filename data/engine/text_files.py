@@ -7,8 +7,7 @@ import io
 import os
 from collections.abc import Iterator
 
-from etils import epath
-
+from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.errors import UserError
 
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's little-endian mark starts with UTF-16's
@@ -26,7 +25,7 @@ def read_lines(path: str | os.PathLike[str], newline: str = "") -> Iterator[str]
   """
   number = 0
   try:
-    with epath.Path(path).open("rb") as file:
+    with fetch_file(path).open("rb") as file:
       for raw in file:
         if not number:
           check_encoding(raw, path)

@@ -18,6 +18,7 @@ from clipvip_jax.data.engine import bad_lines, build_files, caption_files, remot
 from clipvip_jax.data.engine.items import Item, clean_text, peek
 from clipvip_jax.data.engine.json_files import LOOKUP_KEYS, excerpt, id_and_text, read_json, read_json_lines
 from clipvip_jax.utils import storage
+from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.errors import UserError
 
 _CHECKED_CLIPS = 1000  # clips that `check_lookups` looks up
@@ -222,5 +223,5 @@ def lookup_fingerprint(path: str) -> str:
     return json.dumps(lookup_state(path))
   digest = hashlib.sha256()
   for file in caption_files.list_files(path):
-    digest.update(epath.Path(file).read_bytes())
+    digest.update(fetch_file(file).read_bytes())
   return digest.hexdigest()

@@ -35,7 +35,8 @@ class Faults:
   Attributes:
     rate: probability that a request has a fault.
     kinds: what is drawn from: a status; "reset" (of the connection, before the request has an effect); "lost" (reset
-      after it had its effect); "slow" and "truncated" bodies.
+      after it had its effect); "slow" and "truncated" bodies. Not drawn by default: "short", the answer holds less of
+      an object, as if that were all; "silent", there is no answer until the faults change.
     match: regular expression that "METHOD path?query" of a request must contain.
     limit: number of faults after which there are none; None: no limit.
     latency: seconds that are added to every request.

@@ -96,9 +96,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     self.server.requests.append([f"{self.command} {self.path}", fault])
     if fault == "reset":
       return self._reset()
+    if fault == "silent":
+      return self._wait_while(faults)
     answer = self.server.store.error(int(fault)) if fault.isdigit() else self._answer(body)
     if fault == "lost" or (fault == "truncated" and len(answer.body) < 2):
       return self._reset()
+    if fault == "short" and self.server.store.is_content(self.command, self.path) and answer.status < 300:
+      answer.body = answer.body[: len(answer.body) * 2 // 3]
     return self._send(answer, fault, faults.slow_seconds)
 
   def handle_expect_100(self):
@@ -127,6 +131,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     except Exception as error:  # of the emulator
       print(f"{self.command} {self.path}: {error!r}", file=sys.stderr, flush=True)
       return self.server.store.error(500)
+
+  def _wait_while(self, faults):
+    """Gives no answer while these are the faults of the server."""
+    self.close_connection = True
+    while self.server.faults is faults:
+      time.sleep(0.05)
 
   def _reset(self):
     """Aborts the connection."""

@@ -114,6 +114,11 @@ class Bucket:
     """Writes an object, past all faults."""
     self.store.control("PUT", f"buckets/{self.name}/{name}", content)
 
+  def empty(self):
+    """Deletes all objects."""
+    for method in ("DELETE", "PUT"):
+      self.store.control(method, f"buckets/{self.name}")
+
   def upload(self, folder, name):
     """Writes the files of a local folder below the name of a remote one, past all faults; returns its URL."""
     for path in sorted(pathlib.Path(folder).rglob("*")):
@@ -152,6 +157,18 @@ def _forget_clients():
   for module, name in (("gcsfs", "GCSFileSystem"), ("s3fs", "S3FileSystem")):
     if module in sys.modules:
       getattr(sys.modules[module], name).clear_instance_cache()
+
+
+def with_faults(bucket, action, seeds=range(20), fewest=3, **fields):
+  """Calls action(seed, name of a folder) under faults, for all seeds, which must meet `fewest` faults on average."""
+  for seed in seeds:
+    try:
+      with bucket.faults(**{"seed": seed, "rate": 0.25, "slow_seconds": 0.01, **fields}):
+        action(seed, f"seed_{seed}")
+    except BaseException as error:
+      error.add_note(f"seed {seed}")
+      raise
+  assert sum(bool(fault) for _, fault in bucket.requests()) > fewest * len(seeds)
 
 
 @contextlib.contextmanager

@@ -66,6 +66,10 @@ class Google:
     headers["Content-Length"] = str(len(content))
     assert self.answer("POST", path, headers, content).status == 200
 
+  def is_content(self, method, path):
+    """Whether a request reads the content of an object."""
+    return method == "GET" and ("alt=media" in path or not re.match("/(storage|batch|upload)/", path))
+
   def error(self, status, message=""):
     reason, _, text = ERRORS.get(status, ERRORS[400])
     content = {"code": status, "message": message or text, "errors": [{"reason": reason, "message": message or text}]}

@@ -1,6 +1,7 @@
 """Emulator of S3."""
 
 import io
+import re
 import sys
 import urllib.parse
 
@@ -40,6 +41,10 @@ class S3:
   def write(self, name, key, content):
     """Writes an object, past all faults."""
     self._backend.put_object(name, key, content)
+
+  def is_content(self, method, path):
+    """Whether a request reads the content of an object."""
+    return method == "GET" and bool(re.fullmatch(r"/[^/?]+/[^?]+(\?x-id=GetObject)?", path))
 
   def error(self, status, message=""):
     _, code, text = ERRORS[status]

@@ -1,6 +1,11 @@
 """Corpora that are built in object stores and read there."""
 
 import json
+import random
+import signal
+import subprocess
+import sys
+import time
 
 import corpora
 import numpy as np
@@ -8,6 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 from ml_collections import ConfigDict
+from project_paths import ROOT
 
 from clipvip_jax import data_tool
 from clipvip_jax.data.engine import build_lock
@@ -102,8 +108,7 @@ def test_an_interrupted_build_is_resumed_and_never_trusted(bucket, manifest, mon
   """The last file is missing, others have other bytes: a reader refuses, a build replaces all of them."""
   build(bucket / "corpora", manifest)
   complete = {name: bucket.read(name) for name in bucket.sizes()}
-  bucket.store.control("DELETE", f"buckets/{bucket.name}")
-  bucket.store.control("PUT", f"buckets/{bucket.name}")
+  bucket.empty()
   for name, content in complete.items():
     if not name.endswith("/features.json"):
       bucket.write(name, content[: len(content) // 2])
@@ -156,3 +161,41 @@ def test_a_corrupt_corpus_names_its_address(bucket, local_corpus):
   bucket.write(f"{FOLDER}/dataset_info.json", json.dumps({**info, "version": "1.0.1"}).encode())
   with pytest.raises(UserError, match=rf"{bucket / FOLDER} is corrupt \(.*digest.*build the corpus again"):
     opened(bucket / "corpora")
+
+
+BUILD = """
+import sys
+import tensorflow_datasets as tfds
+from clipvip_jax.data.engine.corpus_config import BuildOptions
+from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder
+options = BuildOptions(raw_dir=sys.argv[2], max_skipped=0.5, clips_per_shard=2)
+Builder(config="default", data_dir=sys.argv[1], file_format="array_record", options=options).build(
+  tfds.download.DownloadConfig()
+)
+"""
+
+
+@pytest.mark.slow
+def test_killed_builds_end_with_the_bytes_of_an_uninterrupted_one(bucket, manifest):
+  """Killed after a random number of requests, six times: no reader trusts what is there, and nothing is left."""
+  rng = random.Random(bucket.url.split(":")[0])
+  build(bucket / "corpora", manifest)
+  complete, total = {name: bucket.read(name) for name in bucket.sizes()}, len(bucket.requests())
+  bucket.empty()
+  command = [sys.executable, "-c", BUILD, bucket / "corpora", str(manifest)]
+  killed = 0
+  for count in sorted(rng.sample(range(1, total), 6)):
+    bucket.store.control("DELETE", "requests")
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=ROOT)
+    while process.poll() is None and len(bucket.requests()) < count:
+      time.sleep(0.002)
+    process.kill()
+    error = process.communicate()[1].decode()
+    assert process.returncode in (0, -signal.SIGKILL), error
+    killed += process.returncode != 0
+    if f"{FOLDER}/features.json" not in bucket.sizes():
+      with pytest.raises(UserError, match=r"is not in .*built: none"):
+        opened(bucket / "corpora")
+  assert killed > 2
+  subprocess.run(command, check=True, cwd=ROOT)
+  assert {name: bucket.read(name) for name in bucket.sizes()} == complete
