@@ -35,3 +35,10 @@ def locked(build_dir: epath.Path) -> Iterator[None]:
     raise UserError(f"{build_dir}: another process is building this corpus; wait for it, or stop it") from error
   except OSError as error:
     raise build_files.disk_error(build_dir, error) from error
+
+
+def delete_leftovers(build_dir: epath.Path) -> None:
+  """Deletes the folder of a build that was killed after it had completed the corpus."""
+  if build_files.exists(build_dir):
+    with contextlib.suppress(UserError), locked(build_dir):  # locked: another build is about to replace the corpus
+      build_files.delete_folder(build_dir)

@@ -204,7 +204,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         changed = rebuild.changed_shards(plan, built) if built else []
       if not built or not changed:
         log.info("%s exists and is up to date", self.folder)
-        return
+        return build_lock.delete_leftovers(self.build_dir)
       self._rebuild(built, changed, config)
     self.download_and_prepare(download_config=config)
     for split, counts in self.info.metadata["coverage"].items():
