@@ -119,7 +119,7 @@ def _configure(scheme: str) -> None:
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=120)
-    options.setdefault("session_kwargs", {"timeout": timeout})
+    options.setdefault("requests_timeout", timeout)  # that of a session does not apply: gcsfs passes this one
   logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of the errors that it raises
 
 

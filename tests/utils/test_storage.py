@@ -166,3 +166,7 @@ def test_import_needs_no_package():
     [sys.executable, "-S", "-c", "import clipvip_jax.utils.storage"], capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr
+
+
+def test_requests_have_a_time_limit(gs_bucket):
+  assert storage.file_system(gs_bucket.url).requests_timeout.sock_read == 120
