@@ -7,7 +7,8 @@ b200:8, gb200:72), the step is compiled for the same number of CPU devices: oper
 XLA's partitioner on GPUs; memory and its traffic are upper estimates, since CPUs store float32 where GPUs store
 bfloat16, fuse less, and lack cuDNN. Times are lower bounds, computed from published peaks. The memory time of TPUs
 counts bytes that cross the boundary of a chip's memory (HBM), named by module. A core of a TPU7x, which has two, counts
-as a chip, as in JAX. Exit codes: 0 fits; 1 does not fit; 2 bad input.
+as a chip, as in JAX. --run=WORKDIR compares the memory with that of a finished run. Exit codes: 0 fits; 1 does not fit;
+2 bad input.
 """
 
 import sys
@@ -31,14 +32,20 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--topology", required=True, help="a chip and their number, as in v5e:4x8 or h100:8")
   parser.add_argument("--json", type=path_argument("--json"), help="write the report to this file")
   parser.add_argument("--largest_batch", action="store_true", help="estimate the largest batch that fits")
+  parser.add_argument(
+    "--run", type=path_argument("--run"), help="compare with the peak memory of this workdir, a run of the same recipe"
+  )
   options, overrides = parser.parse_known_args(argv)
   chips.parse_topology(options.topology)
   if options.json:
     storage.check_bucket(options.json, "--json")
   config = recipe_flags.parse_config([f"--config={options.config}", *overrides])
-  from clipvip_jax.cost_model.step_report import step_report  # lazy, so that --help is fast
+  from clipvip_jax.cost_model.measured_memory import measured_memory  # lazy, so that --help is fast
+  from clipvip_jax.cost_model.step_report import step_report
 
+  measured = {"memory_measured": measured_memory(options.run, config)} if options.run else {}
   report = {"config": options.config} | step_report(config, options.topology, largest_batch=options.largest_batch)
+  report |= measured
   print("\n".join(preflight_table.lines(report)))
   if options.json:
     with uploaded_file(options.json, "--json") as path:

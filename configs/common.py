@@ -267,6 +267,8 @@ def host() -> ConfigDict:
       # Where the curves go, in addition to metrics.jsonl: tensorboard, wandb, mlflow, or MODULE:CLASS, a subclass of
       # clipvip_jax.tracking.tracker.Tracker; several separated by commas; empty: none. See docs/training.md.
       "tracker": "tensorboard",
+      # Steps to trace with jax.profiler, as in "10-15" or "10", into the folder profile of the workdir; empty: none.
+      "profile_steps": "",
     }
   )
 

@@ -57,7 +57,11 @@ def _memory(report: Mapping[str, Any]) -> list[str]:
   if report["usable"] < report["hbm"]:
     available += f", of which JAX takes {_memory_of(report['usable'])}"
   verdict = "fits" if report["fits"] else "does not fit"
-  return [f"memory of a chip{estimated}", *parts, f"{_row('together', used)} {available}: {verdict}"]
+  lines = [f"memory of a chip{estimated}", *parts, f"{_row('together', used)} {available}: {verdict}"]
+  if measured := report.get("memory_measured"):
+    ratio = f", {report['memory_used'] / measured:.2f} of it estimated" if report["memory_used"] else ""
+    lines.append(_row("measured by the run", _memory_of(measured)) + ratio)
+  return lines
 
 
 def _flops(report: Mapping[str, Any]) -> list[str]:

@@ -139,7 +139,7 @@ def scatter_rows(feature_batches: Iterable[FeatureBatch], count: int, dim: int) 
   """
   features = np.full((count, dim), np.nan, np.float32)
   for batch in feature_batches:
-    rows, index = map(np.asarray, batch)
+    rows, index = jax.device_get(batch)
     is_real = index >= 0
     features[index[is_real]] = rows[is_real]
   return features

@@ -197,7 +197,7 @@ def metric_difference(metric: str, a: Any, b: Any) -> Difference:
 
 def _charts(runs: Mapping[str, RunResults]) -> Iterator[Chart]:
   """Draws the loss, and R@1 of every split that a run is evaluated on during training, both runs in one chart."""
-  losses = {name: metrics_history.loss_curve(run.history) for name, run in runs.items()}
+  losses = {name: metrics_history.train_curve(run.history) for name, run in runs.items()}
   smooth = {name: (steps, charts.moving_average(values)) for name, (steps, values) in losses.items() if steps}
   loss_names = [str(runs[name].config.get("loss")) for name in smooth]
   note = "smoothed, over optimiser steps"

@@ -58,6 +58,7 @@ def _page_values(
     "splits": [_split_section(name, split, published.get(name, ())) for name, split in splits.items()],
     "step": results.get("step"),
     "best_step": results.get("best_step"),
+    "peak_memory": _peak_memory(history),
     "num_params": None if num_params is None else _format_count(num_params),
     "ranks": [
       _rank_chart(name, split["rank_histogram"]) for name, split in splits.items() if "rank_histogram" in split
@@ -80,6 +81,12 @@ def format_value(value: Any) -> str:
 
 def _format_count(count: int) -> str:
   return f"{count / 1e6:,.1f} M" if count >= 1e6 else f"{count:,}"
+
+
+def _peak_memory(history: Sequence[Mapping[str, Any]]) -> str | None:
+  """Formats the high-water mark of a device's memory; None where it was not measured."""
+  _, values = metrics_history.train_curve(history, metrics_history.PEAK_MEMORY)
+  return f"{max(values) / 2**30:,.1f} GiB" if values else None
 
 
 def _split_section(name: str, split: Mapping[str, Any], published: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -192,15 +199,27 @@ def _rank_chart(split: str, histogram: Mapping[str, int]) -> Chart:
 
 def _training_charts(history: Sequence[Mapping[str, Any]], best_step: int | None) -> Iterator[Chart]:
   """Draws the loss, and the recalls of each split, as far as the history has points."""
-  steps, values = metrics_history.loss_curve(history)
+  steps, values = metrics_history.train_curve(history)
   if steps:
     raw = Curve("raw", steps, values, "first", faint=True, marker=len(steps) == 1)
     smooth = Curve("smoothed", steps, charts.moving_average(values), "first")
     yield charts.line_chart("Training loss", "raw and smoothed, over optimiser steps", [raw, smooth])
+  if curves := _ratio_curves(history):
+    note = "l2 norm of the update divided by that of the parameters, over optimiser steps"
+    yield charts.line_chart("Size of the updates", note, curves)
   for split, evaluations in metrics_history.evaluations_by_split(history).items():
     if curves := _recall_curves(evaluations):
       note = f"{split}, percent, over optimiser steps"
       yield charts.line_chart("Text-to-video recall", note, curves, max_value=100.0, best_step=best_step)
+
+
+def _ratio_curves(history: Sequence[Mapping[str, Any]]) -> list[Curve]:
+  modules = metrics_history.train_curves(history, metrics_history.UPDATE_RATIO)
+  return [
+    Curve(name, steps, values, series, dashes, marker=charts.has_markers(steps))
+    for (name, (steps, values)), series, dashes in zip(modules.items(), charts.SERIES, _DASHES, strict=False)
+    if steps
+  ]
 
 
 def _recall_curves(evaluations: Mapping[int, Mapping[str, Any]]) -> list[Curve]:

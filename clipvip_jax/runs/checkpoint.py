@@ -103,7 +103,7 @@ class Checkpoints:
       Exception: the previous save failed.
     """
     self.wait()
-    step = int(state.step)
+    step = int(jax.device_get(state.step))
     if step in self._manager.all_steps():
       return
     items = {"state": ocp.args.StandardSave(state), "data": ocp.args.JsonSave(position)}
@@ -169,7 +169,7 @@ class Checkpoints:
         args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
       )
     state, position = restored["state"], restored["data"]
-    check_position(step, int(state.step), position, self._batch_size)
+    check_position(step, int(jax.device_get(state.step)), position, self._batch_size)
     return state, position
 
   def restore_best(self, abstract: TrainState) -> TrainState | None:

@@ -17,12 +17,21 @@ from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.log import log
 
 _MAX_NAMED = 5  # corrupt lines that a warning names
+UPDATE_RATIO = "update_ratio/"  # prefix of a metric of each module of the model
+PEAK_MEMORY = "peak_memory"  # bytes, of the fullest device of process 0 until then; only where its backend measures it
 Points = tuple[list[int], list[float]]  # increasing steps, and their values
 
 
-def loss_curve(history: Iterable[Mapping[str, Any]]) -> Points:
-  """Returns the training loss by step."""
-  return _points({row["step"]: row.get("loss") for row in history if row["kind"] == "train"})
+def train_curve(history: Iterable[Mapping[str, Any]], name: str = "loss") -> Points:
+  """Returns a metric of the training steps by step."""
+  return _points({row["step"]: row.get(name) for row in history if row["kind"] == "train"})
+
+
+def train_curves(history: Iterable[Mapping[str, Any]], prefix: str) -> dict[str, Points]:
+  """Returns {the rest of the name: values by step} of the metrics of the training steps whose names have a prefix."""
+  rows = [row for row in history if row["kind"] == "train"]
+  names = sorted({name for row in rows for name in row if name.startswith(prefix)})
+  return {name.removeprefix(prefix): train_curve(rows, name) for name in names}
 
 
 def evaluations_by_split(history: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, Mapping[str, Any]]]:

@@ -8,12 +8,14 @@
 | environments.json | versions of code and packages, see environments.py |
 | extensions.json | numbers of steps, where the run was extended |
 | initial_weights.json | SOURCE and digest of the weights that the run started from, see initial_weights.py |
+| parameters.txt | names, shapes and shardings of the parameters |
 | metrics.jsonl | losses and evaluations by step, see metrics_history.py |
 | metrics.jsonl.corrupt | its corrupt lines |
 | checkpoints/ | see checkpoint.py |
 | corrupt_checkpoints/ | checkpoints that could not be restored, quarantined |
 | results.json, report.html | the outcome |
 | events.out.tfevents.* | the curves for TensorBoard |
+| profile/ | traces of steps, see training/step_profile.py |
 | trackers/ | the run's id and last steps at other trackers, see tracking/tracker_process.py |
 | wandb/ | files of Weights & Biases |
 | lock | host and process id of the run, see workdir_lock.py and, in a bucket, utils/lease.py |

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
 from jaxtyping import Array, Int
 
@@ -39,7 +40,7 @@ class DivergenceCheck:
     if self._pending is None:
       return
     (step, metrics, records), self._pending = self._pending, None
-    loss, grad_norm = float(metrics["loss"]), float(metrics["grad_norm"])
+    loss, grad_norm = (float(jax.device_get(metrics[name])) for name in ("loss", "grad_norm"))
     clips = [(self._streams[stream].batcher, int(i)) for stream, i in records if i >= 0]
     is_zero = loss == 0 and not self._is_remainder(records)
     if np.isfinite(loss) and np.isfinite(grad_norm) and not is_zero:

@@ -47,7 +47,7 @@ def evaluate_best(
   components: Components, evaluator: Evaluator, checkpoints: Checkpoints, state: TrainState
 ) -> FinalEvaluation:
   """Evaluates the best checkpoint on the final splits; `state` is the last one."""
-  last_step = int(state.step)
+  last_step = int(jax.device_get(state.step))
   if checkpoints.best_step() not in (None, last_step):
     state = checkpoints.restore_best(components.abstract_state) or state
   splits = components.config.evaluate.final_splits
@@ -115,7 +115,7 @@ def _results(components: Components, evaluation: FinalEvaluation) -> dict[str, A
   return {
     "splits": {split: result.metrics for split, result in evaluation.splits.items()},
     "step": evaluation.last_step,
-    "best_step": int(evaluation.state.step),
+    "best_step": int(jax.device_get(evaluation.state.step)),
     "best_by": f"plain text-to-video R@1 on {components.config.evaluate.selection_split}",
     "num_params": int(parameter_overview.count_parameters(evaluation.state.params)),
     "corpus": {"name": corpus.name, **corpus.metadata, "mix": components.corpus_identity.get("mix", {})},

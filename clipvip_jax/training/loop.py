@@ -1,5 +1,6 @@
 """Training loop: runs the steps, and logs, saves, evaluates and stops between them."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping
 
@@ -7,20 +8,22 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from clipvip_jax.distributed import sharding
+from clipvip_jax.distributed import device_memory, sharding
 from clipvip_jax.distributed.termination import stop_requested
 from clipvip_jax.distributed.watchdog import report_progress
 from clipvip_jax.evaluation.evaluator import Evaluator
 from clipvip_jax.input_pipeline.pipeline import iterate_batches
 from clipvip_jax.reporting import results_table
 from clipvip_jax.runs.checkpoint import Checkpoints
-from clipvip_jax.runs.metrics_history import History
+from clipvip_jax.runs.metrics_history import PEAK_MEMORY, History
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.tracking.tracker import Tracker
 from clipvip_jax.training.divergence import DivergenceCheck
 from clipvip_jax.training.setup import Components
+from clipvip_jax.training.step_profile import StepProfiler
 from clipvip_jax.training.step_timer import StepTimer
 from clipvip_jax.training.train_step import JittedTrainStep, jit_train_step, num_masked_steps
+from clipvip_jax.training.update_norms import jit_update_norms
 from clipvip_jax.utils import signals
 from clipvip_jax.utils.errors import Terminated
 from clipvip_jax.utils.log import log
@@ -43,6 +46,9 @@ class TrainLoop:
     self._tracker = tracker
     self._masked_step = _jit_step(components, drop_patches=True)
     self._unmasked_step = _jit_step(components, drop_patches=False)
+    self._norms = jit_update_norms(
+      self._config.optimizer, components.lr_schedule, components.mesh, components.abstract_state
+    )
     self._num_masked_steps = num_masked_steps(self._config, components.total_steps)
 
   def run(self, state: TrainState, first_step: int) -> TrainState:
@@ -57,25 +63,35 @@ class TrainLoop:
     step = first_step
     if self._evaluation_is_due(step) and not self._checkpoints.has_score(step):  # interrupted in its evaluation
       self._evaluate(state, step)
-    for batch in self._load_batches(first_step, timer):
+    profiler = StepProfiler(self._components.profile_steps, self._components.folder, step, timer.add_pause)
+    with contextlib.closing(profiler):
+      state = self._run_steps(state, step, timer, profiler)
+    self._checkpoints.wait()
+    self._check_workdir()
+    signals.allow(self._saved(total_steps))
+    return state
+
+  def _run_steps(self, state: TrainState, step: int, timer: StepTimer, profiler: StepProfiler) -> TrainState:
+    """Trains from `step` updates to the end, and logs, saves and evaluates in between."""
+    total_steps = self._components.total_steps
+    for batch in self._load_batches(step, timer):
       report_progress(f"step {step + 1} of {total_steps}")
       records = np.stack([batch.pop("stream"), batch.pop("record")], axis=1)
       train_step = self._masked_step if step < self._num_masked_steps else self._unmasked_step
-      state, metrics = train_step(state, sharding.shard_batch(self._components.mesh, batch))
+      with profiler.start_step(step + 1, state):
+        state, metrics = train_step(state, sharding.shard_batch(self._components.mesh, batch))
       signals.defer()  # compiled, and there are steps to save
       step += 1
+      profiler.finish_step(step, metrics)
       self._divergence.check()  # of the previous step, while this one computes
       self._divergence.defer(step, metrics, records)
       timer.finish_step(step)
       if step % self._config.host.log_every == 0 or step == total_steps:
-        self._log(step, metrics, timer)
+        self._log(step, {**metrics, **self._norms(state)}, timer)
       stop_signal = stop_requested()
       self._save_and_evaluate(state, step, bool(stop_signal), timer)
       if stop_signal:
         raise Terminated(stop_signal, self._saved(step))
-    self._checkpoints.wait()
-    self._check_workdir()
-    signals.allow(self._saved(step))
     return state
 
   def _check_workdir(self) -> None:
@@ -111,12 +127,14 @@ class TrainLoop:
 
   def _log(self, step: int, metrics: Mapping[str, Array], timer: StepTimer) -> None:
     """Writes training metrics to metrics.jsonl, the trackers and the log."""
-    values = {name: float(value) for name, value in metrics.items()}
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    memory = {PEAK_MEMORY: peak} if (peak := device_memory.peak_bytes()) else {}
     self._divergence.check()
-    self._history.append({"kind": "train", "step": step, **values})
+    self._history.append({"kind": "train", "step": step, **values, **memory})
     speed = timer.report(step)
-    self._tracker.log_metrics(step, {f"train/{name}": value for name, value in (values | speed).items()})
-    log.info(timer.format_line(step, values["loss"], speed))
+    self._tracker.log_metrics(step, {f"train/{name}": value for name, value in (values | memory | speed).items()})
+    in_use = f" | {peak / 2**30:.1f} GiB of memory" if peak else ""
+    log.info("%s%s", timer.format_line(step, values["loss"], speed), in_use)
     self._components.folder.request_upload()
 
   def _save_and_evaluate(self, state: TrainState, step: int, stopping: bool, timer: StepTimer) -> None:

@@ -129,13 +129,45 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
     step = state.step + 1
     first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.first, grads)
     second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g * g, state.second, grads)
-    # 1 - b^t, exact also where b^t is near 1 and the subtraction would cancel.
-    debias1, debias2 = (-jnp.expm1(step * math.log(b)) for b in (b1, b2))
-    correction = jnp.sqrt(debias2) / debias1
-    directions = jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), first, second)
-    return directions, AdamState(step, first, second)
+    new_state = AdamState(step, first, second)
+    return _directions(new_state, b1, b2, eps), new_state
 
   return optax.GradientTransformation(init, update)
+
+
+def _directions(state: AdamState, b1: float, b2: float, eps: float) -> optax.Updates:
+  # 1 - b^t, exact also where b^t is near 1 and the subtraction would cancel.
+  debias1, debias2 = (-jnp.expm1(state.step * math.log(b)) for b in (b1, b2))
+  correction = jnp.sqrt(debias2) / debias1
+  return jax.tree.map(lambda m, v: correction * m / (jnp.sqrt(v) + eps), state.first, state.second)
+
+
+def last_update(
+  config: ConfigDict, lr_schedule: optax.Schedule, params: optax.Params, opt_state: optax.OptState
+) -> dict[str, Float[Array, "..."]]:
+  """Computes the update that led to `params`, from the moments after it: `descend` solved for its change.
+
+  Args:
+    config: `config.optimizer`.
+    lr_schedule: of the configuration.
+    params: after the update.
+    opt_state: after the update.
+
+  Returns:
+    {parameter name: update} of the trained parameters, where that of the logit scale is not clipped.
+  """
+  is_adam = lambda part: isinstance(part, AdamState)  # noqa: E731
+  (state,) = filter(is_adam, jax.tree.leaves(opt_state, is_leaf=is_adam))
+  rate, values = lr_schedule(state.step), _by_name(params)
+  updates = {}
+  for name, direction in _by_name(_directions(state, config.b1, config.b2, config.eps)).items():
+    lr, wd = rate * lr_multiplier(name, config.lr_multipliers), config.weight_decay if decays(name) else 0.0
+    updates[name] = -lr * direction - lr * wd * values[name] / (1 - lr * wd)
+  return updates
+
+
+def _by_name(tree: optax.Params) -> dict[str, Array]:
+  return {param_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 class DescendState(NamedTuple):

@@ -31,6 +31,7 @@ from clipvip_jax.training.config_checks import check_run, stream_sections
 from clipvip_jax.training.losses import LOSSES, Loss
 from clipvip_jax.training.model_sizes import fill_sizes
 from clipvip_jax.training.parameter_average import start_average
+from clipvip_jax.training.step_profile import parse_steps
 from clipvip_jax.training.train_step import init_state
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
@@ -56,6 +57,7 @@ class Components:
     streams: training batches of config.data, then of each corpus of config.mix.
     total_steps: updates of the complete run.
     extended_from: updates of the run in `workdir` if it is extended, else 0.
+    profile_steps: steps to trace, from 1.
     model: both towers.
     loss: the contrastive loss.
     mesh: the devices.
@@ -74,6 +76,7 @@ class Components:
   streams: list[WeightedStream]
   total_steps: int
   extended_from: int
+  profile_steps: range
   model: clip_vip.ClipVip
   loss: Loss
   mesh: Mesh
@@ -130,6 +133,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path, folder: RunFolder | None 
     streams=streams,
     total_steps=total_steps,
     extended_from=duration.check_extension(config, workdir, streams),
+    profile_steps=parse_steps(config.host.profile_steps, total_steps),
     model=model,
     loss=LOSSES[config.loss],
     mesh=mesh,

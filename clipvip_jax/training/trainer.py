@@ -23,6 +23,7 @@ from clipvip_jax.training.initial_state import load_initial_weights, restore_or_
 from clipvip_jax.training.launch_consistency import check_launch
 from clipvip_jax.training.locked_workdir import locked_workdir
 from clipvip_jax.training.loop import TrainLoop
+from clipvip_jax.training.parameter_table import write_parameter_table
 from clipvip_jax.training.setup import Components, prepare
 from clipvip_jax.utils import signals, unraisable
 from clipvip_jax.utils.atomic_write import disk_error_reason
@@ -66,6 +67,7 @@ def _train_in(folder: RunFolder, config: ConfigDict) -> dict[str, Any]:
       state, first_step = restore_or_initialize(components, checkpoints, weights)
       if jax.process_index() == 0:
         record_environment(workdir, first_step, {**versions(), "code": code_digest()})
+        write_parameter_table(workdir, components.abstract_state.params, config.optimizer.frozen)
       evaluated = checkpoints.has_score(first_step)
       with (
         _open_history(workdir, first_step, evaluated=evaluated) as history,

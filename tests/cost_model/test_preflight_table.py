@@ -27,6 +27,11 @@ def test_report_without_costs_has_memory_and_verdict():
   assert "operations" not in text
 
 
+def test_measured_memory_is_compared_with_the_estimate():
+  text = "\n".join(preflight_table.lines(REPORT | {"memory_measured": 56e9}))
+  assert re.search(r"\n  measured by the run +52\.15 GiB, 1\.25 of it estimated\n", text)
+
+
 def test_largest_batch_is_shown_or_unknown():
   assert preflight_table.lines(REPORT | {"largest_batch": 896})[-1].endswith("compiled ones: 896")
   assert "unknown" in preflight_table.lines(REPORT | {"largest_batch": None})[-1]

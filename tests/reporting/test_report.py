@@ -204,6 +204,21 @@ def test_training_curves_are_thinned(source):
   assert len(source) < 200_000, "long curves are thinned"
 
 
+def test_sizes_of_updates_and_peak_memory_are_shown_where_they_were_measured(tmp_path):
+  values = {"loss": 1.0, "update_norm": 0.5, "update_ratio/vision": 2e-4}
+  rows = [
+    {"kind": "train", "step": step, **values, "update_ratio/text": 1e-4 * step, "peak_memory": (4 - step) * 2**30}
+    for step in (1, 2)
+  ]
+  write_report(tmp_path / "report.html", {"step": 2}, rows)
+  page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+  label = next(label for label in page.values("aria-label") if label.startswith("Size of the updates"))
+  assert label.endswith(
+    "text from 0.0001 at step 1 to 0.0002 at step 2; vision from 0.0002 at step 1 to 0.0002 at step 2"
+  )
+  assert page.texts[page.texts.index("Peak memory of a device") + 1] == "3.0 GiB"
+
+
 @pytest.mark.parametrize("flags", [("--window-size=1280,900",), ("--window-size=400,800", browser.DARK)])
 def test_browser_opens_the_page_without_console_messages(source, tmp_path, flags):
   (tmp_path / "report.html").write_text(source, encoding="utf-8")

@@ -72,7 +72,8 @@ ROWS = [
 
 
 def test_curves_have_increasing_steps_the_later_row_and_finite_values():
-  assert metrics_history.loss_curve(ROWS) == ([1, 2], [0.9, 0.4])
+  assert metrics_history.train_curve(ROWS) == ([1, 2], [0.9, 0.4])
+  assert metrics_history.train_curves(ROWS, "lo") == {"ss": ([1, 2], [0.9, 0.4])}
   by_split = metrics_history.evaluations_by_split(ROWS)
   assert {split: sorted(by_step) for split, by_step in by_split.items()} == {"test": [1, 2], "validation": [1]}
   assert metrics_history.percent_curve(by_split["test"], "plain", "R@1") == ([2], [25.0])

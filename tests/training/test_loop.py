@@ -6,9 +6,13 @@ import os
 import signal
 import types
 
+import jax
+import jax.numpy as jnp
 import pytest
 from small_runs import config
 
+from clipvip_jax.distributed import device_memory
+from clipvip_jax.evaluation.evaluator import Evaluator
 from clipvip_jax.runs import workdir as run_workdir
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.metrics_history import History
@@ -90,6 +94,41 @@ def test_a_signal_during_an_evaluation_stops_at_once_and_the_evaluation_is_repea
     assert checkpoints.has_score(5)
   rows = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("unbroken", "broken")]
   assert rows[0] == rows[1]
+
+
+def real_evaluator(corpora, workdir):
+  parts = setup.prepare(config(corpora), workdir)
+  return Evaluator(parts.model, parts.mesh, parts.eval_corpus, parts.tokenizer, parts.config)
+
+
+@pytest.mark.slow
+@pytest.mark.unoptimized
+def test_steps_and_evaluations_transfer_nothing_unasked(corpora, tmp_path, monkeypatch):
+  """JAX does not guard copies from CPU devices, so that conversions of arrays to Python's numbers are errors here."""
+
+  def refuse(array):
+    raise AssertionError("use jax.device_get")
+
+  evaluator = real_evaluator(corpora, tmp_path)
+  with open_loop(corpora, tmp_path, evaluator, **{"host.log_every": 1}) as (loop, state, _):
+    for conversion in ("__float__", "__int__", "__index__", "__bool__"):
+      monkeypatch.setattr(type(jnp.zeros(())), conversion, refuse)
+    with jax.transfer_guard("disallow"):
+      loop.run(state, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.unoptimized
+def test_peak_memory_and_a_trace_of_chosen_steps(corpora, tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(device_memory, "peak_bytes", lambda: 3 * 2**30)
+  changes = {"host.profile_steps": "5-6"}
+  with open_loop(corpora, tmp_path, StubEvaluator(), **changes) as (loop, state, _):
+    loop.run(state, 0)
+  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert [row["peak_memory"] for row in rows if row["kind"] == "train"] == [3 * 2**30] * 2
+  assert "left | 3.0 GiB of memory" in caplog.text and "traced steps 5 to 6;" in caplog.text
+  (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+  assert trace.stat().st_size
 
 
 class RecordingFolder(RunFolder):

@@ -31,6 +31,7 @@ REJECTED = [
     {"optimizer.lr_multipliers": {"visoin": 0.1}},
     r"lr_multipliers: no parameter name contains 'visoin'; use a part of",
   ),
+  ({"host.profile_steps": "5-13"}, r"host\.profile_steps='5-13' exceeds the 12 steps of the run; use at most 12"),
   ({"optimizer.frozen": ("txet/",)}, r"frozen: no parameter name begins with 'txet/'; use a part of a name"),
 ]
 REJECTED_STREAMS = [

@@ -50,6 +50,7 @@ def test_writes_report_history_and_tensorboard_files(finished):
   workdir, _ = finished
   assert (workdir / "report.html").read_text().count("data:image/jpeg") >= 4 * 5
   assert list(workdir.glob("events.out.tfevents.*"))
+  assert "vision/transformer/block_0/mlp/up/kernel" in (workdir / "parameters.txt").read_text()
   assert [row["step"] for row in read_rows(workdir, "train")] == [3, 6, 9, 12]
   assert [row["step"] for row in read_rows(workdir, "eval")] == [6, 12]
 
