@@ -24,6 +24,7 @@ from clipvip_jax.training.initial_state import restore_or_initialize
 from clipvip_jax.training.loop import TrainLoop
 from clipvip_jax.utils import config_tree, signals
 from clipvip_jax.utils.errors import Terminated, UserError
+from clipvip_jax.utils.log import log
 
 # Nothing that enters the compiled step, so that it is the one of the other tests.
 CHANGES = {"train.eval_every": 5, "train.checkpoint_every": 4, "host.log_every": 6}
@@ -120,6 +121,7 @@ def test_steps_and_evaluations_transfer_nothing_unasked(corpora, tmp_path, monke
 @pytest.mark.slow
 @pytest.mark.unoptimized
 def test_peak_memory_and_a_trace_of_chosen_steps(corpora, tmp_path, monkeypatch, caplog):
+  caplog.set_level("INFO", logger=log.name)
   monkeypatch.setattr(device_memory, "peak_bytes", lambda: 3 * 2**30)
   changes = {"host.profile_steps": "5-6"}
   with open_loop(corpora, tmp_path, StubEvaluator(), **changes) as (loop, state, _):

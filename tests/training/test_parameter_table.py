@@ -5,6 +5,7 @@ import numpy as np
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.training.parameter_table import format_totals, write_parameter_table
+from clipvip_jax.utils.log import log
 
 PARAMS = {
   "logit_scale": np.float32(1),
@@ -14,6 +15,7 @@ PARAMS = {
 
 
 def test_the_file_lists_every_parameter_and_the_log_has_totals(tmp_path, caplog):
+  caplog.set_level("INFO", logger=log.name)
   mesh = sharding.make_mesh({"data": 1, "fsdp": 8, "tensor": 1})
   shardings = sharding.state_shardings(mesh, PARAMS)
   shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), PARAMS, shardings)

@@ -9,6 +9,7 @@ import pytest
 from clipvip_jax.runs.run_folder import RunFolder
 from clipvip_jax.training.step_profile import StepProfiler, parse_steps
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,8 @@ class Folder(RunFolder):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, caplog):
+  caplog.set_level("INFO", logger=log.name)
   return Folder(tmp_path)
 
 
