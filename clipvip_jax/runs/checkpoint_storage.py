@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint._src.serialization import tensorstore_utils
 from orbax.checkpoint.path import atomicity
 
 from clipvip_jax.distributed.coordination import allgather_text, raise_on_all_processes
@@ -21,7 +22,7 @@ from clipvip_jax.runs import checkpoint_copy
 from clipvip_jax.runs.checkpoint_integrity import DigestedPath, commit_in_bucket, upload_after_commit, verified
 from clipvip_jax.runs.checkpoint_scores import SCORE_FILE, write_score
 from clipvip_jax.runs.workdir import checkpoint_folders
-from clipvip_jax.utils import file_digests, storage
+from clipvip_jax.utils import file_digests, storage, storage_clients
 from clipvip_jax.utils.errors import UserError
 
 
@@ -94,6 +95,7 @@ class BucketStorage(FolderStorage):
     self._is_native = ocp.utils.is_gcs_path(remote)
     if self._is_native:
       self.written, self.path_class = remote, commit_in_bucket(local)
+      _limit_retries()
       self._on_leaders(lambda: _check_settings_are_readable(remote))
       return
     self.path_class = upload_after_commit(remote)
@@ -161,6 +163,12 @@ class BucketStorage(FolderStorage):
     return checkpoint_copy.committed_steps(self._remote)
 
 
+def _limit_retries() -> None:
+  """Limits TensorStore's repetitions of requests, for which Orbax has no option: it would try for 15 minutes."""
+  for spec in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
+    spec["gcs_request_retries"] = storage_clients.TENSORSTORE_RETRIES
+
+
 def _check_settings_are_readable(remote: epath.Path) -> None:
   """Reads the settings of a bucket of gs://, as Orbax does when it lists and deletes checkpoints.
 
@@ -170,11 +178,14 @@ def _check_settings_are_readable(remote: epath.Path) -> None:
   import google.cloud.storage
   from google.api_core import exceptions
   from google.auth.exceptions import DefaultCredentialsError
+  from google.cloud.storage.retry import DEFAULT_RETRY
 
   bucket = remote.parts[2]  # after "/" and "gs"
   storage.check_bucket(remote, "--workdir")
   try:
-    google.cloud.storage.Client().get_bucket(bucket)
+    google.cloud.storage.Client().get_bucket(
+      bucket, timeout=storage_clients.SILENCE_SECONDS, retry=DEFAULT_RETRY.with_timeout(storage.RETRY_SECONDS)
+    )
   except exceptions.Forbidden as error:
     raise UserError(
       f"--workdir={remote}: the settings of the bucket {bucket}, which Orbax reads, are not permitted to these"

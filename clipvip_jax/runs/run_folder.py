@@ -20,6 +20,9 @@ from clipvip_jax.runs.workdir_mirror import WorkdirMirror
 from clipvip_jax.utils import lease, storage
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
+from clipvip_jax.utils.time_limit import call_within
+
+LAST_UPLOAD_SECONDS = 60.0  # of a run that ends with an error
 
 
 class RunFolder:
@@ -138,7 +141,7 @@ class BucketFolder(RunFolder):
   def upload_after_error(self) -> None:
     """Uploads what a run has written that ends with an error, which remains the one to report."""
     try:
-      self.upload()
+      call_within(LAST_UPLOAD_SECONDS, self.upload)
     except (UserError, OSError) as error:
       log.warning("%s; the last files of this run remain in %s", printable(error), self.path)
 

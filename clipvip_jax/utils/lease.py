@@ -22,12 +22,14 @@ from etils import epath
 from clipvip_jax.utils import conditional_write
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
+from clipvip_jax.utils.time_limit import call_within
 
 RENEW_SECONDS = 10.0
 EXPIRY_SECONDS = 60.0  # without a renewal, as another process observes it
 # Seconds after which a lock is old by the clocks of two hosts; the next process then observes it for a shorter time.
 OLD_SECONDS = 600.0
 POLL_SECONDS = 1.0
+RELEASE_SECONDS = 30.0  # for its deletion at the end
 
 
 class Lease:
@@ -79,7 +81,7 @@ class Lease:
       if self._thread.is_alive():  # it waits for a store that does not answer
         raise UserError("the bucket does not answer")
       if not self._lost:
-        conditional_write.delete(self._path, self._token)
+        call_within(RELEASE_SECONDS, lambda: conditional_write.delete(self._path, self._token))
     except (UserError, OSError) as error:
       log.warning("the lock of this %s remains and expires in %d seconds (%s)", self._kind, EXPIRY_SECONDS, error)
 

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import functools
 import importlib.util
-import logging
 import os
 import pathlib
 import random
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from clipvip_jax.utils import object_checksum, storage_errors
+from clipvip_jax.utils import object_checksum, storage_clients, storage_errors
 from clipvip_jax.utils.atomic_write import atomic_path
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import expand_user
@@ -35,13 +34,10 @@ _T = TypeVar("_T")
 _PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # scheme to package and extra
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 RETRY_DELAYS = (1, 2, 4, 8, 16)  # seconds between the attempts of a transfer
+RETRY_SECONDS = 60.0  # after which there is no other attempt: each consists of several by the library
+NOTICE_SECONDS = 20.0  # of an attempt, after which the user is told
 _PART = 64 * 2**20  # bytes of a part of an upload
 _THREADS = 16  # transfers at a time
-
-# Read when libraries are imported. etils prefers TensorFlow where it is installed, whose errors have no types; gcsfs
-# asks another service of Google's about the kind of each bucket.
-os.environ.setdefault("EPATH_USE_TF", "false")
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
 def is_remote(path: PathLike) -> bool:
@@ -93,7 +89,7 @@ def absolute(path: PathLike) -> epath.Path:
   from etils import epath
 
   if is_remote(path):
-    _configure(_scheme(path))
+    storage_clients.configure(_scheme(path))
     return epath.Path(os.fspath(path))
   return epath.Path(pathlib.Path(path).expanduser().absolute())
 
@@ -103,24 +99,8 @@ def file_system(path: PathLike) -> fsspec.AbstractFileSystem:
   import fsspec
 
   scheme = _scheme(path)
-  _configure(scheme)
+  storage_clients.configure(scheme)
   return fsspec.filesystem("gcs", finalize_on_close=True) if scheme == "gs" else fsspec.filesystem(scheme)
-
-
-@functools.cache
-def _configure(scheme: str) -> None:
-  """Configures the package of a scheme for all of its users in this process."""
-  import fsspec.config
-
-  protocol = "gcs" if scheme == "gs" else scheme
-  options = fsspec.config.conf.setdefault(protocol, {})
-  options.setdefault("use_listings_cache", False)  # other processes write, too
-  if scheme == "gs" and importlib.util.find_spec("aiohttp") is not None:
-    import aiohttp
-
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=120)
-    options.setdefault("requests_timeout", timeout)  # that of a session does not apply: gcsfs passes this one
-  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of the errors that it raises
 
 
 def check_bucket(path: PathLike, flag: str = "") -> None:
@@ -190,23 +170,38 @@ def _bucket(path: PathLike) -> str:
 
 
 def retry(path: PathLike, action: Callable[[], _T]) -> _T:
-  """Runs an action on a remote path, and runs it again after errors that may pass, with a warning for each.
+  """Runs an action on a remote path, and again after errors that may pass, for about a minute, with a warning for each.
 
   Raises:
     UserError: the action failed at each attempt, or for a reason that does not pass.
     FileNotFoundError: the object does not exist.
   """
   with explain_errors(path):
-    for delay in RETRY_DELAYS:
+    started, delays = time.monotonic(), iter(RETRY_DELAYS)
+    while True:
       try:
-        return action()
+        with _notice(path):
+          return action()
       except Exception as error:
-        problem = storage_errors.diagnose(error, _scheme(path))
-        if problem is None or not problem.transient:
+        problem, delay = storage_errors.diagnose(error, _scheme(path)), next(delays, None)
+        is_over = time.monotonic() - started > RETRY_SECONDS
+        if delay is None or is_over or problem is None or not problem.transient:
           raise
         log.warning("%s: the bucket %s %s; retrying", printable(path), _bucket(path), problem.reason)
         time.sleep(delay * random.Random().uniform(0.5, 1))
-    return action()
+
+
+@contextlib.contextmanager
+def _notice(path: PathLike) -> Iterator[None]:
+  """Tells the user that a block takes long: a large object, or a store that does not answer."""
+  message = "%s: waiting for the bucket %s since %d seconds"
+  timer = threading.Timer(NOTICE_SECONDS, log.info, (message, printable(path), _bucket(path), NOTICE_SECONDS))
+  timer.daemon = True
+  timer.start()
+  try:
+    yield
+  finally:
+    timer.cancel()
 
 
 def upload(local: pathlib.Path, target: epath.Path) -> None:

@@ -1,6 +1,10 @@
 """Checkpoints in buckets: which are kept, trusted and restored, whatever happens to objects and to the local folder."""
 
+import os
 import shutil
+import subprocess
+import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -144,3 +148,53 @@ def test_settings_of_a_bucket_that_are_not_permitted_are_reported_before_work_st
   refusal = pytest.raises(UserError, match=r"which Orbax reads, .*grant them the role Storage Legacy Bucket Reader")
   with gs_bucket.faults(rate=1.0, kinds=["403"], match=r"GET (/storage/v1)?/b/[\w-]+(\?|$)"), refusal:
     open_checkpoints(gs_bucket, tmp_path)
+
+
+SILENCED = """
+import pathlib, sys, time, urllib.request
+from clipvip_jax.utils import storage, storage_clients
+storage_clients.SILENCE_SECONDS, storage.RETRY_SECONDS, storage.NOTICE_SECONDS = 1, 3, 2
+storage_clients.TENSORSTORE_RETRIES["max_retries"] = 2
+from test_checkpoint_storage import open_checkpoints, state
+from clipvip_jax.utils.cli import exit_on_error
+from clipvip_jax.utils.log import configure_logging
+scratch, url, server = pathlib.Path(sys.argv[1]), *sys.argv[2:]
+
+class Bucket:
+  def __truediv__(self, name):
+    return f"{url}/{name}"
+
+def main():
+  checkpoints = open_checkpoints(Bucket(), scratch)
+  checkpoints.save(state(1), {"next_record": 10})
+  checkpoints.wait()
+  faults = b'{"rate": 1, "kinds": ["silent"]}'
+  urllib.request.urlopen(urllib.request.Request(f"{server}/-/faults", method="POST", data=faults))
+  print("silent", flush=True)
+  checkpoints.save(state(2), {"next_record": 20})
+  checkpoints.wait()
+
+configure_logging()
+exit_on_error(main)
+"""
+
+
+@pytest.mark.slow
+def test_a_store_that_stops_answering_in_a_save_ends_it_in_one_line(bucket, tmp_path):
+  """With 1 second of silence in place of 20, and fewer repetitions."""
+  environment = {
+    **os.environ,
+    "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "1",
+    "PYTHONPATH": os.pathsep.join([*sys.path, os.path.dirname(__file__)]),  # noqa: PTH120
+  }
+  command = [sys.executable, "-c", SILENCED, str(tmp_path / "a"), bucket.url, bucket.store.url]
+  start = time.monotonic()
+  done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+  assert done.returncode == 2 and "silent" in done.stdout, done.stderr
+  assert time.monotonic() - start < 200
+  last = done.stderr.splitlines()[-1]
+  assert (
+    f"the bucket {bucket.name} did not answer in time; check the network" in last and "Traceback" not in done.stderr
+  )
+  bucket.set_faults()
+  assert resume(bucket, tmp_path / "other") == 1

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, storage_clients
 from clipvip_jax.utils.errors import UserError
 
 
@@ -169,4 +169,4 @@ def test_import_needs_no_package():
 
 
 def test_requests_have_a_time_limit(gs_bucket):
-  assert storage.file_system(gs_bucket.url).requests_timeout.sock_read == 120
+  assert storage.file_system(gs_bucket.url).requests_timeout.sock_read == storage_clients.SILENCE_SECONDS
