@@ -171,9 +171,8 @@ class Bench:
     query *= shape[-1] ** -0.5
 
     def pattern(name: str) -> AttentionPattern:
-      kernel = {"kernel_platform": self._device.platform} if name == "pallas" else {}
-      sizes = {"num_proxies": proxies, "num_frames": frames, "implementation": resolve_implementation(name, dtype)}
-      return functools.partial(proxy_guided, **sizes, **kernel)
+      resolved = resolve_implementation(name, dtype)
+      return functools.partial(proxy_guided, num_proxies=proxies, num_frames=frames, implementation=resolved)
 
     def lowered(name: str) -> jax.stages.Lowered:
       both = jax.jit(lambda q, k, v, g: jax.vjp(pattern(name), q, k, v)[1](g))

@@ -107,7 +107,8 @@ def model_b32() -> ConfigDict:
       "activation": "quick_gelu",  # for OpenAI's weights; "gelu" for LAION's
       "dtype": "bfloat16",  # of computation; parameters are float32
       # Attention implementation: "xla", "cudnn" (fused kernels for NVIDIA GPUs in bfloat16), or "auto": cuDNN where it
-      # applies. cuDNN requires even numbers of queries and keys, which B/16 has and B/32 has not.
+      # applies. cuDNN requires even numbers of queries and keys, which B/16 has and B/32 has not. "pallas": kernels of
+      # proxy-guided attention for TPUs and, for frames as small as those of B/32, GPUs. No device has run them yet.
       "attention": "auto",
       "embedding_init": "clip",  # "scratch" when training from random weights: sinusoidal position and time embeddings
       "temporal": "proxies",  # a key of clipvip_jax.models.clip_vip.TEMPORAL: proxies, full, sequence or mean

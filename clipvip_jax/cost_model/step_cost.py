@@ -94,17 +94,22 @@ def measure(config: ConfigDict, mesh: Mesh) -> Cost:
     UserError: invalid configuration, as for a run.
   """
   sizes = config.model.copy_and_resolve_references()
-  with sizes.unlocked():
-    sizes.attention = "xla"  # cuDNN needs a GPU
+  device = mesh.devices.flat[0]
+  if not (sizes.get("attention") == "pallas" and device.platform == "tpu"):
+    with sizes.unlocked():
+      sizes.attention = "xla"  # kernels of GPUs need a GPU
   model, loss = clip_vip.from_config(sizes), LOSSES[config.loss]
   tx, lr_schedule = optimizer.from_config(config.optimizer, max(config.train.num_steps, 1))
-  state, batch = state_shapes(config, model, tx), batch_shapes(config, loss)
+  with jax.default_device(device):  # which attention is chosen for, here and below
+    state, batch = state_shapes(config, model, tx), batch_shapes(config, loss)
   optimizer.check_names(config.optimizer, state.params)
   # CPU devices stand in for GPUs and run nothing, so optimisation would be wasted.
-  options: Any = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
+  options: Any = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else {}
   step, started = jit_train_step(config, model, loss, tx, lr_schedule, mesh, state), time.monotonic()
   try:
-    compiled = step.lower(state, batch).compile(options)
+    with jax.default_device(device):
+      lowered = step.lower(state, batch)
+    compiled = lowered.compile(options)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise

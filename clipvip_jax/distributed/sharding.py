@@ -92,6 +92,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
+def heads_sharding(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding of queries, keys and values [B, tokens, heads * width]."""
+  return NamedSharding(mesh, PartitionSpec(BATCH, None, TENSOR))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
   """Returns the sharding of an array that is replicated on all devices."""
   return NamedSharding(mesh, PartitionSpec())

@@ -24,7 +24,7 @@ from clipvip_jax.input_pipeline.corpus import Corpus, SplitTexts
 from clipvip_jax.input_pipeline.device_normalization import normalize
 from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, iterate_batches
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
-from clipvip_jax.models.clip_vip import ClipVip
+from clipvip_jax.models.clip_vip import ClipVip, with_heads_sharding
 
 # Pixels or token ids of a batch, and the index of each row in the split; -1 is padding.
 InputBatch = tuple[np.ndarray, Int[np.ndarray, " b"]]
@@ -46,6 +46,7 @@ class Evaluator:
   def __init__(self, model: ClipVip, mesh: Mesh, corpus: Corpus, tokenizer: Tokenizer, config: ConfigDict):
     """`config` has the sections model, data, evaluate and host."""
     self._mesh, self._corpus, self._tokenizer, self._config = mesh, corpus, tokenizer, config
+    model = with_heads_sharding(model, sharding.heads_sharding(mesh))
 
     def embed_video(params, video, index):
       return model.apply({"params": params}, normalize(video), method="embed_video"), index

@@ -19,34 +19,54 @@ from clipvip_jax.utils.errors import UserError
 AttentionPattern = Callable[[Array, Array, Array], Array]
 
 # "xla": matrix products around a float32 softmax. "cudnn": fused kernels for NVIDIA GPUs, which keep scores out of
-# memory; sizes without a kernel fall back to XLA. "auto": cuDNN where available (docs/performance.md).
-IMPLEMENTATIONS = ("auto", "xla", "cudnn")
+# memory; sizes without a kernel fall back to XLA. "auto": cuDNN where available (docs/performance.md). "pallas": this
+# project's kernels of proxy-guided attention for TPUs and GPUs (proxy_kernel.py); everything else as by "auto".
+IMPLEMENTATIONS = ("auto", "xla", "cudnn", "pallas")
+_PALLAS_PLATFORMS = ("tpu", "gpu")
 _MIN_COMPUTE_CAPABILITY = 8.0  # Ampere
 _MAX_FUSED_HEAD_WIDTH = 128
+
+
+def default_device() -> jax.Device:
+  """Returns the device that a program is traced for: that of `jax.default_device`, or the first one."""
+  device = jax.config.jax_default_device
+  return device if isinstance(device, jax.Device) else jax.devices()[0]
 
 
 def has_cudnn(dtype: DTypeLike) -> bool:
   """Returns whether cuDNN computes attention in `dtype` on the default device."""
   if dtype != jnp.bfloat16:
     return False
-  device = jax.devices()[0]
+  device = default_device()
   is_cuda = device.platform == "gpu" and "cuda" in device.client.platform_version
   return is_cuda and float(device.compute_capability) >= _MIN_COMPUTE_CAPABILITY
 
 
 def resolve_implementation(implementation: str, dtype: DTypeLike) -> str:
-  """Resolves one of IMPLEMENTATIONS to "xla" or "cudnn".
+  """Resolves one of IMPLEMENTATIONS to "xla", "cudnn" or "pallas".
 
   Raises:
-    UserError: "cudnn" is requested but not available.
+    UserError: "cudnn" or "pallas" is requested but not available.
   """
+  if implementation == "pallas" and default_device().platform not in _PALLAS_PLATFORMS:
+    raise UserError(
+      "model.attention=pallas needs a TPU or a GPU; this run computes on"
+      f" {default_device().device_kind}; use model.attention=auto."
+    )
+  if implementation == "pallas":
+    return implementation
   if implementation == "cudnn" and not has_cudnn(dtype):
     raise UserError(
       "model.attention=cudnn needs model.dtype=bfloat16 and an NVIDIA GPU of compute capability"
       f" {_MIN_COMPUTE_CAPABILITY} or higher; this run computes in {jnp.dtype(dtype).name} on"
-      f" {jax.devices()[0].device_kind}; use model.attention=auto."
+      f" {default_device().device_kind}; use model.attention=auto."
     )
   return "cudnn" if implementation != "xla" and has_cudnn(dtype) else "xla"
+
+
+def without_pallas(implementation: str, dtype: DTypeLike) -> str:
+  """Returns a resolved implementation, or that of "auto" in place of "pallas", for what its kernels do not compute."""
+  return resolve_implementation("auto", dtype) if implementation == "pallas" else implementation
 
 
 def has_fused_kernel(head_width: int, *lengths: int) -> bool:
@@ -95,6 +115,7 @@ def causal(
 ) -> Float[Array, "b n h d"]:
   """Causal attention, of CLIP's text tower: a token attends to itself and to earlier tokens."""
   num_tokens = query.shape[1]
+  implementation = without_pallas(implementation, query.dtype)
   if implementation == "cudnn" and has_fused_kernel(query.shape[-1], num_tokens):
     return fused_attend(query, key, value, is_causal=True)
   mask = jnp.tril(jnp.ones((num_tokens, num_tokens), bool))
@@ -109,6 +130,7 @@ def full(
   implementation: str = "xla",
 ) -> Float[Array, "b n h d"]:
   """Full attention: every token attends to every token. Over a clip this is full space-time attention."""
+  implementation = without_pallas(implementation, query.dtype)
   if implementation == "cudnn" and has_fused_kernel(query.shape[-1], query.shape[1]):
     return fused_attend(query, key, value)
   return swap_heads(attend(swap_heads(query), swap_heads(key), swap_heads(value)))

@@ -10,6 +10,7 @@ import einops
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
@@ -120,6 +121,16 @@ def from_config(config: ConfigDict) -> ClipVip:
   text = TextTower(**config.text.to_dict(), **shared)
   sequence = _sequence_transformer(config) if config.temporal == "sequence" else None
   return ClipVip(vision, text, config.temporal, sequence)
+
+
+def with_heads_sharding(model: ClipVip, sharding: NamedSharding) -> ClipVip:
+  """Returns the model for inputs that several devices share.
+
+  Args:
+    model: both towers.
+    sharding: of arrays [B, N, H d] of N tokens and H heads of width d; see `distributed.sharding.heads_sharding`.
+  """
+  return model.clone(vision=model.vision.clone(heads_sharding=sharding))
 
 
 def _sequence_transformer(config: ConfigDict) -> SequenceTransformer:

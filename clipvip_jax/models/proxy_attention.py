@@ -14,9 +14,17 @@ Letters: B batch, T frames, L patches per frame, M proxies, N = M + T L tokens, 
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
-from clipvip_jax.models.attention import attend, fused_attend, has_fused_kernel, swap_heads
+from clipvip_jax.models.attention import (
+  attend,
+  default_device,
+  fused_attend,
+  has_fused_kernel,
+  swap_heads,
+  without_pallas,
+)
 
 
 def proxy_guided(
@@ -27,6 +35,7 @@ def proxy_guided(
   num_proxies: int,
   num_frames: int,
   implementation: str = "xla",
+  sharding: NamedSharding | None = None,
 ) -> Float[Array, "b n h d"]:
   """Proxy-guided attention over `[M proxies, frame 0's L patches, frame 1's, ...]`.
 
@@ -36,8 +45,18 @@ def proxy_guided(
     value: of all tokens.
     num_proxies: M.
     num_frames: T.
-    implementation: "xla" or "cudnn"; see `attention.resolve_implementation`.
+    implementation: "xla", "cudnn" or "pallas"; see `attention.resolve_implementation`.
+    sharding: of [B, N, H d] over several devices, for "pallas", whose kernels the compiler cannot partition.
   """
+  if implementation == "pallas":
+    from clipvip_jax.models import proxy_kernel  # loads Pallas
+
+    platform = default_device().platform
+    kernel = proxy_kernel.ProxyKernel(platform, num_proxies, num_frames, query.shape[-1], sharding)
+    tokens = [x.reshape(*x.shape[:2], -1) for x in (query, key, value)]
+    if kernel.fits(tokens[0]):
+      return proxy_kernel.fused_proxy_guided(kernel, *tokens).reshape(query.shape)
+  implementation = without_pallas(implementation, query.dtype)
   num_patches = (query.shape[1] - num_proxies) // num_frames
   fused = implementation == "cudnn" and has_fused_kernel(query.shape[-1], num_patches, num_proxies + num_patches)
   axis = 1 if fused else 2  # of tokens: cuDNN takes [B, N, H, d], XLA [B, H, N, d]

@@ -10,11 +10,12 @@ import einops
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from clipvip_jax.models import initializers
-from clipvip_jax.models.attention import AttentionPattern, full, resolve_implementation
+from clipvip_jax.models.attention import AttentionPattern, full, resolve_implementation, without_pallas
 from clipvip_jax.models.proxy_attention import proxy_guided
 from clipvip_jax.models.transformer import INTERMEDIATES, TokenDense, TokenReadout, Transformer, dense, layer_norm
 
@@ -47,6 +48,7 @@ class VisionTower(nn.Module):
     patch_dropout: fraction of each frame's patches to drop in training.
     remat: whether to rematerialise blocks; see Transformer.
     attention: one of attention.IMPLEMENTATIONS.
+    heads_sharding: of queries, keys and values [B, N, H d] over several devices, for attention="pallas".
   """
 
   image_size: int
@@ -65,6 +67,7 @@ class VisionTower(nn.Module):
   patch_dropout: float = 0.0
   remat: bool = False
   attention: str = "xla"
+  heads_sharding: NamedSharding | None = None
 
   @property
   def num_proxies(self) -> int:
@@ -99,8 +102,14 @@ class VisionTower(nn.Module):
     implementation = resolve_implementation(self.attention, self.dtype)
     if self.full_attention:
       return functools.partial(full, implementation=implementation)
+    if self.is_initializing():  # by one clip, which several devices cannot share
+      implementation = without_pallas(implementation, self.dtype)
     return functools.partial(
-      proxy_guided, num_proxies=self.num_proxies, num_frames=num_frames, implementation=implementation
+      proxy_guided,
+      num_proxies=self.num_proxies,
+      num_frames=num_frames,
+      implementation=implementation,
+      sharding=self.heads_sharding,
     )
 
   def _embed(self, video: Float[Array, "b t s s 3"]) -> Float[Array, "b n d"]:

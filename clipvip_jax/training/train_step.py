@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline.device_normalization import normalize
-from clipvip_jax.models.clip_vip import ClipVip
+from clipvip_jax.models.clip_vip import ClipVip, with_heads_sharding
 from clipvip_jax.models.vision import PATCH_DROPOUT
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training.losses import FeatureBatch, Loss
@@ -192,6 +192,8 @@ def make_train_step(
     mesh: devices of batch and parameters; None: one device.
   """
   global_loss = loss if mesh is None else sharding.sharded_loss(mesh, loss)
+  if mesh is not None:
+    model = with_heads_sharding(model, sharding.heads_sharding(mesh))
 
   def contrast(features: FeatureBatch, scale: Float[Array, ""]) -> Float[Array, ""]:
     return global_loss(features, jax.lax.stop_gradient(scale) if is_frozen("logit_scale", frozen) else scale)
