@@ -23,6 +23,7 @@ from clipvip_jax.input_pipeline.preprocessing import CROPS
 from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
+from clipvip_jax.utils.storage import PathLike
 
 if TYPE_CHECKING:
   from clipvip_jax.inference.video_index import VideoIndex
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 def _parser() -> Parser:
   parser = Parser(__doc__)
   parser.add_argument("--model", metavar="SOURCE", help="file, folder, hf://OWNER/NAME or workdir")
-  parser.add_argument("--videos", metavar="DIR_OR_LIST", help="a folder, or a list with one path per line")
+  parser.add_argument(
+    "--videos", metavar="DIR_OR_LIST", type=path_argument("--videos"), help="a folder, or a list with one path per line"
+  )
   parser.add_argument("--out", metavar=f"FILE{SUFFIX}", type=path_argument("--out"), help="the index to write")
   parser.add_argument("--segments", metavar="10s", help="embeds segments of this length instead of complete videos")
   parser.add_argument("--shard", metavar="I/N", help="embeds shard I of N, from 0 to N - 1")
@@ -87,7 +90,7 @@ def _embed(options: argparse.Namespace) -> tuple["VideoIndex", pathlib.PurePath]
 
   seconds = None if options.segments is None else segments.parse_seconds(options.segments)
   shard = None if options.shard is None else Shard.parse(options.shard)
-  videos: Sequence[pathlib.Path] = list_media.list_videos(options.videos)
+  videos: Sequence[PathLike] = list_media.list_videos(options.videos)
   out, label = options.out, ""
   if shard is not None:
     out, label, videos = shard.path(out), shard.label(videos), shard.select(videos)

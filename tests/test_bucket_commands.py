@@ -45,7 +45,7 @@ ROWS = (
   ),
   Row("evaluate", "--embeddings={bucket}/evaluation --workdir={bucket}/again", ("again/results.json",)),
   Row("compare", "{bucket}/evaluation {bucket}/again --html={bucket}/compared.html", ("compared.html",)),
-  Row("embed", "--model={bucket}/clip --videos={local}/v --out={bucket}/i.safetensors", ("i.safetensors",)),
+  Row("embed", "--model={bucket}/clip --videos={bucket}/v --out={bucket}/i.safetensors", ("i.safetensors",)),
   Row(
     "search", "--index={bucket}/i.safetensors --model={bucket}/clip moves --html={bucket}/found.html", ("found.html",)
   ),

@@ -24,6 +24,7 @@ from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 from clipvip_jax.utils.progress import ProgressReporter
+from clipvip_jax.utils.storage import PathLike
 
 PART_SIZE = 64  # videos per part: the most that an interruption loses
 _MAX_NAMED = 3  # unreadable videos that an error message names
@@ -59,7 +60,7 @@ class IndexLayout:
 
 def build_index(
   model: VideoEmbedder,
-  videos: Sequence[pathlib.Path],
+  videos: Sequence[PathLike],
   out: pathlib.Path,
   *,
   threads: int = 0,
@@ -111,7 +112,7 @@ def build_index(
   return video_index.read_index(out)
 
 
-def _split(videos: Sequence[pathlib.Path], sizes: Sequence[int] | None) -> list[Sequence[pathlib.Path]]:
+def _split(videos: Sequence[PathLike], sizes: Sequence[int] | None) -> list[Sequence[PathLike]]:
   if sizes is None:
     return [videos[start : start + PART_SIZE] for start in range(0, len(videos), PART_SIZE)]
   ends = [0, *itertools.accumulate(sizes)]
@@ -173,7 +174,7 @@ def describe_names(names: Sequence[str]) -> str:
 
 def _embed_missing_parts(
   model: VideoEmbedder,
-  parts: Mapping[pathlib.Path, Sequence[pathlib.Path]],
+  parts: Mapping[pathlib.Path, Sequence[PathLike]],
   threads: int,
   publish: Callable[[pathlib.Path], None],
 ) -> None:
@@ -183,7 +184,7 @@ def _embed_missing_parts(
     log.info("resuming: %d of %d parts are complete", len(parts) - len(missing), len(parts))
   noted: list[set[str]] = []  # appended to by threads
 
-  def read_clip(video: pathlib.Path) -> np.ndarray:
+  def read_clip(video: PathLike) -> np.ndarray:
     with collect_notes() as notes:
       clip = model.read_clip(video)
     noted.append(notes)

@@ -13,6 +13,7 @@ from typing import TypeVar
 from clipvip_jax.inference import index_builder, video_index
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.storage import PathLike
 
 _Path = TypeVar("_Path", bound=pathlib.PurePath)
 _MAX_NAMED = 3  # missing shards that an error message names
@@ -35,7 +36,7 @@ class Shard:
       raise UserError(f"--shard={text} is not I/N with I from 0 to N - 1; of 4 machines, the first takes --shard=0/4")
     return shard
 
-  def select(self, videos: Sequence[pathlib.Path]) -> Sequence[pathlib.Path]:
+  def select(self, videos: Sequence[PathLike]) -> Sequence[PathLike]:
     """Returns the videos of the shard.
 
     Raises:
@@ -54,7 +55,7 @@ class Shard:
     """Returns the file of the shard of an index."""
     return out.with_name(f"{out.stem}-{self.number:05d}-of-{self.count:05d}{out.suffix}")
 
-  def label(self, videos: Sequence[pathlib.Path]) -> str:
+  def label(self, videos: Sequence[PathLike]) -> str:
     """Returns `VideoIndex.shard`, which also names the complete list of videos."""
     return f"{self.number}/{self.count} of {index_builder.describe_names([os.fspath(video) for video in videos])}"
 

@@ -1,7 +1,6 @@
 """Moments of long videos: consecutive segments of equal length, each of which becomes an item of an index."""
 
 import os
-import pathlib
 import re
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ from clipvip_jax.inference.video_clip import VideoClip
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.progress import ProgressReporter
+from clipvip_jax.utils.storage import PathLike
 
 _SHORTEST = 0.1  # seconds
 
@@ -22,7 +22,7 @@ def parse_seconds(text: str) -> float:
   return float(match[1])
 
 
-def split_videos(videos: Sequence[pathlib.Path], seconds: float, threads: int) -> list[list[VideoClip]]:
+def split_videos(videos: Sequence[PathLike], seconds: float, threads: int) -> list[list[VideoClip]]:
   """Divides videos into segments.
 
   Args:

@@ -5,6 +5,8 @@ import os
 import pathlib
 import re
 
+from clipvip_jax.utils import storage
+
 # The end of the name of a clip: @START-END in seconds, either of which may be missing.
 _TIMES = re.compile(r"(.+)@(\d[\d.e+]*)?-(\d[\d.e+]*)?", re.DOTALL)
 
@@ -26,7 +28,8 @@ class VideoClip:
   @property
   def name(self) -> str:
     """The path, followed by @START-END if either is set: the name of the clip in an index."""
-    path = os.fspath(pathlib.Path(self.path))  # without ./ and //, as `build_index` names videos
+    # Without ./ and //, as `build_index` names videos.
+    path = self.path if storage.is_remote(self.path) else os.fspath(pathlib.Path(self.path))
     if self.start is None and self.end is None:
       return f"{path}@-" if _TIMES.fullmatch(path) else path  # a path that looks like the name of a part
     return f"{path}@{self.start or 0:.12g}-{'' if self.end is None else f'{self.end:.12g}'}"

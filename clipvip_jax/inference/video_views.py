@@ -5,7 +5,6 @@ Letters: K views, T frames per view, S image side in pixels, E embedding size.
 
 import itertools
 import os
-import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -39,9 +38,9 @@ class ViewEmbedder:
     self._clips = {clip.name: clip for clip in clips}
 
   @property
-  def names(self) -> list[pathlib.Path]:
+  def names(self) -> list[str]:
     """Names of the clips, which `build_index` takes as videos."""
-    return [pathlib.Path(name) for name in self._clips]
+    return list(self._clips)
 
   def read_clip(self, video: str | os.PathLike[str]) -> Float[np.ndarray, "k t s s 3"]:
     """Reads the normalised pixels of all views of a clip.

@@ -7,10 +7,16 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from etils import epath
 
 from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES
 from clipvip_jax.input_pipeline.read_media import VIDEO_SUFFIXES
+from clipvip_jax.input_pipeline.remote_video import local_media
 from clipvip_jax.input_pipeline.video_decoder import iterate_pictures
+from clipvip_jax.utils import storage
+from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import find_path, real_path
 from clipvip_jax.utils.log import log, printable
@@ -20,9 +26,10 @@ _NUMBERED = re.compile(r"(.*?)(\d+)(\D*)")  # the last number in the name of a f
 _MAX_MISSING_FRAMES = 0.1  # fraction of the numbers between the first frame and the last
 _CHECKED_FRAMES = 8
 _CAMERA_TAGS = (0x010F, 0x0110)  # EXIF: maker and model of the camera
+_Path = TypeVar("_Path", pathlib.Path, epath.Path)
 
 
-def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path]:
+def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path] | list[epath.Path]:
   """Lists videos and images in a folder or a text file.
 
   Args:
@@ -30,7 +37,8 @@ def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path]:
       is of numbered images of one size, without videos, is one video. Files with unknown suffixes are recognised by
       their content. Hidden entries, other files, and images beside a video of the same name are ignored and logged.
       Or a text file with one path per line, relative to the file; empty lines are skipped, and lines that start with #
-      unless a file has this name. Or a single video or image file.
+      unless a file has this name. Or a single video or image file. In a bucket, files are recognised by their suffixes
+      alone, as their content would have to be downloaded. Lines of a list may be addresses in buckets.
 
   Returns:
     Paths: sorted for a folder, in the order of a text file. Of several paths of the same file, only the first.
@@ -38,6 +46,8 @@ def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path]:
   Raises:
     UserError: `path` does not exist, cannot be read, or has no videos.
   """
+  if storage.is_remote(path):
+    return _list_bucket(storage.absolute(path))
   path = pathlib.Path(path)
   if path.is_dir():
     videos = sorted(_walk(path))
@@ -49,13 +59,40 @@ def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path]:
   return _read_list(path)
 
 
-def _read_list(path: pathlib.Path) -> list[pathlib.Path]:
+def _list_bucket(path: epath.Path) -> list[epath.Path]:
+  """Like `list_videos`, for a path in a bucket."""
+  storage.check_bucket(path)
+  names = storage.list_names(path)
+  if not names:
+    return [path] if path.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES else _read_list(path)
+  hidden = [name for name in names if any(part.startswith(".") for part in name.split("/"))]
+  by_folder: dict[epath.Path, list[epath.Path]] = {}
+  for name in sorted({*names} - {*hidden}):
+    by_folder.setdefault((path / name).parent, []).append(path / name)
+  items, passed, frames = list[epath.Path](), hidden, list[str]()
+  for folder, files in by_folder.items():
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+    selected = _select_items(folder, videos, images)
+    items += selected
+    if selected == [folder]:
+      frames.append(os.fspath(folder))
+    else:
+      passed += [file.relative_to(path).as_posix() for file in files if file not in {*selected}]
+  if not items:
+    raise UserError(f"{path}: no videos, images or folders of frames in this folder; name another one")
+  _log_ignored(path, passed, frames)
+  return sorted(items)
+
+
+def _read_list(path: _Path) -> list[_Path]:
+  local = fetch_file(path)
   try:
-    text = os.fsdecode(path.read_bytes()).removeprefix("\ufeff")  # file names need not be valid UTF-8
+    text = os.fsdecode(local.read_bytes()).removeprefix("\ufeff")  # file names need not be valid UTF-8
   except OSError as error:
     raise UserError(f"{path}: not a folder, and not a readable list of videos ({error.strerror})") from error
   if "\0" in text:
-    if _is_media(path):
+    if _is_media(local):
       return [path]
     raise UserError(f"{path}: not a folder, and not a readable list of videos (binary content or UTF-16; write UTF-8)")
   lines = [line for line in map(str.strip, text.split("\n")) if line]
@@ -63,14 +100,20 @@ def _read_list(path: pathlib.Path) -> list[pathlib.Path]:
     raise UserError(
       f"{path}: this is JSON, expected one path per line; of JSON lines: jq -r .video {path.name} > LIST.txt"
     )
-  comments = [line for line in lines if line.startswith("#") and not (path.parent / line).exists()]
+  comments = [line for line in lines if line.startswith("#") and not (local.parent / line).exists()]
   if comments:
     log.info("%s: ignored %d comment lines: %s", path, len(comments), _name(comments))
   excluded = set(comments)
-  videos = [pathlib.Path(find_path(path.parent / line)) for line in lines if line not in excluded]
+  videos = [_listed_path(path.parent, line) for line in lines if line not in excluded]
   if not videos:
     raise UserError(f"{path}: the list has no videos; write one path per line")
   return _unique(videos, path)
+
+
+def _listed_path(folder: _Path, line: str) -> _Path:
+  if storage.is_remote(line):
+    return storage.absolute(line)
+  return folder / line if storage.is_remote(folder) else pathlib.Path(find_path(folder / line))
 
 
 def _is_json(line: str) -> bool:
@@ -80,12 +123,13 @@ def _is_json(line: str) -> bool:
     return False
 
 
-def _unique(videos: Sequence[pathlib.Path], where: pathlib.Path) -> list[pathlib.Path]:
+def _unique(videos: Sequence[_Path], where: _Path) -> list[_Path]:
   """Returns the first path of each file."""
-  first: dict[str, pathlib.Path] = {}
-  for video in videos:
-    first.setdefault(real_path(video), video)
-  if others := [str(video) for video in videos if first[real_path(video)] is not video]:
+  first: dict[str, _Path] = {}
+  names = [os.fspath(video) if storage.is_remote(video) else real_path(video) for video in videos]
+  for name, video in zip(names, videos, strict=True):
+    first.setdefault(name, video)
+  if others := [str(video) for name, video in zip(names, videos, strict=True) if first[name] is not video]:
     log.info("%s: ignored %d other paths of the same files: %s", where, len(others), _name(others))
   return list(first.values())
 
@@ -110,16 +154,26 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     videos = [
       file for file in others if file not in special and (file.suffix.lower() in VIDEO_SUFFIXES or _is_media(file))
     ]
-    if not videos and _are_frames(images):
+    selected = _select_items(pathlib.Path(root), videos, images)
+    yield from selected
+    if selected == [pathlib.Path(root)]:
       frames.append(root)
-      yield pathlib.Path(root)
       images = []
-    stems = {video.stem for video in videos}
-    previews = [image for image in images if image.stem in stems]
-    yield from videos
-    yield from (image for image in images if image.stem not in stems)
+    previews = [image for image in images if image not in {*selected}]
     unlisted = [*(pathlib.Path(root, name) for name in hidden), *previews, *sorted({*others} - {*videos})]
     passed.extend(str(file.relative_to(folder)) for file in unlisted)
+  _log_ignored(folder, passed, frames)
+
+
+def _select_items(folder: _Path, videos: Sequence[_Path], images: Sequence[_Path]) -> list[_Path]:
+  """Returns the items among the files of a folder, which itself is the only one if they are frames of a video."""
+  if not videos and _are_frames(images):
+    return [folder]
+  stems: set[str] = {video.stem for video in videos}
+  return [*videos, *(image for image in images if image.stem not in stems)]
+
+
+def _log_ignored(folder: storage.PathLike, passed: Sequence[str], frames: Sequence[str]) -> None:
   if passed:
     log.info(
       "%s: ignored %d entries (hidden, neither videos nor images, or images of a video's name): %s",
@@ -142,7 +196,7 @@ def _is_media(file: pathlib.Path) -> bool:
   return False
 
 
-def _are_frames(images: Sequence[pathlib.Path]) -> bool:
+def _are_frames(images: Sequence[_Path]) -> bool:
   """Returns whether images are frames of one video: numbered without large gaps, of one size, and not by a camera."""
   matches = [match for image in images if (match := _NUMBERED.fullmatch(image.stem))]
   if len(images) < 2 or len(matches) < len(images) or len({(m[1], m[3]) for m in matches}) > 1:
@@ -157,12 +211,12 @@ def _are_frames(images: Sequence[pathlib.Path]) -> bool:
   return len(properties) <= 1 and not any(camera for _, camera in properties)
 
 
-def _size_and_camera(image: pathlib.Path) -> tuple[tuple[int, int], bool] | None:
+def _size_and_camera(image: storage.PathLike) -> tuple[tuple[int, int], bool] | None:
   """Returns width and height, and whether a camera took the image; None if it cannot be read."""
   from PIL import Image
 
   try:
-    with Image.open(image) as opened:
+    with local_media(image) as local, Image.open(local) as opened:
       return opened.size, any(tag in opened.getexif() for tag in _CAMERA_TAGS)
   except Exception:  # corrupt tags raise exceptions of any type; reading the pixels reports the error
     return None

@@ -19,6 +19,7 @@ from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.frame_sampling import TIME_TOLERANCE, uniform_frames, uniform_in_time
 from clipvip_jax.input_pipeline.image_files import is_still_image, list_images, read_image
 from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.remote_video import local_media
 from clipvip_jax.input_pipeline.time_range import NO_TIMES, displayed_span, from_start
 from clipvip_jax.input_pipeline.video_decoder import frame_times, iterate_pictures
 from clipvip_jax.utils.errors import UserError
@@ -46,7 +47,7 @@ VIDEO_SUFFIXES = (
   ".f4v",
 )
 
-# Path of a video file, an image file or a folder of frames; or uint8 [T, H, W, 3] or [H, W, 3].
+# Path of a video file, an image file or a folder of frames, local or in a bucket; or uint8 [T, H, W, 3] or [H, W, 3].
 Video = str | os.PathLike[str] | np.ndarray
 
 # Start and end of a clip within its video, in seconds; None: start and end of the video.
@@ -99,19 +100,25 @@ def _map_frames(
     return _map_sampled(_check_array(video), num_frames, function)
   if not isinstance(video, str | os.PathLike):
     raise UserError(f"expected a path or a uint8 array [T, H, W, 3] as video, got {type(video).__name__}")
-  path = pathlib.Path(video)
   try:
-    if path.is_dir():
-      files = list_images(path)
-    elif is_still_image(path):
-      files = [path]
-    else:
-      return _map_video_file(path, num_frames, function, times)
-    if times != (None, None):
-      raise MediaError(path, NO_TIMES)
-    return _map_sampled(files, num_frames, lambda file: function(read_image(file)))
+    with local_media(video) as path:
+      return _map_path(path, num_frames, function, times)
   except (OSError, ValueError) as error:  # an invalid file name, missing permissions
-    raise MediaError(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    raise MediaError(video, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _map_path(
+  path: pathlib.Path, num_frames: int, function: Callable[[np.ndarray], np.ndarray], times: TimeRange
+) -> list[np.ndarray]:
+  if path.is_dir():
+    files = list_images(path)
+  elif is_still_image(path):
+    files = [path]
+  else:
+    return _map_video_file(path, num_frames, function, times)
+  if times != (None, None):
+    raise MediaError(path, NO_TIMES)
+  return _map_sampled(files, num_frames, lambda file: function(read_image(file)))
 
 
 def _map_sampled(
@@ -162,15 +169,14 @@ def _cached_times(path: pathlib.Path, modified_ns: int, size: int) -> Sequence[f
   return frame_times(path)
 
 
-def video_seconds(path: pathlib.Path) -> tuple[float, float] | None:
+def video_seconds(video: str | os.PathLike[str]) -> tuple[float, float] | None:
   """Returns when the first frame of a video file begins and the last one ends, in seconds; None for other items.
 
   Raises:
     UserError: the file cannot be opened, or is not a video.
   """
-  if path.is_dir() or is_still_image(path):
-    return None
-  begins = _recent_times(path)
+  with local_media(video) as path:
+    begins = [] if path.is_dir() or is_still_image(path) else _recent_times(path)
   if len(begins) < 2:
     return None
   return begins[0], begins[-1] + (begins[-1] - begins[0]) / (len(begins) - 1)

@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from clipvip_jax.data.engine import build_files, records, remote_video, text_lookup
+from clipvip_jax.data.engine import build_files, records, text_lookup
 from clipvip_jax.data.engine.coverage import SkippedClip, missing_text_key
 from clipvip_jax.data.engine.decode_process import DecodeProcess
 from clipvip_jax.data.engine.frame_extraction import FrameSettings
 from clipvip_jax.data.engine.items import Item
+from clipvip_jax.input_pipeline import remote_video
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE
 from clipvip_jax.utils import storage
 

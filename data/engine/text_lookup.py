@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 from etils import epath
 
-from clipvip_jax.data.engine import bad_lines, build_files, caption_files, remote_video
+from clipvip_jax.data.engine import bad_lines, build_files, caption_files
 from clipvip_jax.data.engine.items import Item, clean_text, peek
 from clipvip_jax.data.engine.json_files import LOOKUP_KEYS, excerpt, id_and_text, read_json, read_json_lines
+from clipvip_jax.input_pipeline import remote_video
 from clipvip_jax.utils import storage
 from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.errors import UserError

@@ -194,3 +194,33 @@ def test_pipes_are_passed_over(tmp_path, mp4, logged):
     os.mkfifo(tmp_path / name)
   assert listed(tmp_path) == ["x.mp4"]
   assert "ignored 3 entries" in logged.text and "a.mp4, b.jpg, c" in logged.text
+
+
+def test_a_folder_in_a_bucket_has_the_items_of_the_same_local_folder(bucket, tmp_path, mp4, logged):
+  files = {f"frames/{number:03d}.jpg": picture() for number in range(4)}
+  files |= {f"photos/{number}.jpg": picture(32 + number) for number in range(3)}
+  files |= {"b/a.mp4": mp4, "b/a.jpg": picture(), "b/c.png": picture(suffix="PNG"), "D.MP4": mp4, "x/y [1]#.mp4": mp4}
+  files |= {"notes.txt": b"text", ".hidden/a.mp4": mp4, "b/._a.mp4": b"fork"}
+  write(tmp_path, files)
+  bucket.upload(tmp_path, "v")
+  local = [path.relative_to(tmp_path).as_posix() for path in list_media.list_videos(tmp_path)]
+  logged.clear()
+  assert [str(path) for path in list_media.list_videos(bucket / "v")] == [bucket / f"v/{name}" for name in local]
+  assert "ignored 4 entries" in logged.text and "notes.txt" in logged.text
+  assert "read 1 folders of numbered images as one video each: " + (bucket / "v/frames") in logged.text
+
+
+def test_lists_and_single_files_in_buckets(bucket, tmp_path, mp4):
+  for name in ("v/a.mp4", "v/b.mp4"):
+    bucket.write(name, mp4)
+  bucket.write("v/list.txt", b"a.mp4\n# comment\n" + (bucket / "v/b.mp4").encode() + b"\na.mp4\n")
+  both = [bucket / "v/a.mp4", bucket / "v/b.mp4"]
+  assert [str(path) for path in list_media.list_videos(bucket / "v/list.txt")] == both
+  (tmp_path / "list.txt").write_text("\n".join(both))
+  assert [str(path) for path in list_media.list_videos(tmp_path / "list.txt")] == both
+  assert [str(path) for path in list_media.list_videos(both[0])] == both[:1]
+  with pytest.raises(UserError, match=r"/none: not a folder, and not a readable list of videos"):
+    list_media.list_videos(bucket / "none")
+  bucket.write("w/notes.txt", b"text")
+  with pytest.raises(UserError, match=r"/w: no videos, images or folders of frames in this folder"):
+    list_media.list_videos(bucket / "w")

@@ -1,0 +1,66 @@
+"""Videos in object stores."""
+
+import concurrent.futures
+import threading
+
+import pytest
+
+from clipvip_jax.input_pipeline import remote_video
+from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.utils.errors import UserError
+
+
+def test_files_parts_and_folders(bucket, tmp_path):
+  bucket.write("v/a [1].mp4", b"0123456789")
+  bucket.write("v/sub/b.mp4", b"b")
+  remote_video.fetch(bucket / "v/a [1].mp4", tmp_path / "a")
+  assert (tmp_path / "a").read_bytes() == b"0123456789"
+  remote_video.fetch(bucket / "v", tmp_path / "v")
+  assert (tmp_path / "v/sub/b.mp4").read_bytes() == b"b" and (tmp_path / "v/a [1].mp4").exists()
+  for offset, size, expected in ((2, 3, b"234"), (8, 5, b"89"), (20, 5, b"")):
+    remote_video.fetch(bucket / "v/a [1].mp4", tmp_path / "part", offset, size)
+    assert (tmp_path / "part").read_bytes() == expected
+
+
+def test_what_does_not_exist(bucket, tmp_path):
+  with pytest.raises(FileNotFoundError):
+    remote_video.fetch(bucket / "none.mp4", tmp_path / "a")
+  with pytest.raises(UserError, match=r"the bucket no-such-bucket-.* does not exist; check its name"):
+    remote_video.fetch(bucket.url.replace("bucket-", "no-such-bucket-") + "/a.mp4", tmp_path / "a")
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copy_is_shared_while_it_is_read_and_deleted_later(bucket, monkeypatch):
+  fetched, fetch = [], remote_video.fetch
+  monkeypatch.setattr(remote_video, "fetch", lambda url, path: (fetched.append(url), fetch(url, path)))
+  names = [f"v/{number}.mp4" for number in range(9)]
+  for name in names:
+    bucket.write(name, name.encode())
+  with remote_video.local_media(bucket / names[0]) as first:
+    barrier = threading.Barrier(4)
+
+    def read(name):
+      barrier.wait()
+      with remote_video.local_media(bucket / name) as path:
+        return path, path.read_bytes()
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+      same = [path for path, _ in pool.map(read, names[:1] * 4)]
+      assert same == [first] * 4 and len(fetched) == 1
+      others = list(pool.map(read, names[1:]))
+    assert [data for _, data in others] == [name.encode() for name in names[1:]]
+    assert first.read_bytes() == b"v/0.mp4" and first.name == "0.mp4"
+    assert 0 < sum(path.exists() for path, _ in others) < len(others)
+  assert len(fetched) == len(names)
+
+
+def test_errors_name_the_object(bucket, tmp_path):
+  bucket.write("a.mp4", b"a")
+  with pytest.raises(MediaError) as error, remote_video.local_media(bucket / "none.mp4"):
+    pass
+  assert str(error.value) == f"{bucket / 'none.mp4'}: no such file"
+  with pytest.raises(MediaError) as error, remote_video.local_media(bucket / "a.mp4") as path:
+    raise MediaError(path, "corrupt")
+  assert str(error.value) == f"{bucket / 'a.mp4'}: corrupt"
+  with remote_video.local_media(tmp_path / "a") as path:
+    assert path == tmp_path / "a"
