@@ -20,6 +20,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.bucket_copies import errors_by_address
 from clipvip_jax.utils.cli import Parser, check_ranges, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
@@ -173,8 +174,9 @@ def _source(options: argparse.Namespace) -> "FrameSource":
   if source.endswith((".json", ".jsonl")):
     return frame_sources.VideoFrames(frame_sources.manifest_items(source), options.threads)
   if not is_corpus:
-    folder = pathlib.Path(source)
-    if not folder.is_dir():
+    storage.check_path(source, "SOURCE")
+    folder = storage.absolute(source) if storage.is_remote(source) else pathlib.Path(source)
+    if not storage.is_remote(source) and not folder.is_dir():
       raise UserError(
         f"{printable(source)} is no folder of videos, manifest (FILE.jsonl) or corpus (NAME); name one of them"
       )

@@ -15,7 +15,6 @@ evaluation/class_list.py.
 
 import argparse
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 
 from clipvip_jax.inference.bucket_index import local_workdir
@@ -24,6 +23,7 @@ from clipvip_jax.utils.bucket_copies import errors_by_address, fetch_file, to_ad
 from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
+from clipvip_jax.utils.storage import is_remote
 
 _MINIMUM = {"views": 1, "batch_size": 1, "threads": 0}
 
@@ -31,14 +31,18 @@ _MINIMUM = {"views": 1, "batch_size": 1, "threads": 0}
 def _parser() -> Parser:
   parser = Parser(__doc__)
   parser.add_argument("--model", metavar="SOURCE", required=True, help="file, folder, hf://OWNER/NAME or workdir")
-  parser.add_argument("--videos", metavar="VIDEOS", required=True, type=pathlib.Path, help="a folder, or a list")
+  parser.add_argument(
+    "--videos", metavar="VIDEOS", required=True, type=path_argument("--videos"), help="a folder, or a list"
+  )
   parser.add_argument(
     "--classes", metavar="FILE", required=True, type=path_argument("--classes"), help="the class list"
   )
   parser.add_argument(
     "--workdir", required=True, type=path_argument("--workdir"), help="folder for features and results"
   )
-  parser.add_argument("--video_dir", type=pathlib.Path, help="folder of a list's videos; default: that of the list")
+  parser.add_argument(
+    "--video_dir", type=path_argument("--video_dir"), help="folder of a list's videos; default: that of the list"
+  )
   parser.add_argument(
     "--templates", metavar="FILE", type=path_argument("--templates"), help="prompts, one per line, {} for the name"
   )
@@ -50,7 +54,9 @@ def _parser() -> Parser:
     "--max_skipped", type=float, default=0.05, help="accepted fraction of unreadable videos (default 0.05)"
   )
   parser.add_argument("--probe", action="store_true", help="also fits a linear probe to --train (scikit-learn)")
-  parser.add_argument("--train", metavar="VIDEOS", type=pathlib.Path, help="videos that the probe is fitted to")
+  parser.add_argument(
+    "--train", metavar="VIDEOS", type=path_argument("--train"), help="videos that the probe is fitted to"
+  )
   return parser
 
 
@@ -65,7 +71,9 @@ def _check_options(options: argparse.Namespace) -> None:
     raise UserError(
       "--probe needs --train=VIDEOS, the videos that it is fitted to, and --train needs --probe; pass both"
     )
-  if options.video_dir and all(path.is_dir() for path in (options.videos, options.train) if path):
+  if options.video_dir and all(
+    not is_remote(path) and path.is_dir() for path in (options.videos, options.train) if path
+  ):
     raise UserError(f"--video_dir={options.video_dir} applies to lists only, and --videos is a folder; omit it")
 
 

@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> Parser:
   parser = Parser(__doc__)
   add = parser.add_argument
-  add("videos", metavar="VIDEOS", help="a folder, or a list with one path per line")
+  add("videos", metavar="VIDEOS", type=path_argument("VIDEOS"), help="a folder, or a list with one path per line")
   add("--out", metavar="FILE.jsonl", required=True, type=path_argument("--out"), help="the manifest to write")
   add("--engine", choices=(_FILES, _ENDPOINT, _WHISPER), help="default: endpoint if --endpoint is set, or files")
   add("--model", default="", help="the model's name at the endpoint; of faster-whisper, a size, folder or OWNER/NAME")

@@ -51,7 +51,7 @@ ROWS = (
   ),
   Row(
     "classify",
-    "--model={bucket}/clip --videos={local}/labelled.jsonl --classes={bucket}/classes.txt"
+    "--model={bucket}/clip --videos={bucket}/labelled.jsonl --classes={bucket}/classes.txt"
     " --templates={bucket}/templates.txt --workdir={bucket}/classified",
     ("classified/results.json", "classified/report.html", "classified/videos.safetensors"),
   ),
@@ -60,9 +60,10 @@ ROWS = (
     "msrvtt --config=9k --data_dir={bucket}/corpora --out={bucket}/captions --engine=miniature:describe",
     ("captions/captions-00000-of-00001.jsonl", "captions/summary.json"),
   ),
+  Row("caption", "{bucket}/v --out={bucket}/described --engine=miniature:describe", ("described/summary.json",)),
   Row(
     "subtitle",
-    "{local}/v --out={bucket}/spoken.jsonl",
+    "{bucket}/v --out={bucket}/spoken.jsonl",
     ("spoken.jsonl", "spoken.jsonl.transcripts/transcripts-00000-of-00001.jsonl"),
   ),
   Row("language_gap", "{bucket}/a.txt {bucket}/b.txt --model={bucket}/clip --plot={bucket}/gap.png", ("gap.png",)),

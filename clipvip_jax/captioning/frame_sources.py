@@ -168,7 +168,7 @@ def manifest_items(path: str) -> list[Item]:
   return items
 
 
-def folder_items(folder: pathlib.Path) -> list[Item]:
+def folder_items(folder: pathlib.Path | epath.Path) -> list[Item]:
   """Returns a clip for each video in a folder; its id is its path below the folder, as of a manifest in that folder.
 
   Raises:

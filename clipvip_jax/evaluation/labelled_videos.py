@@ -24,6 +24,7 @@ from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.evaluation.class_list import ClassList
 from clipvip_jax.inference.video_clip import VideoClip
 from clipvip_jax.input_pipeline import list_media
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import find_path, real_path
 from clipvip_jax.utils.log import log, printable
@@ -112,17 +113,22 @@ def _unique(source: pathlib.Path, videos: Sequence[tuple[_Row, int]]) -> list[La
 
 def _rows(source: pathlib.Path, video_dir: pathlib.Path | None, part: Part) -> Iterable[_Row]:
   folder = video_dir or source.parent
-  if video_dir and not video_dir.is_dir():
+  if video_dir and not _is_folder(video_dir):
     raise UserError(f"--video_dir={video_dir} is not a folder; name that of the videos")
-  if source.is_dir():
+  if _is_folder(source):
     return _folder_rows(source)
-  if not source.exists() and "*" in source.name:
+  if "*" in source.name and not storage.is_remote(source) and not source.exists():
     files = sorted(source.parent.glob(source.name))
     return itertools.chain.from_iterable(_hmdb_rows(file, folder, part) for file in files)
   if _HMDB_NAME.fullmatch(source.name):
     return _hmdb_rows(source, folder, part)
   readers = {".jsonl": _json_lines_rows, ".json": _json_rows, ".csv": _csv_rows}
   return readers.get(source.suffix.lower(), _text_rows)(source, folder)
+
+
+def _is_folder(path: pathlib.Path) -> bool:
+  storage.check_bucket(path)
+  return bool(storage.list_names(storage.absolute(path))) if storage.is_remote(path) else path.is_dir()
 
 
 def _folder_rows(folder: pathlib.Path) -> Iterator[_Row]:
@@ -134,7 +140,8 @@ def _folder_rows(folder: pathlib.Path) -> Iterator[_Row]:
 
 
 def _clip(folder: pathlib.Path, name: Any, where: str, times: tuple[Any, Any] = (None, None)) -> VideoClip:
-  path = find_path(folder / check_id(name, f"{where}, video"))
+  path = os.fspath(folder / check_id(name, f"{where}, video"))
+  path = path if storage.is_remote(path) else find_path(path)
   return VideoClip(path, *check_times(*times, where))
 
 

@@ -3,7 +3,7 @@
 import io
 import os
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Int16
 
 from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason
 from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.remote_video import local_media
 from clipvip_jax.input_pipeline.video_container import open_container
 
 if TYPE_CHECKING:
@@ -40,15 +41,19 @@ def read_chunks(path: str | os.PathLike[str], seconds: float = _CHUNK_SECONDS) -
   Times are those of the pictures: gaps in the sound are silent.
 
   Args:
-    path: a video or sound file, untrusted. No other file is opened.
+    path: a video or sound file, local or in a bucket, untrusted. No other file is opened.
     seconds: the longest part.
 
   Raises:
     MediaError: the file is not readable, has no sound, or more than a tenth of its sound is missing or corrupt.
   """
-  size, start = round(seconds * RATE), 0
-  pending = np.zeros(0, np.int16)
-  for samples in _read_samples(path):
+  with local_media(path) as local:
+    yield from _split_samples(_read_samples(local), round(seconds * RATE))
+
+
+def _split_samples(sound: Iterable[Int16[np.ndarray, " n"]], size: int) -> Iterator[Chunk]:
+  start, pending = 0, np.zeros(0, np.int16)
+  for samples in sound:
     pending = np.concatenate([pending, samples])
     while len(pending) > size:
       end = _quiet_moment(pending[:size])

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from clipvip_jax.inference import segments
 from clipvip_jax.transcription.sentences import Cut, cut_sentences
 from clipvip_jax.transcription.transcripts import Transcript
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.atomic_write import atomic_path
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
@@ -155,7 +156,9 @@ def _hold_out(names: Sequence[str], fraction: float) -> set[str]:
 
 
 def _name(video: pathlib.Path, out: pathlib.Path) -> str:
-  """Returns a video's path relative to the manifest if it is below its folder, else the absolute one."""
+  """Returns a video's path relative to the manifest if it is below its local folder, else the absolute one."""
+  if storage.is_remote(video):
+    return os.fspath(video)
   absolute, folder = (pathlib.Path(os.path.abspath(path)) for path in (video, out.parent))  # noqa: PTH100  # keeps links
   return os.fspath(absolute.relative_to(folder) if absolute.is_relative_to(folder) else absolute)
 

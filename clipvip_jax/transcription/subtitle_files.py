@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from clipvip_jax.transcription.words import Word, spread_words
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 from clipvip_jax.utils.timestamps import parse_time
@@ -59,6 +60,9 @@ def find_subtitles(video: pathlib.Path, language: str = "") -> pathlib.Path | No
 @functools.lru_cache(64)
 def _names(folder: pathlib.Path) -> tuple[str, ...]:
   """Returns the names of the subtitle files in a folder, which is listed once."""
+  if storage.is_remote(folder):
+    names = (name for name in storage.list_names(storage.absolute(folder)) if "/" not in name)
+    return tuple(name for name in names if name.lower().endswith(tuple(SUFFIXES)))
   if not folder.is_dir():
     return ()
   return tuple(sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES))

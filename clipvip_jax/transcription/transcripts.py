@@ -14,6 +14,7 @@ from clipvip_jax.transcription.engine import Engine, NumberedChunk
 from clipvip_jax.transcription.segments import Speech
 from clipvip_jax.transcription.subtitle_files import find_subtitles, read_subtitles
 from clipvip_jax.transcription.words import Word
+from clipvip_jax.utils.bucket_copies import errors_by_address, fetch_file
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.json_shards import JsonShards, Part, Row
 from clipvip_jax.utils.log import log, printable
@@ -39,7 +40,10 @@ class SubtitleFiles:
   def read(self, video: pathlib.Path) -> tuple[str, list[Word]] | None:
     """Returns (name of the file, its words) of a video; None without one. Raises UserError if it is corrupt."""
     path = find_subtitles(video, self.language) if self.use else None
-    return None if path is None else (path.name, read_subtitles(path))
+    if path is None:
+      return None
+    with errors_by_address():
+      return path.name, read_subtitles(fetch_file(path))
 
 
 @dataclasses.dataclass(frozen=True)
