@@ -10,6 +10,8 @@ from project_paths import GOLDEN
 
 from clipvip_jax import embed
 from clipvip_jax.inference import video_index
+from clipvip_jax.inference.video_clip import VideoClip
+from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError
 
@@ -91,3 +93,23 @@ def test_exits_with_code_2_and_one_line_on_stderr():
   done = subprocess.run([sys.executable, "-m", "clipvip_jax.embed", *arguments], capture_output=True, text=True)
   (line,) = done.stderr.splitlines()
   assert done.returncode == 2 and line.startswith("error: none: ")
+
+
+def test_videos_in_a_bucket_give_the_features_of_local_ones(bucket, tmp_path):
+  picture = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+  (tmp_path / "v").mkdir()
+  for number in range(3):
+    encode_h264(tmp_path / "v" / f"{number}.mp4", np.roll(picture, number, 1), fps=4)
+  bucket.upload(tmp_path / "v", "v")
+  bucket.write("v/broken.mp4", b"no video")
+  job = [f"--model={GOLDEN / 'vip_tiny.pt'}", "--segments=1s", "--max_skipped=0.5"]
+  indexes = []
+  for name, videos in (("local", tmp_path / "v"), ("remote", bucket / "v")):
+    embed.main([*job, f"--videos={videos}", f"--out={tmp_path / name}.safetensors"])
+    indexes.append(video_index.read_index(tmp_path / f"{name}.safetensors"))
+  local, remote = indexes
+  assert remote.videos == [name.replace(str(tmp_path), bucket.url) for name in local.videos] and len(local.videos) == 9
+  assert np.array_equal(remote.features, local.features)
+  assert remote.bad == [bucket / "v/broken.mp4"] and remote.reasons[0].startswith("not a video")
+  clip = VideoClip.from_name(remote.videos[1])
+  assert read_media.read_frames(clip.path, 2, (clip.start, clip.end))[0].shape == (16, 16, 3)  # as a search page does
