@@ -186,6 +186,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
   for kind in options.rows:
     if kind not in KINDS:
       raise UserError(f"--rows={kind} is unknown; allowed: {', '.join(KINDS)}")
+  if options.out.suffix == ".md":
+    raise UserError(f"--out={options.out}: the table is written there; use a name that ends with .json")
   if not options.out.parent.is_dir():
     raise UserError(f"--out={options.out}: the folder does not exist; create it")
   return options

@@ -76,6 +76,7 @@ class Results:
     if path.exists():
       try:
         self._earlier = json.loads(path.read_text(encoding="utf-8"))
+        _ = self._earlier["device"]["device"], self._earlier["seconds"]
         self._known = {row["name"]: row for row in self._earlier["rows"] if row["status"] in _FINAL}
       except (ValueError, KeyError, TypeError):
         raise UserError(f"--out={path} is not a file of benchmarks.accelerator; use another name") from None

@@ -29,6 +29,8 @@ from benchmarks.peer import run_peer
 from benchmarks.train_step import Programs, random_params
 from clipvip_jax.inference.embedding_model import EmbeddingModel
 from clipvip_jax.models import clip_vip
+from clipvip_jax.utils.cli import Parser, run_command
+from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights import names_clip_vip
 
 WHAT = ("step", "videos", "texts", "even_texts")
@@ -171,7 +173,7 @@ def compare(case: Case, peer: Sequence[str], options: argparse.Namespace) -> tup
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
   """Parses the command line."""
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = Parser(__doc__)
   parser.add_argument("--peer", required=True, help="command of torch_step.py, with its options")
   parser.add_argument("--what", default=",".join(WHAT), help=f"some of {', '.join(WHAT)}")
   parser.add_argument("--model", default="b32", choices=("b32", "b16", "l14", "tiny"))
@@ -183,7 +185,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
   parser.add_argument("--dtype", default="float32", choices=clip_vip.DTYPES)
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--rounds", type=int, default=2)
-  return parser.parse_args(arguments)
+  options = parser.parse_args(arguments)
+  options.what = options.what.split(",")
+  if unknown := {*options.what} - {*WHAT}:
+    raise UserError(f"--what={min(unknown)} is unknown; allowed: {', '.join(WHAT)}")
+  return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -191,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
   options = parse(arguments)
   config, counts = recipe(options), {"step": options.batch, "videos": options.videos}
   print(f"{options.model}, {options.frames} frames, {options.dtype}, {jax.devices()[0].device_kind}")
-  for what in options.what.split(","):
+  for what in options.what:
     count = counts.get(what, options.texts)
     case = step_case(config) if what == "step" else embedding_case(config, what, count)
     ours, theirs = compare(case, shlex.split(options.peer), options)
@@ -199,4 +205,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  run_command(main)

@@ -7,9 +7,8 @@ that have a rendered caption. A caption is right if size, colour, shape and posi
 captions name at random, counts where both captions name one. A caption that was left out is wrong.
 """
 
-import argparse
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from clipvip_jax.configs import post_pretrain
 from clipvip_jax.data.engine import text_lookup
@@ -17,6 +16,7 @@ from clipvip_jax.data.moving_shapes import scenes
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.input_pipeline.record_text import record_text, record_texts
+from clipvip_jax.utils.cli import Parser, run_command
 
 ALL, ATTRIBUTES, BACKGROUND = "right", ("size", "colour", "shape", "position"), "background"
 _CAPTION = re.compile(
@@ -60,14 +60,14 @@ def table_row(name: str, values: Mapping[str, float]) -> str:
   return f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in values.values()) + " |"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Prints the table."""
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = Parser(__doc__)
   parser.add_argument("captions", metavar="CAPTIONS", nargs="+")
   parser.add_argument("--data_dir", required=True)
   parser.add_argument("--config", default="demo")
   parser.add_argument("--split", default="train")
-  options = parser.parse_args()
+  options = parser.parse_args(argv)
   section = post_pretrain.get_config("demo").data.copy_and_resolve_references()
   with section.unlocked():
     section.update({"data_dir": options.data_dir, "config": options.config, "prepare": False})
@@ -81,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  run_command(main)

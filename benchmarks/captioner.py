@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from benchmarks.caption_accuracy import accuracy
+from benchmarks.caption_accuracy import accuracy, attributes
 from clipvip_jax.captioning.transformers_engine import INSTALL, TransformersEngine
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.frame_sampling import middle_frame
@@ -133,7 +133,7 @@ def generate(model: pathlib.Path, frames: Sequence[bytes]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> None:
   """Trains, measures and prints."""
   parser = Parser(__doc__)
-  parser.add_argument("corpus", metavar="NAME", help="a built corpus")
+  parser.add_argument("corpus", metavar="NAME", help="a built corpus of moving_shapes")
   parser.add_argument("--config", default="", help="its configuration; default: its first")
   parser.add_argument("--data_dir", required=True, help="dataset directory")
   parser.add_argument("--out", required=True, type=pathlib.Path, metavar="FOLDER", help="folder of the captioner")
@@ -147,8 +147,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   settings = json.loads(json.dumps(settings))
   path = options.out / TRAINING_FILE
   if not path.exists():
-    train(*load_stills(corpus, "train"), options.steps, options.seed, options.out)
-    frames, captions = load_stills(corpus, "validation")
+    stills, (frames, captions) = load_stills(corpus, "train"), load_stills(corpus, "validation")
+    if not stills[1] or not captions or not all(map(attributes, captions)):
+      raise UserError(
+        f"{options.corpus}: train and validation need captions as those of moving_shapes; name that corpus"
+      )
+    train(*stills, options.steps, options.seed, options.out)
     measured = accuracy(zip(captions, generate(options.out, frames), strict=True))
     config_tree.write_json(path, {"settings": settings, "validation": measured})
   written = json.loads(path.read_text(encoding="utf-8"))

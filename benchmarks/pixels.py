@@ -8,10 +8,9 @@ clip with both, their mean and largest; the mean distance between features of di
 of text-to-video retrieval with both, in percent.
 """
 
-import argparse
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -27,6 +26,7 @@ from clipvip_jax.input_pipeline.device_normalization import normalize
 from clipvip_jax.input_pipeline.preprocessing import PIXELS
 from clipvip_jax.input_pipeline.throughput import training_batcher
 from clipvip_jax.models import clip_vip
+from clipvip_jax.utils.cli import Parser, run_command
 
 _CLIPS = 8  # of random weights
 
@@ -45,9 +45,8 @@ def random_weights() -> Iterator[tuple[str, list[float]]]:
   """Yields the name of a row and the distances of random weights."""
   config = post_pretrain.get_config("b32").model.copy_and_resolve_references()
   params = random_params(clip_vip.parameter_shapes(config))
-  throughput.CLIPS = _CLIPS
   with tempfile.TemporaryDirectory() as folder:
-    throughput.write_corpus(pathlib.Path(folder))
+    throughput.write_corpus(pathlib.Path(folder), _CLIPS)
     corpus = throughput.open_corpus(folder)
     keys = [RecordKey(0, index) for index in range(_CLIPS)]
     videos = {pixels: training_batcher(corpus, "train", pixels=pixels).batch(keys)["video"] for pixels in PIXELS}
@@ -70,14 +69,14 @@ def trained_weights(source: str, dataset: str, data_dir: str, split: str) -> tup
   return distances(*(result.videos for result in embeddings)), recalls
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   """Prints the table."""
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = Parser(__doc__)
   parser.add_argument("sources", metavar="SOURCE", nargs="*")
   parser.add_argument("--dataset", default="moving_shapes/demo")
   parser.add_argument("--data_dir", default="")
   parser.add_argument("--split", default="test_unseen")
-  options = parser.parse_args()
+  options = parser.parse_args(argv)
   print("| weights | mean distance | largest | different clips | R@1, float32 | R@1, uint8 |")
   print("|---|---|---|---|---|---|")
   if not options.sources:
@@ -90,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  run_command(main)

@@ -102,9 +102,10 @@ class Programs:
 
   def __init__(self, config: ConfigDict):
     self._config = config
-    self._model, self._loss = clip_vip.from_config(config.model), LOSSES[config.loss]
+    self._mesh, self._loss = sharding.make_mesh(config.mesh), LOSSES[config.loss]
+    model = clip_vip.from_config(config.model)
+    self._model = clip_vip.with_heads_sharding(model, sharding.heads_sharding(self._mesh))
     self._tx, self._lr_schedule = optimizer.from_config(config.optimizer, _SCHEDULE_STEPS)
-    self._mesh = sharding.make_mesh(config.mesh)
     self._contrast = sharding.sharded_loss(self._mesh, self._loss)
     self._state_shapes = step_cost.state_shapes(config, self._model, self._tx)
     self.trace_seconds = self.compile_seconds = 0.0

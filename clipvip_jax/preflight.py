@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--json", type=path_argument("--json"), help="write the report to this file")
   parser.add_argument("--largest_batch", action="store_true", help="estimate the largest batch that fits")
   parser.add_argument(
-    "--run", type=path_argument("--run"), help="compare with the peak memory of this workdir, a run of the same recipe"
+    "--run",
+    type=path_argument("--run"),
+    help="compare with the peak memory of this workdir, a run of the same recipe on the same chips",
   )
   options, overrides = parser.parse_known_args(argv)
   chips.parse_topology(options.topology)

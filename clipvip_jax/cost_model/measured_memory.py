@@ -12,7 +12,7 @@ from clipvip_jax.utils.errors import UserError
 
 # Fields that change the memory of a step.
 _FIELDS = re.compile(
-  r"(model|mesh)\..*|loss|data\.(num_frames|text_length)|optimizer\.frozen|train\.(batch_size|ema|num_microbatches)"
+  r"(model|mesh)\..*|loss|data\.(num_frames|text_length|pixels)|optimizer\.frozen|train\.(batch_size|ema|num_microbatches)"
 )
 
 

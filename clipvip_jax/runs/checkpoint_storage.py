@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint._src.serialization import tensorstore_utils
 from orbax.checkpoint.path import atomicity
 
 from clipvip_jax.distributed.coordination import allgather_text, raise_on_all_processes
 from clipvip_jax.runs import checkpoint_copy
 from clipvip_jax.runs.checkpoint_integrity import DigestedPath, commit_in_bucket, upload_after_commit, verified
 from clipvip_jax.runs.checkpoint_scores import SCORE_FILE, write_score
+from clipvip_jax.runs.orbax_internals import limit_gcs_retries
 from clipvip_jax.runs.workdir import checkpoint_folders
 from clipvip_jax.utils import file_digests, storage, storage_clients
 from clipvip_jax.utils.errors import UserError
@@ -95,7 +95,7 @@ class BucketStorage(FolderStorage):
     self._is_native = ocp.utils.is_gcs_path(remote)
     if self._is_native:
       self.written, self.path_class = remote, commit_in_bucket(local)
-      _limit_retries()
+      limit_gcs_retries(storage_clients.TENSORSTORE_RETRIES)
       self._on_leaders(lambda: _check_settings_are_readable(remote))
       return
     self.path_class = upload_after_commit(remote)
@@ -161,12 +161,6 @@ class BucketStorage(FolderStorage):
 
   def committed_steps(self) -> list[int]:
     return checkpoint_copy.committed_steps(self._remote)
-
-
-def _limit_retries() -> None:
-  """Limits TensorStore's repetitions of requests, for which Orbax has no option: it would try for 15 minutes."""
-  for spec in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
-    spec["gcs_request_retries"] = storage_clients.TENSORSTORE_RETRIES
 
 
 def _check_settings_are_readable(remote: epath.Path) -> None:

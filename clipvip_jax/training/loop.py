@@ -23,7 +23,7 @@ from clipvip_jax.training.setup import Components
 from clipvip_jax.training.step_profile import StepProfiler
 from clipvip_jax.training.step_timer import StepTimer
 from clipvip_jax.training.train_step import JittedTrainStep, jit_train_step, num_masked_steps
-from clipvip_jax.training.update_norms import jit_update_norms
+from clipvip_jax.training.update_norms import compile_update_norms
 from clipvip_jax.utils import signals
 from clipvip_jax.utils.errors import Terminated
 from clipvip_jax.utils.log import log
@@ -46,7 +46,7 @@ class TrainLoop:
     self._tracker = tracker
     self._masked_step = _jit_step(components, drop_patches=True)
     self._unmasked_step = _jit_step(components, drop_patches=False)
-    self._norms = jit_update_norms(
+    self._norms = compile_update_norms(
       self._config.optimizer, components.lr_schedule, components.mesh, components.abstract_state
     )
     self._num_masked_steps = num_masked_steps(self._config, components.total_steps)

@@ -46,12 +46,13 @@ def _square_sum(values: dict[str, Array], prefix: str) -> Float[Array, ""]:
   return sum((jnp.sum(x * x) for name, x in values.items() if name.startswith(prefix)), jnp.zeros(()))
 
 
-def jit_update_norms(
+def compile_update_norms(
   config: ConfigDict, lr_schedule: optax.Schedule, mesh: Mesh, state: TrainState
 ) -> Callable[[TrainState], Norms]:
-  """Jits `update_norms` for states on a mesh with the shardings of `state`, which may be abstract."""
-  return jax.jit(
+  """Compiles `update_norms` for states on a mesh like `state`, which may be abstract: no step pays for it."""
+  jitted = jax.jit(
     lambda state: update_norms(config, lr_schedule, state),
     in_shardings=(sharding.state_shardings(mesh, state),),
     out_shardings=sharding.replicated(mesh),
   )
+  return jitted.lower(state).compile()

@@ -66,8 +66,8 @@ def write_manifest(
     transcripts: of these videos.
     settings: how they are cut.
     max_skipped: the largest fraction of videos that may be skipped, 0 to 1.
-    validation: fraction of the videos whose clips are the split "validation", 0 to 1. Which ones depends on their
-      paths in the manifest alone.
+    validation: fraction of the videos whose clips are the split "validation", 0 to 1. Which ones depends on the
+      paths in the manifest: after videos are added, a few may change sides.
 
   Returns:
     Number of clips.

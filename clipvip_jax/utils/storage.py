@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import importlib.util
+import math
 import os
 import pathlib
 import random
@@ -170,21 +171,24 @@ def _bucket(path: PathLike) -> str:
 
 
 def retry(path: PathLike, action: Callable[[], _T]) -> _T:
-  """Runs an action on a remote path, and again after errors that may pass, for about a minute, with a warning for each.
+  """Runs an action on a remote path; repeats it after errors that may pass, for a minute after the first of them.
+
+  Each is a warning.
 
   Raises:
     UserError: the action failed at each attempt, or for a reason that does not pass.
     FileNotFoundError: the object does not exist.
   """
   with explain_errors(path):
-    started, delays = time.monotonic(), iter(RETRY_DELAYS)
+    failed_at, delays = math.inf, iter(RETRY_DELAYS)
     while True:
       try:
         with _notice(path):
           return action()
       except Exception as error:
         problem, delay = storage_errors.diagnose(error, _scheme(path)), next(delays, None)
-        is_over = time.monotonic() - started > RETRY_SECONDS
+        failed_at = min(failed_at, time.monotonic())  # a transfer may take long
+        is_over = time.monotonic() - failed_at > RETRY_SECONDS
         if delay is None or is_over or problem is None or not problem.transient:
           raise
         log.warning("%s: the bucket %s %s; retrying", printable(path), _bucket(path), problem.reason)
@@ -194,7 +198,7 @@ def retry(path: PathLike, action: Callable[[], _T]) -> _T:
 @contextlib.contextmanager
 def _notice(path: PathLike) -> Iterator[None]:
   """Tells the user that a block takes long: a large object, or a store that does not answer."""
-  message = "%s: waiting for the bucket %s since %d seconds"
+  message = "%s: has been waiting for the bucket %s for %d seconds"
   timer = threading.Timer(NOTICE_SECONDS, log.info, (message, printable(path), _bucket(path), NOTICE_SECONDS))
   timer.daemon = True
   timer.start()

@@ -23,6 +23,6 @@ def call_within(seconds: float, action: Callable[[], object]) -> None:
   thread.start()
   thread.join(seconds)
   if thread.is_alive():
-    raise TimeoutError(f"no answer within {seconds:g} seconds")
+    raise TimeoutError(f"not finished within {seconds:g} seconds")
   if errors:
     raise errors[0]

@@ -53,12 +53,13 @@ def test_a_jax_without_the_private_module_is_incompatible(monkeypatch):
     jax_internals.check_compatibility()
 
 
-def test_only_the_adapter_imports_private_modules():
+def test_only_the_adapters_import_private_modules():
   pattern = re.compile(r"^\s*(from|import) (jax|jaxlib|flax|optax|orbax)\S*\._\w+", re.MULTILINE)
   folders = ("clipvip_jax", "configs", "data", "launch", "benchmarks")
   files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
   users = {path.name for path in files if pattern.search(path.read_text(encoding="utf-8"))}
   assert users == {"jax_internals.py"}
+  assert [path.name for path in files if "orbax.checkpoint._src" in path.read_text()] == ["orbax_internals.py"]
 
 
 @pytest.mark.parametrize("reachable", [False, True])

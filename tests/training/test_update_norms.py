@@ -8,7 +8,7 @@ import tiny
 from clipvip_jax.distributed import sharding
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer
-from clipvip_jax.training.update_norms import jit_update_norms
+from clipvip_jax.training.update_norms import compile_update_norms
 
 
 def tree(rng):
@@ -35,7 +35,7 @@ def test_norms_are_those_of_the_updates_that_were_made(frozen, shape):
   mesh = sharding.make_mesh(dict(zip(sharding.AXES, shape, strict=True)))
   state = TrainState(np.int32(3), params, opt_state)
   state = jax.device_put(state, sharding.state_shardings(mesh, state))
-  found = jit_update_norms(config, lr_schedule, mesh, state)(state)
+  found = compile_update_norms(config, lr_schedule, mesh, state)(state)
   modules = {name: jax.tree.leaves(params[name]) for name in ("text", "vision")}
   made = {name: jax.tree.leaves(updates[name]) for name in modules}
   # optax.masked returns the gradients of frozen parameters; they are zeros in a training step.

@@ -8,6 +8,7 @@ import pytest
 
 from clipvip_jax.utils import storage, storage_clients
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.storage_errors import TransferError
 
 
 @pytest.fixture
@@ -170,3 +171,19 @@ def test_import_needs_no_package():
 
 def test_requests_have_a_time_limit(gs_bucket):
   assert storage.file_system(gs_bucket.url).requests_timeout.sock_read == storage_clients.SILENCE_SECONDS
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_transfer_that_fails_after_minutes_is_repeated(monkeypatch):
+  clock, attempts = [0.0], []
+
+  def transfer():
+    attempts.append(clock[0])
+    clock[0] += 100
+    if len(attempts) < 2:
+      raise TransferError("cut off")
+    return "complete"
+
+  monkeypatch.setattr(storage.time, "monotonic", lambda: clock[0])
+  assert storage.retry("gs://b/large", transfer) == "complete"
+  assert attempts == [0, 100]

@@ -28,7 +28,7 @@ def test_a_store_that_is_silent_is_given_up(bucket, options, monkeypatch, caplog
   with bucket.faults(rate=1, kinds=["silent"]), pytest.raises(UserError) as error:
     storage.list_names(storage.absolute(bucket / "run"))
   assert str(error.value) == f"{bucket / 'run'}: the bucket {bucket.name} did not answer in time; check the network"
-  assert f"{bucket / 'run'}: waiting for the bucket {bucket.name} since 0 seconds" in caplog.text
+  assert f"{bucket / 'run'}: has been waiting for the bucket {bucket.name} for 0 seconds" in caplog.text
   assert time.monotonic() - start < 20
   assert storage.list_names(storage.absolute(bucket / "run")) == []
 

@@ -21,7 +21,7 @@ def test_errors_of_the_call_are_raised():
 
 def test_a_call_that_does_not_return_is_abandoned():
   event, start = threading.Event(), time.monotonic()
-  with pytest.raises(TimeoutError, match=r"no answer within 0\.05 seconds"):
+  with pytest.raises(TimeoutError, match=r"not finished within 0\.05 seconds"):
     call_within(0.05, event.wait)
   assert time.monotonic() - start < 5
   event.set()
