@@ -66,6 +66,7 @@ def collect():
     if phase == "start":
       send(signal.SIGTERM)
 
+  gc.collect()  # what other tests have left, such as sessions of aiohttp, whose deletion catches all exceptions
   gc.callbacks.append(callback)
   gc.collect()
   gc.callbacks.remove(callback)
