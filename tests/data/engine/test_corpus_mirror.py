@@ -177,14 +177,14 @@ Builder(config="default", data_dir=sys.argv[1], file_format="array_record", opti
 
 @pytest.mark.slow
 def test_killed_builds_end_with_the_bytes_of_an_uninterrupted_one(bucket, manifest):
-  """Killed after a random number of requests, six times: no reader trusts what is there, and nothing is left."""
+  """Killed after a random number of requests, three times: no reader trusts what is there, and nothing is left."""
   rng = random.Random(bucket.url.split(":")[0])
   build(bucket / "corpora", manifest)
   complete, total = {name: bucket.read(name) for name in bucket.sizes()}, len(bucket.requests())
   bucket.empty()
   command = [sys.executable, "-c", BUILD, bucket / "corpora", str(manifest)]
   killed = 0
-  for count in sorted(rng.sample(range(1, total), 6)):
+  for count in sorted(rng.sample(range(1, total), 3)):
     bucket.store.control("DELETE", "requests")
     process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=ROOT)
     while process.poll() is None and len(bucket.requests()) < count:
@@ -196,6 +196,6 @@ def test_killed_builds_end_with_the_bytes_of_an_uninterrupted_one(bucket, manife
     if f"{FOLDER}/features.json" not in bucket.sizes():
       with pytest.raises(UserError, match=r"is not in .*built: none"):
         opened(bucket / "corpora")
-  assert killed > 2
+  assert killed > 1
   subprocess.run(command, check=True, cwd=ROOT)
   assert {name: bucket.read(name) for name in bucket.sizes()} == complete
