@@ -84,7 +84,7 @@ IMPORTED_AS = {
 
 
 # Imported where a user asks for it; its requirement PyTorch is larger than all of this project's.
-UNDECLARED = {"mteb", "fsspec", "aiohttp", "google_crc32c", "google"}  # the last four come with etils[epath] and gcsfs
+UNDECLARED = {"mteb", "fsspec", "google_crc32c", "google"}  # the last three come with etils[epath] and gcsfs
 
 # Imported by fsspec, for the scheme of a URL.
 BY_FSSPEC = {"gcsfs", "s3fs"}

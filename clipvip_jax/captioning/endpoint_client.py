@@ -2,15 +2,16 @@
 
 import asyncio
 import collections
-import contextlib
 import dataclasses
 import itertools
 import os
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
-import httpx
+import aiohttp
 
 from clipvip_jax.captioning.http_faults import MAX_BYTES, Fault, explain_refusal, redact
 from clipvip_jax.captioning.pacing import Pace, retry_delay
@@ -37,7 +38,7 @@ class Exchange(Protocol[_Item, _Result]):
   path: str
 
   def request(self, item: _Item, /) -> dict[str, Any]:
-    """Returns the arguments of httpx for a request: json, or data and files."""
+    """Returns the arguments of aiohttp for a request, json or data, of which each can be sent once."""
 
   def parse(self, body: bytes, item: _Item, /) -> _Result:
     """Returns the result in the body of an answer with status 200.
@@ -84,17 +85,19 @@ def check_url(url: str, path: str) -> str:
     UserError: it is not http:// or https:// with a host, or contains a password, a key or a fragment.
   """
   try:
-    parsed = httpx.URL(url.strip())
-  except (httpx.InvalidURL, TypeError) as error:
+    parsed = urllib.parse.urlsplit(url.strip())
+    _ = parsed.port  # raises ValueError
+  except ValueError as error:
     raise UserError("--endpoint is not a valid address; pass for example http://localhost:8000/v1") from error
-  if parsed.userinfo or parsed.query or parsed.fragment:
+  if parsed.username or parsed.password or parsed.query or parsed.fragment:
+    host = printable(parsed.hostname or "")
     raise UserError(
-      f"--endpoint={printable(parsed.host)}: an address must not contain a password, ?query or #fragment; keys come"
-      " from an environment variable (--key_variable)"
+      f"--endpoint={host}: an address must not contain a password, ?query or #fragment; keys come from an environment"
+      " variable (--key_variable)"
     )
-  if parsed.scheme not in ("http", "https") or not parsed.host:
+  if parsed.scheme not in ("http", "https") or not parsed.hostname:
     raise UserError(f"--endpoint={printable(url, 80)} is not an address; pass for example http://localhost:8000/v1")
-  return str(parsed).rstrip("/").removesuffix(path)
+  return parsed.geturl().rstrip("/").removesuffix(path)
 
 
 def read_key(variable: str | None, default: str) -> str:
@@ -132,9 +135,7 @@ class EndpointClient(Generic[Item, Result]):
 
   def check(self) -> None:
     """Asks each endpoint for its models, which all but few can list. Raises UserError if one cannot be reached."""
-    with httpx.Client(headers=self._headers(), timeout=_CHECK_TIMEOUT) as client:
-      for url in self._settings.urls:
-        self._check_endpoint(client, url)
+    asyncio.run(self._check())
 
   def run(self, items: Iterator[tuple[int, Item]], done: Callable[[int, Result], None]) -> None:
     """Requests results of numbered items.
@@ -156,35 +157,31 @@ class EndpointClient(Generic[Item, Result]):
   async def _run(self, items: Iterator[tuple[int, Item]], done: Callable[[int, Result], None]) -> None:
     settings = self._settings
     rate, pauses = Pace(settings.requests_per_minute), {url: Pace(0.0) for url in settings.urls}
-    certificates = httpx.create_ssl_context()  # takes longer than a request
 
     async def work() -> None:
-      """Sends one request after another over a connection of its own: a shared pool searches all at each request."""
-      async with contextlib.AsyncExitStack() as stack:
-        client = None
-        while (numbered := await prefetch.next()) is not None:
-          if client is None:
-            client = httpx.AsyncClient(headers=self._headers(), timeout=settings.timeout, verify=certificates)
-            await stack.enter_async_context(client)
-          done(numbered[0], await self._ask(client, rate, pauses, *numbered))
+      while (numbered := await prefetch.next()) is not None:
+        done(numbered[0], await self._ask(session, rate, pauses, *numbered))
 
-    async with Prefetch(items, settings.concurrency) as prefetch, asyncio.TaskGroup() as group:
+    async with (
+      self._session(settings.timeout) as session,
+      Prefetch(items, settings.concurrency) as prefetch,
+      asyncio.TaskGroup() as group,
+    ):
       for _ in range(settings.concurrency):
         group.create_task(work())
 
   async def _ask(
-    self, client: httpx.AsyncClient, rate: Pace, pauses: dict[str, Pace], number: int, item: Item
+    self, session: aiohttp.ClientSession, rate: Pace, pauses: dict[str, Pace], number: int, item: Item
   ) -> Result:
     """Repeats a request until it succeeds or all attempts failed, each to the next endpoint that is not paused."""
     settings = self._settings
-    request = self._exchange.request(item)
     for attempt in itertools.count():
       urls = [settings.urls[(number + attempt + i) % len(settings.urls)] for i in range(len(settings.urls))]
       url = min(urls, key=lambda url: max(pauses[url].paused_until, time.monotonic()))
       await pauses[url].wait()
       await rate.wait()
       try:
-        return await self._request(client, url, request, item)
+        return await self._request(session, url, item)
       except Fault as fault:
         self._count(fault)
         if fault.pause:
@@ -194,28 +191,25 @@ class EndpointClient(Generic[Item, Result]):
         await asyncio.sleep(retry_delay(attempt))
     raise AssertionError
 
-  async def _request(self, client: httpx.AsyncClient, url: str, request: dict[str, Any], item: Item) -> Result:
+  async def _request(self, session: aiohttp.ClientSession, url: str, item: Item) -> Result:
     """Sends one request. Raises Fault, or UserError for what is wrong with every request."""
     settings = self._settings
     try:
-      async with (
-        asyncio.timeout(settings.timeout),  # httpx limits each read, not their sum
-        client.stream("POST", url + self._exchange.path, **request) as response,
-      ):
+      async with session.post(url + self._exchange.path, **self._exchange.request(item), **_options(url)) as response:
         body = await _read(response)
-    except (TimeoutError, httpx.TimeoutException) as error:
+    except TimeoutError as error:
       raise Fault("timeout", f"no answer within {settings.timeout:g} s") from error
-    except httpx.ConnectError as error:
+    except aiohttp.ClientConnectorError as error:
       raise Fault("no connection", self._redact(error)) from error
-    except httpx.DecodingError as error:
+    except aiohttp.ClientResponseError as error:  # what answers does not speak HTTP
       raise Fault("garbage", self._redact(error)) from error
-    except (httpx.HTTPError, httpx.StreamError) as error:
+    except (aiohttp.ClientError, OSError) as error:
       raise Fault("dropped connection", self._redact(error)) from error
     try:
-      if response.status_code == 200:
+      if response.status == 200:
         return self._exchange.parse(body, item)
       return self._exchange.refused(
-        explain_refusal(response.status_code, body, settings.key_variable, settings.key)
+        explain_refusal(response.status, body, settings.key_variable, settings.key)
       )  # fmt: skip
     except Fault as fault:
       fault.pause = _retry_after(response.headers.get("retry-after", ""))
@@ -223,26 +217,38 @@ class EndpointClient(Generic[Item, Result]):
     except UserError as error:
       raise UserError(f"{url} {error}") from None
 
-  def _check_endpoint(self, client: httpx.Client, url: str) -> None:
+  async def _check(self) -> None:
+    async with self._session(_CHECK_TIMEOUT) as session:
+      for url in self._settings.urls:
+        await self._check_endpoint(session, url)
+
+  async def _check_endpoint(self, session: aiohttp.ClientSession, url: str) -> None:
     for attempt in range(_CHECK_ATTEMPTS):
       try:
-        with client.stream("GET", f"{url}/models") as response:
-          status = response.status_code
+        async with session.get(f"{url}/models", **_options(url)) as response:
+          status = response.status
         break
-      except httpx.HTTPError as error:
+      except (aiohttp.ClientError, OSError) as error:
         if attempt + 1 == _CHECK_ATTEMPTS:
           raise UserError(
             f"no connection to --endpoint={url} ({self._redact(error)}); start the server, or check address and network"
           ) from error
-        time.sleep(retry_delay(attempt))
+        await asyncio.sleep(retry_delay(attempt))
     if status in (401, 403):
       try:
         explain_refusal(status, b"", self._settings.key_variable, self._settings.key)
       except UserError as error:
         raise UserError(f"{url} {error}") from None
 
-  def _headers(self) -> dict[str, str]:
-    return {"Authorization": f"Bearer {self._settings.key}"} if self._settings.key else {}
+  def _session(self, timeout: float) -> aiohttp.ClientSession:
+    """Returns a session whose requests are bounded by `concurrency` alone, and that keeps no cookies."""
+    headers = {"Authorization": f"Bearer {self._settings.key}"} if self._settings.key else {}
+    return aiohttp.ClientSession(
+      headers=headers,
+      timeout=aiohttp.ClientTimeout(total=timeout),
+      connector=aiohttp.TCPConnector(limit=0),
+      cookie_jar=aiohttp.DummyCookieJar(),
+    )
 
   def _redact(self, error: Exception) -> str:
     return printable(redact(str(error) or type(error).__name__, self._settings.key), 120)
@@ -259,10 +265,20 @@ class EndpointClient(Generic[Item, Result]):
       log.warning("failed requests so far, repeated up to %d times: %s", self._settings.retries, counts)
 
 
-async def _read(response: httpx.Response) -> bytes:
+def _options(url: str) -> dict[str, Any]:
+  """Returns how each request is sent: through the proxy of the environment, and never on to another address.
+
+  `trust_env` of aiohttp would also send passwords of ~/.netrc.
+  """
+  parsed, proxies = urllib.parse.urlsplit(url), urllib.request.getproxies()
+  proxy = None if urllib.request.proxy_bypass(parsed.netloc) else proxies.get(parsed.scheme, proxies.get("all"))
+  return {"proxy": proxy, "allow_redirects": False}
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
   """Reads a response. Raises Fault if it has more than MAX_BYTES: an endless stream would fill the memory."""
   content = bytearray()
-  async for chunk in response.aiter_bytes():
+  async for chunk in response.content.iter_any():
     content += chunk
     if len(content) > MAX_BYTES:
       raise Fault("garbage", f"more than {MAX_BYTES >> 20} MiB")

@@ -3,10 +3,13 @@
 Servers of Whisper models and hosted services speak it. What an endpoint sends is untrusted.
 """
 
+import io
 import json
 import math
 from collections.abc import Mapping
 from typing import Any
+
+import aiohttp
 
 from clipvip_jax.captioning.http_faults import Fault
 from clipvip_jax.transcription.audio import RATE, Chunk, to_wav
@@ -36,7 +39,12 @@ class SpeechProtocol:
 
   def request(self, item: Chunk) -> dict[str, Any]:
     """Returns the arguments of a request."""
-    return {"data": self._fields, "files": {"file": ("speech.wav", to_wav(item.samples), "audio/wav")}}
+    form = aiohttp.FormData()
+    for name, values in self._fields.items():
+      for value in values if isinstance(values, list) else [values]:
+        form.add_field(name, value if isinstance(value, str) else json.dumps(value))
+    form.add_field("file", io.BytesIO(to_wav(item.samples)), filename="speech.wav", content_type="audio/wav")
+    return {"data": form}
 
   def parse(self, body: bytes, item: Chunk) -> Speech:
     """Returns the words of an answer.

@@ -42,11 +42,10 @@ def configure(scheme: str) -> None:
 
 def _configure_gcsfs(options: dict[str, Any]) -> None:
   logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of the errors that it raises
-  if importlib.util.find_spec("aiohttp") is not None:
-    import aiohttp
+  import aiohttp
 
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
-    options.setdefault("requests_timeout", timeout)  # that of a session does not apply: gcsfs passes this one
+  timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
+  options.setdefault("requests_timeout", timeout)  # that of a session does not apply: gcsfs passes this one
 
 
 def _configure_s3fs(options: dict[str, Any]) -> None:

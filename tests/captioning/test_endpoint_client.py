@@ -1,6 +1,8 @@
 """Requests to endpoints: concurrency, rate, retries, and every fault by its name."""
 
+import gzip
 import socket
+import threading
 import time
 
 import pytest
@@ -57,6 +59,51 @@ def test_faults_are_counted_by_name_and_repeated(fault, name):
     engine, answers = run([server.url], 6, concurrency=2, timeout=1.0 if fault == "hang" else 60.0)
   assert {i: answer.text for i, answer in answers.items()} == {i: known_captions(6)[picture(i)] for i in range(6)}
   assert engine.faults == {name: server.counts[fault]} and engine.faults[name] >= 3
+
+
+def test_bytes_that_are_not_http_are_garbage():
+  with socket.create_server(("127.0.0.1", 0)) as listener:
+
+    def answer():
+      connection, _ = listener.accept()
+      with connection:
+        connection.recv(1 << 16)
+        connection.sendall(b"\x15\x03\x01 not HTTP\r\n\r\n")
+
+    threading.Thread(target=answer, daemon=True).start()
+    engine, answers = run([f"http://127.0.0.1:{listener.getsockname()[1]}/v1"], 1, retries=0)
+  assert answers[0].failure == "failed" and engine.faults == {"garbage": 1}
+
+
+def test_an_answer_that_unpacks_to_much_more_is_garbage():
+  packed = gzip.compress(b" " * (64 << 20))
+  with CaptionEndpoint(known_captions(1), fault=lambda *_: packed) as server:
+    engine, answers = run([server.url], 1, retries=0)
+  assert answers[0].failure == "failed" and engine.faults == {"garbage": 1}
+
+
+def test_a_redirect_is_not_followed_with_the_key():
+  with (
+    CaptionEndpoint(known_captions(1)) as other,
+    CaptionEndpoint({}, fault=lambda *_: other.url) as server,
+    pytest.raises(UserError, match="it redirects: pass its own address"),
+  ):
+    run([server.url], 1, key="top-secret")
+  assert not other.counts
+
+
+def test_the_proxy_of_the_environment_is_used_and_passwords_of_netrc_are_not(monkeypatch, tmp_path):
+  (tmp_path / "netrc").write_text("machine captions.example login me password s3cr3t\n")
+  monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+  with CaptionEndpoint(known_captions(2)) as proxy:
+    monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    _, answers = run(["http://captions.example/v1"], 1)
+    assert answers[0].text and proxy.authorization is None
+    proxied = proxy.counts.total()
+    with CaptionEndpoint(known_captions(1)) as server:
+      run([server.url], 1)
+    assert server.counts.total() == proxied == proxy.counts.total() == 1
 
 
 def test_a_frame_whose_attempts_all_fail_has_no_answer():

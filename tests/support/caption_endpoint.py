@@ -53,7 +53,8 @@ class CaptionEndpoint(socketserver.ThreadingMixIn, http.server.HTTPServer):
 
   Attributes:
     url: for --endpoint.
-    fault: called with the number of a request, from 0, and its picture; returns one of `_FAULTS`, a status, or "".
+    fault: called with the number of a request, from 0, and its picture; returns "", a status, an address
+      to redirect to, packed bytes, or "model", "garbage", "endless", "hang" or "drop".
     counts: requests by fault, "" for those without.
     most_at_once: the most requests that were open at once.
     authorization: of the last request.
@@ -118,6 +119,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self._answer(fault, body, picture)
 
   def _answer(self, fault, body, picture):
+    if isinstance(fault, bytes):
+      return self._send(200, fault, {"Content-Encoding": "gzip"})
+    if fault.startswith("http:"):
+      return self._send(307, b"", {"Location": f"{fault}{self.path.removeprefix('/v1')}"})
     if fault.isdigit():
       key = self.headers.get("Authorization")
       return self._send(int(fault), json.dumps({"error": {"message": f"no, says {fault} to {key}"}}).encode())
@@ -144,8 +149,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     with contextlib.suppress(ConnectionError):
       self._send(200, data)
 
-  def _send(self, status, data):
+  def _send(self, status, data, headers=None):
     self.send_response(status)
+    for name, value in (headers or {}).items():
+      self.send_header(name, value)
     self.send_header("Content-Type", "application/json")
     self.send_header("Content-Length", str(len(data)))
     if status == 429:

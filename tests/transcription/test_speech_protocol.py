@@ -1,5 +1,7 @@
 """Requests and answers of the transcription protocol."""
 
+import asyncio
+import email
 import io
 import json
 import wave
@@ -15,7 +17,7 @@ from clipvip_jax.transcription.words import Word, spread_words
 from clipvip_jax.utils.errors import UserError
 
 CHUNK = Chunk(600.0, np.zeros(10 * RATE, np.int16))
-PROTOCOL = SpeechProtocol("whisper-1", "en", {"temperature": 0})
+PROTOCOL = SpeechProtocol("whisper-1", "en", {"temperature": 0, "vad_filter": True})
 
 
 def parse(answer):
@@ -23,21 +25,36 @@ def parse(answer):
   return PROTOCOL.parse(body, CHUNK)
 
 
+def form_parts(protocol):
+  """Returns the (content, name, type) of each part of a request, whose type is that of files."""
+  writer = protocol.request(CHUNK)["data"]()
+  head = f"Content-Type: {writer.content_type}\r\n\r\n".encode()
+  parts = list(email.message_from_bytes(head + asyncio.run(writer.as_bytes())).walk())[1:]
+  names = [part.get_param("name", header="Content-Disposition") for part in parts]
+  return [
+    (part.get_payload(decode=True), name, part.get_content_type()) for part, name in zip(parts, names, strict=True)
+  ]
+
+
 def segment(start, end, text, **fields):
   return {"id": 0, "start": start, "end": end, "text": text, **fields}
 
 
 def test_a_request_has_the_sound_and_asks_for_times():
-  request = PROTOCOL.request(CHUNK)
-  assert request["data"] == {
-    "model": "whisper-1", "response_format": "verbose_json", "timestamp_granularities[]": ["segment", "word"],
-    "language": "en", "temperature": 0,
-  }  # fmt: skip
-  name, data, kind = request["files"]["file"]
-  assert (name, kind) == ("speech.wav", "audio/wav")
-  with wave.open(io.BytesIO(data)) as file:
+  *fields, (sound, name, kind) = form_parts(PROTOCOL)
+  assert [(text.decode(), field) for text, field, _ in fields] == [
+    ("whisper-1", "model"),
+    ("verbose_json", "response_format"),
+    ("segment", "timestamp_granularities[]"),
+    ("word", "timestamp_granularities[]"),
+    ("en", "language"),
+    ("0", "temperature"),
+    ("true", "vad_filter"),
+  ]
+  assert (name, kind) == ("file", "audio/wav")
+  with wave.open(io.BytesIO(sound)) as file:
     assert file.getnframes() == 10 * RATE
-  assert "language" not in SpeechProtocol("m", "", {}).request(CHUNK)["data"]
+  assert "language" not in [field for _, field, _ in form_parts(SpeechProtocol("m", "", {}))]
 
 
 def test_times_are_those_of_words_where_the_answer_has_them():
