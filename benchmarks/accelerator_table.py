@@ -1,6 +1,6 @@
 """Markdown of the results of `benchmarks/accelerator.py`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from clipvip_jax.utils.progress import format_duration
@@ -58,6 +58,18 @@ def seconds_text(seconds: float) -> str:
   return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
+# How fields are told that only some rows have.
+_REMARKS: dict[str, Callable[[Any], str]] = {
+  "memory": lambda x: f"{x / 2**30:.2f} GiB a device",
+  "forward_seconds": lambda x: f"forward {seconds_text(x)}",
+  "texts_per_second": lambda x: f"{x:,.0f} texts a second",
+  "gigabytes_per_second": lambda x: f"{x:.2f} GB/s",
+  "cores": lambda x: f"{x} cores",
+  "kernel_seconds": lambda x: f"kernels {seconds_text(x)} a step",
+  "speedup": lambda x: f"ours is {x:.2f} x as fast",
+}
+
+
 def remarks(row: Mapping[str, Any]) -> str:
   """Returns what a row tells beside time and speed."""
   parts = []
@@ -67,23 +79,10 @@ def remarks(row: Mapping[str, Any]) -> str:
     source = "from the cache" if row["from_cache"] else "without cache"
     traced = f"traced in {seconds_text(row['trace_seconds'])}"
     parts.append(f"{traced}, compiled in {seconds_text(row['compile_seconds'])} ({source})")
-  if "memory" in row:
-    parts.append(f"{row['memory'] / 2**30:.2f} GiB a device")
   if "predicted_seconds" in row:
     ratio = row["seconds"] / row["predicted_seconds"]
     parts.append(f"{ratio:.2f} x preflight's {seconds_text(row['predicted_seconds'])} ({row['bound_by']})")
-  if "forward_seconds" in row:
-    parts.append(f"forward {seconds_text(row['forward_seconds'])}")
-  if "texts_per_second" in row:
-    parts.append(f"{row['texts_per_second']:,.0f} texts a second")
-  if "gigabytes_per_second" in row:
-    parts.append(f"{row['gigabytes_per_second']:.2f} GB/s")
-  if "cores" in row:
-    parts.append(f"{row['cores']} cores")
-  if "kernel_seconds" in row:
-    parts.append(f"kernels {seconds_text(row['kernel_seconds'])} a step")
-  if "speedup" in row:
-    parts.append(f"ours is {row['speedup']:.2f} x as fast")
+  parts += [describe(row[name]) for name, describe in _REMARKS.items() if name in row]
   return "; ".join(parts)
 
 

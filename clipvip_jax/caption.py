@@ -20,6 +20,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from clipvip_jax.captioning import endpoint_options
 from clipvip_jax.utils import storage
 from clipvip_jax.utils.bucket_copies import errors_by_address
 from clipvip_jax.utils.cli import Parser, check_ranges, path_argument, run_command
@@ -38,10 +39,7 @@ _PARAMETERS = {
   _TRANSFORMERS: {"max_new_tokens": 100, "do_sample": False},
 }
 _LIMITS = (
-  ("concurrency", 1, 1024),
-  ("requests_per_minute", 0, 1e7),
-  ("timeout", 0.01, 86_400),
-  ("retries", 0, 100),
+  *endpoint_options.LIMITS,
   ("batch_size", 1, 4096),
   ("threads", 0, 1024),
   ("text_length", 3, 4096),
@@ -90,14 +88,8 @@ def _parser() -> Parser:
   corpus.add_argument("--config", default="", help="configuration of the corpus; default: its first")
   corpus.add_argument("--data_dir", default="", help="dataset directory; default: that of TFDS")
   corpus.add_argument("--split", default="", help="SPLIT[,SPLIT...]; default: all")
-  endpoint = parser.add_argument_group("endpoint")
-  endpoint.add_argument("--endpoint", metavar="URL[,URL...]", default="", help="as in http://localhost:8000/v1")
-  endpoint.add_argument("--key_variable", metavar="NAME", help=f"variable with the key; default: {_KEY_VARIABLE}")
+  endpoint = endpoint_options.add_endpoint_options(parser, _KEY_VARIABLE, 16, 120, "one request")
   endpoint.add_argument("--answers_as", metavar="NAME", default="", help="the model's name in answers, if it differs")
-  endpoint.add_argument("--concurrency", type=int, default=16, help="requests at once; default: 16")
-  endpoint.add_argument("--requests_per_minute", type=float, default=0, help="rate limit; 0, the default: none")
-  endpoint.add_argument("--timeout", type=float, default=120, help="seconds for one request; default: 120")
-  endpoint.add_argument("--retries", type=int, default=6, help="of a failed request; default: 6")
   local = parser.add_argument_group("other engines, and decoding")
   local.add_argument("--batch_size", type=int, default=8, help="frames per call; default: 8")
   local.add_argument("--trust_remote_code", action="store_true", help="run Python code of the model's own folder")
@@ -123,25 +115,16 @@ def _engine(options: argparse.Namespace) -> "Engine":
     return TransformersEngine(
       options.model, options.prompt, parameters, options.batch_size, trust_remote_code=options.trust_remote_code
     )
-  if not options.endpoint:
-    raise UserError("--endpoint is missing; pass its address, as http://localhost:8000/v1, or another --engine")
   from clipvip_jax.captioning.chat_protocol import ChatProtocol
   from clipvip_jax.captioning.endpoint import EndpointEngine, EndpointSettings
-  from clipvip_jax.captioning.endpoint_client import check_url, read_key
 
   return EndpointEngine(
     EndpointSettings(
-      urls=tuple(check_url(url, ChatProtocol.path) for url in options.endpoint.split(",")),
+      **endpoint_options.client_fields(options, ChatProtocol.path, _KEY_VARIABLE),
       model=options.model,
       prompt=DEFAULT_PROMPT if options.prompt is None else options.prompt,
       parameters=parameters,
       answers_as=options.answers_as,
-      concurrency=options.concurrency,
-      requests_per_minute=options.requests_per_minute,
-      timeout=options.timeout,
-      retries=options.retries,
-      key=read_key(options.key_variable, _KEY_VARIABLE),
-      key_variable=options.key_variable or _KEY_VARIABLE,
     )
   )
 

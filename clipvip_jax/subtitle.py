@@ -19,6 +19,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from clipvip_jax.captioning import endpoint_options
 from clipvip_jax.input_pipeline import list_media
 from clipvip_jax.utils.bucket_copies import errors_by_address, uploaded_file
 from clipvip_jax.utils.cli import Parser, check_ranges, path_argument, run_command
@@ -33,10 +34,7 @@ _FILES, _ENDPOINT, _WHISPER = "files", "endpoint", "faster-whisper"
 _CUTS = ("sentences", "none")
 _KEY_VARIABLE = "CLIPVIP_SPEECH_KEY"
 _LIMITS = (
-  ("concurrency", 1, 4096),
-  ("requests_per_minute", 0, 1e7),
-  ("timeout", 0.01, 86_400),
-  ("retries", 0, 100),
+  *endpoint_options.LIMITS,
   ("max_skipped", 0, 1),
   ("validation", 0, 1),
 )
@@ -87,13 +85,7 @@ def _parser() -> Parser:
   add("--validation", type=float, default=0.0, help="fraction of the videos for the split validation; default: 0")
   add("--shard", metavar="I/N", default="1/1", help="part of the videos that this process transcribes; default: all")
   add("--max_skipped", type=float, default=0.05, help="accepted fraction of skipped videos; default: 0.05")
-  endpoint = parser.add_argument_group("endpoint")
-  endpoint.add_argument("--endpoint", metavar="URL[,URL...]", default="", help="as in http://localhost:8000/v1")
-  endpoint.add_argument("--key_variable", metavar="NAME", help=f"variable with the key; default: {_KEY_VARIABLE}")
-  endpoint.add_argument("--concurrency", type=int, default=8, help="requests at once; default: 8")
-  endpoint.add_argument("--requests_per_minute", type=float, default=0, help="rate limit; 0, the default: none")
-  endpoint.add_argument("--timeout", type=float, default=600, help="seconds for ten minutes of sound; default: 600")
-  endpoint.add_argument("--retries", type=int, default=6, help="of a failed request; default: 6")
+  endpoint_options.add_endpoint_options(parser, _KEY_VARIABLE, 8, 600, "ten minutes of sound")
   return parser
 
 
@@ -112,21 +104,11 @@ def _engine(options: argparse.Namespace) -> "Engine | None":
     from clipvip_jax.transcription.engine import WhisperEngine
 
     return WhisperEngine(options.model, options.language)
-  if not options.endpoint:
-    raise UserError("--endpoint is missing; pass its address, as http://localhost:8000/v1, or another --engine")
-  from clipvip_jax.captioning.endpoint_client import ClientSettings, check_url, read_key
+  from clipvip_jax.captioning.endpoint_client import ClientSettings
   from clipvip_jax.transcription.speech_endpoint import SpeechEndpoint
   from clipvip_jax.transcription.speech_protocol import SpeechProtocol
 
-  settings = ClientSettings(
-    urls=tuple(check_url(url, SpeechProtocol.path) for url in options.endpoint.split(",")),
-    concurrency=options.concurrency,
-    requests_per_minute=options.requests_per_minute,
-    timeout=options.timeout,
-    retries=options.retries,
-    key=read_key(options.key_variable, _KEY_VARIABLE),
-    key_variable=options.key_variable or _KEY_VARIABLE,
-  )
+  settings = ClientSettings(**endpoint_options.client_fields(options, SpeechProtocol.path, _KEY_VARIABLE))
   return SpeechEndpoint(settings, options.model, options.language, {"temperature": 0})
 
 
