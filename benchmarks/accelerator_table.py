@@ -58,7 +58,7 @@ def seconds_text(seconds: float) -> str:
   return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
-# How fields are told that only some rows have.
+# Formats of fields that only some rows have.
 _REMARKS: dict[str, Callable[[Any], str]] = {
   "memory": lambda x: f"{x / 2**30:.2f} GiB a device",
   "forward_seconds": lambda x: f"forward {seconds_text(x)}",
@@ -71,7 +71,7 @@ _REMARKS: dict[str, Callable[[Any], str]] = {
 
 
 def remarks(row: Mapping[str, Any]) -> str:
-  """Returns what a row tells beside time and speed."""
+  """Returns the remarks on a row."""
   parts = []
   if row.get("reason"):
     parts.append(f"{row['status']}: {row['reason']}")

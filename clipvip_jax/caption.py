@@ -154,10 +154,11 @@ def _source(options: argparse.Namespace) -> "FrameSource":
     raise UserError(
       f"--config, --data_dir and --split do not apply to {printable(source)}, which is no corpus; remove them"
     )
+  if not is_corpus:
+    storage.check_path(source, "SOURCE")
   if source.endswith((".json", ".jsonl")):
     return frame_sources.VideoFrames(frame_sources.manifest_items(source), options.threads)
   if not is_corpus:
-    storage.check_path(source, "SOURCE")
     folder = storage.absolute(source) if storage.is_remote(source) else pathlib.Path(source)
     if not storage.is_remote(source) and not folder.is_dir():
       raise UserError(

@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   config = recipe_flags.parse_config([f"--config={options.config}", *overrides])
   from clipvip_jax.cost_model.measured_memory import measured_memory  # lazy, so that --help is fast
   from clipvip_jax.cost_model.step_report import step_report
+  from clipvip_jax.training.model_sizes import fill_sizes
 
-  measured = {"memory_measured": measured_memory(options.run, config)} if options.run else {}
+  measured = {"memory_measured": measured_memory(options.run, fill_sizes(config))} if options.run else {}
   report = {"config": options.config} | step_report(config, options.topology, largest_batch=options.largest_batch)
   report |= measured
   print("\n".join(preflight_table.lines(report)))

@@ -38,7 +38,7 @@ class Exchange(Protocol[_Item, _Result]):
   path: str
 
   def request(self, item: _Item, /) -> dict[str, Any]:
-    """Returns the arguments of aiohttp for a request, json or data, of which each can be sent once."""
+    """Returns arguments of `ClientSession.post`. Called for each attempt: a form can be sent only once."""
 
   def parse(self, body: bytes, item: _Item, /) -> _Result:
     """Returns the result in the body of an answer with status 200.
@@ -86,7 +86,7 @@ def check_url(url: str, path: str) -> str:
   """
   try:
     parsed = urllib.parse.urlsplit(url.strip())
-    _ = parsed.port  # raises ValueError
+    _ = parsed.port, (parsed.hostname or "").encode("idna")  # raise ValueError
   except ValueError as error:
     raise UserError("--endpoint is not a valid address; pass for example http://localhost:8000/v1") from error
   if parsed.username or parsed.password or parsed.query or parsed.fragment:
@@ -201,6 +201,8 @@ class EndpointClient(Generic[Item, Result]):
       raise Fault("timeout", f"no answer within {settings.timeout:g} s") from error
     except aiohttp.ClientConnectorError as error:
       raise Fault("no connection", self._redact(error)) from error
+    except aiohttp.ClientHttpProxyError as error:
+      raise Fault("refusal of the proxy", self._redact(error)) from error
     except aiohttp.ClientResponseError as error:  # what answers does not speak HTTP
       raise Fault("garbage", self._redact(error)) from error
     except (aiohttp.ClientError, OSError) as error:
@@ -266,12 +268,19 @@ class EndpointClient(Generic[Item, Result]):
 
 
 def _options(url: str) -> dict[str, Any]:
-  """Returns how each request is sent: through the proxy of the environment, and never on to another address.
+  """Returns options of each request: the proxy of the environment, and no redirects.
 
   `trust_env` of aiohttp would also send passwords of ~/.netrc.
   """
   parsed, proxies = urllib.parse.urlsplit(url), urllib.request.getproxies()
   proxy = None if urllib.request.proxy_bypass(parsed.netloc) else proxies.get(parsed.scheme, proxies.get("all"))
+  if proxy:
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    if urllib.parse.urlsplit(proxy).scheme not in ("http", "https"):
+      raise UserError(
+        f"the proxy of the environment is not an HTTP proxy; set {parsed.scheme}_proxy to one, or no_proxy for the"
+        " endpoint"
+      )
   return {"proxy": proxy, "allow_redirects": False}
 
 

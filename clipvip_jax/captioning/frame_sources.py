@@ -22,6 +22,7 @@ from clipvip_jax.data.engine.items import Item, check_id
 from clipvip_jax.input_pipeline import list_media
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.frame_sampling import CORPUS_FPS, middle_frame
+from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.read_media import map_in_threads
 from clipvip_jax.input_pipeline.record_text import record_text
 from clipvip_jax.utils.errors import UserError
@@ -137,7 +138,7 @@ class VideoFrames:
           idle.put(decoder)
 
       for _, frame in map_in_threads(numbers, read, self._threads):
-        if isinstance(frame, UserError):
+        if isinstance(frame, MediaError):
           raise frame
         yield frame
 

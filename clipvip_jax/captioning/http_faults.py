@@ -15,6 +15,7 @@ _FATAL = {
   402: "the account has no credit",
   403: "the key in the environment variable {variable} does not permit this",
   404: "no such model or path: check --model and --endpoint, which often ends with /v1",
+  407: "the proxy needs a name and a password: add them to http_proxy or https_proxy, as in http://NAME:PASSWORD@HOST",
   405: "the path does not accept this request: check --endpoint, which often ends with /v1",
 }
 _REDIRECT = "it redirects: pass its own address with --endpoint"

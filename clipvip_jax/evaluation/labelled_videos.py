@@ -140,8 +140,12 @@ def _folder_rows(folder: pathlib.Path) -> Iterator[_Row]:
 
 
 def _clip(folder: pathlib.Path, name: Any, where: str, times: tuple[Any, Any] = (None, None)) -> VideoClip:
-  path = os.fspath(folder / check_id(name, f"{where}, video"))
-  path = path if storage.is_remote(path) else find_path(path)
+  name = check_id(name, f"{where}, video")
+  path = name if storage.is_remote(name) else os.fspath(folder / name)
+  if storage.is_remote(path):
+    storage.check_package(path)
+  else:
+    path = find_path(path)
   return VideoClip(path, *check_times(*times, where))
 
 

@@ -25,6 +25,7 @@ from clipvip_jax.distributed import sharding
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.clip_bpe import CLIP_VOCAB_SIZE
 from clipvip_jax.input_pipeline.frame_sampling import MAX_FRAMES
+from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.preprocessing import check_crop
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
 from clipvip_jax.input_pipeline.word_tokenizer import WORDS
@@ -163,9 +164,9 @@ def _stack(rows: Sequence[np.ndarray], dim: int) -> Float[np.ndarray, "n e"]:
   return np.array(rows, np.float32).reshape(-1, dim)
 
 
-def _raise_errors(clips: Iterable[tuple[Video, np.ndarray | UserError]]) -> Iterator[np.ndarray]:
+def _raise_errors(clips: Iterable[tuple[Video, np.ndarray | MediaError]]) -> Iterator[np.ndarray]:
   for _, clip in clips:
-    if isinstance(clip, UserError):
+    if isinstance(clip, MediaError):
       raise clip
     yield clip
 

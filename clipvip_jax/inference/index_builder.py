@@ -18,6 +18,7 @@ from clipvip_jax.inference import video_index
 from clipvip_jax.inference.feature_file import SUFFIX
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.media_notes import collect_notes
 from clipvip_jax.runs import workdir
 from clipvip_jax.utils import config_tree
@@ -207,11 +208,11 @@ def _is_complete(path: pathlib.Path, model: VideoEmbedder, threads: int) -> bool
     bad = video_index.read_index(path).bad
   except UserError:
     return False
-  return all(isinstance(clip, UserError) for _, clip in read_media.map_in_threads(bad, model.read_clip, threads))
+  return all(isinstance(clip, MediaError) for _, clip in read_media.map_in_threads(bad, model.read_clip, threads))
 
 
 def _embed_part(
-  model: VideoEmbedder, clips: Iterable[tuple[str | os.PathLike[str], np.ndarray | UserError]]
+  model: VideoEmbedder, clips: Iterable[tuple[str | os.PathLike[str], np.ndarray | MediaError]]
 ) -> VideoIndex:
   """Embeds (video, its pixels or the error of reading it)."""
   good: list[str] = []
@@ -221,7 +222,7 @@ def _embed_part(
   def readable() -> Iterator[np.ndarray]:
     for video, clip in clips:
       name = os.fspath(video)
-      if isinstance(clip, UserError):
+      if isinstance(clip, MediaError):
         reason = " ".join(str(clip).removeprefix(f"{video}: ").split())
         log.warning("skipped %s: %s", printable(name), printable(reason))
         bad.append(name)

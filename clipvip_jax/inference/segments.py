@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from clipvip_jax.inference import index_builder
 from clipvip_jax.inference.video_clip import VideoClip
 from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.progress import ProgressReporter
 from clipvip_jax.utils.storage import PathLike
@@ -32,13 +33,16 @@ def split_videos(videos: Sequence[PathLike], seconds: float, threads: int) -> li
 
   Returns:
     The segments of each video; one without times for images, folders of frames, and videos that cannot be read.
+
+  Raises:
+    UserError: a bucket cannot be read.
   """
   progress = ProgressReporter(len(videos), "videos measured")
   spans = read_media.map_in_threads(videos, read_media.video_seconds, threads or os.cpu_count() or 1)
   clips = []
   for video, span in spans:
     path = os.fspath(video)
-    clips.append([VideoClip(path)] if span is None or isinstance(span, UserError) else _divide(path, *span, seconds))
+    clips.append([VideoClip(path)] if span is None or isinstance(span, MediaError) else _divide(path, *span, seconds))
     progress.update(len(clips))
   return clips
 

@@ -195,7 +195,7 @@ class Corpus:
       raise UserError(f"{where}: no clip has a {query!r} to use as query; choose another field or split")
     if without_query := [clip_id for i, clip_id in enumerate(texts.ids) if i not in labels]:
       log.warning(
-        "%s: %d of %d clips have no %r to use as query, first %s; they are only ranked among the others",
+        "%s: %d of %d clips have no %r to use as query, first %s; they are distractors",
         *(where, len(without_query), len(texts.ids), query, printable(", ".join(without_query[:_NUM_NAMED]))),
       )
     check_protocol(protocol, texts.ids, texts.labels, where, flag)

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -12,6 +13,7 @@ from typing import TypeVar
 from etils import epath
 
 from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES
+from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.read_media import VIDEO_SUFFIXES
 from clipvip_jax.input_pipeline.remote_video import local_media
 from clipvip_jax.input_pipeline.video_decoder import iterate_pictures
@@ -112,8 +114,14 @@ def _read_list(path: _Path) -> list[_Path]:
 
 def _listed_path(folder: _Path, line: str) -> _Path:
   if storage.is_remote(line):
+    storage.check_package(line)
     return storage.absolute(line)
-  return folder / line if storage.is_remote(folder) else pathlib.Path(find_path(folder / line))
+  if not storage.is_remote(folder):
+    return pathlib.Path(find_path(folder / line))
+  if line.startswith("/"):
+    raise UserError(f"{printable(line)}: a list in a bucket has addresses or paths relative to it, not absolute paths")
+  scheme, _, name = os.fspath(folder).partition("://")
+  return storage.absolute(f"{scheme}://{posixpath.normpath(posixpath.join(name, line))}")
 
 
 def _is_json(line: str) -> bool:
@@ -218,7 +226,9 @@ def _size_and_camera(image: storage.PathLike) -> tuple[tuple[int, int], bool] | 
   try:
     with local_media(image) as local, Image.open(local) as opened:
       return opened.size, any(tag in opened.getexif() for tag in _CAMERA_TAGS)
-  except Exception:  # corrupt tags raise exceptions of any type; reading the pixels reports the error
+  except Exception as error:  # corrupt tags raise exceptions of any type; reading the pixels reports the error
+    if isinstance(error, UserError) and not isinstance(error, MediaError):  # of a bucket
+      raise
     return None
 
 

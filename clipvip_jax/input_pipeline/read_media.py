@@ -208,13 +208,16 @@ def _map_decoded(
 
 def map_in_threads(
   items: Iterable[Item], function: Callable[[Item], Result], threads: int
-) -> Iterator[tuple[Item, Result | UserError]]:
+) -> Iterator[tuple[Item, Result | MediaError]]:
   """Applies a function to items in threads, a few items ahead of the consumer.
 
   Decoding and resizing release the GIL, so that the model computes meanwhile.
 
   Yields:
-    (item, result) in the order of `items`; in place of the result, the UserError that `function` raised.
+    (item, result) in the order of `items`; in place of the result, the MediaError that `function` raised.
+
+  Raises:
+    Exception: any other error of `function`, such as that of a bucket: it says nothing about the item.
   """
   iterator, threads = iter(items), max(threads, 1)
   pool = concurrent.futures.ThreadPoolExecutor(threads)
@@ -226,10 +229,10 @@ def map_in_threads(
       if not pending:
         return
       item, future = pending.popleft()
-      result: Result | UserError
+      result: Result | MediaError
       try:
         result = future.result()
-      except UserError as error:
+      except MediaError as error:
         result = error
       yield item, result
   finally:

@@ -17,6 +17,7 @@ from etils import epath
 
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
 from clipvip_jax.utils import storage
+from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.storage_errors import TransferError
 
 _MAX_UNUSED = 4  # copies that are kept after they were read: consecutive clips are often parts of one video
@@ -33,13 +34,23 @@ def fetch(url: str, target: pathlib.Path, offset: int = 0, size: int = 0) -> Non
 
   Raises:
     FileNotFoundError: There is no such object or folder.
-    UserError: The bucket does not exist, the store refuses, or it cannot be reached.
-    OSError: The file cannot be written.
+    UserError: The bucket does not exist, the store refuses, or it cannot be reached; or the file cannot be written.
   """
   source = epath.Path(url)
-  if size:
-    target.write_bytes(_read_part(url, offset, size))
-    return
+  try:
+    if size:
+      target.write_bytes(_read_part(url, offset, size))
+    else:
+      _download(source, target)
+  except FileNotFoundError:
+    raise
+  except OSError as error:
+    raise UserError(
+      f"{url}: cannot be copied to {target.parent} ({error.strerror or error}); set TMPDIR to a folder with more space"
+    ) from error
+
+
+def _download(source: epath.Path, target: pathlib.Path) -> None:
   try:
     storage.download(source, target)
   except FileNotFoundError:
@@ -93,7 +104,7 @@ class _Copy:
 class _Copies:
   """Copies of objects in the system's temporary folder, shared by the threads of this process.
 
-  The least recently used ones are deleted when nobody reads them, and all of them when the process ends.
+  The least recently used ones are deleted when they have no reader, and all of them when the process ends.
   """
 
   def __init__(self) -> None:

@@ -19,7 +19,7 @@ def is_dense(codec: str) -> bool:
 
 def has_zero_run(data: bytes, codec: str) -> bool:
   """Returns whether a coded frame of a dense codec holds a run of zeros that is no stuffing, or only zeros."""
-  # A run holds one of every 256th byte, which few frames have.
+  # A run contains one of every 256th byte: few frames have a zero there.
   begin = data.find(_RUN) if 0 in data[_LENGTH - 1 :: _LENGTH] else -1
   if begin < 0:
     return len(data) > 1 and not data.rstrip(b"\0")  # one byte is a skipped picture of WMV

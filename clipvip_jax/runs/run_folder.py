@@ -133,7 +133,7 @@ class BucketFolder(RunFolder):
     return self._lease is not None and not self._lease.is_lost
 
   def discard(self) -> None:
-    """Deletes the mirror, after its last upload in the background: to another one, the files would seem deleted."""
+    """Deletes the mirror after the background thread has ended, which must not see its files disappear."""
     if self._mirror is not None:
       self._mirror.close()
       shutil.rmtree(self.path, ignore_errors=True)

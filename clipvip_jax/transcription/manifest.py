@@ -17,7 +17,6 @@ from clipvip_jax.utils.atomic_write import atomic_path
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
-CUTS = ("sentences", "none")
 _MAX_NAMED = 3  # skipped videos that an error message names
 
 Row = dict[str, object]
@@ -31,7 +30,7 @@ class CutSettings:
     cut: "sentences", or "none": each video is one clip.
     min_seconds: shortest clip of sentences.
     max_seconds: longest clip of sentences.
-    silent_seconds: length of the clips of videos without speech, which have no subtitle; 0: such videos are left out.
+    silent_seconds: length of the clips of videos without speech, which have no subtitle; 0: such videos are skipped.
   """
 
   cut: str = "sentences"
@@ -58,7 +57,7 @@ def write_manifest(
   max_skipped: float,
   validation: float = 0.0,
 ) -> int:
-  """Writes the clips of all videos as JSON lines that `data_tool build` takes, atomically; logs what is left out.
+  """Writes the clips of all videos as JSON lines that `data_tool build` takes, atomically; logs what is skipped.
 
   Args:
     out: the manifest.
@@ -67,7 +66,7 @@ def write_manifest(
     settings: how they are cut.
     max_skipped: the largest fraction of videos that may be skipped, 0 to 1.
     validation: fraction of the videos whose clips are the split "validation", 0 to 1. Which ones depends on the
-      paths in the manifest: after videos are added, a few may change sides.
+      paths in the manifest; adding videos may move a few between the splits.
 
   Returns:
     Number of clips.
@@ -99,8 +98,8 @@ def write_manifest(
     log.info("%d videos without speech have clips without a subtitle", len(silent))
   if held_out:
     log.info('held out %d of %d videos: their clips are the split "validation"', len(held_out), len(rows))
-  if left_out := _describe(counts):
-    log.info("left out: %s", left_out)
+  if skipped := _describe(counts):
+    log.info("skipped: %s", skipped)
   return len(lines)
 
 

@@ -30,6 +30,10 @@ class _Cue(NamedTuple):
   lines: list[str]
 
 
+class SubtitleError(UserError):
+  """The subtitle file of a video is unreadable or corrupt, or there are several."""
+
+
 def find_subtitles(video: pathlib.Path, language: str = "") -> pathlib.Path | None:
   """Returns the subtitle file beside a video: NAME.vtt or NAME.srt, or NAME.LANGUAGE.vtt as downloaders write it.
 
@@ -38,7 +42,7 @@ def find_subtitles(video: pathlib.Path, language: str = "") -> pathlib.Path | No
     language: such as "en", preferred to a file without a language; "": a file without one, or that of the only one.
 
   Raises:
-    UserError: there are files of several languages, and none is preferred.
+    SubtitleError: there are files of several languages, and none is preferred.
   """
   pattern = re.compile(rf"{re.escape(video.stem)}(?:\.([A-Za-z]{{2,3}}(?:-[\w-]+)?))?(\.vtt|\.srt)", re.IGNORECASE)
   files: dict[str, list[tuple[str, pathlib.Path]]] = {}
@@ -51,7 +55,7 @@ def find_subtitles(video: pathlib.Path, language: str = "") -> pathlib.Path | No
   if language or not files:
     return None
   if len(files) > 1:
-    raise UserError(
+    raise SubtitleError(
       f"{video}: subtitles of several languages ({', '.join(sorted(files))}); choose one with --language=CODE"
     )
   return max(next(iter(files.values())))[1]
@@ -75,25 +79,25 @@ def read_subtitles(path: pathlib.Path) -> list[Word]:
   divided in proportion to their lengths.
 
   Raises:
-    UserError: the file is unreadable, not UTF-8, not of the format of its suffix, or a time is invalid.
+    SubtitleError: the file is unreadable, not UTF-8, not of the format of its suffix, or a time is invalid.
   """
   try:
     if path.stat().st_size > _MAX_BYTES:
-      raise UserError(f"{path}: more than {_MAX_BYTES} bytes, which is no subtitle file; remove it")
+      raise SubtitleError(f"{path}: more than {_MAX_BYTES} bytes, which is no subtitle file; remove it")
     text = path.read_text(encoding="utf-8-sig")
   except UnicodeDecodeError as error:
-    raise UserError(f"{path}: not UTF-8 ({error}); re-encode the file") from error
+    raise SubtitleError(f"{path}: not UTF-8 ({error}); re-encode the file") from error
   except OSError as error:
-    raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    raise SubtitleError(f"{path}: cannot be read ({error.strerror})") from error
   lines = text.splitlines()
   if path.suffix.lower() == ".vtt":
     if not lines or not lines[0].startswith("WEBVTT"):
-      raise UserError(f"{path}: the first line is not WEBVTT; rename the file if it is SubRip (.srt)")
+      raise SubtitleError(f"{path}: the first line is not WEBVTT; rename the file if it is SubRip (.srt)")
     if any(line.startswith(_STREAM_TIMES) for line in lines):
-      raise UserError(f"{path}: times are those of a stream ({_STREAM_TIMES}); convert it to a file of its own")
+      raise SubtitleError(f"{path}: times are those of a stream ({_STREAM_TIMES}); convert it to a file of its own")
   cues = sorted(_read_cues(lines, path), key=lambda cue: cue.start)
   if not cues and any(line.strip() for line in lines[path.suffix.lower() == ".vtt" :]):
-    raise UserError(f"{path}: no line START {_ARROW} END; check that it is a subtitle file")
+    raise SubtitleError(f"{path}: no line START {_ARROW} END; check that it is a subtitle file")
   return list(_words(cues))
 
 
@@ -117,9 +121,9 @@ def _parse_times(line: str, where: str) -> tuple[float, float]:
   words = rest.split()  # settings of WebVTT follow
   start, end = parse_time(start_text.strip()), parse_time(words[0]) if words else None
   if start is None or end is None:
-    raise UserError(f"{where}: expected HH:MM:SS.mmm {_ARROW} HH:MM:SS.mmm, got {printable(line, 60)!r}")
+    raise SubtitleError(f"{where}: expected HH:MM:SS.mmm {_ARROW} HH:MM:SS.mmm, got {printable(line, 60)!r}")
   if end < start:
-    raise UserError(f"{where}: the end {end:g} s is before the start {start:g} s; correct the times")
+    raise SubtitleError(f"{where}: the end {end:g} s is before the start {start:g} s; correct the times")
   return start, end
 
 

@@ -9,13 +9,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.transcription.audio import NO_SOUND, read_chunks
 from clipvip_jax.transcription.engine import Engine, NumberedChunk
 from clipvip_jax.transcription.segments import Speech
-from clipvip_jax.transcription.subtitle_files import find_subtitles, read_subtitles
+from clipvip_jax.transcription.subtitle_files import SubtitleError, find_subtitles, read_subtitles
 from clipvip_jax.transcription.words import Word
 from clipvip_jax.utils.bucket_copies import errors_by_address, fetch_file
-from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.json_shards import JsonShards, Part, Row
 from clipvip_jax.utils.log import log, printable
 from clipvip_jax.utils.progress import ProgressReporter
@@ -38,7 +38,7 @@ class SubtitleFiles:
   language: str = ""
 
   def read(self, video: pathlib.Path) -> tuple[str, list[Word]] | None:
-    """Returns (name of the file, its words) of a video; None without one. Raises UserError if it is corrupt."""
+    """Returns (name of the file, its words) of a video; None without one. Raises SubtitleError if it is corrupt."""
     path = find_subtitles(video, self.language) if self.use else None
     if path is None:
       return None
@@ -152,27 +152,30 @@ class _Job:
     count = 0
     for video in self._todo:
       path = self._videos[video]
+      if (row := self._row_without_sound(path)) is not None:
+        self._finish(video, row)
+        continue
+      self._waiting[video] = _Waiting()
+      reason = ""
       try:
-        if (found := self._files.read(path)) is not None:
-          self._finish(video, _row(path, found[1], found[0]))
-          continue
-        if self._engine is None:
-          self._finish(video, _row(path, [], skipped=_NO_SUBTITLES))
-          continue
-        self._waiting[video] = _Waiting()
         for chunk in read_chunks(path):
           with self._lock:
             self._chunk_videos[count] = video, chunk.start
             self._waiting[video].pending += 1
           yield count, chunk
           count += 1
-        self._end(video, "")
-      except UserError as error:
-        reason = " ".join(str(error).removeprefix(f"{path}: ").split())
-        if video in self._waiting:
-          self._end(video, reason)
-        else:
-          self._finish(video, _row(path, [], skipped=reason))
+      except MediaError as error:  # of a bucket, another error says nothing about the video
+        reason = " ".join(error.reason.split())
+      self._end(video, reason)
+
+  def _row_without_sound(self, path: pathlib.Path) -> Row | None:
+    """Returns the row of a video whose sound is not needed; None for others."""
+    try:
+      if (found := self._files.read(path)) is not None:
+        return _row(path, found[1], found[0])
+    except SubtitleError as error:
+      return _row(path, [], skipped=" ".join(str(error).removeprefix(f"{path}: ").split()))
+    return _row(path, [], skipped=_NO_SUBTITLES) if self._engine is None else None
 
   def add(self, number: int, speech: Speech) -> None:
     """Adds the result of a part of the sound."""

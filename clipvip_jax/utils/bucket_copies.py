@@ -40,9 +40,9 @@ def errors_by_address() -> Iterator[None]:
     yield
   except UserError as error:
     text = to_addresses(str(error))
-    if text == str(error):
-      raise
-    raise UserError(text) from error
+    if text != str(error):
+      error.args = (text,)
+    raise
 
 
 @functools.cache

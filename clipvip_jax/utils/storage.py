@@ -80,9 +80,17 @@ def check_path(path: PathLike, flag: str, *, remote: bool = True, packages: bool
     raise UserError(f"{value} does not name a bucket; pass {scheme}://BUCKET/NAME")
   if re.search(r"(^|/)\.{1,2}(/|$)|[\x00-\x1f\x7f#?*\[\]]", text.split("://", 1)[1]):
     raise UserError(f"{value} has . or .., #, ?, *, brackets or a control character in it; choose another name")
-  package, extra = _PACKAGES[scheme]
-  if packages and importlib.util.find_spec(package) is None:
-    raise UserError(f"{value} needs {package}, which is not installed: pip install 'clipvip_jax[{extra}]'")
+  if packages:
+    check_package(path, value)
+
+
+def check_package(path: PathLike, shown: str = "") -> None:
+  """Raises UserError if the package that reads a remote path is not installed; `shown` names the path."""
+  package, extra = _PACKAGES[_scheme(path)]
+  if importlib.util.find_spec(package) is None:
+    raise UserError(
+      f"{shown or printable(path)} needs {package}, which is not installed: pip install 'clipvip_jax[{extra}]'"
+    )
 
 
 def absolute(path: PathLike) -> epath.Path:
@@ -171,12 +179,12 @@ def _bucket(path: PathLike) -> str:
 
 
 def retry(path: PathLike, action: Callable[[], _T]) -> _T:
-  """Runs an action on a remote path; repeats it after errors that may pass, for a minute after the first of them.
+  """Runs an action on a remote path; repeats it after transient errors, for a minute after the first of them.
 
-  Each is a warning.
+  Each repetition is logged.
 
   Raises:
-    UserError: the action failed at each attempt, or for a reason that does not pass.
+    UserError: the action failed at each attempt, or permanently.
     FileNotFoundError: the object does not exist.
   """
   with explain_errors(path):
@@ -197,7 +205,7 @@ def retry(path: PathLike, action: Callable[[], _T]) -> _T:
 
 @contextlib.contextmanager
 def _notice(path: PathLike) -> Iterator[None]:
-  """Tells the user that a block takes long: a large object, or a store that does not answer."""
+  """Logs a notice when a block takes longer than NOTICE_SECONDS: a large object, or a store that does not answer."""
   message = "%s: has been waiting for the bucket %s for %d seconds"
   timer = threading.Timer(NOTICE_SECONDS, log.info, (message, printable(path), _bucket(path), NOTICE_SECONDS))
   timer.daemon = True

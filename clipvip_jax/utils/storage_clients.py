@@ -1,8 +1,8 @@
 """Configuration of the libraries that access object stores: gcsfs, s3fs and TensorStore.
 
-Their defaults wait long for a store that accepts a connection and then is silent: for ever (TensorStore), or with so
-many repetitions that an hour passes. Here, a request is given up after `SILENCE_SECONDS` without a byte, and a library
-repeats it a few times. Environment variables that the user has set have precedence.
+Their defaults retry an unresponsive store for up to an hour, or without limit (TensorStore). Here, a request times out
+after `SILENCE_SECONDS` without data, and is repeated a few times. Environment variables that the user has set have
+precedence.
 """
 
 import functools

@@ -106,6 +106,22 @@ def test_the_proxy_of_the_environment_is_used_and_passwords_of_netrc_are_not(mon
     assert server.counts.total() == proxied == proxy.counts.total() == 1
 
 
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_proxy_need_not_have_a_scheme(monkeypatch, scheme):
+  monkeypatch.delenv("no_proxy", raising=False)
+  with CaptionEndpoint(known_captions(1)) as proxy:
+    monkeypatch.setenv("http_proxy", scheme + proxy.url.removeprefix("http://").removesuffix("/v1"))
+    assert run(["http://captions.example/v1"], 1)[1][0].text
+
+
+def test_a_socks_proxy_is_refused_without_its_password(monkeypatch):
+  monkeypatch.delenv("no_proxy", raising=False)
+  monkeypatch.setenv("all_proxy", "socks5://me:s3cr3t@127.0.0.1:1")
+  with pytest.raises(UserError, match="not an HTTP proxy; set http_proxy") as caught:
+    run(["http://captions.example/v1"], 1)
+  assert "s3cr3t" not in str(caught.value)
+
+
 def test_a_frame_whose_attempts_all_fail_has_no_answer():
   with CaptionEndpoint(known_captions(3), fault=lambda _, image: "500" if image == picture(1) else "") as server:
     engine, answers = run([server.url], 3, retries=2)
@@ -122,7 +138,7 @@ def test_a_refused_image_is_not_repeated():
 
 
 @pytest.mark.parametrize(
-  ("fault", "words"), [("model", "with the model 'another-model'"), ("401", "key"), ("404", "path")]
+  ("fault", "words"), [("model", "with the model 'another-model'"), ("401", "key"), ("404", "path"), ("407", "proxy")]
 )
 def test_what_fails_for_every_frame_ends_the_run(fault, words):
   with (
@@ -194,6 +210,8 @@ def test_addresses(url, expected):
     "http://me:s3cr3t@host",
     "http://host/?key=s3cr3t",
     "http://h:x/",
+    "http://s3cr3t..host/v1",
+    f"http://{64 * 'a'}/v1",
     "http://host/#s3cr3t",
   ],
 )

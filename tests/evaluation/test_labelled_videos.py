@@ -70,6 +70,14 @@ def test_manifests_with_times(tmp_path, name, content):
   assert read(source, classes, tmp_path, video_dir=tmp_path) == expected
 
 
+def test_addresses_in_a_local_list(tmp_path):
+  rows = [{"video": "gs://a-bucket/v/a.mp4", "label": "run"}, {"video": "b.mp4", "label": "run"}]
+  videos = read_videos(
+    write(tmp_path, "a.json", rows), read_classes(write(tmp_path, "classes.csv", "id,name\n0,run\n"))
+  )
+  assert [video.clip.path for video in videos] == ["gs://a-bucket/v/a.mp4", str(tmp_path / "b.mp4")]
+
+
 def test_lists_of_ucf101(tmp_path):
   touch(tmp_path / "v", "Archery/v_Archery_g01.avi", "YoYo/v_YoYo_g02.mp4")
   classes = classes_of(tmp_path, "1 Archery", "2 YoYo")

@@ -182,3 +182,18 @@ def test_what_is_tolerated_is_counted(tmp_path, out, caplog):
   with caplog.at_level("INFO", logger="clipvip_jax"):
     assert not build_index(FakeModel(), [*videos, recording, short], out).bad
   assert "accepted with notes: 1 corrupt, 1 truncated, 1 unverifiable" in caplog.text
+
+
+def test_an_outage_of_a_bucket_ends_the_build_and_skips_no_video(tmp_path, out):
+  class Unreachable(FakeModel):
+    def read_clip(self, video):
+      if "005" in str(video):
+        raise UserError("the bucket cannot be reached")
+      return super().read_clip(video)
+
+  videos = write_videos(tmp_path, 8)
+  assert any("005" in str(video) for video in videos)
+  with pytest.raises(UserError, match="the bucket cannot be reached"):
+    build_index(Unreachable(), videos, out, max_skipped=1.0)
+  assert not out.exists()
+  assert build_index(FakeModel(), videos, out).bad == []

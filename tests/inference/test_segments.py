@@ -54,6 +54,15 @@ def test_images_folders_and_unreadable_videos_are_one_item(tmp_path):
   assert segments.split_videos(items, 10.0, threads=2) == [[VideoClip(str(item))] for item in items]
 
 
+def test_an_outage_of_a_bucket_does_not_make_a_video_one_item(tmp_path, monkeypatch):
+  def fail(video):
+    raise UserError("the bucket cannot be reached")
+
+  monkeypatch.setattr(segments.read_media, "video_seconds", fail)
+  with pytest.raises(UserError, match="the bucket cannot be reached"):
+    segments.split_videos([tmp_path / "a.mp4"], 10.0, threads=1)
+
+
 def embed_segments(videos, out, seconds, shard=None):
   label, selected = "", videos
   if shard is not None:

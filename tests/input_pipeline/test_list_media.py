@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipvip_jax.input_pipeline import list_media
+from clipvip_jax.input_pipeline import list_media, remote_video
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
 
 
@@ -221,6 +222,30 @@ def test_lists_and_single_files_in_buckets(bucket, tmp_path, mp4):
   assert [str(path) for path in list_media.list_videos(both[0])] == both[:1]
   with pytest.raises(UserError, match=r"/none: not a folder, and not a readable list of videos"):
     list_media.list_videos(bucket / "none")
+  bucket.write("lists/list.txt", b"../v/a.mp4\n./../v/b.mp4\n")
+  assert [str(path) for path in list_media.list_videos(bucket / "lists/list.txt")] == both
+  bucket.write("lists/absolute.txt", b"/v/a.mp4\n")
+  with pytest.raises(UserError, match=r"/v/a.mp4: a list in a bucket has addresses or paths relative to it"):
+    list_media.list_videos(bucket / "lists/absolute.txt")
   bucket.write("w/notes.txt", b"text")
   with pytest.raises(UserError, match=r"/w: no videos, images or folders of frames in this folder"):
     list_media.list_videos(bucket / "w")
+
+
+def test_images_whose_size_the_store_refuses_are_not_taken_for_frames(gs_bucket, monkeypatch):
+  for number in range(3):
+    gs_bucket.write(f"photos/{number}.jpg", picture(32 + number))
+
+  def refuse(*_):
+    raise UserError("the bucket refuses")
+
+  monkeypatch.setattr(remote_video, "fetch", refuse)
+  with pytest.raises(UserError, match="the bucket refuses"):
+    list_media.list_videos(gs_bucket / "photos")
+
+
+def test_addresses_in_a_list_need_their_package(tmp_path, monkeypatch):
+  (tmp_path / "list.txt").write_text("gs://a-bucket/a.mp4\n")
+  monkeypatch.setattr(storage.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(UserError, match=r"gs://a-bucket/a.mp4 needs gcsfs, which is not installed: pip install"):
+    list_media.list_videos(tmp_path / "list.txt")

@@ -145,15 +145,18 @@ def test_map_in_threads_keeps_the_order_prefetches_and_yields_errors():
     started.append(item)
     time.sleep(0.02 if item == 0 else 0)
     if item == 3:
-      raise UserError("three")
+      raise MediaError("three", "corrupt")
+    if item == 5:
+      raise UserError("the bucket cannot be reached")
     return 10 * item
 
   found = read_media.map_in_threads(range(100), read, threads=2)
   assert next(found) == (0, 0)
   assert len(started) < 20, "prefetching is bounded"
   values = [value for _, value in [next(found) for _ in range(4)]]
-  assert values[:2] == [10, 20] and str(values[2]) == "three" and values[3] == 40
-  found.close()
+  assert values[:2] == [10, 20] and str(values[2]) == "three: corrupt" and values[3] == 40
+  with pytest.raises(UserError, match="bucket"):  # says nothing about item 5
+    next(found)
   time.sleep(0.05)
   assert len(started) < 20 and threading.active_count() < 50
 

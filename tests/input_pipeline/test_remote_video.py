@@ -1,6 +1,8 @@
 """Videos in object stores."""
 
 import concurrent.futures
+import errno
+import pathlib
 import threading
 
 import pytest
@@ -52,6 +54,20 @@ def test_a_copy_is_shared_while_it_is_read_and_deleted_later(bucket, monkeypatch
     assert first.read_bytes() == b"v/0.mp4" and first.name == "0.mp4"
     assert 0 < sum(path.exists() for path, _ in others) < len(others)
   assert len(fetched) == len(names)
+
+
+@pytest.mark.parametrize("size", [0, 4])
+def test_a_full_disk_is_not_an_error_of_the_video(gs_bucket, tmp_path, monkeypatch, size):
+  gs_bucket.write("a.mp4", b"0123")
+
+  def fail(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr(remote_video.storage, "download", fail)
+  monkeypatch.setattr(pathlib.Path, "write_bytes", fail)
+  with pytest.raises(UserError, match=r"cannot be copied to .*No space left on device.*; set TMPDIR") as caught:
+    remote_video.fetch(gs_bucket / "a.mp4", tmp_path / "a.mp4", 0, size)
+  assert not isinstance(caught.value, MediaError)
 
 
 def test_errors_name_the_object(bucket, tmp_path):

@@ -30,7 +30,7 @@ def test_clips_are_rows_and_paths_are_relative_below_the_manifest(tmp_path, capl
     {"video": "a/v.mp4", "start": 5.5, "end": 9.0, "subtitle": "Nothing."},
   ]
   assert [row["video"] for row in rows[2:]] == ["/elsewhere/x.mp4"] * 2
-  assert "left out: 1 videos without speech" in caplog.text
+  assert "skipped: 1 videos without speech" in caplog.text
 
 
 def test_an_uncut_video_is_one_clip(tmp_path):

@@ -6,6 +6,7 @@ import corpora
 import pytest
 import speech
 
+from clipvip_jax.transcription import transcripts
 from clipvip_jax.transcription.audio import RATE
 from clipvip_jax.transcription.segments import Speech
 from clipvip_jax.transcription.transcripts import SubtitleFiles, Transcripts
@@ -96,6 +97,17 @@ def test_skipped_videos_are_named_and_tried_again(videos, tmp_path):
   engine = Listener()
   assert [t.skipped for t in transcribe(mixed, tmp_path / "a.jsonl", engine).read()] == ["", "has no sound", ""]
   assert len(engine.heard) == 1
+
+
+def test_an_outage_of_a_bucket_ends_the_run_and_skips_no_video(videos, tmp_path, monkeypatch):
+  def fail(path):
+    raise UserError("the bucket cannot be reached")
+
+  monkeypatch.setattr(transcripts, "read_chunks", fail)
+  with pytest.raises(UserError, match="the bucket cannot be reached"):
+    transcribe(videos, tmp_path / "m.jsonl", Listener())
+  monkeypatch.undo()
+  assert not any(transcript.skipped for transcript in transcribe(videos, tmp_path / "m.jsonl", Listener()).read())
 
 
 def test_subtitle_files_come_first(videos, tmp_path):
