@@ -58,7 +58,7 @@ def test_counts_texts_in_evenly_spaced_records_of_a_large_split(tmp_path, monkey
 def test_clips_without_a_query_are_named_and_a_split_without_any_is_rejected(tmp_path, caplog):
   caplog.set_level("WARNING", "clipvip_jax")
   open_written(tmp_path / "some").check_queries("train", "description", "", "multi")
-  assert "1 of 3 clips have no 'description' to use as query, first c; they are only ranked" in caplog.text
+  assert "1 of 3 clips have no 'description' to use as query, first c; they are distractors" in caplog.text
   records = [{"id": name, "frames": [b"x"], "caption": "a"} for name in "ab"]
   with pytest.raises(UserError, match="no clip has a 'description' to use as query; choose another field or split"):
     open_written(tmp_path / "none", records).check_queries("train", "description", "")
