@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from clipvip_jax.input_pipeline.ffmpeg_errors import error_reason, take_error
 from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.skipped_bytes import SkippedBytes
 from clipvip_jax.input_pipeline.video_checks import DecodeStats, has_flag
 from clipvip_jax.input_pipeline.video_container import open_video
 
@@ -41,10 +42,10 @@ def read_packets(
   import av
 
   clock, tick = _Clock(container, stream, stats), float(stream.time_base or 0)
-  packets = container.demux(*([stream] if stats.skipped is None else []))
+  packets = container.demux(stream) if stats.skipped is None else _counted(container, stream, stats.skipped)
   while True:
     try:
-      packet = _next_packet(packets, stream.index, stats)
+      packet = next(packets, None)
     except IndexError:  # PyAV cannot flush streams that began after the header: this is the end
       packet = None
     except (av.error.FFmpegError, OSError) as error:  # the container itself cannot be read any further
@@ -62,16 +63,12 @@ def read_packets(
       yield joined
 
 
-def _next_packet(packets: Iterator["Packet"], index: int, stats: DecodeStats) -> "Packet | None":
-  """Returns the next packet of the video stream; None at the end. Counts those of all streams that are read."""
-  add = stats.skipped.add_packet if stats.skipped is not None else None
-  for packet in packets:
-    if add is None:
-      return packet
-    add(packet)
-    if packet.stream.index == index:
-      return packet
-  return None
+def _counted(container: "InputContainer", stream: "VideoStream", skipped: SkippedBytes) -> Iterator["Packet"]:
+  """Yields the packets of a stream; counts those of all streams."""
+  for packet in container.demux():
+    skipped.add_packet(packet)
+    if packet.stream.index == stream.index:
+      yield packet
 
 
 def last_packet_end(path: str | os.PathLike[str]) -> float:

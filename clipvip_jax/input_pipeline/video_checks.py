@@ -83,7 +83,9 @@ class DecodeStats:
       self.add_error(self.structure.error_at(position))
     if packet.size:
       self.num_packets += 1
-    begin = packet.dts if packet.pts is None else packet.pts
+    begin = packet.pts
+    if begin is None:
+      begin = packet.dts
     if begin is None or packet.is_discard:
       return
     until = (begin + (packet.duration or 0)) * tick - origin
