@@ -79,7 +79,7 @@ def demo(config: ConfigDict) -> None:
     }
   )
   config.optimizer.update({"learning_rate": 2e-3, "warmup_ratio": 0.1})
-  config.train.update({"batch_size": 128, "num_steps": 800, "eval_every": 160, "checkpoint_every": 160})
+  config.train.update({"batch_size": 128, "num_steps": 640, "eval_every": 160, "checkpoint_every": 160})
   config.evaluate.update({"final_splits": ("test", "test_unseen"), "batch_size": 64})
   config.host.update({"num_workers": 0, "log_every": 20})
 
