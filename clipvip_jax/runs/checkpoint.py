@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from clipvip_jax.distributed.coordination import allgather_text
 from clipvip_jax.models.clip_vip import Params
 from clipvip_jax.runs.checkpoint_identity import IDENTITY, RunIdentity
-from clipvip_jax.runs.checkpoint_integrity import DataPosition, check_position, verify_while_reading
+from clipvip_jax.runs.checkpoint_integrity import ITEMS, DataPosition, check_position, verify_while_reading
 from clipvip_jax.runs.checkpoint_scores import KeepBest, by_score, choose_step, read_scores
 from clipvip_jax.runs.checkpoint_storage import BucketStorage, FolderStorage
 from clipvip_jax.runs.train_state import TrainState, replace_averaged
@@ -72,20 +72,26 @@ class Checkpoints:
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
-    """Opens a manager and reads the scores. First quarantines checkpoints with a corrupt metrics file."""
+    """Opens a manager and reads the scores. First quarantines checkpoints with a corrupt score, if there are others."""
     self._storage.pull()
-    scores: dict[int, float] = {}
-    if jax.process_index() == 0:  # decides for all, since it moves the folders while the others list them
-      scores = read_scores(checkpoint_folders(self._directory))
-    scores = dict(json.loads(allgather_text(json.dumps(list(scores.items())))[0]))
-    self._quarantine([step for step, score in scores.items() if np.isnan(score)])
+    # Process 0 decides for all, since it moves the folders while the others list them.
+    folders = checkpoint_folders(self._directory) if jax.process_index() == 0 else []
+    count, items = json.loads(allgather_text(json.dumps((len(folders), list(read_scores(folders).items()))))[0])
+    scores = dict(items)
+    corrupt = [step for step, score in scores.items() if np.isnan(score)]
+    if len(corrupt) < count:
+      self._quarantine(corrupt)
+    elif jax.process_index() == 0:
+      for step in corrupt:  # no other checkpoint is left to resume from: the newest is evaluated again
+        log.warning("the score of the checkpoint of step %d in %s is corrupt, and ignored", step, self._storage.shown)
+        self._storage.remove_score(step)
     self._scores.clear()
     self._scores.update((step, score) for step, score in scores.items() if not np.isnan(score))
     with self._storage.explained():
       return ocp.CheckpointManager(
         self._storage.written,
         options=self._options,
-        item_names=("state", "data", IDENTITY),
+        item_names=ITEMS,
       )
 
   def steps(self) -> list[int]:
@@ -259,10 +265,13 @@ def read_params(directory: pathlib.Path, step: int | None = None, *, raw: bool =
   handler = ocp.PyTreeCheckpointHandler()
   try:
     with verify_while_reading(path.parent):
-      item = _params_to_read(handler.metadata(path).tree, raw=raw)
+      tree = handler.metadata(path).tree
+      item = {"step": tree["step"], **_params_to_read(tree, raw=raw)}
       restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
       args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
       restored = handler.restore(path, args=args)
+    position = json.loads((path.parent / "data" / "metadata").read_text(encoding="utf-8"))
+    check_position(step, int(restored["step"]), position, batch_size=None)
     return replace_averaged(restored.get("params", {}), restored.get("average", {})), step
   except Exception as error:  # Orbax and TensorStore raise many types for corrupt files
     raise UserError(

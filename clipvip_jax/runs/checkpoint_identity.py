@@ -72,7 +72,7 @@ def check_checkpoints(workdir: pathlib.Path, current: RunIdentity) -> None:
 
 
 def check_files(workdir: pathlib.Path, step: int) -> str:
-  """Checks that config.json and a vocabulary of the run's own are those that a checkpoint was trained with.
+  """Checks that config.json, corpus.json and a vocabulary of the run's own are those of a checkpoint.
 
   Args:
     workdir: the run's folder.
@@ -82,21 +82,28 @@ def check_files(workdir: pathlib.Path, step: int) -> str:
     The digest of the vocabulary; "" if an earlier version wrote the checkpoint, so that nothing could be compared.
 
   Raises:
-    UserError: a file was changed.
+    UserError: a file was changed, or cannot be read.
   """
   checkpoint = workdir / "checkpoints" / str(step)
   identity = read_identity(checkpoint)
   if identity is None:
     return ""
-  path, vocabulary = workdir / "config.json", workdir / "tokenizer.json"
-  config = json.loads(path.read_text(encoding="utf-8"))
-  if changes := find_changes("config", identity["config"], config, DURATION):
-    raise UserError(
-      f"{path} was changed since the checkpoint of step {step} was trained ({format_changes(changes)}); restore it:"
-      f" {checkpoint / _FILE} holds the values"
-    )
-  digest = identity["corpus"].get("tokenizer", "")
-  if config["data"].get("tokenizer") == WORDS and vocabulary.is_file():  # without it, texts cannot be embedded
+  for name in identity:
+    path = workdir / f"{name}.json"
+    if name == "corpus" and not path.exists():  # only training needs it
+      continue
+    try:
+      current = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+      raise UserError(f"{path} cannot be read ({error}); restore it: {checkpoint / _FILE} holds the values") from error
+    if changes := find_changes(name, identity[name], current, DURATION):
+      raise UserError(
+        f"{path} was changed since the checkpoint of step {step} was trained ({format_changes(changes)}); restore it:"
+        f" {checkpoint / _FILE} holds the values"
+      )
+  digest, vocabulary = identity["corpus"].get("tokenizer", ""), workdir / "tokenizer.json"
+  own_vocabulary = identity["config"]["data"].get("tokenizer") == WORDS
+  if own_vocabulary and vocabulary.is_file():  # without it, texts cannot be embedded
     load_recorded_tokenizer(vocabulary, digest)
   return digest
 

@@ -23,6 +23,7 @@ from clipvip_jax.utils.log import log
 
 DataPosition = dict[str, int]  # where the input pipeline resumes
 POSITION = "next_record"  # its only entry
+ITEMS = ("state", "data", IDENTITY)  # folders of a checkpoint
 _LARGE_BYTES = 2**20
 
 
@@ -84,10 +85,20 @@ def verify_files(folder: pathlib.Path, select: Callable[[str], bool] = lambda na
     ValueError: a file is missing or was changed.
     OSError: a file cannot be read.
   """
+  if (folder / IDENTITY).exists():
+    _check_coverage(folder)
   if not file_digests.check_digests(folder, select):
-    if (folder / IDENTITY).exists():  # which no version without digests wrote
-      raise ValueError(f"{file_digests.NAME} is missing")
     log.warning("%s has no %s: an earlier version wrote it, and it cannot be verified", folder, file_digests.NAME)
+
+
+def _check_coverage(folder: pathlib.Path) -> None:
+  """Raises ValueError unless the digests are complete; of a checkpoint with an identity, no version wrote others."""
+  digests = file_digests.read_digests(folder, has_own=True)
+  if digests is None:
+    raise ValueError(f"{file_digests.NAME} is missing")
+  files = (path for item in ITEMS for path in (folder / item).rglob("*") if path.is_file())
+  if unlisted := [name for path in files if (name := path.relative_to(folder).as_posix()) not in digests]:
+    raise ValueError(f"{file_digests.NAME} does not list {unlisted[0]}")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Scores of checkpoints: written after the evaluation of a step, beside the files that were committed with it."""
 
+import contextlib
 import json
 import math
 import pathlib
@@ -75,6 +76,17 @@ def write_score(folder: pathlib.Path, score: float) -> None:
     file_digests.add_digest(folder, SCORE_FILE)
   except ValueError as error:
     raise UserError(f"{folder}: {error}; run the same command to resume from the previous checkpoint") from error
+
+
+def remove_score(folder: pathlib.Path) -> None:
+  """Removes a corrupt score, so that the checkpoint has none. Does nothing if digests.json is corrupt, too.
+
+  Raises:
+    OSError: the folder cannot be written.
+  """
+  with contextlib.suppress(ValueError):
+    file_digests.remove_digest(folder, SCORE_FILE)  # a score without a digest is ignored
+    (folder / SCORE_FILE).unlink(missing_ok=True)
 
 
 def read_scores(folders: Iterable[pathlib.Path]) -> dict[int, float]:

@@ -19,7 +19,7 @@ from orbax.checkpoint.path import atomicity
 from clipvip_jax.distributed.coordination import allgather_text, raise_on_all_processes
 from clipvip_jax.runs import checkpoint_copy
 from clipvip_jax.runs.checkpoint_integrity import DigestedPath, commit_in_bucket, upload_after_commit, verified
-from clipvip_jax.runs.checkpoint_scores import SCORE_FILE, write_score
+from clipvip_jax.runs.checkpoint_scores import SCORE_FILE, remove_score, write_score
 from clipvip_jax.runs.orbax_internals import limit_gcs_retries
 from clipvip_jax.runs.workdir import checkpoint_folders
 from clipvip_jax.utils import file_digests, storage, storage_clients
@@ -61,6 +61,10 @@ class FolderStorage:
   def set_score(self, step: int, score: float) -> None:
     """Adds a score to a committed checkpoint, see `write_score`. Called by process 0."""
     write_score(self.local / str(step), score)
+
+  def remove_score(self, step: int) -> None:
+    """Removes the corrupt score of a checkpoint, see `checkpoint_scores.remove_score`. Called by process 0."""
+    remove_score(self.local / str(step))
 
   def quarantine(self, step: int) -> epath.Path:
     """Moves a checkpoint to corrupt_checkpoints/, and returns its new path. Called by process 0."""
@@ -143,6 +147,13 @@ class BucketStorage(FolderStorage):
       write_score(local, score)
       for name in (SCORE_FILE, file_digests.NAME):
         storage.upload(local / name, remote / name)
+
+  def remove_score(self, step: int) -> None:
+    remote, local = self._remote / str(step), self.local / str(step)
+    with self.explained():
+      checkpoint_copy.download_files(remote, local, checkpoint_copy.is_small)
+      super().remove_score(step)
+      storage.upload(local / file_digests.NAME, remote / file_digests.NAME)
 
   def quarantine(self, step: int) -> epath.Path:
     target = self._remote.parent / "corrupt_checkpoints" / str(step)

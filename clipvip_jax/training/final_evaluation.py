@@ -34,12 +34,14 @@ class FinalEvaluation:
 
   Attributes:
     last_step: updates done.
-    state: the best checkpoint by plain text-to-video R@1 on the selection split.
+    state: the best checkpoint by plain text-to-video R@1 on the selection split; the last one if none can be restored.
+    best_by: how `state` was selected.
     splits: final split to its result.
   """
 
   last_step: int
   state: TrainState
+  best_by: str
   splits: dict[str, SplitResult]
 
 
@@ -47,11 +49,16 @@ def evaluate_best(
   components: Components, evaluator: Evaluator, checkpoints: Checkpoints, state: TrainState
 ) -> FinalEvaluation:
   """Evaluates the best checkpoint on the final splits; `state` is the last one."""
-  last_step = int(jax.device_get(state.step))
+  last_step, evaluate = int(jax.device_get(state.step)), components.config.evaluate
+  best_by = f"plain text-to-video R@1 on {evaluate.selection_split}"
   if checkpoints.best_step() not in (None, last_step):
-    state = checkpoints.restore_best(components.abstract_state) or state
-  splits = components.config.evaluate.final_splits
-  return FinalEvaluation(last_step, state, {split: evaluator.evaluate(state.eval_params, split) for split in splits})
+    best = checkpoints.restore_best(components.abstract_state)
+    if best is None:
+      log.warning("no checkpoint with a score can be restored: the results are those of the last step, %d", last_step)
+      best_by = "the last step, as no checkpoint with a score can be restored"
+    state = best or state
+  splits = {split: evaluator.evaluate(state.eval_params, split) for split in evaluate.final_splits}
+  return FinalEvaluation(last_step, state, best_by, splits)
 
 
 def write_results(
@@ -116,7 +123,7 @@ def _results(components: Components, evaluation: FinalEvaluation) -> dict[str, A
     "splits": {split: result.metrics for split, result in evaluation.splits.items()},
     "step": evaluation.last_step,
     "best_step": int(jax.device_get(evaluation.state.step)),
-    "best_by": f"plain text-to-video R@1 on {components.config.evaluate.selection_split}",
+    "best_by": evaluation.best_by,
     "num_params": int(parameter_overview.count_parameters(evaluation.state.params)),
     "corpus": {"name": corpus.name, **corpus.metadata, "mix": components.corpus_identity.get("mix", {})},
     "evaluated": {"name": eval_corpus.name, **eval_corpus.metadata},

@@ -110,6 +110,18 @@ def add_digest(folder: pathlib.Path, name: str) -> None:
     _write(folder, {**digests, name: digest_files([folder / name])[0]})
 
 
+def remove_digest(folder: pathlib.Path, name: str) -> None:
+  """Removes the digest of a file from digests.json atomically, if it is there.
+
+  Raises:
+    ValueError: digests.json is corrupt.
+    OSError: it cannot be written.
+  """
+  digests = read_digests(folder) or {}
+  if digests.pop(name, None) is not None:
+    _write(folder, digests)
+
+
 def _write(folder: pathlib.Path, digests: dict[str, str]) -> None:
   with atomic_write.atomic_path(folder / NAME) as temporary:
     content = {**digests, NAME: _digest_entries(digests)}
@@ -120,8 +132,12 @@ def _digest_entries(digests: dict[str, str]) -> str:
   return hashlib.blake2b(json.dumps(digests, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def read_digests(folder: pathlib.Path) -> dict[str, str] | None:
+def read_digests(folder: pathlib.Path, *, has_own: bool = False) -> dict[str, str] | None:
   """Reads digests.json: {name relative to the folder: digest}; None if there is no such file.
+
+  Args:
+    folder: with the file.
+    has_own: whether it must have a digest of its own entries, which earlier versions did not write.
 
   Raises:
     ValueError: the file is corrupt.
@@ -136,8 +152,8 @@ def read_digests(folder: pathlib.Path) -> dict[str, str] | None:
     raise ValueError(f"{NAME} is corrupt")
   if not all(_is_inside(name) for name in digests):
     raise ValueError(f"{NAME} is corrupt")
-  own = digests.pop(NAME, None)  # that of an earlier version has none
-  if own not in (None, _digest_entries(digests)):
+  own = digests.pop(NAME, None)
+  if own != _digest_entries(digests) and (has_own or own is not None):
     raise ValueError(f"{NAME} is corrupt")
   return digests
 

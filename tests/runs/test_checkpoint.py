@@ -157,6 +157,18 @@ def test_a_position_of_another_step_is_corrupt_even_if_digests_match(
   assert reason in logged.text
 
 
+@pytest.mark.parametrize("swapped", [True, False])
+def test_parameters_are_not_read_from_a_checkpoint_of_another_step(two_checkpoints, tmp_path, swapped):
+  folder = copy_of(two_checkpoints, tmp_path / "c")
+  (folder / "2").rename(folder / "3")
+  if swapped:
+    (folder / "1").rename(folder / "2")
+    (folder / "3").rename(folder / "1")
+  step = 1 if swapped else 3
+  with pytest.raises(UserError, match=f"named {step}, but its state is of step 2"):
+    checkpoint.read_params(folder, step)
+
+
 def test_a_folder_with_the_number_of_another_step_is_corrupt(two_checkpoints, tmp_path, logged):
   folder = copy_of(two_checkpoints, tmp_path / "c")
   shutil.copytree(folder / "2", folder / "700")
@@ -191,14 +203,30 @@ def test_falls_back_if_the_state_is_missing(two_checkpoints, tmp_path):
   assert_is(Checkpoints(folder, 2).restore_latest(abstract_state(state(0))), 1)
 
 
-def test_a_single_checkpoint_with_a_corrupt_score_is_an_error(tmp_path):
+@pytest.mark.parametrize("damage", ["changed", "missing", "9.0"])
+def test_a_corrupt_score_does_not_cost_the_only_checkpoint(tmp_path, logged, damage):
   folder = tmp_path / "c"
   save(folder, {3: 0.5}).close()
-  (folder / "3" / "metrics" / "metrics").write_text("{")
-  with pytest.raises(
-    UserError, match=r"none of the checkpoints.*steps 3; corrupt metrics file.*choose another --workdir"
-  ):
-    Checkpoints(folder, 2).restore_latest(abstract_state(state(0)))
+  path = folder / "3" / "metrics" / "metrics"
+  path.unlink() if damage == "missing" else path.write_text(f'{{"{checkpoint_scores.SCORE}": 9.0}}')
+  if damage == "9.0":
+    file_digests.write_digests(folder / "3")
+  checkpoints = Checkpoints(folder, 2)
+  assert "the score of the checkpoint of step 3" in logged.text and not (tmp_path / "corrupt_checkpoints").exists()
+  assert not checkpoints.has_score(3), "it is evaluated again"
+  assert_is(checkpoints.restore_latest(abstract_state(state(0))), 3)
+  checkpoints.set_score(3, 0.5)
+  assert Checkpoints(folder, 2).best_step() == 3
+
+
+@pytest.mark.parametrize("name", ["digests.json", "data/metadata"])
+def test_an_only_checkpoint_that_is_corrupt_is_an_error_each_time(tmp_path, name):
+  folder = tmp_path / "c"
+  save(folder, {3: 0.5}).close()
+  (folder / "3" / name).write_text("{")
+  for _ in range(2):
+    with pytest.raises(UserError, match=r"none of the checkpoints.*steps 3;.*choose another --workdir"):
+      Checkpoints(folder, 2).restore_latest(abstract_state(state(0)))
 
 
 def test_restores_the_next_best_if_the_best_is_corrupt(tmp_path, logged):

@@ -97,6 +97,20 @@ def test_a_changed_config_is_refused_by_field(run, keys, value, reason):
     checkpoint_identity.check_files(run, 4)
 
 
+def test_a_changed_corpus_is_refused_and_a_missing_one_is_not_needed(run):
+  for content, reason in (
+    ('{"name": "b/1.0"}', r"name: 'a/1\.0' there, 'b/1\.0' now"),
+    ("{}", "name: 'a/1.0' there, absent now"),
+    ("[1", "cannot be read"),
+    ("7", "cannot be read"),
+  ):
+    (run / "corpus.json").write_text(content)
+    with pytest.raises(UserError, match=rf"corpus\.json .*{reason}.*restore it: .*metadata"):
+      checkpoint_identity.check_files(run, 4)
+  (run / "corpus.json").unlink()
+  checkpoint_identity.check_files(run, 4)
+
+
 def test_another_vocabulary_is_refused(run):
   path = run / "tokenizer.json"
   WordTokenizer.train(["a dog", "a dog"], 16).save(path)

@@ -1,12 +1,14 @@
 """Digests of checkpoints as Orbax commits them, and checks of their position; test_checkpoint.py restores them."""
 
 import contextlib
+import json
 
 import jax.numpy as jnp
 import pytest
 
 from clipvip_jax.runs import checkpoint_integrity
 from clipvip_jax.runs.checkpoint import Checkpoints
+from clipvip_jax.runs.checkpoint_identity import IDENTITY
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.utils import file_digests
 
@@ -21,6 +23,26 @@ def test_every_file_is_committed_with_its_digest(tmp_path):
   assert set(file_digests.read_digests(saved)) == files - {file_digests.NAME}
   assert [path.name for path in saved.rglob(file_digests.NAME)] == [file_digests.NAME], "one for the whole checkpoint"
   checkpoint_integrity.verify_files(saved)
+
+
+@pytest.mark.parametrize("kept", ["nothing", "no digest of its own", "no arrays"])
+def test_digests_that_do_not_cover_a_checkpoint_are_corrupt(tmp_path, kept):
+  for name in ("state/arrays", "data/metadata", f"{IDENTITY}/metadata"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+  file_digests.write_digests(tmp_path, lambda name: kept != "no arrays" or name != "state/arrays")
+  if kept == "nothing":
+    (tmp_path / file_digests.NAME).write_text("{}")
+  if kept == "no digest of its own":
+    digests = json.loads((tmp_path / file_digests.NAME).read_text())
+    del digests[file_digests.NAME]
+    (tmp_path / file_digests.NAME).write_text(json.dumps(digests))
+  with pytest.raises(ValueError, match=r"digests\.json (is corrupt|does not list state/arrays)"):
+    checkpoint_integrity.verify_files(tmp_path)
+  file_digests.write_digests(tmp_path)
+  checkpoint_integrity.verify_files(tmp_path)
+  (tmp_path / "unlisted").touch()
+  checkpoint_integrity.verify_files(tmp_path)
 
 
 def test_step_state_and_position_must_agree():
