@@ -1,6 +1,12 @@
 """Final results as a table; `test_trainer.py` checks the files of a run."""
 
+from types import SimpleNamespace
+
+import pytest
+
+from clipvip_jax.training import final_evaluation
 from clipvip_jax.training.final_evaluation import format_results
+from clipvip_jax.utils.log import log
 
 
 def split_metrics(recall):
@@ -29,3 +35,17 @@ def test_formats_each_split_with_plain_and_dual_softmax_results():
 def test_shows_published_results_of_a_known_test_set():
   results = {"evaluated": {"name": "msrvtt/9k/1.0.0"}, "splits": {"test": split_metrics(0.25)}}
   assert "published on MSR-VTT" in format_results(results)
+
+
+@pytest.mark.parametrize("restorable", [True, False])
+def test_results_say_if_no_checkpoint_with_a_score_can_be_restored(restorable, caplog, monkeypatch):
+  monkeypatch.setattr(log, "propagate", True)
+  last, best = (SimpleNamespace(step=step, eval_params={}) for step in (12, 6))
+  checkpoints = SimpleNamespace(best_step=lambda: 6, restore_best=lambda abstract: best if restorable else None)
+  evaluate = SimpleNamespace(selection_split="validation", final_splits=("test",))
+  components = SimpleNamespace(config=SimpleNamespace(evaluate=evaluate), abstract_state=None)
+  evaluator = SimpleNamespace(evaluate=lambda params, split: split)
+  evaluation = final_evaluation.evaluate_best(components, evaluator, checkpoints, last)
+  assert evaluation.state is (best if restorable else last) and evaluation.last_step == 12
+  assert evaluation.best_by.startswith("plain text-to-video R@1" if restorable else "the last step")
+  assert ("no checkpoint with a score can be restored" in caplog.text) != restorable
