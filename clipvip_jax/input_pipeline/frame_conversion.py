@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clipvip_jax.input_pipeline import image_files, media_notes, tone_mapping
+from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.utils.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -82,7 +83,13 @@ class FrameConverter:
 
   def _convert(self, frame: "VideoFrame", pixel_format: str) -> np.ndarray:
     video_format: Any = _video_format(pixel_format)  # looking up its name, which PyAV's types require, takes longer
-    converted = self._converter.reformat(frame, self._width, self._height, video_format, threads=1)
+    try:
+      converted = self._converter.reformat(frame, self._width, self._height, video_format, threads=1)
+    except (ValueError, OSError) as error:
+      description = f"{frame.format.name}, matrix {int(frame.colorspace)} of ITU-T H.273"
+      raise MediaError(
+        self._path or "a frame", f"its pictures ({description}) cannot be converted to RGB; convert it to BT.709"
+      ) from error
     plane: Any = converted.planes[0]
     dtype, channels, bytes_per_value = _PIXEL_FORMATS[pixel_format]
     shape, bytes_per_pixel = (self._height, self._width, channels), channels * bytes_per_value

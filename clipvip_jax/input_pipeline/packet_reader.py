@@ -52,6 +52,7 @@ def read_packets(
       stats.add_error(error_reason(error))
       stats.unreadable = True
       stats.end_file()
+      yield av.Packet()  # an empty one: the decoder returns the frames that it holds back
       return
     if messages:
       stats.add_error(take_error(messages))

@@ -29,6 +29,9 @@ UNVERIFIABLE = "unverifiable"  # the format does not say where the file ends
 
 _MAX_MISSING = 0.1  # fraction of the time
 _ROUNDING = 0.01  # fraction by which the durations of complete files are too long
+_SHARED_DURATION = ("asf", "asf_o")  # each stream has the duration of the container
+_CHUNK = 2**20  # bytes
+_MIN_PADDING, _MAX_FRAME_BYTES = 2**16, 2**22  # of zeros after the last coded frame, which FFmpeg reports; of a frame
 _MAX_DELAY = 20  # frames that a decoder may hold back: an error shows in one of the next frames
 
 
@@ -39,6 +42,7 @@ class DecodeStats:
   Attributes:
     frame_interval: between two frames at the stream's average rate.
     num_frames: decoded frames.
+    position: of the last coded frame in bytes, if the container's structure is checked.
     num_packets: coded frames that were read, including those that an edit list hides.
     end: end of the last decoded frame.
     missing: total length of the gaps between frames after an error.
@@ -54,6 +58,7 @@ class DecodeStats:
 
   frame_interval: float
   num_frames: int = 0
+  position: int = 0
   num_packets: int = 0
   end: float = 0.0
   missing: float = 0.0
@@ -80,6 +85,7 @@ class DecodeStats:
     if self.skipped is not None and packet.dts is not None and self.skipped.fill_gap(packet.dts * tick - origin):
       self._suspect_frames = _MAX_DELAY
     if self.structure is not None and (position := packet.pos) is not None and position >= 0:
+      self.position = position
       self.add_error(self.structure.error_at(position))
     if packet.size:
       self.num_packets += 1
@@ -185,10 +191,11 @@ def _missing_tail(
   if limit <= reached:
     return 0.0
   extent = read_extent(path, container.format.name)
-  truncated = extent.truncated or stats.unreadable
+  truncated = extent.truncated or (stats.unreadable and not _is_zero_after(path, stats.position))
   promised = _promised_seconds(container, stream, extent)
   tolerance = max(2 * stats.frame_interval, _ROUNDING * reached)
-  if not stream.duration and (limit < math.inf or reached + tolerance < promised < math.inf):
+  own_duration = stream.duration and container.format.name not in _SHARED_DURATION
+  if not own_duration and (limit < math.inf or reached + tolerance < promised < math.inf):
     # Without a duration of the stream, the file is complete if any stream reaches the container's duration.
     reached = max(reached, stats.file_end())
   if limit <= reached:
@@ -206,6 +213,18 @@ def _missing_tail(
   if truncated or tail > tolerance:
     add_note(TRUNCATED)
   return tail
+
+
+def _is_zero_after(path: str | os.PathLike[str], position: int) -> bool:
+  """Returns whether a file holds only zeros after the coded frame at a position, as recorders allocate files."""
+  if not position:
+    return False
+  with pathlib.Path(path).open("rb") as file:
+    begin, zeros_from = file.seek(position), position
+    while chunk := file.read(_CHUNK):
+      zeros_from = begin + len(chunk.rstrip(b"\0")) if chunk.strip(b"\0") else zeros_from
+      begin += len(chunk)
+  return zeros_from - position <= _MAX_FRAME_BYTES and begin - zeros_from >= _MIN_PADDING
 
 
 def has_flag(container: "InputContainer", name: str) -> bool:

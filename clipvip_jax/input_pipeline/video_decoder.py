@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import heapq
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -29,7 +30,9 @@ if TYPE_CHECKING:  # imported where needed: training reads stored JPEGs and star
   from av.video.stream import VideoStream
 
 # Containers whose time stamps after a seek differ from those of sequential decoding.
-_NO_SEEK = ("mpeg", "mpegvideo", "h264", "hevc", "m4v")
+_NO_SEEK = ("mpeg", "mpegvideo", "h261", "h263", "h264", "hevc", "m4v")
+# Codecs whose frames have times of decoding alone in AVI: FFmpeg knows when those of other codecs are shown.
+_UNTIMED_IN_AVI = ("h264", "hevc", "vvc")
 _MAX_SEEK_SECONDS = 1e9
 _DEFAULT_FRAME_SECONDS = 0.04
 _MAX_REORDERED = 3  # frames by which a time may step back: decoders may output frames out of order
@@ -121,9 +124,10 @@ def frame_times(path: str | os.PathLike[str]) -> list[float]:
   if multi_image_files.is_for_pillow(path):
     return times
   with open_video(path) as (container, stream), contextlib.suppress(av.error.FFmpegError, OSError, IndexError):
+    has_times = not _is_untimed(container, stream)
     for packet in container.demux(stream):
       if packet.size and not packet.is_discard:  # an edit list hides frames
-        stamp = packet.dts if packet.pts is None else packet.pts
+        stamp = packet.pts if has_times and packet.pts is not None else packet.dts
         times.append(float(len(times) if stamp is None else stamp * packet.time_base))
   return sorted(times)
 
@@ -131,9 +135,13 @@ def frame_times(path: str | os.PathLike[str]) -> list[float]:
 def _decode_pictures(
   path: str | os.PathLike[str], start: float | None, end: float | None, *, seek: bool
 ) -> Iterator[Picture]:
-  with open_video(path) as (container, stream), open_structure(path, container.format.name) as structure:
+  with (
+    open_video(path) as (container, stream),
+    open_structure(path, container.format.name) as structure,
+    _explain_errors(path),
+  ):
     if seek and start:
-      _seek(path, container, start)
+      _seek(path, container, stream, start)
     interval = float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS
     has_index = container.format.name.startswith("mov")
     skipped = None if structure or has_index else SkippedBytes(interval)
@@ -160,11 +168,29 @@ def _decode_pictures(
     video_checks.check_video(path, stats, container, stream, start or 0.0, end)
 
 
-def _seek(path: str | os.PathLike[str], container: "InputContainer", start: float) -> None:
+@contextlib.contextmanager
+def _explain_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+  """Converts PyAV's errors about properties of a stream that it does not support."""
+  import av
+
+  try:
+    yield
+  except (ValueError, av.error.FFmpegError) as error:
+    raise MediaError(path, f"cannot be decoded ({error_reason(error)}); copy the file again, or convert it") from error
+
+
+def _is_untimed(container: "InputContainer", stream: "VideoStream") -> bool:
+  """Returns whether frames have times of decoding alone, so that their order decides when they are shown."""
+  return container.format.name == "avi" and stream.codec.canonical_name in _UNTIMED_IN_AVI
+
+
+def _seek(path: str | os.PathLike[str], container: "InputContainer", stream: "VideoStream", start: float) -> None:
   import av
 
   if container.format.name in _NO_SEEK:
     return
+  if _is_untimed(container, stream) and stream.codec_context.has_b_frames:
+    return  # which frames follow a key frame in order is unknown: it may depend on those before it
   if video_checks.has_flag(container, "ts_discont"):
     with open_video(path) as scanned:
       if clock_jumps(*scanned, start):  # time stamps do not tell the time
@@ -218,6 +244,7 @@ def _decode_packets(
 
   decoder, codec = stream_decoder(stream), stream.codec.canonical_name
   dense, corrupt = is_dense(codec), set[int | None]()
+  order: list[int] | None = [] if _is_untimed(container, stream) else None  # times of decoding, a heap
   capture = av.logging.Capture()
   messages = capture.logs
   packets = read_packets(container, stream, stats, origin, messages)
@@ -226,6 +253,8 @@ def _decode_packets(
       packet = next(packets, None)
       if packet is None:
         return
+      if not packet.size and packet.dts is not None:  # the picture before it is shown for longer
+        continue
       try:
         frames = decoder.decode(packet)
       except av.error.FFmpegError as error:
@@ -238,8 +267,13 @@ def _decode_packets(
     if reason:
       stats.add_error(reason)
       corrupt.add(packet.dts if packet.pts is None else packet.pts)
+    if order is not None and packet.dts is not None:
+      heapq.heappush(order, packet.dts)
     for frame in frames:
-      yield frame, frame.is_corrupt or (bool(corrupt) and frame.pts in corrupt)
+      is_corrupt = frame.is_corrupt or (bool(corrupt) and frame.pts in corrupt)
+      if order:  # decoders return frames in the order in which they are shown
+        frame.pts = heapq.heappop(order)
+      yield frame, is_corrupt
 
 
 def _frame_seconds(frame: "VideoFrame", default: float) -> float:

@@ -21,7 +21,7 @@ def write_videos(folder, count=10, bad=()):
   return list_media.list_videos(folder)
 
 
-def write_movie(path, video, audio=None, count=50, container=None, codec_options=None, **options):
+def write_movie(path, video, audio=None, count=50, container=None, codec_options=None, more_sound=0, **options):
   """Writes noisy frames at 25 per second, and as much sound.
 
   Args:
@@ -31,6 +31,7 @@ def write_movie(path, video, audio=None, count=50, container=None, codec_options
     count: number of frames.
     container: name of the format; None for that of the suffix.
     codec_options: options of the video codec.
+    more_sound: after the last frame, in frames.
     options: options of the container, such as movflags="faststart".
   """
   import av
@@ -41,9 +42,10 @@ def write_movie(path, video, audio=None, count=50, container=None, codec_options
     picture = file.add_stream(video, rate=25, options=codec_options or {})
     picture.width, picture.height, picture.pix_fmt = 64, 48, "rgb8" if video == "gif" else "yuv420p"
     sound = file.add_stream(audio, rate=48000, layout="mono", bit_rate=64000) if audio else None
-    for index in range(count):
-      noisy = np.roll(still, index, 1) // 2 + random.integers(0, 100, still.shape, np.uint8)
-      file.mux(picture.encode(av.VideoFrame.from_ndarray(noisy, format="rgb24")))
+    for index in range(count + more_sound):
+      if index < count:
+        noisy = np.roll(still, index, 1) // 2 + random.integers(0, 100, still.shape, np.uint8)
+        file.mux(picture.encode(av.VideoFrame.from_ndarray(noisy, format="rgb24")))
       if sound:
         samples = random.normal(0, 0.1, (1, 1920)).astype(np.float32)
         frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
