@@ -5,6 +5,7 @@ import os
 from clipvip_jax.input_pipeline.clip_tokenizer import ClipTokenizer
 from clipvip_jax.input_pipeline.json_tokenizer import JsonTokenizer
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
+from clipvip_jax.utils import placeholder_files
 from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.errors import UserError
 
@@ -17,7 +18,7 @@ def load_tokenizer(name_or_path: str | os.PathLike) -> Tokenizer:
       `WordTokenizer.save` or published with a CLIP model on HuggingFace.
 
   Raises:
-    UserError: the file does not exist, is unreadable, or is not a tokenizer for CLIP's text tower.
+    UserError: the file does not exist, is unreadable, a placeholder, or not a tokenizer for CLIP's text tower.
   """
   if name_or_path == "clip":
     return ClipTokenizer()
@@ -30,4 +31,6 @@ def load_tokenizer(name_or_path: str | os.PathLike) -> Tokenizer:
     ) from error
   except UnicodeDecodeError as error:
     raise UserError(f"{name_or_path} is not a tokenizer.json ({error}); use a JSON file in UTF-8") from error
+  if placeholder := placeholder_files.describe(content.encode()):
+    raise UserError(f"{name_or_path} is {placeholder}")
   return JsonTokenizer(content, os.fspath(name_or_path))

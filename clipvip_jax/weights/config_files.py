@@ -25,7 +25,7 @@ def read_hints(folder: pathlib.Path) -> Hints:
     if not path.is_file():
       continue
     try:
-      content = json_object.parse(path.read_text(encoding="utf-8"))
+      content = json_object.read(path)
       parsed = parse(content)
       own_hints = hints_from_metadata({f"{OWN_SECTION}.{name}": x for name, x in content.get(OWN_SECTION, {}).items()})
       if parsed is not None:

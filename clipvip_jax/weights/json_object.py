@@ -2,7 +2,25 @@
 
 import collections
 import json
+import pathlib
 from typing import Any
+
+from clipvip_jax.utils import placeholder_files
+from clipvip_jax.utils.errors import UserError
+
+
+def read(path: pathlib.Path) -> Any:
+  """Parses a file of JSON in UTF-8.
+
+  Raises:
+    UserError: it is a placeholder of a failed download; the message does not name the file.
+    OSError: it cannot be read.
+    ValueError, RecursionError: as of `parse`.
+  """
+  content = path.read_bytes()
+  if placeholder := placeholder_files.describe(content):
+    raise UserError(f"this is {placeholder}")
+  return parse(content.decode("utf-8"))
 
 
 def parse(text: str | bytes) -> Any:

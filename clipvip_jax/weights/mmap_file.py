@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from clipvip_jax.utils import placeholder_files
 from clipvip_jax.utils.errors import UserError
 
 BLOCK_BYTES = 128 << 20  # of smaller ones, starting threads for each costs more than a matrix product with a vector
@@ -19,7 +20,7 @@ def map_file(path: pathlib.Path) -> mmap.mmap:
   Replacing the file while it is mapped is safe; truncating it kills the process on the next access.
 
   Raises:
-    UserError: the path is missing, empty, not a regular file, or cannot be opened.
+    UserError: the path is missing, empty, not a regular file, a placeholder of a failed download, or cannot be opened.
   """
   try:
     status = path.stat()
@@ -28,6 +29,8 @@ def map_file(path: pathlib.Path) -> mmap.mmap:
     if not status.st_size:
       raise UserError(f"{path} is empty (0 bytes); download it again")
     with path.open("rb") as file:
+      if placeholder := placeholder_files.describe(file.read(placeholder_files.START_BYTES)):
+        raise UserError(f"{path} is {placeholder}")
       return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
   except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(f"{path}: no such file; check the path") from error

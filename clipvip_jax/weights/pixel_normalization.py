@@ -44,7 +44,7 @@ def read_normalization(folder: pathlib.Path) -> Normalization | None:
     if not path.is_file():
       continue
     try:
-      normalization = parse(json_object.parse(path.read_text(encoding="utf-8")))
+      normalization = parse(json_object.read(path))
     except UserError as error:
       raise UserError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:

@@ -102,9 +102,11 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
   """Returns {tensor name: file name} of an index; every file lies in the folder of the index."""
   try:
     if index.stat().st_size > _MAX_INDEX:
-      raise UserError(f"{index} has more than {_MAX_INDEX} bytes; download it again")
-    content = json_object.parse(index.read_text(encoding="utf-8"))
+      raise UserError(f"more than {_MAX_INDEX} bytes; download it again")
+    content = json_object.read(index)
     weight_map: Any = content["weight_map"]
+  except UserError as error:
+    raise UserError(f"{index}: {error}") from error
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise UserError(
       f"{index} is not an index of sharded weights ({type(error).__name__} {_printable(error)}); download it again"

@@ -47,6 +47,8 @@ def unsuitable():
   del no_unknown["model"]["vocab"]["<|unknown|>"]
   return {
     "empty": (b"", "is not a valid tokenizer.json"),
+    "web page": (b"<!DOCTYPE html><html></html>", "is a web page; download the file itself"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, .*; run `git lfs pull`"),
     "no json": (b"model: 3", "is not a valid tokenizer.json"),
     "no tokenizer": (b'{"clip_id": "video7"}', "is not a valid tokenizer.json"),
     "binary": (b"\x89PNG\xff\xfe", "is not a tokenizer.json .*; use a JSON file in UTF-8"),
@@ -56,7 +58,10 @@ def unsuitable():
   }
 
 
-@pytest.mark.parametrize("case", ["empty", "no json", "no tokenizer", "binary", "no end", "end not last", "no unknown"])
+@pytest.mark.parametrize(
+  "case",
+  ["empty", "web page", "pointer", "no json", "no tokenizer", "binary", "no end", "end not last", "no unknown"],
+)
 def test_an_unsuitable_file_is_rejected_by_name(tmp_path, case):
   content, message = unsuitable()[case]
   path = tmp_path / "chosen.json"

@@ -90,6 +90,20 @@ def test_a_key_that_occurs_twice_is_refused(tmp_path, content):
     read_hints(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "open_clip_config.json"])
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    ("version https://git-lfs.github.com/spec/v1\noid sha256:abc\n", "a Git LFS pointer, .*run `git lfs pull`"),
+    ("<!DOCTYPE html><html>404</html>", "a web page; download the file itself"),
+  ],
+)
+def test_placeholder_of_a_failed_download_is_refused_as_such(tmp_path, name, content, message):
+  (tmp_path / name).write_text(content)
+  with pytest.raises(UserError, match=rf"{name}: this is {message}"):
+    read_hints(tmp_path)
+
+
 @pytest.mark.parametrize("content", [{"architecture": "vit_base"}, {"model": {}, "data": {}, "train": {}}, {}])
 def test_configuration_that_is_not_of_transformers_is_ignored(tmp_path, content):
   assert read(tmp_path, content) == Hints()

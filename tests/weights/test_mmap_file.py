@@ -28,6 +28,8 @@ def test_mapped_file_is_read_only(tmp_path):
     ("pipe", "pipe is not a regular file; pass a file of weights"),
     ("file/below", "file/below: no such file; check the path"),
     ("empty", r"empty is empty \(0 bytes\); download it again"),
+    ("lfs", "lfs is a Git LFS pointer, not its content; run `git lfs pull`"),
+    ("page", "page is a web page; download the file itself"),
     ("a" * 300, "aaa cannot be read: .*File name too long"),
     ("zero\0", "cannot be read: .*embedded null"),
   ],
@@ -36,6 +38,8 @@ def test_path_that_cannot_be_mapped_is_refused(tmp_path, name, message):
   os.mkfifo(tmp_path / "pipe")
   (tmp_path / "file").write_bytes(b"x")
   (tmp_path / "empty").write_bytes(b"")
+  (tmp_path / "lfs").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 605247071\n")
+  (tmp_path / "page").write_text("<!DOCTYPE html><html>404</html>")
   with pytest.raises(UserError, match=message):
     map_file(tmp_path / name)
 

@@ -81,6 +81,8 @@ def test_weights_with_the_normalization_of_clip_are_unchanged(tmp_path, preproce
     ({"preprocessor": {"image_processor_type": "ViTImageProcessor"}}, "without image_mean and image_std; add"),
     ({"preprocessor": {**HALF, "image_std": [0, 1, 1]}}, r"image_std=\[0, 1, 1\] must be finite, and deviations pos"),
     ({"preprocessor": {**HALF, "image_mean": [0.5, 0.5]}}, r"image_mean=\[0\.5, 0\.5\] must be three numbers"),
+    ({"preprocessor": "<html></html>"}, r"preprocessor_config\.json: this is a web page; download the file itself"),
+    ({"preprocessor": "version https://git-lfs.github.com/spec/v1"}, r"preprocessor_config\.json: this is a Git LFS"),
     ({"preprocessor": "{"}, r"preprocessor_config\.json is not a configuration of preprocessing"),
     ({"preprocess_cfg": {"interpolation": "bilinear"}}, r"preprocess_cfg\.interpolation='bilinear' is not supported"),
     ({"preprocess_cfg": {"mode": "L"}}, r"preprocess_cfg\.mode='L' is not supported; CLIP has 'RGB'"),

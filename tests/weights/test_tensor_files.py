@@ -85,6 +85,11 @@ def test_tensor_in_two_shards_or_none_is_refused_by_name(tmp_path, kind):
   [
     ("{", "is not an index of sharded weights"),
     ("[" * 100_000, "is not an index of sharded weights"),
+    (
+      "version https://git-lfs.github.com/spec/v1\noid sha256:abc\n",
+      ": this is a Git LFS pointer, not its content; run",
+    ),
+    ("<html></html>", ": this is a web page; download the file itself"),
     ("[]", "is not an index of sharded weights"),
     ('{"weight_map": {}}', "weight_map is not an object"),
     ('{"weight_map": ["a"]}', "weight_map is not an object"),
@@ -113,6 +118,30 @@ def test_first_bytes_determine_the_format(tmp_path, name, kind):
     save_file(tensors, tmp_path / name)
   weights = sources.read_weights(str(tmp_path / name), HEADS)
   assert_same_arrays(weights.params, sources.read_weights(str(GOLDEN / "clip_tiny.safetensors"), HEADS).params)
+
+
+PLACEHOLDERS = {
+  "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 605247071\n": "a Git LFS pointer, .*run `git lfs pull`",
+  "<!DOCTYPE html><html>404</html>": "a web page; download the file itself",
+}
+
+
+@pytest.mark.parametrize("content", PLACEHOLDERS)
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "clip.pt", "last.ckpt"])
+def test_placeholder_of_a_failed_download_is_refused_as_such(tmp_path, name, content):
+  (tmp_path / name).write_text(content)
+  with pytest.raises(UserError, match=rf"{name} is {PLACEHOLDERS[content]}"):
+    sources.read_weights(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("content", PLACEHOLDERS)
+@pytest.mark.parametrize("kind", INDEXES)
+def test_shard_that_is_a_placeholder_is_refused_by_name(tmp_path, kind, content):
+  index = sharded(tmp_path / "model", kind)
+  shard = min(index.parent.glob("*-of-00003*"))
+  shard.write_text(content)
+  with pytest.raises(UserError, match=f"{shard.name} is {PLACEHOLDERS[content]}"):
+    tensor_files.read(index)
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "weights.onnx"])

@@ -131,7 +131,7 @@ FILES = {
   "TorchScript": (tz.with_entries(("archive/code/__torch__.py", b"x")), r"TorchScript archive.*state_dict\(\)"),
   "constants": (tz.with_entries(("archive/constants.pkl", b"x")), "TorchScript archive"),
   "legacy": (lambda path: path.write_bytes(tz.legacy()), r"before 1\.6.*state_dict\(\)"),
-  "text": (lambda path: path.write_text("<html>not found</html>"), "not a zip archive"),
+  "text": (lambda path: path.write_text("not found"), "not a zip archive"),
   "is empty": (lambda path: path.write_bytes(b""), "is empty"),
 }
 
