@@ -63,7 +63,8 @@ FILES = {
   "cut length": (VALID[:5], "corrupt or not a .safetensors file"),
   "cut data": (VALID[:-1], "corrupt or not a .safetensors file"),
   "pickle": (tz.calls("os", "system", tz.text("touch canary")), "corrupt or not a .safetensors file"),
-  "text": (b"version https://git-lfs.github.com/spec/v1\n", "corrupt or not a .safetensors file"),
+  "text": (b"version 1 of the weights\n", "corrupt or not a .safetensors file"),
+  "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, not its content"),
   "empty": (b"", "is empty"),
 }
 

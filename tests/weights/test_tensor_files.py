@@ -121,7 +121,7 @@ def test_first_bytes_determine_the_format(tmp_path, name, kind):
 
 
 PLACEHOLDERS = {
-  "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 605247071\n": "a Git LFS pointer, .*run `git lfs pull`",
+  "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 605\n": "a Git LFS pointer, .*run `git lfs pull`",
   "<!DOCTYPE html><html>404</html>": "a web page; download the file itself",
 }
 
