@@ -7,6 +7,7 @@ added to the position embeddings of the patches. The features are those of the o
 
 import math
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,11 @@ from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 from clipvip_jax.weights import config_fields, json_object
 
-_CLIP_PROCESSORS = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor")
+_PROCESSOR = "CLIPImageProcessor"
+# Classes of transformers with CLIP's mean, deviation and bicubic resampling as defaults; others that are bicubic.
+_CLIP_PROCESSORS = re.compile(r"CLIP(ImageProcessor(Fast|Pil)?|FeatureExtractor)")
+_BICUBIC_PROCESSORS = re.compile(r"(CLIP|ChineseCLIP|Siglip|Blip)(ImageProcessor(Fast|Pil)?|FeatureExtractor)")
+_LIMITS = {"mean": (-1.0, 1.0), "std": (1e-6, 2.0)}  # of pixels in [0, 1]
 _TOLERANCE = 1e-6  # of published values, which are rounded to 7 or 8 digits
 
 # Mean and standard deviation of red, green and blue.
@@ -79,11 +84,12 @@ def fold_normalization(
   folded = positions.astype(np.float64)
   folded[1:] += np.einsum("hwcd,c->d", kernel.astype(np.float64), shift)  # the first position is of the class token
   log.info("%s: mean %s and std %s of pixels are folded into the patch embedding", source, *normalization)
-  return {
-    **params,
-    "vision/patch_embedding": (kernel * scale[:, None]).astype(np.float32),
-    "vision/position_embedding": folded.astype(np.float32),
-  }
+  with np.errstate(over="ignore"):  # the caller reports infinite values
+    return {
+      **params,
+      "vision/patch_embedding": (kernel * scale[:, None]).astype(np.float32),
+      "vision/position_embedding": folded.astype(np.float32),
+    }
 
 
 def is_clip(normalization: Normalization) -> bool:
@@ -109,10 +115,15 @@ def _huggingface(config: dict[str, Any]) -> Normalization | None:
   else:
     fields["rescale_factor"] = factor
   config_fields.PREPROCESSOR.check(fields, "")
-  processor = config.get("image_processor_type", config.get("feature_extractor_type", _CLIP_PROCESSORS[0]))
+  processor = config.get("image_processor_type", config.get("feature_extractor_type", _PROCESSOR))
+  if not _BICUBIC_PROCESSORS.fullmatch(str(processor)) and "resample" not in config:
+    raise UserError(
+      f"image_processor_type={printable(repr(processor), 80)} without resample; add the value that the weights were"
+      " trained with (3 is bicubic, as CLIP's)"
+    )
   if not config.get("do_normalize", True):
     return (0.0,) * 3, (1.0,) * 3
-  if processor not in _CLIP_PROCESSORS and not {"image_mean", "image_std"} <= config.keys():
+  if not _CLIP_PROCESSORS.fullmatch(str(processor)) and not {"image_mean", "image_std"} <= config.keys():
     raise UserError(
       f"image_processor_type={printable(repr(processor), 80)} without image_mean and image_std; add the values that the"
       " weights were trained with"
@@ -128,13 +139,16 @@ def _huggingface_processor(config: dict[str, Any]) -> Normalization | None:
 
 def _normalization(section: Mapping[str, Any], mean_name: str, std_name: str) -> Normalization | None:
   values = []
-  for name, default, least in ((mean_name, MEAN, -math.inf), (std_name, STD, 1e-6)):
+  for name, default, limits in ((mean_name, MEAN, _LIMITS["mean"]), (std_name, STD, _LIMITS["std"])):
     value = section.get(name.rpartition(".")[2], default)
     if type(value) in (int, float):
       value = [value] * 3
     if not isinstance(value, list | tuple) or len(value) != 3 or not all(type(x) in (int, float) for x in value):
       raise UserError(f"{name}={printable(repr(value), 80)} must be three numbers, for red, green and blue")
-    if not all(math.isfinite(x) and x >= least for x in value):
-      raise UserError(f"{name}={printable(repr(value), 80)} must be finite, and deviations positive")
+    if not all(limits[0] <= x <= limits[1] for x in value):
+      raise UserError(
+        f"{name}={printable(repr(value), 80)} must be from {limits[0]:g} to {limits[1]:g}, of pixels from 0 to 1;"
+        " divide values of pixels from 0 to 255 by 255"
+      )
     values.append(tuple(float(x) for x in value))
   return values[0], values[1]

@@ -142,7 +142,6 @@ def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
   flat = {name: _float32(name, x, source) for name, x in _to_flat(tensors, path, source).items()}
   if "logit_scale" in flat and flat["logit_scale"].size == 1:
     flat["logit_scale"] = flat["logit_scale"].reshape(())  # some publishers store a scalar as [1]
-  _warn_if_not_finite(flat, source)
   folder_hints = read_hints(path.parent)
   try:
     file_hints.check_agreement(folder_hints, f"the metadata of {path.name}")
@@ -159,6 +158,7 @@ def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
   is_clip = _is_clip(flat) or (hints.temporal == "mean" and not any(flat[x].size for x in CLIP_VIP_PARAMS if x in flat))
   flat = {name: x for name, x in flat.items() if name not in CLIP_VIP_PARAMS or x.shape[:1] != (0,)}
   flat = fold_normalization(flat, read_normalization(path.parent), source)
+  _warn_if_not_finite(flat, source)
   return Weights(
     source=source,
     params=flat,

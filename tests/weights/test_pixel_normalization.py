@@ -7,10 +7,12 @@ import pytest
 import tiny
 from numeric import assert_close
 from project_paths import GOLDEN
+from safetensors.numpy import load_file, save_file
 
 from clipvip_jax.input_pipeline.preprocessing import MEAN, STD
 from clipvip_jax.models import clip_vip
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 from clipvip_jax.weights import sources
 from clipvip_jax.weights.model_config import Hints
 
@@ -61,6 +63,24 @@ def test_features_are_those_of_pixels_with_the_stated_normalization(tmp_path, fi
   assert_close(features(folded, (pixels - MEAN) / STD), expected)
 
 
+@pytest.mark.parametrize(
+  "name", ["CLIPFeatureExtractor", "CLIPImageProcessorFast", "SiglipImageProcessor", "BlipImageProcessorPil"]
+)
+def test_processor_that_is_bicubic_by_default_may_omit_resample(tmp_path, name):
+  preprocessor = {"image_processor_type": name, "image_mean": MEAN, "image_std": STD}
+  sources.read_weights(folder(tmp_path / "model", preprocessor), HEADS)
+
+
+def test_values_that_folding_makes_infinite_are_logged(tmp_path, caplog, monkeypatch):
+  monkeypatch.setattr(log, "propagate", True)
+  path = folder(tmp_path / "model", {"image_mean": [0.5] * 3, "image_std": [1e-6] * 3})
+  tensors = load_file(GOLDEN / "vip_tiny.safetensors")
+  name = "clipmodel.vision_model.embeddings.patch_embedding.weight"
+  save_file({**tensors, name: np.full_like(tensors[name], 1e38)}, tmp_path / "model" / "model.safetensors")
+  sources.read_weights(path, HEADS)
+  assert "values are NaN or infinite: vision/" in caplog.text and "vision/patch_embedding (" in caplog.text
+
+
 @pytest.mark.parametrize("preprocessor", [{}, {"image_mean": MEAN, "image_std": STD, "resample": 3}])
 def test_weights_with_the_normalization_of_clip_are_unchanged(tmp_path, preprocessor):
   weights = sources.read_weights(folder(tmp_path / "model", preprocessor), HEADS)
@@ -78,8 +98,21 @@ def test_weights_with_the_normalization_of_clip_are_unchanged(tmp_path, preproce
     ({"preprocessor": {**HALF, "do_normalize": "false"}}, "do_normalize='false' is not supported; CLIP has True"),
     ({"preprocessor": '{"image_mean": [0, 0, 0], "image_mean": [1, 1, 1]}'}, "contains 'image_mean' twice"),
     ({"preprocessor": {**HALF, "do_flip": True}}, "do_flip is unknown and may change the features; remove the field"),
-    ({"preprocessor": {"image_processor_type": "ViTImageProcessor"}}, "without image_mean and image_std; add"),
-    ({"preprocessor": {**HALF, "image_std": [0, 1, 1]}}, r"image_std=\[0, 1, 1\] must be finite, and deviations pos"),
+    (
+      {"preprocessor": {"image_processor_type": "ViTImageProcessor", "resample": 3}},
+      "without image_mean and image_std; add",
+    ),
+    (
+      {"preprocessor": {**HALF, "image_processor_type": "ViTImageProcessor"}},
+      "'ViTImageProcessor' without resample; add",
+    ),
+    ({"processor": {"image_processor": {"image_processor_type": "Siglip2ImageProcessor"}}}, "without resample; add"),
+    ({"preprocessor": {"feature_extractor_type": "ViTFeatureExtractor", "do_normalize": False}}, "without resample"),
+    ({"preprocessor": {**HALF, "image_std": [0, 1, 1]}}, r"image_std=\[0, 1, 1\] must be from 1e-06 to 2, of pixels"),
+    ({"preprocessor": {**HALF, "image_std": 127.5}}, r"image_std=.* must be from 1e-06 to 2, .* divide values of"),
+    ({"preprocessor": {**HALF, "image_mean": [127.5] * 3}}, r"image_mean=\[127\.5, .* must be from -1 to 1, of pixels"),
+    ({"preprocess_cfg": {**UNEQUAL, "mean": [0.5, 0.5, 1e300]}}, r"preprocess_cfg\.mean=.* must be from -1 to 1"),
+    ({"preprocess_cfg": {**UNEQUAL, "std": [0.5, 0.5, float("nan")]}}, r"preprocess_cfg\.std=.* must be from 1e-06"),
     ({"preprocessor": {**HALF, "image_mean": [0.5, 0.5]}}, r"image_mean=\[0\.5, 0\.5\] must be three numbers"),
     ({"preprocessor": "<html></html>"}, r"preprocessor_config\.json: this is a web page; download the file itself"),
     ({"preprocessor": "version https://git-lfs.github.com/spec/v1"}, r"preprocessor_config\.json: this is a Git LFS"),
