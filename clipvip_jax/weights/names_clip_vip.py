@@ -20,7 +20,7 @@ from clipvip_jax.weights import architectures
 
 PREFIX = "clipmodel."
 
-# Buffers of position ids 0, 1, 2, ..., which are not loaded.
+# Buffers of position ids, which are not loaded: they must be 0, 1, 2, ...
 UNUSED = re.compile(r"(text|vision)_model\.embeddings\.position_ids$")
 
 _BLOCK = {
@@ -124,11 +124,14 @@ def to_flat(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndar
 
   Raises:
     UserError: tensors that are not part of the model, or one tower alone; the message counts them, names the first, and
-      describes the architecture that they look like.
+      describes the architecture that they look like. Or position ids other than 0, 1, 2, ...
   """
   params, unknown = {}, []
   for name, tensor in tensors.items():
     if UNUSED.search(name):
+      # Compared in their type: bfloat16 rounds ids above 256.
+      if not np.array_equal(tensor.ravel(), np.arange(tensor.size).astype(tensor.dtype)):
+        raise UserError(f"{source}: {printable(name, 160)} is not 0, 1, 2, ...; other position ids are not supported")
       continue
     param = param_name(name)
     if param is None:

@@ -46,6 +46,8 @@ _PROJECTIONS = ("text_projection", "visual.proj")
 _IN_PROJECTION = re.compile(r"attn\.in_proj_(weight|bias)")
 _HEADS = ("q_proj", "k_proj", "v_proj")
 
+_HIDDEN = -1e4  # or less in a mask: minus infinity, or the least value of a type
+
 # OpenAI's files hold the causal mask and sizes as tensors.
 UNUSED = ("attn_mask", "input_resolution", "context_length", "vocab_size")
 
@@ -59,7 +61,7 @@ def to_published(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np
   """Renames OpenCLIP's tensors to HuggingFace CLIP's names, as views. Unknown names are kept.
 
   Raises:
-    UserError: two tensors for one name, or a fused matrix that cannot be split in three.
+    UserError: two tensors for one name, a fused matrix that cannot be split in three, or a mask that is not causal.
   """
   renamed: dict[str, np.ndarray] = {}
 
@@ -72,6 +74,8 @@ def to_published(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np
     name = full_name.removeprefix("text.")  # newer files keep the text tower in a submodule
     layer = _LAYER.fullmatch(name)
     if name in UNUSED:
+      if name == "attn_mask" and not _is_causal(tensor):
+        raise UserError(f"{source}: {printable(full_name, 160)} is not a causal mask, CLIP's; others are not supported")
       continue
     if name in _TENSORS:
       add(_TENSORS[name], tensor.T if name in _PROJECTIONS else tensor)
@@ -85,6 +89,14 @@ def to_published(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np
     else:
       add(full_name, tensor)
   return renamed
+
+
+def _is_causal(mask: np.ndarray) -> bool:
+  """Returns whether an additive mask [N, N] hides all later tokens and nothing else."""
+  if mask.ndim != 2 or len(set(mask.shape)) > 1:
+    return False
+  later = np.arange(len(mask)) > np.arange(len(mask))[:, None]
+  return bool((mask[later] <= _HIDDEN).all() and not mask[~later].any())
 
 
 def _block(layer: re.Match[str]) -> str:

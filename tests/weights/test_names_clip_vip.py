@@ -1,5 +1,6 @@
 """Published names and layouts <-> parameters."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tiny
@@ -44,3 +45,20 @@ def test_unknown_tensor_is_refused_by_name():
     UserError, match=r"x\.pt: 1 tensors are not part of CLIP or CLIP-ViP: visual\.layer4\.weight \(2, 2\)"
   ):
     names_clip_vip.to_params({"visual.layer4.weight": np.zeros((2, 2))}, "x.pt")
+
+
+@pytest.mark.parametrize("tower", ["text", "vision"])
+@pytest.mark.parametrize("ids", [np.arange(16) + 3, np.arange(16)[::-1], np.zeros(16, np.int64)])
+def test_position_ids_other_than_ascending_are_refused(golden, tower, ids):
+  name = f"clipmodel.{tower}_model.embeddings.position_ids"
+  tensors = golden("vip_tiny.safetensors")
+  with pytest.raises(UserError, match=rf"x: {name} is not 0, 1, 2, \.\.\.; other position ids are not supported"):
+    names_clip_vip.to_flat({**tensors, name: ids[None]}, "x")
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float16, ml_dtypes.bfloat16])  # of which the last rounds ids
+def test_position_ids_of_any_type_are_accepted(golden, dtype):
+  tensors = golden("clip_tiny.safetensors")
+  expected = names_clip_vip.to_flat(tensors, "x")
+  name = "vision_model.embeddings.position_ids"
+  assert names_clip_vip.to_flat({**tensors, name: np.arange(577).astype(dtype)[None]}, "x").keys() == expected.keys()

@@ -51,3 +51,15 @@ def test_fused_matrix_that_cannot_be_split_is_refused(shape):
   tensors = {"transformer.resblocks.0.attn.in_proj_weight": np.zeros(shape)}
   with pytest.raises(UserError, match=r"in_proj_weight .* cannot be split into query, key and value of equal size"):
     names_openclip.to_published(tensors, "x")
+
+
+@pytest.mark.parametrize("hidden", [-np.inf, np.finfo(np.float16).min])
+def test_causal_mask_is_dropped(hidden):
+  mask = np.triu(np.full((5, 5), hidden, np.float16), 1)
+  assert names_openclip.to_published({"attn_mask": mask, "logit_scale": np.zeros(())}, "x").keys() == {"logit_scale"}
+
+
+@pytest.mark.parametrize("mask", [np.zeros((5, 5)), np.full((5, 5), -np.inf), np.zeros(5), np.zeros((4, 5))])
+def test_other_masks_are_refused(mask):
+  with pytest.raises(UserError, match="x: attn_mask is not a causal mask"):
+    names_openclip.to_published({"attn_mask": mask}, "x")
