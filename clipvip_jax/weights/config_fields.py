@@ -87,6 +87,28 @@ HUGGINGFACE_VISION = Fields(
   {**_CUSTOM, "model_type": ("clip_vision_model",), "layer_norm_eps": (1e-5,), "num_channels": (3,)},
   _PRETRAINED | {"eos_token_id"},
 )
+# Values in transformers of omitted fields that affect the features: the sizes of B/32.
+HUGGINGFACE_DEFAULTS: dict[str, dict[str, Any]] = {
+  "text_config": {
+    "vocab_size": 49408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "eos_token_id": 49407,
+  },
+  "vision_config": {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+    "hidden_act": "quick_gelu",
+  },
+}
 
 # Written by CLIP-ViP's code; another type than "ViP" is mean pooling.
 CLIP_VIP_VISION = Fields(

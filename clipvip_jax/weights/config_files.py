@@ -7,9 +7,10 @@ from clipvip_jax.models.transformer import ACTIVATIONS
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 from clipvip_jax.weights import config_fields, json_object
-from clipvip_jax.weights.model_config import HEAD_WIDTH, Hints, checked_size, hints_from_metadata
+from clipvip_jax.weights.model_config import HEAD_WIDTH, LARGEST_ID, Hints, checked_size, hints_from_metadata
 
 _CLIP_END_TOKEN = 49407
+_MAX_RATIO = 1000  # width of an MLP to that of its tower
 OWN_SECTION = "clipvip_jax"  # of files that this project wrote: metadata as in a file of weights, without a prefix
 
 
@@ -41,10 +42,7 @@ def read_hints(folder: pathlib.Path) -> Hints:
 
 def _huggingface(config: dict[str, Any]) -> Hints | None:
   """Returns None for a configuration that is not of transformers, such as a run's or timm's."""
-  # Older files repeat a section under another name, which takes precedence.
-  text, vision = (
-    {**(config.get(f"{t}_config") or {}), **(config.get(f"{t}_config_dict") or {})} for t in ("text", "vision")
-  )
+  text, vision = (_section(config, name) for name in ("text_config", "vision_config"))
   classes = config.get("architectures") or []
   if not (text or vision or classes or "model_type" in config):
     return None
@@ -65,9 +63,11 @@ def _huggingface(config: dict[str, Any]) -> Hints | None:
     "patch_size": vision.get("patch_size"),
     "vision.width": vision.get("hidden_size"),
     "vision.layers": vision.get("num_hidden_layers"),
+    "vision.mlp": vision.get("intermediate_size"),
     "text.positions": text.get("max_position_embeddings"),
     "text.width": text.get("hidden_size"),
     "text.layers": text.get("num_hidden_layers"),
+    "text.mlp": text.get("intermediate_size"),
     "text.vocab_size": text.get("vocab_size"),
     "vision.added_proxies": (added.get("add_cls_num") or None) if has_proxies else None,
     "vision.time_positions": added.get("temporal_size") if has_proxies and added.get("if_use_temporal_embed") else None,
@@ -81,6 +81,28 @@ def _huggingface(config: dict[str, Any]) -> Hints | None:
     temporal=("proxies" if has_proxies else "mean") if added else None,
     end_token=_end_token(text),
   )
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+  """Returns a section, completed by the second one of older files: text_config and text_config_dict.
+
+  Raises:
+    UserError: they contradict each other. transformers uses the second one, and defaults for the fields that it omits.
+  """
+  section, second = config.get(name) or {}, config.get(f"{name}_dict")
+  if second is None:
+    return section
+  for field, default in config_fields.HUGGINGFACE_DEFAULTS[name].items():
+    value, second_value = section.get(field), default if second.get(field) is None else second[field]
+    if field == "eos_token_id":  # OpenAI's files have 2, which transformers takes for the last id
+      value = _CLIP_END_TOKEN if value == LARGEST_ID and second_value == _CLIP_END_TOKEN else value
+    if value not in (None, second_value):
+      shown = printable(repr(second_value), 80) + ("" if field in second else " by default")
+      raise UserError(
+        f"{name}_dict has {field}={shown}, which transformers uses, {name} has {printable(repr(value), 80)}; correct"
+        f" {name} or remove {name}_dict"
+      )
+  return {**section, **second}
 
 
 def _end_token(text: dict[str, Any]) -> int | None:
@@ -100,6 +122,7 @@ def _openclip(config: dict[str, Any]) -> Hints:
   config_fields.OPENCLIP_TEXT.check(text, "text_cfg.")
   # OpenCLIP omits values equal to the defaults of its classes, the sizes of B/32.
   width = checked_size(vision.get("width", 768), "vision_cfg.width") or 768
+  text_width = checked_size(text.get("width", 512), "text_cfg.width") or 512
   head_width = checked_size(vision.get("head_width", HEAD_WIDTH), "vision_cfg.head_width") or HEAD_WIDTH
   sizes = {
     "embed_dim": model.get("embed_dim"),
@@ -107,10 +130,12 @@ def _openclip(config: dict[str, Any]) -> Hints:
     "patch_size": vision.get("patch_size"),
     "vision.width": vision.get("width"),
     "vision.layers": vision.get("layers"),
+    "vision.mlp": _mlp_size(width, vision, "vision_cfg"),
     "text.positions": text.get("context_length"),
     "text.vocab_size": text.get("vocab_size"),
     "text.width": text.get("width"),
     "text.layers": text.get("layers"),
+    "text.mlp": _mlp_size(text_width, text, "text_cfg"),
   }
   return Hints(
     activation="quick_gelu" if model.get("quick_gelu") else "gelu",
@@ -118,6 +143,16 @@ def _openclip(config: dict[str, Any]) -> Hints:
     text_heads=checked_size(text.get("heads", 8), "text_cfg.heads"),
     sizes=_known_sizes(sizes),
   )
+
+
+def _mlp_size(width: int, section: dict[str, Any], name: str) -> int | None:
+  """Returns the width of the MLP that OpenCLIP computes; None if the section does not state its ratio."""
+  ratio = section.get("mlp_ratio")
+  if ratio is None:
+    return None
+  if type(ratio) not in (int, float) or not 0 < ratio <= _MAX_RATIO:
+    raise UserError(f"{name}.mlp_ratio={printable(repr(ratio), 80)} must be a number above 0, at most {_MAX_RATIO}")
+  return int(width * ratio)
 
 
 def _side(size: Any) -> Any:

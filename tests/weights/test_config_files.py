@@ -36,6 +36,7 @@ def test_folder_without_configuration_gives_no_hints(tmp_path):
     huggingface(model_type="clip", transformers_version="4.30", logit_scale_init_value=2.6592, torch_dtype="float32"),
     huggingface({"eos_token_id": 2, "num_beams": 1, "id2label": {}, "model_type": "clip_text_model"}),
     huggingface({"eos_token_id": 99, "attention_dropout": 0.1}, {"num_channels": 3, "layer_norm_eps": 1e-5}),
+    huggingface(text_config_dict=None, vision_config_dict=None),
     openclip({"context_length": 77, "pool_type": "argmax"}, {"patch_dropout": 0.5}, custom_text=True),
     openclip(
       {"act_kwargs": {}, "no_causal_mask": False, "tokenizer_mode": None}, {"timm_model_name": None, "no_ln_pre": False}
@@ -79,6 +80,71 @@ def test_fields_of_clip_are_accepted(tmp_path, config):
 def test_field_that_may_change_the_features_is_refused_by_name(tmp_path, config, message):
   with pytest.raises(UserError, match=message):
     read(tmp_path, config)
+
+
+L14 = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
+H14 = {"hidden_act": "gelu", "hidden_size": 1280, "num_attention_heads": 16, "num_hidden_layers": 32, "patch_size": 14}
+
+
+@pytest.mark.parametrize(
+  ("text", "vision"),
+  [
+    # As published: every field, of which the second section repeats those that differ from the defaults.
+    ({**L14, "hidden_act": "quick_gelu", "eos_token_id": 2, "vocab_size": 49408, "dropout": 0.0}, {"image_size": 224}),
+    ({**L14, "hidden_act": "gelu", "eos_token_id": 49407}, {**H14, "image_size": 224, "num_channels": 3}),
+  ],
+)
+def test_second_section_that_repeats_the_first_is_accepted(tmp_path, text, vision):
+  seconds = {"text_config_dict": {**L14, "hidden_act": text["hidden_act"]}, "vision_config_dict": {**vision}}
+  vision = {**vision, "hidden_act": text["hidden_act"]}
+  seconds["vision_config_dict"]["hidden_act"] = text["hidden_act"]
+  hints = read(tmp_path, {"text_config": text, "vision_config": vision, **seconds})
+  assert (hints.activation, hints.text_heads) == (text["hidden_act"], 12)
+  assert read(tmp_path, {"model_type": "clip", **seconds}).text_heads == 12
+
+
+@pytest.mark.parametrize(
+  ("first", "second", "message"),
+  [
+    ({"hidden_act": "gelu"}, {}, r"_dict has hidden_act='quick_gelu' by default, .* has 'gelu'; correct .*_config or"),
+    ({"hidden_act": "gelu"}, {"hidden_act": "quick_gelu"}, "_dict has hidden_act='quick_gelu', which transformers"),
+    (
+      {"num_attention_heads": 4},
+      {"hidden_size": 64},
+      r"_dict has num_attention_heads=\d+ by default, .* has 4; correct",
+    ),
+  ],
+)
+@pytest.mark.parametrize("name", ["text_config", "vision_config"])
+def test_second_section_that_contradicts_the_first_is_refused(tmp_path, name, first, second, message):
+  with pytest.raises(UserError, match=f"{name}{message}"):
+    read(tmp_path, {"model_type": "clip", name: first, f"{name}_dict": second})
+
+
+def test_end_token_that_a_second_section_changes_is_refused(tmp_path):
+  config = {"text_config": {"eos_token_id": 5}, "text_config_dict": {}}
+  with pytest.raises(UserError, match=r"text_config_dict has eos_token_id=49407 by default, .* text_config has 5"):
+    read(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+  ("config", "sizes"),
+  [
+    (huggingface({"intermediate_size": 96}, {"intermediate_size": 128}), (96, 128)),
+    (openclip({"width": 48, "mlp_ratio": 2}, {"mlp_ratio": 1.5}), (96, 96)),
+    (openclip({"mlp_ratio": 3}, {"width": 1408, "mlp_ratio": 4.3637}), (1536, 6144)),  # 512 by default; ViT-g
+    (openclip(), (None, None)),
+  ],
+)
+def test_sizes_of_the_mlp_are_read(tmp_path, config, sizes):
+  hints = read(tmp_path, config)
+  assert (hints.sizes.get("text.mlp"), hints.sizes.get("vision.mlp")) == sizes
+
+
+@pytest.mark.parametrize("ratio", [0, -1, "4", True, 1e300, float("nan")])
+def test_ratio_of_an_mlp_that_is_not_positive_is_refused(tmp_path, ratio):
+  with pytest.raises(UserError, match=r"text_cfg\.mlp_ratio=.* must be a number above 0"):
+    read(tmp_path, openclip({"mlp_ratio": ratio}))
 
 
 @pytest.mark.parametrize(

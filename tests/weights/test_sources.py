@@ -125,11 +125,11 @@ def test_openclip_config_sets_heads_and_activation(tmp_path):
     ("[" * 100_000, "not a configuration of CLIP .RecursionError"),
     ({**HUGGINGFACE, "text_config": {"hidden_act": "quick_gelu"}}, "hidden_act differs between the towers"),
     (
-      {**HUGGINGFACE, "vision_config_dict": {"layer_norm_eps": 1e-6}},
+      {**HUGGINGFACE, "vision_config_dict": {**HUGGINGFACE["vision_config"], "layer_norm_eps": 1e-6}},
       "layer_norm_eps=1e-06 is not supported; CLIP has 1e-5",
     ),
     (
-      {**HUGGINGFACE, "vision_config_dict": {"num_attention_heads": "4"}},
+      {**HUGGINGFACE, "vision_config": {**HUGGINGFACE["vision_config"], "num_attention_heads": "4"}},
       "num_attention_heads='4' must be an integer of at least 1",
     ),
     ({**HUGGINGFACE, "vision_config": 3}, "config.json is not a configuration of CLIP"),
