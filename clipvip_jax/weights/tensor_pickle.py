@@ -32,9 +32,14 @@ STORAGE_DTYPES: dict[str, DTypeLike] = {
   "torch.ByteStorage": np.uint8,
   "torch.BoolStorage": np.bool_,
 }
-REBUILD_TENSOR, _REBUILD_PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
+# Number of arguments of each, of which the first is the tensor; the last of four are attributes, which are dropped.
+_REBUILD_PARAMETER = {"torch._utils._rebuild_parameter": 3, "torch._utils._rebuild_parameter_with_state": 4}
+_REBUILD_WITH_STATE, _TENSOR = "torch._tensor._rebuild_from_type_v2", "torch.Tensor"  # a tensor with attributes
 _ORDERED_DICT = "collections.OrderedDict"
-_KNOWN_GLOBALS = frozenset((REBUILD_TENSOR, _REBUILD_PARAMETER, _ORDERED_DICT, *STORAGE_DTYPES))
+_KNOWN_GLOBALS = frozenset(
+  (REBUILD_TENSOR, *_REBUILD_PARAMETER, _REBUILD_WITH_STATE, _TENSOR, _ORDERED_DICT, *STORAGE_DTYPES)
+)
 _TORCHSCRIPT_CLASS = "__torch__."  # prefix of the classes of a TorchScript archive
 
 RESAVE = "load it in PyTorch and save model.state_dict() with torch.save, or use the .safetensors edition"
@@ -238,8 +243,15 @@ def _reduce(function: Any, arguments: Any) -> Pairs | TensorRef | OpaqueValue:
   match function, arguments:
     case OpaqueValue(), _:
       return function
-    case GlobalName(name), (OpaqueValue() as unsupported, *_) if name in (REBUILD_TENSOR, _REBUILD_PARAMETER):
+    case GlobalName(name), (OpaqueValue() as unsupported, *_) if name == REBUILD_TENSOR or name in _REBUILD_PARAMETER:
       return unsupported
+    case GlobalName(name), (rebuild, kind, tuple(inner), _) if name == _REBUILD_WITH_STATE and (rebuild, kind) == (
+      GlobalName(REBUILD_TENSOR),
+      GlobalName(_TENSOR),
+    ):
+      return _reduce(rebuild, inner)
+    case GlobalName(name), _ if name in (_REBUILD_WITH_STATE, _TENSOR):
+      return next((x for x in arguments if type(x) is OpaqueValue), OpaqueValue(f"references {name}"))
     case GlobalName(name), () if name == _ORDERED_DICT:
       return Pairs()
     case GlobalName(name), (StorageRef() as storage, offset, tuple(size), tuple(stride), _, _, *metadata) if (
@@ -250,7 +262,7 @@ def _reduce(function: Any, arguments: Any) -> Pairs | TensorRef | OpaqueValue:
           "data.pkl contains a tensor with a conjugate or negative bit; save tensor.resolve_conj() instead"
         )
       return TensorRef(storage, offset, size, stride)
-    case GlobalName(name), (TensorRef() as tensor, _, _) if name == _REBUILD_PARAMETER:
+    case GlobalName(name), (TensorRef() as tensor, *others) if _REBUILD_PARAMETER.get(name) == 1 + len(others):
       return tensor
     case GlobalName(name), _ if name in STORAGE_DTYPES:
       raise UserError(f"data.pkl calls the storage type {name}, {_NOT_EXECUTED}")

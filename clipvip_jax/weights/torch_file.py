@@ -6,7 +6,6 @@ and `NAME/data/KEY`, the bytes of each storage. `stored_zip.py` reads the archiv
 publishes CLIP, only the tensors are read.
 """
 
-import math
 import mmap
 import pathlib
 from collections.abc import Mapping
@@ -92,7 +91,23 @@ def _load(data: mmap.mmap) -> dict[str, np.ndarray]:
   storages = {name.removeprefix(f"{root}data/"): x for name, x in entries.items() if name.startswith(f"{root}data/")}
   content = tensor_pickle.interpret(bytes(program))
   tensors = state_dict.of_torchscript(content) if _has_program(entries) else state_dict.of_checkpoint(content)
-  return {name: _array(name, tensor, storages) for name, tensor in tensors.items()}
+  arrays = {name: _array(name, tensor, storages) for name, tensor in tensors.items()}
+  _check_expanded({name: x for name, x in arrays.items() if x.size > tensors[name].storage.count}, len(data))
+  return arrays
+
+
+def _check_expanded(arrays: Mapping[str, np.ndarray], limit: int) -> None:
+  """Checks that arrays that repeat elements of their storages have, together, at most `limit` bytes.
+
+  They take no memory as views, but a few bytes of a file could otherwise fill the memory where they are copied.
+  """
+  total = sum(array.nbytes for array in arrays.values())
+  if total > limit:
+    name, largest = max(arrays.items(), key=lambda item: item[1].nbytes)
+    raise UserError(
+      f"{len(arrays)} expanded tensors have {total} bytes, more than the file with {limit}; the largest is"
+      f" {_shown(name)} of size {_shown(largest.shape)}; save contiguous tensors: {RESAVE}"
+    )
 
 
 def _has_program(entries: Mapping[str, memoryview]) -> bool:
@@ -118,7 +133,7 @@ def _array(name: str, tensor: TensorRef, storages: Mapping[str, memoryview]) -> 
     raise UserError(f"{described}; expected integers of at least 0, as many strides as sizes")
   if 0 not in size:
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if math.prod(size) > count or last >= count:
+    if last >= count:  # an expanded tensor has fewer elements in its storage than in its size
       raise UserError(f"{described}, outside of its storage of {count} elements; download the file again")
   steps = [step * dtype.itemsize if n > 1 else 0 for n, step in zip(size, stride, strict=True)]
   try:

@@ -6,6 +6,7 @@ import struct
 import pytest
 import torch_zip as tz
 
+from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights import torch_file
 
 CANARY = "touch canary"
@@ -159,3 +160,49 @@ def test_attributes_of_a_state_dict_are_dropped(tmp_path):
   assert list(
     torch_file.read(tz.archive(tmp_path / "x.pt", tz.stream(filled + versions + b"b"), tz.FOUR_FLOATS_DATA))
   ) == ["a"]
+
+
+STATE = tz.mapping({"note": tz.text("x"), "owner": tz.calls("os", "getcwd")[2:-1]})
+REBUILD_TENSOR = tz.named("torch._utils", "_rebuild_tensor_v2")
+# The arguments of FOUR_FLOATS_TENSOR, without its function and call.
+TENSOR_ARGUMENTS = tz.FOUR_FLOATS_TENSOR.removeprefix(REBUILD_TENSOR).removesuffix(b"R")
+
+
+def with_state(kind):
+  """A tensor of a class, with attributes."""
+  return tz.call(tz.named("torch._tensor", "_rebuild_from_type_v2"), REBUILD_TENSOR, kind, TENSOR_ARGUMENTS, STATE)
+
+
+def parameter_with_state(tensor, *state):
+  function = tz.named("torch._utils", "_rebuild_parameter_with_state")
+  return tz.call(function, tensor, b"\x88", tz.NO_HOOKS, *state)
+
+
+@pytest.mark.parametrize(
+  "value",
+  [
+    parameter_with_state(tz.FOUR_FLOATS_TENSOR, STATE),
+    parameter_with_state(tz.FOUR_FLOATS_TENSOR, tz.tuple_of(STATE, b"N")),  # with slots
+    with_state(tz.named("torch", "Tensor")),
+    parameter_with_state(with_state(tz.named("torch", "Tensor")), STATE),
+  ],
+)
+def test_attributes_of_tensors_are_dropped(tmp_path, value):
+  path = tz.archive(tmp_path / "x.pt", tz.stream(tz.mapping({"a.b": value})), tz.FOUR_FLOATS_DATA)
+  assert torch_file.read(path)["a.b"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+  ("value", "message"),
+  [
+    (with_state(tz.named("somewhere", "Quantized")), r"a\.b is not a tensor: data.pkl references somewhere\.Quantized"),
+    (tz.call(tz.named("torch", "Tensor"), tz.number(4)), r"a\.b is not a tensor: data.pkl references torch\.Tensor"),
+    (parameter_with_state(tz.calls("os", "getcwd")[2:-1], STATE), r"references os\.getcwd"),
+    (parameter_with_state(tz.FOUR_FLOATS_TENSOR), "_with_state with arguments that PyTorch does not write"),
+    (parameter_with_state(tz.FOUR_FLOATS_TENSOR, STATE, STATE), "with arguments that PyTorch does not write"),
+  ],
+)
+def test_other_objects_with_attributes_are_refused(tmp_path, value, message):
+  path = tz.archive(tmp_path / "x.pt", tz.stream(tz.mapping({"a.b": value})), tz.FOUR_FLOATS_DATA)
+  with pytest.raises(UserError, match=message):
+    torch_file.read(path)

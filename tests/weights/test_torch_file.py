@@ -52,6 +52,22 @@ def test_transposed_shared_and_empty_tensors_are_read(tmp_path):
   assert not any(array.flags.writeable for array in arrays.values())
 
 
+def test_expanded_tensors_are_read(tmp_path):
+  items = {
+    "value": tz.tensor(tz.FOUR_FLOATS, 2, (3, 5), (0, 0)),
+    "rows": tz.tensor(tz.FOUR_FLOATS, 0, (3, 4), (0, 1)),
+    "columns": tz.tensor(tz.FOUR_FLOATS, 0, (4, 3), (1, 0)),
+    "windows": tz.tensor(tz.FOUR_FLOATS, 0, (3, 2), (1, 1)),
+  }
+  arrays = torch_file.read(tz.archive(tmp_path / "x.pt", tz.stream(tz.mapping(items)), tz.FOUR_FLOATS_DATA))
+  row = np.arange(4)
+  np.testing.assert_array_equal(arrays["value"], np.full((3, 5), 2))
+  np.testing.assert_array_equal(arrays["rows"], [row] * 3)
+  np.testing.assert_array_equal(arrays["columns"], np.transpose([row] * 3))
+  np.testing.assert_array_equal(arrays["windows"], [[0, 1], [1, 2], [2, 3]])
+  assert not any(array.flags.writeable for array in arrays.values())
+
+
 @pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "module"])
 def test_state_dict_of_a_training_checkpoint_is_read(tmp_path, key):
   inner = tz.mapping({"a": tz.tensor(tz.FOUR_FLOATS, 0, (4,), (1,))})
@@ -68,7 +84,22 @@ FILES = {
   "too large": (tz.with_tensor(0, (5,), (1,)), "outside of its storage of 4 elements"),
   "offset outside": (tz.with_tensor(1, (4,), (1,)), "outside of its storage of 4 elements"),
   "stride outside": (tz.with_tensor(0, (2,), (9,)), "outside of its storage of 4 elements"),
-  "expansion": (tz.with_tensor(0, (10**6, 10**6), (0, 0)), "outside of its storage of 4 elements"),
+  "expansion": (
+    tz.with_tensor(0, (10**6, 10**6), (0, 0)),
+    "1 expanded tensors have 4000000000000 bytes, more than the",
+  ),
+  "expansion of a row": (
+    tz.with_tensor(0, (10**6, 4), (0, 1)),
+    r"is a of size \(1000000, 4\); save contiguous tensors",
+  ),
+  "many expansions": (
+    tz.with_pickle(
+      tz.stream(tz.mapping({str(i): tz.tensor(tz.FOUR_FLOATS, 0, (250,), (0,)) for i in range(200)})),
+    ),
+    "200 expanded tensors have 200000 bytes, more than the file",
+  ),
+  "expansion outside": (tz.with_tensor(4, (2,), (0,)), "outside of its storage of 4 elements"),
+  "expansion beyond NumPy": (tz.with_tensor(0, (2**30,) * 4, (0,) * 4), "a has offset 0, size .* too"),
   "negative size": (tz.with_tensor(0, (-1,), (1,)), r"size \(-1,\)"),
   "negative stride": (tz.with_tensor(3, (4,), (-1,)), r"stride \(-1,\)"),
   "negative offset": (tz.with_tensor(-1, (4,), (1,)), "offset -1"),
