@@ -40,5 +40,14 @@ def describe(names: Collection[str]) -> str:
 
 def lone_tower(names: Collection[str]) -> str | None:
   """Returns a description if the names are of one tower of a CLIP; None if of both or of neither."""
-  towers = [tower for tower, pattern in _TOWERS.items() if any(map(pattern.match, names))]
+  towers = _towers(names)
   return f"the {towers[0]} tower alone" if len(towers) == 1 else None
+
+
+def has_both_towers(names: Collection[str]) -> bool:
+  """Returns whether the names include both towers of a CLIP."""
+  return len(_towers(names)) == len(_TOWERS)
+
+
+def _towers(names: Collection[str]) -> list[str]:
+  return [tower for tower, pattern in _TOWERS.items() if any(map(pattern.match, names))]

@@ -43,3 +43,23 @@ def test_counter_of_an_averaged_model_is_dropped():
 def test_names_that_become_equal_are_refused():
   with pytest.raises(UserError, match=r"x: two tensors are named a\.b without the prefixes of wrappers; remove one"):
     strip_wrapper_prefixes({"a.b": np.zeros(1), "a._orig_mod.b": np.zeros(1)}, "x")
+
+
+CLIP = {**TENSORS, "text_projection": np.zeros((2, 2))}  # both towers
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "model.module.", "module.model.", "model._orig_mod."])
+@pytest.mark.parametrize("others", [["loss.weight"], ["loss.weight", *(f"teacher.{i}" for i in range(9))]])
+def test_tensors_beside_a_wrapped_model_are_refused_by_name(prefix, others):
+  tensors = {prefix + name: x for name, x in CLIP.items()}
+  outer = "module." if prefix.startswith("module.") else ""  # which all tensors have
+  tensors |= {outer + name: np.zeros(1) for name in others}
+  listed = rf"names begin with \w+\.: {outer}loss\.weight" + (", .* and 5 more; remove" if others[1:] else "; remove")
+  with pytest.raises(UserError, match=rf"x: {len(others)} tensors are not part of the model, whose {listed}"):
+    strip_wrapper_prefixes(tensors, "x")
+
+
+@pytest.mark.parametrize("beside", ["model.loss.weight", "module.a"])
+def test_tensors_beside_an_unwrapped_model_are_kept(beside):
+  tensors = {**CLIP, beside: np.zeros(1)}
+  assert_same_arrays(strip_wrapper_prefixes(tensors, "x"), tensors)
