@@ -112,8 +112,11 @@ def _generating_builder(
   builder_type: "type[tfds.core.GeneratorBasedBuilder]", config: ConfigDict, section: str
 ) -> "tfds.core.DatasetBuilder":
   """Returns the prepared builder of a corpus that it generates; it checks the settings of existing records."""
+  import tensorflow_datasets as tfds
+
   builder = builder_type(config=config.config or None, data_dir=config.data_dir or None, file_format="array_record")
-  if not builder.is_prepared():
+  # `builder.is_prepared` takes the path for a pattern, as data_dir=data[1].
+  if not (builder.data_path / tfds.core.constants.DATASET_INFO_FILENAME).exists():
     if not config.get("prepare", False):
       raise UserError(
         f"corpus {builder.info.full_name} is not in {config.data_dir or builder.data_dir_root}; name its folder with"

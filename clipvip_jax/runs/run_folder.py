@@ -16,6 +16,7 @@ from etils import epath
 
 from clipvip_jax.distributed.coordination import allgather_text, raise_on_all_processes
 from clipvip_jax.runs import checkpoint_copy, workdir_lock
+from clipvip_jax.runs.checkpoint_paths import check_checkpoint_path
 from clipvip_jax.runs.workdir_mirror import WorkdirMirror
 from clipvip_jax.utils import lease, storage
 from clipvip_jax.utils.errors import UserError
@@ -161,12 +162,13 @@ def open_run_folder(workdir: pathlib.PurePath, scratch_dir: str = "") -> Iterato
     scratch_dir: where mirrors are; "": in the system's temporary folder.
 
   Raises:
-    UserError: on all processes; see `BucketFolder.open` and `pull`.
+    UserError: on all processes; see `check_checkpoint_path`, and `BucketFolder.open` and `pull`.
   """
   workdirs = allgather_text(str(workdir))
   if len(set(workdirs)) > 1 and any(map(storage.is_remote, workdirs)):
     raise UserError(f"--workdir differs between processes ({', '.join(workdirs)}); start all with the same")
   if not storage.is_remote(workdir):
+    _on_all_processes(functools.partial(check_checkpoint_path, workdir, "--workdir"))
     yield RunFolder(pathlib.Path(workdir))
     return
   remote = storage.absolute(workdir)
@@ -209,8 +211,9 @@ def _create_scratch(path: pathlib.Path) -> None:
   """Creates the folder of a mirror, readable by its owner only.
 
   Raises:
-    UserError: it cannot be created, or belongs to another user.
+    UserError: it cannot be created, belongs to another user, or cannot hold checkpoints.
   """
+  check_checkpoint_path(path, "host.scratch_dir")
   try:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     path.mkdir(exist_ok=True, mode=0o700)

@@ -78,8 +78,8 @@ def check_path(path: PathLike, flag: str, *, remote: bool = True, packages: bool
     raise UserError(f"{value} is neither a local path nor gs://BUCKET/NAME or s3://BUCKET/NAME; pass one of them")
   if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]", _bucket(text)):
     raise UserError(f"{value} does not name a bucket; pass {scheme}://BUCKET/NAME")
-  if re.search(r"(^|/)\.{1,2}(/|$)|[\x00-\x1f\x7f#?*\[\]]", text.split("://", 1)[1]):
-    raise UserError(f"{value} has . or .., #, ?, *, brackets or a control character in it; choose another name")
+  if re.search(r"(^|/)\.{1,2}(/|$)|[\x00-\x1f\x7f#?*\[\]\\]", text.split("://", 1)[1]):
+    raise UserError(f"{value} has . or .., #, ?, *, brackets, \\ or a control character in it; choose another name")
   if packages:
     check_package(path, value)
 

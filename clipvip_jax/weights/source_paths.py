@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from clipvip_jax.runs import fetch_run
+from clipvip_jax.runs.checkpoint_paths import NOT_READABLE, check_checkpoint_path
 from clipvip_jax.utils import bucket_copies, storage
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
@@ -145,7 +146,7 @@ def is_run(source: str) -> bool:
   """Returns whether a source is the workdir of a run, with or without a step.
 
   Raises:
-    UserError: its bucket cannot be read.
+    UserError: its bucket cannot be read, or its checkpoints cannot be read at its path.
   """
   try:
     workdir = _split_run(source)[0]
@@ -155,7 +156,10 @@ def is_run(source: str) -> bool:
     content: Any = json.loads(config.read_text(encoding="utf-8"))
   except (ValueError, OSError, RecursionError):
     return False
-  return isinstance(content, dict) and {"model", "data", "train"} <= content.keys()
+  found = isinstance(content, dict) and {"model", "data", "train"} <= content.keys()
+  if found and not storage.is_remote(workdir):
+    check_checkpoint_path(pathlib.Path(workdir).resolve(), "SOURCE", NOT_READABLE)
+  return found
 
 
 def fetch(source: str) -> str:

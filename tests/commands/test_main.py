@@ -32,6 +32,8 @@ REJECTED = [
   ([], "--config is missing; example: python -m clipvip_jax.main"),
   (["--config=BROKEN", "--workdir=build/never"], "name 'nonsense' is not defined"),
   ([SMOKE, "--workdir=README.md"], "is a file"),
+  ([SMOKE, "--workdir=build/never/run[lr=1e-3]"], "run[lr=1e-3] has a [ in its path, with which checkpoints cannot be"),
+  ([SMOKE, "--workdir=build/never/a\\b/run"], "a\\b/run has a \\ in its path, with which checkpoints cannot be saved"),
   (["--config=configs/post_pretrain.py", "--workdir=build/never"], "weights/clip-vit-base-patch32"),
 ]
 

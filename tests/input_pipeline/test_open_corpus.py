@@ -1,5 +1,7 @@
 """Locating and opening corpora."""
 
+import shutil
+
 import pytest
 import written_corpus
 from ml_collections import ConfigDict
@@ -89,6 +91,17 @@ def test_a_generated_corpus_that_is_not_built_names_the_option_that_builds_it(tm
   config = corpus_config(tmp_path, name="moving_shapes", config="smoke", prepare=False)
   with pytest.raises(UserError, match=r"moving_shapes/smoke/.* is not in .*--config\.data\.prepare=True"):
     open_corpus(config)
+
+
+@pytest.mark.parametrize("name", ["data[1]", "data*"])
+def test_a_dataset_directory_may_have_the_characters_of_patterns(tmp_path, name):
+  fields = {"name": "moving_shapes", "config": "smoke"}
+  open_corpus(corpus_config(tmp_path / "data1", prepare=True, **fields))
+  shutil.copytree(tmp_path / "data1" / "moving_shapes", tmp_path / name / "moving_shapes")
+  assert len(open_corpus(corpus_config(tmp_path / name, prepare=False, **fields)).records("train")) == 64
+  shutil.rmtree(tmp_path / name)
+  with pytest.raises(UserError, match="is not in"):  # though the pattern matches data1
+    open_corpus(corpus_config(tmp_path / name, prepare=False, **fields))
 
 
 def test_a_corrupt_corpus_is_rejected_with_its_folder(tmp_path, built_from_files):

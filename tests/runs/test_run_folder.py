@@ -104,6 +104,11 @@ def test_a_scratch_folder_must_be_usable(gs_bucket, tmp_path, monkeypatch):
   message = r"cannot be created \(.*\); set host\.scratch_dir"
   with pytest.raises(UserError, match=message), open_run_folder(workdir, f"{tmp_path}/file"):
     pass
+  for name in ("a[1]b", "a\\b"):
+    message = "^host.scratch_dir=.* cannot be saved; choose"
+    with pytest.raises(UserError, match=message), open_run_folder(workdir, f"{tmp_path}/{name}"):
+      pass
+    assert not (tmp_path / name).exists()
   monkeypatch.setattr(run_folder.os, "getuid", lambda: 12345)
   message = r"clipvip_jax_12345 belongs to another user; set host\.scratch_dir"
   with pytest.raises(UserError, match=message), open_run_folder(workdir, str(tmp_path)):

@@ -53,6 +53,7 @@ def test_other_schemes_are_refused(path):
     ("caf\udce9", "is not valid UTF-8 in this locale; set PYTHONUTF8=1"),
     ("~nobody-here/run", "names the home of a user that does not exist"),
     ("gs://bucket/a\nb", "has . or .., #, "),
+    ("s3://bucket/a\\b", "has . or .., #, "),
   ],
 )
 def test_paths_that_cannot_work_are_refused_in_one_line(path, message):
