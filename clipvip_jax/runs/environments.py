@@ -43,9 +43,19 @@ def read_environments(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """Returns {"from_step", "versions"} of each environment, in order; [] if none was recorded or the file is corrupt."""
   try:
     entries = json.loads((workdir / _NAME).read_text(encoding="utf-8"))
-    return [{"from_step": int(entry["from_step"]), "versions": dict(entry["versions"])} for entry in entries]
   except FileNotFoundError:
     return []
-  except (OSError, ValueError, TypeError, KeyError, RecursionError):
-    log.warning("%s is corrupt; changes of versions before are unknown", workdir / _NAME)
-    return []
+  except (OSError, ValueError, RecursionError):
+    entries = None
+  if isinstance(entries, list) and all(map(_is_environment, entries)):
+    return entries
+  log.warning("%s is corrupt; changes of versions before are unknown", workdir / _NAME)
+  return []
+
+
+def _is_environment(entry: Any) -> bool:
+  """Returns whether a JSON value is an entry, as `record_environment` writes it."""
+  if not isinstance(entry, dict) or type(entry.get("from_step")) is not int or entry["from_step"] < 0:
+    return False
+  versions = entry.get("versions")
+  return isinstance(versions, dict) and all(isinstance(version, str) for version in versions.values())

@@ -157,7 +157,7 @@ def read_extensions(workdir: pathlib.Path) -> list[dict[str, int]]:
   path = workdir / _EXTENSIONS
   try:
     return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
-  except (OSError, ValueError, TypeError) as error:
+  except (OSError, ValueError, TypeError, RecursionError) as error:
     raise UserError(f"{path} cannot be read ({error}); delete it to resume without the run's history") from error
 
 

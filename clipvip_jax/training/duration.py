@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 from clipvip_jax.input_pipeline.mixture import steps_until
 from clipvip_jax.input_pipeline.pipeline import WeightedStream
 from clipvip_jax.runs.checkpoint_identity import read_identities
+from clipvip_jax.runs.workdir import DURATION
 from clipvip_jax.training.optimizer import learning_rate
 from clipvip_jax.training.train_step import num_masked_steps
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import printable
 
 MAX_STEPS = 2**31 - 1  # the step is an int32
 
@@ -45,17 +47,32 @@ def check_extension(config: ConfigDict, workdir: pathlib.Path, streams: Sequence
     same number of steps.
 
   Raises:
-    UserError: fewer steps, or learning rates or patch dropout of the steps done depend on their number.
+    UserError: fewer steps, or learning rates or patch dropout of the steps done depend on their number; or config.json
+      records no number of steps.
   """
   path = workdir / "config.json"
   if not path.exists():
     return 0
-  started = json.loads(path.read_text(encoding="utf-8"))["train"]
   trained = [identity["config"]["train"] for identity in read_identities(workdir).values()]
-  steps = [total_steps(ConfigDict(train), streams) for train in (started, *trained[-1:])]
+  steps = [_recorded_steps(path, streams), *(total_steps(ConfigDict(train), streams) for train in trained[-1:])]
   for old in steps:
     _check_steps(config, workdir, old, total_steps(config.train, streams))
   return 0 if steps[0] == total_steps(config.train, streams) else steps[0]
+
+
+def _recorded_steps(path: pathlib.Path, streams: Sequence[WeightedStream]) -> int:
+  """Returns the steps of the run that a config.json records. Its duration may be any value: nothing compares it."""
+  train = json.loads(path.read_text(encoding="utf-8"))["train"]
+  values = {name: train.get(name.removeprefix("train.")) for name in DURATION}
+  try:
+    if not all(type(value) is int and 0 <= value <= MAX_STEPS for value in values.values()):
+      raise UserError("not numbers of steps")
+    return total_steps(ConfigDict(train), streams)
+  except UserError as error:
+    shown = ", ".join(f"{name}={printable(repr(value), 80)}" for name, value in values.items())
+    raise UserError(
+      f"{path} records no number of steps ({shown}); restore that file, or choose another --workdir"
+    ) from error
 
 
 def _check_steps(config: ConfigDict, workdir: pathlib.Path, old: int, new: int) -> None:

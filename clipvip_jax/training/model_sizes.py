@@ -34,23 +34,23 @@ def fill_sizes(config: ConfigDict, workdir: pathlib.Path | None = None) -> Confi
     return config
   if not config.init_from:
     raise UserError("sizes_from_weights=True needs weights; set --config.init_from=SOURCE, or set the sizes yourself")
-  sizes = _recorded(workdir) if workdir else None
-  if sizes is None:
-    sizes = read_weights(config.init_from).config
-    log.info("%s: sizes of config.model are those of the weights", config.init_from)
   filled = config.copy_and_resolve_references()
   with filled.unlocked():
-    _fill(filled.model, sizes)
+    if workdir is None or not _fill_recorded(filled.model, workdir):
+      _fill(filled.model, read_weights(config.init_from).config)
+      log.info("%s: sizes of config.model are those of the weights", config.init_from)
   return filled
 
 
-def _recorded(workdir: pathlib.Path) -> ConfigDict | None:
-  """Returns config.model of a run; None if it has none that can be read, which `check_config` reports."""
+def _fill_recorded(model: ConfigDict, workdir: pathlib.Path) -> bool:
+  """Copies the sizes of a run; returns False if it has none that can be read, which `check_config` reports."""
   try:
     recorded = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    return ConfigDict(recorded["model"]) if recorded["sizes_from_weights"] else None
-  except (OSError, ValueError, TypeError, KeyError, RecursionError):
-    return None
+    if recorded["sizes_from_weights"]:
+      _fill(model, ConfigDict(recorded["model"]))
+    return bool(recorded["sizes_from_weights"])
+  except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    return False
 
 
 def _fill(model: ConfigDict, sizes: ConfigDict) -> None:

@@ -37,7 +37,16 @@ def test_environments_of_steps_that_are_repeated_are_dropped(tmp_path):
   assert [entry["from_step"] for entry in read_environments(tmp_path)] == [0]
 
 
-@pytest.mark.parametrize("content", ["", "{", "5", "[1]", '[{"from_step": 1}]', '[{"from_step": "x", "versions": {}}]'])
+STEPS = ["Infinity", "-Infinity", "NaN", "-1", "1.5", "1e999", '"x"', '"1"', "null", "true", "[]", "9" * 5000]
+VERSIONS = ["null", "[]", '[["a", "b"]]', "[[1, 2]]", '"ab"', '{"jax": 5}', '{"jax": null}', '{"jax": ["1"]}']
+CORRUPT = [
+  *("", "{", "5", "[1]", '{"from_step": 0, "versions": {}}', "[" * 100_000, '[{"from_step": 1}]'),
+  *(f'[{{"from_step": {step}, "versions": {{}}}}]' for step in STEPS),
+  *(f'[{{"from_step": 0, "versions": {versions}}}]' for versions in VERSIONS),
+]
+
+
+@pytest.mark.parametrize("content", CORRUPT, ids=lambda content: content[:60])
 def test_a_corrupt_file_stops_nothing(tmp_path, logged, content):
   (tmp_path / "environments.json").write_text(content)
   record_environment(tmp_path, 4, {"jax": "1"})

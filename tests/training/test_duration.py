@@ -92,3 +92,23 @@ def test_an_edited_number_of_steps_is_not_that_of_the_checkpoints(tmp_path):
   with pytest.raises(UserError, match=r"a run of 20 steps, which cannot become 40: with optimizer\.schedule"):
     extend(tmp_path, {"train.num_steps": 40}, {})
   assert extend(tmp_path, {"train.num_steps": 20}, {}) == 0
+
+
+@pytest.mark.parametrize("field", ["num_steps", "epochs"])
+@pytest.mark.parametrize("value", ["12", None, -1, 12.0, True, [12], {}, float("inf"), float("nan"), 10**30, "absent"])
+def test_a_recorded_number_of_steps_that_is_none_is_refused_in_one_line(tmp_path, field, value):
+  recorded = config_tree.to_json_dict(config("corpora"))
+  recorded["train"][field] = value
+  if value == "absent":
+    del recorded["train"][field]
+  config_tree.write_json(tmp_path / "config.json", recorded)
+  with pytest.raises(UserError, match=rf"config\.json records no number of steps \(.*train\.{field}=") as refused:
+    duration.check_extension(config("corpora"), tmp_path, streams())
+  assert "\n" not in str(refused.value) and "another --workdir" in str(refused.value)
+
+
+@pytest.mark.parametrize("train", [{"num_steps": 0, "epochs": 0}, {"num_steps": 0, "epochs": duration.MAX_STEPS}])
+def test_recorded_epochs_of_no_or_too_many_steps_are_refused_by_file(tmp_path, train):
+  config_tree.write_json(tmp_path / "config.json", {"train": train})
+  with pytest.raises(UserError, match=rf"^{tmp_path}/config\.json records no number of steps"):
+    duration.check_extension(config("corpora"), tmp_path, streams())

@@ -72,6 +72,15 @@ def test_a_run_that_resumes_keeps_its_sizes_without_its_weights(tmp_path):
     fill_sizes(recipe(str(weights)), tmp_path)
 
 
+@pytest.mark.parametrize("model", ["b32", None, {}, {"vision": 5}, {"image_size": "64"}, {"vision": {}}])
+def test_a_run_whose_recorded_sizes_were_edited_has_those_of_its_weights(tmp_path, model):
+  filled = fill_sizes(recipe(VIP))
+  recorded = config_tree.to_json_dict(filled)
+  recorded["model"] = {**recorded["model"], **model} if model and isinstance(model, dict) else model
+  config_tree.write_json(tmp_path / "config.json", recorded)
+  assert fill_sizes(recipe(VIP), tmp_path) == filled
+
+
 def test_weights_of_another_size_are_refused_by_the_fields_that_differ(corpora, tmp_path):
   source = str(tmp_path / "small.safetensors")
   tensors = {name: x for name, x in load_file(CLIP).items() if not name.startswith("visual.transformer.resblocks.1")}
