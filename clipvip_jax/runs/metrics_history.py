@@ -1,7 +1,8 @@
 """metrics.jsonl, the history of a run, and curves drawn from it.
 
 `history` is a list of the file's rows in any order. The later of two rows for one step counts, and values that are not
-finite numbers are omitted from curves. Curves never stop a run: a corrupt line is skipped and named.
+finite numbers are omitted from curves. Corrupt lines stop nothing: they are skipped and named. A file that cannot be
+read leaves readers without curves, and stops only a run, which would replace it.
 """
 
 import itertools
@@ -79,8 +80,11 @@ class History:
       step: completed updates.
       write: whether this process writes the file.
       evaluated: whether the evaluation of `step` was completed; if not, its row is dropped, too.
+
+    Raises:
+      OSError: the file cannot be read or written, if this process writes it.
     """
-    rows, corrupt = _read_rows(path)
+    rows, corrupt = _read_rows(_read_content(path, required=write), path)
     self.rows = [
       row for row in rows if row["step"] < step or (row["step"] == step and (evaluated or row["kind"] != "eval"))
     ]
@@ -106,11 +110,24 @@ class History:
       self._file.close()
 
 
-def _read_rows(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+def _read_content(path: pathlib.Path, *, required: bool) -> bytes:
+  """Reads the file; if it cannot be read and is not `required`, logs it and returns b""."""
+  try:
+    return path.read_bytes()
+  except FileNotFoundError:
+    pass
+  except OSError as error:
+    if required:
+      raise
+    log.warning("%s cannot be read (%s); there are no curves", path, error.strerror)
+  return b""
+
+
+def _read_rows(content: bytes, path: pathlib.Path) -> tuple[list[dict[str, Any]], list[bytes]]:
   """Reads the valid rows, and the corrupt lines, which are logged; a killed process may leave a partial one."""
   rows: list[dict[str, Any]] = []
   corrupt: dict[int, bytes] = {}  # by line number
-  for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else [], 1):
+  for number, line in enumerate(content.split(b"\n"), 1):
     try:
       row = json.loads(line) if line.strip() else None
     except (ValueError, RecursionError):

@@ -53,6 +53,12 @@ _DEFAULTS = {
   "job.crop": "squash",
 }
 
+# Files that a run reads or replaces.
+_FILES = (
+  *("config.json", "corpus.json", "tokenizer.json", "environments.json", "extensions.json", "initial_weights.json"),
+  *("parameters.txt", "metrics.jsonl", "metrics.jsonl.corrupt", "results.json", "report.html", "lock"),
+)
+
 DURATION = ("train.epochs", "train.num_steps")  # fields that change where a run is extended
 _EXTENSIONS = "extensions.json"
 
@@ -86,8 +92,9 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any], *, extendable
     extendable: whether the number of steps may differ, see training/duration.py.
 
   Raises:
-    UserError: the run in the folder was started with other values, which are listed; or the folder is a file, holds an
-      evaluation or checkpoints without a record of what they were trained with, or its config.json cannot be read.
+    UserError: the run in the folder was started with other values, which are listed; or the folder is a file, holds a
+      folder in place of a file, an evaluation or checkpoints without a record of what they were trained with, or its
+      config.json cannot be read.
   """
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file, not a folder; choose another")
@@ -96,6 +103,9 @@ def check_config(workdir: pathlib.Path, config: Mapping[str, Any], *, extendable
   checkpoints = workdir / "checkpoints"
   if checkpoints.exists() and not checkpoints.is_dir():
     raise UserError(f"--workdir={workdir}: checkpoints is a file, not a folder; restore or move it, or choose another")
+  folders = [name for name in _FILES if (workdir / name).is_dir()]
+  if folders:
+    raise UserError(f"--workdir={workdir}: {folders[0]} is a folder, not a file; move it, or choose another")
   missing = [name for name in ("config.json", "corpus.json") if not (workdir / name).exists()]
   if missing and checkpoint_folders(checkpoints):
     raise UserError(

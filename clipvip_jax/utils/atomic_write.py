@@ -42,12 +42,17 @@ def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
   If the block raises, the temporary file is deleted and `path` stays as it was.
 
   Raises:
-    OSError: the folder does not exist or cannot be written.
+    OSError: the folder does not exist or cannot be written, or `path` is a folder; names `path`.
   """
   # Random, as process ids repeat between containers that share a file system.
   temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
   try:
     yield temporary
     temporary.replace(path)
+  except OSError as error:
+    if error.filename != os.fspath(temporary):
+      raise
+    raise OSError(error.errno, error.strerror, os.fspath(path)) from error
   finally:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it does not exist, or the error of the block is the one to report
+      temporary.unlink()

@@ -6,13 +6,14 @@ import errno
 import os
 import pathlib
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from clipvip_jax.utils import signals, storage
-from clipvip_jax.utils.compiled_programs import keep_compiled_programs
+from clipvip_jax.utils.compiled_programs import keep_compiled_programs, report_cache_errors
 from clipvip_jax.utils.errors import Terminated, UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import configure_logging, discard_output, is_output_closed, log, printable
@@ -69,16 +70,18 @@ def run_command(main: Callable[[], object], *, keep_compiled: bool = False) -> N
   configure_logging()
   if keep_compiled:
     keep_compiled_programs()
+  report_cache_errors()
   sys.argv[1:] = expand_home(sys.argv[1:])
-  try:
-    exit_on_error(main)
-  except SystemExit as end:
-    if signals.received() and isinstance(end.code, int):
-      _end_process(end.code)
-    raise
-  finally:
-    signals.ignore()  # the exit code is decided
-    _flush_output()
+  with signals.handled([signal.SIGTERM]):  # in commands that do not handle all signals; Ctrl-C interrupts them
+    try:
+      exit_on_error(main)
+    except SystemExit as end:
+      if signals.received() and isinstance(end.code, int):
+        _end_process(end.code)
+      raise
+    finally:
+      signals.ignore()  # the exit code is decided
+      _flush_output()
 
 
 def _flush_output() -> None:

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from clipvip_jax.utils import unraisable
@@ -67,11 +67,11 @@ def ignore() -> None:
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[None]:
-  """Handles the signals inside a `with` block, for callers without `install`. No effect outside the main thread."""
+def handled(numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
+  """Handles signals inside a `with` block, for callers without `install`. No effect outside the main thread."""
   previous = {}
   if not _state.installed and threading.current_thread() is threading.main_thread():
-    previous = {number: signal.signal(number, _on_signal) for number in SIGNALS}
+    previous = {number: signal.signal(number, _on_signal) for number in numbers}
     unraisable.handle(_repeat_if_lost)
   try:
     yield

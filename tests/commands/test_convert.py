@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import warnings
 
 import hub_stub
 import numpy as np
@@ -126,6 +127,7 @@ def command_log(monkeypatch):
   level = log.level
   monkeypatch.setattr(log, "propagate", log.propagate)
   monkeypatch.setattr(log, "handlers", [*log.handlers])
+  monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
   monkeypatch.setattr(logging.getLogger(), "filters", [*logging.getLogger().filters])
   yield
   log.setLevel(level)

@@ -52,6 +52,20 @@ def test_corrupt_lines_are_kept_aside_and_named_and_lose_no_other_row(tmp_path, 
   assert metrics_history.History(path, 9).rows == GOOD and not caplog.text, "the file is valid again"
 
 
+@pytest.mark.parametrize("case", ["folder", "loop"])
+def test_a_file_that_cannot_be_read_leaves_readers_without_curves_and_is_not_replaced(
+  tmp_path, caplog, monkeypatch, case
+):
+  monkeypatch.setattr(log, "propagate", True)
+  path = tmp_path / "metrics.jsonl"
+  path.mkdir() if case == "folder" else path.symlink_to(path)
+  assert metrics_history.History(path, 9, write=False).rows == []
+  assert f"{path} cannot be read (" in caplog.text and "there are no curves" in caplog.text
+  with pytest.raises(OSError) as raised:
+    metrics_history.History(path, 9)
+  assert raised.value.filename == str(path) and list(tmp_path.iterdir()) == [path]
+
+
 def test_a_process_that_does_not_write_keeps_rows_in_memory(tmp_path):
   history = metrics_history.History(tmp_path / "metrics.jsonl", 0, write=False)
   history.append({"kind": "train", "step": 1})

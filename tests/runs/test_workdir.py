@@ -113,6 +113,15 @@ def test_a_file_and_an_unreadable_config_are_refused(tmp_path):
     workdir.check_config(tmp_path, config())
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "results.json", "report.html", "config.json", "environments.json"])
+def test_a_folder_in_place_of_a_file_is_refused_at_the_start(tmp_path, name):
+  workdir.claim(tmp_path, config(), {})
+  (tmp_path / name).unlink(missing_ok=True)
+  (tmp_path / name).mkdir()
+  with pytest.raises(UserError, match=rf"^--workdir={tmp_path}: {name} is a folder, not a file; move it, or choose"):
+    workdir.check_config(tmp_path, config(), extendable=True)
+
+
 def test_a_workdir_of_an_evaluation_is_refused(tmp_path):
   (tmp_path / "evaluation.json").write_text("{}")
   with pytest.raises(UserError, match="holds an evaluation, not a run; choose another"):

@@ -38,6 +38,24 @@ def test_keeps_the_old_file_on_an_error(tmp_path):
   assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(
+  ("name", "error"), [("folder", IsADirectoryError), ("absent/file", FileNotFoundError), ("x/y", NotADirectoryError)]
+)
+def test_errors_name_the_file_in_place_of_the_temporary_one(tmp_path, name, error):
+  (tmp_path / "folder").mkdir()
+  (tmp_path / "x").touch()
+  with pytest.raises(error) as raised, atomic_path(tmp_path / name) as temporary:
+    temporary.write_text("new")
+  assert raised.value.filename == str(tmp_path / name) and raised.value.filename2 is None
+  assert {path.name for path in tmp_path.iterdir()} == {"folder", "x"}
+
+
+def test_errors_of_other_files_are_passed(tmp_path):
+  with pytest.raises(FileNotFoundError) as raised, atomic_path(tmp_path / "file"):
+    (tmp_path / "other").read_text()
+  assert raised.value.filename == str(tmp_path / "other")
+
+
 def test_keeps_the_old_file_when_killed(tmp_path):
   path = tmp_path / "file"
   path.write_text("old")

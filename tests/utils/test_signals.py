@@ -118,12 +118,12 @@ COMMAND = """
 """
 
 
-def run_and_send(mode, number, command=COMMAND):
-  """(exit code, output) of a command that receives a signal twice."""
+def run_and_send(mode, number, command=COMMAND, times=2):
+  """(exit code, output) of a command that receives a signal several times."""
   command = [sys.executable, "-c", textwrap.dedent(command), mode]
   process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   assert process.stdout.readline() == "ready\n"
-  for _ in range(2):
+  for _ in range(times):
     time.sleep(0.2)
     process.send_signal(number)
   return process.wait(timeout=30), process.stdout.read()
@@ -137,6 +137,32 @@ def test_a_main_thread_that_runs_no_python_is_ended_with_the_same_line_and_exit_
 
 def test_a_signal_after_the_end_does_not_change_the_exit_code():
   assert run_and_send("ends", signal.SIGTERM) == (0, "")
+
+
+@pytest.mark.parametrize(
+  ("number", "code", "line"),
+  [
+    (signal.SIGTERM, cli.EXIT_TERMINATED, "SIGTERM: stopped; run the same command again"),
+    (signal.SIGINT, cli.EXIT_INTERRUPTED, "error: interrupted"),
+  ],
+)
+def test_a_command_without_handlers_ends_in_one_line_and_cleans_up(number, code, line):
+  command = """
+    import sys, time
+    from clipvip_jax.utils import cli
+
+    def main():
+      try:
+        print("ready", flush=True)
+        time.sleep(60)
+      finally:
+        print(sys.argv[1])
+
+    cli.run_command(main)
+  """
+  ended, output = run_and_send("cleaned up", number, command, times=1)
+  assert ended == code and output.splitlines()[0] == "cleaned up"
+  assert output.count("\n") == 2 and output.endswith(f"{line}\n"), output
 
 
 def test_a_terminated_command_ends_without_deleting_objects_whose_deletion_may_crash():
