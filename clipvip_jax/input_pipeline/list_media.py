@@ -19,6 +19,7 @@ from clipvip_jax.input_pipeline.remote_video import local_media
 from clipvip_jax.input_pipeline.video_decoder import iterate_pictures
 from clipvip_jax.utils import storage
 from clipvip_jax.utils.bucket_copies import fetch_file
+from clipvip_jax.utils.compression import START_BYTES, check_uncompressed
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import find_path, real_path
 from clipvip_jax.utils.log import log, printable
@@ -93,9 +94,10 @@ def _read_list(path: _Path) -> list[_Path]:
     text = os.fsdecode(local.read_bytes()).removeprefix("\ufeff")  # file names need not be valid UTF-8
   except OSError as error:
     raise UserError(f"{path}: not a folder, and not a readable list of videos ({error.strerror})") from error
+  if "\0" in text and _is_media(local):
+    return [path]
+  check_uncompressed(os.fsencode(text[:START_BYTES]), path)
   if "\0" in text:
-    if _is_media(local):
-      return [path]
     raise UserError(f"{path}: not a folder, and not a readable list of videos (binary content or UTF-16; write UTF-8)")
   lines = [line for line in map(str.strip, text.split("\n")) if line]
   if lines and _is_json(lines[0]):

@@ -87,7 +87,7 @@ def read_json(path: str) -> Any:
   """
   try:
     data = fetch_file(path).read_bytes()
-    text_files.check_encoding(data[:4], path)
+    text_files.check_encoding(data, path)
     return parse_json(str(data, "utf-8-sig"))
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(f"{path}: cannot be read as JSON ({getattr(error, 'strerror', None) or error})") from error

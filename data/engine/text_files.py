@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 
 from clipvip_jax.utils.bucket_copies import fetch_file
+from clipvip_jax.utils.compression import check_uncompressed
 from clipvip_jax.utils.errors import UserError
 
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's little-endian mark starts with UTF-16's
@@ -21,7 +22,7 @@ def read_lines(path: str | os.PathLike[str], newline: str = "") -> Iterator[str]
     newline: As for `open`; "": lines also end at \\r, which old spreadsheets write.
 
   Raises:
-    UserError: The file is unreadable, or is not UTF-8.
+    UserError: The file is unreadable, compressed, or not UTF-8.
   """
   number = 0
   try:
@@ -39,7 +40,12 @@ def read_lines(path: str | os.PathLike[str], newline: str = "") -> Iterator[str]
 
 
 def check_encoding(start: bytes, path: str | os.PathLike[str]) -> None:
-  """Raises UserError if the first bytes of a file are those of UTF-16 (or UTF-32), as some spreadsheets write."""
+  """Checks the first bytes of a text file, at least `compression.START_BYTES`.
+
+  Raises:
+    UserError: The file is compressed, or UTF-16 or UTF-32, as some spreadsheets write.
+  """
+  check_uncompressed(start, path)
   if start.startswith(_WIDE_MARKS) or b"\0" in start[:4]:
     raise UserError(
       f"{path}: the file is UTF-16 or UTF-32, not UTF-8; re-encode it: iconv -f UTF-16 -t UTF-8 FILE > NEW"

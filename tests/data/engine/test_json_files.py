@@ -1,5 +1,9 @@
 """Readers of JSON and JSON lines, and their keys."""
 
+import bz2
+import gzip
+import lzma
+
 import pytest
 
 from clipvip_jax.data.engine.json_files import (
@@ -10,6 +14,7 @@ from clipvip_jax.data.engine.json_files import (
   read_json,
   read_json_lines,
 )
+from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.utils.errors import UserError
 
 
@@ -55,6 +60,14 @@ def test_wide_encodings_are_named(tmp_path, encoding):
   for read in (read_json, lambda path: list(read_json_lines(path))):
     with pytest.raises(UserError, match=r"a\.json: the file is UTF-16 or UTF-32, not UTF-8; re-encode it: iconv"):
       read(str(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_files_are_named(tmp_path, pack):
+  (tmp_path / "a.jsonl").write_bytes(pack(b'{"a": 1}\n' * 99))
+  for read in (read_json, lambda path: list(read_json_lines(path)), lambda path: list(read_lines(path))):
+    with pytest.raises(UserError, match=r"a\.jsonl: the file is compressed \((gzip|bzip2|xz)\); decompress it: "):
+      read(str(tmp_path / "a.jsonl"))
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"\xff"])
