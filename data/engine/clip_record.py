@@ -84,9 +84,16 @@ def clip_record(
   }
 
 
+def skipped_undecoded(item: Item) -> SkippedClip | None:
+  """Returns why a clip is skipped without decoding it: corrupt annotations, or no video; None if it is decoded."""
+  if item.error:
+    return SkippedClip(item.id, "undecodable", item.error)
+  return None if video_exists(item) else SkippedClip(item.id, "missing", item.missing_video or item.video)
+
+
 def video_exists(item: Item) -> bool:
   """Returns whether the video of a clip exists."""
-  return build_files.exists(build_files.find_video(item.video))
+  return not item.missing_video and build_files.exists(build_files.find_video(item.video))
 
 
 def serialize_record(record: dict[str, Any], extra: tuple[str, ...]) -> bytes:
@@ -120,6 +127,8 @@ def read_frames(item: Item, decoder: DecodeProcess, counts: Counter[str]) -> lis
   Returns:
     Its JPEG frames, or why it is skipped.
   """
+  if item.missing_video:
+    return SkippedClip(item.id, "missing", item.missing_video)
   try:
     with _local_file(item) as (path, offset, size):
       return decoder.read_frames(path, item.start, item.end, offset, size, counts)

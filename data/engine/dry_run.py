@@ -14,7 +14,7 @@ from etils import epath
 
 from clipvip_jax.data.engine import bad_lines
 from clipvip_jax.data.engine.builder import CorpusBuilder
-from clipvip_jax.data.engine.clip_record import clip_record, video_exists
+from clipvip_jax.data.engine.clip_record import clip_record, skipped_undecoded
 from clipvip_jax.data.engine.coverage import MISSING_TEXT_KEYS, REASONS, SkippedClip
 from clipvip_jax.data.engine.items import Item
 from clipvip_jax.data.engine.plan import Plan
@@ -33,6 +33,7 @@ class SplitCheck:
   Attributes:
     clips: Number of clips in the annotations.
     missing: Number of clips without a video.
+    corrupt: Number of clips with corrupt annotations, none of which is decoded.
     decoded: Number of clips in the decoded sample, including those that failed.
     texts: Number of clips by text field.
     counts: Number of decoded clips by coverage.MISSING_TEXT_KEYS, and by notes on their files, such as "truncated".
@@ -41,6 +42,7 @@ class SplitCheck:
 
   clips: int
   missing: int = 0
+  corrupt: int = 0
   decoded: int = 0
   texts: Counter[str] = dataclasses.field(default_factory=Counter)
   counts: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -53,8 +55,8 @@ class SplitCheck:
 
   @property
   def is_estimate(self) -> bool:
-    """Whether some of the clips that have a video were not decoded."""
-    return self.decoded < self.clips - self.missing
+    """Whether some of the clips that have a video and valid annotations were not decoded."""
+    return self.decoded < self._decodable
 
   @property
   def interval(self) -> tuple[float, float]:
@@ -70,19 +72,23 @@ class SplitCheck:
       return f"{self.skipped_fraction:.1%}"
     low, high = self.interval
     return (
-      f"{self.skipped_fraction:.1%} (estimate from {self.decoded} of {self.clips - self.missing} videos, 95% interval"
+      f"{self.skipped_fraction:.1%} (estimate from {self.decoded} of {self._decodable} videos, 95% interval"
       f" {low:.1%} to {high:.1%})"
     )
 
   @property
+  def _decodable(self) -> int:
+    return self.clips - self.missing - self.corrupt
+
+  @property
   def _undecodable(self) -> int:
     reasons = Counter(clip.reason for clip in self.skipped)
-    return sum(reasons[reason] for reason in REASONS if reason != "missing")
+    return sum(reasons[reason] for reason in REASONS if reason != "missing") - self.corrupt
 
   def _extrapolate(self, undecodable: float) -> float:
-    """Returns the fraction of skipped clips if this fraction of the present videos is undecodable."""
-    missing = self.missing / self.clips
-    return missing + (1 - missing) * undecodable
+    """Returns the fraction of skipped clips if this fraction of the decodable clips is undecodable."""
+    certain = (self.missing + self.corrupt) / self.clips
+    return certain + (1 - certain) * undecodable
 
 
 def wilson_interval(count: int, total: int) -> tuple[float, float]:
@@ -123,11 +129,12 @@ def _check_split(builder: CorpusBuilder, plan: Plan, split: str, num_decoded: in
   for index, item in enumerate(_items(plan, split)):
     for field in ("descriptions", "subtitle", "caption"):
       result.texts[field] += bool(getattr(item, field))
-    if video_exists(item):
+    if (skipped := skipped_undecoded(item)) is None:
       present.append(index)
     else:
-      result.missing += 1
-      result.skipped.append(SkippedClip(item.id, "missing", item.video))
+      result.missing += skipped.reason == "missing"
+      result.corrupt += skipped.reason != "missing"
+      result.skipped.append(skipped)
   sampled = _sample(np.frombuffer(present, np.uint64), num_decoded)
   progress = ProgressReporter(len(sampled), f"sampled clips of split {split}")
   with spec.decode_process() as decoder:

@@ -41,6 +41,7 @@ class Item:
     suffix: Suffix of a video within a tar file, such as .mp4; "" for an image.
     error: Reason for which its annotations are corrupt, so that it is skipped; "" if they are valid.
     extra: Values of the fields that a corpus adds to the record.
+    missing_video: Reason for which it has no video, if files in its place are not read; "" otherwise.
     missing_texts: "subtitle" and "caption" if the annotations normally have them but lack them for this clip; counted.
   """
 
@@ -56,6 +57,7 @@ class Item:
   size: int = 0
   suffix: str = ""
   error: str = ""
+  missing_video: str = ""
   extra: dict[str, str] = dataclasses.field(default_factory=dict)
   missing_texts: tuple[str, ...] = ()
 
