@@ -7,7 +7,7 @@ import os
 import pathlib
 import posixpath
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -16,7 +16,7 @@ from clipvip_jax.data.engine import bad_lines, build_files, tar_files
 from clipvip_jax.data.engine.builder import CorpusBuilder
 from clipvip_jax.data.engine.corpus_config import CorpusConfig
 from clipvip_jax.data.engine.items import Item, check_id, clean_text, safe_join
-from clipvip_jax.data.engine.tar_files import Span
+from clipvip_jax.data.engine.tar_files import Group, Span
 from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.input_pipeline.image_files import IMAGE_SUFFIXES
 from clipvip_jax.utils.errors import UserError
@@ -71,37 +71,37 @@ class Builder(CorpusBuilder):
 
 def _tar_items(path: epath.Path, name: str) -> Iterator[Item]:
   """Yields the samples of a tar file in order."""
-  for file, key, group in tar_files.iterate_groups(path, (*IMAGE_SUFFIXES, *_TEXT_SUFFIXES)):
-    yield from _group_items(file, path, name, key, group)
+  for group in tar_files.iterate_groups(path, (*IMAGE_SUFFIXES, *_TEXT_SUFFIXES)):
+    yield from _group_items(group, path, name)
 
 
-def _group_items(file: BinaryIO, path: epath.Path, name: str, key: str, group: dict[str, Span]) -> Iterator[Item]:
+def _group_items(group: Group, path: epath.Path, name: str) -> Iterator[Item]:
   """Yields the samples among members with the same first-dot key.
 
   KEY.jpg, KEY.seg.png and KEY.txt are one sample: the second is another field of it. KEY.1.jpg and KEY.1.txt, KEY.2.jpg
   and KEY.2.txt are two, since each has an image and a text.
   """
   samples: dict[str, dict[str, Span]] = {}  # {name without the last suffix: {suffix: span}}
-  for member, span in group.items():
+  for member, span in group.members.items():
     base, suffix = posixpath.splitext(member)
     if samples.setdefault(base, {}).setdefault(suffix.lower(), span) != span:
       raise UserError(f"{path}, {member!r}: another file differs only in upper and lower case; keep one of them")
   for base, members in samples.items():
     has_both = any(s in members for s in IMAGE_SUFFIXES) and any(s in members for s in _TEXT_SUFFIXES)
-    if base == key or key not in samples or has_both:
-      item = bad_lines.attempt(_tar_item, file, path, name, base, members)
+    if base == group.key or group.key not in samples or has_both:
+      item = bad_lines.attempt(_tar_item, group, path, name, base, members)
       if item is not None:
         yield item
 
 
-def _tar_item(file: BinaryIO, path: epath.Path, name: str, key: str, members: dict[str, Span]) -> Item:
+def _tar_item(group: Group, path: epath.Path, name: str, key: str, members: dict[str, Span]) -> Item:
   where = f"{path}, {key!r}"
   image = next((members[suffix] for suffix in IMAGE_SUFFIXES if suffix in members), None)
   text: Any = ""
   if ".txt" in members:
-    text = tar_files.read_text(file, members[".txt"], where)
+    text = tar_files.read_text(group.file, members[".txt"], where)
   elif ".json" in members:
-    text = tar_files.read_object(file, members[".json"], where).get("caption") or ""
+    text = tar_files.read_object(group.file, members[".json"], where).get("caption") or ""
   return Item(
     id=check_id(f"{name.removesuffix('.tar')}/{key}", where),
     split="train",
@@ -109,6 +109,7 @@ def _tar_item(file: BinaryIO, path: epath.Path, name: str, key: str, members: di
     caption=clean_text(text, where),
     offset=image[0] if image else 0,
     size=image[1] if image else 0,
+    missing_video="" if image else group.describe_unused(f"{key}."),
   )
 
 

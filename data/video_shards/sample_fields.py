@@ -17,6 +17,7 @@ from clipvip_jax.data.engine.items import check_times, clean_texts
 from clipvip_jax.data.engine.json_files import excerpt
 from clipvip_jax.data.engine.tar_files import Span
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.local_paths import normal_form
 from clipvip_jax.utils.storage import explain_errors
 from clipvip_jax.utils.timestamps import parse_time
 
@@ -173,7 +174,7 @@ def read_table(path: epath.Path, columns: set[str]) -> dict[str, dict[str, Any]]
     columns: Names of the columns; none: nothing is read.
 
   Returns:
-    {key: {column: value}}.
+    {key in NFC: {column: value}}.
 
   Raises:
     UserError: The table does not exist, is corrupt, or lacks a column.
@@ -193,4 +194,4 @@ def read_table(path: epath.Path, columns: set[str]) -> dict[str, dict[str, Any]]
     raise UserError(f"{path}: no such file; put the table of the tar file here, or remove parquet:COLUMN") from error
   except (pyarrow.ArrowException, OSError) as error:
     raise UserError(f"{path}: cannot be read as Parquet ({error}); copy it again") from error
-  return {str(row.pop(_KEY_COLUMN)): row for row in rows}
+  return {normal_form(str(row.pop(_KEY_COLUMN))): row for row in rows}

@@ -53,9 +53,9 @@ class VideoShardsConfig(CorpusConfig):
 class Builder(CorpusBuilder):
   """Videos of tar files in WebDataset layout: KEY.mp4, or another video format, next to KEY.txt, KEY.json or both.
 
-  Keys end at the first dot of a name. The files of a key are adjacent. Videos are read where they are in the tar file.
-  Ids are TAR/KEY, followed by @START-END for spans. A key without a video counts as missing, one with corrupt texts or
-  spans as undecodable. Attributes of macOS (._NAME) and files with other extensions are ignored.
+  Keys end at the first dot of a name, and are in NFC. The files of a key are adjacent. Videos are read where they are
+  in the tar file. Ids are TAR/KEY, followed by @START-END for spans. A key without a video counts as missing, one with
+  corrupt texts or spans as undecodable. Attributes of macOS (._NAME) and files with other extensions are ignored.
   """
 
   code_path = pathlib.Path(__file__)
@@ -112,18 +112,21 @@ class _Reader:
     """Yields the clips of a tar file in order."""
     name = os.fspath(path.relative_to(raw_dir)).removesuffix(".tar")
     table = read_table(path.with_suffix(".parquet"), self._columns)
-    for file, key, group in tar_files.iterate_groups(path, self._suffixes):
-      clip_id = bad_lines.attempt(check_id, f"{name}/{key}", f"{path}, {key!r}") if group else None
+    for group in tar_files.iterate_groups(path, self._suffixes):
+      key = group.key
+      clip_id = bad_lines.attempt(check_id, f"{name}/{key}", f"{path}, {key!r}") if group.members else None
       if clip_id is None:
         continue
       item = Item(id=clip_id, split=split, video=f"{path}#{key}")  # does not exist, and counts as missing
       try:
-        members = _by_extension(key, group)
+        members = _by_extension(key, group.members)
         if suffix := _video_suffix(members):
           offset, size = members[suffix[1:]]
           item = dataclasses.replace(item, video=os.fspath(path), offset=offset, size=size, suffix=suffix)
-        sample = Sample(file, members, table.get(posixpath.basename(key), {}))
-        self._note_sources(sample)
+        else:
+          item = dataclasses.replace(item, missing_video=group.describe_unused())
+        sample = Sample(group.file, members, table.get(posixpath.basename(key), {}))
+        self._note_sources(sample, group.unused)
         entries = sample.spans(self._spans)
       except UserError as error:
         yield dataclasses.replace(item, error=f"{key!r}, {error}")
@@ -151,13 +154,14 @@ class _Reader:
       missing_texts=tuple(field for field in _TEXTS[1:] if self._sources[field] and not texts[field]),
     )
 
-  def _note_sources(self, sample: Sample) -> None:
-    """Keeps the sources of the first sample, for error messages."""
+  def _note_sources(self, sample: Sample, unused: dict[str, str]) -> None:
+    """Keeps the sources of the first sample, and its unused files with their reasons, for error messages."""
     if not self._noted:
       names = [name for name in sample.members if f".{name}" not in VIDEO_SUFFIXES and name != "json"]
       with contextlib.suppress(UserError):  # of a source that may not be used
         names += [f"json:{name}" for name in sample.json_fields]
       self._noted = [*names, *(f"parquet:{name}" for name in sample.row)]
+      self._noted += [f"{name!r} ({reason})" for name, reason in unused.items() if reason]
 
   def check_sources(self, items: Iterator[Item], where: str) -> Iterator[Item]:
     """Yields the items. Raises UserError if none of the first has a text of a source that was asked for."""

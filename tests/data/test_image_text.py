@@ -150,6 +150,14 @@ def test_rejects_invalid_tars(tmp_path, members, words):
     corpora.build(Builder, "default", tmp_path / "corpora", tmp_path)
 
 
+def test_what_is_in_the_place_of_an_image_is_named(tmp_path):
+  members = {"a.1.tif": b"x", "a.1.txt": "t", "a.2.jpg": corpora.tar_link("/x.jpg", tarfile.SYMTYPE), "a.2.txt": "t"}
+  corpora.write_tar(tmp_path / "0.tar", {**members, "b.jpg": picture(), "b.txt": "t"})
+  first, second, good = corpora.planned(Builder, "default", tmp_path)["train"]
+  assert first.missing_video.endswith("the tar file has: 'a.1.tif'") and not good.missing_video
+  assert "the tar file has: 'a.2.jpg' (a symbolic link to '/x.jpg'" in second.missing_video
+
+
 FORK = b"\0\5\x16\7\xff\xfe"
 
 

@@ -6,7 +6,9 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+import unicodedata
 
 import corpora
 import pyarrow
@@ -14,6 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from clipvip_jax.data.engine.coverage import SKIPPED_FILE
+from clipvip_jax.data.engine.dry_run import check_corpus
 from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder as ManifestBuilder
 from clipvip_jax.data.video_shards.shard_patterns import expand_braces
 from clipvip_jax.data.video_shards.video_shards_dataset_builder import Builder, VideoShardsConfig
@@ -128,6 +131,34 @@ def test_corrupt_samples_are_named_and_counted(videos, tmp_path):
   assert "txt: the text is not UTF-8" in details["0/encoding"] and "json: invalid JSON" in details["0/json"]
   assert "several videos (.mp4, .mkv); keep one of them" in details["0/two"]
   assert [record["id"] for record in corpora.read_back(built, "train")] == ["0/good"]
+
+
+def test_check_and_build_give_the_same_reasons(videos, tmp_path):
+  video = videos[0].read_bytes()
+  members = {f"{n}.{extension}": video for n in range(2) for extension in ("mp4", "webm")}
+  members |= {"4.MXF": video, "5.mp4": corpora.tar_link("/x.mp4", tarfile.SYMTYPE), "6.mp4": corpora.tar_link("0.mp4")}
+  members |= {"6.txt": "u", **{f"{n}.txt": "t" for n in (0, 1, 4, 5)}}
+  corpora.write_tar(tmp_path / "0.tar", dict(sorted(members.items())))
+  built = corpora.build(Builder, config(), tmp_path / "corpora", tmp_path, max_skipped=1.0)
+  rows = [line.split("\t")[1:] for line in (built.data_path / SKIPPED_FILE).read_text().splitlines()]
+  for decoded in (0, -1):
+    (result,) = check_corpus(built, decoded).values()
+    assert [(clip.reason, clip.name) for clip in result.skipped] == [(reason, name) for reason, name, _ in rows]
+    assert all(row[2].endswith(f": {clip.detail}") for row, clip in zip(rows, result.skipped, strict=True))
+    assert (result.missing, result.corrupt, result.skipped_fraction) == (2, 2, pytest.approx(0.8))
+  details = [detail for _, _, detail in rows]
+  assert "'0', several videos (.mp4, .webm)" in details[0] and "the tar file has: '4.MXF'" in details[2]
+  assert "'5.mp4' (a symbolic link to '/x.mp4'" in details[3]
+  assert [record["id"] for record in corpora.read_back(built, "train")] == ["0/6"]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_keys_of_tables_match_in_any_unicode_form(tmp_path, form):
+  name = unicodedata.normalize(form, "café")
+  corpora.write_tar(tmp_path / "0.tar", {"café.mp4": b"x", f"{name}.cls": "1"})
+  parquet.write_table(pyarrow.table({"key": [name], "title": ["t"]}), tmp_path / "0.parquet")
+  (item,) = corpora.planned(Builder, config(description_from="parquet:title"), tmp_path)["train"]
+  assert (item.id, item.descriptions) == ("0/café", ("t",))
 
 
 @pytest.mark.parametrize(

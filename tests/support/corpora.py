@@ -50,16 +50,26 @@ def write_lines(path, rows):
 
 
 def write_tar(path, members):
-  """Writes a tar file; members: {name: bytes, text or JSON}."""
+  """Writes a tar file; members: {name: bytes, text, JSON, or a tarfile.TarInfo without content}."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with tarfile.open(path, "w") as tar:
     for name, data in members.items():
+      if isinstance(data, tarfile.TarInfo):
+        tar.addfile(data.replace(name=name))
+        continue
       data = json.dumps(data) if isinstance(data, dict) else data
       data = data.encode() if isinstance(data, str) else data
       member = tarfile.TarInfo(name)
       member.size = len(data)
       tar.addfile(member, io.BytesIO(data))
   return path
+
+
+def tar_link(target, kind=tarfile.LNKTYPE):
+  """Returns a link for `write_tar`: a hard link, or tarfile.SYMTYPE."""
+  link = tarfile.TarInfo()
+  link.type, link.linkname = kind, target
+  return link
 
 
 def build(builder_class, config, data_dir, raw_dir, **options):
