@@ -36,6 +36,7 @@ from clipvip_jax.weights import names_clip_vip
 WHAT = ("step", "videos", "texts", "even_texts")
 AGREEMENT = {"float32": 1e-4, "bfloat16": 2e-2}  # relative
 _EVEN_LENGTH = 14
+_BATCH = 32  # the default of `clipvip_jax.load`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,7 @@ def embedding_case(config: ConfigDict, what: str, count: int) -> Case:
   rng = np.random.default_rng(0)
   params = random_params(clip_vip.parameter_shapes(config.model))
   ids = _texts(rng, config, count, even=what == "even_texts")
-  model = EmbeddingModel("random", config, jax.device_put(params), lambda *_: ids, count)
+  model = EmbeddingModel("random", config, jax.device_put(params), lambda *_: ids, batch_size=min(count, _BATCH))
   if what == "videos":
     side = config.model.image_size
     pixels = rng.standard_normal((count, config.data.num_frames, side, side, 3), np.float32)

@@ -40,7 +40,7 @@ def _parser() -> Parser:
   parser.add_argument("--shard", metavar="I/N", help="embeds shard I of N, from 0 to N - 1")
   parser.add_argument("--join", action="store_true", help="joins the shards of --out")
   parser.add_argument("--crop", choices=CROPS, help="how frames become square; default: as in training, or squash")
-  parser.add_argument("--batch_size", type=int, default=32, help="videos per batch (default 32)")
+  parser.add_argument("--batch_size", type=int, default=32, help="videos per batch, at most (default 32)")
   parser.add_argument("--threads", type=int, default=0, help="that decode videos; 0, the default: one per core")
   parser.add_argument(
     "--max_skipped", type=float, default=0.05, help="accepted fraction of unreadable videos (default 0.05)"
@@ -91,15 +91,20 @@ def _embed(options: argparse.Namespace) -> tuple["VideoIndex", pathlib.PurePath]
   seconds = None if options.segments is None else segments.parse_seconds(options.segments)
   shard = None if options.shard is None else Shard.parse(options.shard)
   videos: Sequence[PathLike] = list_media.list_videos(options.videos)
-  out, label = options.out, ""
+  out, label, num_videos = options.out, "", len(videos)
   if shard is not None:
     out, label, videos = shard.path(out), shard.label(videos), shard.select(videos)
   from clipvip_jax.inference import embedding_model  # late: options are checked before JAX is imported
   from clipvip_jax.inference.index_builder import IndexLayout, VideoEmbedder, build_index
   from clipvip_jax.inference.video_views import ViewEmbedder
 
+  batch_size = options.batch_size
+  if (
+    seconds is None
+  ):  # of all videos, also those of other shards: the features of a video depend on it in their last bits
+    batch_size = embedding_model.fitting_batch_size(num_videos, batch_size)
   with local_index(out, "--out") as (local, publish):
-    model: VideoEmbedder = embedding_model.load(options.model, crop=options.crop, batch_size=options.batch_size)
+    model: VideoEmbedder = embedding_model.load(options.model, crop=options.crop, batch_size=batch_size)
     layout = IndexLayout(shard=label)
     if seconds is not None:
       clips = segments.split_videos(videos, seconds, options.threads)

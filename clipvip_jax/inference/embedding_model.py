@@ -9,6 +9,7 @@ Letters: N items, B batch, T frames, S image side in pixels or text length in to
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -108,16 +109,24 @@ class EmbeddingModel:
     show = sys.stderr.isatty() if progress is None else progress
     reporter = ProgressReporter(len(videos), "videos", functools.partial(print, file=sys.stderr))
     rows = []
-    for row in self.embed_pixels(_raise_errors(clips)):
+    for row in self.embed_pixels(_raise_errors(clips), shrink_last=True):
       rows.append(row)
       if show:
         reporter.update(len(rows))
     return _stack(rows, self.config.model.embed_dim)
 
-  def embed_pixels(self, pixels: Iterable[Float[np.ndarray, "t s s 3"]]) -> Iterator[Float[np.ndarray, " e"]]:
-    """Embeds clips as returned by `read_clip`, batched and padded here; yields features in order, batch by batch."""
+  def embed_pixels(
+    self, pixels: Iterable[Float[np.ndarray, "t s s 3"]], *, shrink_last: bool = False
+  ) -> Iterator[Float[np.ndarray, " e"]]:
+    """Embeds clips as returned by `read_clip`, batched and padded here; yields features in order, batch by batch.
+
+    Args:
+      pixels: of the clips.
+      shrink_last: whether the last batch may be smaller, which saves time. Otherwise all batches have one shape, so
+        that the features of a clip are bit-identical however many clips there are.
+    """
     pending: tuple[jax.Array, int] | None = None  # one batch computes while the next is read
-    for batch, count in _batches(pixels, self._batch_size):
+    for batch, count in _batches(pixels, self._batch_size, shrink_last):
       features = self._embed_video(self.params, batch)
       if pending is not None:
         yield from np.asarray(pending[0])[: pending[1]]
@@ -141,23 +150,29 @@ class EmbeddingModel:
     # the longest of them.
     order = np.argsort(ids.argmax(1), kind="stable")
     rows: list[np.ndarray] = []
-    for batch, count in _batches(ids[order], self._batch_size):
+    for batch, count in _batches(ids[order], self._batch_size, shrink_last=True):
       longest = int(batch.argmax(1).max()) + 1
       width = min(-(-longest // _TEXT_BUCKET) * _TEXT_BUCKET, batch.shape[1])
       rows.extend(np.asarray(self._embed_text(self.params, batch[:, :width]))[:count])
     return _stack([rows[i] for i in np.argsort(order)], self.config.model.embed_dim)
 
 
-def _batches(items: Iterable[np.ndarray], size: int) -> Iterator[tuple[np.ndarray, int]]:
+def _batches(items: Iterable[np.ndarray], size: int, shrink_last: bool) -> Iterator[tuple[np.ndarray, int]]:
   """Yields (stacked items, how many of them are real); the last batch is padded with its last item."""
-  batch: list[np.ndarray] = []
-  for item in items:
-    batch.append(item)
-    if len(batch) == size:
-      yield np.stack(batch), size
-      batch = []
-  if batch:
-    yield np.stack(batch + [batch[-1]] * (size - len(batch))), len(batch)
+  items = iter(items)
+  while batch := list(itertools.islice(items, size)):
+    padded_size = fitting_batch_size(len(batch), size) if shrink_last else size
+    yield np.stack(batch + [batch[-1]] * (padded_size - len(batch))), len(batch)
+
+
+def fitting_batch_size(count: int, largest: int) -> int:
+  """Returns the least size of a batch that holds `count` items: a power of two for each device, which bounds the number
+  of compilations, or `largest`, rounded up to a multiple of the number of devices."""
+  devices = jax.device_count()
+  size = devices
+  while size < min(count, largest):
+    size *= 2
+  return min(size, -(-largest // devices) * devices)
 
 
 def _stack(rows: Sequence[np.ndarray], dim: int) -> Float[np.ndarray, "n e"]:

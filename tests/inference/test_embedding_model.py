@@ -13,6 +13,7 @@ from project_paths import GOLDEN
 
 import clipvip_jax
 from clipvip_jax.inference import embedding_model
+from clipvip_jax.inference.embedding_model import fitting_batch_size
 from clipvip_jax.input_pipeline import frame_sampling
 from clipvip_jax.input_pipeline.word_tokenizer import WordTokenizer
 from clipvip_jax.utils.errors import UserError
@@ -63,6 +64,29 @@ def test_arrays_of_any_length_and_size_are_sampled_resized_and_batched(vip):
   np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-6)
   chosen = videos[2][frame_sampling.uniform_frames(30, vip.config.data.num_frames)]
   assert_close(vip.embed_videos([chosen])[0], features[2], 1e-6)  # alone or among others
+
+
+@pytest.mark.parametrize(("count", "largest", "size"), [(1, 32, 1), (3, 32, 4), (32, 32, 32), (50, 32, 32), (5, 6, 6)])
+def test_a_batch_is_the_least_power_of_two_that_holds_all(count, largest, size, monkeypatch):
+  monkeypatch.setattr(embedding_model.jax, "device_count", lambda: 1)
+  assert fitting_batch_size(count, largest) == size
+
+
+@pytest.mark.parametrize(("count", "largest", "size"), [(1, 32, 3), (4, 32, 6), (50, 32, 33)])
+def test_a_batch_is_divisible_by_the_number_of_devices(count, largest, size, monkeypatch):
+  monkeypatch.setattr(embedding_model.jax, "device_count", lambda: 3)
+  assert fitting_batch_size(count, largest) == size
+
+
+def test_few_videos_and_texts_are_not_padded_to_a_full_batch(tokenizer):
+  model = load(tokenizer=tokenizer, batch_size=64)
+  shapes = []
+  for name in ("_embed_video", "_embed_text"):
+    embed = getattr(model, name)
+    setattr(model, name, lambda params, batch, embed=embed: shapes.append(len(batch)) or embed(params, batch))
+  model.embed_videos([clip(9)] * 3)
+  model.embed_texts(["a red circle"] * 11)
+  assert shapes == [8, 16]  # on eight devices
 
 
 @pytest.mark.slow
