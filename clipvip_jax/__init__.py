@@ -1,7 +1,20 @@
-"""CLIP-ViP in JAX and Flax: adapting image-text models to video (Xue et al., ICLR 2023, arXiv 2209.06430)."""
+"""CLIP-ViP in JAX and Flax: adapts image-text models to video (Xue et al., ICLR 2023, arXiv 2209.06430).
+
+  import clipvip_jax
+
+  model = clipvip_jax.load("hf://openai/clip-vit-base-patch32")
+  videos = model.embed_videos(["cat.mp4", "dog.mp4"])
+  scores = model.embed_texts(["a dog catches a frisbee"]) @ videos.T
+
+`load` and the model that it returns are described in `clipvip_jax.inference.embedding_model`; everything else is a
+command: `clipvip --help`.
+"""
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from clipvip_jax.inference.embedding_model import load as load
 
 # A command stops here on an unsupported Python, where packages are missing. Launchers run where nothing is installed.
 if sys.argv[:1] == ["-m"] and not (3, 11) <= sys.version_info[:2] <= (3, 13):

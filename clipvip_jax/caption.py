@@ -74,26 +74,42 @@ def _parser() -> Parser:
   add = parser.add_argument
   add("source", metavar="SOURCE", help="a built corpus, a manifest FILE.jsonl, or a folder of videos")
   add("--out", metavar="DIR", required=True, type=path_argument("--out"), help="folder of the captions")
-  add("--engine", default=_ENDPOINT, help="endpoint (default), transformers or MODULE:FUNCTION")
-  add("--model", default="", help="the model's name at the endpoint; a folder or hf://OWNER/NAME[@REVISION]")
-  add("--prompt", help='what to ask; default: "Describe this picture in one short sentence." of models that converse')
-  add("--parameters", metavar="JSON", default="{}", help='of decoding, as in {"max_tokens": 50}; null omits a default')
-  add("--shard", metavar="I/N", default="1/1", help="part of the files that this process writes; default: all")
-  add("--clips_per_file", type=int, default=512, help="the most that an interruption loses; default: 512")
+  add("--engine", default=_ENDPOINT, help="endpoint, transformers or MODULE:FUNCTION; default: endpoint")
+  add("--model", default="", help="name at the endpoint; with transformers, a folder or hf://OWNER/NAME[@REVISION]")
+  add("--prompt", help='instruction; default for chat models: "Describe this picture in one short sentence."')
+  add(
+    "--parameters",
+    metavar="JSON",
+    default="{}",
+    help='decoding parameters, such as {"max_tokens": 50}; null removes a default',
+  )
+  add("--shard", metavar="I/N", default="1/1", help="writes part I of N, from 1 to N; default: 1/1, all clips")
+  add(
+    "--clips_per_file",
+    type=int,
+    default=512,
+    help="clips per output file, which an interruption may lose; default: 512",
+  )
   add("--max_skipped", type=float, default=0.05, help="accepted fraction of clips without a caption; default: 0.05")
-  text = parser.add_argument_group("captions")
-  text.add_argument("--tokenizer", default="clip", help="of the text tower: clip, or a tokenizer.json; default: clip")
-  text.add_argument("--text_length", type=int, default=70, help="tokens that the text tower reads; default: 70")
+  text = parser.add_argument_group("length of captions")
+  text.add_argument(
+    "--tokenizer", default="clip", help="tokenizer of the text tower: clip or a tokenizer.json; default: clip"
+  )
+  text.add_argument(
+    "--text_length", type=int, default=70, help="captions are cut to this number of tokens; default: 70"
+  )
   corpus = parser.add_argument_group("corpus")
-  corpus.add_argument("--config", default="", help="configuration of the corpus; default: its first")
+  corpus.add_argument("--config", default="", help="configuration of the corpus; default: the first")
   corpus.add_argument("--data_dir", default="", help="dataset directory; default: that of TFDS")
-  corpus.add_argument("--split", default="", help="SPLIT[,SPLIT...]; default: all")
+  corpus.add_argument("--split", default="", help="splits, separated by commas; default: all")
   endpoint = endpoint_options.add_endpoint_options(parser, _KEY_VARIABLE, 16, 120, "one request")
-  endpoint.add_argument("--answers_as", metavar="NAME", default="", help="the model's name in answers, if it differs")
+  endpoint.add_argument(
+    "--answers_as", metavar="NAME", default="", help="model name that responses state, if it differs from --model"
+  )
   local = parser.add_argument_group("other engines, and decoding")
   local.add_argument("--batch_size", type=int, default=8, help="frames per call; default: 8")
-  local.add_argument("--trust_remote_code", action="store_true", help="run Python code of the model's own folder")
-  local.add_argument("--threads", type=int, default=0, help="that decode videos; 0, the default: one per core")
+  local.add_argument("--trust_remote_code", action="store_true", help="run Python code from the model's folder")
+  local.add_argument("--threads", type=int, default=0, help="decoding threads; default: 0, one per core")
   return parser
 
 

@@ -32,7 +32,11 @@ def _parser() -> Parser:
   parser = Parser(__doc__)
   parser.add_argument("--model", metavar="SOURCE", required=True, help="file, folder, hf://OWNER/NAME or workdir")
   parser.add_argument(
-    "--videos", metavar="VIDEOS", required=True, type=path_argument("--videos"), help="a folder, or a list"
+    "--videos",
+    metavar="VIDEOS",
+    required=True,
+    type=path_argument("--videos"),
+    help="a folder with one sub-folder per class, or a list",
   )
   parser.add_argument(
     "--classes", metavar="FILE", required=True, type=path_argument("--classes"), help="the class list"
@@ -41,21 +45,24 @@ def _parser() -> Parser:
     "--workdir", required=True, type=path_argument("--workdir"), help="folder for features and results"
   )
   parser.add_argument(
-    "--video_dir", type=path_argument("--video_dir"), help="folder of a list's videos; default: that of the list"
+    "--video_dir", type=path_argument("--video_dir"), help="folder of the videos of a list; default: that of the list"
   )
   parser.add_argument(
-    "--templates", metavar="FILE", type=path_argument("--templates"), help="prompts, one per line, {} for the name"
+    "--templates",
+    metavar="FILE",
+    type=path_argument("--templates"),
+    help="one template per line, {} for the class name; default: a built-in set",
   )
-  parser.add_argument("--views", type=int, default=1, help="parts of a video whose features are averaged (default 1)")
+  parser.add_argument("--views", type=int, default=1, help="parts of a video whose features are averaged; default: 1")
   parser.add_argument("--crop", choices=CROPS, help="how frames become square; default: as in training, or squash")
-  parser.add_argument("--batch_size", type=int, default=32, help="clips per batch (default 32)")
-  parser.add_argument("--threads", type=int, default=0, help="that decode videos; 0, the default: one per core")
+  parser.add_argument("--batch_size", type=int, default=32, help="clips per batch; default: 32")
+  parser.add_argument("--threads", type=int, default=0, help="decoding threads; default: 0, one per core")
   parser.add_argument(
-    "--max_skipped", type=float, default=0.05, help="accepted fraction of unreadable videos (default 0.05)"
+    "--max_skipped", type=float, default=0.05, help="accepted fraction of unreadable videos; default: 0.05"
   )
-  parser.add_argument("--probe", action="store_true", help="also fits a linear probe to --train (scikit-learn)")
+  parser.add_argument("--probe", action="store_true", help="also fit a linear probe to --train; needs scikit-learn")
   parser.add_argument(
-    "--train", metavar="VIDEOS", type=path_argument("--train"), help="videos that the probe is fitted to"
+    "--train", metavar="VIDEOS", type=path_argument("--train"), help="training videos of the probe, as --videos"
   )
   return parser
 

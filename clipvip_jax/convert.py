@@ -104,26 +104,24 @@ def _parser() -> Parser:
   parser.add_argument("source", metavar="SOURCE")
   parser.add_argument("target", metavar="TARGET")
   parser.add_argument(
-    "--layout", help="clip_vip, clip (HuggingFace's) or openclip; default: clip, if it expresses SOURCE, else clip_vip"
+    "--layout", help="clip_vip, clip (HuggingFace's) or openclip; default: clip if it can express SOURCE, else clip_vip"
   )
-  parser.add_argument("--activation", help="quick_gelu or gelu; default: from the files of SOURCE")
-  parser.add_argument("--vision_heads", type=int, help="default: from the files of SOURCE, else one per 64 channels")
-  parser.add_argument("--text_heads", type=int, help="likewise")
-  parser.add_argument("--overwrite", action="store_true", help="replace existing files; a repository of other files")
+  parser.add_argument("--activation", help="quick_gelu or gelu; default: as SOURCE states")
+  parser.add_argument("--vision_heads", type=int, help="default: as SOURCE states, else one per 64 channels")
+  parser.add_argument("--text_heads", type=int, help="default: as --vision_heads")
+  parser.add_argument("--overwrite", action="store_true", help="replace existing files, or the files of a repository")
   parser.add_argument(
-    "--lossy", action="store_true", help="allow a layout from which other programs cannot compute a run's features"
+    "--lossy", action="store_true", help="export even if other programs will compute different features"
   )
-  parser.add_argument("--interpolate", metavar="SOURCE2", help="other weights; requires --alpha")
-  parser.add_argument("--alpha", type=float, help="share of SOURCE2, 0 to 1")
-  parser.add_argument(
-    "--keep_unshared", action="store_true", help="take parameters that one source lacks from the other, unchanged"
-  )
+  parser.add_argument("--interpolate", metavar="SOURCE2", help="second weights to interpolate with; requires --alpha")
+  parser.add_argument("--alpha", type=float, help="weight of SOURCE2, from 0 to 1")
+  parser.add_argument("--keep_unshared", action="store_true", help="keep parameters that only one source has")
   hub = parser.add_argument_group("targets on the Hub")
-  hub.add_argument("--license", metavar="ID", help="required: apache-2.0, mit, cc-by-nc-4.0, other, ...")
-  hub.add_argument("--license_name", metavar="NAME", help="of --license=other")
-  hub.add_argument("--license_link", metavar="URL", help="of --license=other")
+  hub.add_argument("--license", metavar="ID", help="license identifier, such as mit, cc-by-nc-4.0 or other; required")
+  hub.add_argument("--license_name", metavar="NAME", help="name of the license, with --license=other")
+  hub.add_argument("--license_link", metavar="URL", help="address of the license, with --license=other")
   hub.add_argument("--private", action="store_true", help="create a private repository; refuse a public one")
-  hub.add_argument("--message", help="of the commit; default: Upload NAME with clipvip_jax VERSION")
+  hub.add_argument("--message", help="commit message; default: Upload NAME with clipvip_jax VERSION")
   hub.add_argument(
     "--dry-run", "--dry_run", action="store_true", help="write the folder to exports/OWNER/NAME, without network"
   )

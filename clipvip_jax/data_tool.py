@@ -44,15 +44,15 @@ _FIELDS_HELP = """
 --decoder=MODULE:FUNCTION. The corpus then has another name, derived from the fields unless --name is set."""
 # Fields of clipvip_jax.data.engine.corpus_config.BuildOptions.
 _BUILD_FLAGS = {
-  "raw_dir": "folder of the owner's files; default: DATA_DIR/downloads/manual/NAME",
-  "check_sizes": "true or false: whether splits must have their official sizes; default: true",
-  "decode_timeout": "seconds to decode a clip, after which it is skipped; default: 120",
+  "raw_dir": "folder of the original files; default: DATA_DIR/downloads/manual/NAME",
+  "check_sizes": "whether splits must have their official sizes, true or false; default: true",
+  "decode_timeout": "seconds after which a clip that is still being decoded is skipped; default: 120",
   "max_skipped": "accepted fraction of skipped clips in each split; default: 0.05",
-  "captions": "file, folder or pattern of captions, as clipvip_jax.caption writes them",
-  "max_missing_text": "accepted fraction of clips without a subtitle or caption that is looked up; default: 0.5",
-  "clips_per_shard": "clips of each shard; default: chosen by the size of the split",
+  "captions": "captions written by clipvip_jax.caption: a file, folder or glob pattern",
+  "max_missing_text": "accepted fraction of clips without a subtitle or caption, where files hold these; default: 0.5",
+  "clips_per_shard": "clips per shard; default: depends on the size of the split",
 }
-_DECODE_HELP = "random clips of each split to decode, of up to twice as many all, -1: all of any number; default: 50"
+_DECODE_HELP = "clips to decode, drawn at random from each split; -1: all; default: 50"
 _LIMITS = (
   ("num_frames", 1, 10_000),
   ("count", 1, 10_000),
@@ -83,38 +83,44 @@ def _parser() -> Parser:
     builds = name in ("check", "build")
     command = subparsers.add_parser(name, help=description, description=description + (_FIELDS_HELP if builds else ""))
     command.add_argument("corpus", metavar="NAME|MANIFEST" if builds else "NAME", help="the corpus")
-    command.add_argument("--config", default="", help="the builder's configuration; default: its first")
+    command.add_argument("--config", default="", help="configuration of the corpus; default: the first")
     command.add_argument("--data_dir", default="", help="dataset directory; default: that of TFDS")
     if builds:
-      command.add_argument("--name", default="", help="name of a configuration with changed fields")
+      command.add_argument(
+        "--name", default="", help="configuration to write; default: --config and the changed fields"
+      )
       for flag, text in _BUILD_FLAGS.items():
         command.add_argument(f"--{flag}", help=text)
     elif name == _ADD:
-      command.add_argument("captions", metavar="FILES", nargs="+", help="files, folders or patterns of captions")
-      command.add_argument("--name", default="", help="configuration of the edition; default: CONFIG+captions")
+      command.add_argument("captions", metavar="FILES", nargs="+", help="captions: files, folders or glob patterns")
+      command.add_argument("--name", default="", help="configuration to write; default: CONFIG+captions")
     else:
-      command.add_argument("--split", default="train", help="default: train")
+      command.add_argument("--split", default="train", help="split of the corpus; default: train")
       command.add_argument("--num_frames", type=int, default=12, help="frames sampled from each clip; default: 12")
       command.add_argument("--cache_dir", default="", help="local folder for files of a corpus on gs:// or s3://")
-      command.add_argument(
-        "--cache_gb", type=float, default=100.0, help="limit of its size in 10^9 bytes; default: 100"
-      )
+      command.add_argument("--cache_gb", type=float, default=100.0, help="limit of the cache in GB; default: 100")
     if name in ("build", "throughput"):
       command.add_argument("--workers", type=int, default=None, help="number of processes; default: one per core")
     if name == "check":
       command.add_argument("--decode", type=int, default=50, help=_DECODE_HELP)
     if name == "build":
-      command.add_argument("--runner", default="", help="Apache Beam runner, as SparkRunner; default: this machine")
-      command.add_argument("--beam_options", default="", help="NAME=VALUE,... options of the runner")
+      command.add_argument(
+        "--runner", default="", help="Apache Beam runner, such as SparkRunner; default: this machine"
+      )
+      command.add_argument("--beam_options", default="", help="options of the runner: NAME=VALUE,...")
     if name == "show":
-      command.add_argument("--html", type=path_argument("--html"), required=True, help="page to write")
+      command.add_argument("--html", type=path_argument("--html"), required=True, help="HTML file to write")
       command.add_argument("--count", type=int, default=20, help="number of clips; default: 20")
-      command.add_argument("--seed", type=int, default=0, help="seed of the training run whose frames are shown")
+      command.add_argument(
+        "--seed", type=int, default=0, help="seed of the training run whose frames are shown; default: 0"
+      )
     if name == "throughput":
       command.add_argument("--image_size", type=int, default=224, help="height and width in pixels; default: 224")
-      command.add_argument("--pixels", choices=list(PIXELS), default="float32", help="their dtype; default: float32")
+      command.add_argument(
+        "--pixels", choices=list(PIXELS), default="float32", help="dtype of the pixels; default: float32"
+      )
       command.add_argument("--batch_size", type=int, default=32, help="clips per batch; default: 32")
-      command.add_argument("--seconds", type=float, default=20.0, help="length of the measurement; default: 20")
+      command.add_argument("--seconds", type=float, default=20.0, help="duration of the measurement; default: 20")
   return parser
 
 

@@ -36,14 +36,16 @@ def _parser() -> Parser:
     "--videos", metavar="DIR_OR_LIST", type=path_argument("--videos"), help="a folder, or a list with one path per line"
   )
   parser.add_argument("--out", metavar=f"FILE{SUFFIX}", type=path_argument("--out"), help="the index to write")
-  parser.add_argument("--segments", metavar="10s", help="embeds segments of this length instead of complete videos")
-  parser.add_argument("--shard", metavar="I/N", help="embeds shard I of N, from 0 to N - 1")
-  parser.add_argument("--join", action="store_true", help="joins the shards of --out")
-  parser.add_argument("--crop", choices=CROPS, help="how frames become square; default: as in training, or squash")
-  parser.add_argument("--batch_size", type=int, default=32, help="videos per batch, at most (default 32)")
-  parser.add_argument("--threads", type=int, default=0, help="that decode videos; 0, the default: one per core")
   parser.add_argument(
-    "--max_skipped", type=float, default=0.05, help="accepted fraction of unreadable videos (default 0.05)"
+    "--segments", metavar="10s", help="embed segments of this length, such as 10s; default: complete videos"
+  )
+  parser.add_argument("--shard", metavar="I/N", help="embed shard I of N, from 0 to N - 1; default: all videos")
+  parser.add_argument("--join", action="store_true", help="join the shards of --out")
+  parser.add_argument("--crop", choices=CROPS, help="how frames become square; default: as in training, or squash")
+  parser.add_argument("--batch_size", type=int, default=32, help="most videos per batch; default: 32")
+  parser.add_argument("--threads", type=int, default=0, help="decoding threads; default: 0, one per core")
+  parser.add_argument(
+    "--max_skipped", type=float, default=0.05, help="accepted fraction of unreadable videos; default: 0.05"
   )
   return parser
 

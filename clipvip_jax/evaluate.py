@@ -30,7 +30,13 @@ _OF_EMBEDDINGS = ("embeddings", "model", "workdir", "split", "protocol")  # the 
 
 def _parser() -> Parser:
   parser = Parser(__doc__)
-  parser.add_argument("--model", metavar="SOURCE", action="append", default=[], help="weights; may be repeated")
+  parser.add_argument(
+    "--model",
+    metavar="SOURCE",
+    action="append",
+    default=[],
+    help="file, folder, hf://OWNER/NAME or workdir; repeatable",
+  )
   parser.add_argument(
     "--embeddings",
     metavar="FILE_OR_WORKDIR",
@@ -40,22 +46,24 @@ def _parser() -> Parser:
     help="embeddings of an evaluation, in place of --model and --dataset; may be repeated",
   )
   parser.add_argument("--workdir", required=True, type=path_argument("--workdir"), help="folder for the results")
-  parser.add_argument("--dataset", metavar="NAME[/CONFIG]", default="", help="a corpus of data/")
+  parser.add_argument("--dataset", metavar="NAME[/CONFIG]", default="", help="a built corpus, such as msrvtt/9k")
   parser.add_argument("--data_dir", default="", help="dataset directory; default: that of TFDS")
   parser.add_argument("--cache_dir", help="local folder for files of a corpus on gs:// or s3://")
-  parser.add_argument("--cache_gb", type=float, help="limit of its size in 10^9 bytes; default: 100")
-  parser.add_argument("--split", help="default: the recipe's evaluate.final_splits")
-  parser.add_argument("--protocol", help="single: one query per clip; multi: several, each ranked separately")
-  parser.add_argument("--num_frames", type=int, help="per clip")
-  parser.add_argument("--text_length", type=int, help="in tokens, start and end included")
-  parser.add_argument("--query", help="the field of the records that holds the queries")
+  parser.add_argument("--cache_gb", type=float, help="limit of the cache in GB; default: 100")
+  parser.add_argument("--split", help="split to evaluate; default: evaluate.final_splits of the recipe")
+  parser.add_argument("--protocol", help="single: one query per clip; multi: several; default: as in the recipe")
+  parser.add_argument("--num_frames", type=int, help="frames per clip; default: as in the recipe")
+  parser.add_argument(
+    "--text_length", type=int, help="tokens per text, start and end included; default: as in the recipe"
+  )
+  parser.add_argument("--query", help="record field with the queries, such as caption; default: description")
   parser.add_argument("--temporal", help="proxies, full, sequence or mean; default: as trained, mean for a plain CLIP")
   parser.add_argument("--crop", choices=CROPS, help="how frames become square; default: as in training, or squash")
   parser.add_argument("--pixels", choices=list(PIXELS), help="dtype of resized frames; default: as in training")
   parser.add_argument("--tokenizer", help="clip or a tokenizer.json; default: that of the weights")
-  parser.add_argument("--dtype", help="bfloat16 or float32, of activations")
-  parser.add_argument("--batch_size", type=int, help="over all devices")
-  parser.add_argument("--num_workers", type=int, help="processes that load data; 0: threads of this process")
+  parser.add_argument("--dtype", help="computation: bfloat16 or float32; default: as in the recipe")
+  parser.add_argument("--batch_size", type=int, help="clips per batch over all devices; default: as in the recipe")
+  parser.add_argument("--num_workers", type=int, help="data loading processes; 0: threads; default: as in the recipe")
   return parser
 
 

@@ -19,11 +19,20 @@ from clipvip_jax.utils.log import log, printable
 def main(argv: Sequence[str] | None = None) -> None:
   """Parses options, embeds the texts and prints the gaps."""
   parser = Parser(__doc__)
-  parser.add_argument("texts", metavar="TEXTS", nargs=2, help="FILE or CORPUS[/CONFIG]:SPLIT:FIELD")
-  parser.add_argument("--model", metavar="SOURCE", default="hf://openai/clip-vit-base-patch32", help="text encoder")
+  parser.add_argument(
+    "texts", metavar="TEXTS", nargs=2, help="FILE with one text per line, or CORPUS[/CONFIG]:SPLIT:FIELD"
+  )
+  parser.add_argument(
+    "--model",
+    metavar="SOURCE",
+    default="hf://openai/clip-vit-base-patch32",
+    help="text tower; default: hf://openai/clip-vit-base-patch32",
+  )
   parser.add_argument("--data_dir", default="", help="dataset directory; default: that of TFDS")
-  parser.add_argument("--plot", type=path_argument("--plot"), help="image file to write: both sets in two dimensions")
-  parser.add_argument("--seed", type=int, default=0, help="of sampling and K-means")
+  parser.add_argument(
+    "--plot", type=path_argument("--plot"), help="image file to write: both sets, projected to two dimensions"
+  )
+  parser.add_argument("--seed", type=int, default=0, help="seed of sampling and K-means; default: 0")
   options = parser.parse_args(argv)
   if options.seed < 0:
     raise UserError(f"--seed={options.seed} must be at least 0")

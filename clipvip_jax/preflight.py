@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument(
     "--config", required=True, help="recipe: a Python file, which is run, or a name; variants after a colon"
   )
-  parser.add_argument("--topology", required=True, help="a chip and their number, as in v5e:4x8 or h100:8")
+  parser.add_argument("--topology", required=True, help="type and number of chips, such as v5e:4x8 or h100:8")
   parser.add_argument("--json", type=path_argument("--json"), help="write the report to this file")
   parser.add_argument("--largest_batch", action="store_true", help="estimate the largest batch that fits")
   parser.add_argument(

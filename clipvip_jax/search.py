@@ -32,23 +32,32 @@ def _parser() -> Parser:
   parser = Parser(__doc__)
   parser.add_argument("queries", metavar="QUERY", nargs="*")
   parser.add_argument(
-    "--index", metavar="FILE", required=True, type=path_argument("--index"), help="of clipvip_jax.embed"
+    "--index", metavar="FILE", required=True, type=path_argument("--index"), help="index written by clipvip_jax.embed"
   )
-  parser.add_argument("--model", metavar="SOURCE", help="default: the SOURCE that the index names")
-  parser.add_argument("--top", type=int, default=10, help="videos per query (default 10)")
-  parser.add_argument("--html", type=path_argument("--html"), help="also writes a page with frames of the videos")
-  parser.add_argument("--where", metavar="CONDITION", action="append", default=[], help="searches only what fulfils it")
+  parser.add_argument("--model", metavar="SOURCE", help="model of the queries; default: that of the index")
+  parser.add_argument("--top", type=int, default=10, help="videos per query; default: 10")
+  parser.add_argument("--html", type=path_argument("--html"), help="also write a page with frames of the videos")
   parser.add_argument(
-    "--metadata", metavar="FILE", type=path_argument("--metadata"), help="CSV or JSON lines with a column video"
+    "--where",
+    metavar="CONDITION",
+    action="append",
+    default=[],
+    help="filter, such as path=*holiday* or year>=2020; repeatable: all must hold",
+  )
+  parser.add_argument(
+    "--metadata",
+    metavar="FILE",
+    type=path_argument("--metadata"),
+    help="fields for --where: CSV or JSON lines with a column video",
   )
   parser.add_argument(
     "--approximate",
     action="store_true",
-    help="searches a graph, which is built first: for many millions of videos",
+    help="approximate search by a graph, which the first call builds; for millions of videos",
   )
-  parser.add_argument("--serve", action="store_true", help="opens a web page with a query field")
-  parser.add_argument("--host", help=f"address of --serve (default {_LOCALHOST}: this machine only)")
-  parser.add_argument("--port", type=int, help=f"port of --serve (default {_PORT}; 0: any that is free)")
+  parser.add_argument("--serve", action="store_true", help="serve a web page with a query field")
+  parser.add_argument("--host", help=f"address of --serve; default: {_LOCALHOST}, this machine only")
+  parser.add_argument("--port", type=int, help=f"port of --serve; 0: any free port; default: {_PORT}")
   return parser
 
 

@@ -29,9 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     help="recipe with a STUDY: a Python file, which is run, or a name; variants for all arms after a colon",
   )
   parser.add_argument("--workdir", required=True, type=path_argument("--workdir"), help="folder of the study")
-  parser.add_argument("--data_dir", default="", help="dataset directory (default: the recipe's)")
-  parser.add_argument("--seeds", type=int, default=3, help="runs of each arm (default: 3)")
-  parser.add_argument("--only", nargs="+", default=(), metavar="ARM", help="arms to run and compare (default: all)")
+  parser.add_argument("--data_dir", default="", help="dataset directory; default: that of the recipe")
+  parser.add_argument("--seeds", type=int, default=3, help="runs of each arm; default: 3")
+  parser.add_argument("--only", nargs="+", default=(), metavar="ARM", help="arms to run and compare; default: all")
   options = parser.parse_args(argv)
   if options.seeds < 1:
     raise UserError(f"--seeds={options.seeds} must be at least 1")

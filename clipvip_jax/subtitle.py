@@ -74,16 +74,25 @@ def _parser() -> Parser:
   add = parser.add_argument
   add("videos", metavar="VIDEOS", type=path_argument("VIDEOS"), help="a folder, or a list with one path per line")
   add("--out", metavar="FILE.jsonl", required=True, type=path_argument("--out"), help="the manifest to write")
-  add("--engine", choices=(_FILES, _ENDPOINT, _WHISPER), help="default: endpoint if --endpoint is set, or files")
-  add("--model", default="", help="the model's name at the endpoint; of faster-whisper, a size, folder or OWNER/NAME")
-  add("--language", default="", help="code such as en; default: detected, or that of the only subtitle file")
-  add("--ignore_files", action="store_true", help="recognise speech also if a video has a subtitle file")
-  add("--cut", choices=_CUTS, default="sentences", help="none: each video is one clip; default: sentences")
-  add("--min_seconds", type=float, default=3.0, help="shortest clip; default: 3")
-  add("--max_seconds", type=float, default=20.0, help="longest clip; default: 20")
-  add("--silent_seconds", type=float, default=0.0, help="clips of videos without speech; 0, the default: none")
-  add("--validation", type=float, default=0.0, help="fraction of the videos for the split validation; default: 0")
-  add("--shard", metavar="I/N", default="1/1", help="part of the videos that this process transcribes; default: all")
+  add(
+    "--engine",
+    choices=(_FILES, _ENDPOINT, _WHISPER),
+    help="files: subtitle files only; default: endpoint if --endpoint is set, else files",
+  )
+  add("--model", default="", help="name at the endpoint; with faster-whisper, a size, a folder or OWNER/NAME")
+  add("--language", default="", help="language code, such as en; default: detected, or that of the only subtitle file")
+  add("--ignore_files", action="store_true", help="recognise speech even if a video has a subtitle file")
+  add("--cut", choices=_CUTS, default="sentences", help="sentences, or none: one clip per video; default: sentences")
+  add("--min_seconds", type=float, default=3.0, help="length of the shortest clip; default: 3")
+  add("--max_seconds", type=float, default=20.0, help="length of the longest clip; default: 20")
+  add(
+    "--silent_seconds",
+    type=float,
+    default=0.0,
+    help="length of clips of videos without speech; default: 0, no such clips",
+  )
+  add("--validation", type=float, default=0.0, help="fraction of the videos in the split validation; default: 0")
+  add("--shard", metavar="I/N", default="1/1", help="transcribes part I of N, from 1 to N; default: 1/1, all videos")
   add("--max_skipped", type=float, default=0.05, help="accepted fraction of skipped videos; default: 0.05")
   endpoint_options.add_endpoint_options(parser, _KEY_VARIABLE, 8, 600, "ten minutes of sound")
   return parser

@@ -4,7 +4,7 @@ Each epoch draws one of the 20 captions per video, so 100 epochs over 9,000 vide
 pairs. 1k-A has no validation split; as in published results, the best checkpoint is selected on the test split.
 
 Variants: b32 (default), b16, the larger sizes, from_clip, 7k_protocol (7,010 training videos), full_protocol (the
-owner's splits, tested with 20 captions of each of 2,990 videos), TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
+original splits, tested with 20 captions of each of 2,990 videos), TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
 """
 
 from ml_collections import ConfigDict
@@ -22,13 +22,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 
 def protocol_7k(config: ConfigDict) -> None:
-  """Trains on 7,010 videos, those of the owner's training and validation splits; tests on 1k-A."""
+  """Trains on 7,010 videos, those of the original training and validation splits; tests on 1k-A."""
   config.data.config = "7k"
   config.train.update({"eval_every": 275, "checkpoint_every": 275})
 
 
 def protocol_full(config: ConfigDict) -> None:
-  """Trains on the owner's 6,513 videos, selects on 497, and tests with every caption of 2,990 as a query."""
+  """Trains on the original 6,513 videos, selects on 497, and tests with every caption of 2,990 as a query."""
   config.data.config = "full"
   config.train.update({"eval_every": 255, "checkpoint_every": 255})
   config.evaluate.update({"selection_split": "validation", "final_splits": ("test",), "protocol": "multi"})

@@ -63,7 +63,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the recipe with the comma-separated variants of `arg` applied in order."""
   config = common.base()
   post_pretrain.demo(config)
-  # Half the cost of the demo, so that all arms finish overnight on two cores.
+  # Half the cost of the demo, so that all arms finish within an hour on two cores.
   config.model.update({"embed_dim": 96, "vision": {"width": 96, "mlp": 384}, "text": {"width": 96, "mlp": 384}})
   config.data.num_frames = 4
   config.init_from = "arm:pretrain"

@@ -2,7 +2,7 @@
 
 10 epochs over 10,337 segments. No hyper-parameters are published for CLIP-ViP or CLIP4Clip: those of LSMDC, a corpus of
 similar size with one sentence per clip, are used. The validation split serves both to select the best checkpoint and to
-report results, since the sentences of the owner's test split are not public.
+report results, since the sentences of the original test split are not public.
 
 Variants: b32 (default), b16, the larger sizes, from_clip, TEMPORAL and SMALL_HARDWARE; see configs/variants.py.
 """

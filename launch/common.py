@@ -69,9 +69,16 @@ def parser(description: str | None) -> Parser:
   options = Parser(description)
   options.add_argument("--name", required=True, type=resource_name, help="name of the job or slice, such as vip-b16")
   options.add_argument(
-    "--env", action="append", default=[], type=_variable, metavar="NAME=VALUE", help="environment variable; repeatable"
+    "--env",
+    action="append",
+    default=[],
+    type=_variable,
+    metavar="NAME=VALUE",
+    help="environment variable of the run; repeatable",
   )
-  options.add_argument("--max_restarts", type=at_least(0), default=100, help="restarts before the launcher gives up")
+  options.add_argument(
+    "--max_restarts", type=at_least(0), default=100, help="restarts before the launcher gives up; default: 100"
+  )
   options.add_argument("--dry-run", "--dry_run", action="store_true", help="print commands and files, run nothing")
   return options
 

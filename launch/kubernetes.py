@@ -217,13 +217,20 @@ def main() -> None:
     default=[],
     type=_claim,
     metavar="CLAIM:/FOLDER",
-    help="volume to mount; repeatable",
+    help="PersistentVolumeClaim and where to mount it; repeatable",
   )
   parser.add_argument(
-    "--node_selector", action="append", default=[], type=_pair, metavar="LABEL=VALUE", help="repeatable"
+    "--node_selector",
+    action="append",
+    default=[],
+    type=_pair,
+    metavar="LABEL=VALUE",
+    help="label of the nodes; repeatable",
   )
-  parser.add_argument("--grace_seconds", type=common.at_least(1), default=300, help="seconds from SIGTERM to SIGKILL")
-  parser.add_argument("--namespace", type=common.resource_name, help="default: that of kubectl")
+  parser.add_argument(
+    "--grace_seconds", type=common.at_least(1), default=300, help="seconds from SIGTERM to SIGKILL; default: 300"
+  )
+  parser.add_argument("--namespace", type=common.resource_name, help="namespace; default: that of kubectl")
   parser.add_argument("--delete", action="store_true", help="stop the run, delete its JobSet and exit")
   options, training_args = common.parse(parser, sys.argv[1:])
   if not options.delete:

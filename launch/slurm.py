@@ -86,13 +86,19 @@ def main() -> None:
   parser = common.parser(__doc__)
   parser.add_argument("--nodes", type=common.at_least(1), required=True, help="number of nodes")
   parser.add_argument("--gpus", type=common.at_least(1), required=True, help="GPUs per node")
-  parser.add_argument("--processes", choices=("gpu", "node"), default="gpu", help="one process per GPU or node")
-  parser.add_argument("--cpus", type=common.at_least(1), help="CPU cores per process; default: that of SLURM")
-  parser.add_argument("--time", type=time_limit, help="time limit of one job; the requeued job resumes")
   parser.add_argument(
-    "--grace_seconds", type=common.at_least(1), default=300, help="seconds from SIGTERM to the time limit"
+    "--processes", choices=("gpu", "node"), default="gpu", help="one process per GPU or node; default: gpu"
   )
-  parser.add_argument("--extra", action="append", default=[], metavar="--FLAG=VALUE", help="for sbatch; repeatable")
+  parser.add_argument("--cpus", type=common.at_least(1), help="CPU cores per process; default: that of SLURM")
+  parser.add_argument(
+    "--time", type=time_limit, help="time limit of one job, which is requeued and resumes; default: that of SLURM"
+  )
+  parser.add_argument(
+    "--grace_seconds", type=common.at_least(1), default=300, help="seconds from SIGTERM to the time limit; default: 300"
+  )
+  parser.add_argument(
+    "--extra", action="append", default=[], metavar="--FLAG=VALUE", help="flag for sbatch; repeatable"
+  )
   options, training_args = common.parse(parser, sys.argv[1:])
   common.check_training(training_args, remote=False)
   shell = common.Shell(dry_run=options.dry_run)

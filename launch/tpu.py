@@ -227,21 +227,23 @@ def supervise(tpu: Slice, training_args: Sequence[str], max_restarts: int, retry
 def _options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
   parser = common.parser(__doc__)
   parser.add_argument("--zone", required=True, type=zone, help="zone of the slice, such as us-east5-b")
-  parser.add_argument("--project", default="", help="default: that of gcloud")
+  parser.add_argument("--project", default="", help="Google Cloud project; default: that of gcloud")
   parser.add_argument("--accelerator", type=accelerator, help="accelerator type, such as v6e-32")
-  parser.add_argument("--runtime_version", default="", help="default: that of the accelerator")
+  parser.add_argument("--runtime_version", default="", help="TPU software version; default: that of the accelerator")
   parser.add_argument("--spot", action="store_true", help="request preemptible machines")
   parser.add_argument(
-    "--extra", action="append", default=[], metavar="--FLAG=VALUE", help="for queued-resources create; repeatable"
+    "--extra", action="append", default=[], metavar="--FLAG=VALUE", help="flag for queued-resources create; repeatable"
   )
   parser.add_argument(
     "--prepare",
     action="append",
     default=[],
     metavar="COMMAND",
-    help="bash command on every worker, such as a mount",
+    help="bash command to run on every worker first, such as a mount; repeatable",
   )
-  parser.add_argument("--poll_seconds", type=float, default=30.0, help="interval of state requests and retries")
+  parser.add_argument(
+    "--poll_seconds", type=float, default=30.0, help="interval of state requests and retries; default: 30"
+  )
   parser.add_argument("--delete", action="store_true", help="delete the slice and exit")
   parser.add_argument("--delete_after", action="store_true", help="delete the slice when the run ends")
   options, training_args = common.parse(parser, argv)

@@ -28,12 +28,17 @@ def add_endpoint_options(
   """
   group = parser.add_argument_group("endpoint")
   add = group.add_argument
-  add("--endpoint", metavar="URL[,URL...]", default="", help="as in http://localhost:8000/v1")
-  add("--key_variable", metavar="NAME", help=f"variable with the key; default: {key_variable}")
-  add("--concurrency", type=int, default=concurrency, help=f"requests at once; default: {concurrency}")
-  add("--requests_per_minute", type=float, default=0, help="rate limit; 0, the default: none")
+  add(
+    "--endpoint",
+    metavar="URL[,URL...]",
+    default="",
+    help="base address, such as http://localhost:8000/v1; several share the requests",
+  )
+  add("--key_variable", metavar="NAME", help=f"environment variable with the API key; default: {key_variable}")
+  add("--concurrency", type=int, default=concurrency, help=f"concurrent requests; default: {concurrency}")
+  add("--requests_per_minute", type=float, default=0, help="rate limit; default: 0, none")
   add("--timeout", type=float, default=timeout, help=f"seconds for {timeout_of}; default: {timeout}")
-  add("--retries", type=int, default=6, help="of a failed request; default: 6")
+  add("--retries", type=int, default=6, help="attempts to repeat a failed request; default: 6")
   return group
 
 

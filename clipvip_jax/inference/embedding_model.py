@@ -4,7 +4,7 @@
   videos = model.embed_videos(["cat.mp4", "dog.mp4"])
   scores = model.embed_texts(["a dog catches a frisbee"]) @ videos.T
 
-Letters: N items, B batch, T frames, S image side in pixels or text length in tokens, E embedding size.
+Letters: N items, B batch, T frames, S image side in pixels, E embedding size.
 """
 
 import functools
@@ -206,16 +206,20 @@ def load(
   Args:
     source: a file, a folder, hf://OWNER/NAME, or a run's workdir (its best checkpoint; WORKDIR@STEP for another).
       See `clipvip_jax.weights.source_paths`.
-    num_frames: T; None: that of training, or 12.
-    image_size: S in pixels; None: that of the weights. Another size resizes the position embedding.
-    text_length: S in tokens; None: that of the weights.
-    temporal: "proxies" or "mean"; None: "proxies", and for a plain CLIP "mean".
+    num_frames: frames sampled from each video (T); None: as in training, or 12.
+    image_size: height and width in pixels (S); None: as in training. Another size resizes the position embedding.
+    text_length: tokens to which texts are truncated; None: as in training.
+    temporal: a key of `clipvip_jax.models.clip_vip.TEMPORAL`; None: as in training, or "mean" for a plain CLIP.
     activation: "quick_gelu" or "gelu"; None: as the source states.
-    vision_heads: None: as the source states, or one head per 64 features. Likewise text_heads.
-    tokenizer: "clip" or a tokenizer.json; None: the one beside the weights, or CLIP's for a vocabulary of 49,408.
-    crop: how frames become square, "squash" or "center"; None: that of training, or "squash".
-    dtype: of the computation, "float32" or "bfloat16"; None: float32.
-    batch_size: over all devices, rounded up to a multiple of their number.
+    vision_heads: attention heads of the video tower; None: as the source states, or one per 64 features.
+    text_heads: attention heads of the text tower; None: likewise.
+    tokenizer: "clip" or a tokenizer.json; None: the one next to the weights, or CLIP's for a vocabulary of 49,408.
+    crop: how frames become square, "squash" or "center"; None: as in training, or "squash".
+    dtype: dtype of the computation, "float32" or "bfloat16"; None: "float32".
+    batch_size: batch size over all devices, rounded up to a multiple of their number.
+
+  Returns:
+    A model with the methods `embed_videos` and `embed_texts`.
 
   Raises:
     UserError: the source cannot be read, or an option does not fit its weights.
