@@ -40,8 +40,8 @@ _DESCRIPTIONS = {
 }
 _FIELDS_HELP = """
 
---FIELD=VALUE sets any other field of the configuration, for example --fps=3, --frames=32, --short_side=224 or
---decoder=MODULE:FUNCTION. The corpus then has another name, derived from the fields unless --name is set."""
+--FIELD=VALUE sets any other field of the configuration, for example --fps=3, --fps=0 --frames=32, --short_side=224
+or --decoder=MODULE:FUNCTION. The corpus then has another name, derived from the fields unless --name is set."""
 # Fields of clipvip_jax.data.engine.corpus_config.BuildOptions.
 _BUILD_FLAGS = {
   "raw_dir": "folder of the original files; default: DATA_DIR/downloads/manual/NAME",

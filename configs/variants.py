@@ -1,27 +1,8 @@
 """Shared config variants: the paper's baselines and ablations, and options for small hardware.
 
 A variant changes a config in place. Variants combine, separated by commas, and apply in order:
-`--config=configs/post_pretrain.py:b16,mean`. Every recipe lists the variants that it offers in VARIANTS.
-
-| group | variant | effect |
-|---|---|---|
-| recipe | `b32` | ViT-B/32, the default |
-| | `b16` | ViT-B/16 |
-| | `l14`, `l14_336`, `h14`, `bigg14` | larger CLIPs, which the paper does not have; see `configs/sizes.py` |
-| | `from_clip` | fine-tuning without post-pretraining, from CLIP's weights |
-| TEMPORAL | `single_frame` | one frame per clip, in training and evaluation |
-| | `mean` | mean pooling: CLIP per frame, features averaged |
-| | `sequence` | a transformer over per-frame features |
-| | `full` | full space-time attention over the same tokens |
-| | `proxies_0`, `proxies_1`, `proxies_3`, `proxies_7` | number of added proxies |
-| | `no_time` | no time embedding |
-| OMNISOURCE | `vs`, `vs_fc`, `vs_vc`, `vs_vc_fc`, `vsc`, `vsc_fc`, `joint_batch` | the loss |
-| | `subtitles_only` | V-S on subtitles, no captions |
-| | `captions_only` | V-S on captions, no subtitles |
-| SMALL_HARDWARE | `frozen_text` | the text tower is frozen |
-| | `frozen_lower` | embeddings and the lower half of both towers are frozen |
-| | `patch_dropout` | training drops half of each frame's patches |
-| | `remat` | activations are recomputed in the backward pass |
+`--config=configs/post_pretrain.py:b16,mean`. Every recipe lists the variants that it offers in VARIANTS; docs/training.md
+describes all of them.
 
 In fine-tuning recipes, the TEMPORAL variants start from CLIP's weights, as in the paper.
 """

@@ -86,7 +86,7 @@ RULES = (
   Run(r"\S+ -m clipvip_jax.compare "),
   Run(r"\S+ -m clipvip_jax.convert build/demo exports/demo"),
   Run(r"\S+ -m clipvip_jax.convert build/demo hf://OWNER/NAME", "--dry-run"),
-  Run(r"\S+ -m clipvip_jax.language_gap moving_shapes/", "--data_dir=texts", {"=RUN": "=build/demo"}),
+  Run(r"\S+ -m clipvip_jax.language_gap moving_shapes/", "--data_dir=texts", {"=build/replication/vsc_fc/seed_0": "=build/demo"}),
   Listed(
     r"\S+ -m clipvip_jax.data_tool .*=gs://my-bucket",
     "needs a bucket; tests/data/engine/test_corpus_mirror.py has emulated ones",
@@ -94,11 +94,15 @@ RULES = (
   Run(r"\S+ -m clipvip_jax.data_tool (check|build) msrvtt ", OFFICIAL),
   Run(r"\S+ -m clipvip_jax.data_tool show msrvtt "),
   Run(r"\S+ -m clipvip_jax.data_tool throughput msrvtt ", "--batch_size=4 --seconds=0.1"),
-  Run(r"\S+ -m clipvip_jax.main --config=configs/msrvtt.py:b32 --workdir=FINE .*pretrain_clipvip_base_32.pt"),
-  Run(r"\S+ -m clipvip_jax.main .*msrvtt.py:b32 .*init_from=DIR", "", {"FINE": "TUNED", "=DIR": "=build/demo"}),
-  Run(r"\S+ -m clipvip_jax.convert DIR exports/mixed ", "", {" DIR ": " build/demo "}),
+  Run(r"\S+ -m clipvip_jax.main --config=configs/msrvtt.py:b32 --workdir=runs/msrvtt .*pretrain_clipvip_base_32.pt"),
+  Run(
+    r"\S+ -m clipvip_jax.main .*msrvtt.py:b32 .*init_from=runs/b32",
+    "",
+    {"runs/msrvtt": "runs/tuned", "=runs/b32": "=build/demo"},
+  ),
+  Run(r"\S+ -m clipvip_jax.convert runs/b32 exports/mixed ", "", {" runs/b32 ": " build/demo "}),
   Run(r"\S+ -m clipvip_jax.evaluate .*--dataset=msrvtt "),
-  Run(r"\S+ -m clipvip_jax.classify --model=FINE "),
+  Run(r"\S+ -m clipvip_jax.classify --model=runs/msrvtt "),
   Run(r"\S+ -m clipvip_jax.language_gap hdvila:", "--model=build/demo"),
   Run(
     r"\S+ -m clipvip_jax.caption mine.jsonl ",
@@ -128,7 +132,7 @@ RULES = (
   Listed(r"\S+ -m benchmarks\.", "measures for minutes, or compares with PyTorch"),
   Listed(r"\S+ -m launch\.", "needs a cluster; tests/launch/test_launchers.py runs it with --dry-run"),
   Listed(r"\S+ -m clipvip_jax.preflight ", "compiles a full-size step for minutes; tests/commands/test_preflight.py"),
-  Listed(r"\S+ -m clipvip_jax.main .*=NAME ", "names placeholders"),
+  Listed(r"\S+ -m clipvip_jax.main .*=hdvila ", "needs HD-VILA-100M and CLIP's weights; tests/test_configs.py"),
   Listed(
     r"\S+ -m clipvip_jax.main .*=gs://my-bucket", "needs a bucket; tests/training/test_bucket_runs.py has emulated ones"
   ),
