@@ -1,8 +1,8 @@
 """Shared config variants: the paper's baselines and ablations, and options for small hardware.
 
 A variant changes a config in place. Variants combine, separated by commas, and apply in order:
-`--config=configs/post_pretrain.py:b16,mean`. Every recipe lists the variants that it offers in VARIANTS; docs/training.md
-describes all of them.
+`--config=configs/post_pretrain.py:b16,mean`. Every recipe lists its variants in VARIANTS; docs/training.md describes
+all of them.
 
 In fine-tuning recipes, the TEMPORAL variants start from CLIP's weights, as in the paper.
 """

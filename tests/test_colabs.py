@@ -262,6 +262,22 @@ def colab_python():
   return sys.executable if done.returncode else done.stdout.strip()
 
 
+@pytest.mark.parametrize(
+  ("repository", "message"),
+  [
+    ("https://github.com/OWNER/clipvip_jax", "replace OWNER in REPOSITORY"),
+    ("file:///missing/clipvip_jax", "file:///missing/clipvip_jax cannot be cloned"),
+  ],
+)
+def test_install_cell_says_that_the_address_is_wrong(repository, message, tmp_path):
+  cell = tmp_path / "cell.ipy"
+  cell.write_text(install_cell())
+  environ = {**os.environ, "CLIPVIP_JAX_REPOSITORY": repository, "IPYTHONDIR": str(tmp_path)}
+  command = [sys.executable, "-m", "IPython", "--no-banner", "--colors=NoColor", str(cell)]
+  done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+  assert f"AssertionError: {message}" in done.stdout + done.stderr, done.stdout + done.stderr
+
+
 @pytest.mark.slow
 def test_install_cell_in_a_fresh_environment(committed, tmp_path, monkeypatch):
   """The cell clones and installs as on Colab: JAX is preinstalled in an older version that the project accepts."""

@@ -86,7 +86,11 @@ RULES = (
   Run(r"\S+ -m clipvip_jax.compare "),
   Run(r"\S+ -m clipvip_jax.convert build/demo exports/demo"),
   Run(r"\S+ -m clipvip_jax.convert build/demo hf://OWNER/NAME", "--dry-run"),
-  Run(r"\S+ -m clipvip_jax.language_gap moving_shapes/", "--data_dir=texts", {"=build/replication/vsc_fc/seed_0": "=build/demo"}),
+  Run(
+    r"\S+ -m clipvip_jax.language_gap moving_shapes/",
+    "--data_dir=texts",
+    {"=build/replication/vsc_fc/seed_0": "=build/demo"},
+  ),
   Listed(
     r"\S+ -m clipvip_jax.data_tool .*=gs://my-bucket",
     "needs a bucket; tests/data/engine/test_corpus_mirror.py has emulated ones",
@@ -136,6 +140,7 @@ RULES = (
   Listed(
     r"\S+ -m clipvip_jax.main .*=gs://my-bucket", "needs a bucket; tests/training/test_bucket_runs.py has emulated ones"
   ),
+  Listed(r"git grep ", "changes the project"),
   Listed(r"tensorboard ", "serves until it is stopped"),
   Listed(r"docker ", "needs Docker; tests/test_installation.py runs the steps of the image"),
   Listed(r"pip install ", "downloads packages; tests/test_installation.py installs the project"),
