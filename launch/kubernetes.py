@@ -1,8 +1,8 @@
 """Launcher for Kubernetes: a JobSet on a TPU slice of GKE, or on nodes with GPUs.
 
-  python -m launch.kubernetes --name=vip --image=REGISTRY/clip:1 --tpu=v6e --topology=4x8 --claim=shared:/shared \\
+  python -m launch.kubernetes --name=vip --image=REGISTRY/clipvip:1 --tpu=v6e --topology=4x8 --claim=shared:/shared \\
     -- --config=configs/post_pretrain.py:b16 --workdir=/shared/runs/b16 --config.data.data_dir=/shared/corpora
-  python -m launch.kubernetes --name=vip --image=REGISTRY/clip:1 --nodes=4 --gpus=8 --claim=shared:/shared -- ...
+  python -m launch.kubernetes --name=vip --image=REGISTRY/clipvip:1 --nodes=4 --gpus=8 --claim=shared:/shared -- ...
   python -m launch.kubernetes --name=vip --delete
 
 Passes the manifest to `kubectl create` as JSON on standard input and exits; the JobSet controller restarts the run.
