@@ -218,9 +218,6 @@ def load(
     dtype: dtype of the computation, "float32" or "bfloat16"; None: "float32".
     batch_size: batch size over all devices, rounded up to a multiple of their number.
 
-  Returns:
-    A model with the methods `embed_videos` and `embed_texts`.
-
   Raises:
     UserError: the source cannot be read, or an option does not fit its weights.
   """
