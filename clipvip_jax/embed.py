@@ -7,7 +7,7 @@
 Finished parts are kept in FILE.safetensors.parts until the index is complete. After an interruption, the same command
 resumes, and the index is byte-identical to that of an uninterrupted run. Unreadable videos are skipped, listed and
 counted. With --segments, each segment of a video is an item of the index. With --shard, one of N machines embeds its
-part of the videos to FILE-0000I-of-0000N.safetensors; --join then writes the index that one machine would have written.
+part of the videos to a file beside FILE; --join then writes the index that one machine would have written.
 Exit codes: 0 success; 2 bad input, or too many unreadable videos.
 """
 
@@ -39,7 +39,7 @@ def _parser() -> Parser:
   parser.add_argument(
     "--segments", metavar="10s", help="embed segments of this length, such as 10s; default: complete videos"
   )
-  parser.add_argument("--shard", metavar="I/N", help="embed shard I of N, from 0 to N - 1; default: all videos")
+  parser.add_argument("--shard", metavar="I/N", help="embed shard I of N, from 1 to N; default: all videos")
   parser.add_argument("--join", action="store_true", help="join the shards of --out")
   parser.add_argument("--crop", choices=CROPS, help="how frames become square; default: as in training, or squash")
   parser.add_argument("--batch_size", type=int, default=32, help="most videos per batch; default: 32")

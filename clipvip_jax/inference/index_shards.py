@@ -1,6 +1,7 @@
 """Shards of an index: consecutive parts of a list of videos that several machines embed, and their join.
 
-A shard consists of complete parts of `index_builder`, so that the joined index equals that of a single machine.
+A shard consists of complete parts of `index_builder`, so that the joined index equals that of a single machine. The
+option --shard counts from 1, names of files and `VideoIndex.shard` from 0.
 """
 
 import dataclasses
@@ -13,28 +14,30 @@ from typing import TypeVar
 from clipvip_jax.inference import index_builder, video_index
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.json_shards import Part
 from clipvip_jax.utils.storage import PathLike
 
 _Path = TypeVar("_Path", bound=pathlib.PurePath)
 _MAX_NAMED = 3  # missing shards that an error message names
-_MAX_SHARDS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """One of `count` shards; numbers start at 0."""
+  """One of `count` shards; `number` is from 0 to `count` - 1."""
 
   number: int
   count: int
 
   @classmethod
   def parse(cls, text: str) -> "Shard":
-    """Parses I/N; raises UserError if it is something else."""
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
-    shard = cls(int(match[1]), int(match[2])) if match else cls(0, 0)
-    if not shard.number < shard.count <= _MAX_SHARDS:
-      raise UserError(f"--shard={text} is not I/N with I from 0 to N - 1; of 4 machines, the first takes --shard=0/4")
-    return shard
+    """Parses I/N, with I from 1 to N; raises UserError if it is something else."""
+    part = Part.parse(text)
+    return cls(part.index - 1, part.count)
+
+  @property
+  def option(self) -> str:
+    """The option that embeds it."""
+    return f"--shard={self.number + 1}/{self.count}"
 
   def select(self, videos: Sequence[PathLike]) -> Sequence[PathLike]:
     """Returns the videos of the shard.
@@ -45,7 +48,7 @@ class Shard:
     num_parts = -(-len(videos) // index_builder.PART_SIZE)
     if self.count > num_parts:
       raise UserError(
-        f"--shard={self.number}/{self.count}: {len(videos)} videos make at most {num_parts} shards, of"
+        f"{self.option}: {len(videos)} videos make at most {num_parts} shards, of"
         f" {index_builder.PART_SIZE} videos each; use fewer"
       )
     first, last = (num_parts * number // self.count for number in (self.number, self.number + 1))
@@ -92,7 +95,7 @@ def _find_shards(out: pathlib.Path) -> dict[pathlib.Path, Shard]:
   found = [Shard(int(match[1]), int(match[2])) for name in names if (match := pattern.fullmatch(name))]
   counts = sorted({shard.count for shard in found})
   if not found:
-    raise UserError(f"--out={out}: no shards beside it, such as {Shard(0, 4).path(out).name}; embed with --shard=0/4")
+    raise UserError(f"--out={out}: no shards beside it, such as {Shard(0, 4).path(out).name}; embed with --shard=1/4")
   if len(counts) > 1:
     raise UserError(f"--out={out}: shards of {counts[0]} and of {counts[1]} are beside it; delete those of one")
   missing = sorted(set(range(counts[0])) - {shard.number for shard in found})
@@ -101,7 +104,7 @@ def _find_shards(out: pathlib.Path) -> dict[pathlib.Path, Shard]:
     files = ", ".join(Shard(number, counts[0]).path(out).name for number in missing[:_MAX_NAMED])
     raise UserError(
       f"--out={out}: {len(missing)} of {counts[0]} shards are missing: {files}{more}; embed the first with"
-      f" --shard={missing[0]}/{counts[0]}, or copy it here"
+      f" {Shard(missing[0], counts[0]).option}, or copy it here"
     )
   return {shard.path(out): shard for shard in sorted(found, key=lambda shard: shard.number)}
 
@@ -113,7 +116,7 @@ def _check_same_job(shards: dict[pathlib.Path, Shard]) -> None:
     index = video_index.read_index(path)
     prefix = f"{shard.number}/{shard.count} of "
     if not index.shard.startswith(prefix):
-      raise UserError(f"{path} is not shard {shard.number}/{shard.count} of an index; was it renamed? Embed it again")
+      raise UserError(f"{path} is not what {shard.option} writes; was it renamed? Embed it again")
     jobs.append((index.identity, index.crop, index.segments, index.shard.removeprefix(prefix)))
     for name, first, other in zip(("model", "crop", "segments", "list of videos"), jobs[0], jobs[-1], strict=True):
       if other != first:

@@ -50,7 +50,11 @@ class Part:
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= index <= count <= _MAX_PARTS:
-      raise UserError(f"{flag}={printable(text, _MAX_SHOWN)} is not I/N, I from 1 to N, as 2/8 for the second of 8")
+      last = f"{count or 8}/{count or 8}"
+      raise UserError(
+        f"{flag}={printable(text, _MAX_SHOWN)} is not I/N with I from 1 to N: {flag}=1/{count or 8} is the first,"
+        f" {flag}={last} the last"
+      )
     return cls(index, count)
 
 

@@ -55,7 +55,7 @@ def test_a_missing_shard_is_named(videos, out):
   for number in (0, 2):
     build_shard(videos, out, number, 4)
   with pytest.raises(
-    UserError, match=r"2 of 4 shards are missing: i-00001-of-00004\.safetensors, i-00003.*--shard=1/4"
+    UserError, match=r"2 of 4 shards are missing: i-00001-of-00004\.safetensors, i-00003.*--shard=2/4"
   ):
     join_shards(out)
   assert not out.exists()
@@ -89,9 +89,9 @@ def other_model():
     (lambda videos, out: build_shard(videos[1:], out, 1, 2), "has another list of videos than"),
     (
       lambda videos, out: shutil.copy(Shard(0, 2).path(out), Shard(1, 2).path(out)),
-      "00001-of-00002.safetensors is not shard 1/2 of an index; was it renamed",
+      "00001-of-00002.safetensors is not what --shard=2/2 writes; was it renamed",
     ),
-    (lambda videos, out: build_index(FakeModel(), videos[:1], Shard(1, 2).path(out)), "is not shard 1/2 of an index"),
+    (lambda videos, out: build_index(FakeModel(), videos[:1], Shard(1, 2).path(out)), "is not what --shard=2/2 writes"),
     (
       lambda videos, out: Shard(1, 2).path(out).write_bytes(Shard(0, 2).path(out).read_bytes()[:-1]),
       "00001-of-00002.safetensors is corrupt",
@@ -123,12 +123,23 @@ def test_a_shard_is_an_index_and_resumes(videos, out):
     build_index(FakeModel(), Shard(1, 2).select(videos), Shard(1, 2).path(out), max_skipped=0.5)
 
 
-@pytest.mark.parametrize("text", ["", "1", "2/2", "0/0", "-1/2", "a/b", "1/2/3", "0/9999999", "0 /2"])
-def test_wrong_numbers_are_refused(text):
-  with pytest.raises(UserError, match=r"is not I/N with I from 0 to N - 1; of 4 machines, the first takes --shard=0/4"):
+@pytest.mark.parametrize(("text", "shard"), [("1/1", Shard(0, 1)), ("1/8", Shard(0, 8)), ("8/8", Shard(7, 8))])
+def test_the_option_counts_from_1_as_that_of_caption(text, shard):
+  assert Shard.parse(text) == shard and shard.option == f"--shard={text}"
+
+
+def test_names_and_labels_of_files_count_from_0_as_those_of_earlier_versions():
+  shard = Shard.parse("1/8")
+  assert shard.path(pathlib.Path("i.safetensors")).name == "i-00000-of-00008.safetensors"
+  assert shard.label([]).startswith("0/8 of 0, digest")
+
+
+@pytest.mark.parametrize("text", ["0/8", "9/8"])
+def test_a_number_off_by_one_is_refused_with_the_first_and_the_last(text):
+  with pytest.raises(UserError, match=f"--shard={text} is not I/N .*: --shard=1/8 is the first, --shard=8/8 the last"):
     Shard.parse(text)
 
 
 def test_more_shards_than_parts_are_refused(videos):
-  with pytest.raises(UserError, match="--shard=0/6: 9 videos make at most 5 shards, of 2 videos each; use fewer"):
+  with pytest.raises(UserError, match="--shard=1/6: 9 videos make at most 5 shards, of 2 videos each; use fewer"):
     Shard(0, 6).select(videos)

@@ -41,7 +41,7 @@ def test_parts_divide_the_files(tmp_path, num_items, count):
 
 @pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "a/b", "1/2/3", "-1/2", "1/9999999", "٣/٤"])
 def test_other_parts_are_refused(text):
-  with pytest.raises(UserError, match=r"--shard=.* is not I/N"):
+  with pytest.raises(UserError, match=r"--shard=.* is not I/N with I from 1 to N: --shard=1/\d+ is the first"):
     Part.parse(text)
 
 
