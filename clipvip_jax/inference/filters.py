@@ -3,7 +3,7 @@
 A condition is FIELD=VALUE, or with one of != < <= > >= in place of =. The field `path` is the path of the video as the
 index names it; others are columns of the metadata. VALUE of = and != may contain the wildcards *, ? and [...]. Two
 numbers are compared as numbers, everything else as text. A list fulfils a condition if one of its elements does. A
-video without a value fulfils none.
+video without a value fulfils none; null, "" and NaN are no values.
 """
 
 import csv
@@ -26,7 +26,7 @@ from clipvip_jax.utils.local_paths import real_path
 from clipvip_jax.utils.log import log, printable
 
 PATH = "path"
-_CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*", re.DOTALL)
+_CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(!=|<=|>=|=|<|>)(?![=<>])\s*(.*?)\s*", re.DOTALL)
 _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
   "<": operator.lt,
   "<=": operator.le,
@@ -59,7 +59,10 @@ class Condition:
     """Parses FIELD=VALUE; raises UserError if it is something else."""
     match = _CONDITION.fullmatch(text)
     if not match:
-      raise UserError(f"--where={text!r} is not a condition; write FIELD=VALUE, such as path=*holiday* or year>=2020")
+      raise UserError(
+        f"--where={text!r} is not a condition; write FIELD=VALUE, such as path=*holiday* or year>=2020, or one of !="
+        " < <= > >= in place of ="
+      )
     return cls(*match.groups())
 
   def test(self) -> Callable[[Value], bool]:
@@ -67,8 +70,6 @@ class Condition:
     number, pattern = _number(self.value), re.compile(fnmatch.translate(self.value), re.DOTALL)
 
     def is_fulfilled(value: Value) -> bool:
-      if isinstance(value, list | tuple):
-        return any(is_fulfilled(element) for element in value)
       text = _text(value)
       other = None if number is None else _number(text)
       if self.compare in _ORDERS:
@@ -76,7 +77,21 @@ class Condition:
       equal = pattern.match(text) is not None or (number is not None and other == number)
       return equal is (self.compare == "=")
 
-    return is_fulfilled
+    return lambda value: any(map(is_fulfilled, _elements(value)))
+
+
+def _elements(value: Value) -> Iterator[Value]:
+  """Yields the values in lists of any depth, or the value itself if it is not a list."""
+  rest = [value]
+  while rest:
+    if isinstance(last := rest.pop(), list | tuple):
+      rest.extend(last)
+    elif _is_value(last):
+      yield last
+
+
+def _is_value(value: Value | None) -> bool:
+  return value not in (None, "") and value == value  # NaN, as pandas writes for a missing value, is not equal to itself
 
 
 def _text(value: Value) -> str:
@@ -126,7 +141,7 @@ class Metadata:
         unknown.append(video)
         continue
       for field, value in row.items():
-        if value not in (None, ""):
+        if _is_value(value):
           self._columns.setdefault(field, {})[name] = value
     first = f", first {printable(unknown[0])}" if unknown else ""
     if len(unknown) == count:

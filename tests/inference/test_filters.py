@@ -66,6 +66,22 @@ def test_numbers_and_texts_of_csv(index, tmp_path):
     assert np.flatnonzero(metadata.select([Condition.parse(text)])).tolist() == rows, text
 
 
+def test_null_and_nan_are_no_values_and_lists_may_be_nested(index, tmp_path):
+  deep = "[" * 900 + '"z"' + "]" * 900
+  values = ("NaN", "null", '[NaN, null, ""]', f'["x", ["y", {deep}]]')
+  rows = [f'{{"video": "{name}", "k": {value}}}' for name, value in zip(index.videos, values, strict=True)]
+  (tmp_path / "n.jsonl").write_text("\n".join(rows))
+  metadata = Metadata(index, tmp_path / "n.jsonl")
+  for text, expected in (("k!=1", [3]), ("k=nan", []), ("k=None", []), ("k=z", [3]), ("k=y", [3]), ("k>=a", [3])):
+    assert np.flatnonzero(metadata.select([Condition.parse(text)])).tolist() == expected, text
+
+
+def test_a_value_may_contain_signs(index, tmp_path):
+  metadata = Metadata(index)
+  assert Condition.parse("path=[=]=x").value == "[=]=x" and Condition.parse("url=a?b=c").value == "a?b=c"
+  assert metadata.select([Condition.parse("path = =x")]).sum() == 0
+
+
 def test_all_segments_of_a_video_have_its_values(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "m.csv").write_text("video,year\na.mp4,2020\nb.mp4,2021\nc.mp4,2022\n")
@@ -81,7 +97,9 @@ def test_rows_of_other_videos_are_counted(index, tmp_path, caplog):
   assert r"1 of 2 rows name no video of the index, first z\x1b.mp4" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "year", "=2020", "!= x", "year 2020"])
+@pytest.mark.parametrize(
+  "text", ["", "year", "=2020", "!= x", "year 2020", "year==2020", "year=>2020", "year<>2020", "a!==b"]
+)
 def test_other_texts_are_no_conditions(text):
   with pytest.raises(UserError, match="is not a condition; write FIELD=VALUE, such as"):
     Condition.parse(text)
