@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from clipvip_jax.inference import feature_file
+from clipvip_jax.inference import feature_file, nearest_rows
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.utils import atomic_write, config_tree
 from clipvip_jax.utils.errors import UserError
@@ -51,6 +51,8 @@ class ApproximateIndex:
   def find_nearest(self, queries: Float[np.ndarray, "q e"], top: int) -> list[list[tuple[int, float]]]:
     """Returns (row, inner product) of about the `top` best rows of each query, as `nearest_rows.find_nearest` does."""
     count = min(max(_CANDIDATES * top, _MIN_CANDIDATES), len(self._features))
+    if count == len(self._features):  # the graph may not reach all rows, and refuses to search none
+      return nearest_rows.find_nearest(queries, self._features, top)
     found = []
     for query in queries:
       matches = self._graph.search(query, count)

@@ -53,11 +53,12 @@ def _divide(path: str, begin: float, end: float, seconds: float) -> list[VideoCl
   ends = [number * seconds for number in range(1, count)]
   starts = [0.0, *ends]
   ends.append(max(round(end, 3), starts[-1] + 0.001))
-  return [
+  clips = [
     VideoClip(path, float(f"{start:.6g}"), float(f"{stop:.6g}"))
     for start, stop in zip(starts, ends, strict=True)
     if stop > begin  # a sound track may begin earlier
   ]
+  return clips or [VideoClip(path)]  # all frames at one time
 
 
 def part_sizes(clips: Sequence[Sequence[VideoClip]]) -> list[int]:

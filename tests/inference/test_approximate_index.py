@@ -38,6 +38,17 @@ def test_recall_is_high_and_scores_are_exact(tmp_path):
     np.testing.assert_allclose(scores, index.features[[row for row, _ in rows]] @ query, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("rows", "top"), [(0, 5), (3000, 3000), (3000, 10**9)])
+def test_all_rows_are_found_if_as_many_are_asked_for(tmp_path, rows, top):
+  path, index = write_index(tmp_path, rows)
+  index.features[: rows // 2] = index.features[:1]  # a graph does not reach all of many equal rows
+  video_index.write_index(path, index)
+  index = video_index.read_index(path)
+  queries = np.eye(2, 32, dtype=np.float32)
+  expected = nearest_rows.find_nearest(queries, index.features, top)
+  assert open_graph(path, index).find_nearest(queries, top) == expected and len(expected[0]) == rows
+
+
 def test_graph_is_built_once_and_kept_beside_the_index(tmp_path, caplog):
   path, index = write_index(tmp_path, 40)
   with caplog.at_level("INFO", logger="clipvip_jax"):

@@ -44,6 +44,12 @@ def test_segments_cover_the_video(tmp_path, count, expected):
   assert all(clip.path == str(video) for clip in clips)
 
 
+@pytest.mark.parametrize("span", [(12.0, 12.0), (0.5, 0.5)])
+def test_a_video_whose_frames_have_one_time_is_one_item(tmp_path, monkeypatch, span):
+  monkeypatch.setattr(segments.read_media, "video_seconds", lambda video: span)
+  assert segments.split_videos([tmp_path / "v.mp4"], 10.0, threads=1) == [[VideoClip(str(tmp_path / "v.mp4"))]]
+
+
 def test_images_folders_and_unreadable_videos_are_one_item(tmp_path):
   frame = np.zeros((16, 16, 3), np.uint8)
   (tmp_path / "f").mkdir()
