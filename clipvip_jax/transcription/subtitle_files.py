@@ -10,16 +10,20 @@ from typing import NamedTuple
 
 from clipvip_jax.transcription.words import Word, spread_words
 from clipvip_jax.utils import storage
+from clipvip_jax.utils.compression import START_BYTES, check_uncompressed
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import printable
+from clipvip_jax.utils.log import log, printable
 from clipvip_jax.utils.timestamps import parse_time
 
 SUFFIXES = (".vtt", ".srt")
+# Compressed ones, and those of other formats, which FFmpeg converts.
+_UNREAD = re.compile(r".*\.((vtt|srt)\.(gz|bz2|xz|zst|zip)|ass|ssa|sbv|ttml|dfxp|smi|srv[123])", re.IGNORECASE)
 _ARROW = "-->"
 _MAX_BYTES = 2**26
+_TIMES = re.compile(rf"\s*\d[\d:.,]*\s*{_ARROW}\s*\d")
 _WORD_TIME = re.compile(r"<(\d[\d:.]*)>")
 _MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")  # tags, and the overrides of SubStation in .srt
-_SOUNDS = re.compile(r"\[[^\[\]]*\]|[♪♫#]{1,2}(?=\s|$)|[♪♫]")  # [Music]
+_SOUNDS = re.compile(r"\[[^\[\]]*\]|(?<!\S)#{1,2}(?=\s|$)|[♪♫]")  # [Music], # sung #
 _VTT_BLOCKS = ("NOTE", "STYLE", "REGION")
 _STREAM_TIMES = "X-TIMESTAMP-MAP"
 
@@ -63,13 +67,17 @@ def find_subtitles(video: pathlib.Path, language: str = "") -> pathlib.Path | No
 
 @functools.lru_cache(64)
 def _names(folder: pathlib.Path) -> tuple[str, ...]:
-  """Returns the names of the subtitle files in a folder, which is listed once."""
+  """Returns the names of the subtitle files in a folder, which is listed once; logs those that are not read."""
   if storage.is_remote(folder):
-    names = (name for name in storage.list_names(storage.absolute(folder)) if "/" not in name)
-    return tuple(name for name in names if name.lower().endswith(tuple(SUFFIXES)))
-  if not folder.is_dir():
-    return ()
-  return tuple(sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES))
+    names = [name for name in storage.list_names(storage.absolute(folder)) if "/" not in name]
+  else:
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+  if unread := sorted(name for name in names if _UNREAD.fullmatch(name)):
+    log.warning(
+      "%s: ignored %d subtitle files, first %s: decompress them, or convert them to .srt (ffmpeg -i FILE NAME.srt)",
+      *(folder, len(unread), printable(unread[0])),
+    )
+  return tuple(sorted(name for name in names if name.lower().endswith(SUFFIXES)))
 
 
 def read_subtitles(path: pathlib.Path) -> list[Word]:
@@ -84,9 +92,13 @@ def read_subtitles(path: pathlib.Path) -> list[Word]:
   try:
     if path.stat().st_size > _MAX_BYTES:
       raise SubtitleError(f"{path}: more than {_MAX_BYTES} bytes, which is no subtitle file; remove it")
-    text = path.read_text(encoding="utf-8-sig")
+    content = path.read_bytes()
+    check_uncompressed(content[:START_BYTES], path)
+    text = content.decode("utf-8-sig")
   except UnicodeDecodeError as error:
     raise SubtitleError(f"{path}: not UTF-8 ({error}); re-encode the file") from error
+  except UserError as error:  # the run continues without the video
+    raise SubtitleError(str(error)) from error
   except OSError as error:
     raise SubtitleError(f"{path}: cannot be read ({error.strerror})") from error
   lines = text.splitlines()
@@ -102,18 +114,39 @@ def read_subtitles(path: pathlib.Path) -> list[Word]:
 
 
 def _read_cues(lines: Sequence[str], path: pathlib.Path) -> Iterator[_Cue]:
-  """Yields the cues: blocks of lines, separated by empty ones, of which one has the times."""
-  block: list[tuple[int, str]] = []
+  """Yields the cues: a line of times, and the text up to the next one.
+
+  An empty line ends a cue of WebVTT, but may be part of one of SubRip. Some files have none between cues.
+  """
   is_vtt = path.suffix.lower() == ".vtt"  # in which a line of spaces is not empty
-  for number, line in enumerate([*lines, ""], 1):
-    if line if is_vtt else line.strip():
-      block.append((number, line))
+  cue: _Cue | None = None
+  block: list[str] = []  # lines since the last empty one
+  for number, line in enumerate(lines, 1):
+    if not (line if is_vtt else line.strip()):
+      if cue is not None and is_vtt:
+        yield cue
+        cue = None
+      block = []
       continue
-    times = next((i for i, (_, text) in enumerate(block[:2]) if _ARROW in text), None)
-    if times is not None and not block[0][1].startswith(_VTT_BLOCKS):
-      where = f"{path}, line {block[times][0]}"
-      yield _Cue(*_parse_times(block[times][1], where), [text for _, text in block[times + 1 :]])
-    block = []
+    block.append(line)
+    if is_vtt and block[0].startswith(_VTT_BLOCKS):
+      continue
+    if _is_times(block):
+      if cue is not None:
+        if cue.lines and (len(block) == 2 or (len(block) > 2 and block[-2].strip().isdecimal())):
+          cue.lines.pop()  # the number of the next cue
+        yield cue
+      cue = _Cue(*_parse_times(line, f"{path}, line {number}"), [])
+    elif cue is not None:
+      cue.lines.append(line)
+  if cue is not None:
+    yield cue
+
+
+def _is_times(block: Sequence[str]) -> bool:
+  """Returns whether the last line of a block has times, valid or not; an arrow may also be part of a text."""
+  *before, line = block
+  return _ARROW in line and (bool(_TIMES.match(line)) or (len(before) < 2 and not any(_ARROW in b for b in before)))
 
 
 def _parse_times(line: str, where: str) -> tuple[float, float]:
@@ -129,12 +162,22 @@ def _parse_times(line: str, where: str) -> tuple[float, float]:
 
 def _words(cues: Sequence[_Cue]) -> Iterator[Word]:
   """Yields the words of cues. Automatic captions show each line twice: while it is spoken, and above the next one."""
-  is_automatic = any(_WORD_TIME.search(line) for cue in cues for line in cue.lines)
+  is_rolling = _are_rolling(cues)
   shown: list[str] = []
   for cue in cues:
-    lines = [line for line in cue.lines if not (is_automatic and _plain(line) in shown)]
+    lines = [line for line in cue.lines if not (is_rolling and _plain(line) in shown)]
     shown = [_plain(line) for line in cue.lines]
     yield from _timed_words(" ".join(lines), cue)
+
+
+def _are_rolling(cues: Sequence[_Cue]) -> bool:
+  """Returns whether cues repeat the lines of those before them, as automatic captions do, also converted to SubRip."""
+  if any(_WORD_TIME.search(line) for cue in cues for line in cue.lines):
+    return True
+  texts = [[text for text in map(_plain, cue.lines) if text] for cue in cues]
+  texts = [lines for lines in texts if lines]
+  repeats = [after for before, after in itertools.pairwise(texts) if after[0] in before]
+  return 2 * len(repeats) >= len(texts) - 1 and any(len(lines) > 1 for lines in repeats)
 
 
 def _timed_words(text: str, cue: _Cue) -> Iterator[Word]:

@@ -1,6 +1,8 @@
 """Subtitle files: formats, word times of automatic captions, languages, and corrupt ones."""
 
+import gzip
 import itertools
+import lzma
 
 import pytest
 
@@ -83,6 +85,46 @@ def test_automatic_captions_are_read_once_with_the_times_of_words(tmp_path):
   assert words[0].end == 0.5 and words[2].end == 2.0
 
 
+def _srt(*cues):
+  return "\n".join(f"{i}\n00:00:0{i},000 --> 00:00:0{i + 1},000\n{text}\n" for i, text in enumerate(cues, 1))
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    _srt("\r\nhello to all", "hello to all\r\n ", "hello to all\r\nof you", "of you\r\n ", "of you\r\nbye"),
+    _srt("hello to", "hello to\nall", "hello to\nall\nof you", "all\nof you\nbye"),  # roll-up captions of broadcasts
+  ],
+)
+def test_rolling_captions_without_times_of_words_are_read_once(tmp_path, text):
+  words = read_subtitles(write(tmp_path, "a.srt", text))
+  assert " ".join(word.text for word in words) == "hello to all of you bye"
+
+
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    ("1\n00:00:01,000 --> 00:00:02,000\nHello\n2\n00:00:02,000 --> 00:00:03,000\nthere\n", "Hello there"),
+    ("00:00:01,000 --> 00:00:02,000\nHello\n00:00:02,000 --> 00:00:03,000\nthere\n", "Hello there"),
+    ("1\n00:00:01,000 --> 00:00:02,000\nHello\n\nthere\n\n2\n00:00:02,000 --> 00:00:03,000\n2\n", "Hello there 2"),
+    (
+      "1\n00:00:01,000 --> 00:00:02,000\nA --> B\n\n2\n00:00:02,000 --> 00:00:03,000\nC# and # la #\n",
+      "A --> B C# and la",
+    ),
+  ],
+)
+def test_subrip_with_missing_or_additional_empty_lines(tmp_path, text, words):
+  assert " ".join(word.text for word in read_subtitles(write(tmp_path, "a.srt", text))) == words
+
+
+@pytest.mark.parametrize("names", [["v.srt.gz"], ["v.ass", "v.en.vtt.xz"]])
+def test_subtitle_files_that_are_not_read_are_named(tmp_path, caplog, names):
+  for name in names:
+    (tmp_path / name).touch()
+  assert find_subtitles(tmp_path / "v.mp4") is None
+  assert f"ignored {len(names)} subtitle files, first {names[0]}: decompress them, or convert them" in caplog.text
+
+
 def test_repeated_lines_of_other_subtitles_are_kept(tmp_path):
   text = "1\n00:00:00,000 --> 00:00:01,000\nNo.\n\n2\n00:00:01,000 --> 00:00:02,000\nNo.\n"
   assert [word.text for word in read_subtitles(write(tmp_path, "a.srt", text))] == ["No.", "No."]
@@ -97,6 +139,8 @@ def test_cues_are_sorted(tmp_path):
   ("name", "text", "words"),
   [
     ("a.srt", b"\xff\xfe1\0", "not UTF-8"),
+    ("a.srt", gzip.compress(SRT.encode()), r"compressed \(gzip\); decompress it"),
+    ("a.vtt", lzma.compress(VTT.encode()), r"compressed \(xz\); decompress it"),
     ("a.vtt", b"1\n00:00:00,000 --> 00:00:01,000\nx\n", "the first line is not WEBVTT"),
     ("a.vtt", b"WEBVTT\nX-TIMESTAMP-MAP=LOCAL:00:00:00.000,MPEGTS:900000\n", "times are those of a stream"),
     ("a.srt", b"1\n00:00:01,000 --> later\nx\n", r"line 2: expected HH:MM:SS.mmm --> .*, got '00:00:01,000 --> later'"),
