@@ -41,7 +41,7 @@ class FrameConverter:
     # to_ndarray(format=...) creates a converter, with its threads, per frame.
     self._converter = av.video.reformatter.VideoReformatter()
     self._width, self._height, self._empty_alpha, self._path = width, height, empty_alpha, path
-    self._rotation: int | None = None  # of the last frame
+    self._is_oriented = False
     self._orient: Callable[[np.ndarray], np.ndarray] | None = None
 
   def to_rgb(self, frame: "VideoFrame") -> UInt8[np.ndarray, "h w 3"]:
@@ -59,9 +59,13 @@ class FrameConverter:
       alpha = self._convert(frame, "rgba")[..., 3]
       if self._empty_alpha or alpha.any():
         picture = image_files.compose_on_white(picture, alpha)
-    if frame.rotation != self._rotation:
-      self._rotation, self._orient = frame.rotation, self._orientation(frame)
+    self.set_orientation(frame)
     return self._orient(picture) if self._orient else picture
+
+  def set_orientation(self, frame: "VideoFrame") -> None:
+    """Takes the orientation of all frames from the first one; H.264 and HEVC may store it for key frames alone."""
+    if not self._is_oriented:
+      self._is_oriented, self._orient = True, self._orientation(frame)
 
   def _orientation(self, frame: "VideoFrame") -> Callable[[np.ndarray], np.ndarray] | None:
     """Returns a function that turns pictures upright; None if they are.

@@ -70,6 +70,7 @@ class DecodeStats:
   structure: StructureCheck | None = None
   skipped: SkippedBytes | None = None
   file_end: Callable[[], float] = float  # zero
+  _last_begin: float = dataclasses.field(default=0.0, repr=False)
   _suspect_frames: int = dataclasses.field(default=0, repr=False)
 
   def add_packet(self, packet: "Packet", tick: float, origin: float) -> None:
@@ -94,9 +95,10 @@ class DecodeStats:
       begin = packet.dts
     if begin is None or packet.is_discard:
       return
-    until = (begin + (packet.duration or 0)) * tick - origin
-    if until > self.read_until:
-      self.read_until = until
+    # Of the last picture in order: durations of the others may be those between times of decoding, across a pause.
+    if begin * tick - origin >= self._last_begin:
+      self._last_begin = begin * tick - origin
+      self.read_until = self._last_begin + (packet.duration or 0) * tick
 
   def add_frame(self, begin: float, end: float, clip_start: float, *, corrupt: bool = False) -> None:
     """Counts a frame shown from `begin` to `end` of a clip that starts at `clip_start`."""
@@ -114,7 +116,7 @@ class DecodeStats:
   def add_corrupt_time(self) -> None:
     """Records a time stamp that those after it show to be wrong: what was read ends earlier than it seemed."""
     self.add_error("a corrupt time stamp")
-    self.read_until = 0.0
+    self.read_until = self._last_begin = 0.0
 
   def end_file(self) -> None:
     """Records that the file was read to its end."""
@@ -244,8 +246,8 @@ def _promised_seconds(container: "InputContainer", stream: "VideoStream", extent
     return float(duration * stream.time_base)
   if not container.duration:
     return math.inf
-  # Matroska and FLV count from zero, other containers from the first time stamp.
-  offset = container.start_time or 0 if container.format.name in ("matroska,webm", "flv") else 0
+  # Matroska, FLV and NUT count from zero, other containers from the first time stamp.
+  offset = container.start_time or 0 if container.format.name in ("matroska,webm", "flv", "nut") else 0
   return (container.duration - offset) / 1_000_000
 
 

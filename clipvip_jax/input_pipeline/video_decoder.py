@@ -151,7 +151,9 @@ def _decode_pictures(
 
     def picture(seconds: float, frame: "VideoFrame", next_seconds: float) -> Picture:
       nonlocal converter
-      converter = converter or FrameConverter(frame.width, frame.height, empty_alpha=empty_alpha, path=path)
+      if converter is None:
+        converter = FrameConverter(frame.width, frame.height, empty_alpha=empty_alpha, path=path)
+        converter.set_orientation(frame)
       return Picture(seconds, max(0.0, next_seconds - seconds), functools.partial(converter.to_rgb, frame))
 
     # A frame's duration is the time until the next one; durations in files are often wrong.

@@ -42,6 +42,22 @@ def test_all_orientations_of_the_display_matrix_are_applied(tmp_path, matrix):
   np.testing.assert_array_equal(decode_video(path)[0], ORIENTATIONS[matrix](stored))
 
 
+@pytest.mark.parametrize("degrees", [90, 180])
+def test_an_orientation_that_only_key_frames_store_is_that_of_all_frames(tmp_path, degrees):
+  plain, path = tmp_path / "plain.mp4", tmp_path / "x.mp4"
+  encode_h264(plain, np.stack([QUADRANTS] * 3), 10, quantiser=5)
+  with av.open(str(plain)) as source, av.open(str(path), "w") as target:
+    stream = target.add_stream_from_template(source.streams.video[0])
+    options = f"h264_metadata=display_orientation=insert:rotate={degrees}"
+    insert = av.bitstream.BitStreamFilterContext(options, source.streams.video[0])
+    for packet in source.demux(video=0):
+      for changed in insert.filter(packet if packet.size else None):
+        changed.stream = stream
+        target.mux(changed)
+  expected = np.rot90(decode_video(plain), degrees // 90, axes=(1, 2))
+  np.testing.assert_array_equal(decode_video(path), expected)
+
+
 def hdr_frame(luma, transfer):
   """Returns a 10-bit BT.2020 frame of one grey."""
   frame = av.VideoFrame(64, 64, "yuv420p10le")

@@ -201,6 +201,17 @@ def test_a_break_in_the_structure_is_an_error_at_the_packet_after_it():
   assert stats.at_end and stats.first_error == "lost at the end"
 
 
+@pytest.mark.parametrize("reordered", [(8, 6, 7), (8, 7, 6)])
+def test_only_the_last_picture_in_order_has_its_own_duration(reordered):
+  stats = DecodeStats(0.1)
+  for pts in (5, *reordered):  # the duration of others is the time until the next is decoded, across a pause
+    packet = types.SimpleNamespace(
+      dts=pts, pts=pts, duration=1 if pts == 8 else 40, is_discard=False, is_corrupt=False, size=9, pos=None
+    )
+    stats.add_packet(packet, 0.1, 0.0)
+  assert stats.read_until == pytest.approx(0.9)
+
+
 def test_a_corrupt_time_does_not_count_as_read():
   stats = decoded(10, packets=10)
   stats.read_until = 500.0

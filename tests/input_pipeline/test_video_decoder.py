@@ -252,6 +252,22 @@ def test_a_losslessly_trimmed_file_of_variable_rate_is_complete(tmp_path, name):
   assert found[-1] == pytest.approx(found[0] + 8.0, abs=1.5) and not notes
 
 
+@pytest.mark.parametrize("name", ["x.mp4", "x.mov"])
+@pytest.mark.parametrize("pause_after", [6, 20])
+def test_a_pause_among_reordered_frames_is_complete(tmp_path, name, pause_after):
+  times = [i / 25 + (5 if i > pause_after else 0) for i in range(40)]
+  frames = moving_bar()[np.arange(40) % 24]
+  found, notes = notes_of(corpora.encode(tmp_path / name, frames, "libx264", rate=25, times=times, g="60", bf="3"))
+  assert found == pytest.approx(times, abs=1e-3) and not notes
+
+
+@pytest.mark.parametrize("name", ["x.nut", "x.mkv"])
+def test_a_file_that_starts_late_is_complete(tmp_path, name):
+  times = [5000 + i / 25 for i in range(40)]
+  path = corpora.encode(tmp_path / name, moving_bar()[np.arange(40) % 24], "mpeg4", rate=25, times=times)
+  assert notes_of(path)[0] == pytest.approx([i / 25 for i in range(40)], abs=2e-3)
+
+
 @pytest.mark.parametrize("name", ["x.ts", "x.m2ts"])
 @pytest.mark.parametrize("offset", [1000, 30, -5])
 def test_recordings_that_are_concatenated_follow_one_another(tmp_path, name, offset):
