@@ -17,7 +17,10 @@ EMPTY, REFUSAL, REPEATS = "empty", "refusal", "endless_repeats"
 REASONING, MARKUP, PREFIX, QUOTES, CUT = "reasoning", "markup", "prefix", "quotes", "cut"
 
 _MAX_CHARACTERS = 4000  # of an answer that is examined
-_THINKING = re.compile(r"<(think|thinking)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+# Templates of many models write the first tag into the prompt, so that an answer begins within the reasoning.
+_THINKING = re.compile(
+  r"[<◁](think|thinking)[>▷].*?([<◁]/\1[>▷]|\Z)|\A(?:(?![<◁]think).)*[<◁]/think(?:ing)?[>▷]", re.DOTALL | re.IGNORECASE
+)
 _MARKUP = re.compile(r"```\w*|\*\*|__|^#+\s+|^[-*]\s+|<\|[^|<>]{1,40}\|>|</?s>", re.MULTILINE)
 _PICTURE = r"(?:image|picture|photo|photograph|frame|video frame|still|screenshot|scene)"
 _VERB = r"(?:shows|depicts|displays|features|captures|presents|portrays|is of|is showing|is depicting)"
@@ -41,7 +44,7 @@ _REFUSAL = re.compile(
   r"i['’]?\s?a?m (?:so |very )?(?:sorry|unable|not able)\b|sorry[,.!]|i apologi[sz]e\b|as an ai\b"  # noqa: RUF001
   r"|i (?:can(?:not|['’]?t)|won['’]?t|do(?: not|n['’]?t) (?:have|see))\b"  # noqa: RUF001
   r"|unfortunately,? (?:i|the image)\b|(?:there is )?no (?:image|picture|photo)\b|unable to\b"
-  r"|cannot (?:describe|assist)",
+  r"|cannot (?:describe|assist)|please (?:provide|upload|share|attach)\b",
   re.IGNORECASE,
 )
 _MAX_PERIOD = 12  # words, or characters, of the unit of a repeat
@@ -84,9 +87,10 @@ def clean_answer(answer: str, fits: Callable[[str], bool], *, incomplete: bool =
     fits: see `fits_in`.
     incomplete: whether the model was stopped at its limit of tokens, so that the last sentence has no end.
   """
-  text, changes = answer[:_MAX_CHARACTERS], []
+  text, changes = answer, []
   for name, pattern in ((REASONING, _THINKING), (MARKUP, _MARKUP)):
     text, count = pattern.subn("", text)
+    text = text[:_MAX_CHARACTERS]
     changes += [name] if count else []
   text = " ".join(clean_text(text, "").split())
   if (shortened := _remove_prefix(text)) != text:

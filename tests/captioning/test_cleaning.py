@@ -44,6 +44,9 @@ def test_captions_are_kept(answer):
     ("**A dog** runs.", "A dog runs.", ["markup"]),
     ("```\na dog\n```", "a dog", ["markup"]),
     ("<think>What is it?\nA dog.</think>\n\na dog", "a dog", ["reasoning"]),
+    ("What is it?\nA dog.</think>\n\na dog", "a dog", ["reasoning"]),  # the first tag is in the prompt
+    ("a cat? " * 1000 + "</thinking>a dog", "a dog", ["reasoning"]),
+    ("◁think▷" + "a cat? " * 1000 + "◁/think▷a dog", "a dog", ["reasoning"]),
     ("  a\n\ndog\x00 \u0007runs ", "a dog runs", []),
     ('Caption: "The image shows **a dog**."', "a dog.", ["markup", "prefix", "quotes"]),
   ],
@@ -63,6 +66,8 @@ def test_what_is_not_the_description_is_removed(answer, caption, changes):
     ("I'm sorry, but I can't help with that.", "refusal"),
     ("I’m sorry, I can’t.", "refusal"),  # noqa: RUF001
     ("Sorry, no.", "refusal"),
+    ("Please upload the image.", "refusal"),
+    ("Please provide an image, and I will describe it.", "refusal"),
     ("As an AI model, I do not see.", "refusal"),
     ("I cannot describe people.", "refusal"),
     ("Unfortunately, I have no access.", "refusal"),
@@ -114,5 +119,13 @@ def test_a_text_fits_with_its_start_and_end():
 
 
 def test_hostile_answers_are_cleaned_in_time():
-  for answer in ("a b " * 10**5, "(" * 10**6, "<think>" * 10**5, '"' * 10**6, "x" * 10**6, " \u2028" * 10**5):
+  for answer in (
+    "a b " * 10**5,
+    "(" * 10**6,
+    "<think>" * 10**5,
+    "</think" * 10**5,
+    '"' * 10**6,
+    "x" * 10**6,
+    " \u2028" * 10**5,
+  ):
     clean_answer(answer, FITS)
