@@ -114,7 +114,8 @@ class _Reader:
     table = read_table(path.with_suffix(".parquet"), self._columns)
     for group in tar_files.iterate_groups(path, self._suffixes):
       key = group.key
-      clip_id = bad_lines.attempt(check_id, f"{name}/{key}", f"{path}, {key!r}") if group.members else None
+      is_sample = group.members or any(group.unused.values())  # a link or an empty file is one, too
+      clip_id = bad_lines.attempt(check_id, f"{name}/{key}", f"{path}, {key!r}") if is_sample else None
       if clip_id is None:
         continue
       item = Item(id=clip_id, split=split, video=f"{path}#{key}")  # does not exist, and counts as missing

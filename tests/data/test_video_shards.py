@@ -152,6 +152,14 @@ def test_check_and_build_give_the_same_reasons(videos, tmp_path):
   assert [record["id"] for record in corpora.read_back(built, "train")] == ["0/6"]
 
 
+def test_keys_with_nothing_but_a_link_or_an_empty_video_are_missing(tmp_path):
+  members = {"0.mp4": corpora.tar_link("/x.mp4", tarfile.SYMTYPE), "1.mp4": b"", "2.md": b"x", "3.mp4": b"x"}
+  corpora.write_tar(tmp_path / "0.tar", members | {"3.txt": "t"})
+  items = corpora.planned(Builder, config(), tmp_path)["train"]
+  assert [item.id for item in items] == ["0/0", "0/1", "0/3"]
+  assert "'0.mp4' (a symbolic link" in items[0].missing_video and "'1.mp4' (empty)" in items[1].missing_video
+
+
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_keys_of_tables_match_in_any_unicode_form(tmp_path, form):
   name = unicodedata.normalize(form, "café")
