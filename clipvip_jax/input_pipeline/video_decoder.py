@@ -214,7 +214,10 @@ def _timed_frames(
   last, time, corrupt = -interval, -interval, False
   frame: VideoFrame | None = None
   for next_frame, next_corrupt in _decode_packets(container, stream, stats, origin):
-    next_time = time + interval if next_frame.time is None else next_frame.time - origin
+    if next_frame.time is None:
+      next_time = time + (_frame_seconds(frame, interval) if frame is not None else interval)
+    else:
+      next_time = next_frame.time - origin
     if next_time < time:
       if time - next_time > _MAX_REORDERED * interval and frame is not None:
         stats.add_corrupt_time()

@@ -261,6 +261,12 @@ def test_a_pause_among_reordered_frames_is_complete(tmp_path, name, pause_after)
   assert found == pytest.approx(times, abs=1e-3) and not notes
 
 
+@pytest.mark.parametrize(("name", "codec"), [("x.h264", "libx264"), ("x.hevc", "libx265")])
+def test_pictures_without_times_follow_one_another_at_the_rate_of_the_codec(tmp_path, name, codec):
+  path = corpora.encode(tmp_path / name, moving_bar(), codec, rate=10)
+  assert notes_of(path)[0] == pytest.approx(np.arange(len(moving_bar())) / 10)
+
+
 @pytest.mark.parametrize("name", ["x.nut", "x.mkv"])
 def test_a_file_that_starts_late_is_complete(tmp_path, name):
   times = [5000 + i / 25 for i in range(40)]
