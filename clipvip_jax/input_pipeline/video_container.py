@@ -16,10 +16,11 @@ if TYPE_CHECKING:  # imported where needed: training reads stored JPEGs and star
   from av.video.stream import VideoStream
 
 # FFmpeg also opens playlists and scripts (concat, hls, dash, sdp, image2 patterns), which name other files, and draws
-# texts as terminals (tty, ansi): those are refused. Audio formats are listed for the message that there is no video.
+# texts as terminals (tty, ansi): those are refused. So is raw Dirac, whose frames it times 1/1,200,000 s apart. Audio
+# formats are listed for the message that there is no video.
 _VIDEO_FORMATS = (
   "mov,matroska,webm,avi,asf,asf_o,flv,live_flv,kux,mpeg,mpegts,mpegvideo,ogg,mxf,gxf,nut,nsv,rm,wtv,swf,dv,ivf,dhav,ty,lxf,nuv,pva,vivo,"
-  "yuv4mpegpipe,h261,h263,h264,hevc,vvc,evc,av1,obu,apv,m4v,mjpeg,mjpeg_2000,vc1,vc1test,dirac,dnxhd,cavsvideo,avs2,"
+  "yuv4mpegpipe,h261,h263,h264,hevc,vvc,evc,av1,obu,apv,m4v,mjpeg,mjpeg_2000,vc1,vc1test,dnxhd,cavsvideo,avs2,"
   "avs3,ipu,amv,smk,bink,flic,roq,gif,apng,webp_anim"
 )
 _IMAGE_FORMATS = (
