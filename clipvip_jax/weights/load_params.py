@@ -14,9 +14,9 @@ from clipvip_jax.utils.log import log
 from clipvip_jax.weights import position_embedding
 from clipvip_jax.weights.sources import CLIP_VIP_PARAMS, SEQUENCE_PREFIX, Weights, read_weights
 
-# Sizes of `config.model` that weights must have; positions are resized.
-_SIZES = (
-  *("patch_size", "embed_dim", "text.vocab_size"),
+# Fields of `config.model` that weights must have; positions are resized.
+_FIELDS = (
+  *("patch_size", "embed_dim", "activation", "text.vocab_size"),
   *(f"{tower}.{name}" for tower in ("vision", "text") for name in ("width", "layers", "heads", "mlp")),
 )
 _ALIGNMENT = 64  # bytes, of arrays that JAX takes over on a CPU without a copy
@@ -34,18 +34,18 @@ def load_params(
     source: a SOURCE; see sources.py.
     params: the model's parameters or their shapes.
     crop: `data.crop` of the run. Weights of a run with another one are reported.
-    model: `config.model` of the run, whose sizes and heads are compared with those of the weights.
+    model: `config.model` of the run, whose sizes, heads and activation are compared with those of the weights.
 
   Returns:
     {parameter name: float32 array}. Parameters that CLIP lacks may be missing.
 
   Raises:
-    UserError: the source cannot be read or has other sizes, or parameters are missing, unexpected or of another shape;
-      all are listed.
+    UserError: the source cannot be read, has other sizes or another activation, or parameters are missing, unexpected
+      or of another shape; all are listed.
   """
   weights = read_weights(source)
   if model is not None:
-    _check_sizes(weights, model)
+    _check_model(weights, model)
   if crop and weights.crop not in (crop, None):
     log.warning("%s was trained with data.crop=%r, this run has data.crop=%r", source, weights.crop, crop)
   shapes = shapes_by_name(params)
@@ -59,20 +59,24 @@ def load_params(
   return loaded
 
 
-def _check_sizes(weights: Weights, model: ConfigDict) -> None:
-  """Raises UserError for weights of other sizes, or of another number of heads if the files state it."""
-  stated = {"vision": weights.run or weights.hints.vision_heads, "text": weights.run or weights.hints.text_heads}
+def _check_model(weights: Weights, model: ConfigDict) -> None:
+  """Raises UserError for weights of other sizes, or of other heads or another activation if the files state them."""
+  hints = weights.hints
+  stated = {"vision.heads": hints.vision_heads, "text.heads": hints.text_heads, "activation": hints.activation}
+  unknown = {path for path, hint in stated.items() if not (weights.run or hint)}
   differences = []
-  for path in _SIZES:
+  for path in _FIELDS:
     section, _, name = path.rpartition(".")
     theirs, ours = (x[section][name] if section else x[name] for x in (weights.config, model))
-    if theirs != ours and (name != "heads" or stated[section]):
+    if theirs != ours and path not in unknown:
       differences.append(f"{path}={theirs}, not {ours}")
   if differences:
     raise UserError(
       f"{weights.source!r} does not fit config.model: its weights have {', '.join(differences)}; use the variant of"
       " their size (configs/sizes.py), or --config.sizes_from_weights=True"
     )
+  if "activation" in unknown and weights.config.activation != model.activation:
+    log.warning("%s: this run computes model.activation=%s, which no file states", weights.source, model.activation)
 
 
 def _sequence_from_text(

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from clipvip_jax.models import clip_vip
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
-from clipvip_jax.weights import load_params, sources
+from clipvip_jax.weights import export, load_params, sources
+from clipvip_jax.weights.model_config import Hints
 
 
 def flat(tree):
@@ -101,6 +102,28 @@ def test_weights_that_do_not_fit_are_refused_by_parameter_name(tmp_path, change,
   save_file(tensors, path)
   with pytest.raises(UserError, match=message):
     load_params.load_params(str(path), tiny.random_params(tiny.model()))
+
+
+@pytest.mark.parametrize("layout", ["clip", "openclip", "file"])
+@pytest.mark.parametrize("stated", ["gelu", "quick_gelu"])
+def test_weights_of_another_activation_are_refused_if_their_files_state_it(tmp_path, layout, stated):
+  weights = sources.read_weights(str(GOLDEN / "clip_tiny.safetensors"), Hints(stated, 4, 4))
+  name, layout = ("out.safetensors", "clip") if layout == "file" else ("out", layout)
+  export.export_weights(weights, tmp_path / name, layout)
+  params, source = tiny.random_params(tiny.model()), str(tmp_path / name)
+  load_params.load_params(source, params, model=tiny.config(activation=stated))
+  other = {"gelu": "quick_gelu", "quick_gelu": "gelu"}[stated]
+  with pytest.raises(UserError, match=f"its weights have activation={stated}, not {other}; use .*sizes_from_weights"):
+    load_params.load_params(source, params, model=tiny.config(activation=other))
+
+
+def test_an_activation_that_no_file_states_is_reported(caplog, monkeypatch):
+  monkeypatch.setattr(log, "propagate", True)
+  params, source = tiny.random_params(tiny.model()), str(GOLDEN / "openclip_tiny.safetensors")
+  load_params.load_params(source, params, model=tiny.config(activation="gelu"))
+  assert "this run computes" not in caplog.text
+  load_params.load_params(source, params, model=tiny.config(activation="quick_gelu"))
+  assert "this run computes model.activation=quick_gelu, which no file states" in caplog.text
 
 
 def test_position_embeddings_are_resized_to_the_model():
