@@ -122,5 +122,5 @@ def _largest(report: Mapping[str, Any]) -> list[str]:
     return []
   batch = report["largest_batch"]
   if batch is None:
-    return ["largest batch: unknown, the compiler does not report memory use"]
+    return ["largest batch: unknown, the compiler reports no memory use that grows with the batch"]
   return [f"largest batch that fits, by a line through two compiled ones: {batch:,}"]

@@ -7,12 +7,14 @@ import dataclasses
 import time
 from typing import Any
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from clipvip_jax.cost_model import chips, step_cost
 from clipvip_jax.cost_model.collective import total_bytes
 from clipvip_jax.distributed import sharding
+from clipvip_jax.models import attention
 from clipvip_jax.training import config_checks
 from clipvip_jax.training.model_sizes import fill_sizes
 from clipvip_jax.utils.log import log
@@ -39,6 +41,8 @@ def step_report(config: ConfigDict, topology: str, *, largest_batch: bool = Fals
   devices = chips.devices(topology)
   config = fill_sizes(config)
   config_checks.check_recipe(config, count)
+  kernels = attention.TPU_KERNELS if chip.is_tpu else attention.GPU_KERNELS
+  attention.check_implementation(config.model.attention, jnp.dtype(config.model.dtype), kernels, chip.kind)
   config = with_largest_step(config)
   mesh = sharding.make_mesh(config.mesh, devices)
   shards = mesh.shape[sharding.DATA] * mesh.shape[sharding.FSDP]
@@ -114,7 +118,7 @@ def _costs(cost: step_cost.Cost, chip: chips.Chip, count: int, *, loops: bool) -
 
 
 def _largest_batch(config: ConfigDict, mesh: Mesh, chip: chips.Chip, used: float) -> int | None:
-  """Returns the largest global batch that fits, extrapolated from two batch sizes; None if memory use is unknown."""
+  """Returns the largest global batch that fits, extrapolated from two batch sizes; None if it is unknown."""
   shards = mesh.shape[sharding.DATA] * mesh.shape[sharding.FSDP]
   per_chip, multiple = config.train.batch_size // shards, config.train.num_microbatches
   other_per_chip = per_chip // 2 // multiple * multiple or 2 * per_chip
@@ -122,6 +126,8 @@ def _largest_batch(config: ConfigDict, mesh: Mesh, chip: chips.Chip, used: float
   with other.unlocked():
     other.train.batch_size = other_per_chip * shards
   other_used, _ = _measure(other, mesh)
-  if not (used and other_used):
+  points = {per_chip: used, other_per_chip: other_used}
+  few, many = (points[clips] for clips in sorted(points))
+  if not 0 < few < many:
     return None
-  return shards * step_cost.share_that_fits({per_chip: used, other_per_chip: other_used}, chip, multiple)
+  return shards * step_cost.share_that_fits(points, chip, multiple)

@@ -22,8 +22,12 @@ AttentionPattern = Callable[[Array, Array, Array], Array]
 # memory; sizes without a kernel fall back to XLA. "auto": cuDNN where available (docs/performance.md). "pallas": this
 # project's kernels of proxy-guided attention for TPUs and GPUs (proxy_kernel.py); everything else as by "auto".
 IMPLEMENTATIONS = ("auto", "xla", "cudnn", "pallas")
-_PALLAS_PLATFORMS = ("tpu", "gpu")
-_MIN_COMPUTE_CAPABILITY = 8.0  # Ampere
+TPU_KERNELS, GPU_KERNELS = frozenset({"pallas"}), frozenset({"cudnn", "pallas"})
+_MIN_COMPUTE_CAPABILITY = 8.0  # of NVIDIA's GPUs for both: Ampere
+_NEEDS = {
+  "cudnn": f"model.dtype=bfloat16 and an NVIDIA GPU of compute capability {_MIN_COMPUTE_CAPABILITY} or higher",
+  "pallas": f"a TPU or a GPU, NVIDIA's of compute capability {_MIN_COMPUTE_CAPABILITY} or higher",
+}
 _MAX_FUSED_HEAD_WIDTH = 128
 
 
@@ -33,35 +37,46 @@ def default_device() -> jax.Device:
   return device if isinstance(device, jax.Device) else jax.devices()[0]
 
 
-def has_cudnn(dtype: DTypeLike) -> bool:
-  """Returns whether cuDNN computes attention in `dtype` on the default device."""
-  if dtype != jnp.bfloat16:
-    return False
-  device = default_device()
-  is_cuda = device.platform == "gpu" and "cuda" in device.client.platform_version
-  return is_cuda and float(device.compute_capability) >= _MIN_COMPUTE_CAPABILITY
+def _kernels(device: jax.Device) -> frozenset[str]:
+  """Returns those of IMPLEMENTATIONS that a device has in addition to XLA."""
+  if device.platform != "gpu":
+    return TPU_KERNELS if device.platform == "tpu" else frozenset()
+  if "cuda" not in device.client.platform_version:
+    return frozenset({"pallas"})
+  return GPU_KERNELS if float(device.compute_capability) >= _MIN_COMPUTE_CAPABILITY else frozenset()
 
 
-def resolve_implementation(implementation: str, dtype: DTypeLike) -> str:
-  """Resolves one of IMPLEMENTATIONS to "xla", "cudnn" or "pallas".
+def check_implementation(implementation: str, dtype: DTypeLike, kernels: frozenset[str], device_kind: str) -> None:
+  """Checks that a device computes attention by one of IMPLEMENTATIONS.
+
+  Args:
+    implementation: `model.attention`.
+    dtype: of the computation.
+    kernels: TPU_KERNELS, GPU_KERNELS, or a part of them.
+    device_kind: name of the device.
 
   Raises:
     UserError: "cudnn" or "pallas" is requested but not available.
   """
-  if implementation == "pallas" and default_device().platform not in _PALLAS_PLATFORMS:
+  is_available = implementation in kernels and (implementation != "cudnn" or dtype == jnp.bfloat16)
+  if implementation in _NEEDS and not is_available:
     raise UserError(
-      "model.attention=pallas needs a TPU or a GPU; this run computes on"
-      f" {default_device().device_kind}; use model.attention=auto."
+      f"model.attention={implementation} needs {_NEEDS[implementation]}; this run computes in {jnp.dtype(dtype).name}"
+      f" on {device_kind}; use model.attention=auto."
     )
-  if implementation == "pallas":
+
+
+def resolve_implementation(implementation: str, dtype: DTypeLike) -> str:
+  """Resolves one of IMPLEMENTATIONS to "xla", "cudnn" or "pallas" on the default device.
+
+  Raises:
+    UserError: as `check_implementation`.
+  """
+  device = default_device()
+  check_implementation(implementation, dtype, _kernels(device), device.device_kind)
+  if implementation != "auto":
     return implementation
-  if implementation == "cudnn" and not has_cudnn(dtype):
-    raise UserError(
-      "model.attention=cudnn needs model.dtype=bfloat16 and an NVIDIA GPU of compute capability"
-      f" {_MIN_COMPUTE_CAPABILITY} or higher; this run computes in {jnp.dtype(dtype).name} on"
-      f" {default_device().device_kind}; use model.attention=auto."
-    )
-  return "cudnn" if implementation != "xla" and has_cudnn(dtype) else "xla"
+  return "cudnn" if "cudnn" in _kernels(device) and dtype == jnp.bfloat16 else "xla"
 
 
 def without_pallas(implementation: str, dtype: DTypeLike) -> str:

@@ -58,8 +58,9 @@ def test_largest_batch_of_a_linear_model_is_exact(monkeypatch, four_chips, small
   assert report["fits"] and report["clips_of_a_chip"] == 8 and report["largest_batch"] == 48
 
 
-def test_largest_batch_is_unknown_without_memory_use(monkeypatch, four_chips, small_recipe):
-  monkeypatch.setattr(step_cost, "measure", lambda config, mesh: cost(0))
+@pytest.mark.parametrize("memory", [lambda clips: 0, lambda clips: GIB, lambda clips: GIB / clips])
+def test_largest_batch_is_unknown_where_memory_does_not_grow_with_it(monkeypatch, four_chips, small_recipe, memory):
+  monkeypatch.setattr(step_cost, "measure", lambda config, mesh: cost(memory(config.train.batch_size)))
   assert step_report(small_recipe, "v5e:2x2", largest_batch=True)["largest_batch"] is None
 
 
@@ -67,3 +68,24 @@ def test_recipe_is_checked_for_the_devices_of_the_topology(four_chips, small_rec
   small_recipe.train.batch_size = 18
   with pytest.raises(UserError, match=r"train\.batch_size=18 .*divi.*4"):
     step_report(small_recipe, "v5e:2x2")
+
+
+@pytest.mark.parametrize(
+  ("topology", "name", "dtype", "message"),
+  [
+    ("v5e:2x2", "cudnn", "bfloat16", r"attention=cudnn needs .*; this run computes in bfloat16 on TPU v5 lite; use"),
+    ("v5p:2x2x1", "cudnn", "float32", r"attention=cudnn needs .*; this run computes in float32 on TPU v5; use"),
+    ("h100:4", "cudnn", "float32", r"attention=cudnn needs .*; this run computes in float32 on NVIDIA H100; use"),
+  ],
+)
+def test_attention_that_a_run_on_the_chips_refuses_is_refused(four_chips, small_recipe, topology, name, dtype, message):
+  small_recipe.model.update({"attention": name, "dtype": dtype})
+  with pytest.raises(UserError, match=message):
+    step_report(small_recipe, topology)
+
+
+@pytest.mark.parametrize(("topology", "name"), [("v5e:2x2", "pallas"), ("h100:4", "pallas"), ("h100:4", "cudnn")])
+def test_attention_that_the_chips_have_is_accepted(monkeypatch, four_chips, small_recipe, topology, name):
+  small_recipe.model.update({"attention": name, "dtype": "bfloat16"})
+  monkeypatch.setattr(step_cost, "measure", lambda config, mesh: cost(GIB))
+  assert step_report(small_recipe, topology)["fits"]

@@ -1,6 +1,7 @@
 """Attention functions and the choice between XLA and cuDNN."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,37 @@ def test_cudnn_without_a_gpu_is_rejected():
   model = tiny.model(attention="cudnn")
   with pytest.raises(UserError, match=r"model\.attention=cudnn needs .*float32 on cpu; use model\.attention=auto"):
     model.init(jax.random.key(0), np.zeros((1, 1, 32, 32, 3)), np.zeros((1, 4), int))
+
+
+@pytest.mark.parametrize(
+  ("implementation", "platform", "version", "capability", "resolved"),
+  [
+    ("auto", "gpu", "cuda 12", "8.0", "cudnn"),
+    ("auto", "gpu", "cuda 12", "7.5", "xla"),
+    ("auto", "gpu", "rocm 7", "gfx942", "xla"),
+    ("auto", "tpu", "", None, "xla"),
+    ("pallas", "gpu", "cuda 12", "9.0", "pallas"),
+    ("pallas", "gpu", "rocm 7", "gfx942", "pallas"),
+    ("pallas", "gpu", "cuda 12", "7.5", None),
+    ("pallas", "gpu", "cuda 12", "7.0", None),
+    ("pallas", "cpu", "", None, None),
+    ("cudnn", "gpu", "cuda 12", "7.5", None),
+    ("cudnn", "gpu", "rocm 7", "gfx942", None),
+    ("cudnn", "tpu", "", None, None),
+  ],
+)
+def test_kernels_that_a_device_lacks_are_refused(monkeypatch, implementation, platform, version, capability, resolved):
+  client = types.SimpleNamespace(platform_version=version)
+  device = types.SimpleNamespace(platform=platform, client=client, compute_capability=capability, device_kind="chip")
+  monkeypatch.setattr(attention, "default_device", lambda: device)
+  if resolved:
+    assert attention.resolve_implementation(implementation, jnp.bfloat16) == resolved
+    return
+  message = (
+    rf"model\.attention={implementation} needs .*; this run computes in bfloat16 on chip; use model\.attention=auto"
+  )
+  with pytest.raises(UserError, match=message):
+    attention.resolve_implementation(implementation, jnp.bfloat16)
 
 
 def test_unknown_implementation_is_rejected():

@@ -168,7 +168,7 @@ def test_model_with_kernels_equals_the_model_without(interpreted_models):
 
 
 def test_kernels_are_rejected_where_no_device_compiles_them():
-  with pytest.raises(UserError, match=r"model\.attention=pallas needs a TPU or a GPU; .* on cpu; use model\.attention"):
+  with pytest.raises(UserError, match=r"model\.attention=pallas needs a TPU or a GPU, .* on cpu; use model\.attention"):
     jax.eval_shape(tiny.model(attention="pallas").init, jax.random.key(0), np.zeros((1, 1, 32, 32, 3)), np.ones((1, 4)))
 
 
