@@ -79,7 +79,7 @@ def _origin(op_name: str) -> tuple[str, str]:
   module = hbm_traffic.module_of(op_name)
   if not module:
     return hbm_traffic.OTHER, ""
-  return module, "backward" if "transpose(" in op_name else "forward"
+  return module, "backward" if hbm_traffic.is_backward(op_name) else "forward"
 
 
 def _instructions(profile: jax.profiler.ProfileData) -> Iterator[tuple[str, float]]:

@@ -30,6 +30,8 @@ _UPDATE = "dynamic-update-slice"
 _WRAPPED = re.compile(r"\w+\([^/]*\)+(?=/|$)")  # jit(step), transpose(jvp(ClipVip.embed_video))
 _MODULE = re.compile(r"[a-z][a-z0-9_]*")
 _NUMBER = re.compile(r"_\d+$")
+# Kernels of proxy_kernel.py: on several devices, their names lack the module.
+_FUSED, _FUSED_MODULE = re.compile(r"\bproxy_attention_(forward|backward)\b"), "vision/transformer/block/attention"
 _FAR = 50  # instructions searched for a name
 OTHER = "optimizer, loss, other"
 
@@ -197,7 +199,15 @@ def module_of(op_name: str) -> str:
   `jit(step)/transpose(jvp(ClipVip.embed_video))/vision/transformer/jit(core_fn)/block_3/mlp/up/dot_general` is of
   vision/transformer/block/mlp/up.
   """
+  if _FUSED.search(op_name):
+    return _FUSED_MODULE
   parts = _WRAPPED.sub("", op_name.partition(";")[0]).split("/")[:-1]
   starts = [index for index, part in enumerate(parts) if part in ("vision", "text", "sequence")]
   kept = [_NUMBER.sub("", part) for part in parts[starts[0] :] if _MODULE.fullmatch(part)] if starts else []
   return "/".join(kept)
+
+
+def is_backward(op_name: str) -> bool:
+  """Returns whether an operation of a module belongs to the backward pass."""
+  fused = _FUSED.search(op_name)
+  return fused[1] == "backward" if fused else "transpose(" in op_name

@@ -219,11 +219,29 @@ def test_a_fusion_counts_what_it_slices_and_updates(body, expected):
      "vision/transformer/block/attention"),
     ("jit(step)/vision/block_0/attention/key/reshape;block/attention/add", "vision/block/attention/key"),
     ("jit(step)/add", ""),
+    ("proxy_attention_forward/pallas_call", "vision/transformer/block/attention"),  # of several devices
+    ("proxy_attention_backward/pallas_call", "vision/transformer/block/attention"),
+    ("jit(step)/jvp(C)/vision/transformer/jit(core_fn)/block_3/attention/proxy_attention_forward/pallas_call",
+     "vision/transformer/block/attention"),
     ("", ""),
   ],
 )  # fmt: skip
 def test_module_of_an_operation(name, module):
   assert hbm_traffic.module_of(name) == module
+
+
+@pytest.mark.parametrize(
+  ("name", "expected"),
+  [
+    ("jit(step)/transpose(jvp(ClipVip.embed_video))/vision/transformer/block_3/mlp/up/dot_general", True),
+    ("jit(step)/jvp(ClipVip.embed_video)/vision/transformer/block_3/mlp/up/dot_general", False),
+    ("proxy_attention_backward/pallas_call", True),
+    ("proxy_attention_forward/pallas_call", False),
+    ("jit(step)/transpose(jvp(ClipVip.embed_video))/vision/rematted/proxy_attention_forward/pallas_call", False),
+  ],
+)
+def test_direction_of_an_operation(name, expected):
+  assert hbm_traffic.is_backward(name) == expected
 
 
 PROGRAMS = """
