@@ -59,10 +59,11 @@ class Chip:
     return self.network if self.node and span > self.node else self.interconnect
 
 
-_FLAT = ("4x8", "2x2", "2x4", "4x4", "8x8", "8x16", "16x16")
+_FLAT = ("4x8", "1x1", "2x2", "2x4", "4x4", "8x8", "8x16", "16x16")
 _CUBES = ("2x2x4", "2x2x1", "2x2x2", "2x4x4", "4x4x4", "4x4x8")
 _RACKS = ("72", "1", "4", "8", "36", "144")
 _NODES = ("8", "1", "2", "4", "16", "32")
+_MAX_GPUS = 4096  # 16,384 CPU devices in their place take minutes to create
 # JAX preallocates three quarters of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set:
 # docs.jax.dev/en/latest/gpu_memory_allocation.html
 _GPU: dict[str, Any] = {"examples": _NODES, "usable": 0.75, "node": 8}
@@ -76,7 +77,7 @@ CHIPS = {
   # cloud.google.com/tpu/docs/v6e: 918 TFLOPs, 32 GB, 1638 GBps, 800 GBps
   "v6e": Chip(918e12, 32 * GIB, 1638e9, 400e9, _FLAT, kind="TPU v6 lite"),
   # cloud.google.com/tpu/docs/tpu7x: 2307 TFLOPs, 192 GiB, 7380 GBps, 1200 GBps; JAX has a device for each of two cores
-  "tpu7x": Chip(2307e12 / 2, 96 * GIB, 7380e9 / 2, 600e9 / 2, ("2x2x1", *_CUBES), kind="TPU7x", cores=2),
+  "tpu7x": Chip(2307e12 / 2, 96 * GIB, 7380e9 / 2, 600e9 / 2, ("2x2x1", "2x2x4", *_CUBES[2:]), kind="TPU7x", cores=2),
   # nvidia.com/en-us/data-center/a100, SXM 80 GB: 312 TFLOPS, 2039 GB/s, NVLink 600 GB/s both ways;
   # DGX A100: 200 Gb/s of network a GPU
   "a100": Chip(312e12, 80 * GB, 2039e9, 300e9, **_GPU, network=25e9, kind="NVIDIA A100"),
@@ -120,6 +121,8 @@ def parse_topology(topology: str) -> tuple[Chip, int]:
     raise UserError(
       f"--topology={topology}: {count} is not divisible by nodes of {chip.node} GPUs; use a multiple of {chip.node}"
     )
+  if not chip.is_tpu and count > _MAX_GPUS:
+    raise UserError(f"--topology={topology}: {count} GPUs exceed the {_MAX_GPUS} that can be simulated; use fewer")
   return chip, count
 
 
@@ -173,7 +176,9 @@ def _slice(topology: str, chip: Chip) -> Sequence["jax.Device"]:
     os.environ.setdefault(name, value)
   # Cached executables cannot be loaded for devices that are not attached.
   jax.config.update("jax_enable_compilation_cache", False)
+  # libtpu takes hosts of four chips, which a single chip, as in notebooks, does not divide.
+  bounds = {"chips_per_host_bounds": (1, 1, 1)} if topology.endswith(":1x1") else {}
   try:
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology, **bounds).devices
   except jax.errors.JaxRuntimeError as error:
     raise _unknown_size(topology, chip) from error

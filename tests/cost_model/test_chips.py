@@ -28,6 +28,7 @@ def test_chip_is_found_by_its_device_kind(name):
     ("tpu7x:2x2x1", "tpu7x", 8),
     ("b200:8", "b200", 8),
     ("gb200:144", "gb200", 144),
+    ("h100:4096", "h100", 4096),
   ],
 )
 def test_topology_is_parsed(topology, name, count):
@@ -44,6 +45,9 @@ def test_topology_is_parsed(topology, name, count):
     ("h100:0", "unknown size; use one such as h100:8"),
     ("gb200:80", "80 is not divisible by nodes of 72 GPUs; use a multiple of 72"),
     ("tpu7x:4x4", "unknown size; use one such as tpu7x:2x2x1"),
+    ("h100:4104", "4104 GPUs exceed the 4096 that can be simulated; use fewer"),
+    ("gb200:7200000", "7200000 GPUs exceed the 4096"),
+    ("tpu7x:2", "one such as tpu7x:2x2x1, tpu7x:2x2x4, tpu7x:2x2x2, tpu7x:2x4x4, tpu7x:4x4x4, tpu7x:4x4x8$"),
     ("h100:12", "12 is not divisible by nodes of 8 GPUs; use a multiple of 8"),
   ],
 )
@@ -56,6 +60,14 @@ def test_missing_libtpu_is_refused_with_the_command_to_install_it(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(UserError, match=r"pip install 'jax\[tpu\]'"):
     chips.devices("v5e:2x2")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: no TPU compiler")
+def test_slices_of_one_chip_and_of_several_hosts_have_their_devices():
+  code = "from clipvip_jax.cost_model import chips; "
+  code += "print([len(chips.devices(x)) for x in ('v5e:1x1', 'v6e:1x1', 'v5e:2x2', 'v5p:2x2x3')])"
+  done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+  assert done.stdout.strip() == "[1, 1, 4, 12]", done.stderr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: no TPU compiler")
