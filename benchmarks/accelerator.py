@@ -16,10 +16,11 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 
 from benchmarks import accelerator_table
-from benchmarks.accelerator_processes import OURS, PEER_BLOCKS, PEER_EMBED, PEER_STEP, Worker, peer_result
+from benchmarks.accelerator_processes import OURS, PEER_BLOCKS, PEER_EMBED, PEER_STEP, Worker, check_peer, peer_result
 from benchmarks.accelerator_results import FAILED, MEASURED, OUT_OF_MEMORY, SKIPPED, Result, Results, Row
 from benchmarks.accelerator_rows import MEASUREMENTS, PARTS, config_of, serve
 from benchmarks.train_step import TINY
+from clipvip_jax.distributed import sharding
 from clipvip_jax.models.clip_vip import DTYPES
 from clipvip_jax.utils.cli import Parser, check_ranges, run_command
 from clipvip_jax.utils.errors import UserError
@@ -113,7 +114,7 @@ class Session:
     """Measures the rows of `plan`, and records those without time as skipped.
 
     Raises:
-      UserError: JAX does not start, or the file has results of other devices.
+      UserError: JAX does not start, the devices do not divide --batch, or the file has results of other devices.
     """
     try:
       device = self._worker.measure(Row("device"), self._left())
@@ -121,6 +122,8 @@ class Session:
       raise UserError(f"--minutes={self._options.minutes:g}: JAX has not started in this time; use more") from None
     if device["status"] != MEASURED:
       raise UserError(f"JAX has no device ({device['reason']}); install JAX and drivers for it")
+    if self._options.batch:
+      sharding.check_batch_size(self._options.batch, "--batch", {sharding.DATA: device["devices"], sharding.FSDP: 1})
     self._results.start(device)
     log.info("%d x %s; results are in %s", device["devices"], device["device"], self._options.out)
     rows = plan(self._options, device)
@@ -181,6 +184,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
   options = parser.parse_args(arguments)
   check_ranges(options, (("minutes", 0.01, 1e4), ("batch", 0, 2**20), ("largest_batch", 1, 2**20)))
   options.sizes, options.rows = options.sizes.split(","), options.rows.split(",")
+  if len({*options.sizes}) < len(options.sizes) or "" in options.sizes:
+    raise UserError(f"--sizes={','.join(options.sizes)} has an empty or a repeated size; name each once")
   for size in options.sizes:
     config_of(Row("step", size, 1))
   for kind in options.rows:
@@ -197,6 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   """Measures, and prints the table."""
   options = parse(arguments)
   results = Results(options.out)
+  if options.peer:
+    check_peer(options.peer)
   with contextlib.closing(Worker(serve, options.dtype)) as worker:
     Session(options, worker, results).run()
   print(options.out.with_suffix(".md").read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pathlib
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,11 @@ from benchmarks import blocks
 from benchmarks.accelerator_results import FAILED, MEASURED, Result, Row, Unsupported, failure
 from benchmarks.accelerator_rows import blocks_options, config_of
 from benchmarks.peer import run_peer
+from clipvip_jax.utils.errors import UserError, first_line
 
 ROOT = pathlib.Path(__file__).parent.parent
 PEER_STEP, PEER_EMBED, PEER_BLOCKS = "PyTorch step", "PyTorch embed", "PyTorch blocks"
+_HAS_TORCH = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
 OURS = {PEER_STEP: "step", PEER_EMBED: "embed", PEER_BLOCKS: "blocks"}
 
 
@@ -60,6 +63,20 @@ class Worker:
       self._process = None
 
 
+def check_peer(python: str) -> None:
+  """Checks that a program is the Python of an environment with PyTorch.
+
+  Raises:
+    UserError: it is not.
+  """
+  try:
+    code = subprocess.run([python, "-c", _HAS_TORCH], capture_output=True, check=False).returncode
+  except OSError as error:
+    raise UserError(f"--peer={python}: {first_line(error)}; use the Python of an environment with PyTorch") from None
+  if code:
+    raise UserError(f"--peer={python} is not a Python with PyTorch; install torch in its environment, or use another")
+
+
 def peer_result(python: str, row: Row, device: Result, seconds: float) -> Result:
   """Measures PyTorch in its own environment.
 
@@ -80,6 +97,8 @@ def peer_result(python: str, row: Row, device: Result, seconds: float) -> Result
     if row.kind == PEER_BLOCKS:
       script, sizes = "torch_blocks.py", blocks.sizes(blocks_options(row, device["dtype"]))
     else:
+      if device["devices"] > 1:
+        raise Unsupported(f"the PyTorch peer uses one device, ours {device['devices']}; set CUDA_VISIBLE_DEVICES=0")
       script, sizes = "torch_step.py", _peer_sizes(row, device["dtype"])
     measured = run_peer([python, str(ROOT / "benchmarks" / script), *sizes, *flags], seconds)
   except TimeoutError:
@@ -94,7 +113,9 @@ def peer_result(python: str, row: Row, device: Result, seconds: float) -> Result
 
 
 def _peer_sizes(row: Row, dtype: str) -> list[str]:
-  data = config_of(row).data
-  sizes = {"model": row.size.partition("+")[0], "batch": row.batch, "frames": data.num_frames}
+  data, (model, *variants) = config_of(row).data, row.size.split("+")
+  if others := {*variants} - {"remat"}:
+    raise Unsupported(f"the PyTorch peer has no variant {min(others)}")
+  sizes = {"model": model, "batch": row.batch, "frames": data.num_frames}
   sizes |= {"what": "step" if row.kind == PEER_STEP else "videos", "text_length": data.text_length, "dtype": dtype}
   return [f"--{name}={value}" for name, value in sizes.items()]

@@ -1,6 +1,7 @@
 """The benchmark of an accelerator: plan, time, failures, resumption, and a complete run of a tiny size."""
 
 import json
+import sys
 import time
 
 import pytest
@@ -155,6 +156,8 @@ def test_without_pytorch_rows_say_so(tmp_path):
   ("flags", "message"),
   [
     (["--sizes=b33"], r"size b33: unknown variant 'b33'; this recipe has: b32, .*, and tiny alone"),
+    (["--sizes=b32,"], r"--sizes=b32, has an empty or a repeated size; name each once"),
+    (["--sizes=b32,l14,b32"], r"has an empty or a repeated size"),
     (["--rows=stepp"], r"--rows=stepp is unknown; allowed: step, "),
     (["--minutes=0"], r"--minutes=0.0 is out of range"),
     (["--out=missing/out.json"], r"--out=missing/out.json: the folder does not exist; create it"),
@@ -163,6 +166,29 @@ def test_without_pytorch_rows_say_so(tmp_path):
 def test_bad_options_end_before_the_start(flags, message):
   with pytest.raises(UserError, match=message):
     accelerator.parse(["--out=out.json", *flags])
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused_before_the_first_row(tmp_path):
+  devices = Devices(device={**GPU, "devices": 8})
+  with pytest.raises(UserError, match=r"--batch=12 is not divisible by 8 devices; use 8 or 16"):
+    session(tmp_path / "out.json", devices, "--batch=12")
+  assert not devices.rows
+
+
+@pytest.mark.parametrize(
+  ("peer", "message"),
+  [
+    ("gone/python", r"--peer=.*gone/python: .*No such file.*; use the Python of an environment with PyTorch"),
+    ("out.txt", r"--peer=.*out.txt: .*Permission denied.*; use the Python"),
+    ("python", r"--peer=.*python is not a Python with PyTorch; install torch"),
+  ],
+)
+def test_a_peer_without_pytorch_is_refused_before_the_devices_are_taken(tmp_path, monkeypatch, peer, message):
+  (tmp_path / "out.txt").touch()
+  write_peer(tmp_path / "python", f'exec {sys.executable} -S "$@"')  # without site-packages
+  monkeypatch.setattr(accelerator, "Worker", None)
+  with pytest.raises(UserError, match=message):
+    accelerator.main([f"--out={tmp_path / 'out.json'}", f"--peer={tmp_path / peer}"])
 
 
 def test_a_file_of_another_device_is_refused(tmp_path):

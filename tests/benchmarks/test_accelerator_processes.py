@@ -41,6 +41,20 @@ def test_blocks_of_another_width_are_unsupported():
   assert result["reason"] == "benchmarks.blocks has blocks of width 768, l14 1024"
 
 
+@pytest.mark.parametrize(
+  ("kind", "size", "devices", "reason"),
+  [
+    ("PyTorch step", "b32", 8, "the PyTorch peer uses one device, ours 8; set CUDA_VISIBLE_DEVICES=0"),
+    ("PyTorch embed", "b16", 2, "the PyTorch peer uses one device, ours 2; set CUDA_VISIBLE_DEVICES=0"),
+    ("PyTorch step", "b32+mean", 1, "the PyTorch peer has no variant mean"),
+    ("PyTorch embed", "l14+remat+full", 1, "the PyTorch peer has no variant full"),
+  ],
+)
+def test_pytorch_is_not_compared_with_something_else(kind, size, devices, reason):
+  device = {"platform": "gpu", "dtype": "bfloat16", "devices": devices}
+  assert peer_result("python", Row(kind, size, 8), device, 1.0) == {"status": "unsupported", "reason": reason}
+
+
 def test_a_peer_that_fails_is_named_with_its_last_line():
   with pytest.raises(RuntimeError, match=r"ended with code 1: ValueError: no such size"):
     run_peer([sys.executable, "-c", "raise ValueError('no such size')"])
