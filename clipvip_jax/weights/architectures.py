@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 # Pattern of a tensor's name -> the architecture; the first that matches any name is reported.
 _PATTERNS = {
+  r"(mit|prompts_generator)\.": "X-CLIP",
   r"text_decoder\.|.*\bcross_attn\b|text\.cls_emb$": "CoCa",
   r"logit_bias$|vision_model\.head\.probe$": "SigLIP",
   r"visual\.trunk\.": "a timm vision tower (EVA, ConvNeXt, SigLIP, MobileCLIP or another)",
@@ -18,6 +19,9 @@ _PATTERNS = {
   r".*\b(rope|freqs_cis|rotary)": "a vision transformer with rotary positions",
   r"(query_tokens|qformer\.)": "BLIP-2",
   r"(text_encoder|visual_encoder)\.": "BLIP or ALBEF",
+  r"(text|visual)_projection\.\d+\.": "GroupViT",
+  r"(owlvit\.)?vision_model\.pre_layernorm\.": "OWL-ViT",
+  r"(text|vision)_model\.encoder\.layers\.\d+\.ffn\.": "AIMv2",
   r"(model\.)?layers\.\d+\.self_attn\.|lm_head\.": "a language model",
   r"blocks\.\d+\.|(encoder\.)?layer\.\d+\.": "a single transformer, not a CLIP of two towers",
 }

@@ -27,7 +27,8 @@ class Fields:
 
   def check(self, section: Mapping[str, Any], name: str) -> None:
     """Raises a UserError that names the first field that is unknown or has an unsupported value."""
-    for field, value in section.items():
+    for field in sorted(section, key=lambda field: field not in self.fixed):  # model_type tells more than its fields
+      value = section[field]
       if field in self.fixed:
         if not any(_same(value, allowed) for allowed in self.fixed[field]):
           shown = printable(repr(value), 80)

@@ -143,7 +143,7 @@ def export_weights(
   path = target if is_file else target / LAYOUTS[layout][0]
   _check_target(target, [path, *contents], is_file=is_file, overwrite=overwrite)
   tensors = to_layout(weights.params, layout, weights.source)
-  _warn_of_losses(hints, layout)
+  _warn_of_losses(weights, layout)
   if is_file and tokenizer:
     log.warning("%s: a file does not hold the tokenizer; export to a folder to embed texts", target)
   if hints.tokenizer and not tokenizer:
@@ -190,11 +190,12 @@ def _check_target(target: pathlib.Path, files: Sequence[pathlib.Path], *, is_fil
     )
 
 
-def _warn_of_losses(hints: Hints, layout: str) -> None:
-  if layout != "clip_vip" and hints.temporal != "mean":
-    log.warning("layout %s: other programs read a CLIP of images, without temporal=%r", layout, hints.temporal)
-  if layout == "clip_vip" and hints.temporal == "full":
-    log.warning("layout clip_vip: CLIP-ViP's code computes temporal='proxies'; only this project reads 'full'")
+def _warn_of_losses(weights: Weights, layout: str) -> None:
+  temporal, has_proxies = weights.temporal, any(name in CLIP_VIP_PARAMS for name in weights.params)
+  if layout != "clip_vip" and temporal != "mean":
+    log.warning("layout %s: other programs read a CLIP of images, without temporal=%r", layout, temporal)
+  if layout == "clip_vip" and (temporal == "full" or (temporal == "mean" and has_proxies)):
+    log.warning("layout clip_vip: CLIP-ViP's code computes temporal='proxies'; only this project reads %r", temporal)
 
 
 def _write_tensors(path: pathlib.Path, tensors: dict[str, np.ndarray], metadata: Mapping[str, str]) -> None:

@@ -15,6 +15,9 @@ OTHERS = {
   "visual.layer1.{}.conv1.weight": "a ResNet CLIP",
   "text_model.encoder.layer.{}.word_embeddings.weight": "a model with a BERT text tower",
   "bert.embeddings.word_embeddings.{}.weight": "a model with a BERT text tower",
+  "mit.encoder.layers.{}.layer_norm1.weight": "X-CLIP",
+  "vision_model.encoder.layers.{}.ffn.gate_proj.weight": "AIMv2",
+  "visual_projection.{}.num_batches_tracked": "GroupViT",
   "model.layers.{}.self_attn.rotary": "a vision transformer with rotary positions",
 }
 
@@ -45,3 +48,14 @@ def test_lone_tower_is_named(tmp_path, layout, tower):
 @pytest.mark.parametrize("layout", ["openclip_tiny", "clip_tiny", "vip_tiny"])
 def test_clip_looks_like_nothing_else(layout):
   assert not architectures.describe(load_file(GOLDEN / f"{layout}.safetensors"))
+
+
+@pytest.mark.parametrize(
+  ("names", "architecture"),
+  [
+    (["prompts_generator.decoder.0.cross_attn.q_proj.weight", "mit.position_embedding"], "X-CLIP"),
+    (["text_model.final_layer_norm.bias", "vision_model.pre_layernorm.bias"], "OWL-ViT"),
+  ],
+)
+def test_an_architecture_with_parts_of_another_is_named(names, architecture):
+  assert architectures.describe(names) == architecture

@@ -22,6 +22,8 @@ def test_used_plain_and_supported_values_pass(section):
     ({"bias": True}, r"text\.bias=True is not supported; CLIP has False$"),
     ({"width": 3, "rope": 1}, r"text\.rope is unknown and may change the features; remove the field if it does not$"),
     ({"eps": {"x": "y" * 200}}, r"text\.eps=.{1,90} is not supported"),
+    ({"rope": 1, "eps": 1e-6}, r"text\.eps=1e-06 is not supported"),
+    ({"conditional": 1, "dropout": 0.5, "bias": "clipseg"}, r"text\.bias='clipseg' is not supported"),
     ({"a\nb": 1}, r"text\.\S+ is unknown"),
   ],
 )

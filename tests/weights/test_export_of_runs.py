@@ -45,6 +45,24 @@ def test_export_of_a_run_embeds_as_the_run(tmp_path, changes, layout):
     np.testing.assert_array_equal(embedded(model), expected)
 
 
+@pytest.mark.parametrize(
+  ("changes", "reported"),
+  [
+    ({"temporal": "full"}, True),
+    ({"temporal": "full", "added": 0, "time": 0}, True),
+    ({"temporal": "mean"}, True),
+    ({"temporal": "mean", "added": 0}, True),
+    ({"temporal": "mean", "added": 0, "time": 0}, False),
+    ({"temporal": "proxies"}, False),
+  ],
+)
+def test_what_the_code_of_clip_vip_computes_otherwise_is_reported(tmp_path, caplog, monkeypatch, changes, reported):
+  monkeypatch.setattr(log, "propagate", True)
+  export.export_weights(random_run(**changes), tmp_path / "out.safetensors", "clip_vip")
+  message = f"CLIP-ViP's code computes temporal='proxies'; only this project reads '{changes['temporal']}'"
+  assert (message in caplog.text) == reported
+
+
 def test_default_layout_of_a_run_without_proxies_is_clip_vip(tmp_path):
   export.export_weights(random_run(added=0, time=0), tmp_path / "run.safetensors", "clip")
   convert.main([str(tmp_path / "run.safetensors"), str(tmp_path / "out.safetensors")])
