@@ -5,10 +5,10 @@
 For TPU slices (v5e, v5p, v6e, tpu7x), libtpu compiles exactly as on the slice. For GPUs (a100:8, h100:8, h200:16,
 b200:8, gb200:72), the step is compiled for the same number of CPU devices: operations and communication equal those of
 XLA's partitioner on GPUs; memory and its traffic are upper estimates, since CPUs store float32 where GPUs store
-bfloat16, fuse less, and lack kernels of attention. Times are lower bounds, computed from published peaks. The memory time of TPUs
-counts bytes that cross the boundary of a chip's memory (HBM), named by module. A core of a TPU7x, which has two, counts
-as a chip, as in JAX. --run=WORKDIR compares the memory with that of a finished run. Exit codes: 0 fits; 1 does not fit;
-2 bad input.
+bfloat16, fuse less, and lack kernels of attention. Times are lower bounds, computed from published peaks. The memory
+time of TPUs counts bytes that cross the boundary of a chip's memory (HBM), named by module. A core of a TPU7x, which
+has two, counts as a chip, as in JAX. --run=WORKDIR compares the memory with that of a finished run. Exit codes: 0 fits;
+1 does not fit; 2 bad input.
 """
 
 import sys
