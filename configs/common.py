@@ -278,10 +278,15 @@ def apply_variants(config: ConfigDict, arg: str | None, available: Mapping[str, 
   """Applies the comma-separated variants of `arg` in order and locks the config.
 
   Raises:
-    ValueError: a variant that is not in `available`.
+    ValueError: a variant that is not in `available`, or a size after another variant: it sets weights and batch too, so
+      that it would undo `from_clip`, and `frozen_lower` would have counted the blocks of another size.
   """
-  for name in filter(None, (arg or "").split(",")):
+  names = [name for name in (arg or "").split(",") if name]
+  for name in names:
     if name not in available:
       raise ValueError(f"unknown variant {name!r}; this recipe has: {', '.join(available)}")
+  if names != (ordered := sorted(names, key=lambda name: name not in sizes.SIZES)):
+    raise ValueError(f"variants {','.join(names)}: the size must come first; write {','.join(ordered)}")
+  for name in names:
     available[name](config)
   return config.lock()

@@ -95,9 +95,11 @@ def smoke(config: ConfigDict) -> None:
 def own_videos(config: ConfigDict) -> None:
   """The user's own videos, listed in a manifest, from OpenAI's B/32: thousands of clips rather than millions.
 
-  Any other CLIP is named by `init_from` alone. The best checkpoint is selected by the captions of held-out clips.
+  Any other CLIP is named by `init_from` alone, or by a size. The best checkpoint is selected by the captions of
+  held-out clips.
   """
-  config.init_from = "hf://openai/clip-vit-base-patch32"
+  if config.init_from == sizes.SIZES["b32"].clip:
+    config.init_from = "hf://openai/clip-vit-base-patch32"
   config.sizes_from_weights = True
   config.data.name = "video_manifest"
   config.train.update({"batch_size": 64, "num_steps": 1000, "eval_every": 100, "checkpoint_every": 100})
