@@ -1,8 +1,8 @@
 """Base config of all recipes, with the meaning of every field.
 
 A recipe is a file with `get_config(arg)`: it takes `base()`, sets its hyper-parameters, and applies the variants named
-in `arg`, as in `--config=configs/post_pretrain.py:b16,smoke`. Recipes of configs/ have names that are valid in any
-folder: `--config=post_pretrain:b16,smoke`. Any field can be overridden on the command line:
+in `arg`, as in `--config=configs/post_pretrain.py:b16,mean`. Recipes of configs/ have names that are valid in any
+folder: `--config=post_pretrain:b16,mean`. Any field can be overridden on the command line:
 `--config.optimizer.b1=0.95`. Unknown fields and variants are errors.
 """
 
@@ -278,15 +278,15 @@ def apply_variants(config: ConfigDict, arg: str | None, available: Mapping[str, 
   """Applies the comma-separated variants of `arg` in order and locks the config.
 
   Raises:
-    ValueError: a variant that is not in `available`, or a size after another variant: it sets weights and batch too, so
-      that it would undo `from_clip`, and `frozen_lower` would have counted the blocks of another size.
+    ValueError: a variant that is not in `available`, or a size or the demo after other variants, some of whose fields
+      it would set again: `mean,b16` would start from other weights than `b16,mean`.
   """
   names = [name for name in (arg or "").split(",") if name]
   for name in names:
     if name not in available:
       raise ValueError(f"unknown variant {name!r}; this recipe has: {', '.join(available)}")
-  if names != (ordered := sorted(names, key=lambda name: name not in sizes.SIZES)):
-    raise ValueError(f"variants {','.join(names)}: the size must come first; write {','.join(ordered)}")
+  if names != (ordered := sorted(names, key=lambda name: name not in (*sizes.SIZES, "demo"))):
+    raise ValueError(f"variants {','.join(names)}: a size or the demo comes first; write {','.join(ordered)}")
   for name in names:
     available[name](config)
   return config.lock()

@@ -160,6 +160,25 @@ def test_a_later_size_replaces_an_earlier_one():
     assert post_pretrain.get_config(f"h14,{name}").model == post_pretrain.get_config(name).model
 
 
+@pytest.mark.parametrize(
+  ("recipe", "arg", "ordered"),
+  [
+    (msrvtt, "mean,frozen_text,b16", "b16,mean,frozen_text"),
+    (msrvtt, "from_clip,b16", "b16,from_clip"),
+    (post_pretrain, "frozen_lower,l14", "l14,frozen_lower"),
+    (post_pretrain, "single_frame,demo", "demo,single_frame"),
+  ],
+)
+def test_a_size_or_the_demo_after_variants_whose_fields_it_sets_is_refused(recipe, arg, ordered):
+  with pytest.raises(ValueError, match=f"variants {arg}: a size or the demo comes first; write {ordered}$"):
+    recipe.get_config(arg)
+
+
+def test_own_videos_start_from_the_weights_of_a_named_size():
+  assert post_pretrain.get_config("l14,own_videos").init_from == sizes.SIZES["l14"].clip
+  assert post_pretrain.get_config("own_videos").init_from == "hf://openai/clip-vit-base-patch32"
+
+
 def test_fine_tuning_recipes_have_the_papers_hyper_parameters():
   values = {}
   for name, recipe in FINE_TUNING.items():
