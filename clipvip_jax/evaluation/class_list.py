@@ -16,6 +16,7 @@ from clipvip_jax.data.engine.json_files import excerpt, read_json
 from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import normal_form
+from clipvip_jax.utils.log import log, printable
 
 # The prompts of a class without its own are these, with its name in place of {}.
 DEFAULT_TEMPLATES = (
@@ -28,6 +29,7 @@ DEFAULT_TEMPLATES = (
   "people who are {}.",
   "an example of {}.",
 )
+_FIELDS = ("name", "id", "prompts")
 _NUMBERED = re.compile(r"(\d+)[ \t]+(\S.*)")
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _IGNORED = re.compile(r"[\s_\-\[\]]+")
@@ -174,7 +176,11 @@ def _csv_rows(path: pathlib.Path) -> Iterable[_Row]:
 
   from clipvip_jax.data.engine.annotations import read_csv  # late: imports TFDS
 
+  ignored: set[str] = set()
   for where, row in read_csv(epath.Path(path), "name"):
+    if new := sorted(row.keys() - {*_FIELDS, "", *ignored}):
+      ignored.update(new)
+      log.warning("%s: columns %s are ignored; those that are read are %s", path, printable(new), ", ".join(_FIELDS))
     prompts = row["prompts"].split("|") if "prompts" in row else None
     yield _row(where, row["name"], row.get("id"), prompts)
 
@@ -191,7 +197,7 @@ def _json_rows(path: pathlib.Path) -> Iterable[_Row]:
     if not isinstance(entry, dict):
       yield _row(where, entry)
       continue
-    if unknown := sorted(entry.keys() - {"name", "id", "prompts"}):
+    if unknown := sorted(entry.keys() - set(_FIELDS)):
       raise UserError(f"{where}: unknown field {excerpt(unknown[0])}; use name, id and prompts")
     yield _row(
       where, entry.get("name"), entry.get("id"), _own_prompts(entry["prompts"]) if "prompts" in entry else None

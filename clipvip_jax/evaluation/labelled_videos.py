@@ -21,7 +21,7 @@ from typing import Any, Literal
 from clipvip_jax.data.engine.items import check_id, check_times
 from clipvip_jax.data.engine.json_files import excerpt, read_json, read_json_lines
 from clipvip_jax.data.engine.text_files import read_lines
-from clipvip_jax.evaluation.class_list import ClassList
+from clipvip_jax.evaluation.class_list import ClassList, class_key
 from clipvip_jax.inference.video_clip import VideoClip
 from clipvip_jax.input_pipeline import list_media
 from clipvip_jax.utils import storage
@@ -48,11 +48,23 @@ class LabelledVideo:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-  """A row of a list: its location, its clip, and the names or ids of its class, of which the first known one counts."""
+  """A row of a list: its location, its clip, and the names or ids of its class, which must agree as far as known."""
 
   where: str
   clip: VideoClip
   labels: tuple[str, ...]
+
+  def find_class(self, classes: ClassList) -> int | None:
+    """Returns the index of the class, None if it is not in the list; raises UserError for names of two classes."""
+    known = ((label, index) for label in self.labels if (index := classes.find(label)) is not None)
+    first, found = next(known, ("", None))
+    if other := [name for name in self.labels if classes.keys.get(class_key(name), found) != found]:
+      meaning = "" if found is None else classes.names[found]
+      raise UserError(
+        f"{self.where}: {first!r} is class {printable(repr(meaning))} of --classes, but the folder is {other[0]!r}; use"
+        " ids of that list, which may start at another number, or remove them"
+      )
+    return found
 
 
 def read_videos(
@@ -67,12 +79,13 @@ def read_videos(
     part: which lines of HMDB51's split files are meant.
 
   Raises:
-    UserError: the source is unreadable, has no videos, a label that `classes` lacks, or a video with two labels.
+    UserError: the source is unreadable, has no videos, a label that `classes` lacks, or a video with two labels, such
+      as an id and a folder of different classes.
   """
   rows = list(_rows(source, video_dir, part))
   if not rows:
     raise UserError(f"{source}: no labelled videos; see --help for the layouts")
-  labels = [next((i for name in row.labels if (i := classes.find(name)) is not None), None) for row in rows]
+  labels = [row.find_class(classes) for row in rows]
   unknown = [row for row, label in zip(rows, labels, strict=True) if label is None]
   if unknown:
     names = [*dict.fromkeys(row.labels[-1] for row in unknown)]

@@ -112,6 +112,7 @@ def read_csv(path: epath.Path, *columns: str) -> Iterator[tuple[str, dict[str, s
 
 
 def _check_header(header: list[str], columns: Iterable[str], where: str) -> list[str]:
+  header = [name.strip() for name in header]
   if missing := [name for name in columns if name not in header]:
     raise UserError(f"{where}: no column {', '.join(missing)}; the file has {', '.join(header)}")
   if repeated := [name for name in columns if header.count(name) > 1]:

@@ -54,6 +54,17 @@ def test_prompts_are_templates_with_the_words_of_the_name_or_those_of_the_list(t
   assert all("{}" in template for template in DEFAULT_TEMPLATES)
 
 
+def test_names_of_columns_may_have_spaces_and_ignored_columns_are_named(tmp_path, caplog):
+  spaced = read_classes(write(tmp_path, "a.csv", "\ufeffid, name ,prompts\r\n\r\n7, a,x | y\r\n8,b,z\r\n"))
+  assert (spaced.names, spaced.prompts, dict(spaced.ids)) == (("a", "b"), (("x", "y"), ("z",)), {"7": 0, "8": 1})
+  assert not caplog.messages
+  singular = read_classes(write(tmp_path, "b.csv", ",name,prompt,ID\n0,a,x,1\n1,b,y,2\n"), ["{}"])
+  assert (singular.prompts, dict(singular.ids)) == ((("a",), ("b",)), {})
+  assert [message.split(": ", 1)[1] for message in caplog.messages] == [
+    "columns ['ID', 'prompt'] are ignored; those that are read are name, id, prompts"
+  ]
+
+
 @pytest.mark.parametrize(
   ("name", "words"),
   [

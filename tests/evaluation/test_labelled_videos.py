@@ -94,6 +94,18 @@ def test_lists_of_ucf101(tmp_path):
   assert [row[3] for row in read(train, without_ids, tmp_path, video_dir=tmp_path / "v")] == ["archery", "yo yo"]
 
 
+def test_ids_that_contradict_the_folders_of_the_videos_are_refused(tmp_path):
+  classes = classes_of(tmp_path, "1 Archery", "2 YoYo", "3 Biking")
+  from_zero = write(tmp_path, "a.txt", "Archery/a.avi 0\nYoYo/b.avi 1\nBiking/c.avi 2\n")
+  with pytest.raises(UserError, match=r"a\.txt, line 2: '1' is class 'Archery' of --classes, but the folder is 'YoYo'"):
+    read_videos(from_zero, classes)
+  shifted = write(tmp_path, "b.txt", "yo_yo/a.avi 3\n")
+  with pytest.raises(UserError, match=r"b\.txt, line 1: '3' is class 'Biking' of --classes, but the folder is 'yo_yo'"):
+    read_videos(shifted, classes)
+  numbered = write(tmp_path, "c.txt", "2/a.avi 1\nshard/b.avi 3\n")  # names of folders that are not of classes
+  assert [row[3] for row in read(numbered, classes, tmp_path)] == ["Archery", "Biking"]
+
+
 def test_split_files_of_hmdb51(tmp_path):
   touch(tmp_path / "v", "brush_hair/a.avi", "brush_hair/b.avi", "brush_hair/c.avi", "cartwheel/d.avi")
   (tmp_path / "splits").mkdir()

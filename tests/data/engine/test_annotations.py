@@ -57,6 +57,8 @@ def test_csv_rows_have_their_location(tmp_path):
     (f"{path}, line 2", {"id": "1", "name": "two\nlines"}),
     (f"{path}, line 4", {"id": "2", "name": "x"}),
   ]
+  path.write_text("id, name\n1, x\n")
+  assert list(read_csv(path, "name")) == [(f"{path}, line 2", {"id": "1", "name": " x"})]
   with pytest.raises(UserError, match="line 1: no column text; the file has id, name"):
     list(read_csv(path, "id", "text"))
 
