@@ -146,6 +146,9 @@ def _summary(name: str, run: RunResults) -> RunSummary:
 
 
 def _warnings(a: RunResults, b: RunResults, common: Sequence[str]) -> Iterator[str]:
+  for name, run in (("A", a), ("B", b)):
+    if run.extended:
+      yield f"{name} was extended, and its results are of step {run.results.get('step')}, before: finish the run"
   for field in _field_differences(a.corpus, b.corpus):
     yield f"evaluated on different corpora: {field.name} is {field.a} in A and {field.b} in B"
   for name in common:

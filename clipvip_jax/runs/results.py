@@ -9,6 +9,7 @@ from typing import Any
 
 from clipvip_jax.runs import metrics_history
 from clipvip_jax.runs.fetch_run import fetch_files
+from clipvip_jax.runs.workdir import DURATION
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.bucket_copies import errors_by_address
 from clipvip_jax.utils.errors import UserError, first_line
@@ -21,12 +22,17 @@ _CORPUS_FIELDS = ("name", "settings", "pixels", "annotations")
 class RunResults:
   """Contents of a workdir: results.json, and the rows of metrics.jsonl, which are empty if there is no such file.
 
-  `folder` is the workdir, which may be in a bucket.
+  Attributes:
+    folder: the workdir, which may be in a bucket.
+    results: of results.json.
+    history: of metrics.jsonl.
+    extended: whether the run was extended after it wrote its results, and has not reached its new end.
   """
 
   folder: pathlib.PurePath
   results: Mapping[str, Any]
   history: Sequence[Mapping[str, Any]]
+  extended: bool = False
 
   @property
   def splits(self) -> Mapping[str, Any]:
@@ -71,7 +77,18 @@ def _read_results(folder: pathlib.Path) -> RunResults:
   if problem := _validate(results):
     raise UserError(f"{path} is not a results file of this project: {problem}; pass a workdir")
   history = metrics_history.History(folder / "metrics.jsonl", sys.maxsize, write=False)
-  return RunResults(folder, results, history.rows)
+  return RunResults(folder, results, history.rows, _is_extended(folder, results))
+
+
+def _is_extended(folder: pathlib.Path, results: Mapping[str, Any]) -> bool:
+  """Returns whether config.json, which a run writes when it starts, names another duration than its results."""
+  try:
+    started = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+  except (OSError, ValueError, RecursionError):  # an evaluation has none
+    return False
+  configs = started, results.get("config")
+  durations = [[metrics_history.lookup(config, field.split(".")) for field in DURATION] for config in configs]
+  return bool(configs[1]) and durations[0] != durations[1]
 
 
 def _validate(results: Any) -> str:

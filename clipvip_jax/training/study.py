@@ -152,7 +152,7 @@ def run_study(study: Study, num_seeds: int) -> dict[str, Any]:
 
 
 def read_finished_run(study: Study, arm: str, seed: int) -> results.RunResults | None:
-  """Returns the results of a finished run; None where it is not finished.
+  """Returns the results of a finished run; None where it is not finished, or was extended since.
 
   Raises:
     UserError: the workdir holds a run of another configuration, or its results are corrupt.
@@ -164,21 +164,28 @@ def read_finished_run(study: Study, arm: str, seed: int) -> results.RunResults |
     config = fill_sizes(config, folder)
   with errors_by_address():
     run_workdir.check_config(folder, config_tree.to_json_dict(config))
-  return results.read_results(workdir) if (folder / "results.json").is_file() else None
+  run = results.read_results(workdir) if (folder / "results.json").is_file() else None
+  return None if run is None or run.extended else run
 
 
 def write_comparison(study: Study, num_seeds: int) -> dict[str, Any]:
-  """Compares finished runs in study.json, study.md and study.html.
+  """Compares finished runs in study.json, study.md and study.html; warns where they are not comparable.
 
   Returns:
     The content of study.json: {"groups": {title: {name: arm}}, "arms": {arm: {"seeds", "splits", "curves": {seed:
     points}}}}; numbers of "splits" are means and standard deviations over the seeds.
   """
   arms = {}
+  corpora: dict[object, tuple[pathlib.PurePath, object]] = {}  # by name, as the first run has it
   for arm in study.arms():
     runs = {seed: run for seed in range(num_seeds) if (run := read_finished_run(study, arm, seed))}
     if runs:
       arms[arm] = study_page.summarize_arm(runs)
+    for run in runs.values():
+      name = run.corpus.get("name")
+      first, corpus = corpora.setdefault(name, (run.folder, run.corpus))
+      if run.corpus != corpus:
+        log.warning("%s and %s are not comparable: %s was built anew between them", first, run.folder, name)
   comparison = {"groups": _select_arms(study.groups, arms), "arms": arms}
   with uploaded_folder(study.folder, "--workdir", (), "study.json") as folder:
     folder.mkdir(parents=True, exist_ok=True)

@@ -150,6 +150,18 @@ def test_warns_of_runs_that_are_not_comparable(tmp_path, capsys, runs, change, w
   assert "These results may not be comparable" in page.texts and any(text.endswith(words) for text in page.texts)
 
 
+@pytest.mark.parametrize("started", [{"num_steps": 200}, {"num_steps": 100, "epochs": 3}])
+def test_warns_of_results_from_before_an_extension(tmp_path, capsys, runs, started):
+  extended = changed_results(lambda r: (r.update(step=100), r["config"].update(train={"num_steps": 100, "epochs": 2})))
+  b = write(tmp_path / "c", extended)
+  (b / "config.json").write_text(json.dumps({**extended["config"], "host": {"log_every": 7}}))
+  assert "warning" not in compared(tmp_path, capsys, runs[0], b)[0]
+  (b / "config.json").write_text(json.dumps({"train": started}))
+  printed, source = compared(tmp_path, capsys, runs[0], b)
+  words = "B was extended, and its results are of step 100, before: finish the run"
+  assert f"warning: {words}" in printed.splitlines() and words in Page(source).texts
+
+
 def test_names_splits_that_only_one_run_has(tmp_path, capsys, runs):
   b = write(tmp_path / "c", changed_results(lambda r: r["splits"].pop("test_unseen")))
   printed, source = compared(tmp_path, capsys, runs[0], b)

@@ -92,6 +92,34 @@ def test_an_unfinished_run_has_no_results(tmp_path, runs):
   assert study.read_finished_run(arms, "pretrain", 0).splits == {"test": split_metrics(0.01)}
 
 
+@pytest.mark.parametrize("duration", ["num_steps", "epochs"])
+def test_a_run_that_was_extended_since_is_not_finished(tmp_path, runs, duration):
+  arms = load(tmp_path, "mean")
+  study.run_study(arms, 1)
+  path = arms.workdir("mean", 0) / "results.json"
+  results = json.loads(path.read_text())
+  results["config"]["train"][duration] -= 1
+  config_tree.write_json(path, results)
+  study.run_study(arms, 1)
+  assert [arm for arm, _, _ in runs] == ["pretrain", "mean", "mean"] and study.read_finished_run(arms, "mean", 0)
+
+
+def test_runs_on_different_builds_of_a_corpus_are_named(tmp_path, runs, caplog):
+  arms = load(tmp_path, "mean", "vs")
+  study.run_study(arms, 1)
+  first, other = arms.workdir("mean", 0), arms.workdir("vs", 0)
+  named = [f"{first} and {other} are not comparable: shapes was built anew between them"]
+  cases = ({}, []), ({"annotations": "b"}, named), ({"settings": {"frames": 4}}, named), ({"name": "edition"}, [])
+  for changes, messages in cases:  # editions of a corpus are compared on purpose
+    for folder, corpus in ((first, {}), (other, changes)):
+      evaluated = {"name": "shapes", "annotations": "a", "settings": {"frames": 8}, **corpus}
+      results = json.loads((folder / "results.json").read_text())
+      config_tree.write_json(folder / "results.json", {**results, "evaluated": evaluated})
+    caplog.clear()
+    study.write_comparison(arms, 1)
+    assert caplog.messages == messages
+
+
 def test_tables_show_mean_and_standard_deviation_of_finished_arms(tmp_path, runs):
   comparison = study.run_study(load(tmp_path, "mean", "vs"), 3)
   assert json.loads((tmp_path / "study.json").read_text()) == json.loads(json.dumps(comparison))
