@@ -11,10 +11,8 @@ from collections.abc import Sequence
 
 from clipvip_jax.reporting import comparison
 from clipvip_jax.runs.results import read_results
-from clipvip_jax.utils import storage
-from clipvip_jax.utils.bucket_copies import uploaded_file
+from clipvip_jax.utils.bucket_copies import check_folder_of, uploaded_file
 from clipvip_jax.utils.cli import Parser, path_argument, run_command
-from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
 
@@ -26,8 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   parser.add_argument("--html", type=path_argument("--html"), help="write a page with curves to this file")
   options = parser.parse_args(argv)
-  if options.html and not storage.is_remote(options.html) and not options.html.resolve().parent.is_dir():
-    raise UserError(f"--html={options.html}: its folder does not exist; create it, or name a file elsewhere")
+  check_folder_of(options.html, "--html")
   run_a, run_b = map(read_results, options.runs)
   result = comparison.compare_runs(run_a, run_b)
   for line in comparison.comparison_lines(result):

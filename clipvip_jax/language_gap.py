@@ -10,7 +10,7 @@ success; 2 bad input.
 
 from collections.abc import Sequence
 
-from clipvip_jax.utils.bucket_copies import errors_by_address, fetch_file, uploaded_file
+from clipvip_jax.utils.bucket_copies import check_folder_of, errors_by_address, fetch_file, uploaded_file
 from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   options = parser.parse_args(argv)
   if options.seed < 0:
     raise UserError(f"--seed={options.seed} must be at least 0")
+  check_folder_of(options.plot, "--plot")
   from clipvip_jax.evaluation import language_gap
 
   with errors_by_address():

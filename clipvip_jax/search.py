@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clipvip_jax.inference import bucket_index, video_index
-from clipvip_jax.utils import storage
-from clipvip_jax.utils.bucket_copies import errors_by_address, fetch_file, uploaded_file
+from clipvip_jax.utils.bucket_copies import check_folder_of, errors_by_address, fetch_file, uploaded_file
 from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -69,8 +68,7 @@ def _check_options(options: argparse.Namespace) -> None:
     raise UserError("a QUERY is empty; describe what to search for")
   if options.top < 1:
     raise UserError(f"--top={options.top} must be at least 1")
-  if options.html and not storage.is_remote(options.html) and not options.html.resolve().parent.is_dir():
-    raise UserError(f"--html={options.html}: its folder does not exist; create it first")
+  check_folder_of(options.html, "--html")
   if options.serve and (options.queries or options.html or options.where):
     raise UserError("--serve takes queries and filters on its page; omit QUERY, --where and --html")
   if not options.serve and (options.host is not None or options.port is not None):

@@ -6,13 +6,13 @@ video are not independent. Ranks are not computed again: they stay those among a
 Letters: Q queries (texts, or videos in video-to-text), K distinct (hits, queries) counts of a video, R resamples.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from clipvip_jax.runs.metrics_history import is_number
 from clipvip_jax.utils.errors import UserError
 
 RESAMPLES = 10_000
@@ -72,7 +72,7 @@ def mean_and_sd(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     values: list[Any] = [run.get(name) for run in runs]
     if isinstance(value, Mapping):
       summary[name] = mean_and_sd([other if isinstance(other, Mapping) else {} for other in values])
-    elif all(isinstance(other, int | float) and math.isfinite(other) for other in values):
+    elif all(map(is_number, values)):
       sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
       summary[name] = {"mean": float(np.mean(values)), "sd": sd}
   return summary

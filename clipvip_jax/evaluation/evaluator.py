@@ -164,6 +164,7 @@ def measure_retrieval(embeddings: SplitEmbeddings) -> SplitResult:
     **retrieval.evaluate(similarity, embeddings.labels),
     "rank_histogram": retrieval.rank_histogram(retrieval.text_to_video_ranks(similarity, embeddings.labels)),
   }
-  if any(twin >= 0 for twin in embeddings.twins):
-    metrics["twins"] = retrieval.twin_accuracy(similarity, embeddings.twins, embeddings.labels)
+  twins = retrieval.twin_accuracy(similarity, embeddings.twins, embeddings.labels)
+  if twins["count"]:
+    metrics["twins"] = twins
   return SplitResult(metrics, similarity, embeddings)

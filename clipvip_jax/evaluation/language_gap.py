@@ -67,6 +67,8 @@ def two_means(features: Float[np.ndarray, "n e"], rng: np.random.Generator) -> I
 
   best, lowest_cost = np.zeros(len(features), int), np.inf
   points = np.asarray(features, np.float64)
+  if (points == points[0]).all():  # K-means divides by their distance
+    return best
   for _ in range(_RESTARTS):
     centres, clusters = kmeans2(points, 2, iter=_ITERATIONS, minit="++", missing="warn", rng=rng)
     cost = float(((points - centres[clusters]) ** 2).sum())
@@ -102,7 +104,7 @@ def read_texts(name: str, data_dir: str = "") -> list[str]:
     texts = _read_corpus_texts(corpus_name, split, field, data_dir)
   else:
     try:
-      texts = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+      texts = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
       reason = getattr(error, "strerror", None) or error
       raise UserError(
@@ -141,6 +143,6 @@ def plot_gap(
   axes.set(xticks=[], yticks=[], title=f"NMI {gap.nmi:.3f} over {gap.count} texts of each")
   axes.legend()
   try:
-    figure.savefig(path)
+    figure.savefig(path, format=path.suffix.removeprefix(".") or "png")  # otherwise to another name
   except (OSError, ValueError) as error:
     raise UserError(f"--plot={path} cannot be written ({error}); name another file") from error

@@ -155,7 +155,8 @@ def from_files(path: pathlib.PurePath, split: str | None = None, protocol: str |
   elif files := sorted(local.glob(pattern)):
     models = [files]
   else:
-    models = [sorted(folder.glob(pattern)) for folder in sorted(local.glob("model_*"))]
+    folders = sorted(local.glob("model_*"), key=lambda folder: (len(folder.name), folder.name))  # 10 after 9
+    models = [sorted(folder.glob(pattern)) for folder in folders]
   if not any(models):
     raise UserError(f"--embeddings={path} holds no {pattern}; name the workdir of an evaluation")
   with bucket_copies.errors_by_address():

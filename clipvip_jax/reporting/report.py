@@ -91,7 +91,8 @@ def _peak_memory(history: Sequence[Mapping[str, Any]]) -> str | None:
 
 def _split_section(name: str, split: Mapping[str, Any], published: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   size, queries = split.get("size"), split.get("queries")
-  chance = _chance(size, queries)
+  chance = _chance(size)
+  one_query_each = queries in (None, size) and lookup(split, ("plain", GROUPED)) is None
   twins = split.get("twins") or {}
   return {
     "name": name,
@@ -105,6 +106,7 @@ def _split_section(name: str, split: Mapping[str, Any], published: Sequence[Mapp
         "rows": _direction_rows(split, kind),
         "published": [(_published_label(row), format_metrics(row)) for row in published if row["kind"] == kind],
         "chance": format_metrics(chance),
+        "chance_label": "Chance" if one_query_each else "Chance, text to video",
       }
       for kind, title in KINDS.items()
     ],
@@ -122,17 +124,15 @@ def _direction_rows(split: Mapping[str, Any], kind: str) -> list[tuple[str, list
   return [(DIRECTIONS[key], format_metrics(row)) for key, row in rows.items() if key != GROUPED or row is not None]
 
 
-def _chance(size: int | None, queries: int | None) -> dict[str, float]:
-  """Expected metrics of a random ranking of `size` clips; ranks only if each clip has one query.
+def _chance(size: int | None) -> dict[str, float]:
+  """Expected text-to-video metrics of a random ranking of `size` clips; those of both directions if each has one query.
 
-  Of several queries of a clip the best counts, whose expected rank has no simple form.
+  Otherwise, video-to-text ranks the queries or their groups, of which there are more or fewer than clips.
   """
   if not size:
     return {}
-  chance = {f"R@{k}": min(k / size, 1.0) for k in RECALLS}
-  if queries in (None, size):
-    chance |= dict.fromkeys(("median_rank", "mean_rank"), (size + 1) / 2)
-  return chance
+  recalls = {f"R@{k}": min(k / size, 1.0) for k in RECALLS}
+  return {**recalls, **dict.fromkeys(("median_rank", "mean_rank"), (size + 1) / 2)}
 
 
 def _published_label(row: Mapping[str, Any]) -> str:

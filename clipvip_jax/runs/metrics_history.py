@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
@@ -64,7 +65,9 @@ def _points(by_step: Mapping[int, Any]) -> Points:
 
 def is_number(value: object) -> TypeGuard[float]:
   """Returns whether a value is a finite number; a loss may have become NaN."""
-  return isinstance(value, float | int | np.floating) and bool(-math.inf < value < math.inf)
+  if isinstance(value, int):
+    return abs(value) <= sys.float_info.max  # others cannot be formatted
+  return isinstance(value, float | np.floating) and math.isfinite(value)
 
 
 class History:

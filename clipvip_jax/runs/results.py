@@ -74,6 +74,8 @@ def _read_results(folder: pathlib.Path) -> RunResults:
     raise UserError(f"{path} cannot be read ({first_line(error)}): repeat the command that wrote it") from error
   if isinstance(results, dict) and "spread" in results:
     raise UserError(f"{path} holds several models: name one of them, as {folder / 'model_0'}")
+  if isinstance(results, dict) and "zero_shot" in results:
+    raise UserError(f"{path} is of a classification, not of retrieval; name a run or an evaluation")
   if problem := _validate(results):
     raise UserError(f"{path} is not a results file of this project: {problem}; pass a workdir")
   history = metrics_history.History(folder / "metrics.jsonl", sys.maxsize, write=False)

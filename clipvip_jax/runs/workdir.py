@@ -166,8 +166,11 @@ def read_extensions(workdir: pathlib.Path) -> list[dict[str, int]]:
   """
   path = workdir / _EXTENSIONS
   try:
-    return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
-  except (OSError, ValueError, TypeError, RecursionError) as error:
+    extensions = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    if not isinstance(extensions, list) or not all(isinstance(entry, dict) for entry in extensions):
+      raise ValueError("it is not a list of extensions")
+    return extensions
+  except (OSError, ValueError, RecursionError) as error:
     raise UserError(f"{path} cannot be read ({error}); delete it to resume without the run's history") from error
 
 
@@ -197,12 +200,15 @@ def check_same(
     recorded = dict(json.loads(path.read_text(encoding="utf-8")))
   except (ValueError, TypeError, RecursionError) as error:
     raise UserError(f"{path} cannot be read ({error}); choose another {flag}") from error
+  tasks = [values.get("task", "retrieval") for values in (recorded, current)]  # of evaluations
+  if tasks[0] != tasks[1]:
+    raise UserError(f"{workdir} holds an evaluation of {tasks[0]}, not of {tasks[1]}; choose another {flag}")
   changes = find_changes(name, recorded, current, ignore)
   unknown = [field for field, values in changes.items() if _ABSENT in values]
   if unknown:
     where = "here" if changes[unknown[0]][0] is _ABSENT else "there"
     raise UserError(
-      f"{workdir} holds a {name} of another version of this project, where fields differ ({', '.join(unknown)}; the"
+      f"{path} is of another version of this project, where fields differ ({', '.join(unknown)}; the"
       f" first exists only {where}): continue it with that version, or choose another {flag}"
     )
   if changes:

@@ -100,6 +100,16 @@ def _update(remote: storage.PathLike, local: pathlib.Path) -> None:
     local.unlink(missing_ok=True)
 
 
+def check_folder_of(path: storage.PathLike | None, flag: str) -> None:
+  """Checks that the folder of a file that will be written exists, before the work whose result it is.
+
+  Raises:
+    UserError: it is a local folder that does not exist.
+  """
+  if path is not None and not storage.is_remote(path) and not pathlib.Path(path).resolve().parent.is_dir():
+    raise UserError(f"{flag}={path}: its folder does not exist; create it, or name a file elsewhere")
+
+
 @contextlib.contextmanager
 def uploaded_file(path: storage.PathLike, flag: str) -> Iterator[pathlib.Path]:
   """Yields a local path whose file is uploaded to `path` when the block succeeds; a local `path` itself.

@@ -43,5 +43,7 @@ def test_wrong_options_are_refused_before_the_model_is_loaded(files, monkeypatch
   monkeypatch.setattr(embedding_model, "load", lambda source: pytest.fail("loaded"))
   with pytest.raises(UserError, match="--seed=-1 must be at least 0"):
     language_gap.main([*files, "--seed=-1"])
+  with pytest.raises(UserError, match=r"--plot=nowhere/gap\.png: its folder does not exist"):
+    language_gap.main([*files, "--plot=nowhere/gap.png"])
   with pytest.raises(UserError, match=r"none\.txt cannot be read"):
     language_gap.main([files[0], "none.txt"])

@@ -79,3 +79,5 @@ def test_mean_and_sample_standard_deviation_of_every_number():
     "R@1": {"mean": pytest.approx(0.3), "sd": pytest.approx(statistics.stdev((0.1, 0.2, 0.6)))}
   }
   assert summary["size"] == {"mean": 4.0, "sd": 0.0} and summary["twins"] == {}
+  for value in (10**400, float("nan"), "1"):  # of an edited file
+    assert confidence.mean_and_sd([{"a": 1, "b": 1}, {"a": value, "b": 3}]).keys() == {"b"}

@@ -98,6 +98,23 @@ def test_clips_with_equal_captions_and_features_tie_and_rank_second(evaluated):
       assert (metrics[kind][direction]["R@1"], metrics[kind][direction]["mean_rank"]) == (1 / 3, 1 + 2 / 3)
 
 
+@pytest.mark.parametrize(("labels", "count"), [([2, 3], None), ([0, 2], 1), ([0, 1], 2)])
+def test_twins_are_measured_only_where_a_query_has_one(evaluated, labels, count):
+  before = evaluated[2].embeddings
+  pair = dataclasses.replace(
+    before,
+    videos=before.videos[:4],
+    queries=before.videos[:2],
+    ids=["a", "b", "c", "d"],
+    texts=["a cat", "a dog"],
+    labels=labels,
+    twins=[1, 0, -1, -1],
+  )
+  metrics = measure_retrieval(pair).metrics
+  assert metrics.get("twins", {}).get("count") == count
+  assert ("twin accuracy" in results_table.format_split("test", metrics)) == bool(count)
+
+
 def test_metrics_and_report_count_missing_clips(evaluated, tmp_path):
   metrics = evaluated[2].metrics
   numbers = {name: metrics[name] for name in ("size", "expected", "missing", "queries", "missing_captions")}

@@ -1,6 +1,7 @@
 """The language gap: scikit-learn as the oracle, its extremes, files and corpora."""
 
 import hashlib
+import warnings
 
 import numpy as np
 import pytest
@@ -86,6 +87,17 @@ def test_blank_lines_and_byte_order_mark_are_not_texts(tmp_path):
   assert language_gap.read_texts(str(tmp_path / "a.txt")) == [f"text {i}" for i in range(150)]
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\v", "\f", "\x1c"])
+def test_separators_within_a_text_do_not_end_its_line(tmp_path, separator):
+  (tmp_path / "a.txt").write_text("".join(f"text{separator}{i}\r\n" for i in range(150)), encoding="utf-8", newline="")
+  assert language_gap.read_texts(str(tmp_path / "a.txt")) == [f"text{separator}{i}" for i in range(150)]
+
+
+def test_equal_texts_have_no_gap_and_give_no_warning():
+  with warnings.catch_warnings(action="error"):
+    assert language_gap.measure_gap(np.ones((100, 4), np.float32), np.ones((120, 4), np.float32)).nmi == 0
+
+
 @pytest.mark.parametrize(
   ("content", "message"),
   [
@@ -112,7 +124,9 @@ def test_plot_is_an_image_and_an_unwritable_one_is_refused(tmp_path):
   a, b = cloud(100, 2, 0), cloud(120, -2, 1)
   gap = language_gap.measure_gap(a, b)
   language_gap.plot_gap(tmp_path / "gap.png", a, b, ("a", "b"), gap)
-  assert (tmp_path / "gap.png").read_bytes().startswith(b"\x89PNG")
+  language_gap.plot_gap(tmp_path / "gap", a, b, ("a", "b"), gap)
+  for name in ("gap.png", "gap"):
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
   for path in (tmp_path / "none" / "gap.png", tmp_path / "gap.unknown"):
     with pytest.raises(UserError, match=r"--plot=.*gap.* cannot be written"):
       language_gap.plot_gap(path, a, b, ("a", "b"), gap)

@@ -177,13 +177,25 @@ def test_grouped_captions_have_a_row_where_a_video_has_several(tmp_path):
     assert page.texts.count("Video to text, grouped") == expected
 
 
-def test_chance_of_ranks_is_omitted_with_several_queries_per_clip(tmp_path):
-  for queries, chance in ((50, "25.5"), (1000, MISSING)):
-    results = {"splits": {"test": {**split_results(0, 50), "queries": queries}}}
-    write_report(tmp_path / "report.html", results)
-    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    at = page.texts.index("Chance")
-    assert page.texts[at + 4 : at + 6] == [chance] * 2
+@pytest.mark.parametrize(
+  ("labels", "title"),
+  [
+    (range(10), "Chance"),
+    (range(0, 10, 2), "Chance, text to video"),  # distractors
+    ([*range(10), 3], "Chance, text to video"),  # several queries of a clip
+    ([0, 0, *range(2, 10)], "Chance, text to video"),  # both
+  ],
+)
+def test_chance_is_the_mean_of_random_rankings(tmp_path, labels, title):
+  labels, rng = np.array(labels), np.random.default_rng(0)
+  similarities = [rng.random((len(labels), 10), np.float32) for _ in range(2000)]
+  results = {"size": 10, "queries": len(labels), **retrieval.evaluate(rng.random((len(labels), 10)), labels)}
+  write_report(tmp_path / "report.html", {"splits": {"test": results}})
+  texts = Page((tmp_path / "report.html").read_text(encoding="utf-8")).texts
+  shown = [float(text) for text in texts[texts.index(title) + 1 :][:5]]
+  for measure in (retrieval.text_to_video, retrieval.video_to_text)[: 2 if title == "Chance" else 1]:
+    rows = [list(measure(similarity, labels).values()) for similarity in similarities]
+    np.testing.assert_allclose(shown, np.mean(rows, axis=0) * [100, 100, 100, 1, 1], rtol=0.1)
 
 
 def test_rank_histogram_is_in_order(tmp_path):

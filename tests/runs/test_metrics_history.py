@@ -103,7 +103,18 @@ def test_lookup(tree, keys, value):
 
 @pytest.mark.parametrize(
   ("value", "expected"),
-  [(1, True), (0.5, True), (np.float32(2), True), (math.inf, False), (math.nan, False), (None, False), ("1", False)],
+  [
+    (1, True),
+    (0.5, True),
+    (np.float32(2), True),
+    (math.inf, False),
+    (math.nan, False),
+    (np.float32(math.inf), False),
+    (None, False),
+    ("1", False),
+    (10**400, False),
+    (-(10**400), False),
+  ],
 )
 def test_is_number(value, expected):
   assert metrics_history.is_number(value) is expected

@@ -41,6 +41,7 @@ def test_a_workdir_without_metrics_has_an_empty_history(tmp_path):
     ([], "is not a results file of this project: 'splits' is missing; pass a workdir"),
     ({"splits": {"test": {}}}, "split 'test' has no 'size'"),
     ({**RESULTS, "versions": [1]}, "'versions' is not an object"),
+    ({"zero_shot": {}, "videos": 2}, r"results\.json is of a classification, not of retrieval; name a run or an eval"),
     ({"spread": {}}, "holds several models: name one of them, as .*model_0"),
   ],
 )

@@ -75,9 +75,10 @@ def test_extensions_are_recorded_once_each_and_in_order(tmp_path):
   for old, new in ((12, 24), (12, 24), (24, 48)):  # a killed process repeats one
     workdir.record_extension(tmp_path, old, new)
   assert workdir.read_extensions(tmp_path) == [{"from": 12, "to": 24}, {"from": 24, "to": 48}]
-  (tmp_path / "extensions.json").write_text("[")
-  with pytest.raises(UserError, match=r"extensions\.json cannot be read .*delete it"):
-    workdir.read_extensions(tmp_path)
+  for content in ("[", '"ab"', '{"from": 1}', "[3]", "null"):
+    (tmp_path / "extensions.json").write_text(content)
+    with pytest.raises(UserError, match=r"extensions\.json cannot be read .*delete it"):
+      workdir.read_extensions(tmp_path)
 
 
 @pytest.mark.parametrize("older", [True, False])
@@ -86,10 +87,23 @@ def test_a_run_of_another_version_names_the_fields_and_advises_no_values(tmp_pat
   recorded, current = (fewer, more) if older else (more, fewer)
   config_tree.write_json(tmp_path / "config.json", recorded)
   where = "here" if older else "there"
-  message = rf"config of another version .*\(train\.whole_clips; the first exists only {where}\): continue it with that"
+  message = rf"config\.json is of another version .*\(train\.whole_clips; the first exists only {where}\): continue it"
   with pytest.raises(UserError, match=message) as error:
     workdir.check_config(tmp_path, current)
   assert "same values" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("recorded", "current", "message"),
+  [
+    ({"task": "classification", "views": 1}, {"splits": ["test"]}, "an evaluation of classification, not of retrieval"),
+    ({"splits": ["test"]}, {"task": "classification", "views": 1}, "an evaluation of retrieval, not of classification"),
+  ],
+)
+def test_evaluations_of_different_tasks_are_told_apart(tmp_path, recorded, current, message):
+  config_tree.write_json(tmp_path / "evaluation.json", recorded)
+  with pytest.raises(UserError, match=f"^{tmp_path} holds {message}; choose another --workdir$"):
+    workdir.check_same(tmp_path, "evaluation", current)
 
 
 def test_another_corpus_is_refused(tmp_path):
