@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clipvip_jax.evaluation.retrieval import RECALLS, percent
-from clipvip_jax.runs.metrics_history import is_number
+from clipvip_jax.runs.metrics_history import is_number, lookup
 from clipvip_jax.utils.log import printable
 
 GROUPED = "video_to_text_grouped"  # measured only where a video has several captions
@@ -84,8 +84,10 @@ def format_spread(
     published: rows of `published_results.published_rows`, shown beneath.
   """
   widths = (_SPREAD_WIDTH, _name_width(published))
+  accuracy = lookup(spread, ("twins", "accuracy"))
   lines = [
     f"{printable(split)}: mean ± standard deviation of {num_models} models",
+    *([] if accuracy is None else [f"twin accuracy, in percent: {format_metric('accuracy', accuracy)}"]),
     format_row("", [*METRICS.values()], *widths),
     *(format_row(label, format_metrics(row), *widths) for label, row in _rows(spread)),
     *_published(published, *widths),

@@ -132,6 +132,13 @@ def test_spread_table_keeps_wide_cells_apart():
   assert f" {np.mean(recalls):.1f} ± {np.std(recalls, ddof=1):.1f} " in row and row.endswith(" 1,250.0 ± 353.6")
 
 
+@pytest.mark.parametrize(("accuracies", "line"), [((0.5, 0.7), "60.0 ± 14.1"), ((0.25,), "25.0"), ((), None)])
+def test_spread_table_has_the_twin_accuracy_where_it_was_measured(accuracies, line):
+  runs = [split_metrics(twins={"accuracy": accuracy, "count": 40}) for accuracy in accuracies] or [split_metrics()]
+  lines = results_table.format_spread("test", confidence.mean_and_sd(runs), len(runs)).splitlines()
+  assert [text.partition(": ")[2] for text in lines if text.startswith("twin accuracy")] == ([line] if line else [])
+
+
 def test_split_names_are_printed_on_one_safe_line():
   first = results_table.format_split("a\x1b[31m\nb", split_metrics()).splitlines()[0]
   assert first.startswith(r"a\x1b[31m\nb: 40 of 42 clips")
