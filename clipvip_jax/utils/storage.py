@@ -187,6 +187,7 @@ def retry(path: PathLike, action: Callable[[], _T]) -> _T:
     UserError: the action failed at each attempt, or permanently.
     FileNotFoundError: the object does not exist.
   """
+  storage_clients.configure(_scheme(path))  # the action may make the first client, of a path not from `absolute`
   with explain_errors(path):
     failed_at, delays = math.inf, iter(RETRY_DELAYS)
     while True:

@@ -163,6 +163,15 @@ def test_listings_are_those_of_now(bucket):
   assert sorted(path.name for path in folder.iterdir()) == ["a", "b"] and (folder / "b").exists()
 
 
+@pytest.mark.parametrize(("scheme", "package"), [("gs", "gcs"), ("s3", "s3")])
+def test_an_action_that_makes_the_first_client_finds_it_configured(scheme, package, monkeypatch):
+  import fsspec.config
+
+  monkeypatch.setattr(fsspec.config, "conf", {})
+  storage_clients.configure.cache_clear()
+  assert storage.retry(f"{scheme}://bucket/x", lambda: fsspec.config.conf[package]["use_listings_cache"]) is False
+
+
 def test_import_needs_no_package():
   done = subprocess.run(
     [sys.executable, "-S", "-c", "import clipvip_jax.utils.storage"], capture_output=True, text=True
