@@ -31,7 +31,7 @@ class EndpointEngine:
   """Describes frames by requests to endpoints."""
 
   def __init__(self, settings: EndpointSettings):
-    """Args: `settings`, whose addresses `endpoint_client.check_url` has returned."""
+    """Args: `settings`, whose addresses `endpoint_options.check_url` has returned."""
     self._settings = settings
     exchange = ChatProtocol(settings.model, settings.prompt, settings.parameters, settings.answers_as or settings.model)
     self._client = EndpointClient(settings, exchange)

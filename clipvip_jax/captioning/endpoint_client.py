@@ -4,7 +4,6 @@ import asyncio
 import collections
 import dataclasses
 import itertools
-import os
 import time
 import urllib.parse
 import urllib.request
@@ -60,7 +59,7 @@ class ClientSettings:
   """How endpoints are asked.
 
   Attributes:
-    urls: base addresses, as in http://localhost:8000/v1; see `check_url`.
+    urls: base addresses, as in http://localhost:8000/v1; see `endpoint_options.check_url`.
     concurrency: the most requests at once, at all endpoints together.
     requests_per_minute: the most that are sent, to all endpoints together; 0: no limit.
     timeout: seconds for one request.
@@ -78,48 +77,6 @@ class ClientSettings:
   key_variable: str = ""
 
 
-def check_url(url: str, path: str) -> str:
-  """Returns the base address of an endpoint, without the path of the protocol.
-
-  Raises:
-    UserError: it is not http:// or https:// with a host, or contains a password, a key or a fragment.
-  """
-  try:
-    parsed = urllib.parse.urlsplit(url.strip())
-    _ = parsed.port, (parsed.hostname or "").encode("idna")  # raise ValueError
-  except ValueError as error:
-    raise UserError("--endpoint is not a valid address; pass for example http://localhost:8000/v1") from error
-  if parsed.username or parsed.password or parsed.query or parsed.fragment:
-    host = printable(parsed.hostname or "")
-    raise UserError(
-      f"--endpoint={host}: an address must not contain a password, ?query or #fragment; keys come from an environment"
-      " variable (--key_variable)"
-    )
-  if parsed.scheme not in ("http", "https") or not parsed.hostname:
-    raise UserError(f"--endpoint={printable(url, 80)} is not an address; pass for example http://localhost:8000/v1")
-  return parsed.geturl().rstrip("/").removesuffix(path)
-
-
-def read_key(variable: str | None, default: str) -> str:
-  """Returns the key of the endpoint from the environment; "" if none is set.
-
-  Args:
-    variable: name of the environment variable that a flag names.
-    default: name without this flag.
-
-  Raises:
-    UserError: the variable that a flag names is not set, or its value is not a key.
-  """
-  key = os.environ.get(variable or default, "").strip()
-  if variable and not key:
-    raise UserError(f"--key_variable={printable(variable)}: this environment variable is not set; export the key in it")
-  if not all("!" <= character <= "~" for character in key):
-    raise UserError(
-      f"the environment variable {printable(variable or default)} has characters that no key has; set it again"
-    )
-  return key
-
-
 class EndpointClient(Generic[Item, Result]):
   """Sends a request for each item to one of several endpoints.
 
@@ -128,7 +85,7 @@ class EndpointClient(Generic[Item, Result]):
   """
 
   def __init__(self, settings: ClientSettings, exchange: Exchange[Item, Result]):
-    """Args: `settings`, whose addresses `check_url` has returned; the protocol."""
+    """Args: `settings`, whose addresses `endpoint_options.check_url` has returned; the protocol."""
     self._settings, self._exchange = settings, exchange
     self.faults: collections.Counter[str] = collections.Counter()
     self._last_report = time.monotonic()

@@ -1,7 +1,12 @@
 """Command-line options of endpoints, which captions and transcription share."""
 
 import argparse
+import os
+import urllib.parse
 from typing import Any
+
+from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import printable
 
 LIMITS = (
   ("concurrency", 1, 1024),
@@ -53,9 +58,6 @@ def client_fields(options: argparse.Namespace, path: str, key_variable: str) -> 
   Raises:
     UserError: no address is given, or one is invalid; or the key is.
   """
-  from clipvip_jax.captioning.endpoint_client import check_url, read_key  # late: after the options were checked
-  from clipvip_jax.utils.errors import UserError
-
   if not options.endpoint:
     raise UserError("--endpoint is missing; pass its address, as http://localhost:8000/v1, or another --engine")
   return {
@@ -64,3 +66,45 @@ def client_fields(options: argparse.Namespace, path: str, key_variable: str) -> 
     "key": read_key(options.key_variable, key_variable),
     "key_variable": options.key_variable or key_variable,
   }
+
+
+def check_url(url: str, path: str) -> str:
+  """Returns the base address of an endpoint, without the path of the protocol.
+
+  Raises:
+    UserError: it is not http:// or https:// with a host, or contains a password, a key or a fragment.
+  """
+  try:
+    parsed = urllib.parse.urlsplit(url.strip())
+    _ = parsed.port, (parsed.hostname or "").encode("idna")  # raise ValueError
+  except ValueError as error:
+    raise UserError("--endpoint is not a valid address; pass for example http://localhost:8000/v1") from error
+  if parsed.username or parsed.password or parsed.query or parsed.fragment:
+    host = printable(parsed.hostname or "")
+    raise UserError(
+      f"--endpoint={host}: an address must not contain a password, ?query or #fragment; keys come from an environment"
+      " variable (--key_variable)"
+    )
+  if parsed.scheme not in ("http", "https") or not parsed.hostname:
+    raise UserError(f"--endpoint={printable(url, 80)} is not an address; pass for example http://localhost:8000/v1")
+  return parsed.geturl().rstrip("/").removesuffix(path)
+
+
+def read_key(variable: str | None, default: str) -> str:
+  """Returns the key of the endpoint from the environment; "" if none is set.
+
+  Args:
+    variable: name of the environment variable that a flag names.
+    default: name without this flag.
+
+  Raises:
+    UserError: the variable that a flag names is not set, or its value is not a key.
+  """
+  key = os.environ.get(variable or default, "").strip()
+  if variable and not key:
+    raise UserError(f"--key_variable={printable(variable)}: this environment variable is not set; export the key in it")
+  if not all("!" <= character <= "~" for character in key):
+    raise UserError(
+      f"the environment variable {printable(variable or default)} has characters that no key has; set it again"
+    )
+  return key

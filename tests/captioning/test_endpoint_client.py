@@ -10,7 +10,6 @@ from caption_endpoint import MODEL, CaptionEndpoint, known_captions, picture
 
 from clipvip_jax.captioning import pacing
 from clipvip_jax.captioning.endpoint import EndpointEngine, EndpointSettings
-from clipvip_jax.captioning.endpoint_client import check_url, read_key
 from clipvip_jax.utils.errors import UserError
 
 
@@ -188,39 +187,6 @@ def test_an_endpoint_that_is_not_there_is_found_before_frames_are_read(monkeypat
     check(server.url + "/no/such/path")  # not every endpoint lists its models
 
 
-@pytest.mark.parametrize(
-  ("url", "expected"),
-  [
-    ("http://localhost:8000/v1", "http://localhost:8000/v1"),
-    (" https://host/v1/ ", "https://host/v1"),
-    ("https://host/v1/chat/completions", "https://host/v1"),
-  ],
-)
-def test_addresses(url, expected):
-  assert check_url(url, "/chat/completions") == expected
-
-
-@pytest.mark.parametrize(
-  "url",
-  [
-    "",
-    "localhost:8000",
-    "ftp://host/v1",
-    "http://",
-    "http://me:s3cr3t@host",
-    "http://host/?key=s3cr3t",
-    "http://h:x/",
-    "http://s3cr3t..host/v1",
-    f"http://{64 * 'a'}/v1",
-    "http://host/#s3cr3t",
-  ],
-)
-def test_other_addresses_are_refused_without_their_secrets(url):
-  with pytest.raises(UserError, match="--endpoint") as caught:
-    check_url(url, "/chat/completions")
-  assert "s3cr3t" not in str(caught.value)
-
-
 def test_the_first_error_cancels_the_others(monkeypatch):
   with CaptionEndpoint(known_captions(40), latency=0.05) as server:
     settings = EndpointSettings(urls=(server.url,), model=MODEL, prompt="", concurrency=4)
@@ -234,15 +200,3 @@ def test_the_first_error_cancels_the_others(monkeypatch):
       EndpointEngine(settings).run(iter((i, picture(i)) for i in range(40)), done)
   assert 1 <= len(calls) <= 4
   assert server.counts.total() <= 8
-
-
-def test_keys_come_from_the_environment(monkeypatch):
-  monkeypatch.setenv("MINE", " abc ")
-  monkeypatch.delenv("DEFAULT", raising=False)
-  assert (read_key("MINE", "DEFAULT"), read_key(None, "DEFAULT"), read_key(None, "MINE")) == ("abc", "", "abc")
-  with pytest.raises(UserError, match="--key_variable=DEFAULT: this environment variable is not set"):
-    read_key("DEFAULT", "MINE")
-  monkeypatch.setenv("MINE", "two words")
-  with pytest.raises(UserError, match="MINE has characters that no key has") as caught:
-    read_key(None, "MINE")
-  assert "two words" not in str(caught.value)

@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 from clipvip_jax.captioning.endpoint_client import ClientSettings
-from clipvip_jax.captioning.endpoint_options import LIMITS, add_endpoint_options, client_fields
+from clipvip_jax.captioning.endpoint_options import LIMITS, add_endpoint_options, check_url, client_fields, read_key
 from clipvip_jax.utils.errors import UserError
 
 
@@ -35,3 +35,48 @@ def test_the_key_is_that_of_the_named_variable(monkeypatch):
 def test_an_endpoint_is_required():
   with pytest.raises(UserError, match="--endpoint is missing; pass its address"):
     client_fields(parse(), "/p", "MY_KEY")
+
+
+@pytest.mark.parametrize(
+  ("url", "expected"),
+  [
+    ("http://localhost:8000/v1", "http://localhost:8000/v1"),
+    (" https://host/v1/ ", "https://host/v1"),
+    ("https://host/v1/chat/completions", "https://host/v1"),
+  ],
+)
+def test_addresses(url, expected):
+  assert check_url(url, "/chat/completions") == expected
+
+
+@pytest.mark.parametrize(
+  "url",
+  [
+    "",
+    "localhost:8000",
+    "ftp://host/v1",
+    "http://",
+    "http://me:s3cr3t@host",
+    "http://host/?key=s3cr3t",
+    "http://h:x/",
+    "http://s3cr3t..host/v1",
+    f"http://{64 * 'a'}/v1",
+    "http://host/#s3cr3t",
+  ],
+)
+def test_other_addresses_are_refused_without_their_secrets(url):
+  with pytest.raises(UserError, match="--endpoint") as caught:
+    check_url(url, "/chat/completions")
+  assert "s3cr3t" not in str(caught.value)
+
+
+def test_keys_come_from_the_environment(monkeypatch):
+  monkeypatch.setenv("MINE", " abc ")
+  monkeypatch.delenv("DEFAULT", raising=False)
+  assert (read_key("MINE", "DEFAULT"), read_key(None, "DEFAULT"), read_key(None, "MINE")) == ("abc", "", "abc")
+  with pytest.raises(UserError, match="--key_variable=DEFAULT: this environment variable is not set"):
+    read_key("DEFAULT", "MINE")
+  monkeypatch.setenv("MINE", "two words")
+  with pytest.raises(UserError, match="MINE has characters that no key has") as caught:
+    read_key(None, "MINE")
+  assert "two words" not in str(caught.value)
