@@ -140,8 +140,13 @@ def _rows(source: pathlib.Path, video_dir: pathlib.Path | None, part: Part) -> I
 
 
 def _is_folder(path: pathlib.Path) -> bool:
+  if not storage.is_remote(path):
+    return path.is_dir()
   storage.check_bucket(path)
-  return bool(storage.list_names(storage.absolute(path))) if storage.is_remote(path) else path.is_dir()
+  try:  # one object is looked up: a listing of a large folder takes minutes
+    return storage.retry(path, lambda: storage.file_system(path).info(os.fspath(path)))["type"] == "directory"
+  except FileNotFoundError:
+    return False
 
 
 def _folder_rows(folder: pathlib.Path) -> Iterator[_Row]:

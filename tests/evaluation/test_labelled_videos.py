@@ -8,6 +8,7 @@ from videos import write_videos
 
 from clipvip_jax.evaluation.class_list import read_classes
 from clipvip_jax.evaluation.labelled_videos import check_disjoint, read_videos
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
 
 
@@ -68,6 +69,20 @@ def test_manifests_with_times(tmp_path, name, content):
   (tmp_path / "elsewhere").mkdir()
   source = write(tmp_path / "elsewhere", name, content)
   assert read(source, classes, tmp_path, video_dir=tmp_path) == expected
+
+
+@pytest.mark.parametrize(("source", "listings"), [("v", 1), ("v.jsonl", 0)], ids=["folder", "videos of a list"])
+def test_a_folder_in_a_bucket_is_listed_only_for_its_videos(bucket, tmp_path, monkeypatch, source, listings):
+  bucket.write("v/run/a.mp4", b"video")
+  bucket.write("v.jsonl", b'{"video": "run/a.mp4", "label": "run"}\n')
+  calls, list_names = [], storage.list_names
+  monkeypatch.setattr(storage, "list_names", lambda path: calls.append(path) or list_names(path))
+  folder, classes = storage.absolute(bucket / "v"), classes_of(tmp_path, "run")
+  videos = read_videos(storage.absolute(bucket / source), classes, None if source == "v" else folder)
+  assert [video.clip.path for video in videos] == [bucket / "v/run/a.mp4"] and len(calls) == listings
+  for name in ("none", "v.jsonl"):
+    with pytest.raises(UserError, match=r"^--video_dir=.* is not a folder; name that of the videos"):
+      read_videos(storage.absolute(bucket / source), classes, storage.absolute(bucket / name))
 
 
 def test_addresses_in_a_local_list(tmp_path):
