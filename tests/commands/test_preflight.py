@@ -7,12 +7,13 @@ import sys
 
 import jax
 import pytest
-from project_paths import ROOT
+from project_paths import GOLDEN, ROOT
 
 from clipvip_jax import preflight
 from clipvip_jax.cost_model import step_cost
 from clipvip_jax.models import clip_vip
-from clipvip_jax.utils import recipe_flags
+from clipvip_jax.training import model_sizes
+from clipvip_jax.utils import config_tree, recipe_flags
 from clipvip_jax.utils.errors import UserError
 
 SMALL = ("--config=configs/post_pretrain.py:smoke", "--config.loss=fc")
@@ -67,6 +68,33 @@ def test_step_that_does_not_fit_exits_with_its_code(monkeypatch, capsys):
     preflight.main([*SMALL, "--topology=h100:8"])
   assert stop.value.code == preflight.DOES_NOT_FIT
   assert "65.19 GiB of 74.51 GiB, of which JAX takes 55.88 GiB: does not fit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "overrides",
+  [
+    (
+      f"--config.init_from={GOLDEN / 'vip_tiny.safetensors'}",
+      "--config.sizes_from_weights=True",
+      "--config.data.text_length=16",
+    ),
+    (),
+  ],
+  ids=["sizes of weights", "sizes of the recipe"],
+)
+def test_the_memory_of_a_run_with_the_same_sizes_is_compared(overrides, tmp_path, monkeypatch, capsys):
+  config = model_sizes.fill_sizes(recipe_flags.parse_config([*SMALL, *overrides]))
+  results = {"splits": {}, "config": config_tree.to_json_dict(config)}
+  (tmp_path / "results.json").write_text(json.dumps(results))
+  (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "train", "step": 1, "loss": 1.0, "peak_memory": 2**31}))
+  cost = step_cost.Cost({"parameters": 1e9}, 1.0, {"vision": 1.0}, (), (), {"video": 1, "recomputed": 0}, 1.0)
+  monkeypatch.setattr(step_cost, "measure", lambda config, mesh: cost)
+  run = [*SMALL, *overrides, "--topology=h100:8", f"--run={tmp_path}"]
+  preflight.main([*run, f"--json={tmp_path / 'report.json'}"])
+  assert json.loads((tmp_path / "report.json").read_text())["memory_measured"] == 2**31
+  assert "2.00 GiB" in capsys.readouterr().out
+  with pytest.raises(UserError, match=r"--run=.* has another config \(model\.embed_dim: "):
+    preflight.main([*run, "--config.sizes_from_weights=False", "--config.model.embed_dim=48"])
 
 
 @pytest.mark.slow
