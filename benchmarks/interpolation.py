@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from clipvip_jax.configs import post_pretrain
 from clipvip_jax.evaluation import retrieval
-from clipvip_jax.inference import embedding_model
+from clipvip_jax.inference import embedding_model, load_model
 from clipvip_jax.inference.interpolation import interpolate
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.frame_sampling import middle_frame, uniform_frames
@@ -28,14 +28,14 @@ def recalls(weights: Weights, corpus: Corpus, split: str) -> list[float]:
   """Returns R@1 and R@5 of text-to-video retrieval, then of text-to-image retrieval."""
   records = list(corpus.records(split))
   clips = [[decode_jpeg(frame) for frame in record["frames"]] for record in records]
-  model = embedding_model.from_weights(weights)
+  model = load_model.from_weights(weights)
   num_frames = model.config.data.num_frames
   videos = [np.stack([clip[i] for i in uniform_frames(len(clip), num_frames)]) for clip in clips]
   results = _measure(model, videos, [record_texts(record, "description")[0] for record in records])
   captions = [next(iter(record_texts(record, "caption")), "") for record in records]
   stills = [clip[middle_frame(len(clip))][None] for clip in clips]
   captioned = [index for index, caption in enumerate(captions) if caption]
-  model = embedding_model.from_weights(weights, num_frames=1)
+  model = load_model.from_weights(weights, num_frames=1)
   return results + _measure(model, [stills[i] for i in captioned], [captions[i] for i in captioned])
 
 

@@ -6,7 +6,7 @@
   videos = model.embed_videos(["cat.mp4", "dog.mp4"])
   scores = model.embed_texts(["a dog catches a frisbee"]) @ videos.T
 
-`load` and the model that it returns are described in `clipvip_jax.inference.embedding_model`; everything else is a
+`load` is described in `clipvip_jax.inference.load_model`, the model in `embedding_model`; everything else is a
 command: `clipvip --help`.
 """
 
@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from clipvip_jax.inference.embedding_model import load as load
+  from clipvip_jax.inference.load_model import load as load
 
 # A command stops here on an unsupported Python, where packages are missing. Launchers run where nothing is installed.
 if sys.argv[:1] == ["-m"] and not (3, 11) <= sys.version_info[:2] <= (3, 13):
@@ -30,7 +30,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
   # Late: loader processes and --help must not wait for JAX.
   if name == "load":
-    from clipvip_jax.inference.embedding_model import load
+    from clipvip_jax.inference.load_model import load
 
     return load
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

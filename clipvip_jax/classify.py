@@ -102,10 +102,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   if train is not None:
     labelled_videos.check_disjoint(train, videos)
   from clipvip_jax.evaluation import classification  # late: videos and classes are checked before JAX is imported
-  from clipvip_jax.inference import embedding_model
+  from clipvip_jax.inference import load_model
   from clipvip_jax.reporting import classification_report
 
-  model = embedding_model.load(options.model, crop=options.crop, batch_size=options.batch_size)
+  model = load_model.load(options.model, crop=options.crop, batch_size=options.batch_size)
   task = classification.ClassificationTask(classes, videos, train, options.views, options.threads, options.max_skipped)
   with local_workdir(options.workdir, "--workdir", last="results.json") as (workdir, publish):
     workdir = workdir.resolve()

@@ -96,7 +96,7 @@ def _embed(options: argparse.Namespace) -> tuple["VideoIndex", pathlib.PurePath]
   out, label, num_videos = options.out, "", len(videos)
   if shard is not None:
     out, label, videos = shard.path(out), shard.label(videos), shard.select(videos)
-  from clipvip_jax.inference import embedding_model  # late: options are checked before JAX is imported
+  from clipvip_jax.inference import embedding_model, load_model  # late: options are checked before JAX is imported
   from clipvip_jax.inference.index_builder import IndexLayout, VideoEmbedder, build_index
   from clipvip_jax.inference.video_views import ViewEmbedder
 
@@ -106,7 +106,7 @@ def _embed(options: argparse.Namespace) -> tuple["VideoIndex", pathlib.PurePath]
   ):  # of all videos, also those of other shards: the features of a video depend on it in their last bits
     batch_size = embedding_model.fitting_batch_size(num_videos, batch_size)
   with local_index(out, "--out") as (local, publish):
-    model: VideoEmbedder = embedding_model.load(options.model, crop=options.crop, batch_size=batch_size)
+    model: VideoEmbedder = load_model.load(options.model, crop=options.crop, batch_size=batch_size)
     layout = IndexLayout(shard=label)
     if seconds is not None:
       clips = segments.split_videos(videos, seconds, options.threads)

@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   with errors_by_address():
     texts = [language_gap.read_texts(str(fetch_file(name)), options.data_dir) for name in options.texts]
-  from clipvip_jax.inference import embedding_model  # late: the texts are checked before JAX is imported
+  from clipvip_jax.inference import load_model  # late: the texts are checked before JAX is imported
 
-  model = embedding_model.load(options.model)
+  model = load_model.load(options.model)
   a, b = (model.embed_texts(set_texts) for set_texts in texts)
   gap = language_gap.measure_gap(a, b, options.seed)
   rows = {f"{options.texts[0]} against {options.texts[1]}": gap}

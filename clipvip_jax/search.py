@@ -97,13 +97,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     return
   selected = metadata.select(conditions)
   # Late: options are checked before JAX is imported.
-  from clipvip_jax.inference import embedding_model
+  from clipvip_jax.inference import load_model
   from clipvip_jax.inference.search import format_hits, search_index
   from clipvip_jax.reporting.search_page import write_search_page
 
   if selected is not None:
     log.info("%d of %d fulfil --where", selected.sum(), len(selected))
-  model = embedding_model.load(options.model or index.source, crop=index.crop)
+  model = load_model.load(options.model or index.source, crop=index.crop)
   hits = search_index(model, index, options.queries, options.top, selected, graph)
   for query, query_hits in zip(options.queries, hits, strict=True):
     print(format_hits(query, query_hits))
@@ -117,14 +117,14 @@ def _serve(
   options: argparse.Namespace, index: "VideoIndex", metadata: "Metadata", graph: "ApproximateIndex | None"
 ) -> None:
   """Serves the page until Ctrl-C."""
-  from clipvip_jax.inference import embedding_model
+  from clipvip_jax.inference import load_model
   from clipvip_jax.inference.filters import Condition
   from clipvip_jax.inference.search import Hit, check_model, search_index
   from clipvip_jax.reporting.search_server import SearchServer
 
   port = _PORT if options.port is None else options.port
   with SearchServer(options.host or _LOCALHOST, port) as server:  # a port in use is reported before the model is loaded
-    model = embedding_model.load(options.model or index.source, crop=index.crop)
+    model = load_model.load(options.model or index.source, crop=index.crop)
     check_model(model, index)
 
     def search(query: str, where: str) -> list[Hit]:

@@ -29,7 +29,7 @@ from safetensors.numpy import save
 from clipvip_jax.captioning import frame_sources
 from clipvip_jax.data.moving_shapes import render, scenes
 from clipvip_jax.data.moving_shapes.plan import Plan
-from clipvip_jax.inference import embedding_model, video_index
+from clipvip_jax.inference import load_model, video_index
 from clipvip_jax.inference.search import search_index
 from clipvip_jax.models import clip_vip
 from clipvip_jax.weights import export
@@ -243,7 +243,7 @@ def test_post_pretraining_finds_held_out_clips_that_the_first_model_does_not(wal
 def test_index_ranks_held_out_videos_among_the_first(walk):
   index = video_index.read_index(walk.folder / "mine.safetensors")
   assert len(index.videos) == 144
-  model = embedding_model.load(str(walk.folder / "after"))
+  model = load_model.load(str(walk.folder / "after"))
   held_out = walk.held_out()
   hits = search_index(model, index, [walk.clips[video].description for video in held_out], top=144)
   ranks = [

@@ -154,7 +154,7 @@ MAX_FUNCTION_LINES = 55
 MAX_PARAMETERS = 8
 FORBIDDEN_FIRST_WORDS = {"What", "Which", "How", "Where", "Who", "That"}
 # `load` is called with keywords: its options are independent of each other.
-KEYWORD_FUNCTIONS = {"clipvip_jax.inference.embedding_model.load"}
+KEYWORD_FUNCTIONS = {"clipvip_jax.inference.load_model.load"}
 
 
 def functions(tree):

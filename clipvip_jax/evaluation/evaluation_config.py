@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from clipvip_jax.configs import activitynet, common, didemo, lsmdc, msrvtt, msvd, vatex, youcook2
-from clipvip_jax.inference import embedding_model
+from clipvip_jax.inference import load_model
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.weights import sources
 
@@ -69,7 +69,7 @@ def evaluation_config(weights: sources.Weights, options: EvaluationOptions) -> C
   config.data.name = corpus
   config.data.config = corpus_config or config.data.config
   config.data.data_dir = options.data_dir or config.data.data_dir
-  config.data.tokenizer = embedding_model.tokenizer_name(weights, options.tokenizer)
+  config.data.tokenizer = load_model.tokenizer_name(weights, options.tokenizer)
   config.data.crop = options.crop or weights.crop or "squash"
   if not is_of_run:
     config.data.text_length = min(config.data.text_length, weights.config.text.positions)

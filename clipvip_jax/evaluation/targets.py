@@ -15,7 +15,7 @@ from clipvip_jax.evaluation import split_embeddings
 from clipvip_jax.evaluation.evaluation_config import EvaluationOptions, evaluation_config
 from clipvip_jax.evaluation.evaluator import Evaluator
 from clipvip_jax.evaluation.split_embeddings import SplitEmbeddings
-from clipvip_jax.inference import embedding_model, feature_file
+from clipvip_jax.inference import feature_file, load_model
 from clipvip_jax.inference.embedding_model import EmbeddingModel
 from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.corpus import Corpus, check_protocol
@@ -85,7 +85,7 @@ def from_model(source: str, options: EvaluationOptions) -> EvaluationTarget:
   corpus = open_corpus(config.data, "")
   for split in config.evaluate.final_splits:
     corpus.check_queries(split, config.evaluate.query, config.data.caption, config.evaluate.protocol, _PROTOCOL)
-  model = embedding_model.from_weights(
+  model = load_model.from_weights(
     weights,
     num_frames=config.data.num_frames,
     text_length=config.data.text_length,

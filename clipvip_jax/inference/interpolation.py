@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from clipvip_jax.inference.embedding_model import tokenizer_name
+from clipvip_jax.inference.load_model import tokenizer_name
 from clipvip_jax.input_pipeline.clip_tokenizer import has_clip_vocabulary
 from clipvip_jax.runs.checkpoint_identity import load_recorded_tokenizer
 from clipvip_jax.utils import config_tree

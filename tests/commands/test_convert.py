@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import utils
 
 from clipvip_jax import convert
-from clipvip_jax.inference import embedding_model
+from clipvip_jax.inference import load_model
 from clipvip_jax.utils.cli import run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -55,10 +55,10 @@ def test_published_run_gives_the_same_features_on_every_revision(hub, run):
   publish(run, "--private")
   publish(f"{run}@{published_run.STEPS[1]}", target=f"{TARGET}@trial/a")
   assert hub.repositories[NAME].private and hub.repositories[NAME].files.keys() == {*FILES, ".gitattributes"}
-  expected = features(embedding_model.load(str(run)))
-  assert not np.array_equal(expected[0], features(embedding_model.load(f"{run}@{published_run.STEPS[0]}"))[0])
+  expected = features(load_model.load(str(run)))
+  assert not np.array_equal(expected[0], features(load_model.load(f"{run}@{published_run.STEPS[0]}"))[0])
   for source in (TARGET, f"{TARGET}@trial/a", f"{TARGET}@{hub.repositories[NAME].branches['main']}"):
-    for x, y in zip(features(embedding_model.load(source)), expected, strict=True):
+    for x, y in zip(features(load_model.load(source)), expected, strict=True):
       np.testing.assert_array_equal(x, y)
 
 
@@ -160,9 +160,9 @@ def test_token_is_in_requests_and_in_nothing_else(hub, run, tmp_path, monkeypatc
 @pytest.mark.slow
 def test_a_run_in_a_bucket_is_exported_into_the_bucket(bucket, run, tmp_path):
   source = bucket.upload(run, "runs/a")
-  expected = features(embedding_model.load(str(run)))
-  model = embedding_model.load(source)
-  assert model.source == source and model.identity == embedding_model.load(str(run)).identity
+  expected = features(load_model.load(str(run)))
+  model = load_model.load(source)
+  assert model.source == source and model.identity == load_model.load(str(run)).identity
   for target in ("exported", "file.safetensors"):
     convert.main([source, bucket / target])
     convert.main([str(run), str(tmp_path / target)])
@@ -170,7 +170,7 @@ def test_a_run_in_a_bucket_is_exported_into_the_bucket(bucket, run, tmp_path):
   assert bucket.read("file.safetensors") == (tmp_path / "file.safetensors").read_bytes()
   for name in FILES - {"README.md"}:
     assert bucket.read(f"exported/{name}") == (tmp_path / "exported" / name).read_bytes()
-  for found, value in zip(features(embedding_model.load(bucket / "exported")), expected, strict=True):
+  for found, value in zip(features(load_model.load(bucket / "exported")), expected, strict=True):
     np.testing.assert_array_equal(found, value)
   np.testing.assert_array_equal(features(model)[1], expected[1])
   for target in ("exported", "file.safetensors"):

@@ -75,7 +75,7 @@ def test_evaluation_is_idempotent(corpora, clip, of_clip, tmp_path):
 
 def test_kept_embeddings_give_identical_results_without_model_and_corpus(of_clip, tmp_path, monkeypatch):
   folder, _ = of_clip
-  for name in ("open_corpus", "sources", "embedding_model"):
+  for name in ("open_corpus", "sources", "load_model"):
     monkeypatch.delattr(targets, name)
   for number, kept in enumerate((folder, folder / split_embeddings.file_name("train"))):
     evaluate.main([f"--embeddings={kept}", f"--workdir={tmp_path / str(number)}"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipvip_jax import language_gap
-from clipvip_jax.inference import embedding_model
+from clipvip_jax.inference import load_model
 from clipvip_jax.utils.errors import UserError
 
 WORDS = ("red", "green", "blue", "so", "well", "you")
@@ -30,7 +30,7 @@ def files(tmp_path):
 
 
 def test_prints_the_gap_and_those_of_halves_and_plots(files, tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(embedding_model, "load", lambda source: WordModel())
+  monkeypatch.setattr(load_model, "load", lambda source: WordModel())
   language_gap.main([*files, f"--plot={tmp_path / 'gap.png'}"])
   printed = capsys.readouterr().out
   assert float(re.search(r"(\S+) +300  \S+captions\.txt against \S+speech\.txt", printed)[1]) > 0.9
@@ -40,7 +40,7 @@ def test_prints_the_gap_and_those_of_halves_and_plots(files, tmp_path, capsys, m
 
 
 def test_wrong_options_are_refused_before_the_model_is_loaded(files, monkeypatch):
-  monkeypatch.setattr(embedding_model, "load", lambda source: pytest.fail("loaded"))
+  monkeypatch.setattr(load_model, "load", lambda source: pytest.fail("loaded"))
   with pytest.raises(UserError, match="--seed=-1 must be at least 0"):
     language_gap.main([*files, "--seed=-1"])
   with pytest.raises(UserError, match=r"--plot=nowhere/gap\.png: its folder does not exist"):

@@ -7,7 +7,7 @@ from fake_model import FakeModel
 from videos import write_videos
 
 from clipvip_jax import embed, search
-from clipvip_jax.inference import embedding_model, video_index
+from clipvip_jax.inference import load_model, video_index
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.reporting.search_server import SearchServer
 from clipvip_jax.utils.errors import UserError
@@ -40,7 +40,7 @@ def write_index(path, names):
 
 @pytest.fixture
 def fake_model(monkeypatch):
-  monkeypatch.setattr(embedding_model, "load", lambda source, crop: FakeModel(crop=crop))
+  monkeypatch.setattr(load_model, "load", lambda source, crop: FakeModel(crop=crop))
 
 
 def printed_videos(capsys):

@@ -1,29 +1,18 @@
-"""The Python interface: the golden models, batching, tokenizers, and arguments that do not fit."""
+"""The Python interface: features of the golden models, batching, and progress."""
 
 import functools
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tiny
-from ml_collections import ConfigDict
+from golden_model import load
 from numeric import assert_close
-from project_paths import GOLDEN
 
-import clipvip_jax
 from clipvip_jax.inference import embedding_model
 from clipvip_jax.inference.embedding_model import fitting_batch_size
 from clipvip_jax.input_pipeline import frame_sampling
 from clipvip_jax.input_pipeline.word_tokenizer import WordTokenizer
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.weights.sources import Weights
-
-OPTIONS = {"vision_heads": 4, "text_heads": 4, "activation": "quick_gelu", "batch_size": 8}
-
-
-def load(name="vip_tiny.pt", **options):
-  return clipvip_jax.load(str(GOLDEN / name), **{**OPTIONS, **options})
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +32,6 @@ def test_pixels_give_the_reference_features_at_any_batch_size(golden, vip, count
   data = golden("forward.npz")
   video = tiny.channels_last(data["T4/video"])[:count]
   assert_close(np.stack(list(vip.embed_pixels(video))), data["T4/video_features"][:count])
-
-
-@pytest.mark.parametrize("name", ["clip_tiny.safetensors", "openclip_tiny.safetensors"])
-def test_plain_clip_uses_mean_pooling(golden, name):
-  data = golden("meanpool.npz")
-  model = load(name, num_frames=4)
-  assert model.config.model.temporal == "mean"
-  assert_close(np.stack(list(model.embed_pixels(tiny.channels_last(data["video"])))), data["video_features"])
 
 
 def clip(count, height=40, width=56, seed=0):
@@ -120,43 +101,18 @@ def test_crop_is_that_of_the_caller_and_part_of_the_identity(vip):
   assert vip.config.data.crop == "squash" and load(crop="squash").identity == vip.identity != cropped.identity
 
 
-def test_another_image_size_resizes_the_position_embedding(vip):
-  larger = load(image_size=64)
-  assert larger.params["vision"]["position_embedding"].shape == (65, 64)
-  assert larger.embed_videos([clip(4)]).shape == (1, 32)
-
-
 @pytest.mark.parametrize(
-  ("call", "message"),
+  ("videos", "message"),
   [
-    (lambda: load(vision_heads=5), "vision_heads=5 does not divide"),
-    (lambda: load(activation="relu"), r"activation='relu' is unknown; allowed: quick_gelu, gelu"),
-    (lambda: load(temporal="max"), "temporal='max'"),
-    (lambda: load(image_size=30), r"image_size=30 is not divisible by model\.patch_size=8"),
-    (lambda: load(num_frames=-1), "num_frames=-1"),
-    (lambda: load(batch_size=0), "batch_size=0"),
-    (lambda: load(num_frames=0), "num_frames=0 must be an integer of at least 1"),
-    (lambda: load(num_frames=2.5), "num_frames=2.5"),
-    (lambda: load(num_frames=10**9), "num_frames=1000000000 must be at most 10000; use fewer"),
-    (lambda: load(text_length=1), "text_length=1 must be at least 2"),
-    (lambda: load(crop="middle"), "crop='middle' is unknown; use squash or center"),
-    (lambda: load(tokenizer="clip"), "49408 tokens"),
-    (lambda: load(tokenizer="none.json"), "none.json"),
-    (lambda: clipvip_jax.load("weights.gguf"), "not a source of weights; allowed: files"),
-    (lambda: load().embed_videos("clip.mp4"), "put it into a list"),
-    (lambda: load().embed_videos([np.zeros((4, 8, 8, 3))]), "uint8"),
-    (lambda: load().embed_videos(["none.mp4"]), "none.mp4: no such file"),
+    ("clip.mp4", "put it into a list"),
+    ([np.zeros((4, 8, 8, 3))], "uint8"),
+    (["none.mp4"], "none.mp4: no such file"),
   ],
 )
-def test_arguments_that_do_not_fit_are_refused_in_one_line(call, message):
+def test_what_is_no_list_of_videos_is_refused_in_one_line(vip, videos, message):
   with pytest.raises(UserError, match=message) as refused:
-    call()
+    vip.embed_videos(videos)
   assert "\n" not in str(refused.value)
-
-
-def test_package_imports_neither_jax_nor_numpy():
-  code = "import sys, clipvip_jax; print([m for m in ('jax', 'numpy') if m in sys.modules])"
-  assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_progress_lines_go_to_stderr_on_request(vip, capsys, monkeypatch):
@@ -167,22 +123,3 @@ def test_progress_lines_go_to_stderr_on_request(vip, capsys, monkeypatch):
   vip.embed_videos([clip(1), clip(2)], progress=True)
   first, second = capsys.readouterr().err.splitlines()
   assert first.startswith("1/2 videos | ") and second.startswith("2/2 videos | ") and second.endswith("0s left")
-
-
-@pytest.mark.parametrize(
-  ("vocab_size", "requested", "beside", "trained", "expected"),
-  [
-    (49408, None, "", None, "clip"),
-    (49408, None, "b.json", None, "b.json"),
-    (7, None, "b.json", None, "b.json"),
-    (7, None, "", None, ""),
-    (49408, None, "", "t.json", "t.json"),
-    (7, None, "b.json", "words", "b.json"),
-    (7, None, "", "words", ""),
-    (49408, "a.json", "b.json", "t.json", "a.json"),
-  ],
-)
-def test_tokenizer_is_the_requested_one_or_fits_the_weights(vocab_size, requested, beside, trained, expected):
-  run = trained and ConfigDict({"data": {"tokenizer": trained}})
-  weights = Weights("w", {}, ConfigDict({"text": {"vocab_size": vocab_size}}), False, run, beside)
-  assert embedding_model.tokenizer_name(weights, requested) == expected

@@ -10,7 +10,7 @@ from random_run import random_run
 from safetensors.numpy import load_file, save_file
 
 from clipvip_jax import convert
-from clipvip_jax.inference import embedding_model
+from clipvip_jax.inference import load_model
 from clipvip_jax.input_pipeline.word_tokenizer import WordTokenizer
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights import export, names_clip_vip, sources, torch_file
@@ -222,8 +222,8 @@ def test_published_tokenizer_is_expressed_by_layout_clip_and_not_replaced_by_cli
   export.export_weights(weights, tmp_path / "out", "clip")
   export.export_weights(weights, tmp_path / "out.safetensors", "clip")
   folder = sources.read_weights(str(tmp_path / "out"))
-  assert embedding_model.tokenizer_name(folder) == str(tmp_path / "out" / "tokenizer.json")
-  assert not embedding_model.tokenizer_name(sources.read_weights(str(tmp_path / "out.safetensors")))
+  assert load_model.tokenizer_name(folder) == str(tmp_path / "out" / "tokenizer.json")
+  assert not load_model.tokenizer_name(sources.read_weights(str(tmp_path / "out.safetensors")))
 
 
 @pytest.mark.parametrize("vocab_size", [60, 100])

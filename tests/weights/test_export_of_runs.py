@@ -6,7 +6,7 @@ from random_run import random_run
 from safetensors.numpy import load_file, save_file
 
 from clipvip_jax import convert
-from clipvip_jax.inference import embedding_model
+from clipvip_jax.inference import load_model
 from clipvip_jax.input_pipeline.word_tokenizer import WordTokenizer
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -33,13 +33,13 @@ def embedded(model):
 )
 def test_export_of_a_run_embeds_as_the_run(tmp_path, changes, layout):
   weights = random_run(**changes)
-  expected = embedded(embedding_model.from_weights(weights))
+  expected = embedded(load_model.from_weights(weights))
   export.export_weights(weights, tmp_path / "out.safetensors", layout)
   export.export_weights(weights, tmp_path / "out", layout)
   # Other tools drop the metadata of a file; the configuration has the same values.
   save_file(load_file(tmp_path / "out" / export.LAYOUTS[layout][0]), tmp_path / "out" / export.LAYOUTS[layout][0])
   for source in ("out.safetensors", "out"):
-    model = embedding_model.load(str(tmp_path / source))
+    model = load_model.load(str(tmp_path / source))
     assert (model.config.model.temporal, model.config.data.num_frames) == (weights.config.temporal, 6)
     assert (model.config.data.text_length, model.config.data.crop) == (9, weights.crop)
     np.testing.assert_array_equal(embedded(model), expected)
@@ -78,7 +78,7 @@ def test_tokenizer_of_a_run_is_exported_and_read_back(tmp_path, vocab_size):
   weights.params["text/token_embedding"] = np.ones((vocab_size, 48), np.float32)
   export.export_weights(weights, tmp_path / "out", "clip_vip")
   again = sources.read_weights(str(tmp_path / "out"))
-  assert embedding_model.tokenizer_name(again) == str(tmp_path / "out" / "tokenizer.json")
+  assert load_model.tokenizer_name(again) == str(tmp_path / "out" / "tokenizer.json")
   assert (tmp_path / "out" / "tokenizer.json").read_bytes() == file.read_bytes()
   with pytest.raises(UserError, match=r"tokenizer\.json already exists; use another target, or add --overwrite"):
     export.export_weights(weights, tmp_path / "out", "clip_vip")
@@ -89,8 +89,8 @@ def test_tokenizer_that_the_run_names_is_exported(tmp_path):
   weights = random_run(trained_tokenizer=str(tmp_path / "words.json"))
   export.export_weights(weights, tmp_path / "out", "clip_vip")
   texts = ["a red square", "up"]
-  expected = embedding_model.from_weights(weights).embed_texts(texts)
-  np.testing.assert_array_equal(embedding_model.load(str(tmp_path / "out")).embed_texts(texts), expected)
+  expected = load_model.from_weights(weights).embed_texts(texts)
+  np.testing.assert_array_equal(load_model.load(str(tmp_path / "out")).embed_texts(texts), expected)
 
 
 def test_file_of_a_run_with_its_own_tokenizer_embeds_no_texts_with_another(tmp_path, caplog, monkeypatch):
@@ -99,7 +99,7 @@ def test_file_of_a_run_with_its_own_tokenizer_embeds_no_texts_with_another(tmp_p
   weights = random_run(tokenizer=str(tmp_path / "words.json"))
   export.export_weights(weights, tmp_path / "out.safetensors", "clip_vip")
   assert "a file does not hold the tokenizer; export to a folder" in caplog.text
-  assert not embedding_model.tokenizer_name(sources.read_weights(str(tmp_path / "out.safetensors")))
+  assert not load_model.tokenizer_name(sources.read_weights(str(tmp_path / "out.safetensors")))
 
 
 @pytest.mark.parametrize("trained_tokenizer", ["gone.json", "words"])
@@ -110,16 +110,16 @@ def test_run_whose_tokenizer_is_missing_embeds_no_texts_with_another(tmp_path, c
   weights.params["text/token_embedding"] = np.ones((49408, 48), np.float32)
   export.export_weights(weights, tmp_path / "out", "clip_vip")
   assert "the tokenizer of the run is missing" in caplog.text
-  assert not embedding_model.tokenizer_name(sources.read_weights(str(tmp_path / "out")))
+  assert not load_model.tokenizer_name(sources.read_weights(str(tmp_path / "out")))
 
 
 @pytest.mark.parametrize(("changes", "layout"), [({"temporal": "full"}, "clip_vip"), ({"added": 0, "time": 0}, "clip")])
 def test_pt_file_of_a_run_embeds_as_the_run(tmp_path, changes, layout):
   weights = random_run(**changes)
   (path,) = export.export_weights(weights, tmp_path / "out.pth", layout)
-  model = embedding_model.load(str(path))
+  model = load_model.load(str(path))
   assert (model.config.model.temporal, model.config.data.num_frames) == (weights.config.temporal, 6)
-  np.testing.assert_array_equal(embedded(model), embedded(embedding_model.from_weights(weights)))
+  np.testing.assert_array_equal(embedded(model), embedded(load_model.from_weights(weights)))
 
 
 @pytest.mark.parametrize(
