@@ -154,8 +154,10 @@ def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
       source,
     )
   tokenizer = path.parent / TOKENIZER_FILE
-  # CLIP-ViP without added proxies has an empty tensor of them. An export of mean pooling has it, too.
-  is_clip = _is_clip(flat) or (hints.temporal == "mean" and not any(flat[x].size for x in CLIP_VIP_PARAMS if x in flat))
+  # CLIP-ViP without added proxies has an empty tensor of them. Exports of mean pooling and of runs, which alone state
+  # num_frames, have it, too.
+  is_export = hints.temporal == "mean" or hints.num_frames is not None
+  is_clip = _is_clip(flat) or (is_export and not any(flat[x].size for x in CLIP_VIP_PARAMS if x in flat))
   flat = {name: x for name, x in flat.items() if name not in CLIP_VIP_PARAMS or x.shape[:1] != (0,)}
   flat = fold_normalization(flat, read_normalization(path.parent), source)
   _warn_if_not_finite(flat, source)

@@ -134,6 +134,7 @@ def test_empty_added_cls_is_clip_vip_without_proxies(tmp_path, time):
   assert not weights.is_clip and weights.temporal == "proxies"
   export.export_weights(weights, tmp_path / "out.safetensors", "clip_vip")
   assert load_file(tmp_path / "out.safetensors")[name].shape == (0, 64)
+  assert not read(tmp_path / "out.safetensors").is_clip, "nor is its export"
 
 
 def test_clip_layout_has_the_tensors_that_transformers_writes(tmp_path):

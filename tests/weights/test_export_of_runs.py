@@ -69,6 +69,17 @@ def test_default_layout_of_a_run_without_proxies_is_clip_vip(tmp_path):
   assert "clipmodel.vision_model.embeddings.added_cls" in load_file(tmp_path / "out.safetensors")
 
 
+@pytest.mark.parametrize("temporal", ["proxies", "full", "mean"])
+@pytest.mark.parametrize(("added", "time"), [(0, 0), (0, 5), (2, 0)])
+def test_export_of_a_run_is_a_plain_clip_where_the_run_is(tmp_path, added, time, temporal):
+  weights = random_run(added, time, temporal)
+  export.export_weights(weights, tmp_path / "out.safetensors", "clip_vip")
+  export.export_weights(weights, tmp_path / "out", "clip_vip")
+  for source in ("out.safetensors", "out"):
+    again = sources.read_weights(str(tmp_path / source))
+    assert (again.is_clip, again.temporal) == (weights.is_clip, temporal), "init_from resets the logit scale of CLIP's"
+
+
 @pytest.mark.parametrize("vocab_size", [100, 49408])
 def test_tokenizer_of_a_run_is_exported_and_read_back(tmp_path, vocab_size):
   file = tmp_path / "tokenizer.json"
