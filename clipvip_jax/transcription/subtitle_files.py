@@ -1,5 +1,6 @@
 """Reads subtitle files: SubRip (.srt) and WebVTT (.vtt), with the word times of automatic captions."""
 
+import codecs
 import functools
 import html
 import itertools
@@ -18,9 +19,12 @@ from clipvip_jax.utils.timestamps import parse_time
 SUFFIXES = (".vtt", ".srt")
 # Compressed ones, and those of other formats, which FFmpeg converts.
 _UNREAD = re.compile(r".*\.((vtt|srt)\.(gz|bz2|xz|zst|zip)|ass|ssa|sbv|ttml|dfxp|smi|srv[123])", re.IGNORECASE)
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_CONVERT = "convert it from its encoding, which is often {0}: iconv -f {0} -t UTF-8 FILE > NEW"
 _ARROW = "-->"
 _MAX_BYTES = 2**26
-_TIMES = re.compile(rf"\s*\d[\d:.,]*\s*{_ARROW}\s*\d")
+_TIMES = re.compile(rf"\s*-?\d[-\d:., ]*{_ARROW}\s*-?\d")
+_SPACES = re.compile(r"(?<=\d)\s*([:.,])\s*(?=\d)")  # 00:00:01, 000, as some tools write it
 _WORD_TIME = re.compile(r"<(\d[\d:.]*)>")
 _MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")  # tags, and the overrides of SubStation in .srt
 _SOUNDS = re.compile(r"\[[^\[\]]*\]|(?<!\S)#{1,2}(?=\s|$)|[♪♫]")  # [Music], # sung #
@@ -87,16 +91,22 @@ def read_subtitles(path: pathlib.Path) -> list[Word]:
   divided in proportion to their lengths.
 
   Raises:
-    SubtitleError: the file is unreadable, not UTF-8, not of the format of its suffix, or a time is invalid.
+    SubtitleError: the file is unreadable, neither UTF-8 nor UTF-16 with a mark, not of the format of its suffix, or a
+      time is invalid.
   """
   try:
     if path.stat().st_size > _MAX_BYTES:
       raise SubtitleError(f"{path}: more than {_MAX_BYTES} bytes, which is no subtitle file; remove it")
     content = path.read_bytes()
     check_uncompressed(content[:START_BYTES], path)
-    text = content.decode("utf-8-sig")
+    # UTF-16 is certain by its mark alone.
+    text = content.decode("utf-16" if content.startswith(_UTF16_MARKS) else "utf-8-sig")
+    if "\0" in text[:4]:
+      raise SubtitleError(f"{path}: not UTF-8 (zero bytes); {_CONVERT.format('UTF-16LE')}")
   except UnicodeDecodeError as error:
-    raise SubtitleError(f"{path}: not UTF-8 ({error}); re-encode the file") from error
+    reason = f"not {error.encoding} ({error.reason} at byte {error.start})"
+    advice = _CONVERT.format("WINDOWS-1252") if error.encoding == "utf-8" else "the file is corrupt; restore it"
+    raise SubtitleError(f"{path}: {reason}; {advice}") from error
   except UserError as error:  # the run continues without the video
     raise SubtitleError(str(error)) from error
   except OSError as error:
@@ -110,7 +120,7 @@ def read_subtitles(path: pathlib.Path) -> list[Word]:
   cues = sorted(_read_cues(lines, path), key=lambda cue: cue.start)
   if not cues and any(line.strip() for line in lines[path.suffix.lower() == ".vtt" :]):
     raise SubtitleError(f"{path}: no line START {_ARROW} END; check that it is a subtitle file")
-  return list(_words(cues))
+  return list(_words([cue for cue in cues if cue.end > 0]))
 
 
 def _read_cues(lines: Sequence[str], path: pathlib.Path) -> Iterator[_Cue]:
@@ -150,14 +160,20 @@ def _is_times(block: Sequence[str]) -> bool:
 
 
 def _parse_times(line: str, where: str) -> tuple[float, float]:
-  start_text, _, rest = line.partition(_ARROW)
+  start_text, _, rest = _SPACES.sub(r"\1", line).partition(_ARROW)
   words = rest.split()  # settings of WebVTT follow
-  start, end = parse_time(start_text.strip()), parse_time(words[0]) if words else None
+  start, end = _parse_time(start_text.strip()), _parse_time(words[0]) if words else None
   if start is None or end is None:
     raise SubtitleError(f"{where}: expected HH:MM:SS.mmm {_ARROW} HH:MM:SS.mmm, got {printable(line, 60)!r}")
   if end < start:
     raise SubtitleError(f"{where}: the end {end:g} s is before the start {start:g} s; correct the times")
   return start, end
+
+
+def _parse_time(text: str) -> float | None:
+  """Returns seconds; 0 for those before the video starts, to which a shift moves the first cues."""
+  time = parse_time(text.replace("-", "", 1))
+  return 0.0 if time is not None and "-" in text else time
 
 
 def _words(cues: Sequence[_Cue]) -> Iterator[Word]:

@@ -1,5 +1,6 @@
 """Subtitle files: formats, word times of automatic captions, languages, and corrupt ones."""
 
+import codecs
 import gzip
 import itertools
 import lzma
@@ -77,6 +78,29 @@ def test_reads_text_and_times(tmp_path, name, text):
   assert all(a.end <= b.start + 1e-9 for a, b in itertools.pairwise(words))
 
 
+@pytest.mark.parametrize("mark", [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE])
+@pytest.mark.parametrize(("name", "text"), [("a.srt", SRT.replace("there", "déjà")), ("a.vtt", VTT)])
+def test_utf16_with_its_mark_is_read(tmp_path, name, text, mark):
+  (tmp_path / name).write_bytes(mark + text.encode("utf-16-le" if mark == codecs.BOM_UTF16_LE else "utf-16-be"))
+  assert read_subtitles(tmp_path / name) == read_subtitles(write(tmp_path, f"utf8_{name}", text))
+
+
+@pytest.mark.parametrize(
+  ("times", "expected"),
+  [
+    ("00:00:01, 000 --> 00:00:02, 500", (1.0, 2.5)),
+    ("00: 00: 01 ,000-->00: 00: 02.500", (1.0, 2.5)),
+    ("-00:00:01,000 --> 00:00:02,500", (0.0, 2.5)),
+    ("00:00:-01,000 --> 00:00:02,500", (0.0, 2.5)),
+    ("-00:00:02,000 --> -00:00:01,000", None),
+  ],
+)
+def test_times_with_spaces_or_before_the_start(tmp_path, times, expected):
+  words = read_subtitles(write(tmp_path, "a.srt", f"1\n{times}\nHello\n\n2\n00:00:03,000 --> 00:00:04,000\nthere\n"))
+  assert [(word.start, word.end) for word in words if word.text == "Hello"] == ([expected] if expected else [])
+  assert words[-1].text == "there"
+
+
 def test_automatic_captions_are_read_once_with_the_times_of_words(tmp_path):
   words = read_subtitles(write(tmp_path, "a.vtt", AUTOMATIC))
   assert [(word.text, word.start) for word in words] == [
@@ -138,7 +162,11 @@ def test_cues_are_sorted(tmp_path):
 @pytest.mark.parametrize(
   ("name", "text", "words"),
   [
-    ("a.srt", b"\xff\xfe1\0", "not UTF-8"),
+    ("a.srt", SRT.replace("♪", "déjà").encode("cp1252"), "not utf-8 .*convert it .*iconv -f WINDOWS-1252"),
+    ("a.vtt", VTT.replace("there", "да").encode("cp1251"), "not utf-8 .*convert it .*iconv -f WINDOWS-1252"),
+    ("a.srt", SRT.encode("utf-16-le"), "zero bytes.*iconv -f UTF-16LE"),
+    ("a.srt", SRT.encode("utf-32"), "zero bytes"),
+    ("a.srt", b"\xff\xfe1\0\n", "not utf-16-le .*corrupt; restore it"),
     ("a.srt", gzip.compress(SRT.encode()), r"compressed \(gzip\); decompress it"),
     ("a.vtt", lzma.compress(VTT.encode()), r"compressed \(xz\); decompress it"),
     ("a.vtt", b"1\n00:00:00,000 --> 00:00:01,000\nx\n", "the first line is not WEBVTT"),
