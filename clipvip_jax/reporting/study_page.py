@@ -96,8 +96,8 @@ def tables(comparison: Mapping[str, Any]) -> list[StudyTable]:
 
 
 def format_markdown(comparison: Mapping[str, Any]) -> str:
-  """Formats the tables of a study as Markdown."""
-  blocks = []
+  """Formats the warnings and tables of a study as Markdown."""
+  blocks = [f"**Warning**: {warning}" for warning in comparison["warnings"]]
   for table in tables(comparison):
     header = ["", "seeds", *table.columns]
     lines = [f"**{table.title}**, {table.split}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
@@ -116,7 +116,12 @@ def write_study(folder: pathlib.Path, comparison: Mapping[str, Any]) -> None:
   with atomic_write.atomic_path(folder / "study.md") as temporary:
     temporary.write_text(format_markdown(comparison), encoding="utf-8")
   plots = [_chart(title, group, comparison["arms"]) for title, group in comparison["groups"].items()]
-  page = pages.render("study.html.jinja", tables=tables(comparison), charts=[plot for plot in plots if plot])
+  page = pages.render(
+    "study.html.jinja",
+    warnings=comparison["warnings"],
+    tables=tables(comparison),
+    charts=[plot for plot in plots if plot],
+  )
   pages.save_page(folder / "study.html", page)
 
 

@@ -173,9 +173,9 @@ def write_comparison(study: Study, num_seeds: int) -> dict[str, Any]:
 
   Returns:
     The content of study.json: {"groups": {title: {name: arm}}, "arms": {arm: {"seeds", "splits", "curves": {seed:
-    points}}}}; numbers of "splits" are means and standard deviations over the seeds.
+    points}}}, "warnings": [text]}; numbers of "splits" are means and standard deviations over the seeds.
   """
-  arms = {}
+  arms, warnings = {}, []
   corpora: dict[object, tuple[pathlib.PurePath, object]] = {}  # by name, as the first run has it
   for arm in study.arms():
     runs = {seed: run for seed in range(num_seeds) if (run := read_finished_run(study, arm, seed))}
@@ -185,8 +185,10 @@ def write_comparison(study: Study, num_seeds: int) -> dict[str, Any]:
       name = run.corpus.get("name")
       first, corpus = corpora.setdefault(name, (run.folder, run.corpus))
       if run.corpus != corpus:
-        log.warning("%s and %s are not comparable: %s was built anew between them", first, run.folder, name)
-  comparison = {"groups": _select_arms(study.groups, arms), "arms": arms}
+        warnings.append(f"{first} and {run.folder} are not comparable: {name} was built anew between them")
+  for warning in warnings:
+    log.warning("%s", warning)
+  comparison = {"groups": _select_arms(study.groups, arms), "arms": arms, "warnings": warnings}
   with uploaded_folder(study.folder, "--workdir", (), "study.json") as folder:
     folder.mkdir(parents=True, exist_ok=True)
     config_tree.write_json(folder / "study.json", comparison)

@@ -35,7 +35,7 @@ def calls(monkeypatch):
 
   def run_study(loaded, num_seeds):
     calls.append((loaded.folder, loaded.data_dir, loaded.arms(), num_seeds))
-    return {"groups": {}, "arms": {}}
+    return {"groups": {}, "arms": {}, "warnings": []}
 
   monkeypatch.setattr(study, "run_study", run_study)
   return calls
@@ -45,4 +45,4 @@ def test_passes_flags_on_and_prints_the_tables(tmp_path, calls, capsys):
   flags = ["--seeds=2", "--only", "mean", "vs", "--data_dir=/corpora"]
   study.main([f"--config={REPLICATION}:smoke", f"--workdir={tmp_path}", *flags])
   assert calls == [(tmp_path, "/corpora", ["mean", "vs"], 2)]
-  assert capsys.readouterr().out.startswith(study_page.format_markdown({"groups": {}, "arms": {}}))
+  assert capsys.readouterr().out.startswith(study_page.format_markdown({"groups": {}, "arms": {}, "warnings": []}))

@@ -27,7 +27,7 @@ def comparison(tmp_path):
     "a": study_page.summarize_arm({0: run(tmp_path, 0.1, 0.2), 1: run(tmp_path, 0.2, 0.4)}),
     "b": study_page.summarize_arm({0: run(tmp_path, 0.25)}),
   }
-  return {"groups": {"Losses <1>": {"first & a": "a", "second": "b"}}, "arms": arms}
+  return {"groups": {"Losses <1>": {"first & a": "a", "second": "b"}}, "arms": arms, "warnings": []}
 
 
 def test_arm_has_means_and_curves_in_percent(comparison):

@@ -118,6 +118,8 @@ def test_runs_on_different_builds_of_a_corpus_are_named(tmp_path, runs, caplog):
     caplog.clear()
     study.write_comparison(arms, 1)
     assert caplog.messages == messages
+    for page in (arms.folder / "study.md", arms.folder / "study.html"):
+      assert page.read_text().count("are not comparable") == len(messages)
 
 
 def test_tables_show_mean_and_standard_deviation_of_finished_arms(tmp_path, runs):
