@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.input_pipeline.record_text import record_texts
+from clipvip_jax.utils.compression import START_BYTES, check_encoding
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 
@@ -104,7 +105,9 @@ def read_texts(name: str, data_dir: str = "") -> list[str]:
     texts = _read_corpus_texts(corpus_name, split, field, data_dir)
   else:
     try:
-      texts = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+      content = path.read_bytes()
+      check_encoding(content[:START_BYTES], path)
+      texts = [line.strip() for line in content.decode("utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
       reason = getattr(error, "strerror", None) or error
       raise UserError(

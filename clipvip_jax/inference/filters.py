@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from clipvip_jax.inference.video_index import VideoIndex
+from clipvip_jax.utils.compression import START_BYTES, check_encoding
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import real_path
 from clipvip_jax.utils.log import log, printable
@@ -182,6 +183,8 @@ class Metadata:
 def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields (file and line, row) of a CSV or JSON lines file."""
   try:
+    with path.open("rb") as binary:
+      check_encoding(binary.read(START_BYTES), path)
     with path.open(encoding="utf-8-sig", newline="") as file:
       if path.suffix.lower() == ".csv":
         reader = csv.DictReader(file, strict=True)

@@ -7,6 +7,7 @@ from clipvip_jax.input_pipeline.json_tokenizer import JsonTokenizer
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
 from clipvip_jax.utils import placeholder_files
 from clipvip_jax.utils.bucket_copies import fetch_file
+from clipvip_jax.utils.compression import START_BYTES, check_encoding
 from clipvip_jax.utils.errors import UserError
 
 
@@ -23,7 +24,9 @@ def load_tokenizer(name_or_path: str | os.PathLike) -> Tokenizer:
   if name_or_path == "clip":
     return ClipTokenizer()
   try:
-    content = fetch_file(name_or_path).expanduser().read_text(encoding="utf-8")
+    data = fetch_file(name_or_path).expanduser().read_bytes()
+    check_encoding(data[:START_BYTES], name_or_path)
+    content = data.decode()
   except OSError as error:
     raise UserError(
       f"cannot read the tokenizer {os.fspath(name_or_path)!r} ({error.strerror}); use 'clip' or the path of a"

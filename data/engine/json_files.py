@@ -8,8 +8,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from clipvip_jax.data.engine import bad_lines, text_files
+from clipvip_jax.data.engine import bad_lines
 from clipvip_jax.utils.bucket_copies import fetch_file
+from clipvip_jax.utils.compression import check_encoding
 from clipvip_jax.utils.errors import UserError
 
 _JSON_LINES = "write JSON lines, one object a line (jq -c '.[]' LIST.json > LINES.jsonl)"
@@ -87,7 +88,7 @@ def read_json(path: str) -> Any:
   """
   try:
     data = fetch_file(path).read_bytes()
-    text_files.check_encoding(data, path)
+    check_encoding(data, path)
     return parse_json(str(data, "utf-8-sig"))
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(f"{path}: cannot be read as JSON ({getattr(error, 'strerror', None) or error})") from error
@@ -103,7 +104,7 @@ def read_json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     with fetch_file(path).open("rb") as file:
       for number, line in enumerate(file, 1):
         if number == 1:
-          text_files.check_encoding(line, path)
+          check_encoding(line, path)
         if stripped := line.removeprefix(codecs.BOM_UTF8).strip():
           row = bad_lines.attempt(_parse_line, stripped, f"{path}, line {number}")
           if row is not None:

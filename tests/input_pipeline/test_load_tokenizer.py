@@ -1,5 +1,6 @@
 """Loading a tokenizer: by name, from a file, and from unsuitable files."""
 
+import gzip
 import json
 
 import numpy as np
@@ -52,6 +53,8 @@ def unsuitable():
     "no json": (b"model: 3", "is not a valid tokenizer.json"),
     "no tokenizer": (b'{"clip_id": "video7"}', "is not a valid tokenizer.json"),
     "binary": (b"\x89PNG\xff\xfe", "is not a tokenizer.json .*; use a JSON file in UTF-8"),
+    "UTF-16": ("{}".encode("utf-16"), "is UTF-16 or UTF-32, not UTF-8; re-encode it"),
+    "compressed": (gzip.compress(b"{}"), r"is compressed \(gzip\); decompress it"),
     "no end": (json.dumps(no_end).encode(), r"has no token <\|endoftext\|>"),
     "end not last": (json.dumps(not_last).encode(), "has id 31, but the largest id is 32"),
     "no unknown": (json.dumps(no_unknown).encode(), "is not a valid tokenizer.json"),
@@ -60,7 +63,19 @@ def unsuitable():
 
 @pytest.mark.parametrize(
   "case",
-  ["empty", "web page", "pointer", "no json", "no tokenizer", "binary", "no end", "end not last", "no unknown"],
+  [
+    "empty",
+    "web page",
+    "pointer",
+    "no json",
+    "no tokenizer",
+    "binary",
+    "UTF-16",
+    "compressed",
+    "no end",
+    "end not last",
+    "no unknown",
+  ],
 )
 def test_an_unsuitable_file_is_rejected_by_name(tmp_path, case):
   content, message = unsuitable()[case]
