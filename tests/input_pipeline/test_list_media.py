@@ -163,7 +163,7 @@ def test_paths_in_a_list_are_relative_to_the_list(tmp_path):
   ("content", "message"),
   [
     ("# nothing\n", "the list has no videos; write one path per line"),
-    (gzip.compress(b"a.mp4\n" * 99), r"list\.txt: the file is compressed .gzip.; decompress it: gzip -dc"),
+    (gzip.compress(b"a.mp4\n" * 99, mtime=0), r"list\.txt: the file is compressed .gzip.; decompress it: gzip -dc"),
     (b"\x28\xb5\x2f\xfdshort", r"list\.txt: the file is compressed .zstd.; decompress it: zstd -dc"),
     (b"\xff\xfe\x00", "not a readable list of videos .binary content or UTF-16; write UTF-8."),
   ],
