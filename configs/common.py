@@ -193,7 +193,7 @@ def optimizer() -> ConfigDict:
       "b2": 0.98,
       "eps": 1e-6,
       "lr_multipliers": {"logit_scale": 1.0},  # part of a parameter's name -> factor on its learning rate
-      "frozen": (),  # name prefixes of parameters that are not trained, as ("text/",)
+      "frozen": (),  # first parts of names of parameters that are not trained, as ("text/",)
     }
   )
 

@@ -84,8 +84,8 @@ def map_names(function: Callable[[str], Leaf], params: optax.Params) -> optax.Pa
 
 
 def is_frozen(name: str, frozen: Sequence[str]) -> bool:
-  """Returns whether a parameter's name begins with one of the prefixes in `frozen`."""
-  return name.startswith(tuple(frozen))
+  """Returns whether a parameter's name begins with the parts of one of `frozen`: block_1 is not block_10."""
+  return any(f"{name}/".startswith(f"{prefix.rstrip('/')}/") for prefix in frozen)
 
 
 def stop_frozen_gradients(params: optax.Params, frozen: Sequence[str]) -> optax.Params:

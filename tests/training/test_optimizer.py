@@ -110,6 +110,22 @@ def test_multipliers_apply_to_names_that_contain_them():
   assert optimizer.lr_multiplier("text/final_norm/bias", {"text/": 2.0, "bias": 3.0, "vision": 5.0}) == 6
 
 
+@pytest.mark.parametrize(
+  ("name", "frozen"),
+  [
+    ("vision/transformer/block_1/mlp/up/kernel", True),
+    ("vision/transformer/block_10/mlp/up/kernel", False),
+    ("text/token_embedding", True),
+    ("text/token_embedding_extra", False),
+    ("logit_scale", True),
+  ],
+)
+@pytest.mark.parametrize("end", ["", "/"])
+def test_frozen_names_are_compared_by_their_parts(name, frozen, end):
+  prefixes = [f"{prefix}{end}" for prefix in ("vision/transformer/block_1", "text/token_embedding", "logit_scale")]
+  assert optimizer.is_frozen(name, prefixes) == frozen
+
+
 def test_frozen_parameters_have_no_gradient_no_moments_and_no_decay():
   params = {"text": {"w": jnp.ones(3)}, "vision": {"w": jnp.ones(3)}, "logit_scale": jnp.float32(4.6)}
   adamw, _ = optimizer.from_config(config(frozen=("text/",)), 4)
