@@ -111,7 +111,7 @@ def _embed(options: argparse.Namespace) -> tuple["VideoIndex", pathlib.PurePath]
     if seconds is not None:
       clips = segments.split_videos(videos, seconds, options.threads)
       model = ViewEmbedder(model, [clip for segments_of_video in clips for clip in segments_of_video])
-      videos, layout = model.names, IndexLayout(segments.part_sizes(clips), f"{seconds:g}s", label)
+      videos, layout = model.names, IndexLayout(segments.part_sizes(clips), f"{seconds:g}s", label, model.paths)
     index = build_index(
       model, videos, local, threads=options.threads, max_skipped=options.max_skipped, layout=layout, publish=publish
     )

@@ -25,7 +25,7 @@ from clipvip_jax.evaluation.classification_metrics import measure_classification
 from clipvip_jax.evaluation.labelled_videos import LabelledVideo
 from clipvip_jax.inference.embedding_model import EmbeddingModel
 from clipvip_jax.inference.feature_file import SUFFIX
-from clipvip_jax.inference.index_builder import build_index
+from clipvip_jax.inference.index_builder import IndexLayout, build_index
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.inference.video_views import ViewEmbedder, mean_direction
 from clipvip_jax.runs import workdir
@@ -149,6 +149,7 @@ def _embed(
     threads=task.threads,
     max_skipped=task.max_skipped,
     flag="--workdir",
+    layout=IndexLayout(paths=embedder.paths),
     publish=task.publish,
   )
   labels = {video.clip.name: video.label for video in videos}

@@ -20,6 +20,7 @@ from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.media_notes import collect_notes
+from clipvip_jax.input_pipeline.media_versions import media_versions
 from clipvip_jax.runs import workdir
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
@@ -52,11 +53,13 @@ class IndexLayout:
     part_sizes: numbers of consecutive videos that are embedded together; None: PART_SIZE each.
     segments: see `VideoIndex`.
     shard: see `VideoIndex`.
+    paths: the file of each video, if the videos are names of clips; None: the videos are paths.
   """
 
   part_sizes: Sequence[int] | None = None
   segments: str = ""
   shard: str = ""
+  paths: Sequence[str] | None = None
 
 
 def build_index(
@@ -72,8 +75,8 @@ def build_index(
 ) -> VideoIndex:
   """Embeds videos into the index `out`; idempotent, and resumes where an earlier call was interrupted.
 
-  Finished parts are kept in `out`.parts until the index is complete. A part is embedded again if its file is corrupt
-  or if a video that could not be read has become readable; such videos are also added to a complete index.
+  Finished parts are kept in `out`.parts until the index is complete. A part is embedded again if its file is corrupt,
+  or if one of its videos was replaced since or has become readable; in a complete index, only such videos are.
 
   Args:
     model: see `clipvip_jax.load`.
@@ -93,9 +96,11 @@ def build_index(
   """
   names = [os.fspath(video) for video in videos]
   threads = threads or os.cpu_count() or 1
-  if out.exists():
-    finished = _read_finished(out, model, names, flag, layout)
-    index = _retry_unreadable(finished, model, names, threads)
+  finished = _read_finished(out, model, names, flag, layout) if out.exists() else None
+  by_path = media_versions(layout.paths or names, threads)
+  versions = {name: by_path[path] for name, path in zip(names, layout.paths or names, strict=True)}
+  if finished is not None:
+    index = _update(finished, model, versions, threads)
     check_unreadable(index, len(videos), max_skipped)
     if index is not finished:
       video_index.write_index(out, index)
@@ -104,7 +109,7 @@ def build_index(
   parts_dir = out.with_name(f"{out.name}.parts")
   publish(_claim(parts_dir, model, names, flag))
   parts = {parts_dir / f"{number}{SUFFIX}": part for number, part in enumerate(_split(videos, layout.part_sizes))}
-  _embed_missing_parts(model, parts, threads, publish)
+  _embed_missing_parts(model, parts, versions, threads, publish)
   table = dataclasses.replace(merge_tables(parts), segments=layout.segments, shard=layout.shard)
   check_unreadable(table, len(videos), max_skipped)
   video_index.write_joined(out, table, list(parts))
@@ -139,15 +144,31 @@ def _read_finished(
   return index
 
 
-def _retry_unreadable(index: VideoIndex, model: VideoEmbedder, names: Sequence[str], threads: int) -> VideoIndex:
-  """Adds videos that have become readable, in the order of `names`; returns the index itself if there are none."""
-  retried = _embed_part(model, read_media.map_in_threads(index.bad, model.read_clip, threads))
-  if not retried.videos:
+def _update(index: VideoIndex, model: VideoEmbedder, versions: Mapping[str, str], threads: int) -> VideoIndex:
+  """Embeds replaced videos, and those that have become readable.
+
+  Args:
+    index: a complete index.
+    model: of the index.
+    versions: of all videos by name, in the order of the index to return.
+    threads: that decode.
+
+  Returns:
+    The index itself if there are no such videos.
+  """
+  replaced = index.replaced(versions)
+  if replaced:
+    log.info("%d videos were replaced since they were embedded; embedding them again", len(replaced))
+  outdated = {*index.bad, *replaced}
+  clips = read_media.map_in_threads((name for name in versions if name in outdated), model.read_clip, threads)
+  retried = _embed_part(model, clips, versions)
+  if not replaced and not retried.videos:
     return index
-  merged = _merge([dataclasses.replace(index, bad=[], reasons=[]), retried])
-  position = {name: number for number, name in enumerate(names)}
-  order = sorted(range(len(merged.videos)), key=lambda row: position[merged.videos[row]])
-  return dataclasses.replace(merged, features=merged.features[order], videos=[merged.videos[row] for row in order])
+  kept = [row for row, name in enumerate(index.videos) if name not in replaced]
+  rows = dataclasses.replace(index.select(kept), bad=[], reasons=[])
+  merged = _merge([rows, retried])
+  position = {name: number for number, name in enumerate(versions)}
+  return merged.select(sorted(range(len(merged.videos)), key=lambda row: position[merged.videos[row]]))
 
 
 def _claim(parts_dir: pathlib.Path, model: VideoEmbedder, names: list[str], flag: str) -> pathlib.Path:
@@ -176,11 +197,12 @@ def describe_names(names: Sequence[str]) -> str:
 def _embed_missing_parts(
   model: VideoEmbedder,
   parts: Mapping[pathlib.Path, Sequence[PathLike]],
+  versions: Mapping[str, str],
   threads: int,
   publish: Callable[[pathlib.Path], None],
 ) -> None:
   """Embeds the parts that are missing, corrupt or outdated; decoding runs ahead across parts."""
-  missing = {path: part for path, part in parts.items() if not _is_complete(path, model, threads)}
+  missing = {path: part for path, part in parts.items() if not _is_complete(path, model, versions, threads)}
   if len(missing) < len(parts):
     log.info("resuming: %d of %d parts are complete", len(parts) - len(missing), len(parts))
   noted: list[set[str]] = []  # appended to by threads
@@ -194,7 +216,7 @@ def _embed_missing_parts(
   clips = read_media.map_in_threads(itertools.chain.from_iterable(missing.values()), read_clip, threads)
   progress, done = ProgressReporter(sum(map(len, missing.values())), "videos"), 0
   for path, part in missing.items():
-    video_index.write_index(path, _embed_part(model, itertools.islice(clips, len(part))))
+    video_index.write_index(path, _embed_part(model, itertools.islice(clips, len(part)), versions))
     publish(path)
     done += len(part)
     progress.update(done)
@@ -202,19 +224,24 @@ def _embed_missing_parts(
     log.info("accepted with notes: %s", ", ".join(f"{count} {note}" for note, count in sorted(counts.items())))
 
 
-def _is_complete(path: pathlib.Path, model: VideoEmbedder, threads: int) -> bool:
-  """Returns whether a part can be kept: its file is intact, and its unreadable videos are still unreadable."""
+def _is_complete(path: pathlib.Path, model: VideoEmbedder, versions: Mapping[str, str], threads: int) -> bool:
+  """Returns whether a part can be kept: its file is intact, no video was replaced, and none has become readable."""
   try:
-    bad = video_index.read_index(path).bad
+    part = video_index.read_index(path)
   except UserError:
     return False
-  return all(isinstance(clip, MediaError) for _, clip in read_media.map_in_threads(bad, model.read_clip, threads))
+  if replaced := part.replaced(versions):
+    log.info("%d videos of %s were replaced; embedding it again", len(replaced), path.name)
+    return False
+  return all(isinstance(clip, MediaError) for _, clip in read_media.map_in_threads(part.bad, model.read_clip, threads))
 
 
 def _embed_part(
-  model: VideoEmbedder, clips: Iterable[tuple[str | os.PathLike[str], np.ndarray | MediaError]]
+  model: VideoEmbedder,
+  clips: Iterable[tuple[str | os.PathLike[str], np.ndarray | MediaError]],
+  versions: Mapping[str, str],
 ) -> VideoIndex:
-  """Embeds (video, its pixels or the error of reading it)."""
+  """Embeds (video, its pixels or the error of reading it), and records the versions of the videos."""
   good: list[str] = []
   bad: list[str] = []
   reasons: list[str] = []
@@ -236,7 +263,9 @@ def _embed_part(
   if not finite.all():
     name = good[int(finite.argmin())]
     raise UserError(f"{name}: its features are not finite; check the weights of {model.source!r} for NaN")
-  return VideoIndex(features, good, model.source, model.identity, bad, reasons, model.config.data.crop)
+  recorded = [versions[name] for name in good]
+  crop = model.config.data.crop
+  return VideoIndex(features, good, model.source, model.identity, bad, reasons, crop, versions=recorded)
 
 
 def merge_tables(paths: Iterable[pathlib.Path]) -> VideoIndex:
@@ -257,7 +286,13 @@ def _merge(parts: Sequence[VideoIndex]) -> VideoIndex:
     videos=[name for part in parts for name in part.videos],
     bad=[name for part in parts for name in part.bad],
     reasons=[reason for part in parts for reason in part.reasons],
+    versions=_merge_versions(parts),
   )
+
+
+def _merge_versions(parts: Sequence[VideoIndex]) -> list[str]:
+  versions = [version for part in parts for version in part.versions or [""] * len(part.videos)]
+  return versions if any(versions) else []
 
 
 def check_unreadable(index: VideoIndex, num_videos: int, max_skipped: float) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from clipvip_jax.weights.mmap_file import iterate_blocks
 
 _KIND = "an index of videos"
 _FIELDS = {"videos": list, "source": str, "identity": str, "bad": list, "reasons": list, "crop": str}
-_OPTIONAL = {"segments": "", "shard": ""}  # not written if empty
+_OPTIONAL: dict[str, str | list[str]] = {"segments": "", "shard": "", "versions": []}  # not written if empty
 _DEFAULTS = {"crop": "squash", **_OPTIONAL}  # of indexes of earlier versions
 
 
@@ -34,6 +34,8 @@ class VideoIndex:
     segments: length of the moments that were embedded, such as "10s", if `videos` are names of `VideoClip`s; "" if they
       are paths.
     shard: which part of an index this is, see `index_shards`; "" for a complete index.
+    versions: of the file of each of `videos` when it was embedded, see `media_versions`; none in indexes of earlier
+      versions of the project.
   """
 
   features: Float[np.ndarray, "n e"]
@@ -45,10 +47,21 @@ class VideoIndex:
   crop: str = "squash"
   segments: str = ""
   shard: str = ""
+  versions: list[str] = dataclasses.field(default_factory=list)
 
   def clip(self, row: int) -> VideoClip:
     """Returns the clip of a row of `features`."""
     return VideoClip.from_name(self.videos[row]) if self.segments else VideoClip(self.videos[row])
+
+  def select(self, rows: Sequence[int]) -> "VideoIndex":
+    """Returns the index with these rows of `features`, in this order."""
+    videos, versions = ([column[row] for row in rows] if column else [] for column in (self.videos, self.versions))
+    return dataclasses.replace(self, features=self.features[rows], videos=videos, versions=versions)
+
+  def replaced(self, versions: Mapping[str, str]) -> set[str]:
+    """Returns the videos whose files have other versions now; not those that are gone or whose version is unknown."""
+    recorded = zip(self.videos, self.versions, strict=True) if self.versions else ()
+    return {name for name, version in recorded if version and versions[name] not in ("", version)}
 
 
 def write_index(path: pathlib.Path, index: VideoIndex) -> None:
@@ -93,7 +106,7 @@ def read_index(path: pathlib.Path) -> VideoIndex:
   """
   if not path.is_file():
     raise UserError(f"index {str(path)!r}: no such file; python -m clipvip_jax.embed writes one")
-  types = _FIELDS | dict.fromkeys(_OPTIONAL, str)
+  types = _FIELDS | {name: type(value) for name, value in _OPTIONAL.items()}
   arrays, fields = feature_file.read_features(path, ["features"], types, _KIND, _DEFAULTS, mapped=True)
   check_crop(fields["crop"], f"{path} is not {_KIND}: its crop")
   features = arrays["features"]
@@ -101,7 +114,10 @@ def read_index(path: pathlib.Path) -> VideoIndex:
     raise UserError(f"{path} is not {_KIND}: features are {features.dtype} {list(features.shape)}, expected float32 2D")
   if not all(np.isfinite(block).all() for block in iterate_blocks(features)):
     raise UserError(f"{path} is not {_KIND}: features are not finite")
-  for name, expected in (("videos", len(features)), ("reasons", len(fields["bad"]))):
+  counts = {"videos": len(features), "reasons": len(fields["bad"])}
+  if fields["versions"]:
+    counts["versions"] = len(features)
+  for name, expected in counts.items():
     if len(fields[name]) != expected:
       raise UserError(f"{path} is not {_KIND}: it has {len(fields[name])} {name}, expected {expected}")
   return VideoIndex(features, **fields)

@@ -42,6 +42,11 @@ class ViewEmbedder:
     """Names of the clips, which `build_index` takes as videos."""
     return list(self._clips)
 
+  @property
+  def paths(self) -> list[str]:
+    """Paths of the videos of `names`: `IndexLayout.paths`."""
+    return [clip.path for clip in self._clips.values()]
+
   def read_clip(self, video: str | os.PathLike[str]) -> Float[np.ndarray, "k t s s 3"]:
     """Reads the normalised pixels of all views of a clip.
 

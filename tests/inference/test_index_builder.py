@@ -1,5 +1,6 @@
 """Building an index: resuming, unreadable videos, and indexes of other videos or models."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -97,6 +98,55 @@ def test_repaired_videos_are_added_to_a_complete_index(tmp_path, out):
   uninterrupted = tmp_path / "uninterrupted.safetensors"
   build_index(FakeModel(), videos, uninterrupted, max_skipped=0.1)
   assert out.read_bytes() == uninterrupted.read_bytes()
+
+
+def replace_first(folder):
+  """Writes the content of other videos to 000.mp4 and 005.mp4."""
+  for name, other in (("000.mp4", "001.mp4"), ("005.mp4", "007.mp4")):
+    (folder / name).write_bytes((folder / other).read_bytes())
+
+
+def test_replaced_videos_are_embedded_again_when_resuming(tmp_path, out):
+  videos = write_videos(tmp_path / "v")
+  interrupt(videos, out, after=9)
+  (tmp_path / "v" / "003.mp4").touch()  # a copy, or a touched file, is the same video
+  replace_first(tmp_path / "v")
+  resumed = FakeModel()
+  build_index(resumed, videos, out)
+  assert resumed.embedded == 10
+  uninterrupted = tmp_path / "uninterrupted.safetensors"
+  build_index(FakeModel(), videos, uninterrupted)
+  assert out.read_bytes() == uninterrupted.read_bytes()
+
+
+def test_replaced_videos_of_a_complete_index_are_embedded_again(tmp_path, out):
+  videos = write_videos(tmp_path / "v")
+  build_index(FakeModel(), videos, out, max_skipped=0.2)
+  replace_first(tmp_path / "v")
+  (tmp_path / "v" / "007.mp4").write_bytes(b"<html>")
+  (tmp_path / "v" / "009.mp4").unlink()  # its features are all that is left of it
+  again = FakeModel()
+  index = build_index(again, videos, out, max_skipped=0.2)
+  assert again.embedded == 2 and index.bad == [str(videos[7])] and str(videos[9]) in index.videos
+  (tmp_path / "v" / "009.mp4").write_bytes(b"")
+  index = build_index(again, videos, out, max_skipped=0.2)
+  assert index.bad == [str(videos[7]), str(videos[9])] and again.embedded == 2
+  uninterrupted = tmp_path / "uninterrupted.safetensors"
+  build_index(FakeModel(), videos, uninterrupted, max_skipped=0.2)
+  assert out.read_bytes() == uninterrupted.read_bytes()
+
+
+def test_indexes_and_parts_without_versions_are_kept(tmp_path, out):
+  videos = write_videos(tmp_path / "v")
+  interrupt(videos, out, after=9)
+  part = tmp_path / "i.safetensors.parts" / "0.safetensors"
+  video_index.write_index(part, dataclasses.replace(video_index.read_index(part), versions=[]))
+  replace_first(tmp_path / "v")
+  resumed = FakeModel()
+  index = build_index(resumed, videos, out)
+  assert resumed.embedded == 6 and index.versions[:4] == [""] * 4 and all(index.versions[4:])
+  video_index.write_index(out, dataclasses.replace(index, versions=[]))
+  assert not build_index(FakeModel(), videos, out).versions
 
 
 def test_truncated_part_is_embedded_again(tmp_path, out):
