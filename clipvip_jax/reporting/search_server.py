@@ -27,7 +27,7 @@ Search = Callable[[str, str], Sequence[Hit]]  # of a query and a condition ("": 
 
 LOCALHOST = "127.0.0.1"
 _LOCAL_NAMES = ("localhost", LOCALHOST, "::1")
-_ANY_ADDRESS = ("", "0.0.0.0", "::")
+_ANY_ADDRESS = {"": LOCALHOST, "0.0.0.0": LOCALHOST, "::": "::1"}  # all interfaces: that which this machine opens
 _CACHED_FRAMES = 1024
 _MAX_DECODERS = 4  # videos that are decoded at a time
 _MAX_TEXT = 1000  # characters of a query
@@ -45,6 +45,7 @@ class SearchServer(http.server.ThreadingHTTPServer):
   """HTTP server that is bound to its port, and answers once `serve` is called."""
 
   daemon_threads = True
+  request_queue_size = 128  # connections that wait to be accepted; further ones wait for seconds
 
   def __init__(self, host: str = LOCALHOST, port: int = 0):
     """Binds the address.
@@ -70,8 +71,9 @@ class SearchServer(http.server.ThreadingHTTPServer):
 
   @property
   def url(self) -> str:
-    """Address of the page."""
-    name = f"[{self.host}]" if ":" in self.host else self.host
+    """Address of the page, which a browser on this machine opens."""
+    name = _ANY_ADDRESS.get(self.host, self.host)
+    name = f"[{name}]" if ":" in name else name
     return f"http://{name}:{self.server_address[1]}/"
 
   def serve(self, search: Search, index: VideoIndex) -> None:
@@ -108,6 +110,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   server_version, sys_version = "clipvip", ""
   protocol_version = "HTTP/1.1"
   timeout = _TIMEOUT
+
+  def do_HEAD(self) -> None:
+    """Answers as to GET, without the content."""
+    self.do_GET()
 
   def do_GET(self) -> None:
     try:
@@ -152,7 +158,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     for name, value in {**_HEADERS, "Content-Type": content_type, "Content-Length": str(len(content))}.items():
       self.send_header(name, value)
     self.end_headers()
-    self.wfile.write(content)
+    if self.command != "HEAD":
+      self.wfile.write(content)
 
   def log_message(self, format: str, *args: object) -> None:
     """Omits the line per request that the base class prints."""

@@ -1,10 +1,14 @@
 """The search page: queries, thumbnails, escaping, and requests that are refused."""
 
+import concurrent.futures
 import contextlib
 import http.client
 import re
+import socket
+import struct
 import threading
 import urllib.parse
+import urllib.request
 
 import browser
 import numpy as np
@@ -155,6 +159,44 @@ def test_only_the_servers_own_names_and_methods_are_accepted():
     assert get(server, "/", "POST")[0] == 501 and get(server, "/", "DELETE")[0] == 501
   with serving(index_of(["a.mp4"]), host="0.0.0.0") as server:
     assert get(server, "/", Host="nas.example")[0] == 200
+
+
+def test_head_is_answered_as_get_without_content(tmp_path):
+  videos = list(map(str, write_videos(tmp_path / "v", 1)))
+  with serving(index_of(videos)) as server:
+    for path in ("/", "/?q=red", "/frame?row=0", "/none"):
+      status, headers, content = get(server, path, "HEAD")
+      expected, full_headers, full = get(server, path)
+      assert (status, content) == (expected, b"") and full and headers["Content-Length"] == str(len(full)), path
+      assert headers["Content-Type"] == full_headers["Content-Type"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+def test_the_address_of_all_interfaces_is_one_that_a_browser_opens(host):
+  with serving(index_of(["a.mp4"]), host=host) as server:
+    local = "[::1]" if ":" in host else "127.0.0.1"
+    assert server.url == f"http://{local}:{server.server_address[1]}/"
+    with urllib.request.urlopen(server.url, timeout=20) as response:
+      assert response.status == 200
+
+
+def test_many_clients_are_answered_while_others_disconnect():
+  is_open = threading.Event()
+
+  def search(query, where):
+    assert is_open.wait(20)
+    return []
+
+  with serving(index_of(["a.mp4"]), search) as server:
+    address = server.server_address[:2]
+    for _ in range(20):  # leave before the answer
+      with socket.create_connection(address, timeout=20) as client:
+        client.sendall(b"GET /?q=x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    is_open.set()
+    with concurrent.futures.ThreadPoolExecutor(60) as pool:
+      statuses = list(pool.map(lambda number: get(server, f"/?q={number}")[0], range(60)))
+  assert statuses == [200] * 60
 
 
 def test_a_port_in_use_is_refused():
