@@ -126,6 +126,7 @@ def _serve(
   with SearchServer(options.host or _LOCALHOST, port) as server:  # a port in use is reported before the model is loaded
     model = load_model.load(options.model or index.source, crop=index.crop)
     check_model(model, index)
+    model.embed_texts(["a video"])  # compiles, and reports a missing tokenizer now, not with the first query
 
     def search(query: str, where: str) -> list[Hit]:
       selected = metadata.select([Condition.parse(where)] if where else [])

@@ -2,10 +2,12 @@
 
 A condition is FIELD=VALUE, or with one of != < <= > >= in place of =. The field `path` is the path of the video as the
 index names it; others are columns of the metadata. VALUE of = and != may contain the wildcards *, ? and [...]. Two
-numbers are compared as numbers, everything else as text. A list fulfils a condition if one of its elements does. A
-video without a value fulfils none; null, "" and NaN are no values.
+numbers are compared as numbers, everything else as text. A list fulfils a condition if one of its elements does, and so
+does a video with several rows if it does in one of them. A video without a value fulfils none; null, "" and NaN are no
+values.
 """
 
+import collections
 import csv
 import dataclasses
 import fnmatch
@@ -131,7 +133,8 @@ class Metadata:
 
   def _read(self, path: pathlib.Path) -> None:
     names = {real_path(name, follow=False): name for name in dict.fromkeys(self._paths)}
-    count, unknown = 0, list[str]()
+    count, unknown, ignored = 0, list[str](), False
+    rows_of = collections.Counter[str]()
     for where, row in _read_rows(path):
       video = row.pop(_VIDEO, None)
       if not isinstance(video, str) or not video or "\0" in video:
@@ -141,9 +144,12 @@ class Metadata:
       if name is None:
         unknown.append(video)
         continue
+      rows_of[name] += 1
+      ignored |= row.pop(PATH, None) is not None
       for field, value in row.items():
         if _is_value(value):
-          self._columns.setdefault(field, {})[name] = value
+          column = self._columns.setdefault(field, {})
+          column[name] = [column[name], value] if name in column else value
     first = f", first {printable(unknown[0])}" if unknown else ""
     if len(unknown) == count:
       raise UserError(
@@ -151,6 +157,10 @@ class Metadata:
       )
     if unknown:
       log.info("%s: %d of %d rows name no video of the index%s", path, len(unknown), count, first)
+    if repeated := sum(number > 1 for number in rows_of.values()):
+      log.info("%s: %d videos have several rows; --where selects them by the values of any row", path, repeated)
+    if ignored:
+      log.warning("%s: the column %s is ignored, as --where=%s is the path of the video; rename it", path, PATH, PATH)
 
   def select(self, conditions: Sequence[Condition]) -> Bool[np.ndarray, " n"] | None:
     """Returns which rows of the index fulfil all conditions; None if there are none.

@@ -85,6 +85,17 @@ def test_index_of_another_model_is_refused_before_it_is_served(tmp_path, fake_mo
     search.main([f"--index={path}", "--serve", "--port=0"])
 
 
+@pytest.mark.parametrize("options", [["red"], ["--serve", "--port=0"]])
+def test_a_model_without_tokenizer_is_refused_at_the_start(tmp_path, fake_model, monkeypatch, options):
+  def fail(self, texts):
+    raise UserError("no tokenizer is known")
+
+  monkeypatch.setattr(FakeModel, "embed_texts", fail)
+  monkeypatch.setattr(SearchServer, "serve", lambda server, search, index: pytest.fail("it is served"))
+  with pytest.raises(UserError, match="no tokenizer is known"):
+    search.main([write_index(tmp_path / "i.safetensors", ["a.mp4"]), *options])
+
+
 @pytest.mark.slow
 def test_an_index_in_a_bucket_is_built_and_searched_as_a_local_one(bucket, tmp_path, capsys):
   (tmp_path / "clip").mkdir()

@@ -91,6 +91,26 @@ def test_all_segments_of_a_video_have_its_values(tmp_path, monkeypatch):
   assert metadata.select([Condition.parse("path=a.mp4")]).tolist() == [True, True, False]
 
 
+def test_a_video_with_several_rows_has_the_values_of_all(index, tmp_path, caplog):
+  rows = "a/1.mp4,a cat,1\na/1.mp4,a dog,\n./a/1.mp4,a dog,3\na/2.mp4,two dogs,2\n"
+  (tmp_path / "m.csv").write_text(f"video,sentence,n\n{rows}")
+  with caplog.at_level("INFO", logger="clipvip_jax"):
+    metadata = Metadata(index, tmp_path / "m.csv")
+  assert "m.csv: 1 videos have several rows; --where selects them by the values of any row" in caplog.text
+  for text, expected in (("sentence=*cat*", [0]), ("sentence=*dog*", [0, 1]), ("n<2", [0]), ("n>2", [0]), ("n=2", [1])):
+    assert np.flatnonzero(metadata.select([Condition.parse(text)])).tolist() == expected, text
+
+
+@pytest.mark.parametrize(
+  ("name", "row"), [("m.csv", "video,path\na/1.mp4,x\n"), ("m.jsonl", '{"video": "a/1.mp4", "path": 1}')]
+)
+def test_a_column_path_is_named_as_ignored(index, tmp_path, caplog, name, row):
+  (tmp_path / name).write_text(row)
+  metadata = Metadata(index, tmp_path / name)
+  assert f"{name}: the column path is ignored" in caplog.text
+  assert metadata.select([Condition.parse("path=*1.mp4")]).tolist() == [True, False, False, False]
+
+
 def test_rows_of_other_videos_are_counted(index, tmp_path, caplog):
   (tmp_path / "m.csv").write_text("video,year\na/1.mp4,2020\nz\x1b.mp4,2021\n")
   with caplog.at_level("INFO", logger="clipvip_jax"):
