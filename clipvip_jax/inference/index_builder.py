@@ -16,13 +16,12 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.inference import video_index
 from clipvip_jax.inference.feature_file import SUFFIX
+from clipvip_jax.inference.parts_folder import claim_parts
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.media_notes import collect_notes
 from clipvip_jax.input_pipeline.media_versions import media_versions
-from clipvip_jax.runs import workdir
-from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 from clipvip_jax.utils.progress import ProgressReporter
@@ -92,8 +91,11 @@ def build_index(
     The index. An interrupted and resumed build writes the same bytes as an uninterrupted one.
 
   Raises:
-    UserError: `out` or its parts belong to other videos or another model, or too many videos are unreadable.
+    UserError: there are no videos; `out` or its parts belong to other videos or another model, or another process
+      builds it; or too many videos are unreadable.
   """
+  if not videos:
+    raise UserError("no videos to embed; pass at least one")
   names = [os.fspath(video) for video in videos]
   threads = threads or os.cpu_count() or 1
   finished = _read_finished(out, model, names, flag, layout) if out.exists() else None
@@ -107,14 +109,15 @@ def build_index(
       publish(out)
     return index
   parts_dir = out.with_name(f"{out.name}.parts")
-  publish(_claim(parts_dir, model, names, flag))
-  parts = {parts_dir / f"{number}{SUFFIX}": part for number, part in enumerate(_split(videos, layout.part_sizes))}
-  _embed_missing_parts(model, parts, versions, threads, publish)
-  table = dataclasses.replace(merge_tables(parts), segments=layout.segments, shard=layout.shard)
-  check_unreadable(table, len(videos), max_skipped)
-  video_index.write_joined(out, table, list(parts))
-  publish(out)
-  shutil.rmtree(parts_dir)
+  with claim_parts(parts_dir, _job(model, names), flag) as job_file:
+    publish(job_file)
+    parts = {parts_dir / f"{number}{SUFFIX}": part for number, part in enumerate(_split(videos, layout.part_sizes))}
+    _embed_missing_parts(model, parts, versions, threads, publish)
+    table = dataclasses.replace(merge_tables(parts), segments=layout.segments, shard=layout.shard)
+    check_unreadable(table, len(videos), max_skipped)
+    video_index.write_joined(out, table, list(parts))
+    publish(out)
+    shutil.rmtree(parts_dir)
   return video_index.read_index(out)
 
 
@@ -171,21 +174,10 @@ def _update(index: VideoIndex, model: VideoEmbedder, versions: Mapping[str, str]
   return merged.select(sorted(range(len(merged.videos)), key=lambda row: position[merged.videos[row]]))
 
 
-def _claim(parts_dir: pathlib.Path, model: VideoEmbedder, names: list[str], flag: str) -> pathlib.Path:
-  """Records what is embedded in parts_dir/job.json, which it returns; refuses the parts of another job."""
-  job = {
-    "identity": model.identity,
-    "crop": model.config.data.crop,
-    "videos": describe_names(names),
-    "part": PART_SIZE,
-  }
-  try:
-    parts_dir.mkdir(parents=True, exist_ok=True)
-    workdir.check_same(parts_dir, "job", job, flag=flag)
-    config_tree.write_json(parts_dir / "job.json", job)
-    return parts_dir / "job.json"
-  except OSError as error:
-    raise UserError(f"{parts_dir} cannot be written ({error.strerror}); name another {flag}") from error
+def _job(model: VideoEmbedder, names: Sequence[str]) -> dict[str, str | int]:
+  """Returns what the parts of an index are of."""
+  videos = describe_names(names)
+  return {"identity": model.identity, "crop": model.config.data.crop, "videos": videos, "part": PART_SIZE}
 
 
 def describe_names(names: Sequence[str]) -> str:

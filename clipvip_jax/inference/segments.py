@@ -54,11 +54,17 @@ def _divide(path: str, begin: float, end: float, seconds: float) -> list[VideoCl
   starts = [0.0, *ends]
   ends.append(max(round(end, 3), starts[-1] + 0.001))
   clips = [
-    VideoClip(path, float(f"{start:.6g}"), float(f"{stop:.6g}"))
+    VideoClip(path, _round(start, seconds), _round(stop, seconds))
     for start, stop in zip(starts, ends, strict=True)
     if stop > begin  # a sound track may begin earlier
   ]
   return clips or [VideoClip(path)]  # all frames at one time
+
+
+def _round(time: float, seconds: float) -> float:
+  """Rounds a border of segments of a length to six digits or, if these are too few for it, to milliseconds."""
+  short = float(f"{time:.6g}")
+  return short if abs(short - time) <= 0.01 * seconds else round(time, 3)
 
 
 def part_sizes(clips: Sequence[Sequence[VideoClip]]) -> list[int]:

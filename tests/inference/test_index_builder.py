@@ -198,6 +198,27 @@ def test_without_a_readable_video_there_is_no_index(tmp_path, out):
   assert not out.exists()
 
 
+def test_no_videos_are_refused(out):
+  for videos in ([], ()):
+    with pytest.raises(UserError, match="no videos to embed; pass at least one"):
+      build_index(FakeModel(), videos, out)
+
+
+def test_a_second_process_on_the_same_index_is_refused_and_the_first_completes(tmp_path, out):
+  videos = write_videos(tmp_path / "v")
+
+  class Second(FakeModel):
+    def embed_pixels(self, pixels):
+      with pytest.raises(
+        UserError, match=r"i\.safetensors\.parts is in use by another process; wait until it ends, or"
+      ):
+        build_index(FakeModel(), videos, out)
+      return super().embed_pixels(pixels)
+
+  assert len(build_index(Second(), videos, out).videos) == 10
+  assert {path.name for path in tmp_path.iterdir()} == {"v", out.name}
+
+
 def test_non_finite_features_are_refused_and_not_kept(tmp_path, out):
   model = FakeModel()
   model.embed_pixels = lambda clips: (np.full(3, np.nan, np.float32) for _ in clips)

@@ -44,6 +44,17 @@ def test_segments_cover_the_video(tmp_path, count, expected):
   assert all(clip.path == str(video) for clip in clips)
 
 
+@pytest.mark.parametrize(("hours", "seconds"), [(30, 0.1), (4, 0.15), (300, 0.75)])
+def test_short_segments_far_into_a_video_have_their_length(monkeypatch, hours, seconds):
+  end = hours * 3600 + 0.234
+  monkeypatch.setattr(segments.read_media, "video_seconds", lambda video: (0.0, end))
+  (clips,) = segments.split_videos(["v.mp4"], seconds, threads=1)
+  for clip in clips[-2000:-1]:
+    named = VideoClip.from_name(clip.name)
+    assert named == clip and abs(clip.end - clip.start - seconds) < 0.03 * seconds
+  assert clips[-1].end == pytest.approx(end, abs=0.01 * seconds) and clips[-1].end - clips[-1].start > 0.4 * seconds
+
+
 @pytest.mark.parametrize("span", [(12.0, 12.0), (0.5, 0.5)])
 def test_a_video_whose_frames_have_one_time_is_one_item(tmp_path, monkeypatch, span):
   monkeypatch.setattr(segments.read_media, "video_seconds", lambda video: span)
