@@ -91,16 +91,13 @@ def build_index(
     The index. An interrupted and resumed build writes the same bytes as an uninterrupted one.
 
   Raises:
-    UserError: there are no videos; `out` or its parts belong to other videos or another model, or another process
-      builds it; or too many videos are unreadable.
+    UserError: no videos; other videos, another model or another process; or too many unreadable videos.
   """
   if not videos:
     raise UserError("no videos to embed; pass at least one")
-  names = [os.fspath(video) for video in videos]
-  threads = threads or os.cpu_count() or 1
+  names, threads = [os.fspath(video) for video in videos], threads or os.cpu_count() or 1
   finished = _read_finished(out, model, names, flag, layout) if out.exists() else None
-  by_path = media_versions(layout.paths or names, threads)
-  versions = {name: by_path[path] for name, path in zip(names, layout.paths or names, strict=True)}
+  versions = _versions(names, layout.paths or names, threads)
   if finished is not None:
     index = _update(finished, model, versions, threads)
     check_unreadable(index, len(videos), max_skipped)
@@ -114,11 +111,17 @@ def build_index(
     parts = {parts_dir / f"{number}{SUFFIX}": part for number, part in enumerate(_split(videos, layout.part_sizes))}
     _embed_missing_parts(model, parts, versions, threads, publish)
     table = dataclasses.replace(merge_tables(parts), segments=layout.segments, shard=layout.shard)
-    check_unreadable(table, len(videos), max_skipped)
+    check_unreadable(table, len(names), max_skipped)
     video_index.write_joined(out, table, list(parts))
     publish(out)
     shutil.rmtree(parts_dir)
   return video_index.read_index(out)
+
+
+def _versions(names: Sequence[str], paths: Sequence[str], threads: int) -> dict[str, str]:
+  """Returns the version of the file of each video by the video's name."""
+  by_path = media_versions(paths, threads)
+  return {name: by_path[path] for name, path in zip(names, paths, strict=True)}
 
 
 def _split(videos: Sequence[PathLike], sizes: Sequence[int] | None) -> list[Sequence[PathLike]]:
