@@ -32,8 +32,8 @@ OWN_TEST = ROOT / "docs" / "own_videos.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {OWN_TEST})]
 SMALLER = {
   "configs/post_pretrain.py:demo": "configs/post_pretrain.py:smoke",
-  "configs/data_scale.py ": "configs/data_scale.py:smoke ",
-  "configs/msrvtt.py:b32": "small_msrvtt.py:b32",
+  "=data_scale ": "=data_scale:smoke ",
+  "=msrvtt:b32": "=small_msrvtt.py:b32",
   "moving_shapes/demo": "moving_shapes/smoke",
   "moving_shapes_videos/demo": "moving_shapes_videos/smoke",
   "--workers=8": "--workers=1",
@@ -98,9 +98,9 @@ RULES = (
   Run(r"\S+ -m clipvip_jax.data_tool (check|build) msrvtt ", OFFICIAL),
   Run(r"\S+ -m clipvip_jax.data_tool show msrvtt "),
   Run(r"\S+ -m clipvip_jax.data_tool throughput msrvtt ", "--batch_size=4 --seconds=0.1"),
-  Run(r"\S+ -m clipvip_jax.main --config=configs/msrvtt.py:b32 --workdir=runs/msrvtt .*pretrain_clipvip_base_32.pt"),
+  Run(r"\S+ -m clipvip_jax.main --config=msrvtt:b32 --workdir=runs/msrvtt .*pretrain_clipvip_base_32.pt"),
   Run(
-    r"\S+ -m clipvip_jax.main .*msrvtt.py:b32 .*init_from=runs/b32",
+    r"\S+ -m clipvip_jax.main .*msrvtt:b32 .*init_from=runs/b32",
     "",
     {"runs/msrvtt": "runs/tuned", "=runs/b32": "=build/demo"},
   ),
@@ -129,9 +129,9 @@ RULES = (
   Run(
     r"\S+ -m clipvip_jax.main .*--config.data.name=video_manifest",
     "--config.train.num_steps=2 --config.train.eval_every=2 --config.train.batch_size=8 --config.data.prepare=False",
-    {"post_pretrain.py ": "post_pretrain.py:smoke "},
+    {"=post_pretrain ": "=post_pretrain:smoke "},
   ),
-  Run(r"\S+ -m clipvip_jax.study .*data_scale.py", "--only=100%"),
+  Run(r"\S+ -m clipvip_jax.study --config=data_scale ", "--only=100%"),
   Listed(r"make ", "starts long runs, complete tests or installations"),
   Listed(r"\S+ -m benchmarks\.", "measures for minutes, or compares with PyTorch"),
   Listed(r"\S+ -m launch\.", "needs a cluster; tests/launch/test_launchers.py runs it with --dry-run"),

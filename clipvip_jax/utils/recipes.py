@@ -22,7 +22,7 @@ def find_recipe(name: str, base: pathlib.Path | None = None) -> pathlib.Path:
     base: folder that relative paths start from; None: the working directory.
 
   Raises:
-    UserError: there is neither; lists files and names.
+    UserError: there is neither; names the package's recipe of that file name, or lists files and names.
   """
   path = (base or pathlib.Path()) / name
   with contextlib.suppress(OSError):  # the name is too long
@@ -30,6 +30,8 @@ def find_recipe(name: str, base: pathlib.Path | None = None) -> pathlib.Path:
       return path
   if name in recipe_names():
     return FOLDER / f"{name}.py"
+  if (stem := path.stem) in recipe_names() and path.suffix == ".py":
+    raise UserError(f"--config={name}: no such file; the recipe of the package is --config={stem}, in any folder")
   files = [str(pathlib.Path(name).parent / file.name) for file in _recipe_files(path.parent)]
   raise UserError(
     f"--config={name} is neither a file nor the name of a recipe; files in that folder: {', '.join(files) or 'none'};"

@@ -27,6 +27,16 @@ def test_a_file_precedes_the_recipe_of_that_name(tmp_path, monkeypatch):
   assert find_recipe("msrvtt").resolve() == tmp_path / "msrvtt"
 
 
+@pytest.mark.parametrize("name", ["configs/msrvtt.py", "/nowhere/configs/vatex.py", "post_pretrain.py"])
+def test_the_error_of_a_path_of_a_clone_has_the_name_that_works_in_any_folder(tmp_path, monkeypatch, name):
+  monkeypatch.chdir(tmp_path)
+  stem = name.rpartition("/")[2].removesuffix(".py")
+  message = f"--config={name}: no such file; the recipe of the package is --config={stem}, in any folder"
+  with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+    find_recipe(name)
+  assert find_recipe(stem).samefile(ROOT / "configs" / f"{stem}.py")
+
+
 def test_a_relative_path_starts_from_the_given_folder(tmp_path):
   assert find_recipe("configs/msrvtt.py", ROOT) == ROOT / "configs" / "msrvtt.py"
   assert find_recipe(str(ROOT / "configs" / "msrvtt.py"), tmp_path) == ROOT / "configs" / "msrvtt.py"
