@@ -48,12 +48,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   if out.suffix != ".jsonl":
     raise UserError(f"--out={out} must end with .jsonl, as manifests do")
   from clipvip_jax.transcription.manifest import CutSettings, write_manifest
+  from clipvip_jax.transcription.subtitle_files import SUFFIXES
   from clipvip_jax.transcription.transcripts import SubtitleFiles, Transcripts
 
   settings = CutSettings(options.cut, options.min_seconds, options.max_seconds, options.silent_seconds)
   settings.check()
   engine = _engine(options)
-  videos = list_media.list_videos(options.videos)
+  videos = list_media.list_videos(options.videos, companions=() if options.ignore_files else SUFFIXES)
   files = SubtitleFiles(not options.ignore_files, options.language)
   transcripts = Transcripts(videos, out, files, engine)
   with errors_by_address():

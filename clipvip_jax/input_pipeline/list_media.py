@@ -32,7 +32,9 @@ _CAMERA_TAGS = (0x010F, 0x0110)  # EXIF: maker and model of the camera
 _Path = TypeVar("_Path", pathlib.Path, epath.Path)
 
 
-def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path] | list[epath.Path]:
+def list_videos(
+  path: str | os.PathLike[str], *, companions: tuple[str, ...] = ()
+) -> list[pathlib.Path] | list[epath.Path]:
   """Lists videos and images in a folder or a text file.
 
   Args:
@@ -42,6 +44,7 @@ def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path] | list[epath
       Or a text file with one path per line, relative to the file; empty lines are skipped, and lines that start with #
       unless a file has this name. Or a single video or image file. In a bucket, files are recognised by their suffixes
       alone, as their content would have to be downloaded. Lines of a list may be addresses in buckets.
+    companions: suffixes of files that the caller reads beside the video of their name, which are not logged as ignored.
 
   Returns:
     Paths: sorted for a folder, in the order of a text file. Of several paths of the same file, only the first.
@@ -50,10 +53,10 @@ def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path] | list[epath
     UserError: `path` does not exist, cannot be read, or has no videos.
   """
   if storage.is_remote(path):
-    return _list_bucket(storage.absolute(path))
+    return _list_bucket(storage.absolute(path), companions)
   path = pathlib.Path(path)
   if path.is_dir():
-    videos = sorted(_walk(path))
+    videos = sorted(_walk(path, companions))
     if not videos:
       raise UserError(f"{path}: no videos, images or folders of frames in this folder; name another one")
     return _unique(videos, path)
@@ -62,7 +65,7 @@ def list_videos(path: str | os.PathLike[str]) -> list[pathlib.Path] | list[epath
   return _read_list(path)
 
 
-def _list_bucket(path: epath.Path) -> list[epath.Path]:
+def _list_bucket(path: epath.Path, companions: tuple[str, ...]) -> list[epath.Path]:
   """Like `list_videos`, for a path in a bucket."""
   storage.check_bucket(path)
   names = storage.list_names(path)
@@ -81,7 +84,8 @@ def _list_bucket(path: epath.Path) -> list[epath.Path]:
     if selected == [folder]:
       frames.append(os.fspath(folder))
     else:
-      passed += [file.relative_to(path).as_posix() for file in files if file not in {*selected}]
+      listed = {*selected, *_find_companions(files, selected, companions)}
+      passed += [file.relative_to(path).as_posix() for file in files if file not in listed]
   if not items:
     raise UserError(f"{path}: no videos, images or folders of frames in this folder; name another one")
   _log_ignored(path, passed, frames)
@@ -144,7 +148,7 @@ def _unique(videos: Sequence[_Path], where: _Path) -> list[_Path]:
   return list(first.values())
 
 
-def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def _walk(folder: pathlib.Path, companions: tuple[str, ...]) -> Iterator[pathlib.Path]:
   """Yields the items below a folder; follows links, and visits each folder once."""
   visited: set[str] = set()
   passed: list[str] = []
@@ -169,8 +173,9 @@ def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     if selected == [pathlib.Path(root)]:
       frames.append(root)
       images = []
+    beside = _find_companions(others, selected, companions)
     previews = [image for image in images if image not in {*selected}]
-    unlisted = [*(pathlib.Path(root, name) for name in hidden), *previews, *sorted({*others} - {*videos})]
+    unlisted = [*(pathlib.Path(root, name) for name in hidden), *previews, *sorted({*others} - {*videos, *beside})]
     passed.extend(str(file.relative_to(folder)) for file in unlisted)
   _log_ignored(folder, passed, frames)
 
@@ -181,6 +186,14 @@ def _select_items(folder: _Path, videos: Sequence[_Path], images: Sequence[_Path
     return [folder]
   stems: set[str] = {video.stem for video in videos}
   return [*videos, *(image for image in images if image.stem not in stems)]
+
+
+def _find_companions(files: Sequence[_Path], items: Sequence[_Path], suffixes: tuple[str, ...]) -> Iterator[_Path]:
+  """Yields the files NAME.SUFFIX and NAME.LANGUAGE.SUFFIX beside the items of these names."""
+  stems = {item.stem for item in items}
+  for file in files:
+    if file.name.lower().endswith(suffixes) and stems & {file.stem, pathlib.PurePath(file.stem).stem}:
+      yield file
 
 
 def _log_ignored(folder: storage.PathLike, passed: Sequence[str], frames: Sequence[str]) -> None:

@@ -77,7 +77,8 @@ def time(seconds, mark):
 
 
 @pytest.mark.parametrize("suffix", [".srt", ".vtt"])
-def test_subtitle_files_become_clips(tmp_path, videos, suffix):
+def test_subtitle_files_become_clips(tmp_path, videos, suffix, caplog):
+  caplog.set_level("INFO", "clipvip_jax")
   spans = spoken(speech.tone_burst)[1]
   mark = "," if suffix == ".srt" else "."
   cues = [f"{n}\n{time(a, mark)} --> {time(b, mark)}\n{text}\n" for n, (text, (a, b)) in enumerate(spans.items())]
@@ -87,6 +88,7 @@ def test_subtitle_files_become_clips(tmp_path, videos, suffix):
   rows = run(tmp_path, tmp_path / "m.jsonl", "--min_seconds=0.5", "--max_seconds=6")
   assert [row["video"] for row in rows] == ["a.mp4"] * 5 + ["b.mp4"] * 5
   assert check_spans(rows[:5], spans) == " ".join(speech.SENTENCES)
+  assert "ignored" not in caplog.text  # the files are read
   assert len(run(tmp_path, tmp_path / "m.jsonl", "--cut=none")) == 2  # from the same transcripts
 
 

@@ -67,6 +67,18 @@ def test_media_is_recognised_by_name_or_content(tmp_path, mp4, logged):
   assert all(name in logged.text for name in ("notes.txt", "table.csv", "x.npy", ".b.mp4"))
 
 
+def test_companions_of_videos_are_not_logged_as_ignored(bucket, tmp_path, mp4, logged):
+  files = {"a.mp4": mp4, "a.srt": b"1", "v/b.mp4": mp4, "v/b.en.VTT": b"2", "v/a.srt": b"no video", "a.txt": b""}
+  write(tmp_path, files)
+  bucket.upload(tmp_path, "v")
+  for folder in (tmp_path, bucket / "v"):
+    logged.clear()
+    assert len(list_media.list_videos(folder, companions=(".srt", ".vtt"))) == 2
+    assert "ignored 2 entries" in logged.text and "a.txt, v/a.srt" in logged.text
+    list_media.list_videos(folder)
+    assert "ignored 4 entries" in logged.text
+
+
 def test_images_beside_videos_are_items_unless_they_are_previews(tmp_path, mp4, logged):
   write(tmp_path, {"a.mp4": mp4, "a.jpg": picture(), "photo.jpg": picture(), "1.png": picture(), "2.png": picture()})
   assert listed(tmp_path) == ["1.png", "2.png", "a.mp4", "photo.jpg"]
