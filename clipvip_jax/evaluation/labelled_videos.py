@@ -224,7 +224,7 @@ def _kinetics_names(row: dict[str, str], where: str) -> list[str]:
   try:
     start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
   except (KeyError, ValueError, OverflowError) as error:
-    raise UserError(f"{where}: time_start and time_end must be seconds; restore the owner's file") from error
+    raise UserError(f"{where}: time_start and time_end must be seconds; use the original file") from error
   name, label, split = f"{row['youtube_id']}_{start:06d}_{end:06d}", row["label"], row.get("split", "")
   folders = [label, label.replace(" ", "_"), split, f"{split}/{label}", f"{split}/{label.replace(' ', '_')}"]
   return [name, *(f"{folder}/{name}" for folder in folders if folder)]

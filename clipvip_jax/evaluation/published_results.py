@@ -7,7 +7,7 @@ implementation, on four test sets. For the others, which CLIP-ViP was not tested
 - CLIP2Video (Fang et al., 2021, arXiv 2106.11097), built on CLIP4Clip, on MSVD, MSR-VTT full and VATEX in HGR's split:
   from the README of its implementation.
 - MIL-NCE (Miech et al., 2020), repeated with its published code, and HowTo100M (Miech et al., 2019) on YouCook2: from
-  the owner's leaderboard.
+  the dataset's leaderboard.
 
 Video-to-text figures of sets with several captions are `video_to_text_grouped`: see docs/evaluation.md.
 """

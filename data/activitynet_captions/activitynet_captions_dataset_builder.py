@@ -30,9 +30,9 @@ _PREFIX = "v_"  # of names in the annotations; names of files have or lack it
 
 
 class Builder(CorpusBuilder):
-  """All sentences of a video are joined into one paragraph. Results are reported on validation, the owner's val_1.
+  """All sentences of a video are joined into one paragraph. Results are reported on validation, the original val_1.
 
-  Annotations: the owner's train.json and val_1.json, {"v_ID": {"duration", "timestamps", "sentences"}}; or train.jsonl
+  Annotations: the original train.json and val_1.json, {"v_ID": {"duration", "timestamps", "sentences"}}; or train.jsonl
   and val1.jsonl, or anet_ret_train.json and anet_ret_val_1.json, as read by `read_json_clips`.
   Videos: v_ID.mp4 or ID.mp4, or another extension; or a folder of frames v_ID/v_ID_000.jpg, all of which are stored.
   """

@@ -46,9 +46,9 @@ class DidemoConfig(RetrievalConfig):
 class Builder(CorpusBuilder):
   """All sentences of a video, in the order of the file, are joined into one paragraph.
 
-  Annotations of a split: the owner's train_data.json, val_data.json, test_data.json, lists of {"video": NAME,
+  Annotations of a split: the original train_data.json, val_data.json, test_data.json, lists of {"video": NAME,
   "description": SENTENCE}; or train.jsonl or didemo_ret_train.json, as read by `read_json_clips`, and so on. The
-  owner's files have more videos than results are reported on; train_list.txt, val_list.txt, test_list.txt beside them
+  original files have more videos than results are reported on; train_list.txt, val_list.txt, test_list.txt beside them
   list the reported ones, one name per line (1,004 in test).
   Videos are found by name without the extension, since redistributions converted many of them.
   """
@@ -72,7 +72,7 @@ class Builder(CorpusBuilder):
 
 
 def _select_listed(raw_dir: epath.Path, path: epath.Path, word: str, clips: dict[str, Clip]) -> Iterable[Clip]:
-  """Returns the clips in the split's list; all clips if there is no list, or `path` is not the owner's file."""
+  """Returns the clips in the split's list; all clips if there is no list, or `path` is not the original file."""
   if path.name != _OWNERS_FILE.format(word):
     return clips.values()
   if (list_file := find_optional_file(raw_dir, _LIST_FILE.format(word))) is None:

@@ -205,7 +205,7 @@ class VideoFinder:
     """Selects the folders to search.
 
     Args:
-      raw_dir: Folder of the owner's files.
+      raw_dir: Folder of the downloaded files.
       folder: Folder of videos below `raw_dir`; "": the existing `default_folders`, then `raw_dir` itself.
       default_folders: Usual names of the folder.
       suffix: Extension in the paths of videos that do not exist.

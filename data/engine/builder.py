@@ -81,7 +81,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """Yields all clips of the annotations in a fixed order.
 
     Args:
-      raw_dir: Folder of the owner's files.
+      raw_dir: Folder of the downloaded files.
 
     Raises:
       UserError: A file is missing or invalid; the message has the location.
@@ -91,7 +91,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """Returns files of texts that are looked up by clip id.
 
     Args:
-      raw_dir: Folder of the owner's files.
+      raw_dir: Folder of the downloaded files.
 
     Returns:
       {"subtitle" or "caption": path of an LMDB, or of a JSON file that fits in memory}.
@@ -101,7 +101,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   @property
   def raw_dir(self) -> epath.Path:
-    """Folder of the owner's files."""
+    """Folder of the downloaded files."""
     if not self.options.raw_dir:
       return self._root / "downloads" / "manual" / self.name
     return storage.absolute(self.options.raw_dir)
@@ -151,7 +151,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     if wrong_sizes and self.options.check_sizes:
       raise UserError(
         f"{raw_dir}: the splits of {self.name}/{self.builder_config.name} do not have their official sizes"
-        f" ({'; '.join(wrong_sizes)}). Use the owner's files{self.SIZE_HINT}, or accept these with"
+        f" ({'; '.join(wrong_sizes)}). Use the original files{self.SIZE_HINT}, or accept these with"
         " --check_sizes=false"
       )
     return dataclasses.replace(plan, annotations_digest=digest.hexdigest())

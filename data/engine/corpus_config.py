@@ -71,7 +71,7 @@ class BuildOptions:
   """Options of a build. They do not change records, except for `captions`, whose digest a corpus stores.
 
   Attributes:
-    raw_dir: Folder of the owner's files, or the manifest of video_manifest; "": DATA_DIR/downloads/manual/NAME.
+    raw_dir: Folder of the downloaded files, or video_manifest's manifest; "": DATA_DIR/downloads/manual/NAME.
     check_sizes: Whether splits must have their official sizes.
     decode_timeout: Limit for decoding one clip in seconds; slower clips are undecodable.
     max_skipped: Accepted fraction of skipped clips in each split.

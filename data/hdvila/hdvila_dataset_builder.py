@@ -23,7 +23,7 @@ from clipvip_jax.utils.timestamps import parse_time
 
 
 class Builder(CorpusBuilder):
-  """Clips of the owner's records, or of the list beside the subtitles; training split only.
+  """Clips of the original records, or of the list beside the subtitles; training split only.
 
   Records: JSON lines {"video_id": ID, "clip": [{"clip_id": "ID.7.mp4", "span": ["00:00:17.759", "00:00:23.279"],
   "text"?: SUBTITLE}]}. A list: lines {"clip_id": "ID.7.mp4", "text"?: SUBTITLE}, with "span" if videos are uncut. Both

@@ -1,4 +1,4 @@
-"""Finds the files of HD-VILA-100M in the folder of the owner's files."""
+"""Finds the files of HD-VILA-100M in the folder of the downloaded files."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ _VIDEO_FOLDERS = ("videos", "videos/avi", "LSMDC_Videos", "avi")
 class Builder(CorpusBuilder):
   """Clips with one sentence each; a few have two.
 
-  Annotations: the owner's LSMDC16_annos_training.csv, LSMDC16_annos_val.csv and LSMDC16_challenge_1000_publictect.csv,
+  Annotations: the original LSMDC16_annos_training.csv, LSMDC16_annos_val.csv and LSMDC16_challenge_1000_publictect.csv,
   whose lines are a clip, four times and a sentence, separated by tabs; or JSON as read by `read_json_clips`:
   train_101k_frame.jsonl or train.jsonl, val.jsonl, test_1k_frame.jsonl or test.jsonl. Those of validation are optional.
   Videos: MOVIE/CLIP.avi or CLIP.avi, where MOVIE is the name of the clip up to its time.

@@ -30,14 +30,14 @@ from clipvip_jax.data.engine.items import Item
 from clipvip_jax.data.engine.json_files import excerpt, read_json
 from clipvip_jax.utils.errors import UserError
 
-# Captions of all videos in one file, or in the owner's two files.
+# Captions of all videos in one file, or in the original two files.
 _ALL_CAPTIONS, _OWNERS_CAPTIONS = "MSRVTT_data.json", ("train_val_videodatainfo.json", "test_videodatainfo.json")
 _TRAIN_FILES = {
   "9k": ("MSRVTT_train.9k.csv", "train9k.jsonl", "msrvtt_ret_train9k.json"),
   "7k": ("MSRVTT_train.7k.csv", "train7k.jsonl", "msrvtt_ret_train7k.json"),
 }
 _TEST_FILES = ("MSRVTT_JSFUSION_test.csv", "test1ka.jsonl", "msrvtt_ret_test1k.json")
-_SPLITS = {"train": "train", "validate": "validation", "test": "test"}  # the owner's name -> split
+_SPLITS = {"train": "train", "validate": "validation", "test": "test"}  # original name -> split
 _VIDEO_FOLDERS = ("videos/all", "TrainValVideo", "TestVideo", "videos", "MSRVTT_Videos", "videos_6fps")
 
 
@@ -46,7 +46,7 @@ class MsrvttConfig(RetrievalConfig):
   """Configuration of MSR-VTT.
 
   Attributes:
-    train: "9k" or "7k" training videos, with 1k-A as test split; or "full", the owner's splits.
+    train: "9k" or "7k" training videos, with 1k-A as test split; or "full", the original splits.
   """
 
   train: str
@@ -56,7 +56,7 @@ class MsrvttConfig(RetrievalConfig):
 class Builder(CorpusBuilder):
   """Videos with all of their captions, of which training draws one per visit; those of 1k-A have one caption each.
 
-  9k, 7k: the list MSRVTT_train.9k.csv (column video_id) with captions from MSRVTT_data.json, or from the owner's
+  9k, 7k: the list MSRVTT_train.9k.csv (column video_id) with captions from MSRVTT_data.json, or from the original
   train_val_videodatainfo.json and test_videodatainfo.json; or train9k.jsonl or msrvtt_ret_train9k.json, which hold
   both, as read by `read_json_clips`.
   1k-A: MSRVTT_JSFUSION_test.csv (columns video_id, sentence), test1ka.jsonl or msrvtt_ret_test1k.json.
@@ -83,7 +83,7 @@ class Builder(CorpusBuilder):
     ),
     MsrvttConfig(
       name="full",
-      description="The owner's splits, all captions in each of them; six frames a second.",
+      description="The original splits, all captions in each of them; six frames a second.",
       train="full",
       splits=("train", "validation", "test"),
       sizes={"train": 6513, "validation": 497, "test": 2990},
@@ -125,7 +125,7 @@ def _train_clips(raw_dir: epath.Path, path: epath.Path, train: str) -> Iterable[
 
 
 def _caption_files(raw_dir: epath.Path, train: str) -> list[epath.Path]:
-  """Returns the files of captions. All videos of 7k are in the first of the owner's two files."""
+  """Returns the files of captions. All videos of 7k are in the first of the original two files."""
   if path := find_optional_file(raw_dir, _ALL_CAPTIONS):
     return [path]
   if not any(find_optional_file(raw_dir, name) for name in _OWNERS_CAPTIONS):
@@ -150,12 +150,12 @@ def _read_captions(path: epath.Path) -> Iterator[AnnotationRow]:
 
 
 def _read_entries(path: epath.Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields (location, entry) of a list in one of the owner's files."""
+  """Yields (location, entry) of a list in one of the original files."""
   content = read_json(os.fspath(path))
   rows = content.get(key) if isinstance(content, dict) else None
   if not isinstance(rows, list):
     raise UserError(
-      f'{path}: no list "{key}"; expected {{"videos": [...], "sentences": [...]}} as in the owner\'s files'
+      f'{path}: no list "{key}"; expected {{"videos": [...], "sentences": [...]}} as in the original files'
     )
   for number, row in enumerate(rows, 1):
     where = f"{path}, {key}, entry {number}"

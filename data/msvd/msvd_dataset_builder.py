@@ -43,7 +43,7 @@ class Builder(CorpusBuilder):
   """Videos with all of their captions; training draws one per visit, and every caption of a test video is a query.
 
   Captions of all videos: raw-captions.pkl, {ID: [[WORD, ...], ...]}, as Collaborative Experts and CLIP4Clip distribute
-  it, which is read without unpickling; or the owner's AllVideoDescriptions.txt, lines "ID CAPTION". With either,
+  it, which is read without unpickling; or the original AllVideoDescriptions.txt, lines "ID CAPTION". With either,
   train_list.txt, val_list.txt and test_list.txt list the videos of the splits, one name per line.
   Or captions of each split: msvd_ret_train.json or train.jsonl, and so on, as read by `read_json_clips`.
   Videos: ID.avi, where ID is YOUTUBEID_START_END, or vidN.avi with youtube_mapping.txt, lines "ID vidN".

@@ -42,12 +42,12 @@ _NAME = re.compile(r"(.+)_(\d{6})_(\d{6})", re.ASCII)  # YOUTUBEID_START_END in 
 
 
 class Builder(CorpusBuilder):
-  """Clips with their English captions, split as by Chen et al., 2020 (HGR), who halved the owner's validation clips.
+  """Clips with their English captions, split as by Chen et al., 2020 (HGR), who halved the original validation clips.
 
-  Captions: the owner's vatex_training_v1.0.json and vatex_validation_v1.0.json, lists of {"videoID", "enCap": [TEXT,
+  Captions: the original vatex_training_v1.0.json and vatex_validation_v1.0.json, lists of {"videoID", "enCap": [TEXT,
   ...]}; or vatex_data.json, {ID: {"enCap": [TEXT, ...]}}, or HGR's ref_captions.json, {ID: [TEXT, ...]}, of all clips.
   Splits: HGR's public_split/trn_names.npy, val_names.npy, tst_names.npy, which are read without unpickling, or
-  train_list.txt, val_list.txt, test_list.txt, one name per line. The training list is optional for the owner's files.
+  train_list.txt, val_list.txt, test_list.txt, one name per line. The training list is optional for the original files.
   Videos: ID_START_END.mp4, ten seconds, or a folder of frames of this name; or entire videos, ID.mp4.
   """
 

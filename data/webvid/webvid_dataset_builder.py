@@ -38,7 +38,7 @@ class WebvidConfig(CorpusConfig):
   """Configuration of WebVid.
 
   Attributes:
-    size: "2M" or "10M", as in the names of the owner's tables.
+    size: "2M" or "10M", as in the names of the original tables.
   """
 
   size: str

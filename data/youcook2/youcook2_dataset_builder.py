@@ -21,7 +21,7 @@ from clipvip_jax.data.engine.json_files import excerpt, read_json
 from clipvip_jax.utils.errors import UserError
 
 _OWNERS_FILE, _REPORTED_FILE = "youcookii_annotations_trainval.json", "validation_youcook.csv"
-_SPLITS = {"training": "train", "validation": "validation"}  # the owner's name -> split
+_SPLITS = {"training": "train", "validation": "validation"}  # original name -> split
 _VIDEO_FOLDERS = ("raw_videos", "videos")
 _CSV_COLUMNS = ("video_id", "task", "start", "end", "text")
 
@@ -43,9 +43,9 @@ class Youcook2Config(RetrievalConfig):
 
 
 class Builder(CorpusBuilder):
-  """Segments of videos. The owner's test split has no public sentences; results are reported on validation.
+  """Segments of videos. The original test split has no public sentences; results are reported on validation.
 
-  Annotations: the owner's youcookii_annotations_trainval.json, {"database": {VIDEO: {"subset", "recipe_type",
+  Annotations: the original youcookii_annotations_trainval.json, {"database": {VIDEO: {"subset", "recipe_type",
   "annotations": [{"segment": [START, END], "sentence"}]}}}. Results are usually reported on the 3,350 of 3,492 segments
   whose videos are not in HowTo100M: the list validation_youcook.csv of Miech et al., 2020 (MIL-NCE), with columns
   video_id, task, start, end, text.
@@ -64,7 +64,7 @@ class Builder(CorpusBuilder):
     ),
     Youcook2Config(
       name="full",
-      description="The owner's splits, all segments; three frames a second.",
+      description="The original splits, all segments; three frames a second.",
       reported=False,
       sizes={"train": 10_337, "validation": 3492},
     ),
@@ -85,11 +85,11 @@ class Builder(CorpusBuilder):
 
 
 def _read_owners(path: epath.Path) -> dict[str, list[_Segment]]:
-  """Returns the segments of each of the owner's splits."""
+  """Returns the segments of each of the original splits."""
   content = read_json(os.fspath(path))
   database = content.get("database") if isinstance(content, dict) else None
   if not isinstance(database, dict):
-    raise UserError(f'{path}: expected {{"database": {{VIDEO: ...}}}} as in the owner\'s file, got {excerpt(content)}')
+    raise UserError(f'{path}: expected {{"database": {{VIDEO: ...}}}} as in the original file, got {excerpt(content)}')
   segments: dict[str, list[_Segment]] = {subset: [] for subset in _SPLITS}
   for name, video in database.items():
     where = f"{path}, {name!r}"

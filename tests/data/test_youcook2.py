@@ -180,7 +180,7 @@ def annotated(**changes):
   ("content", "words"),
   [
     ("{", "trainval.json: cannot be read as JSON"),
-    ([], r'trainval\.json: expected \{"database": \{VIDEO: \.\.\.\}\} as in the owner\'s file, got \[\]'),
+    ([], r'trainval\.json: expected \{"database": \{VIDEO: \.\.\.\}\} as in the original file, got \[\]'),
     ({"database": {"a": []}}, r"'a': expected .*\"annotations\""),
     (
       {"database": {"a": {**GOOD, "subset": "testing"}}},
