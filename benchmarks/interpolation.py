@@ -18,8 +18,8 @@ from clipvip_jax.inference import embedding_model, load_model
 from clipvip_jax.inference.interpolation import interpolate
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.frame_sampling import middle_frame, uniform_frames
+from clipvip_jax.input_pipeline.jpeg_decoder import decode_jpeg
 from clipvip_jax.input_pipeline.open_corpus import open_corpus
-from clipvip_jax.input_pipeline.preprocessing import decode_jpeg
 from clipvip_jax.input_pipeline.record_text import record_texts
 from clipvip_jax.weights.sources import Weights, read_weights
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from clipvip_jax.inference import video_index
+from clipvip_jax.inference import index_tables, video_index
 from clipvip_jax.inference.feature_file import SUFFIX
 from clipvip_jax.inference.parts_folder import claim_parts
 from clipvip_jax.inference.video_index import VideoIndex
@@ -110,7 +110,7 @@ def build_index(
     publish(job_file)
     parts = {parts_dir / f"{number}{SUFFIX}": part for number, part in enumerate(_split(videos, layout.part_sizes))}
     _embed_missing_parts(model, parts, versions, threads, publish)
-    table = dataclasses.replace(merge_tables(parts), segments=layout.segments, shard=layout.shard)
+    table = dataclasses.replace(index_tables.merge_tables(parts), segments=layout.segments, shard=layout.shard)
     check_unreadable(table, len(names), max_skipped)
     video_index.write_joined(out, table, list(parts))
     publish(out)
@@ -172,7 +172,7 @@ def _update(index: VideoIndex, model: VideoEmbedder, versions: Mapping[str, str]
     return index
   kept = [row for row, name in enumerate(index.videos) if name not in replaced]
   rows = dataclasses.replace(index.select(kept), bad=[], reasons=[])
-  merged = _merge([rows, retried])
+  merged = index_tables.merge([rows, retried])
   position = {name: number for number, name in enumerate(versions)}
   return merged.select(sorted(range(len(merged.videos)), key=lambda row: position[merged.videos[row]]))
 
@@ -261,33 +261,6 @@ def _embed_part(
   recorded = [versions[name] for name in good]
   crop = model.config.data.crop
   return VideoIndex(features, good, model.source, model.identity, bad, reasons, crop, versions=recorded)
-
-
-def merge_tables(paths: Iterable[pathlib.Path]) -> VideoIndex:
-  """Returns what indexes contain together, except for their features: no file stays mapped.
-
-  Raises:
-    UserError: a file cannot be read.
-  """
-  indexes = map(video_index.read_index, paths)
-  return _merge([dataclasses.replace(index, features=np.array(index.features[:0])) for index in indexes])
-
-
-def _merge(parts: Sequence[VideoIndex]) -> VideoIndex:
-  """Concatenates indexes of one model; at least one."""
-  return dataclasses.replace(
-    parts[0],
-    features=np.concatenate([part.features for part in parts]),
-    videos=[name for part in parts for name in part.videos],
-    bad=[name for part in parts for name in part.bad],
-    reasons=[reason for part in parts for reason in part.reasons],
-    versions=_merge_versions(parts),
-  )
-
-
-def _merge_versions(parts: Sequence[VideoIndex]) -> list[str]:
-  versions = [version for part in parts for version in part.versions or [""] * len(part.videos)]
-  return versions if any(versions) else []
 
 
 def check_unreadable(index: VideoIndex, num_videos: int, max_skipped: float) -> None:

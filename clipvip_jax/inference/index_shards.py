@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import TypeVar
 
-from clipvip_jax.inference import index_builder, video_index
+from clipvip_jax.inference import index_builder, index_tables, video_index
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.json_shards import Part
@@ -77,7 +77,7 @@ def join_shards(out: pathlib.Path, max_skipped: float = 0.05) -> VideoIndex:
   if out.exists():
     raise UserError(f"--out={out} exists; delete it to join its shards again, or name another file")
   shards = _find_shards(out)
-  table = dataclasses.replace(index_builder.merge_tables(shards), shard="")
+  table = dataclasses.replace(index_tables.merge_tables(shards), shard="")
   _check_same_job(shards)
   num_videos = len(table.videos) + len(table.bad)
   index_builder.check_unreadable(table, num_videos, max_skipped)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from clipvip_jax.input_pipeline import preprocessing
+from clipvip_jax.input_pipeline import jpeg_decoder, preprocessing
 from clipvip_jax.input_pipeline.frame_sampling import jittered_frames, middle_frame, uniform_frames
 from clipvip_jax.input_pipeline.record_text import Record, record_text, record_texts
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ class ClipBatcher:
     jitter_seed: samples jittered training frames, and one of several texts, by (seed, epoch, record). None samples
       evaluation's evenly spaced frames and the first text.
     middle_frame: whether to add the clip's middle frame as `frame`.
-    fast_decode: whether frames may be decoded faster and less exactly; see `preprocessing.decode_jpeg`.
+    fast_decode: whether frames may be decoded faster and less exactly; see `jpeg_decoder.decode_jpeg`.
     crop: how frames become square, one of `preprocessing.CROPS`.
     pixels: dtype of the frames, a key of `preprocessing.PIXELS`: normalised float32, or uint8 to normalise later.
   """
@@ -133,7 +133,7 @@ class ClipBatcher:
       if index in filled:
         np.copyto(out, filled[index])
       else:
-        frame = preprocessing.decode_jpeg(frames[index], f"a frame of {name}", fast_side)
+        frame = jpeg_decoder.decode_jpeg(frames[index], f"a frame of {name}", fast_side)
         filled[index] = resize(frame, self.image_size, out, self.crop)
     return self._sample_texts(record, key)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import UInt8
 
-from clipvip_jax.input_pipeline import preprocessing
+from clipvip_jax.input_pipeline import jpeg_decoder
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
 from clipvip_jax.input_pipeline.tone_mapping import hdr_transfer
 
@@ -76,11 +76,11 @@ def decode_image(data: bytes, name: str = "an image") -> UInt8[np.ndarray, "h w 
     name: of the image, for error messages.
 
   Raises:
-    UserError: the format is not supported, or the image is animated, corrupt (see `preprocessing.decode_jpeg`) or
-      larger than `preprocessing.MAX_PIXELS`.
+    UserError: the format is not supported, or the image is animated, corrupt (see `jpeg_decoder.decode_jpeg`) or
+      larger than `jpeg_decoder.MAX_PIXELS`.
   """
   if is_jpeg(data):
-    image, exif_orientation = preprocessing.decode_jpeg(data, name), orientation(data)
+    image, exif_orientation = jpeg_decoder.decode_jpeg(data, name), orientation(data)
   else:
     image, exif_orientation = _decode_other(data, name), 1  # has its orientation applied
   return apply_orientation(image, exif_orientation)
@@ -224,9 +224,9 @@ def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
   try:
     with Image.open(as_stream(data)) as image:  # parses the header only: the size is checked before decompression
       width, height = image.size
-      if width * height > preprocessing.MAX_PIXELS:
+      if width * height > jpeg_decoder.MAX_PIXELS:
         raise MediaError(
-          name, f"{width} x {height} pixels are more than the {preprocessing.MAX_PIXELS} that a frame may have"
+          name, f"{width} x {height} pixels are more than the {jpeg_decoder.MAX_PIXELS} that a frame may have"
         )
       if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
         return pillow_to_rgb(image)

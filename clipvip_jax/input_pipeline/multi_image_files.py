@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import UInt8
 
-from clipvip_jax.input_pipeline import image_files, preprocessing
+from clipvip_jax.input_pipeline import image_files, jpeg_decoder
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.tone_mapping import hdr_transfer
 from clipvip_jax.input_pipeline.video_container import open_video
@@ -59,15 +59,15 @@ def iterate_images(path: str | os.PathLike[str]) -> Iterator[tuple[float, float,
   """Yields (seconds from the start, seconds shown, RGB upright and on white) of each picture of an image file.
 
   Raises:
-    MediaError: the file is corrupt, or larger than `preprocessing.MAX_PIXELS`.
+    MediaError: the file is corrupt, or larger than `jpeg_decoder.MAX_PIXELS`.
   """
   from PIL import Image
 
   seconds = 0.0
   try:
     with Image.open(image_files.as_stream(pathlib.Path(path).read_bytes()), formats=("WEBP", "AVIF")) as image:
-      if image.width * image.height > preprocessing.MAX_PIXELS:
-        raise MediaError(path, f"{image.width} x {image.height} pixels are more than {preprocessing.MAX_PIXELS}")
+      if image.width * image.height > jpeg_decoder.MAX_PIXELS:
+        raise MediaError(path, f"{image.width} x {image.height} pixels are more than {jpeg_decoder.MAX_PIXELS}")
       for index in range(getattr(image, "n_frames", 1)):
         image.seek(index)
         picture = image_files.pillow_to_rgb(image)

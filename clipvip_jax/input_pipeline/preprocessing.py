@@ -1,4 +1,4 @@
-"""CLIP's image preprocessing: JPEG decoding, bicubic resizing, normalization.
+"""CLIP's image preprocessing: bicubic resizing and normalization.
 
 Depends on NumPy but not on JAX: runs in worker processes. Results are written into existing batches, because allocating
 memory per frame costs more than resizing.
@@ -23,44 +23,11 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 # the shorter side and crops the longer one around its centre, as CLIP and OpenCLIP do: the ends are lost.
 CROPS = ("squash", "center")
 
-# Twice a frame of 8K video. A corrupt header can claim 12 GB of pixels, all of them allocated before decoding fails.
-MAX_PIXELS = 2**26
-
 _MAX_ASPECT = 16  # longer side of a frame over its shorter one, before a centre crop
 
 # Largest frame for which a thread keeps its float32 buffer: 1080p.
 _MAX_BUFFER_SIZE = 1920 * 1088 * 3
 _thread_local = threading.local()
-
-
-def decode_jpeg(data: bytes, name: str = "a frame", fast_side: int = 0) -> UInt8[np.ndarray, "h w 3"]:
-  """Decodes a JPEG image to RGB; grey images get three equal channels.
-
-  Corruption that libjpeg-turbo only warns about (a missing end, an invalid marker, extra bits) raises an error instead
-  of returning a half-grey frame. JPEG has no checksum, though: changed bytes that form valid codes go undetected.
-
-  Args:
-    data: content of a JPEG file.
-    name: of the image, for error messages ("frame 3 of video7").
-    fast_side: 0 decodes exactly. Otherwise uses libjpeg's fast DCT and upsampling, and decodes an image whose sides
-      are all at least twice `fast_side` at a fraction of its size, with sides of at least `fast_side`.
-
-  Raises:
-    UserError: `data` is not a complete JPEG, or its header claims more than MAX_PIXELS.
-  """
-  import simplejpeg
-
-  try:
-    height, width, *_ = simplejpeg.decode_jpeg_header(data)
-    if height * width > MAX_PIXELS:
-      raise ValueError(f"{width} x {height} pixels are more than the {MAX_PIXELS} that a frame may have")
-    if not fast_side:
-      return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
-    limits = {"min_height": fast_side, "min_width": fast_side, "min_factor": 2}
-    return simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, fastdct=True, fastupsample=True, **limits)
-  except (TypeError, ValueError) as error:
-    size = f"{len(data)} bytes" if isinstance(data, bytes | bytearray | memoryview) else type(data).__name__
-    raise UserError(f"{name} ({size}) is not a valid JPEG: {error}; store the frame again or remove it") from error
 
 
 def check_crop(crop: str, name: str) -> None:

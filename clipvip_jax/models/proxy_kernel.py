@@ -20,8 +20,11 @@ from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from clipvip_jax.models.proxy_tiles import TILES, Tiles
+from clipvip_jax.models.gpu_tiles import GpuTiles
+from clipvip_jax.models.proxy_tiles import Tiles
+from clipvip_jax.models.tpu_tiles import TpuTiles
 
+_TILES: dict[str, type[Tiles]] = {"tpu": TpuTiles, "gpu": GpuTiles}  # by JAX's platform
 _LOWEST = -1e30  # score of what a query does not attend to; finite, since inf - inf is NaN
 
 
@@ -30,7 +33,7 @@ class ProxyKernel:
   """How the kernels run.
 
   Attributes:
-    platform: a key of TILES.
+    platform: "tpu" or "gpu", as JAX names it.
     num_proxies: M.
     num_frames: T.
     head_width: d.
@@ -49,7 +52,7 @@ class ProxyKernel:
     """Returns the tiles of attention over arrays [B, N, H d]."""
     num_patches = (shape[1] - self.num_proxies) // self.num_frames
     num_heads = shape[2] // self.head_width
-    return TILES[self.platform](self.num_proxies, self.num_frames, num_patches, num_heads, self.head_width)
+    return _TILES[self.platform](self.num_proxies, self.num_frames, num_patches, num_heads, self.head_width)
 
   def fits(self, tokens: jax.Array) -> bool:
     """Returns whether the chip has room for the kernels over the device's part of an array [B, N, H d]."""

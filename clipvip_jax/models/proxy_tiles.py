@@ -1,4 +1,4 @@
-"""Tiles of tokens that the kernels of `proxy_kernel.py` load from on-chip memory, for TPUs and for GPUs.
+"""Tiles of tokens that the kernels of `proxy_kernel.py` load; `tpu_tiles.py` and `gpu_tiles.py` say how.
 
 A tile has the proxies and the patches of one frame, of one head: all keys of the frame's queries. Its rows beyond those
 are zero. A program of the grid handles a clip and one or several heads, frame by frame.
@@ -8,29 +8,12 @@ Letters: B batch, N = M + T L tokens, M proxies, T frames, L patches per frame, 
 
 import abc
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Bool, Float, Int
-
-_LANES = 128  # of a TPU's vector register
-_SUBLANES = 16  # rows of a TPU's tile of bfloat16; a multiple of those of float32
-_MIN_GPU_ROWS = 16  # of a product by tensor cores
-_MAX_GPU_ROWS = 128  # a tile's scores [R, R] stay in registers
-# On-chip memory that a TPU program may take for blocks and for values: together below the 64 MiB of v5p and tpu7x (v5e
-# and v6e have 128).
-_MAX_TPU_BLOCK_BYTES = 44 * 2**20
-_TPU_VALUE_BYTES = 16 * 2**20
-_MAX_ARRAYS = 7  # of the backward kernel
-
-
-def _round_up(size: int, multiple: int) -> int:
-  return -(-size // multiple) * multiple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,161 +128,3 @@ class Tiles(abc.ABC):
   def stat_spec(self) -> pl.BlockSpec:
     """Returns the blocks of an array [B, groups, stat_rows, heads of a group]."""
     return pl.BlockSpec((None, None, self.stat_rows, self.block_heads), lambda b, g: (b, g, 0, 0))
-
-
-class TpuTiles(Tiles):
-  """A window of aligned rows that contains the frame, followed by the aligned rows that contain the proxies.
-
-  Frames start at any row, but registers hold rows that start at a multiple of 16.
-  """
-
-  @property
-  def window(self) -> int:
-    """Rows of the window."""
-    first = (self.num_proxies + frame * self.num_patches for frame in range(self.num_frames))
-    rows = _round_up(max(x % _SUBLANES for x in first) + self.num_patches, _SUBLANES)
-    return min(rows, self.block_rows)
-
-  @property
-  def num_rows(self) -> int:
-    return self.window + self.stat_rows
-
-  @property
-  def block_rows(self) -> int:
-    return _round_up(self.num_tokens, _SUBLANES)
-
-  @property
-  def block_heads(self) -> int:
-    heads = math.lcm(self.head_width, _LANES) // self.head_width
-    return self.num_heads if self.num_heads % heads else heads
-
-  @property
-  def stat_rows(self) -> int:
-    return _round_up(self.num_proxies, _SUBLANES)
-
-  def _block_bytes(self, num_arrays: int, itemsize: int) -> int:
-    lanes = _round_up(self.block_heads * self.head_width, _LANES)
-    return num_arrays * self.block_rows * lanes * itemsize
-
-  def num_buffers(self, itemsize: int) -> int:
-    return 2 if 2 * self._block_bytes(_MAX_ARRAYS, itemsize) <= _MAX_TPU_BLOCK_BYTES else 1
-
-  def fits(self, itemsize: int) -> bool:
-    return self._block_bytes(_MAX_ARRAYS, itemsize) <= _MAX_TPU_BLOCK_BYTES
-
-  def compiler_params(self, num_arrays: int, itemsize: int) -> pltpu.CompilerParams:
-    return pltpu.CompilerParams(
-      dimension_semantics=("parallel", "parallel"),
-      vmem_limit_bytes=self.num_buffers(itemsize) * self._block_bytes(num_arrays, itemsize) + _TPU_VALUE_BYTES,
-    )
-
-  def is_proxy(self, row: Array) -> Array:
-    return (row >= self.window) & (row < self.window + self.num_proxies)
-
-  def is_patch(self, row: Array, frame: Array) -> Array:
-    first = self.num_proxies + frame * self.num_patches - self._start(frame)
-    return (row < self.window) & (row >= first) & (row < first + self.num_patches)
-
-  def _start(self, frame: Array) -> Array:
-    """Returns the first row of the window."""
-    start = (self.num_proxies + frame * self.num_patches) & -_SUBLANES
-    return pl.multiple_of(jnp.minimum(start, self.block_rows - self.window), _SUBLANES)
-
-  def _slices(self, frame: Array, head: int) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """Returns the (rows, lanes) of the window and of the proxies."""
-    lanes = pl.ds(head * self.head_width, self.head_width)
-    return (pl.ds(self._start(frame), self.window), lanes), (pl.ds(0, self.stat_rows), lanes)
-
-  def _is_valid(self, frame: Array) -> Array:
-    rows = self.rows(self.head_width)
-    return self.is_patch(rows, frame) | self.is_proxy(rows)
-
-  def load(self, ref: Any, frame: Array, head: int) -> Array:
-    tile = jnp.concatenate([ref[where] for where in self._slices(frame, head)])
-    return jnp.where(self._is_valid(frame), tile, jnp.zeros((), tile.dtype))
-
-  def store(self, ref: Any, frame: Array, head: int, tile: Array) -> None:
-    valid, tile = self._is_valid(frame), tile.astype(ref.dtype)
-    window, proxies = self._slices(frame, head)
-    ref[window] = jnp.where(valid[: self.window], tile[: self.window], ref[window])
-    ref[proxies] = jnp.where(valid[self.window :], tile[self.window :], ref[proxies])
-
-  def load_stat(self, ref: Any, head: int) -> Array:
-    return jnp.concatenate([jnp.zeros((self.window, 1), ref.dtype), ref[:, head : head + 1]])
-
-  def store_stat(self, ref: Any, head: int, stat: Array) -> None:
-    ref[:, head : head + 1] = stat[self.window :]
-
-
-class GpuTiles(Tiles):
-  """The proxies, followed by the frame's patches: rows are loaded from any address.
-
-  Triton's arrays have powers of two as sizes.
-  """
-
-  @property
-  def num_rows(self) -> int:
-    return max(_MIN_GPU_ROWS, pl.next_power_of_2(self.num_proxies + self.num_patches))
-
-  @property
-  def tile_width(self) -> int:
-    return max(_MIN_GPU_ROWS, pl.next_power_of_2(self.head_width))
-
-  @property
-  def block_rows(self) -> int:
-    return self.num_tokens
-
-  @property
-  def block_heads(self) -> int:
-    return 1
-
-  @property
-  def stat_rows(self) -> int:
-    return self.num_rows
-
-  def num_buffers(self, itemsize: int) -> int:
-    del itemsize
-    return 2
-
-  def fits(self, itemsize: int) -> bool:
-    del itemsize
-    return self.num_rows <= _MAX_GPU_ROWS
-
-  def compiler_params(self, num_arrays: int, itemsize: int) -> plgpu.CompilerParams:
-    del num_arrays, itemsize
-    return plgpu.CompilerParams(num_warps=4 if self.num_rows <= 64 else 8, num_stages=2)
-
-  def is_proxy(self, row: Array) -> Array:
-    return row < self.num_proxies
-
-  def is_patch(self, row: Array, frame: Array) -> Array:
-    del frame
-    return (row >= self.num_proxies) & (row < self.num_proxies + self.num_patches)
-
-  def _addresses(self, frame: Array) -> tuple[tuple[Array, Array], Array]:
-    """Returns the (tokens, lanes) of a tile, and which of them exist."""
-    rows = self.rows(self.tile_width)
-    lanes = jax.lax.broadcasted_iota(jnp.int32, rows.shape, 1)
-    tokens = jnp.where(self.is_proxy(rows), rows, rows + frame * self.num_patches)
-    return (tokens, lanes), (self.is_proxy(rows) | self.is_patch(rows, frame)) & (lanes < self.head_width)
-
-  def load(self, ref: Any, frame: Array, head: int) -> Array:
-    del head
-    where, exists = self._addresses(frame)
-    return plgpu.load(ref.at[where], mask=exists, other=0.0)
-
-  def store(self, ref: Any, frame: Array, head: int, tile: Array) -> None:
-    del head
-    where, exists = self._addresses(frame)
-    plgpu.store(ref.at[where], tile.astype(ref.dtype), mask=exists)
-
-  def load_stat(self, ref: Any, head: int) -> Array:
-    del head
-    return ref[...]
-
-  def store_stat(self, ref: Any, head: int, stat: Array) -> None:
-    del head
-    ref[...] = stat
-
-
-TILES: dict[str, type[Tiles]] = {"tpu": TpuTiles, "gpu": GpuTiles}  # by JAX's platform

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from clipvip_jax.inference.embedding_model import EmbeddingModel, Video
-from clipvip_jax.input_pipeline import preprocessing, read_media
+from clipvip_jax.input_pipeline import jpeg_decoder, preprocessing, read_media
 from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
 from clipvip_jax.input_pipeline.record_text import Record, record_text
 from clipvip_jax.models import clip_vip
@@ -93,7 +93,7 @@ def resize_frames(frames: Sequence[Frame]) -> UInt8[np.ndarray, "t h w 3"]:
   """Resizes frames, up or down, to the aspect of the first one and a longer side of 128 pixels."""
   import cv2
 
-  arrays = [frame if isinstance(frame, np.ndarray) else preprocessing.decode_jpeg(frame) for frame in frames]
+  arrays = [frame if isinstance(frame, np.ndarray) else jpeg_decoder.decode_jpeg(frame) for frame in frames]
   height, width = arrays[0].shape[:2]
   scale = _LONGER_SIDE / max(height, width)
   size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -149,7 +149,7 @@ def record_attention(
   """
   name, stored = record_text(record, "id"), record["frames"]
   jpegs = [bytes(stored[i]) for i in uniform_frames(len(stored), config.data.num_frames)]
-  frames = [preprocessing.decode_jpeg(jpeg, f"a frame of {name}") for jpeg in jpegs]
+  frames = [jpeg_decoder.decode_jpeg(jpeg, f"a frame of {name}") for jpeg in jpegs]
   size, crop = config.model.image_size, config.data.crop
   video = np.stack([preprocessing.resize_normalize(frame, size, crop=crop) for frame in frames])
   attention = proxy_attention(net, params, video)

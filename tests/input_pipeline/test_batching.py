@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 from clip_records import assert_same_batches, make_batcher, make_records
 
-from clipvip_jax.input_pipeline import preprocessing
+from clipvip_jax.input_pipeline import jpeg_decoder, preprocessing
 from clipvip_jax.input_pipeline.batching import PADDING, RecordKey
 from clipvip_jax.utils.errors import UserError
 
@@ -86,7 +86,7 @@ def test_frames_are_jittered_by_seed_epoch_and_record():
 
 def test_evaluation_samples_evenly_spaced_frames_and_the_middle_frame():
   batch = make_batcher(make_records(), jitter_seed=None).batch([RecordKey(0, 2)])
-  decoded = [preprocessing.decode_jpeg(jpeg) for jpeg in make_records()[2]["frames"]]
+  decoded = [jpeg_decoder.decode_jpeg(jpeg) for jpeg in make_records()[2]["frames"]]
   expected = np.stack([preprocessing.resize_normalize(frame, 8) for frame in decoded])
   np.testing.assert_array_equal(batch["video"][0], expected[[0, 3, 6]])
   np.testing.assert_array_equal(batch["frame"][0], expected[3])
@@ -95,7 +95,7 @@ def test_evaluation_samples_evenly_spaced_frames_and_the_middle_frame():
 def test_frames_are_cropped_in_training_and_evaluation():
   wide = np.random.default_rng(0).integers(0, 256, (16, 40, 3), dtype=np.uint8)
   records = [{**make_records()[0], "frames": [simplejpeg.encode_jpeg(wide, colorsubsampling="444")]}]
-  frame = preprocessing.decode_jpeg(records[0]["frames"][0])
+  frame = jpeg_decoder.decode_jpeg(records[0]["frames"][0])
   for seed in (7, None):
     for crop in preprocessing.CROPS:
       batch = make_batcher(records, jitter_seed=seed, crop=crop).batch([RecordKey(0, 0)])

@@ -1,4 +1,4 @@
-"""Preprocessing: the reference's numbers, bicubic interpolation by its formula, and corrupt JPEGs."""
+"""Preprocessing: the reference's numbers, bicubic interpolation by its formula, and crops."""
 
 import subprocess
 import sys
@@ -7,32 +7,18 @@ import numpy as np
 import PIL.Image
 import pytest
 from numeric import assert_close
+from pictures import smooth_image
 
 from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.preprocessing import (
   CROPS,
   MEAN,
   STD,
-  decode_jpeg,
   limit_threads,
   resize_normalize,
   resize_uint8,
 )
 from clipvip_jax.utils.errors import UserError
-
-
-def smooth_image(height, width, seed=0):
-  """Returns a uint8 [H, W, 3] image without the high frequencies that JPEG loses."""
-  rng = np.random.default_rng(seed)
-  rows, columns = np.linspace(0, 3, height)[:, None, None], np.linspace(0, 3, width)[None, :, None]
-  waves = np.sin(rows * rng.normal(size=3) + columns * rng.normal(size=3) + rng.normal(size=3))
-  return (127.5 + 127.5 * waves).astype(np.uint8)
-
-
-def jpeg(frame, **options):
-  import simplejpeg
-
-  return simplejpeg.encode_jpeg(np.ascontiguousarray(frame), quality=95, **options)
 
 
 def cubic_matrix(source, target):
@@ -250,77 +236,19 @@ def test_a_size_below_one_is_rejected():
     resize_normalize(smooth_image(4, 4), 0)
 
 
-def test_jpeg_decodes_to_rgb():
-  frame = smooth_image(48, 64)
-  decoded = decode_jpeg(jpeg(frame, colorsubsampling="444"))
-  assert decoded.dtype == np.uint8 and decoded.shape == (48, 64, 3)
-  assert np.abs(decoded.astype(int) - frame).max() < 12
-
-
-def test_grey_jpeg_has_three_channels():
-  decoded = decode_jpeg(jpeg(smooth_image(48, 64)[..., :1], colorspace="GRAY"))
-  assert decoded.shape == (48, 64, 3) and np.ptp(decoded, axis=2).max() == 0
-
-
-@pytest.mark.parametrize(("shape", "decoded"), [((48, 64), (48, 64)), ((96, 128), (48, 64)), ((96, 80), (96, 80))])
-def test_fast_decoding_is_close_and_never_smaller_than_the_target(shape, decoded):
-  data = jpeg(smooth_image(*shape))
-  fast = decode_jpeg(data, fast_side=48)
-  assert fast.shape == (*decoded, 3)
-  exact = resize_normalize(decode_jpeg(data), 48)
-  assert 0 < np.abs(resize_normalize(fast, 48) - exact).mean() < 0.05
-
-
-@pytest.mark.parametrize(
-  "corrupt",
-  [
-    lambda data: b"",
-    lambda data: b"no image",
-    lambda data: b"\x89PNG\r\n\x1a\n" + data,
-    lambda data: data[:100],
-    lambda data: data[: len(data) // 2],
-    lambda data: data[:-1],
-    lambda data: data[: len(data) // 2] + bytes(200) + data[len(data) // 2 :],
-    lambda data: data[: len(data) // 2] + data[-2:],
-  ],
-  ids=["empty", "text", "png", "header", "half", "last byte", "zeros within", "middle lost"],
-)
-def test_a_corrupt_jpeg_is_rejected_by_name(corrupt):
-  data = corrupt(jpeg(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)))
-  with pytest.raises(
-    UserError,
-    match=rf"frame 3 of video7 \({len(data)} bytes\) is not a valid JPEG: .+; store the frame again or remove it",
-  ):
-    decode_jpeg(data, "frame 3 of video7")
-
-
-def test_an_excessive_size_in_the_header_is_rejected_before_allocation():
-  data = bytearray(jpeg(smooth_image(48, 64)))
-  size = data.index(b"\xff\xc0") + 5  # height and width in the frame header
-  data[size : size + 4] = b"\xff\xdc\xff\xdc"
-  with pytest.raises(UserError, match="65500 x 65500 pixels are more than"):
-    decode_jpeg(bytes(data))
-
-
-def test_values_that_are_not_bytes_are_rejected():
-  for data in (None, "text", 3):
-    with pytest.raises(UserError, match=type(data).__name__):
-      decode_jpeg(data)
-
-
 def test_worker_modules_do_not_import_accelerator_libraries():
   """Each import would cost every worker process seconds to start, and possibly GPU memory."""
   program = """
 import sys
 import numpy as np
-from clipvip_jax.input_pipeline import batching, corpus, frame_sampling, load_tokenizer, preprocessing
-from clipvip_jax.input_pipeline import word_tokenizer, workers
+from clipvip_jax.input_pipeline import batching, corpus, frame_sampling, jpeg_decoder, load_tokenizer
+from clipvip_jax.input_pipeline import preprocessing, word_tokenizer, workers
 late = {"cv2", "simplejpeg", "tokenizers"} & set(sys.modules)
 assert not late, f"imported early: {late}"
 frame_sampling.jittered_frames(40, 12, np.random.default_rng(0))
 preprocessing.limit_threads()
 import simplejpeg
-preprocessing.resize_normalize(preprocessing.decode_jpeg(simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))), 16)
+preprocessing.resize_normalize(jpeg_decoder.decode_jpeg(simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8))), 16)
 load_tokenizer.load_tokenizer("clip")(["a cat"], 8)
 word_tokenizer.WordTokenizer.train(["a cat"], 16)(["a cat"], 8)
 imported = {name.partition(".")[0] for name in sys.modules} & {"jax", "jaxlib", "flax", "tensorflow", "torch", "grain"}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from clipvip_jax.data.engine.frame_extraction import FrameSettings, extract_frames
-from clipvip_jax.input_pipeline import frame_sampling, image_files, preprocessing, read_media
+from clipvip_jax.input_pipeline import frame_sampling, image_files, jpeg_decoder, preprocessing, read_media
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.video_decoder import decode_video, iterate_pictures
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
@@ -70,7 +70,7 @@ def test_a_variable_rate_is_sampled_as_from_a_corpus(tmp_path, shape, suffix):
 
   def stored(count=12, **settings):
     jpegs = extract_frames(str(path), FrameSettings(short_side=0, **settings), iterate_pictures)
-    frames = [preprocessing.decode_jpeg(jpegs[k]) for k in frame_sampling.uniform_frames(len(jpegs), count)]
+    frames = [jpeg_decoder.decode_jpeg(jpegs[k]) for k in frame_sampling.uniform_frames(len(jpegs), count)]
     return [round(frame.mean() / 5) for frame in frames]
 
   assert sampled == stored(fps=3) == stored(frames=12)
@@ -258,7 +258,7 @@ def test_a_part_is_sampled_as_from_a_corpus(tmp_path, times):
   grey = np.stack([np.full((32, 32, 3), 10 * i, np.uint8) for i in range(24)])
   path = corpora.encode(tmp_path / "part.mkv", grey, "libx264", qp="0", times=begins)
   jpegs = extract_frames(str(path), FrameSettings(short_side=0, frames=5), iterate_pictures, *times)
-  stored = [round(preprocessing.decode_jpeg(jpeg).mean() / 10) for jpeg in jpegs]
+  stored = [round(jpeg_decoder.decode_jpeg(jpeg).mean() / 10) for jpeg in jpegs]
   every = [preprocessing.resize_normalize(frame, 32) for frame in decode_video(path)]
   expected = np.stack([every[index] for index in stored])
   np.testing.assert_array_equal(read_media.read_clip(path, 5, 32, times=times), expected)

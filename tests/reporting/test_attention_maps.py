@@ -10,7 +10,7 @@ import tiny
 from project_paths import GOLDEN
 
 from clipvip_jax.distributed import sharding
-from clipvip_jax.input_pipeline import preprocessing, read_media
+from clipvip_jax.input_pipeline import jpeg_decoder, read_media
 from clipvip_jax.models import clip_vip
 from clipvip_jax.reporting import attention_maps
 from clipvip_jax.utils.errors import UserError
@@ -95,7 +95,7 @@ def test_record_attention_samples_frames_as_evaluation_does(net, golden, stored,
   entry = attention_maps.record_attention(net, params, record, config, "test")
   assert (entry.split, entry.id, entry.num_frames, entry.frame_indices) == ("test", "clip", num_frames, shown)
   video = np.stack(
-    [preprocessing.decode_jpeg(record["frames"][i]) for i in np.linspace(0, stored - 1, num_frames).astype(int)]
+    [jpeg_decoder.decode_jpeg(record["frames"][i]) for i in np.linspace(0, stored - 1, num_frames).astype(int)]
   )
   attention = attention_maps.proxy_attention(net, params, read_media.read_clip(video, num_frames, 32))
   for m, proxy in enumerate(entry.proxies):

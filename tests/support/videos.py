@@ -1,9 +1,16 @@
 """Short videos as files: of distinct colours, and of all containers."""
 
+import pickle
+
 import numpy as np
+import pytest
 
 from clipvip_jax.input_pipeline import list_media
+from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.media_notes import collect_notes
+from clipvip_jax.input_pipeline.video_decoder import decode_video, iterate_pictures
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
+from clipvip_jax.utils.errors import UserError
 
 
 def write_videos(folder, count=10, bad=()):
@@ -81,3 +88,18 @@ def write_named_movie(folder, name):
   arguments, options = MOVIES.get(name, ("libx264", "aac")), MOVIE_OPTIONS.get(name, {})
   fast = {"deadline": "realtime", "cpu-used": "8"} if arguments[0] == "libvpx" else {}
   return write_movie(folder / name, *arguments, codec_options={"g": "10", **fast}, **options)
+
+
+def assert_rejected(path, message):
+  """Checks that a file cannot be decoded, for a reason that matches `message`, and that the error can be pickled."""
+  with pytest.raises(MediaError, match=message) as caught:
+    decode_video(path)
+  assert isinstance(caught.value, UserError) and str(caught.value) == f"{path}: {caught.value.reason}"
+  copy = pickle.loads(pickle.dumps(caught.value))
+  assert (str(copy), copy.path, copy.reason) == (str(caught.value), str(path), caught.value.reason)
+
+
+def notes_of(path, start=None, end=None):
+  """Returns ([time of each picture], notes) of an accepted file."""
+  with collect_notes() as notes:
+    return [picture.seconds for picture in iterate_pictures(path, start, end)], notes

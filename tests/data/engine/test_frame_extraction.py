@@ -16,8 +16,8 @@ from clipvip_jax.data.engine.frame_extraction import (
   extract_frames,
 )
 from clipvip_jax.input_pipeline import video_encoder
+from clipvip_jax.input_pipeline.jpeg_decoder import decode_jpeg
 from clipvip_jax.input_pipeline.media_error import MediaError
-from clipvip_jax.input_pipeline.preprocessing import decode_jpeg
 from clipvip_jax.utils.errors import UserError
 
 PYAV = DECODERS["pyav"]
