@@ -14,7 +14,7 @@ import sys
 from absl import app, flags
 from ml_collections import config_flags
 
-from clipvip_jax.utils import recipe_flags, signals, storage
+from clipvip_jax.utils import recipe_flags, storage
 from clipvip_jax.utils.cli import report_error, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import configure_logging
@@ -81,5 +81,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  signals.install()
   run_command(lambda: app.run(main, flags_parser=parse_flags))

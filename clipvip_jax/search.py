@@ -6,7 +6,7 @@
 Each QUERY is a sentence, such as "a dog catches a frisbee". Queries are embedded with the model of the index.
 --where=CONDITION restricts the search, by path (path=*holiday*) or by a field of --metadata (year>=2020): see
 inference/filters.py. --serve opens a web page with a query field, for this machine only unless --host is set; Ctrl-C
-stops it. Exit codes: 0 success; 2 bad input.
+stops it. Exit codes: 0 success; 2 bad input; 130 Ctrl-C.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _serve(
   options: argparse.Namespace, index: "VideoIndex", metadata: "Metadata", graph: "ApproximateIndex | None"
 ) -> None:
-  """Serves the page until Ctrl-C."""
+  """Serves the page until a signal."""
   from clipvip_jax.inference import load_model
   from clipvip_jax.inference.filters import Condition
   from clipvip_jax.inference.search import Hit, check_model, search_index
@@ -133,10 +133,7 @@ def _serve(
       return search_index(model, index, [query], options.top, selected, graph)[0]
 
     log.info("open %s in a browser; Ctrl-C stops the server", server.url)
-    try:
-      server.serve(search, index)
-    except KeyboardInterrupt:
-      log.info("stopped")
+    server.serve(search, index)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from clipvip_jax.reporting import study_page
 from clipvip_jax.training.study import load_study, run_study
-from clipvip_jax.utils import signals, storage
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -53,5 +53,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  signals.install()
   run_command(main)

@@ -9,7 +9,6 @@ from clipvip_jax.tracking.background import BackgroundTracker
 from clipvip_jax.tracking.names import TENSORBOARD
 from clipvip_jax.tracking.tensorboard import EventWriter
 from clipvip_jax.tracking.tracker import Status, TrackedRun, Tracker
-from clipvip_jax.utils.errors import Terminated
 from clipvip_jax.utils.local_paths import expand_user
 
 
@@ -61,7 +60,7 @@ def open_trackers(
   try:
     yield tracker
     status = "finished"
-  except (Terminated, KeyboardInterrupt):
+  except KeyboardInterrupt:  # or Terminated
     status = "stopped"
     raise
   finally:

@@ -6,7 +6,6 @@ import errno
 import os
 import pathlib
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -61,7 +60,7 @@ def expand_home(args: Sequence[str]) -> list[str]:
 
 
 def run_command(main: Callable[[], object], *, keep_compiled: bool = False) -> None:
-  """Configures logging, then runs a command as `exit_on_error` does. Expands ~ in its arguments.
+  """Configures logging and signals, then runs a command as `exit_on_error` does. Expands ~ in its arguments.
 
   Args:
     main: the command.
@@ -72,16 +71,16 @@ def run_command(main: Callable[[], object], *, keep_compiled: bool = False) -> N
     keep_compiled_programs()
   report_cache_errors()
   sys.argv[1:] = expand_home(sys.argv[1:])
-  with signals.handled([signal.SIGTERM]):  # in commands that do not handle all signals; Ctrl-C interrupts them
-    try:
-      exit_on_error(main)
-    except SystemExit as end:
-      if signals.received() and isinstance(end.code, int):
-        _end_process(end.code)
-      raise
-    finally:
-      signals.ignore()  # the exit code is decided
-      _flush_output()
+  signals.install()
+  try:
+    exit_on_error(main)
+  except SystemExit as end:
+    if signals.received() and isinstance(end.code, int):
+      _end_process(end.code)
+    raise
+  finally:
+    signals.ignore()  # the exit code is decided
+    _flush_output()
 
 
 def _flush_output() -> None:

@@ -7,8 +7,10 @@ class UserError(Exception):
   """Bad input. The message states what is wrong, where, and what to do."""
 
 
-class Terminated(BaseException):
-  """A signal stopped a run; the same command resumes it. As KeyboardInterrupt, no Exception, which handlers may catch.
+class Terminated(KeyboardInterrupt):
+  """A signal stopped a command; the same command resumes it.
+
+  A KeyboardInterrupt: handlers of Exception do not catch it, and asyncio does not drop it in callbacks.
 
   Attributes:
     exit_code: of the command, 128 + the signal.

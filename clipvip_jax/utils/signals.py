@@ -1,4 +1,4 @@
-"""Signals that stop a run: SIGTERM, SIGHUP and SIGINT (Ctrl-C).
+"""Signals that stop a command: SIGTERM, SIGHUP and SIGINT (Ctrl-C).
 
 The first signal raises `Terminated` in the main thread at once, or, while steps are not saved (`defer`), when they are
 (`allow`, `interruptible`). Later signals are ignored, so that none interrupts the write of a checkpoint. SIGQUIT
@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import FrameType
 
 from clipvip_jax.utils import unraisable
@@ -21,7 +21,7 @@ from clipvip_jax.utils.log import log
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 # Seconds for the main thread to run a signal handler. It cannot while it compiles, which takes minutes in C++.
-NOTICE_SECONDS = 10.0
+NOTICE_SECONDS = 5.0
 _REPEAT_SECONDS = 0.05  # until a signal is repeated that was handled where nothing can be raised
 
 
@@ -48,14 +48,16 @@ _state = _State()
 
 
 def install() -> None:
-  """Handles the signals until the process ends. Commands call it from the main thread."""
+  """Handles the signals, except ignored ones, as by nohup, until the process ends. Called from the main thread."""
   _state.installed = True
   unraisable.handle(_repeat_if_lost)
   for number in SIGNALS:
-    signal.signal(number, _on_signal)
+    if signal.getsignal(number) is not signal.SIG_IGN:
+      signal.signal(number, _on_signal)
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a signal to a child is none to this process
   threading.Thread(target=_end_if_not_noticed, args=(reader,), name="signals", daemon=True).start()
 
 
@@ -67,11 +69,11 @@ def ignore() -> None:
 
 
 @contextlib.contextmanager
-def handled(numbers: Sequence[int] = SIGNALS) -> Iterator[None]:
-  """Handles signals inside a `with` block, for callers without `install`. No effect outside the main thread."""
+def handled() -> Iterator[None]:
+  """Handles the signals inside a `with` block, for callers without `install`. No effect outside the main thread."""
   previous = {}
   if not _state.installed and threading.current_thread() is threading.main_thread():
-    previous = {number: signal.signal(number, _on_signal) for number in numbers}
+    previous = {number: signal.signal(number, _on_signal) for number in SIGNALS}
     unraisable.handle(_repeat_if_lost)
   try:
     yield
@@ -162,7 +164,9 @@ def _repeat_if_lost(lost: "sys.UnraisableHookArgs") -> bool:
 def _end_if_not_noticed(reader: int) -> None:
   """Ends the process after a signal that the main thread does not notice in time, if nothing is lost by that."""
   while number := os.read(reader, 1):
-    if _state.noticed.wait(NOTICE_SECONDS) or _state.forwards or _state.mode is not _Mode.END:
+    if number[0] not in SIGNALS or _state.noticed.wait(NOTICE_SECONDS):
+      continue
+    if _state.forwards or _state.mode is not _Mode.END:
       continue
     stop = Terminated(number[0], _state.note)
     log.info("%s", stop)

@@ -13,6 +13,7 @@ from huggingface_hub import utils
 
 from clipvip_jax import convert
 from clipvip_jax.inference import load_model
+from clipvip_jax.utils import signals
 from clipvip_jax.utils.cli import run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -123,11 +124,12 @@ def hub_log(caplog, monkeypatch):
 
 @pytest.fixture
 def command_log(monkeypatch):
-  """Restores what `run_command` changes: later tests of this process configure no logging."""
+  """Restores or omits what `run_command` changes: later tests of this process configure no logging and signals."""
   level = log.level
   monkeypatch.setattr(log, "propagate", log.propagate)
   monkeypatch.setattr(log, "handlers", [*log.handlers])
   monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+  monkeypatch.setattr(signals, "install", lambda: None)
   monkeypatch.setattr(logging.getLogger(), "filters", [*logging.getLogger().filters])
   yield
   log.setLevel(level)

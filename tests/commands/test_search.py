@@ -1,5 +1,7 @@
 """The command search: from an index to lines and a page, and wrong options."""
 
+import signal
+
 import miniature
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from clipvip_jax import embed, search
 from clipvip_jax.inference import load_model, video_index
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.reporting.search_server import SearchServer
-from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.cli import exit_on_error
+from clipvip_jax.utils.errors import Terminated, UserError
 
 
 @pytest.mark.slow
@@ -62,17 +65,20 @@ def test_searches_videos_that_fulfil_all_conditions(tmp_path, capsys, fake_model
   assert printed_videos(capsys) == []
 
 
-def test_serves_the_page_until_it_is_interrupted(tmp_path, fake_model, monkeypatch):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_serves_the_page_until_it_is_interrupted(tmp_path, fake_model, monkeypatch, number, code):
   names = [str(video) for video in write_videos(tmp_path / "v", 3)]
   index = write_index(tmp_path / "i.safetensors", names)
   found = []
 
   def serve(server, search, index):
     found.extend(hit.video for hit in search("green", "path=*v*"))
-    raise KeyboardInterrupt
+    raise Terminated(number, "stopped")
 
   monkeypatch.setattr(SearchServer, "serve", serve)
-  search.main([index, "--serve", "--port=0", "--top=2", "--approximate"])
+  with pytest.raises(SystemExit) as stop:
+    exit_on_error(lambda: search.main([index, "--serve", "--port=0", "--top=2", "--approximate"]))
+  assert stop.value.code == code
   assert found == [names[1], names[0]]
   with SearchServer() as other, pytest.raises(UserError, match="cannot be opened"):
     search.main([index, "--serve", f"--port={other.server_address[1]}"])

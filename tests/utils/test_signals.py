@@ -106,7 +106,6 @@ COMMAND = """
   import atexit, hashlib, sys, time
   from clipvip_jax.utils import cli, signals
   signals.NOTICE_SECONDS = 0.3
-  signals.install()
 
   def main():
     print("ready", flush=True)
@@ -129,9 +128,10 @@ def run_and_send(mode, number, command=COMMAND, times=2):
   return process.wait(timeout=30), process.stdout.read()
 
 
-def test_a_main_thread_that_runs_no_python_is_ended_with_the_same_line_and_exit_code():
-  code, output = run_and_send("in C", signal.SIGTERM)
-  assert code == cli.EXIT_TERMINATED and output.endswith("SIGTERM: stopped; run the same command again\n"), output
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_a_main_thread_that_runs_no_python_is_ended_with_the_same_line_and_exit_code(number):
+  code, output = run_and_send("in C", number)
+  assert code == 128 + number and output.endswith(f"{number.name}: stopped; run the same command again\n"), output
   assert output.count("\n") == 1
 
 
@@ -139,14 +139,8 @@ def test_a_signal_after_the_end_does_not_change_the_exit_code():
   assert run_and_send("ends", signal.SIGTERM) == (0, "")
 
 
-@pytest.mark.parametrize(
-  ("number", "code", "line"),
-  [
-    (signal.SIGTERM, cli.EXIT_TERMINATED, "SIGTERM: stopped; run the same command again"),
-    (signal.SIGINT, cli.EXIT_INTERRUPTED, "error: interrupted"),
-  ],
-)
-def test_a_command_without_handlers_ends_in_one_line_and_cleans_up(number, code, line):
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_a_command_ends_in_one_line_and_cleans_up(number):
   command = """
     import sys, time
     from clipvip_jax.utils import cli
@@ -161,20 +155,76 @@ def test_a_command_without_handlers_ends_in_one_line_and_cleans_up(number, code,
     cli.run_command(main)
   """
   ended, output = run_and_send("cleaned up", number, command, times=1)
-  assert ended == code and output.splitlines()[0] == "cleaned up"
-  assert output.count("\n") == 2 and output.endswith(f"{line}\n"), output
+  assert ended == 128 + number and output.splitlines()[0] == "cleaned up"
+  assert output.count("\n") == 2 and output.endswith(f"{number.name}: stopped; run the same command again\n"), output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_ends_in_a_callback_of_asyncio(number):
+  command = """
+    import asyncio, time
+    from clipvip_jax.utils import cli
+
+    def callback():
+      print("ready", flush=True)
+      time.sleep(20)
+
+    async def wait():
+      asyncio.get_running_loop().call_soon(callback)
+      await asyncio.sleep(60)
+
+    cli.run_command(lambda: asyncio.run(wait()))
+  """
+  code, output = run_and_send("", number, command, times=1)
+  assert code == 128 + number and output.count("\n") == 1, output
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_signals_that_the_parent_process_ignores_do_not_end_a_command(number):
+  command = f"""
+    import signal, time
+    from clipvip_jax.utils import cli
+    signal.signal({number}, signal.SIG_IGN)  # as nohup, and a shell for its background jobs
+    cli.run_command(lambda: print("ready", flush=True) or time.sleep(1))
+  """
+  assert run_and_send("", number, command) == (0, "")
+
+
+def test_a_signal_to_a_forked_process_does_not_end_its_parent():
+  command = """
+    import os, signal, time, warnings
+    from clipvip_jax.utils import cli, signals
+    signals.NOTICE_SECONDS = 0.1
+    warnings.simplefilter("ignore")  # of Python, about forks of processes with threads
+
+    def main():
+      reader, writer = os.pipe()
+      child = os.fork()
+      if not child:
+        os.write(writer, b"started")
+        time.sleep(20)
+        os._exit(1)
+      os.read(reader, 1)
+      print("ready", flush=True)
+      os.kill(child, signal.SIGTERM)
+      os.waitpid(child, 0)
+      time.sleep(1)
+
+    cli.run_command(main)
+  """
+  code, output = run_and_send("", signal.SIGTERM, command, times=0)
+  assert code == 0 and output.count("SIGTERM") == 1, output
 
 
 def test_a_terminated_command_ends_without_deleting_objects_whose_deletion_may_crash():
   command = """
     import atexit, os, time
-    from clipvip_jax.utils import cli, signals
+    from clipvip_jax.utils import cli
 
     class Executable:  # as one that the compiler had not completed
       __del__ = staticmethod(os.abort)
 
     executable = Executable()
-    signals.install()
     atexit.register(print, "exit functions are called")
     cli.run_command(lambda: print("ready", flush=True) or time.sleep(60))
   """
