@@ -192,7 +192,7 @@ def optimizer() -> ConfigDict:
       "b1": 0.9,
       "b2": 0.98,
       "eps": 1e-6,
-      "lr_multipliers": {"logit_scale": 1.0},  # part of a parameter's name -> factor on its learning rate
+      "lr_multipliers": {"logit_scale": 1.0},  # first parts of names of parameters -> factor on their learning rate
       "frozen": (),  # first parts of names of parameters that are not trained, as ("text/",)
     }
   )

@@ -83,9 +83,14 @@ def map_names(function: Callable[[str], Leaf], params: optax.Params) -> optax.Pa
   return jax.tree_util.tree_map_with_path(lambda path, _: function(param_name(path)), params)
 
 
+def _begins_with(name: str, prefix: str) -> bool:
+  """Returns whether a parameter's name begins with the parts of `prefix`: block_1 is not block_10."""
+  return f"{name}/".startswith(f"{prefix.rstrip('/')}/")
+
+
 def is_frozen(name: str, frozen: Sequence[str]) -> bool:
-  """Returns whether a parameter's name begins with the parts of one of `frozen`: block_1 is not block_10."""
-  return any(f"{name}/".startswith(f"{prefix.rstrip('/')}/") for prefix in frozen)
+  """Returns whether a parameter's name begins with the parts of one of `frozen`."""
+  return any(_begins_with(name, prefix) for prefix in frozen)
 
 
 def stop_frozen_gradients(params: optax.Params, frozen: Sequence[str]) -> optax.Params:
@@ -103,8 +108,8 @@ def decays(name: str) -> bool:
 
 
 def lr_multiplier(name: str, multipliers: Mapping[str, float]) -> float:
-  """Returns the product of the multipliers whose key is a substring of the parameter name."""
-  return math.prod(factor for part, factor in multipliers.items() if part in name)
+  """Returns the product of the multipliers whose keys' parts a parameter's name begins with."""
+  return math.prod(factor for prefix, factor in multipliers.items() if _begins_with(name, prefix))
 
 
 class AdamState(NamedTuple):
@@ -232,6 +237,9 @@ def from_config(config: ConfigDict, total_steps: int) -> tuple[optax.GradientTra
   for field, allowed, is_allowed in _RANGES:
     if not is_allowed(config[field]):
       raise UserError(f"optimizer.{field}={config[field]} is out of range; allowed: {allowed}")
+  for prefix, factor in config.lr_multipliers.items():
+    if not 0 <= factor < math.inf:
+      raise UserError(f"optimizer.lr_multipliers[{prefix!r}]={factor} is out of range; allowed: 0 or more")
   lr_schedule = learning_rate(config.schedule, config.learning_rate, total_steps, config.warmup_ratio)
   transformations: tuple[optax.GradientTransformation, ...] = (
     clip_by_global_norm(config.clip_norm),
@@ -267,12 +275,10 @@ def check_names(config: ConfigDict, params: optax.Params) -> None:
     UserError: a multiplier or a frozen prefix matches no parameter, or all parameters are frozen.
   """
   names = ["/".join(path) for path in traverse_util.flatten_dict(params)]
-  example = f"use a part of a name such as {names[0]!r}"
-  for part in config.lr_multipliers:
-    if not any(part in name for name in names):
-      raise UserError(f"optimizer.lr_multipliers: no parameter name contains {part!r}; {example}")
-  for prefix in config.frozen:
-    if not prefix or not any(is_frozen(name, (prefix,)) for name in names):
-      raise UserError(f"optimizer.frozen: no parameter name begins with {prefix!r}; {example}")
+  example = f"use the first parts of a name such as {names[0]!r}"
+  for field in ("lr_multipliers", "frozen"):
+    for prefix in config[field]:
+      if not any(_begins_with(name, prefix) for name in names):
+        raise UserError(f"optimizer.{field}: no parameter name begins with {prefix!r}; {example}")
   if all(is_frozen(name, config.frozen) for name in names if name != "logit_scale"):
     raise UserError(f"optimizer.frozen={tuple(config.frozen)} leaves no parameter to train; remove a prefix")

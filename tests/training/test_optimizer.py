@@ -105,9 +105,16 @@ def test_the_logit_scale_stays_between_zero_and_ln_200(gradient, bound):
   assert float(params["logit_scale"]) == pytest.approx(bound, abs=1e-6)
 
 
-def test_multipliers_apply_to_names_that_contain_them():
+def test_multipliers_apply_to_names_that_begin_with_their_parts():
   assert optimizer.lr_multiplier("logit_scale", {"logit_scale": 10.0}) == 10
-  assert optimizer.lr_multiplier("text/final_norm/bias", {"text/": 2.0, "bias": 3.0, "vision": 5.0}) == 6
+  multipliers = {"text/": 2.0, "text/final_norm": 3.0, "bias": 5.0, "tex": 7.0, "vision": 11.0}
+  assert optimizer.lr_multiplier("text/final_norm/bias", multipliers) == 6
+
+
+@pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf")])
+def test_rejects_multipliers_that_are_no_finite_numbers_from_0(factor):
+  with pytest.raises(UserError, match=rf"optimizer\.lr_multipliers\['text'\]={factor} is out of range; allowed: 0 or"):
+    optimizer.from_config(config(lr_multipliers={"logit_scale": 0.0, "text": factor}), 4)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +154,10 @@ def test_frozen_parameters_have_no_gradient_no_moments_and_no_decay():
 @pytest.mark.parametrize(
   ("frozen", "message"),
   [
-    (("txet/",), r"optimizer\.frozen: no parameter name begins with 'txet/'; use a part of a name such as 'a/w'"),
+    (
+      ("txet/",),
+      r"optimizer\.frozen: no parameter name begins with 'txet/'; use the first parts of .* such as 'a/w'",
+    ),
     (("",), r"optimizer\.frozen: no parameter name begins with ''"),
     (("a", "b"), r"optimizer\.frozen=\('a', 'b'\) leaves no parameter to train; remove a prefix"),
   ],

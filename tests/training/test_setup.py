@@ -29,10 +29,15 @@ REJECTED = [
   ({"evaluate.query": "descripton"}, r"'descripton'.*description"),
   (
     {"optimizer.lr_multipliers": {"visoin": 0.1}},
-    r"lr_multipliers: no parameter name contains 'visoin'; use a part of",
+    r"lr_multipliers: no parameter name begins with 'visoin'; use the first parts of",
   ),
+  (
+    {"optimizer.lr_multipliers": {"logit": 0.1}},
+    r"lr_multipliers: no parameter name begins with 'logit'; use the",
+  ),
+  ({"optimizer.lr_multipliers": {"text": -1.0}}, r"lr_multipliers\['text'\]=-1\.0 is out of range; allowed: 0 or more"),
   ({"host.profile_steps": "5-13"}, r"host\.profile_steps='5-13' exceeds the 12 steps of the run; use at most 12"),
-  ({"optimizer.frozen": ("txet/",)}, r"frozen: no parameter name begins with 'txet/'; use a part of a name"),
+  ({"optimizer.frozen": ("txet/",)}, r"frozen: no parameter name begins with 'txet/'; use the first parts of a name"),
 ]
 REJECTED_STREAMS = [
   ({"name": "image"}, r"mix\.image_text\.name='image'.*moving_shapes"),
