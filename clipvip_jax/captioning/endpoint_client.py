@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import aiohttp
 
-from clipvip_jax.captioning.http_faults import MAX_BYTES, Fault, explain_refusal, redact
+from clipvip_jax.captioning.http_faults import MAX_BYTES, Fault, explain_refusal, redact, retry_after
 from clipvip_jax.captioning.pacing import Pace, retry_delay
 from clipvip_jax.captioning.prefetch import Prefetch
 from clipvip_jax.utils.errors import UserError
@@ -171,7 +171,7 @@ class EndpointClient(Generic[Item, Result]):
         explain_refusal(response.status, body, settings.key_variable, settings.key)
       )  # fmt: skip
     except Fault as fault:
-      fault.pause = _retry_after(response.headers.get("retry-after", ""))
+      fault.pause = retry_after(response.headers.get("Retry-After", ""), response.headers.get("Date", ""))
       raise
     except UserError as error:
       raise UserError(f"{url} {error}") from None
@@ -249,11 +249,6 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     if len(content) > MAX_BYTES:
       raise Fault("garbage", f"more than {MAX_BYTES >> 20} MiB")
   return bytes(content)
-
-
-def _retry_after(value: str) -> float:
-  """Returns the seconds in a header Retry-After; 0 for a date, which few services send, or anything else."""
-  return float(value) if value.isascii() and value.isdigit() and len(value) < 7 else 0.0
 
 
 def _first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

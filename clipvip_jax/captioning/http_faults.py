@@ -1,7 +1,10 @@
-"""Failed requests to endpoints: what each status code means, and messages without keys. Answers are untrusted."""
+"""Failed requests to endpoints: meanings of status codes, messages without keys, and pauses. Answers are untrusted."""
 
+import datetime
+import email.utils
 import json
 import re
+import time
 
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
@@ -20,6 +23,7 @@ _FATAL = {
 }
 _REDIRECT = "it redirects: pass its own address with --endpoint"
 _SECRETS = re.compile(r"(?i)\b(?:sk|hf|gsk|key|pk)[-_][\w*.-]{4,}|(?<=bearer )\S+|(?<=://)[^/@\s]+@")
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
 _MAX_DETAIL = 160  # characters of an endpoint's message
 
 
@@ -57,6 +61,27 @@ def explain_refusal(status: int, body: bytes, variable: str, key: str) -> str:
   if 400 <= status < 500 and status not in _TRANSIENT:
     return answered
   raise Fault(f"HTTP {status}", detail)
+
+
+def retry_after(value: str, date: str) -> float:
+  """Returns the seconds for which the header Retry-After asks, 0 or more; 0 if it cannot be read.
+
+  Args:
+    value: of the header: seconds, or a date in one of the formats of RFC 9110.
+    date: when it was sent, by the clock of its sender: the header Date; "" or unreadable for this machine's clock.
+  """
+  if _SECONDS.fullmatch(value):
+    return float(value)
+  end, now = _timestamp(value), _timestamp(date)
+  return 0.0 if end is None else max(0.0, end - (time.time() if now is None else now))
+
+
+def _timestamp(date: str) -> float | None:
+  try:
+    moment = email.utils.parsedate_to_datetime(date)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
+  except (ValueError, OverflowError):
+    return None
 
 
 def redact(text: str, key: str) -> str:

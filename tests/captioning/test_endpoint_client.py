@@ -4,6 +4,7 @@ import gzip
 import socket
 import threading
 import time
+from email.utils import formatdate
 
 import pytest
 from caption_endpoint import MODEL, CaptionEndpoint, known_captions, picture
@@ -58,6 +59,15 @@ def test_faults_are_counted_by_name_and_repeated(fault, name):
     engine, answers = run([server.url], 6, concurrency=2, timeout=1.0 if fault == "hang" else 60.0)
   assert {i: answer.text for i, answer in answers.items()} == {i: known_captions(6)[picture(i)] for i in range(6)}
   assert engine.faults == {name: server.counts[fault]} and engine.faults[name] >= 3
+
+
+@pytest.mark.parametrize("value", ["0.4", "date"])
+def test_requests_wait_as_long_as_the_endpoint_asks(value):
+  with CaptionEndpoint(known_captions(1), fault=lambda number, _: "" if number else "429") as server:
+    server.retry_after = formatdate(time.time() + 2, usegmt=True) if value == "date" else value
+    run([server.url], 1)
+  first, second = server.times
+  assert 0.4 <= second - first < 30
 
 
 def test_bytes_that_are_not_http_are_garbage():

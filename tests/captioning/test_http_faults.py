@@ -1,10 +1,12 @@
-"""What each status of an endpoint means, and messages without keys."""
+"""What each status of an endpoint means, messages without keys, and pauses."""
 
+import email.utils
 import json
+import time
 
 import pytest
 
-from clipvip_jax.captioning.http_faults import Fault, explain_refusal
+from clipvip_jax.captioning.http_faults import Fault, explain_refusal, retry_after
 from clipvip_jax.utils.errors import UserError
 
 
@@ -48,3 +50,34 @@ def test_a_key_that_the_endpoint_repeats_is_not_repeated(status):
     text = str(error)
   assert "wrong key ***" in text
   assert not any(secret in text for secret in ("top-secret", "abc.def", "123456789", "pass@"))
+
+
+DATE = "Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+@pytest.mark.parametrize(
+  ("value", "seconds"),
+  [
+    ("0", 0),
+    ("20", 20),
+    ("1.5", 1.5),
+    ("2.", 2),
+    ("100000000", 1e8),
+    ("Sun, 06 Nov 1994 08:50:37 GMT", 60),
+    ("Sunday, 06-Nov-94 08:50:37 GMT", 60),
+    ("Sun Nov  6 08:50:37 1994", 60),
+    ("Sun, 06 Nov 1994 09:50:37 +0100", 60),
+    ("Sun, 06 Nov 1994 08:48:37 GMT", 0),
+    *((value, 0) for value in ("", "-5", "+5", "nan", "inf", "1e3", "1_0", "5 s", "\u0665", "soon", "99 Foo 1994")),
+    ("Sun, 06 Nov 99999999999999999999 08:50:37 GMT", 0),
+    ("Sun, 06 Nov 1994 08:50:37 +9999999", 0),
+  ],
+)
+def test_pauses_are_seconds_or_dates_and_never_negative(value, seconds):
+  assert retry_after(value, DATE) == seconds
+
+
+@pytest.mark.parametrize("date", ["", "today"])
+def test_pauses_until_a_date_count_from_this_clock_without_another(date):
+  assert 28 < retry_after(email.utils.formatdate(time.time() + 30, usegmt=True), date) <= 30
+  assert retry_after(DATE, date) == 0

@@ -58,6 +58,7 @@ class CaptionEndpoint(socketserver.ThreadingMixIn, http.server.HTTPServer):
     counts: requests by fault, "" for those without.
     most_at_once: the most requests that were open at once.
     authorization: of the last request.
+    retry_after: header Retry-After of a 429.
     times: at which requests arrived.
   """
 
@@ -68,7 +69,7 @@ class CaptionEndpoint(socketserver.ThreadingMixIn, http.server.HTTPServer):
     super().__init__(("127.0.0.1", 0), _Handler)
     self.captions, self.latency, self.fault, self.model = captions, latency, fault, model
     self.url = f"http://127.0.0.1:{self.server_port}/v1"
-    self.counts, self.times, self.authorization = collections.Counter(), [], None
+    self.counts, self.times, self.authorization, self.retry_after = collections.Counter(), [], None, "0"
     self.lock, self.open, self.most_at_once, self.number = threading.Lock(), 0, 0, 0
 
   def __enter__(self):
@@ -156,6 +157,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.send_header("Content-Type", "application/json")
     self.send_header("Content-Length", str(len(data)))
     if status == 429:
-      self.send_header("Retry-After", "0")
+      self.send_header("Retry-After", self.server.retry_after)
     self.end_headers()
     self.wfile.write(data)
