@@ -6,7 +6,7 @@ Differences are B minus A.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from clipvip_jax.reporting import charts, pages
@@ -99,11 +99,11 @@ class Comparison:
   Attributes:
     runs: A and B.
     warnings: reasons why the numbers are not comparable.
-    notes: splits that only one of the runs has.
+    notes: splits, and parts of the configuration and versions, that only one of the runs has.
     splits: results on the splits that both have.
     charts: training curves of both.
-    config: fields of the configuration that differ.
-    versions: versions that differ.
+    config: fields of the configuration that differ, without those of `notes`.
+    versions: versions that differ, without those of `notes`.
   """
 
   runs: tuple[RunSummary, RunSummary]
@@ -131,8 +131,8 @@ def compare_runs(a: RunResults, b: RunResults) -> Comparison:
     notes=list(_notes(a, b)),
     splits=[_compare_split(name, a.splits[name], b.splits[name]) for name in common],
     charts=list(_charts({"A": a, "B": b})),
-    config=_field_differences(a.config, b.config),
-    versions=_field_differences(a.results.get("versions") or {}, b.results.get("versions") or {}),
+    config=_field_differences(*_comparable(a.config, b.config)),
+    versions=_field_differences(*_comparable(_versions(a), _versions(b))),
   )
 
 
@@ -149,7 +149,10 @@ def _warnings(a: RunResults, b: RunResults, common: Sequence[str]) -> Iterator[s
   for name, run in (("A", a), ("B", b)):
     if run.extended:
       yield f"{name} was extended, and its results are of step {run.results.get('step')}, before: finish the run"
-  for field in _field_differences(a.corpus, b.corpus):
+  unknown = [name for name, run in (("A", a), ("B", b)) if not run.corpus]
+  if len(unknown) == 1:
+    yield f"the corpus of {unknown[0]} is unknown"
+  for field in _field_differences(a.corpus, b.corpus) if not unknown else ():
     yield f"evaluated on different corpora: {field.name} is {field.a} in A and {field.b} in B"
   for name in common:
     for key, unit in _COUNTS.items():
@@ -165,6 +168,33 @@ def _notes(a: RunResults, b: RunResults) -> Iterator[str]:
   for name, run, other in (("A", a, b), ("B", b, a)):
     if splits := [split for split in run.splits if split not in other.splits]:
       yield f"only {name} has the split {', '.join(splits)}"
+    for label, own, others in (
+      ("configuration", run.config, other.config),
+      ("versions", _versions(run), _versions(other)),
+    ):
+      if fields := _incomparable(own, others):
+        yield f"only {name} has fields of the {label} ({len(fields)}: {', '.join(sorted(_sections(fields)))})"
+
+
+def _versions(run: RunResults) -> Mapping[str, Any]:
+  return run.results.get("versions") or {}
+
+
+def _sections(fields: Iterable[str]) -> set[str]:
+  return {name.partition(".")[0] for name in fields}
+
+
+def _incomparable(fields: Mapping[str, Any], others: Mapping[str, Any]) -> set[str]:
+  """Returns the fields that the others lack, if whole sections are among them: an evaluation has none of training."""
+  is_partial = not others or _sections(name for name in fields if "." in name) - _sections(others)
+  return fields.keys() - others.keys() if is_partial else set()
+
+
+def _comparable(*sides: Mapping[str, Any]) -> list[dict[str, Any]]:
+  return [
+    {name: fields[name] for name in fields.keys() - _incomparable(fields, others)}
+    for fields, others in (sides, sides[::-1])
+  ]
 
 
 def _compare_split(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> SplitComparison:
@@ -266,5 +296,5 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
       yield f"Twin accuracy: A {twins.a}, B {twins.b}, B - A {twins.difference.text}"
   for title, fields in (("Configuration", comparison.config), ("Versions", comparison.versions)):
     yield ""
-    yield f"{title}: {'A | B, where they differ' if fields else 'the same'}"
+    yield f"{title}: {'A | B, where they differ' if fields else 'no differences'}"
     yield from (f"  {field.name}: {field.a} | {field.b}" for field in fields)

@@ -118,7 +118,7 @@ def test_differing_configuration_fields_are_listed(tmp_path, capsys, runs):
     assert "  {}: {} | {}".format(*row) in printed.splitlines()
   assert "optimizer.learning_rate" not in source
   assert "A's loss is vs, B's is vs_fc: their values are not comparable" in " ".join(page.texts)
-  assert "Versions: the same" in printed and "The same in both runs." in page.texts
+  assert "Versions: no differences" in printed and "No differences." in page.texts
 
 
 def changed_results(change):
@@ -167,6 +167,36 @@ def test_names_splits_that_only_one_run_has(tmp_path, capsys, runs):
   printed, source = compared(tmp_path, capsys, runs[0], b)
   assert "only A has the split test_unseen" in printed and "Not compared: only A has the split test_unseen." in source
   assert "warning" not in printed
+
+
+@pytest.mark.parametrize(
+  ("change", "note", "rows"),
+  [
+    (
+      lambda r: r.update(config={"evaluate": {"query": "description", "batch_size": 8}}),
+      "only A has fields of the configuration (3: loss, optimizer, seed)",
+      [f"  evaluate.batch_size: {MISSING} | 8"],
+    ),
+    (
+      lambda r: r.update(config={}),
+      "only A has fields of the configuration (4: evaluate, loss, optimizer, seed)",
+      [],
+    ),
+    (lambda r: r.pop("versions"), "only A has fields of the versions (1: jax)", []),
+  ],
+)
+def test_what_an_evaluation_lacks_is_one_line(tmp_path, capsys, runs, change, note, rows):
+  b = write(tmp_path / "c", changed_results(lambda r: (r["config"].update(seed=0), change(r))))
+  printed, source = compared(tmp_path, capsys, runs[0], b)
+  lines, page = printed.splitlines(), Page(source)
+  assert note in lines and f"Not compared: {note}." in page.texts
+  assert [line for line in lines if line.startswith("  ") and MISSING in line] == rows
+
+
+def test_an_unknown_corpus_is_one_warning(tmp_path, capsys, runs):
+  b = write(tmp_path / "c", changed_results(lambda r: r.pop("corpus")))
+  printed = compared(tmp_path, capsys, runs[0], b)[0]
+  assert [line for line in printed.splitlines() if "warning" in line] == ["warning: the corpus of B is unknown"]
 
 
 def test_a_run_beside_an_evaluation_keeps_its_curves(tmp_path, capsys, runs):
