@@ -117,9 +117,17 @@ COMMAND = """
 """
 
 
+# Signals as in a terminal: background jobs and nohup ignore some, and their children inherit that.
+IN_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
+
+
 def run_and_send(mode, number, command=COMMAND, times=2):
   """(exit code, output) of a command that receives a signal several times."""
-  command = [sys.executable, "-c", textwrap.dedent(command), mode]
+  command = [sys.executable, "-c", IN_TERMINAL + textwrap.dedent(command), mode]
   process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   assert process.stdout.readline() == "ready\n"
   for _ in range(times):
