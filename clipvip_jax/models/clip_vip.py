@@ -15,10 +15,11 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from clipvip_jax.models.attention import IMPLEMENTATIONS
+from clipvip_jax.models.dense import ACTIVATIONS
 from clipvip_jax.models.initializers import EMBEDDING_INITS
 from clipvip_jax.models.temporal import SequenceTransformer, each_frame, l2_normalize, mean_pooling
 from clipvip_jax.models.text import TextTower
-from clipvip_jax.models.transformer import ACTIVATIONS, INTERMEDIATES, PROXY_WEIGHTS
+from clipvip_jax.models.transformer import INTERMEDIATES, PROXY_WEIGHTS
 from clipvip_jax.models.vision import VisionTower
 from clipvip_jax.utils.errors import UserError
 

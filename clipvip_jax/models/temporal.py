@@ -44,7 +44,7 @@ class SequenceTransformer(nn.Module):
     layers: number of blocks.
     heads: attention heads.
     mlp: hidden units of the feed-forward layers.
-    activation: a key of transformer.ACTIVATIONS.
+    activation: a key of dense.ACTIVATIONS.
     dtype: of the computation.
   """
 

@@ -9,7 +9,9 @@ from jaxtyping import Array, Float, Int
 
 from clipvip_jax.models import initializers
 from clipvip_jax.models.attention import causal, resolve_implementation
-from clipvip_jax.models.transformer import TokenDense, TokenReadout, Transformer, layer_norm
+from clipvip_jax.models.dense import TokenDense
+from clipvip_jax.models.layer_norm import LayerNorm
+from clipvip_jax.models.transformer import TokenReadout, Transformer
 
 
 class TextTower(nn.Module):
@@ -21,7 +23,7 @@ class TextTower(nn.Module):
   Attributes:
     positions: maximum number of tokens.
     embedding_init: one of initializers.EMBEDDING_INITS.
-    activation: a key of transformer.ACTIVATIONS.
+    activation: a key of dense.ACTIVATIONS.
     remat: whether to rematerialise blocks; see Transformer.
     attention: one of attention.IMPLEMENTATIONS.
   """
@@ -57,6 +59,6 @@ class TextTower(nn.Module):
       self.layers, self.heads, self.mlp, self.activation, self.dtype, self.remat, name="transformer"
     )
     pooled = transformer(tokens, pattern, readout)[:, 0]
-    pooled = layer_norm(self.dtype, "final_norm")(pooled)
+    pooled = LayerNorm(self.dtype, name="final_norm")(pooled)
     projection = TokenDense(self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection")
     return projection(pooled)

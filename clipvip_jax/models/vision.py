@@ -16,8 +16,10 @@ from jaxtyping import Array, Float
 
 from clipvip_jax.models import initializers
 from clipvip_jax.models.attention import AttentionPattern, full, resolve_implementation, without_pallas
+from clipvip_jax.models.dense import TokenDense, dense
+from clipvip_jax.models.layer_norm import LayerNorm
 from clipvip_jax.models.proxy_attention import proxy_guided
-from clipvip_jax.models.transformer import INTERMEDIATES, TokenDense, TokenReadout, Transformer, dense, layer_norm
+from clipvip_jax.models.transformer import INTERMEDIATES, TokenReadout, Transformer
 
 # RNG stream of patch dropout; without it, as in evaluation, all patches are kept.
 PATCH_DROPOUT = "patch_dropout"
@@ -43,7 +45,7 @@ class VisionTower(nn.Module):
   Attributes:
     time_positions: T0; 0: no time embedding.
     embedding_init: one of initializers.EMBEDDING_INITS.
-    activation: a key of transformer.ACTIVATIONS.
+    activation: a key of dense.ACTIVATIONS.
     full_attention: full space-time attention in place of proxy-guided attention.
     patch_dropout: fraction of each frame's patches to drop in training.
     remat: whether to rematerialise blocks; see Transformer.
@@ -78,7 +80,7 @@ class VisionTower(nn.Module):
   def __call__(self, video: Float[Array, "b t s s 3"]) -> Float[Array, "b e"]:
     """Computes features; sows the proxies' attention weights in every block where INTERMEDIATES is mutable."""
     tokens = self._embed(video).astype(self.dtype)
-    tokens = layer_norm(self.dtype, "pre_norm")(tokens)
+    tokens = LayerNorm(self.dtype, name="pre_norm")(tokens)
     # The feature is read from the class token, which attends to all tokens under both patterns. Sown attention weights
     # need all proxies in the last block.
     readout = TokenReadout(jnp.zeros(len(tokens), jnp.int32), jnp.ones(tokens.shape[:2], bool))
@@ -94,7 +96,7 @@ class VisionTower(nn.Module):
     )
     sows = self.is_mutable_collection(INTERMEDIATES)
     tokens = transformer(tokens, self._pattern(video.shape[1]), None if sows else readout)
-    pooled = layer_norm(self.dtype, "post_norm")(tokens[:, 0])
+    pooled = LayerNorm(self.dtype, name="post_norm")(tokens[:, 0])
     projection = TokenDense(self.embed_dim, std=self.width**-0.5, use_bias=False, dtype=self.dtype, name="projection")
     return projection(pooled)
 

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from clipvip_jax.models.transformer import ACTIVATIONS
+from clipvip_jax.models.dense import ACTIVATIONS
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 from clipvip_jax.weights import config_fields, json_object

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from clipvip_jax.input_pipeline.preprocessing import CROPS
-from clipvip_jax.models.transformer import ACTIVATIONS
+from clipvip_jax.models.dense import ACTIVATIONS
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 
@@ -31,7 +31,7 @@ class Hints:
   """Properties of a model that are not in the shapes of its weights; None where unknown.
 
   Attributes:
-    activation: a key of transformer.ACTIVATIONS.
+    activation: a key of dense.ACTIVATIONS.
     vision_heads: attention heads of the vision tower.
     text_heads: attention heads of the text tower.
     sizes: {name in `config.model`: size}, to be compared with the weights.
