@@ -30,6 +30,7 @@ _UPDATE = "dynamic-update-slice"
 _WRAPPED = re.compile(r"\w+\([^/]*\)+(?=/|$)")  # jit(step), transpose(jvp(ClipVip.embed_video))
 _MODULE = re.compile(r"[a-z][a-z0-9_]*")
 _NUMBER = re.compile(r"_\d+$")
+_RECOMPUTED = ("checkpoint", "rematted_computation")  # of jax.checkpoint, which may repeat the module's name
 # Kernels of proxy_kernel.py: on several devices, their names lack the module.
 _FUSED, _FUSED_MODULE = re.compile(r"\bproxy_attention_(forward|backward)\b"), "vision/transformer/block/attention"
 _FAR = 50  # instructions searched for a name
@@ -203,8 +204,8 @@ def module_of(op_name: str) -> str:
     return _FUSED_MODULE
   parts = _WRAPPED.sub("", op_name.partition(";")[0]).split("/")[:-1]
   starts = [index for index, part in enumerate(parts) if part in ("vision", "text", "sequence")]
-  kept = [_NUMBER.sub("", part) for part in parts[starts[0] :] if _MODULE.fullmatch(part)] if starts else []
-  return "/".join(kept)
+  modules = [part for part in parts[starts[0] :] if _MODULE.fullmatch(part)] if starts else []
+  return "/".join(dict.fromkeys(_NUMBER.sub("", part) for part in modules if part not in _RECOMPUTED))
 
 
 def is_backward(op_name: str) -> bool:

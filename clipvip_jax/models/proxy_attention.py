@@ -12,6 +12,8 @@ Frames exchange information only through the proxies. The cost is `T L (M + L) +
 Letters: B batch, T frames, L patches per frame, M proxies, N = M + T L tokens, H heads, d head width.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
@@ -23,6 +25,7 @@ from clipvip_jax.models.attention import (
   fused_attend,
   has_fused_kernel,
   swap_heads,
+  unfused,
   without_pallas,
 )
 
@@ -59,6 +62,15 @@ def proxy_guided(
   implementation = without_pallas(implementation, query.dtype)
   num_patches = (query.shape[1] - num_proxies) // num_frames
   fused = implementation == "cudnn" and has_fused_kernel(query.shape[-1], num_patches, num_proxies + num_patches)
+  pattern = functools.partial(_two_products, num_proxies=num_proxies, num_frames=num_frames, fused=fused)
+  return (pattern if fused else unfused(pattern))(query, key, value)
+
+
+def _two_products(
+  query: Array, key: Array, value: Array, *, num_proxies: int, num_frames: int, fused: bool
+) -> Float[Array, "b n h d"]:
+  """Attends from patches and from proxies; `fused`: patches by cuDNN."""
+  num_patches = (query.shape[1] - num_proxies) // num_frames
   axis = 1 if fused else 2  # of tokens: cuDNN takes [B, N, H, d], XLA [B, H, N, d]
 
   def split_frames(x):

@@ -218,6 +218,10 @@ def test_a_fusion_counts_what_it_slices_and_updates(body, expected):
     ("jit(step)/jvp(C)/vision/transformer/jit(core_fn)/block_0/attention/...qd,...kd->...qk/dot_general",
      "vision/transformer/block/attention"),
     ("jit(step)/vision/block_0/attention/key/reshape;block/attention/add", "vision/block/attention/key"),
+    ("jit(step)/transpose(jvp(C))/vision/transformer/jit(core_fn)/block_0/attention/block_0/attention/checkpoint/mul",
+     "vision/transformer/block/attention"),
+    ("jit(step)/transpose(jvp(C))/vision/transformer/checkpoint/rematted_computation/block_0/attention/key/dot_general",
+     "vision/transformer/block/attention/key"),
     ("jit(step)/add", ""),
     ("proxy_attention_forward/pallas_call", "vision/transformer/block/attention"),  # of several devices
     ("proxy_attention_backward/pallas_call", "vision/transformer/block/attention"),

@@ -72,6 +72,22 @@ def test_fused_attention_equals_xla_attention_where_cudnn_has_a_kernel(
   assert implementations == (["cudnn"] if fused else [])
 
 
+@pytest.mark.parametrize(
+  "pattern",
+  [attention.full, attention.causal, functools.partial(proxy_attention.proxy_guided, num_proxies=2, num_frames=3)],
+  ids=["full", "causal", "proxy_guided"],
+)
+def test_gradients_on_tpus_are_equal_and_keep_no_scores(monkeypatch, pattern):
+  tokens = tuple(jax.random.normal(jax.random.key(0), (3, 2, 2 + 3 * 5, 4, 8)))
+  y, vjp = jax.vjp(jax.jit(lambda *tokens: pattern(*tokens)), *tokens)
+  monkeypatch.setattr(attention, "default_device", lambda: types.SimpleNamespace(platform="tpu"))
+  tpu_y, tpu_vjp = jax.vjp(jax.jit(lambda *tokens: pattern(*tokens)), *tokens)
+  for ours, expected in zip((tpu_y, *tpu_vjp(y)), (y, *vjp(y)), strict=True):
+    assert_close(ours, expected, 1e-6)
+  sizes = [sum(x.size for x in jax.tree.leaves(residuals)) for residuals in (tpu_vjp, vjp)]
+  assert sizes[0] <= 3 * tokens[0].size < sizes[1]
+
+
 def test_auto_resolves_to_xla_without_a_gpu():
   assert attention.resolve_implementation("auto", jnp.bfloat16) == "xla"
   assert attention.resolve_implementation("xla", jnp.float32) == "xla"
