@@ -32,6 +32,9 @@ from clipvip_jax.utils.progress import ProgressReporter
 
 _TEXT_BUCKET = 8  # texts are padded to a multiple of this many tokens, which bounds the number of compilations
 
+# Bytes of a block's hidden activations that CPUs compute at once: about the size of their caches.
+_CPU_HIDDEN_BYTES = 2**24
+
 # What `read_media.read_clip` takes: a path, or a uint8 array [T, H, W, 3].
 Video = str | os.PathLike[str] | np.ndarray
 
@@ -50,7 +53,7 @@ class EmbeddingModel:
   def __init__(
     self, source: str, config: ConfigDict, params: Mapping[str, Any], tokenizer: Tokenizer | None, batch_size: int
   ):
-    """`batch_size` is over all devices, and is rounded up to a multiple of their number."""
+    """`batch_size` is the most clips or texts over all devices, and is rounded up to a multiple of their number."""
     self.source, self.config, self.params = source, config, params
     self.tokenizer = tokenizer
     self._batch_size = -(-batch_size // jax.device_count()) * jax.device_count()
@@ -117,7 +120,7 @@ class EmbeddingModel:
         that the features of a clip are bit-identical however many clips there are.
     """
     pending: tuple[jax.Array, int] | None = None  # one batch computes while the next is read
-    for batch, count in _batches(pixels, self._batch_size, shrink_last):
+    for batch, count in _batches(pixels, min(self._batch_size, _most_clips(self.config)), shrink_last):
       features = self._embed_video(self.params, batch)
       if pending is not None:
         yield from np.asarray(pending[0])[: pending[1]]
@@ -146,6 +149,16 @@ class EmbeddingModel:
       width = min(-(-longest // _TEXT_BUCKET) * _TEXT_BUCKET, batch.shape[1])
       rows.extend(np.asarray(self._embed_text(self.params, batch[:, :width]))[:count])
     return _stack([rows[i] for i in np.argsort(order)], self.config.model.embed_dim)
+
+
+def _most_clips(config: ConfigDict) -> int:
+  """Returns the most clips to compute at once: on CPUs, those whose activations fit the caches, at least one each."""
+  if jax.default_backend() != "cpu":
+    return sys.maxsize
+  model = config.model
+  tokens = config.data.num_frames * (model.image_size // model.patch_size) ** 2
+  clip_bytes = tokens * model.vision.mlp * np.dtype(model.dtype).itemsize
+  return max(1, _CPU_HIDDEN_BYTES // clip_bytes) * jax.device_count()
 
 
 def _batches(items: Iterable[np.ndarray], size: int, shrink_last: bool) -> Iterator[tuple[np.ndarray, int]]:

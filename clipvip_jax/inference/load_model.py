@@ -56,7 +56,8 @@ def load(
     tokenizer: "clip" or a tokenizer.json; None: the one next to the weights, or CLIP's for a vocabulary of 49,408.
     crop: how frames become square, "squash" or "center"; None: as in training, or "squash".
     dtype: dtype of the computation, "float32" or "bfloat16"; None: "float32".
-    batch_size: batch size over all devices, rounded up to a multiple of their number.
+    batch_size: most clips or texts of a batch over all devices, rounded up to a multiple of their number. CPUs compute
+      fewer clips at once: those whose activations fit their caches.
 
   Raises:
     UserError: the source cannot be read, or an option does not fit its weights.

@@ -59,6 +59,24 @@ def test_a_batch_is_divisible_by_the_number_of_devices(count, largest, size, mon
   assert fitting_batch_size(count, largest) == size
 
 
+@pytest.mark.parametrize(
+  ("backend", "width", "dtype", "most"),
+  [
+    ("cpu", 3072, "float32", 4),
+    ("cpu", 3072, "bfloat16", 8),
+    ("cpu", 2**20, "float32", 2),
+    ("gpu", 3072, "float32", 99),
+  ],
+)
+def test_cpus_compute_as_many_clips_at_once_as_their_caches_hold(vip, monkeypatch, backend, width, dtype, most):
+  config = vip.config.copy_and_resolve_references()
+  config.data.num_frames, config.model.image_size, config.model.patch_size = 12, 224, 32
+  config.model.vision.mlp, config.model.dtype = width, dtype
+  monkeypatch.setattr(embedding_model.jax, "default_backend", lambda: backend)
+  monkeypatch.setattr(embedding_model.jax, "device_count", lambda: 2)
+  assert min(99, embedding_model._most_clips(config)) == most
+
+
 def test_few_videos_and_texts_are_not_padded_to_a_full_batch(tokenizer):
   model = load(tokenizer=tokenizer, batch_size=64)
   shapes = []
