@@ -51,7 +51,9 @@ REACH = {
   "clipvip_jax.captioning.frame_sources": {"clipvip_jax.data"},
   "clipvip_jax.evaluation.class_list": {"clipvip_jax.data.engine"},
   "clipvip_jax.evaluation.evaluation_config": {"clipvip_jax.configs"},
+  "clipvip_jax.evaluation.language_gap": {"clipvip_jax.data.engine"},
   "clipvip_jax.evaluation.labelled_videos": {"clipvip_jax.data.engine"},
+  "clipvip_jax.inference.filters": {"clipvip_jax.data.engine"},
   "clipvip_jax.data_tool": {"clipvip_jax.data"},
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from clipvip_jax.data.engine.items import clean_text, clean_texts
 from clipvip_jax.data.engine.json_files import excerpt, read_json
+from clipvip_jax.data.engine.tables import read_csv
 from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import normal_form
@@ -172,12 +173,8 @@ def _text_rows(path: pathlib.Path) -> Iterable[_Row]:
 
 
 def _csv_rows(path: pathlib.Path) -> Iterable[_Row]:
-  from etils import epath
-
-  from clipvip_jax.data.engine.annotations import read_csv  # late: imports TFDS
-
   ignored: set[str] = set()
-  for where, row in read_csv(epath.Path(path), "name"):
+  for where, row in read_csv(path, "name"):
     if new := sorted(row.keys() - {*_FIELDS, "", *ignored}):
       ignored.update(new)
       log.warning("%s: columns %s are ignored; those that are read are %s", path, printable(new), ", ".join(_FIELDS))

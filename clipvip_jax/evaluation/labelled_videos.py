@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from clipvip_jax.data.engine.items import check_id, check_times
 from clipvip_jax.data.engine.json_files import excerpt, read_json, read_json_lines
+from clipvip_jax.data.engine.tables import read_csv
 from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.evaluation.class_list import ClassList, class_key
 from clipvip_jax.inference.video_clip import VideoClip
@@ -198,12 +199,8 @@ def _manifest_row(row: dict[str, Any], where: str, folder: pathlib.Path) -> _Row
 
 
 def _csv_rows(path: pathlib.Path, folder: pathlib.Path) -> Iterator[_Row]:
-  from etils import epath
-
-  from clipvip_jax.data.engine.annotations import read_csv  # late: imports TFDS
-
   find = _finder(folder, ".mp4")
-  for where, row in read_csv(epath.Path(path), "label"):
+  for where, row in read_csv(path, "label"):
     if "youtube_id" in row:
       names = _kinetics_names(row, where)
       yield _Row(where, VideoClip(find(where, names)), (row["label"],))

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
+from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.input_pipeline.record_text import record_texts
-from clipvip_jax.utils.compression import START_BYTES, check_encoding
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 
@@ -103,16 +103,10 @@ def read_texts(name: str, data_dir: str = "") -> list[str]:
   if name.count(":") == 2 and not path.exists():
     corpus_name, split, field = name.split(":")
     texts = _read_corpus_texts(corpus_name, split, field, data_dir)
+  elif not path.exists():
+    raise UserError(f"{name}: no such file; name a file with one text per line, or CORPUS/CONFIG:SPLIT:FIELD")
   else:
-    try:
-      content = path.read_bytes()
-      check_encoding(content[:START_BYTES], path)
-      texts = [line.strip() for line in content.decode("utf-8-sig").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-      reason = getattr(error, "strerror", None) or error
-      raise UserError(
-        f"{name} cannot be read ({reason}); name a file with one text per line, or CORPUS/CONFIG:SPLIT:FIELD"
-      ) from error
+    texts = [line.strip() for line in read_lines(path) if line.strip()]
   if len(texts) < MIN_TEXTS:
     raise UserError(f"{name} has {len(texts)} texts; the gap needs at least {MIN_TEXTS} of each set")
   return texts

@@ -2,18 +2,20 @@
 
 A condition is FIELD=VALUE, or with one of != < <= > >= in place of =. The field `path` is the path of the video as the
 index names it; others are columns of the metadata. VALUE of = and != may contain the wildcards *, ? and [...]. Two
-numbers are compared as numbers, everything else as text. A list fulfils a condition if one of its elements does, and so
-does a video with several rows if it does in one of them. A video without a value fulfils none; null, "" and NaN are no
-values.
+numbers are compared as numbers, everything else as text; = and != compare codes such as 007 and 1e5 as text, and of
+texts, only dates (2020-05-01) are less or greater than a number. A list fulfils a condition if one of its elements
+does, and so does a video with several rows if it does in one of them. A video without a value fulfils none; null, ""
+and NaN are no values.
 """
 
 import collections
-import csv
 import dataclasses
+import decimal
 import fnmatch
 import functools
 import json
 import operator
+import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +24,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from clipvip_jax.data.engine.json_files import read_json_lines
+from clipvip_jax.data.engine.tables import read_csv
 from clipvip_jax.inference.video_index import VideoIndex
-from clipvip_jax.utils.compression import START_BYTES, check_encoding
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import real_path
 from clipvip_jax.utils.log import log, printable
@@ -36,7 +39,11 @@ _ORDERS: dict[str, Callable[[Any, Any], bool]] = {
   ">": operator.gt,
   ">=": operator.ge,
 }
+_NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?|inf)\s*", re.IGNORECASE)
+_CODE = re.compile(r"[+-]?0\d|.*\de\d", re.IGNORECASE)  # a number that may be a name: nobody writes quantities so
+_DATE = re.compile(r"\d{4}[-/]\d")
 _VIDEO = "video"  # the column that names the video
+_TABLES = (".csv", ".tsv")
 _KEPT_MASKS = 16
 _MAX_NAMED = 10  # fields that an error message names
 
@@ -72,40 +79,40 @@ class Condition:
     """Returns a function that tells whether a value fulfils the condition."""
     number, pattern = _number(self.value), re.compile(fnmatch.translate(self.value), re.DOTALL)
 
-    def is_fulfilled(value: Value) -> bool:
-      text = _text(value)
+    def is_fulfilled(text: str) -> bool:
       other = None if number is None else _number(text)
       if self.compare in _ORDERS:
-        return _ORDERS[self.compare](*((text, self.value) if number is None or other is None else (other, number)))
-      equal = pattern.match(text) is not None or (number is not None and other == number)
+        pair = (text, self.value) if number is None or other is None else (other, number)
+        return self.can_order(text) and _ORDERS[self.compare](*pair)
+      is_code = _CODE.match(text) or _CODE.match(self.value)
+      equal = pattern.match(text) is not None or (number is not None and other == number and not is_code)
       return equal is (self.compare == "=")
 
-    return lambda value: any(map(is_fulfilled, _elements(value)))
+    return lambda value: any(map(is_fulfilled, texts_of(value)))
+
+  def can_order(self, text: str) -> bool:
+    """Returns False for a text such as "1,234" or "unknown", which is neither less nor greater than a number."""
+    is_order = self.compare in _ORDERS and _NUMBER.fullmatch(self.value)
+    return not is_order or bool(_NUMBER.fullmatch(text) or _DATE.match(text))
 
 
-def _elements(value: Value) -> Iterator[Value]:
-  """Yields the values in lists of any depth, or the value itself if it is not a list."""
+def texts_of(value: Value) -> Iterator[str]:
+  """Yields the texts of the values in lists of any depth, or of the value itself if it is not a list."""
   rest = [value]
   while rest:
     if isinstance(last := rest.pop(), list | tuple):
       rest.extend(last)
     elif _is_value(last):
-      yield last
+      yield json.dumps(last) if isinstance(last, bool) else str(last)  # true, as in JSON
 
 
 def _is_value(value: Value | None) -> bool:
   return value not in (None, "") and value == value  # NaN, as pandas writes for a missing value, is not equal to itself
 
 
-def _text(value: Value) -> str:
-  return json.dumps(value) if isinstance(value, bool) else str(value)  # true, as in JSON
-
-
-def _number(text: str) -> float | None:
-  try:
-    return float(text)
-  except ValueError:
-    return None
+def _number(text: str) -> decimal.Decimal | None:
+  """Returns an exact number: ids of 19 digits, which differ in the last one, are equal as floats."""
+  return decimal.Decimal(text) if _NUMBER.fullmatch(text) else None
 
 
 class Metadata:
@@ -179,45 +186,24 @@ class Metadata:
     is_fulfilled = condition.test()
     if condition.field == PATH:
       return np.fromiter(map(is_fulfilled, self._paths), np.bool_, len(self._paths))
-    if condition.field not in self._columns:
+    if (column := self._columns.get(condition.field)) is None:
       known = [PATH, *sorted(self._columns)]
       more = f" and {len(known) - _MAX_NAMED} more" if len(known) > _MAX_NAMED else ""
       raise UserError(
         f"--where: no video has a field {printable(condition.field)!r}; use {printable(', '.join(known[:_MAX_NAMED]))}"
         f"{more}, or name a file with it by --metadata"
       )
-    by_path = {path: is_fulfilled(value) for path, value in self._columns[condition.field].items()}
+    if odd := [text for value in column.values() for text in texts_of(value) if not condition.can_order(text)]:
+      log.warning(
+        "--where: %d values of %s are neither numbers nor dates, such as %r, and do not fulfil %s%s; write 1234.5",
+        *(len(odd), printable(condition.field), odd[0][:80], condition.compare, condition.value),
+      )
+    by_path = {path: is_fulfilled(value) for path, value in column.items()}
     return np.fromiter((by_path.get(path, False) for path in self._paths), np.bool_, len(self._paths))
 
 
 def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Yields (file and line, row) of a CSV or JSON lines file."""
-  try:
-    with path.open("rb") as binary:
-      check_encoding(binary.read(START_BYTES), path)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-      if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(file, strict=True)
-        for row in reader:
-          if None in row or None in row.values():
-            raise UserError(
-              f"{path}, line {reader.line_num}: another number of columns than the header has; correct it"
-            )
-          yield f"{path}, line {reader.line_num}", row
-      else:
-        for number, line in enumerate(file, 1):
-          if line.strip():
-            yield f"{path}, line {number}", _parse_line(line, f"{path}, line {number}")
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    reason = getattr(error, "strerror", None) or error
-    raise UserError(f"--metadata={path} cannot be read ({reason}); name a .csv or .jsonl file") from error
-
-
-def _parse_line(line: str, where: str) -> dict[str, Any]:
-  try:
-    row = json.loads(line)
-  except (ValueError, RecursionError):
-    row = None
-  if not isinstance(row, dict):
-    raise UserError(f"{where}: not a JSON object; --metadata must be a .csv, or have one object per line")
-  return row
+  """Yields (file and line, row) of a table or a file of JSON lines."""
+  if path.suffix.lower() in _TABLES:
+    return read_csv(path, _VIDEO)
+  return ((f"{path}, line {number}", row) for number, row in read_json_lines(os.fspath(path)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import os
 import posixpath
@@ -22,7 +21,6 @@ from clipvip_jax.data.engine.json_files import (
   read_json,
   read_json_lines,
 )
-from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.input_pipeline.read_media import VIDEO_SUFFIXES
 from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
@@ -81,49 +79,6 @@ def find_optional_file(raw_dir: epath.Path, *names: str) -> epath.Path | None:
   """Returns the first existing file among `names`, or None."""
   paths = (raw_dir / folder / name for name in names for folder in _FOLDERS)
   return next((path for path in paths if path.exists()), None)
-
-
-def read_csv(path: epath.Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
-  """Yields (location, row) of a CSV file with a header.
-
-  Args:
-    path: The file.
-    *columns: Required columns.
-
-  Raises:
-    UserError: The file is unreadable or invalid, or lacks a required column.
-  """
-  reader = csv.reader(read_lines(path), strict=True)
-  header: list[str] = []
-  while True:
-    number = reader.line_num + 1  # the first line of the row, which may have several
-    try:
-      row = next(reader, None)
-    except csv.Error as error:
-      raise UserError(f"{path}, line {number}: invalid CSV ({error})") from error
-    if not header:
-      header = _check_header(row or [], columns, f"{path}, line {number}")
-    elif row is None:
-      return
-    elif row:
-      cells = bad_lines.attempt(_match_cells, row, header, f"{path}, line {number}")
-      if cells is not None:
-        yield f"{path}, line {number}", cells
-
-
-def _check_header(header: list[str], columns: Iterable[str], where: str) -> list[str]:
-  header = [name.strip() for name in header]
-  if missing := [name for name in columns if name not in header]:
-    raise UserError(f"{where}: no column {', '.join(missing)}; the file has {', '.join(header)}")
-  if repeated := [name for name in columns if header.count(name) > 1]:
-    raise UserError(f"{where}: several columns {', '.join(repeated)}; give each column its own name")
-  return header
-
-
-def _match_cells(row: list[str], header: list[str], where: str) -> dict[str, str]:
-  if len(row) != len(header):
-    raise UserError(f"{where}: expected {len(header)} columns ({', '.join(header)}), got {len(row)}")
-  return dict(zip(header, row, strict=True))
 
 
 def read_json_clips(path: epath.Path, keys: RowKeys = ANNOTATION_KEYS) -> Iterator[AnnotationRow]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from clipvip_jax.data.engine import bad_lines
+from clipvip_jax.data.engine.text_files import decode
 from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.compression import check_encoding
 from clipvip_jax.utils.errors import UserError
@@ -89,7 +90,7 @@ def read_json(path: str) -> Any:
   try:
     data = fetch_file(path).read_bytes()
     check_encoding(data, path)
-    return parse_json(str(data, "utf-8-sig"))
+    return parse_json(decode(data, path, "utf-8-sig"))
   except (OSError, ValueError, RecursionError) as error:
     raise UserError(f"{path}: cannot be read as JSON ({getattr(error, 'strerror', None) or error})") from error
 
@@ -115,7 +116,7 @@ def read_json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _parse_line(line: bytes, where: str) -> dict[str, Any]:
   try:
-    row = parse_json(line)
+    row = parse_json(decode(line, where))
   except (ValueError, RecursionError) as error:
     hint = "" if line.startswith(b"{") and len(line) > 1 else f"; {_JSON_LINES}"
     raise UserError(f"{where}: invalid JSON ({error}): {excerpt(str(line[:60], errors='replace'))}{hint}") from error

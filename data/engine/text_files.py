@@ -11,6 +11,16 @@ from clipvip_jax.utils.compression import check_encoding
 from clipvip_jax.utils.errors import UserError
 
 
+def decode(data: bytes, where: str | os.PathLike[str], encoding: str = "utf-8") -> str:
+  """Returns the text of bytes in UTF-8; raises UserError with their location if they are none."""
+  try:
+    return str(data, encoding)
+  except UnicodeDecodeError as error:  # most such texts are from Windows
+    raise UserError(
+      f"{where}: not UTF-8 ({error}); re-encode the file: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
+    ) from error
+
+
 def read_lines(path: str | os.PathLike[str], newline: str = "") -> Iterator[str]:
   """Yields the lines of a text file with their line ends.
 
@@ -28,9 +38,7 @@ def read_lines(path: str | os.PathLike[str], newline: str = "") -> Iterator[str]
         if not number:
           check_encoding(raw, path)
         number += 1
-        text = str(raw, "utf-8-sig" if number == 1 else "utf-8")
+        text = decode(raw, f"{path}, line {number}", "utf-8-sig" if number == 1 else "utf-8")
         yield from io.StringIO(text, newline=newline)
-  except UnicodeDecodeError as error:
-    raise UserError(f"{path}, line {number}: not UTF-8 ({error}); re-encode the file") from error
   except OSError as error:
     raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -22,12 +22,12 @@ from clipvip_jax.data.engine.annotations import (
   find_optional_file,
   make_items,
   merge_clips,
-  read_csv,
   read_json_clips,
 )
 from clipvip_jax.data.engine.builder import CorpusBuilder
 from clipvip_jax.data.engine.items import Item
 from clipvip_jax.data.engine.json_files import excerpt, read_json
+from clipvip_jax.data.engine.tables import read_csv
 from clipvip_jax.utils.errors import UserError
 
 # Captions of all videos in one file, or in the original two files.

@@ -143,6 +143,7 @@ def _item(row: dict[str, Any], where: str, folder: epath.Path) -> Item:
   unknown = sorted(row.keys() - set(_FIELDS))
   if unknown:
     raise UserError(f"{where}: unknown fields {', '.join(map(excerpt, unknown))}; use {', '.join(_FIELDS)}")
+  row = {name: value for name, value in row.items() if value is not None}  # null: an empty cell of a table
   video = check_id(row.get("video"), f"{where}, video")
   if "://" in video and not video.startswith(_REMOTE_SCHEMES):
     raise UserError(f"{where}: {video[:80]!r} is not readable; download it, or use {' or '.join(_REMOTE_SCHEMES)}")
@@ -150,7 +151,7 @@ def _item(row: dict[str, Any], where: str, folder: epath.Path) -> Item:
     storage.check_path("/".join(video.split("/")[:3]), f"{where}, video")  # the bucket: names of videos are free
   start, end = check_times(row.get("start"), row.get("end"), where)
   span = "" if start is None and end is None else f"@{start or 0:g}-{'' if end is None else f'{end:g}'}"
-  descriptions = clean_texts(row["text"], f"{where}, text") if row.get("text") is not None else ()
+  descriptions = clean_texts(row.get("text", ()), f"{where}, text")
   return Item(
     id=check_id(row.get("id", video + span), f"{where}, id"),
     split=_split_name(row.get("split", "train"), where),

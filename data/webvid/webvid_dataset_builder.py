@@ -12,10 +12,10 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from clipvip_jax.data.engine import bad_lines, build_files
-from clipvip_jax.data.engine.annotations import read_csv
 from clipvip_jax.data.engine.builder import CorpusBuilder
 from clipvip_jax.data.engine.corpus_config import CorpusConfig
 from clipvip_jax.data.engine.items import Item, check_id, clean_texts, peek, safe_join
+from clipvip_jax.data.engine.tables import read_csv
 from clipvip_jax.utils.errors import UserError
 
 _SPLITS = {"train": "train", "validation": "val"}  # split -> its name in file names

@@ -14,10 +14,11 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from clipvip_jax.data.engine import bad_lines
-from clipvip_jax.data.engine.annotations import RetrievalConfig, VideoFinder, check_name, find_file, read_csv
+from clipvip_jax.data.engine.annotations import RetrievalConfig, VideoFinder, check_name, find_file
 from clipvip_jax.data.engine.builder import CorpusBuilder
 from clipvip_jax.data.engine.items import Item, check_times, clean_texts
 from clipvip_jax.data.engine.json_files import excerpt, read_json
+from clipvip_jax.data.engine.tables import read_csv
 from clipvip_jax.utils.errors import UserError
 
 _OWNERS_FILE, _REPORTED_FILE = "youcookii_annotations_trainval.json", "validation_youcook.csv"

@@ -45,5 +45,5 @@ def test_wrong_options_are_refused_before_the_model_is_loaded(files, monkeypatch
     language_gap.main([*files, "--seed=-1"])
   with pytest.raises(UserError, match=r"--plot=nowhere/gap\.png: its folder does not exist"):
     language_gap.main([*files, "--plot=nowhere/gap.png"])
-  with pytest.raises(UserError, match=r"none\.txt cannot be read"):
+  with pytest.raises(UserError, match=r"none\.txt: no such file"):
     language_gap.main([files[0], "none.txt"])

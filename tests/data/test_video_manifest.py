@@ -4,10 +4,11 @@ import json
 
 import corpora
 import pytest
+from etils import epath
 
 from clipvip_jax.data.engine.corpus_config import BuildOptions
 from clipvip_jax.data.engine.coverage import SKIPPED_FILE
-from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder
+from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder, read_items
 from clipvip_jax.utils.errors import UserError
 
 LONG = "word " * 10_000
@@ -89,6 +90,17 @@ def test_joins_paragraphs(tmp_path):
   config = type(Builder.builder_configs["default"])(name="joined", texts="paragraph")
   [record] = corpora.read_back(corpora.build(Builder, config, tmp_path / "corpora", manifest), "train")
   assert record["description"] == ["He sits. She stands."]
+
+
+def test_null_is_the_default_as_of_empty_cells_of_a_table(tmp_path):
+  corpora.write_video(tmp_path / "v.mp4")
+  empty = dict.fromkeys(("caption", "subtitle", "start", "end", "split", "id"))
+  lines = [{"video": "v.mp4", "text": "a"}, {"video": "v.mp4", "text": "b", **empty}, {**empty, "video": "w.mp4"}]
+  items = [*read_items(epath.Path(corpora.write_lines(tmp_path / "m.jsonl", lines)))]
+  assert [(item.id, item.split, item.descriptions) for item in items] == [
+    ("v.mp4", "train", ("a", "b")),
+    ("w.mp4", "train", ()),
+  ]
 
 
 GOOD = {"video": "v.mp4", "text": "t"}

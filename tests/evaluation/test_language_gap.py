@@ -103,10 +103,10 @@ def test_equal_texts_have_no_gap_and_give_no_warning():
   ("content", "message"),
   [
     (b"one\n" * 10, "has 10 texts; the gap needs at least 100"),
-    (b"\xff" * 300, "cannot be read .*name a file with one text per line, or CORPUS/CONFIG:SPLIT:FIELD"),
+    (b"\xff" * 300, "line 1: not UTF-8 .*; re-encode the file: iconv"),
     ("one\n".encode("utf-16") * 300, "a.txt: the file is UTF-16 or UTF-32, not UTF-8; re-encode it: iconv"),
     (gzip.compress(b"one\n" * 300, mtime=0), r"a.txt: the file is compressed \(gzip\); decompress it"),
-    (None, r"cannot be read \(No such file or directory\)"),
+    (None, "no such file; name a file with one text per line, or CORPUS/CONFIG:SPLIT:FIELD"),
   ],
 )
 def test_too_few_texts_and_unreadable_files_are_refused(tmp_path, content, message):
@@ -116,6 +116,12 @@ def test_too_few_texts_and_unreadable_files_are_refused(tmp_path, content, messa
   with pytest.raises(UserError, match=message) as refused:
     language_gap.read_texts(str(path))
   assert "a.txt" in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_texts_end_as_any_editor_ends_lines(tmp_path, end):
+  (tmp_path / "a.txt").write_bytes(f"\ufeff{end}".encode() + f"one{end}{end}".encode() * 100)
+  assert language_gap.read_texts(str(tmp_path / "a.txt")) == ["one"] * 100
 
 
 def test_too_few_features_are_refused():

@@ -67,6 +67,34 @@ def test_numbers_and_texts_of_csv(index, tmp_path):
     assert np.flatnonzero(metadata.select([Condition.parse(text)])).tolist() == rows, text
 
 
+def test_codes_are_texts_and_long_numbers_exact(index, tmp_path):
+  (tmp_path / "m.csv").write_text(
+    "video;id;n\na/1.mp4;007;1234567890123456789\na/2.mp4;7;1234567890123456780\nb/3.mp4;1_0;12e3\nb/4.mp4;10;12000\n"
+  )
+  metadata = Metadata(index, tmp_path / "m.csv")
+  cases = {
+    "id=007": [0],
+    "id=7": [1],
+    "id=7.0": [1],
+    "id!=7": [0, 2, 3],
+    "id=10": [3],
+    "id>=7": [0, 1, 3],
+    "n=12000": [3],
+  }
+  cases |= {"n=1234567890123456789": [0], "n<1234567890123456785": [1, 2, 3], "n=12e3": [2]}
+  for text, rows in cases.items():
+    assert np.flatnonzero(metadata.select([Condition.parse(text)])).tolist() == rows, text
+
+
+def test_texts_are_not_ordered_among_numbers_and_named(index, tmp_path, caplog):
+  (tmp_path / "m.csv").write_text('video,views,day\na/1.mp4,"1,234",2020-05-01\na/2.mp4,unknown,12 May\nb/3.mp4,0,x\n')
+  metadata = Metadata(index, tmp_path / "m.csv")
+  for text, rows in (("views>=0", [2]), ("views<2", [2]), ("day<2021", [0]), ("day>=10", [0])):
+    assert np.flatnonzero(metadata.select([Condition.parse(text)])).tolist() == rows, text
+  assert "2 values of views are neither numbers nor dates, such as '1,234', and do not fulfil >=0" in caplog.text
+  assert np.flatnonzero(metadata.select([Condition.parse("views>a")])).tolist() == [1]
+
+
 def test_null_and_nan_are_no_values_and_lists_may_be_nested(index, tmp_path):
   deep = "[" * 900 + '"z"' + "]" * 900
   values = ("NaN", "null", '[NaN, null, ""]', f'["x", ["y", {deep}]]')
@@ -134,19 +162,21 @@ def test_unknown_fields_are_refused_with_the_known_ones(index, tmp_path):
 @pytest.mark.parametrize(
   ("name", "content", "message"),
   [
-    ("m.jsonl", b"[1]\n", r"m\.jsonl, line 1: not a JSON object"),
-    ("m.jsonl", b'{"video": "a/1.mp4"}\n{', r"m\.jsonl, line 2: not a JSON object"),
+    ("m.jsonl", b"[1]\n", r"m\.jsonl, line 1: expected a JSON object"),
+    ("m.jsonl", b'{"video": "a/1.mp4"}\n{', r"m\.jsonl, line 2: invalid JSON"),
+    ("m.jsonl", b'{"video": "a/1.mp4", "x": 1, "x": 2}', r"line 1: invalid JSON \(the key 'x' occurs twice"),
     ("m.jsonl", b'{"year": 1}', r"m\.jsonl, line 1: no 'video'"),
     ("m.jsonl", b'{"video": 3}', r"m\.jsonl, line 1: no 'video'"),
     ("m.jsonl", b'{"video": "z.mp4"}', "none of its 1 rows names a video of the index, first z.mp4"),
     ("m.jsonl", b"", "none of its 0 rows names a video of the index; "),
-    ("m.csv", b"video,year\na/1.mp4\n", "line 2: another number of columns than the header"),
-    ("m.csv", b"video,year\na/1.mp4,1,2\n", "line 2: another number of columns than the header"),
-    ("m.csv", b"name\na/1.mp4\n", r"m\.csv, line 2: no 'video'"),
-    ("m.csv", b"video\n\xff\n", r"--metadata=.*m\.csv cannot be read"),
+    ("m.csv", b"video,year\na/1.mp4\n", "line 2: expected 2 columns"),
+    ("m.csv", b"video,year\na/1.mp4,1,2\n", "line 2: expected 2 columns"),
+    ("m.csv", b"video,year,year\na/1.mp4,1,2\n", "line 1: several columns year; give each column its own name"),
+    ("m.tsv", b"name\na/1.mp4\n", r"m\.tsv, line 1: no column video; the file has name"),
+    ("m.csv", b"video\n\xff\n", r"m\.csv, line 2: not UTF-8 .*; re-encode the file: iconv"),
     ("m.csv", "video\n".encode("utf-16"), r"m\.csv: the file is UTF-16 or UTF-32, not UTF-8; re-encode it"),
     ("m.jsonl", gzip.compress(b"{}", mtime=0), r"m\.jsonl: the file is compressed \(gzip\); decompress it"),
-    ("none.csv", None, r"--metadata=.*none\.csv cannot be read \(No such file"),
+    ("none.csv", None, r"none\.csv: cannot be read \(No such file"),
   ],
 )
 def test_wrong_metadata_is_refused_in_one_line(index, tmp_path, name, content, message):

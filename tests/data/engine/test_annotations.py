@@ -11,7 +11,6 @@ from clipvip_jax.data.engine.annotations import (
   find_file,
   make_items,
   merge_clips,
-  read_csv,
   read_json_clips,
   stem,
 )
@@ -48,45 +47,6 @@ def test_reads_all_forms_of_json(tmp_path, name, content):
 def test_rows_of_the_same_clip_are_merged():
   clips = merge_clips([("line 1", "x.mp4", "a"), ("line 2", "y", "b"), ("line 3", "x.avi", ["c", ""])])
   assert clips == {"x": Clip("x.mp4", "line 1", ["a", "c"]), "y": Clip("y", "line 2", ["b"])}
-
-
-def test_csv_rows_have_their_location(tmp_path):
-  path = epath.Path(tmp_path / "a.csv")
-  path.write_text('id,name\n1,"two\nlines"\n2,x\n')
-  assert list(read_csv(path, "id")) == [
-    (f"{path}, line 2", {"id": "1", "name": "two\nlines"}),
-    (f"{path}, line 4", {"id": "2", "name": "x"}),
-  ]
-  path.write_text("id, name\n1, x\n")
-  assert list(read_csv(path, "name")) == [(f"{path}, line 2", {"id": "1", "name": " x"})]
-  with pytest.raises(UserError, match="line 1: no column text; the file has id, name"):
-    list(read_csv(path, "id", "text"))
-
-
-@pytest.mark.parametrize(
-  ("content", "words"),
-  [
-    (b'id,name\n\n1,"two\nlines"\n2\n', r"line 5: expected 2 columns \(id, name\), got 1"),
-    (b'id,name\n1,x\n2,"open\n3,y\n', "line 3: invalid CSV"),
-    (b"id,name\n" + b"1,x\n" * 5000 + b"2,\xff\n", "line 5002: not UTF-8"),
-    (b"id,name,name\n1,x,y\n", "line 1: several columns name"),
-    ("id,name\n1,x\n".encode("utf-16"), "is UTF-16 or UTF-32, not UTF-8; re-encode it: iconv"),
-    ("id,name\n1,x\n".encode("utf-16-le"), "is UTF-16 or UTF-32, not UTF-8"),
-    (b"", "line 1: no column id, name"),
-  ],
-)
-def test_errors_of_csv_name_the_line(tmp_path, content, words):
-  path = epath.Path(tmp_path / "a.csv")
-  path.write_bytes(content)
-  with pytest.raises(UserError, match=words):
-    list(read_csv(path, "id", "name"))
-
-
-def test_csv_of_old_spreadsheets_ends_lines_with_cr(tmp_path):
-  (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfid,name\r1,x\r")
-  assert list(read_csv(epath.Path(tmp_path / "a.csv"), "id")) == [
-    (f"{tmp_path}/a.csv, line 2", {"id": "1", "name": "x"})
-  ]
 
 
 @pytest.fixture

@@ -54,6 +54,13 @@ def test_rejects_invalid_lines(tmp_path, content, words):
     list(read_json_lines(str(tmp_path / "a.jsonl")))
 
 
+def test_texts_of_windows_are_named(tmp_path):
+  (tmp_path / "a.json").write_bytes(b'{"a": "caf\xe9"}')
+  for read in (read_json, lambda path: list(read_json_lines(path)), lambda path: list(read_lines(path))):
+    with pytest.raises(UserError, match=r"a\.json.*: not UTF-8 .*; re-encode the file: iconv -f WINDOWS-1252"):
+      read(str(tmp_path / "a.json"))
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_wide_encodings_are_named(tmp_path, encoding):
   (tmp_path / "a.json").write_text('{"a": 1}', encoding=encoding)
@@ -70,7 +77,7 @@ def test_compressed_files_are_named(tmp_path, pack):
       read(str(tmp_path / "a.jsonl"))
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"\xff"])
+@pytest.mark.parametrize("content", [None, b"{", b"NaN1"])
 def test_rejects_unreadable_files(tmp_path, content):
   path = tmp_path / "a.json"
   if content is not None:

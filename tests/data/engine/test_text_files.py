@@ -1,4 +1,4 @@
-"""Lines of text files; their errors are tested with `annotations.read_csv` and `json_files`."""
+"""Lines of text files; their errors are tested with `tables.read_csv` and `json_files`."""
 
 from clipvip_jax.data.engine.text_files import read_lines
 

@@ -1,0 +1,82 @@
+"""Tables with a header: CSV, also with semicolons or tabs in place of commas, as spreadsheets write it."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator
+
+from clipvip_jax.data.engine import bad_lines
+from clipvip_jax.data.engine.text_files import read_lines
+from clipvip_jax.utils.errors import UserError
+
+_SEPARATORS = ",;\t"
+_NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?\s*')  # a line before the header, which Excel obeys
+_MAX_CELL = 2**24  # characters, as of the transcript of a long video; the default of `csv` is 2**17
+
+
+def read_csv(path: str | os.PathLike[str], *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
+  """Yields (location, row) of a table. Spaces around cells, columns without a name and empty rows are left out.
+
+  Args:
+    path: The file.
+    *columns: Required columns.
+
+  Raises:
+    UserError: The file is unreadable or invalid, lacks a required column, or has several columns of a name.
+  """
+  reader = _open_reader(read_lines(path), columns)
+  header: list[str] = []
+  while True:
+    where = f"{path}, line {reader.line_num + 1}"  # the first line of the row, which may have several
+    try:
+      row = next(reader, None)
+    except csv.Error as error:
+      raise UserError(f"{where}: invalid CSV ({error}); correct it") from error
+    cells = [cell.strip() for cell in row or []]
+    if not header and (row is None or any(cells)):
+      header = _check_header(cells, columns, where)
+    elif row is None:
+      return
+    elif any(cells):
+      match = bad_lines.attempt(_match_cells, cells, header, where)
+      if match is not None:
+        yield where, match
+
+
+def _open_reader(lines: Iterator[str], columns: Iterable[str]) -> csv._reader:
+  """Returns a reader of the lines, after looking at the first that is not empty for what separates cells."""
+  csv.field_size_limit(_MAX_CELL)
+  start: list[str] = []
+  for line in lines:
+    start.append(line)
+    if line.strip():
+      break
+  if start and (named := _NAMED_SEPARATOR.fullmatch(start[-1])):
+    separator, start[-1] = named[1], "\n"
+  else:
+    separator = _find_separator(start[-1] if start else "", {*columns})
+  return csv.reader(itertools.chain(start, lines), strict=True, skipinitialspace=True, delimiter=separator)
+
+
+def _find_separator(header: str, columns: set[str]) -> str:
+  """Returns the separator with which most of the columns are in the header; a comma if several are equal."""
+  return max(
+    _SEPARATORS, key=lambda separator: len(columns & {cell.strip(' "\r\n') for cell in header.split(separator)})
+  )
+
+
+def _check_header(header: list[str], columns: Iterable[str], where: str) -> list[str]:
+  if missing := [name for name in columns if name not in header]:
+    raise UserError(f"{where}: no column {', '.join(missing)}; the file has {', '.join(filter(None, header))}")
+  if repeated := sorted({name for name in header if name and header.count(name) > 1}):
+    raise UserError(f"{where}: several columns {', '.join(repeated)}; give each column its own name")
+  return header
+
+
+def _match_cells(cells: list[str], header: list[str], where: str) -> dict[str, str]:
+  if len(cells) < len(header) or any(cells[len(header) :]):
+    raise UserError(f"{where}: expected {len(header)} columns ({', '.join(header)}), got {len(cells)}")
+  return {name: cell for name, cell in zip(header, cells, strict=False) if name}
