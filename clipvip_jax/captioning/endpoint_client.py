@@ -154,6 +154,8 @@ class EndpointClient(Generic[Item, Result]):
     try:
       async with session.post(url + self._exchange.path, **self._exchange.request(item), **_options(url)) as response:
         body = await _read(response)
+        if 300 <= response.status < 400:
+          body = response.headers.get("location", "").encode()
     except TimeoutError as error:
       raise Fault("timeout", f"no answer within {settings.timeout:g} s") from error
     except aiohttp.ClientConnectorError as error:
@@ -189,15 +191,22 @@ class EndpointClient(Generic[Item, Result]):
         break
       except (aiohttp.ClientError, OSError) as error:
         if attempt + 1 == _CHECK_ATTEMPTS:
-          raise UserError(
-            f"no connection to --endpoint={url} ({self._redact(error)}); start the server, or check address and network"
-          ) from error
+          raise self._no_connection(url, error) from error
         await asyncio.sleep(retry_delay(attempt))
     if status in (401, 403):
       try:
         explain_refusal(status, b"", self._settings.key_variable, self._settings.key)
       except UserError as error:
         raise UserError(f"{url} {error}") from None
+
+  def _no_connection(self, url: str, error: Exception) -> UserError:
+    reason, remedy = self._redact(error), "start the server, or check address and network"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+      reason = self._redact(getattr(error.certificate_error, "verify_message", error))
+      remedy = "if you trust its certificate, set the environment variable SSL_CERT_FILE to a file with it"
+    elif isinstance(error, aiohttp.ClientConnectorSSLError):
+      remedy = "the address of a server without a certificate begins with http://"
+    return UserError(f"no connection to --endpoint={url} ({reason}); {remedy}")
 
   def _session(self, timeout: float) -> aiohttp.ClientSession:
     """Returns a session whose requests are bounded by `concurrency` alone, and that keeps no cookies."""

@@ -27,7 +27,9 @@ def read_csv(path: str | os.PathLike[str], *columns: str) -> Iterator[tuple[str,
   Raises:
     UserError: The file is unreadable or invalid, lacks a required column, or has several columns of a name.
   """
-  reader = _open_reader(read_lines(path), columns)
+  csv.field_size_limit(_MAX_CELL)
+  lines, separator = _find_separator(read_lines(path), {*columns})
+  reader = csv.reader(lines, strict=True, skipinitialspace=True, delimiter=separator)
   header: list[str] = []
   while True:
     where = f"{path}, line {reader.line_num + 1}"  # the first line of the row, which may have several
@@ -46,26 +48,18 @@ def read_csv(path: str | os.PathLike[str], *columns: str) -> Iterator[tuple[str,
         yield where, match
 
 
-def _open_reader(lines: Iterator[str], columns: Iterable[str]) -> csv._reader:
-  """Returns a reader of the lines, after looking at the first that is not empty for what separates cells."""
-  csv.field_size_limit(_MAX_CELL)
+def _find_separator(lines: Iterator[str], columns: set[str]) -> tuple[Iterator[str], str]:
+  """Returns the lines, and what separates cells in the first that is not empty: most of the columns are then in it."""
   start: list[str] = []
   for line in lines:
     start.append(line)
     if line.strip():
       break
-  if start and (named := _NAMED_SEPARATOR.fullmatch(start[-1])):
-    separator, start[-1] = named[1], "\n"
-  else:
-    separator = _find_separator(start[-1] if start else "", {*columns})
-  return csv.reader(itertools.chain(start, lines), strict=True, skipinitialspace=True, delimiter=separator)
-
-
-def _find_separator(header: str, columns: set[str]) -> str:
-  """Returns the separator with which most of the columns are in the header; a comma if several are equal."""
-  return max(
-    _SEPARATORS, key=lambda separator: len(columns & {cell.strip(' "\r\n') for cell in header.split(separator)})
-  )
+  header = start[-1] if start else ""
+  if named := _NAMED_SEPARATOR.fullmatch(header):
+    return itertools.chain([*start[:-1], "\n"], lines), named[1]
+  found = {separator: columns & {cell.strip(' "\r\n') for cell in header.split(separator)} for separator in _SEPARATORS}
+  return itertools.chain(start, lines), max(_SEPARATORS, key=lambda separator: len(found[separator]))
 
 
 def _check_header(header: list[str], columns: Iterable[str], where: str) -> list[str]:

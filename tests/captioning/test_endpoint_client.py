@@ -2,10 +2,14 @@
 
 import gzip
 import socket
+import ssl
 import threading
 import time
+import types
+import unittest.mock
 from email.utils import formatdate
 
+import aiohttp
 import pytest
 from caption_endpoint import MODEL, CaptionEndpoint, known_captions, picture
 
@@ -95,7 +99,7 @@ def test_a_redirect_is_not_followed_with_the_key():
   with (
     CaptionEndpoint(known_captions(1)) as other,
     CaptionEndpoint({}, fault=lambda *_: other.url) as server,
-    pytest.raises(UserError, match="it redirects: pass its own address"),
+    pytest.raises(UserError, match=rf"307 \({other.url}/chat/completions\); it redirects: pass its own address"),
   ):
     run([server.url], 1, key="top-secret")
   assert not other.counts
@@ -195,6 +199,17 @@ def test_an_endpoint_that_is_not_there_is_found_before_frames_are_read(monkeypat
   with CaptionEndpoint({}) as server:
     check(server.url)
     check(server.url + "/no/such/path")  # not every endpoint lists its models
+    with pytest.raises(UserError, match="the address of a server without a certificate begins with http://"):
+      check(server.url.replace("http:", "https:"))
+
+
+def test_an_unknown_certificate_is_named_with_what_makes_it_known(monkeypatch):
+  refused = ssl.SSLCertVerificationError(1, "certificate verify failed: self-signed certificate " + "x" * 200)
+  refused.verify_message = "self-signed certificate"
+  error = aiohttp.ClientConnectorCertificateError(types.SimpleNamespace(host="h", port=1, is_ssl=True), refused)
+  monkeypatch.setattr(aiohttp.ClientSession, "get", unittest.mock.Mock(side_effect=error))
+  with pytest.raises(UserError, match=r"h/v1 \(self-signed certificate\); if you trust .* SSL_CERT_FILE"):
+    EndpointEngine(EndpointSettings(urls=("https://h/v1",), model=MODEL, prompt="")).check()
 
 
 def test_the_first_error_cancels_the_others(monkeypatch):
