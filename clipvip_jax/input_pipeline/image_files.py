@@ -107,7 +107,12 @@ def is_animated(data: bytes) -> bool:
   if data.startswith(_PNG_MAGIC):
     control = data.find(b"acTL", 0, data.find(b"IDAT"))  # the number of pictures precedes the first of them
     return control > 0 and int.from_bytes(data[control + 4 : control + 8], "big") > 1
-  return (data[:4] in _PAGED_MAGIC or data[4:8] == b"ftyp") and count_pictures(data) > 1
+  return (data[:4] in _PAGED_MAGIC or _is_container(data)) and count_pictures(data) > 1
+
+
+def _is_container(data: bytes) -> bool:
+  """Returns whether the data starts as an AVIF, a HEIC or a video in MP4 does."""
+  return data[4:8] == b"ftyp"
 
 
 def as_stream(data: bytes) -> io.BytesIO:
@@ -206,6 +211,8 @@ def pillow_to_rgb(image: "Image.Image") -> UInt8[np.ndarray, "h w 3"]:
   from PIL import ImageOps
 
   image = ImageOps.exif_transpose(image)
+  if image.mode.startswith("I;16"):  # Pillow would clip the numbers at 255
+    return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, 2)
   if not image.has_transparency_data:
     return np.asarray(image.convert("RGB"))
   rgba = np.asarray(image.convert("RGBA"))
@@ -228,13 +235,16 @@ def _decode_other(data: bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
         raise MediaError(
           name, f"{width} x {height} pixels are more than the {jpeg_decoder.MAX_PIXELS} that a frame may have"
         )
+      if _is_container(data):  # OpenCV does not rotate an AVIF
+        return pillow_to_rgb(image)
       if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] != 255:
         return pillow_to_rgb(image)
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
   except (cv2.error, UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
     decoded = None
   if decoded is None:
-    raise MediaError(name, "not a valid JPEG, PNG, WebP or BMP image")
+    hint = "; it is HEIC or a video: correct its suffix" if _is_container(data) else ""
+    raise MediaError(name, f"not a valid JPEG, PNG, WebP or BMP image{hint}")
   return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from odd_images import grey_pictures, write_animation, write_avif_grid
+from odd_images import grey_pictures, write_animation, write_avif_grid, write_tiled_tiff
 from PIL import Image, ImageOps
 
 from clipvip_jax.data.engine.frame_extraction import FrameSettings, extract_frames
@@ -141,6 +141,48 @@ def test_pages_are_refused_and_single_ones_decoded(tmp_path):
     (tmp_path / name).write_bytes((tmp_path / "pages.tif").read_bytes())
     with pytest.raises(MediaError, match=r"a TIFF of 3 pages, .* save them as separate images in a folder"):
       read_frames(tmp_path / name, 2)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "tiles", "tiles of 16 bits", "multiplied with its alpha", "no alpha"])
+def test_kinds_of_tiff_have_their_pixels(tmp_path, kind):
+  grey = np.full((32, 48, 3), 100, np.uint8)
+  expected = 100
+  if kind == "jpeg":
+    Image.fromarray(grey).save(tmp_path / "x.tif", compression="jpeg")
+  elif kind == "tiles":
+    write_tiled_tiff(tmp_path / "x.tif", grey)
+  elif kind == "tiles of 16 bits":
+    write_tiled_tiff(tmp_path / "x.tif", grey[..., :1].astype("<u2") * 257)
+  else:
+    alpha = np.full((32, 48, 1), 200, np.uint8)
+    extra = 1 if kind == "multiplied with its alpha" else 0
+    write_tiled_tiff(tmp_path / "x.tif", np.concatenate([grey, alpha], 2), extra_samples=[extra])
+    expected = 155 if extra else 100
+  for picture in (read_frames(tmp_path / "x.tif", 1)[0], decode_video(tmp_path / "x.tif")):
+    assert abs(picture.astype(float) - expected).max() <= 1
+
+
+def test_tiles_of_numbers_that_are_no_colours_are_refused(tmp_path):
+  for array in (np.zeros((16, 16, 3), "<f4"), np.zeros((16, 16, 1), "<f4"), np.zeros((16, 16, 2), "<u2")):
+    path = write_tiled_tiff(tmp_path / "x.tif", array, sample_format=3 if array.dtype.kind == "f" else 1)
+    with pytest.raises(MediaError, match=r"a TIFF with tiles or JPEG compression .*; convert it to PNG"):
+      read_frames(path, 1)
+
+
+def test_an_avif_of_another_name_is_upright(tmp_path):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  (tmp_path / "frames").mkdir()
+  Image.new("RGB", (64, 32)).save(tmp_path / "x.avif", exif=exif)
+  for name in ("x.jpg", "frames/x.png"):
+    (tmp_path / name).write_bytes((tmp_path / "x.avif").read_bytes())
+  for name in ("x.avif", "x.jpg", "frames"):
+    assert read_frames(tmp_path / name, 1)[0].shape == (64, 32, 3)
+  [stored] = extract_frames(str(tmp_path / "x.jpg"), SETTINGS, iterate_pictures)
+  assert image_files.decode_image(stored).shape == (64, 32, 3)
+  (tmp_path / "y.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+  with pytest.raises(MediaError, match=r"not a valid JPEG.*; it is HEIC or a video: correct its suffix"):
+    read_frames(tmp_path / "y.jpg", 1)
 
 
 def test_an_animation_is_no_frame(tmp_path):

@@ -76,3 +76,25 @@ def _box(kind, data):
 
 def _full(kind, data, version=0):
   return _box(kind, bytes((version, 0, 0, 0)) + data)
+
+
+def write_tiled_tiff(path, array, *, extra_samples=(), sample_format=1):
+  """Writes an array [h, w, c] with sides of multiples of 16 as a TIFF of one strip of tiles, without compression."""
+  height, width, samples = array.shape
+  tiles = [array[y : y + 16, x : x + 16].tobytes() for y in range(0, height, 16) for x in range(0, width, 16)]
+  starts = [8 + index * len(tiles[0]) for index in range(len(tiles))]
+  tags = {256: width, 257: height, 258: [8 * array.itemsize] * samples, 259: 1, 262: 2 if samples > 2 else 1}
+  tags |= {277: samples, 322: 16, 323: 16, 324: starts, 325: [len(tiles[0])] * len(tiles)}
+  tags |= {338: extra_samples} if extra_samples else {}
+  tags |= {339: [sample_format] * samples}
+  begin = starts[-1] + len(tiles[-1])
+  entries, outside = b"", b""
+  for tag, value in sorted(tags.items()):
+    values = [value] if isinstance(value, int) else [*value]
+    content = struct.pack(f"<{len(values)}I", *values)
+    if len(values) > 1:
+      outside, content = outside + content, struct.pack("<I", begin + 2 + 12 * len(tags) + 4 + len(outside))
+    entries += struct.pack("<HHI", tag, 4, len(values)) + content
+  directory = struct.pack("<H", len(tags)) + entries + bytes(4) + outside
+  path.write_bytes(b"II*\0" + struct.pack("<I", begin) + b"".join(tiles) + directory)
+  return path
