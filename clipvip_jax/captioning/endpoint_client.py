@@ -202,7 +202,7 @@ class EndpointClient(Generic[Item, Result]):
   def _no_connection(self, url: str, error: Exception) -> UserError:
     reason, remedy = self._redact(error), "start the server, or check address and network"
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-      reason = self._redact(getattr(error.certificate_error, "verify_message", error))
+      reason = printable(getattr(error.certificate_error, "verify_message", reason))
       remedy = "if you trust its certificate, set the environment variable SSL_CERT_FILE to a file with it"
     elif isinstance(error, aiohttp.ClientConnectorSSLError):
       remedy = "the address of a server without a certificate begins with http://"
