@@ -135,7 +135,7 @@ def _check_seconds(value: Any, name: str, where: str) -> float:
     UserError: It is not a number from 0 to MAX_SECONDS.
   """
   if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SECONDS:
-    hint = "; write it without quotation marks" if isinstance(value, str) else ""
+    hint = "; write a number such as 12.5, without quotation marks" if isinstance(value, str) else ""
     raise UserError(
       f"{where}: {name} must be seconds from 0 to {MAX_SECONDS:g}, got {'the string ' if hint else ''}"
       f"{excerpt(value)}{hint}"
