@@ -103,7 +103,8 @@ def _read_list(path: _Path) -> list[_Path]:
   check_uncompressed(os.fsencode(text[:START_BYTES]), path)
   if "\0" in text:
     raise UserError(f"{path}: not a folder, and not a readable list of videos (binary content or UTF-16; write UTF-8)")
-  lines = [line for line in map(str.strip, text.split("\n")) if line]
+  end = "\n" if "\n" in text else "\r"  # of old spreadsheets
+  lines = [line for line in map(str.strip, text.split(end)) if line]
   if lines and _is_json(lines[0]):
     raise UserError(
       f"{path}: this is JSON, expected one path per line; of JSON lines: jq -r .video {path.name} > LIST.txt"

@@ -114,7 +114,10 @@ GOOD = {"video": "v.mp4", "text": "t"}
     ([json.dumps({**GOOD, "txt": "x"})], r"line 1: unknown fields \"txt\"; use video, text"),
     ([json.dumps({"text": "x"})], "line 1, video: an id or path must be a non-empty string"),
     ([json.dumps({**GOOD, "text": 3})], "line 1, text: a text must be a string, got the number"),
-    ([json.dumps({**GOOD, "start": "1"})], r'line 1: start must be seconds .*, got the string "1"; write a number such as 12.5'),
+    (
+      [json.dumps({**GOOD, "start": "1"})],
+      r'line 1: start must be seconds .*, got the string "1"; write a number such as 12.5',
+    ),
     ([json.dumps({**GOOD, "start": 10**400})], "line 1: start must be seconds from 0 to 1e"),
     ([json.dumps({**GOOD, "split": "a" * 300})], "line 1: invalid split .*; use at most 50 letters"),
     ([json.dumps({**GOOD, "video": "http://a/b.mp4"})], "line 1: 'http://a/b.mp4' is not readable; download it"),

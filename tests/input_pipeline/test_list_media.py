@@ -118,6 +118,13 @@ def test_a_folder_of_frames_is_one_video(tmp_path, names, logged):
   assert f"read 1 folders of numbered images as one video each: {tmp_path}/{path}" in logged.text
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_of_a_list_end_as_any_editor_ends_them(tmp_path, mp4, end):
+  write(tmp_path, {"a 1.mp4": mp4, "b.mp4": mp4})
+  (tmp_path / "list.txt").write_bytes(f"\ufeffa 1.mp4{end}{end}b.mp4{end}".encode())
+  assert [path.name for path in list_media.list_videos(tmp_path / "list.txt")] == ["a 1.mp4", "b.mp4"]
+
+
 def test_a_line_that_starts_with_a_number_sign_may_be_a_file(tmp_path, mp4, logged):
   write(tmp_path, {"#shorts cat.mp4": mp4})
   (tmp_path / "list.txt").write_text("# a comment\n#shorts cat.mp4\n#gone.mp4\n")
