@@ -84,8 +84,9 @@ class Condition:
       if self.compare in _ORDERS:
         pair = (text, self.value) if number is None or other is None else (other, number)
         return self.can_order(text) and _ORDERS[self.compare](*pair)
-      is_code = _CODE.match(text) or _CODE.match(self.value)
-      equal = pattern.match(text) is not None or (number is not None and other == number and not is_code)
+      equal = pattern.match(text) is not None or (
+        number is not None and other == number and not (_CODE.match(text) or _CODE.match(self.value))
+      )
       return equal is (self.compare == "=")
 
     return lambda value: any(map(is_fulfilled, texts_of(value)))
