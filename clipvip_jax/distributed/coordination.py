@@ -20,6 +20,7 @@ from clipvip_jax.distributed.jax_internals import key_value_store
 from clipvip_jax.utils import signals
 from clipvip_jax.utils.cli import EXIT_HUNG
 from clipvip_jax.utils.errors import UserError, first_line
+from clipvip_jax.utils.log import flush_output
 
 # Seconds for all processes to join, and without heartbeats after which JAX ends a launch (watchdog.py is faster).
 JOIN_SECONDS, HEARTBEAT_SECONDS = 300, 100
@@ -167,8 +168,8 @@ def shutdown(exit_code: int, message: str) -> NoReturn:
   except jax.errors.JaxRuntimeError:
     pass  # the coordination service is down
   finally:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_output(sys.stdout)
+    flush_output(sys.stderr)
     os._exit(exit_code)
 
 

@@ -9,7 +9,6 @@ import contextlib
 import faulthandler
 import os
 import pathlib
-import sys
 import threading
 import time
 from types import TracebackType
@@ -20,7 +19,7 @@ import jax
 from clipvip_jax.distributed import coordination
 from clipvip_jax.utils.cli import EXIT_HUNG
 from clipvip_jax.utils.errors import Terminated
-from clipvip_jax.utils.log import printable
+from clipvip_jax.utils.log import print_error, printable
 
 CHECK_SECONDS = 2.0
 MAX_DELAY_SECONDS = 4.0  # of a check; after a longer one, the process was suspended
@@ -136,7 +135,7 @@ class Watchdog:
   def _abort(self, message: str) -> NoReturn:
     """Prints the message and the stacks of all threads, writes them to the workdir, and ends the process."""
     message = f"process {jax.process_index()}: {message}"
-    print(f"error: {printable(message)}", file=sys.stderr, flush=True)
+    print_error(f"error: {printable(message)}")
     timer = threading.Timer(_WRITE_SECONDS, os._exit, [EXIT_HUNG])
     timer.start()
     faulthandler.dump_traceback()

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.input_pipeline.record_text import record_texts
+from clipvip_jax.utils import atomic_write
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 
@@ -140,6 +141,7 @@ def plot_gap(
   axes.set(xticks=[], yticks=[], title=f"NMI {gap.nmi:.3f} over {gap.count} texts of each")
   axes.legend()
   try:
-    figure.savefig(path, format=path.suffix.removeprefix(".") or "png")  # otherwise to another name
-  except (OSError, ValueError) as error:
+    with atomic_write.output_path(path, "--plot") as temporary:
+      figure.savefig(temporary, format=path.suffix.removeprefix(".") or "png")
+  except ValueError as error:  # an unknown format
     raise UserError(f"--plot={path} cannot be written ({error}); name another file") from error

@@ -8,7 +8,6 @@ from typing import Any
 import jinja2
 
 from clipvip_jax.utils import atomic_write
-from clipvip_jax.utils.errors import UserError
 
 
 def render(template: str, **values: Any) -> str:
@@ -39,8 +38,12 @@ def save_page(path: pathlib.Path, page: str) -> None:
     OSError: it cannot be written; an existing file is unchanged.
   """
   with atomic_write.atomic_path(path) as temporary:
-    # "replace": a lone surrogate in a caption must not prevent the page
-    temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
+    _write_text(temporary, page)
+
+
+def _write_text(path: pathlib.Path, page: str) -> None:
+  # "replace": a lone surrogate in a caption must not prevent the page
+  path.write_text(page, encoding="utf-8", errors="replace", newline="\n")
 
 
 def write_page(path: pathlib.Path, page: str, flag: str) -> None:
@@ -54,13 +57,8 @@ def write_page(path: pathlib.Path, page: str, flag: str) -> None:
   Raises:
     UserError: it cannot be written, or is not a regular file.
   """
-  path = path.resolve()
-  if path.exists() and not path.is_file():
-    raise UserError(f"{flag}={path} is not a regular file; name a regular or a new file")
-  try:
-    save_page(path, page)
-  except OSError as error:
-    raise UserError(f"{flag}={path} cannot be written ({error.strerror}); name another file") from error
+  with atomic_write.output_path(path, flag) as temporary:
+    _write_text(temporary, page)
 
 
 def jpeg_uri(jpeg: bytes) -> str:

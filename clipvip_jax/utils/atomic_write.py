@@ -8,6 +8,8 @@ import re
 import secrets
 from collections.abc import Iterator
 
+from clipvip_jax.utils.errors import UserError
+
 # Conditions of the disk that are not faults of the program: full, over quota, file too large, read-only, I/O error.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # Those that libraries report by the text alone. An I/O error in a message may come from anything that was read.
@@ -42,7 +44,7 @@ def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
   If the block raises, the temporary file is deleted and `path` stays as it was.
 
   Raises:
-    OSError: the folder does not exist or cannot be written, or `path` is a folder; names `path`.
+    OSError: the folder does not exist, cannot be written or is full, or `path` is a folder; names `path`.
   """
   # Random, as process ids repeat between containers that share a file system.
   temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -50,9 +52,31 @@ def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
     yield temporary
     temporary.replace(path)
   except OSError as error:
-    if error.filename != os.fspath(temporary):
+    is_refused_write = error.filename is None and error.errno in _DISK_ERRORS  # by write() and close()
+    if error.filename != os.fspath(temporary) and not is_refused_write:
       raise
     raise OSError(error.errno, error.strerror, os.fspath(path)) from error
   finally:
     with contextlib.suppress(OSError):  # it does not exist, or the error of the block is the one to report
       temporary.unlink()
+
+
+@contextlib.contextmanager
+def output_path(path: pathlib.Path, flag: str) -> Iterator[pathlib.Path]:
+  """Like `atomic_path`, for a file that a flag names.
+
+  Args:
+    path: the file; of a symbolic link, its target is replaced.
+    flag: for error messages, such as "--html".
+
+  Raises:
+    UserError: it cannot be written, or is not a regular file.
+  """
+  path = path.resolve()
+  if path.exists() and not path.is_file():
+    raise UserError(f"{flag}={path} is not a regular file; name a regular or a new file")
+  try:
+    with atomic_path(path) as temporary:
+      yield temporary
+  except OSError as error:
+    raise UserError(f"{flag}={path} cannot be written ({error.strerror or error}); name another file") from error

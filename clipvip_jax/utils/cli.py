@@ -12,10 +12,19 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from clipvip_jax.utils import signals, storage
+from clipvip_jax.utils.atomic_write import disk_error_reason
 from clipvip_jax.utils.compiled_programs import keep_compiled_programs, report_cache_errors
 from clipvip_jax.utils.errors import Terminated, UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
-from clipvip_jax.utils.log import configure_logging, discard_output, is_output_closed, log, printable
+from clipvip_jax.utils.log import (
+  configure_logging,
+  discard_output,
+  flush_output,
+  is_output_closed,
+  log,
+  print_error,
+  printable,
+)
 
 EXIT_FAILURE = 1  # a bug: an exception with its traceback
 EXIT_BAD_INPUT = 2  # an error that the user can fix, in one line
@@ -62,6 +71,8 @@ def expand_home(args: Sequence[str]) -> list[str]:
 def run_command(main: Callable[[], object], *, keep_compiled: bool = False) -> None:
   """Configures logging and signals, then runs a command as `exit_on_error` does. Expands ~ in its arguments.
 
+  Output that cannot be written, as to a full disk, makes a success EXIT_BAD_INPUT: what was printed is incomplete.
+
   Args:
     main: the command.
     keep_compiled: whether its programs are kept in the user's cache folder; see `keep_compiled_programs`.
@@ -77,23 +88,22 @@ def run_command(main: Callable[[], object], *, keep_compiled: bool = False) -> N
   except SystemExit as end:
     if signals.received() and isinstance(end.code, int):
       _end_process(end.code)
-    raise
+    if end.code:
+      raise
   finally:
     signals.ignore()  # the exit code is decided
-    _flush_output()
-
-
-def _flush_output() -> None:
-  try:
-    sys.stdout.flush()
-  except BrokenPipeError:
-    discard_output()
+    error = flush_output(sys.stdout)
+    flush_output(sys.stderr)
+  if error is not None and not isinstance(error, BrokenPipeError):  # of a command that succeeded
+    code = report_error(OSError(error.errno, error.strerror, "standard output"))
+    flush_output(sys.stderr)
+    sys.exit(code)
 
 
 def _end_process(code: int) -> NoReturn:
   """Ends the process without the deletion of objects: after a signal within a compilation, that of JAX's may crash."""
   signals.ignore()
-  _flush_output()
+  flush_output(sys.stdout)
   atexit._run_exitfuncs()  # ends worker processes and threads
   os._exit(code)
 
@@ -107,7 +117,7 @@ def exit_on_error(main: Callable[[], object]) -> None:
     sys.exit(stop.exit_code)
   except BrokenPipeError as error:
     if is_output_closed():
-      discard_output()
+      discard_output(sys.stdout)
       sys.exit(EXIT_BROKEN_PIPE)
     sys.exit(report_error(error))
   except (UserError, OSError, KeyboardInterrupt) as error:
@@ -134,9 +144,9 @@ def report_error(error: BaseException) -> int:
   elif isinstance(error, KeyboardInterrupt):
     message, code = "interrupted", EXIT_INTERRUPTED
   else:
-    traceback.print_exception(error)
+    print_error("".join(traceback.format_exception(error)).rstrip())
     return EXIT_FAILURE
-  print(f"error: {printable(message)}", file=sys.stderr)
+  print_error(f"error: {printable(message)}")
   return code
 
 
@@ -145,6 +155,9 @@ def _describe_condition(error: BaseException | None) -> str:
 
   Libraries report these in errors of many types, as causes of others.
   """
+  if reason := disk_error_reason(error):
+    name = getattr(error, "filename", None) or "a file, or standard output"
+    return f"{name}: {reason}; check space, quota and permissions of the disk, then run the same command again"
   while error is not None:
     text = first_line(error)
     is_limit = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)

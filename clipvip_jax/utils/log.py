@@ -8,6 +8,7 @@ import pathlib
 import re
 import select
 import sys
+from typing import TextIO
 
 from clipvip_jax.utils.atomic_write import disk_error_reason
 
@@ -55,23 +56,44 @@ def is_output_closed() -> bool:
   return bool(poll.poll(0))
 
 
-def discard_output() -> None:
-  """Sends standard output to /dev/null from now on: its reader, as `head`, has ended."""
+def discard_output(stream: TextIO) -> None:
+  """Sends standard output or error to /dev/null from now on: its reader, as `head`, has ended, or its disk is full."""
   null = os.open(os.devnull, os.O_WRONLY)
-  os.dup2(null, sys.stdout.fileno())
+  os.dup2(null, stream.fileno())
   os.close(null)
 
 
+def flush_output(stream: TextIO) -> OSError | None:
+  """Writes what standard output or error holds. If that is impossible, discards it and returns the error."""
+  try:
+    stream.flush()
+  except OSError as error:
+    discard_output(stream)  # otherwise the interpreter fails to write it, with exit code 120
+    return error
+  return None
+
+
+def print_error(text: str) -> None:
+  """Prints to standard error; a text that cannot be written, as to a full disk, is lost, and changes nothing else."""
+  with contextlib.suppress(OSError):
+    print(text, file=sys.stderr, flush=True)
+
+
 class _OutputHandler(logging.StreamHandler):
-  """Handler that continues in silence after the reader of the output has ended: a run does not depend on it."""
+  """Handler that says once that the output is closed or its disk full, and continues: a run does not depend on it."""
+
+  _has_warned = False
 
   def handleError(self, record: logging.LogRecord) -> None:
-    if not isinstance(sys.exc_info()[1], BrokenPipeError):
+    error = sys.exc_info()[1]
+    if isinstance(error, BrokenPipeError):
+      discard_output(sys.stdout)
+      print_error("standard output was closed; continuing without it")
+    elif not isinstance(error, OSError):
       super().handleError(record)
-      return
-    discard_output()
-    with contextlib.suppress(OSError):
-      print("standard output was closed; continuing without it", file=sys.stderr, flush=True)
+    elif not self._has_warned:
+      self._has_warned = True
+      print_error(f"standard output: {error.strerror}; continuing, but lines of the log are lost")
 
 
 def is_not_disk_error(record: logging.LogRecord) -> bool:

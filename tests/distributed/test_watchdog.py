@@ -46,10 +46,11 @@ SUSPENDED = """
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu"}  # where libtpu is installed, JAX looks for a TPU and complains
 
 
-def run(workdir, timeout, how):
+def run(workdir, timeout, how, stderr=subprocess.PIPE):
   return subprocess.run(
     [sys.executable, "-c", textwrap.dedent(RUN), workdir, timeout, how],
-    capture_output=True,
+    stdout=subprocess.PIPE,
+    stderr=stderr,
     text=True,
     timeout=50,
     env=ENVIRONMENT,
@@ -89,6 +90,20 @@ def test_time_in_which_the_process_was_suspended_does_not_count(tmp_path):
     process.send_signal(signal.SIGCONT)
   assert process.wait(timeout=50) == cli.EXIT_HUNG, "it is still watched"
   assert process.stdout.readline() == "hanging\n", "it worked after each suspension"
+
+
+@pytest.mark.parametrize("output", ["a full disk", "a closed pipe"])
+def test_aborts_although_standard_error_cannot_be_written(tmp_path, output):
+  if output == "a full disk":
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+  else:
+    reader, descriptor = os.pipe()
+    os.close(reader)
+  try:
+    assert run(tmp_path, "1", "hangs", descriptor).returncode == cli.EXIT_HUNG
+  finally:
+    os.close(descriptor)
+  assert "in hang" in (tmp_path / "stack_traces_process_0.txt").read_text()
 
 
 def test_aborts_although_the_workdir_cannot_be_written(tmp_path):

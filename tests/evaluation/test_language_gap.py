@@ -1,5 +1,6 @@
 """The language gap: scikit-learn as the oracle, its extremes, files and corpora."""
 
+import errno
 import gzip
 import hashlib
 import warnings
@@ -139,3 +140,17 @@ def test_plot_is_an_image_and_an_unwritable_one_is_refused(tmp_path):
   for path in (tmp_path / "none" / "gap.png", tmp_path / "gap.unknown"):
     with pytest.raises(UserError, match=r"--plot=.*gap.* cannot be written"):
       language_gap.plot_gap(path, a, b, ("a", "b"), gap)
+
+
+@pytest.mark.parametrize("name", ["gap.png", "gap.pdf", "gap"])
+def test_a_plot_that_the_disk_refuses_keeps_the_old_one(tmp_path, monkeypatch, name):
+  def savefig(figure, path, **options):
+    path.write_bytes(b"half")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+  a, b = cloud(100, 2, 0), cloud(120, -2, 1)
+  (tmp_path / name).write_bytes(b"old")
+  with pytest.raises(UserError, match=r"--plot=.*gap.* cannot be written \(No space left"):
+    language_gap.plot_gap(tmp_path / name, a, b, ("a", "b"), language_gap.measure_gap(a, b))
+  assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]

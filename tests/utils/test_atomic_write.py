@@ -1,6 +1,7 @@
 """Atomic writes, and what counts as an error of the disk."""
 
 import errno
+import os
 import pathlib
 import signal
 import subprocess
@@ -8,7 +9,8 @@ import sys
 
 import pytest
 
-from clipvip_jax.utils.atomic_write import atomic_path, disk_error_reason
+from clipvip_jax.utils.atomic_write import atomic_path, disk_error_reason, output_path
+from clipvip_jax.utils.errors import UserError
 
 KILLED = """
 import os, pathlib, signal, sys
@@ -54,6 +56,17 @@ def test_errors_of_other_files_are_passed(tmp_path):
   with pytest.raises(FileNotFoundError) as raised, atomic_path(tmp_path / "file"):
     (tmp_path / "other").read_text()
   assert raised.value.filename == str(tmp_path / "other")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_errors_of_a_full_disk_which_name_no_file_name_it(tmp_path, number):
+  with pytest.raises(OSError) as raised, atomic_path(tmp_path / "file"):
+    raise OSError(number, os.strerror(number))
+  assert (raised.value.errno, raised.value.filename) == (number, str(tmp_path / "file"))
+  message = r"--html=.*file cannot be written \(.*\); name another"
+  with pytest.raises(UserError, match=message), output_path(tmp_path / "file", "--html"):
+    raise OSError(number, os.strerror(number))
+  assert not list(tmp_path.iterdir())
 
 
 def test_keeps_the_old_file_when_killed(tmp_path):

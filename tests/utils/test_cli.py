@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -140,6 +141,41 @@ def test_a_reader_that_ends_early_causes_no_traceback(mode, reads, unbuffered):
     assert (code, errors) == (0, "standard output was closed; continuing without it\nfinished\n")
   else:
     assert (code, errors) == (cli.EXIT_BROKEN_PIPE, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("mode", "code"), [("logs", 0), ("prints", cli.EXIT_BAD_INPUT), ("fails", 3)])
+def test_an_output_on_a_full_disk_takes_one_line_and_a_failure_keeps_its_code(mode, code, unbuffered):
+  script = PIPED.replace('print("finished", file=sys.stderr)', 'sys.exit(3 if sys.argv[1] == "fails" else 0)')
+  results = []
+  for same in (False, True):
+    with pathlib.Path("/dev/full").open("w") as full:
+      environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+      stderr = full if same else subprocess.PIPE
+      command = [sys.executable, "-c", script, mode]
+      results.append(subprocess.run(command, stdout=full, stderr=stderr, text=True, env=environment, timeout=30))
+  if mode == "logs" and not unbuffered:
+    code = cli.EXIT_BAD_INPUT  # lines of the log are what is lost
+  assert [done.returncode for done in results] == [code, code]
+  first, *lines = results[0].stderr.splitlines()
+  assert first == "standard output: No space left on device; continuing, but lines of the log are lost"
+  assert len(lines) == (code == cli.EXIT_BAD_INPUT)
+  assert all(line.startswith("error: ") and "standard output: No space left on device" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+  ("error", "shown"),
+  [
+    (OSError(errno.ENOSPC, "No space left on device"), "a file, or standard output: No space left on device; check"),
+    (OSError(errno.EROFS, "Read-only file system", "a.json"), "a.json: Read-only file system; check space, quota and"),
+    (caused(RuntimeError("save failed"), OSError(errno.EDQUOT, "x")), "Disk quota exceeded; check space, quota and"),
+  ],
+)
+def test_a_disk_that_refuses_a_write_takes_one_line_with_a_remedy(capsys, error, shown):
+  with pytest.raises(SystemExit) as stopped:
+    cli.exit_on_error(lambda: raises(error))
+  output = capsys.readouterr().err
+  assert stopped.value.code == cli.EXIT_BAD_INPUT and shown in output and output.count("\n") == 1
 
 
 def test_file_names_that_the_locale_cannot_encode_are_printed_escaped():
