@@ -197,7 +197,7 @@ def _embed_missing_parts(
   publish: Callable[[pathlib.Path], None],
 ) -> None:
   """Embeds the parts that are missing, corrupt or outdated; decoding runs ahead across parts."""
-  missing = {path: part for path, part in parts.items() if not _is_complete(path, model, versions, threads)}
+  missing = {path: part for path, part in parts.items() if not _is_complete(path, part, model, versions, threads)}
   if len(missing) < len(parts):
     log.info("resuming: %d of %d parts are complete", len(parts) - len(missing), len(parts))
   noted: list[set[str]] = []  # appended to by threads
@@ -219,11 +219,18 @@ def _embed_missing_parts(
     log.info("accepted with notes: %s", ", ".join(f"{count} {note}" for note, count in sorted(counts.items())))
 
 
-def _is_complete(path: pathlib.Path, model: VideoEmbedder, versions: Mapping[str, str], threads: int) -> bool:
-  """Returns whether a part can be kept: its file is intact, no video was replaced, and none has become readable."""
+def _is_complete(
+  path: pathlib.Path, videos: Sequence[PathLike], model: VideoEmbedder, versions: Mapping[str, str], threads: int
+) -> bool:
+  """Returns whether a part can be kept: an intact file of these videos, of which none was replaced or made readable."""
   try:
     part = video_index.read_index(path)
   except UserError:
+    return False
+  config, names = model.config, sorted(map(os.fspath, videos))
+  found = (part.identity, part.crop, part.features.shape[1], sorted([*part.videos, *part.bad]))
+  if found != (model.identity, config.data.crop, config.model.embed_dim, names):
+    log.warning("%s is of another model or of other videos; embedding it again", path.name)
     return False
   if replaced := part.replaced(versions):
     log.info("%d videos of %s were replaced; embedding it again", len(replaced), path.name)

@@ -77,8 +77,8 @@ def join_shards(out: pathlib.Path, max_skipped: float = 0.05) -> VideoIndex:
   if out.exists():
     raise UserError(f"--out={out} exists; delete it to join its shards again, or name another file")
   shards = _find_shards(out)
-  table = dataclasses.replace(index_tables.merge_tables(shards), shard="")
   _check_same_job(shards)
+  table = dataclasses.replace(index_tables.merge_tables(shards), shard="")
   num_videos = len(table.videos) + len(table.bad)
   index_builder.check_unreadable(table, num_videos, max_skipped)
   video_index.write_joined(out, table, list(shards))
@@ -117,7 +117,9 @@ def _check_same_job(shards: dict[pathlib.Path, Shard]) -> None:
     prefix = f"{shard.number}/{shard.count} of "
     if not index.shard.startswith(prefix):
       raise UserError(f"{path} is not what {shard.option} writes; was it renamed? Embed it again")
-    jobs.append((index.identity, index.crop, index.segments, index.shard.removeprefix(prefix)))
-    for name, first, other in zip(("model", "crop", "segments", "list of videos"), jobs[0], jobs[-1], strict=True):
+    size = index.features.shape[1]
+    jobs.append((index.identity, size, index.crop, index.segments, index.shard.removeprefix(prefix)))
+    names = ("model", "size of features", "crop", "segments", "list of videos")
+    for name, first, other in zip(names, jobs[0], jobs[-1], strict=True):
       if other != first:
         raise UserError(f"{path} has another {name} than {next(iter(shards))}; embed it again as the others")

@@ -1,5 +1,6 @@
 """Export to the layouts of CLIP-ViP's published checkpoints, HuggingFace CLIP and OpenCLIP."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -150,12 +151,15 @@ def export_weights(
     log.warning("%s: the tokenizer of the run is missing, so the export embeds no texts", weights.source)
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_tensors(path, tensors, to_metadata(hints))
-    for file, content in contents.items():
-      with atomic_write.atomic_path(file) as temporary:
-        temporary.write_bytes(content)
+    with contextlib.ExitStack() as stack:  # all or none, the weights last: they are not read with files of others
+      temporary = stack.enter_context(atomic_write.atomic_path(path))
+      others = {stack.enter_context(atomic_write.atomic_path(file)): content for file, content in contents.items()}
+      for file, content in others.items():
+        file.write_bytes(content)
+      _write_tensors(temporary, path.suffix.lower(), tensors, to_metadata(hints))
   except OSError as error:
-    raise UserError(f"target {str(target)!r} cannot be written: {error.strerror or error}") from error
+    reason = error.strerror or error
+    raise UserError(f"target {str(target)!r} cannot be written: {reason}; free space or use another target") from error
   return [path, *contents]
 
 
@@ -198,24 +202,25 @@ def _warn_of_losses(weights: Weights, layout: str) -> None:
     log.warning("layout clip_vip: CLIP-ViP's code computes temporal='proxies'; only this project reads %r", temporal)
 
 
-def _write_tensors(path: pathlib.Path, tensors: dict[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-  """Writes the file of weights, in the format of its suffix."""
-  with atomic_write.atomic_path(path) as temporary:
-    if path.suffix.lower() != ".safetensors":
-      torch_writer.write(temporary, tensors, metadata)
-      return
-    from safetensors.numpy import save
+def _write_tensors(
+  path: pathlib.Path, suffix: str, tensors: dict[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+  """Writes the file of weights in the format of a suffix."""
+  if suffix != ".safetensors":
+    torch_writer.write(path, tensors, metadata)
+    return
+  from safetensors.numpy import save
 
-    # transformers refuses a file without a format.
-    content = save(tensors, metadata={"format": "pt", **metadata})
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    # The package writes metadata in random order. Sorted, equal exports are byte-identical, and uploaded once.
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # tensors are aligned
-    with temporary.open("wb") as file:
-      file.writelines([len(text).to_bytes(8, "little"), text, memoryview(content)[start:]])
+  # transformers refuses a file without a format.
+  content = save(tensors, metadata={"format": "pt", **metadata})
+  start = 8 + int.from_bytes(content[:8], "little")
+  header = json.loads(content[8:start])
+  # The package writes metadata in random order. Sorted, equal exports are byte-identical, and uploaded once.
+  header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+  text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+  text += b" " * (-len(text) % 8)  # tensors are aligned
+  with path.open("wb") as file:
+    file.writelines([len(text).to_bytes(8, "little"), text, memoryview(content)[start:]])
 
 
 def _other_files(weights: Weights, folder: pathlib.Path, layout: str, hints: Hints) -> dict[pathlib.Path, bytes]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -157,6 +158,35 @@ def test_truncated_part_is_embedded_again(tmp_path, out):
   second = FakeModel()
   assert len(build_index(second, videos, out).videos) == 10
   assert second.embedded == 6
+
+
+def of_another_model(tmp_path, videos, parts):
+  other = FakeModel()
+  other.identity = "fake-2"
+  index = build_index(other, videos[:4], tmp_path / "other.safetensors")
+  video_index.write_index(parts / "0.safetensors", index)
+
+
+@pytest.mark.parametrize(
+  "replace",
+  [
+    of_another_model,
+    lambda tmp_path, videos, parts: shutil.copy(parts / "1.safetensors", parts / "0.safetensors"),
+    lambda tmp_path, videos, parts: build_index(FakeModel(), videos[:3], parts / "0.safetensors"),
+    lambda tmp_path, videos, parts: build_index(FakeModel(), write_videos(tmp_path / "w", 4), parts / "0.safetensors"),
+  ],
+  ids=["another model", "another part", "fewer videos", "other videos"],
+)
+def test_parts_that_are_not_of_this_index_are_embedded_again(tmp_path, out, replace):
+  videos = write_videos(tmp_path / "v")
+  whole = build_index(FakeModel(), videos, tmp_path / "whole.safetensors")
+  interrupt(videos, out, after=9)
+  parts = tmp_path / "i.safetensors.parts"
+  (parts / "0.safetensors").unlink()
+  replace(tmp_path, videos, parts)
+  (parts / "job.json").unlink()  # which would refuse the parts of others
+  index = build_index(FakeModel(), videos, out)
+  assert index.videos == whole.videos and out.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
 def test_another_model_or_other_videos_are_refused(tmp_path, out):

@@ -3,6 +3,7 @@
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
 from fake_model import FakeModel
 from videos import write_videos
@@ -81,10 +82,20 @@ def other_model():
   return model
 
 
+def wide_model(identity):
+  """Has features of size 6."""
+  model = FakeModel()
+  model.identity, model.config.model.embed_dim, narrow = identity, 6, model.embed_pixels
+  model.embed_pixels = lambda pixels: (np.tile(features, 2) for features in narrow(pixels))
+  return model
+
+
 @pytest.mark.parametrize(
   ("write", "message"),
   [
     (lambda videos, out: build_shard(videos, out, 1, 2, other_model()), "has another model than .*00000-of-00002"),
+    (lambda videos, out: build_shard(videos, out, 1, 2, wide_model("fake-2")), "has another model than"),
+    (lambda videos, out: build_shard(videos, out, 1, 2, wide_model("fake-1")), "has another size of features than"),
     (lambda videos, out: build_shard(videos, out, 1, 2, FakeModel(crop="center")), "has another crop than"),
     (lambda videos, out: build_shard(videos[1:], out, 1, 2), "has another list of videos than"),
     (

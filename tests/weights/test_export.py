@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -255,3 +256,30 @@ def test_equal_exports_are_byte_identical(tmp_path):
     (path,) = export.export_weights(weights, tmp_path / f"{number}.safetensors", "clip_vip")
     contents.append(path.read_bytes())
   assert len(set(contents)) == 1
+
+
+@pytest.mark.parametrize("refused", ["model.safetensors", "config.json", "preprocessor_config.json"])
+def test_an_export_that_the_disk_refuses_changes_nothing_and_can_be_repeated(tmp_path, monkeypatch, refused):
+  target, weights = tmp_path / "folder", read(GOLDEN / "clip_tiny.safetensors")
+  path_open = pathlib.Path.open
+
+  def full_open(path, *args, **options):
+    if path.name.startswith(f".{refused}."):
+      return path_open(pathlib.Path("/dev/full"), "wb", buffering=0)
+    return path_open(path, *args, **options)
+
+  def contents():
+    return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+  def check_refused(weights, **options):
+    with monkeypatch.context() as patch:
+      patch.setattr(pathlib.Path, "open", full_open)
+      with pytest.raises(UserError, match=r"target .* cannot be written: No space left on device; free space"):
+        export.export_weights(weights, target, "clip", **options)
+
+  check_refused(weights)
+  assert not contents()
+  export.export_weights(weights, target, "clip")
+  first = contents()
+  check_refused(dataclasses.replace(weights, hints=dataclasses.replace(weights.hints, crop="center")), overwrite=True)
+  assert contents() == first
