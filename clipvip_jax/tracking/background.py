@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipvip_jax.tracking.tracker import Status, TrackedRun, Tracker
+from clipvip_jax.tracking.tracker_process import FINISHED
 from clipvip_jax.utils.log import log, printable
 
 CAPACITY = 1000  # records that wait for the tracker; further ones are dropped
@@ -124,13 +125,18 @@ class BackgroundTracker(Tracker):
       process.stdin.close()
 
   def _receive(self, process: subprocess.Popen[bytes]) -> None:
-    """Logs failures that the process reports, and its end by a crash."""
+    """Logs failures that the process reports, and its end by a crash or before the tracker has finished."""
     assert process.stdout is not None
+    is_finished = False
     with process.stdout:
       for line in process.stdout:
         with contextlib.suppress(ValueError):  # output of a package, not a report
-          self._warn(printable(json.loads(line), _MAX_MESSAGE))
-    if code := process.wait():
+          answer = json.loads(line)
+          is_finished = answer is FINISHED
+          if not is_finished:
+            self._warn(printable(answer, _MAX_MESSAGE))
+    code = process.wait()
+    if code or not is_finished:
       self._warn(f"its process crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})")
 
   def _warn(self, problem: str) -> None:

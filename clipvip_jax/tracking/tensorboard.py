@@ -14,7 +14,8 @@ from clipvip_jax.utils.log import log
 class EventWriter(Tracker):
   """Writes scalars to a new event file of the workdir; each call leaves a readable file.
 
-  Events of steps after `first_step` are removed from existing files: a resumed run writes them again.
+  A file that cannot be read or written is reported once; training continues. Events of steps after `first_step` are
+  removed from existing files: a resumed run writes them again.
   """
 
   def __init__(self) -> None:
@@ -22,14 +23,18 @@ class EventWriter(Tracker):
 
   def start(self, run: TrackedRun) -> str:
     """Starts an event file; its folder identifies the run."""
-    _remove_later_events(run.workdir, run.first_step)
+    try:
+      _remove_later_events(run.workdir, run.first_step)
+    except OSError as error:
+      self._report(error)
+      return ""
     name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
     self._path = run.workdir / name
     self._append(file_version="brain.Event:2")
     return ""
 
   def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Appends an event. A file that cannot be written is reported once; training continues."""
+    """Appends an event."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
@@ -54,8 +59,12 @@ class EventWriter(Tracker):
       with self._path.open("ab") as file:
         RecordWriter(file).write(Event(wall_time=time.time(), **fields).SerializeToString())
     except OSError as error:
-      log.warning("%s: %s; continuing without TensorBoard curves", self._path.name, error.strerror)
+      self._report(error)
       self._path = None
+
+  def _report(self, error: OSError) -> None:
+    name = pathlib.Path(error.filename or self._path or "event file").name
+    log.warning("%s: %s; continuing without TensorBoard curves", name, error.strerror or error)
 
 
 def _remove_later_events(workdir: pathlib.Path, step: int) -> None:

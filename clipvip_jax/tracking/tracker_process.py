@@ -2,7 +2,8 @@
 
 It reads one JSON list per line from standard input: ["start", run], then ["metrics", step, metrics] and
 ["results", step, results, path of the report], at the end ["finish", status]. For each failure, it writes a JSON string
-to standard output. WORKDIR/trackers/NAME.json has the id of the run at the tracker and the last step of each metric.
+to standard output, and null when the tracker has finished. WORKDIR/trackers/NAME.json has the id of the run at the
+tracker and the last step of each metric.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from clipvip_jax.utils import config_tree, signals
 from clipvip_jax.utils.errors import first_line
 
 _NICENESS = 10  # the run has precedence
+FINISHED = None  # the last answer; without it, the process has ended early
 END_SECONDS = 120  # after the end of the run, after which nothing else ends a tracker that hangs
 _SECRET_NAMES = re.compile(r"KEY|TOKEN|PASSW|SECRET")
 _MIN_SECRET = 6  # characters; shorter values occur in any text
@@ -60,6 +62,7 @@ def serve() -> None:
 
   try:
     track(sys.argv[1], map(json.loads, requests), report_failure)
+    print(json.dumps(FINISHED), file=answers, flush=True)
   except Exception as error:
     report_failure(error)
 

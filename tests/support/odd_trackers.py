@@ -59,7 +59,16 @@ def talks():
   assert not sys.stdin.read()
 
 
-FAILURES = {failure.__name__: failure for failure in (raises, hangs, crashes, talks)}
+def exits():
+  """Ends its process as if all were well, as packages may that end their own child processes."""
+  os._exit(0)
+
+
+def quits():
+  sys.exit("no login")
+
+
+FAILURES = {failure.__name__: failure for failure in (raises, hangs, crashes, talks, exits, quits)}
 
 
 class Incomplete(Tracker):

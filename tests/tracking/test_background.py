@@ -89,6 +89,17 @@ def test_a_crash_is_reported_once(tmp_path, monkeypatch, warnings):
   assert warning.startswith(f"tracker {NAME}: its process crashed (SIGSEGV); the run continues")
 
 
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(("failure", "code"), [("exits", 0), ("quits", 1)])
+def test_a_process_that_ends_early_is_reported_once_whatever_its_exit_code(
+  tmp_path, monkeypatch, warnings, failure, code, call
+):
+  fail(monkeypatch, failure, call)
+  run(tmp_path)
+  (warning,) = warnings()
+  assert warning.startswith(f"tracker {NAME}: its process crashed (exit code {code}); the run continues")
+
+
 def test_a_process_that_cannot_be_started_is_reported(tmp_path, monkeypatch, warnings):
   monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
   run(tmp_path)

@@ -1,8 +1,10 @@
 """TensorBoard event files: a resumed run supersedes the events that it writes again."""
 
+import errno
 import subprocess
 import sys
 
+import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -58,6 +60,25 @@ def test_a_file_that_cannot_be_written_gives_one_warning(tmp_path, caplog, monke
   assert [record.getMessage() for record in caplog.records] == [
     f"{path.name}: Is a directory; continuing without TensorBoard curves"
   ]
+
+
+@pytest.mark.parametrize("refused", ["reading", "writing"])
+def test_events_that_cannot_be_replaced_give_one_warning(tmp_path, caplog, monkeypatch, refused):
+  write(tmp_path, 0, [1.0, 2.0])
+  (path,) = tmp_path.iterdir()
+  before = path.read_bytes()
+
+  def refuse(*_):
+    raise OSError(errno.EACCES, "Permission denied", str(path))
+
+  name = {"reading": "tensorboard._read_events", "writing": "tensorboard.atomic_write.atomic_path"}[refused]
+  monkeypatch.setattr(f"clipvip_jax.tracking.{name}", refuse)
+  monkeypatch.setattr(log, "propagate", True)
+  write(tmp_path, 1, [3.0, 4.0])
+  assert [record.getMessage() for record in caplog.records] == [
+    f"{path.name}: Permission denied; continuing without TensorBoard curves"
+  ]
+  assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
 
 
 def test_tensorflow_is_not_imported(tmp_path):
