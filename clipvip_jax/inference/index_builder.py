@@ -227,7 +227,7 @@ def _is_complete(
     part = video_index.read_index(path)
   except UserError:
     return False
-  config, names = model.config, sorted(map(os.fspath, videos))
+  config, names = model.config, sorted(os.fspath(video) for video in videos)
   found = (part.identity, part.crop, part.features.shape[1], sorted([*part.videos, *part.bad]))
   if found != (model.identity, config.data.crop, config.model.embed_dim, names):
     log.warning("%s is of another model or of other videos; embedding it again", path.name)
