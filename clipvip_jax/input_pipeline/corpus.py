@@ -203,7 +203,8 @@ class Corpus:
   def identity(self) -> dict[str, Any]:
     """Returns what must not change when a run resumes: name, settings of the build, number of records, content.
 
-    The content is described by digests of the annotations and by the size of each split, which other pixels change.
+    The content is described by digests of the annotations and, unless an earlier version built the corpus, of the
+    records of each split, and by the size of each split.
     """
     splits = self._builder.info.splits
     return {
@@ -212,7 +213,7 @@ class Corpus:
       "records": {name: split.num_examples for name, split in splits.items()},
       "content": {
         "num_bytes": {name: split.num_bytes for name, split in splits.items()},
-        **{name: self.metadata[name] for name in ("annotations", "lookups") if self.metadata.get(name)},
+        **{name: self.metadata[name] for name in ("annotations", "lookups", "records") if self.metadata.get(name)},
       },
     }
 

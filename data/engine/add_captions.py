@@ -213,6 +213,7 @@ def _write_metadata(
   metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
   for split, total in totals.items():
     metadata.setdefault("coverage", {}).setdefault(split, {})[missing_text_key(FIELD)] = total["lacking"]
+  metadata.pop("records", None)  # digests of the records with other captions
   metadata["edition_of"] = name
   metadata["lookups"] = {**metadata.get("lookups", {}), FIELD: edition.fingerprint()}
   headers = [header for path in edition.captions for header in text_lookup.headers(path)]

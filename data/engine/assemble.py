@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import pathlib
 
 import tensorflow_datasets as tfds
@@ -20,11 +21,12 @@ from clipvip_jax.utils.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class WrittenShard:
-  """A completed shard: path, number of records and their size in bytes."""
+  """A completed shard: path, number of records, their size in bytes and their digest."""
 
   path: epath.Path
   num_records: int
   num_bytes: int
+  digest: str
 
 
 def collect_reports(
@@ -57,7 +59,7 @@ def collect_reports(
       total.add_skipped(shard.split, report.skipped)
       file.writelines(coverage.skipped_line(shard.split, clip) for clip in report.skipped)
       path = records_path(work.folder, shard)
-      written[shard.split].append(WrittenShard(path, report.num_records, report.num_bytes))
+      written[shard.split].append(WrittenShard(path, report.num_records, report.num_bytes, report.records))
   return total, written
 
 
@@ -82,6 +84,12 @@ def link_split(
     num_bytes=sum(shard.num_bytes for shard in shards),
     filename_template=template,
   )
+
+
+def digest_records(shards: dict[str, list[WrittenShard]]) -> dict[str, str]:
+  """Returns a digest of the records of each split, which other pixels of the same size change; other shards do not."""
+  sums = {split: sum(int(shard.digest, 16) for shard in written) for split, written in shards.items()}
+  return {split: hashlib.sha256(f"{total:x}".encode()).hexdigest() for split, total in sums.items()}
 
 
 def write_digests(folder: pathlib.Path) -> None:

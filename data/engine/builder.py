@@ -21,8 +21,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import dataset_builder
 
-from clipvip_jax.data.engine import build_files, build_lock, coverage, rebuild, records, runner, text_lookup
-from clipvip_jax.data.engine.assemble import WrittenShard, collect_reports, link_split, remove_orphans, write_digests
+from clipvip_jax.data.engine import assemble, build_files, build_lock, coverage, rebuild, records, runner, text_lookup
 from clipvip_jax.data.engine.clip_record import RecordSpec
 from clipvip_jax.data.engine.corpus_config import BuildOptions, CorpusConfig
 from clipvip_jax.data.engine.corpus_mirror import CorpusMirror
@@ -243,7 +242,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         raise UserError(f"{self.folder}: another process has built this corpus meanwhile; run the command again")
       super().download_and_prepare(**kwargs)
       if self.is_prepared():  # also if a build was killed before this cleanup
-        write_digests(pathlib.Path(self.data_path))
+        assemble.write_digests(pathlib.Path(self.data_path))
         if self._mirror and not remote_corpus.is_complete(self.folder):
           self._mirror.commit()
         build_files.delete_folder(self.build_dir)
@@ -262,30 +261,31 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     if self._mirror:  # records of a build that was killed
       build_files.delete_folder(self.folder)
     else:
-      remove_orphans(self.build_dir.parent, str(self.version), epath.Path(self.data_path))
+      assemble.remove_orphans(self.build_dir.parent, str(self.version), epath.Path(self.data_path))
     plan, work, counts, shards = self._build_shards(download_config)
     folder = epath.Path(self.data_path)
     templates = {split: self._get_filename_template(split_name=split) for split in plan.counts}
     records = self.folder if self._mirror else folder
-    splits = [link_split(split, shards[split], template, records) for split, template in templates.items()]
+    splits = [assemble.link_split(split, shards[split], template, records) for split, template in templates.items()]
     self.info.set_splits(tfds.core.SplitDict(splits))
     build_files.link_or_copy(self.build_dir / coverage.SKIPPED_FILE, folder / coverage.SKIPPED_FILE)
     rebuild.write_reports(folder / rebuild.SHARDS_FILE, plan, work)
     self.info.metadata["coverage"] = counts.as_metadata()
     self.info.metadata["annotations"] = plan.annotations_digest
     self.info.metadata["lookups"] = self._lookup_fingerprints()
+    self.info.metadata["records"] = assemble.digest_records(shards)
     if headers := text_lookup.headers(self._all_lookups().get("caption", "")):
       self.info.metadata["captions"] = headers
 
   def _build_shards(
     self, config: tfds.download.DownloadConfig
-  ) -> tuple[Plan, BuildWork, Coverage, dict[str, list[WrittenShard]]]:
+  ) -> tuple[Plan, BuildWork, Coverage, dict[str, list[assemble.WrittenShard]]]:
     """Builds all shards that are not up to date; returns them by split, with their coverage, which is checked."""
     plan, spec = self._plan or self.plan(self._plan_folder), self.record_spec()
     work = self._work(spec)
     runner.run_build(plan, spec, work, config)
     skipped_file = self.build_dir / coverage.SKIPPED_FILE
-    counts, shards = collect_reports(plan, work, skipped_file)
+    counts, shards = assemble.collect_reports(plan, work, skipped_file)
     self._check_coverage(counts, skipped_file)
     return plan, work, counts, shards
 

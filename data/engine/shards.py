@@ -44,6 +44,7 @@ class ShardReport:
     num_bytes: Size of the records.
     counts: Counts of clips by coverage.MISSING_TEXT_KEYS and by notes on their files, such as "hdr".
     skipped: Clips without a record.
+    records: Digest of the records: sum of their SHA-256, in hexadecimal; "0" in reports of earlier versions.
   """
 
   digest: str
@@ -53,6 +54,7 @@ class ShardReport:
   num_bytes: int
   counts: dict[str, int]
   skipped: list[SkippedClip]
+  records: str = "0"
 
   @classmethod
   def read(cls, path: epath.Path) -> ShardReport | None:
@@ -135,7 +137,7 @@ def build_shard(shard: Shard, plan: Plan, spec: RecordSpec, work: BuildWork, dec
     return
   counts = Counter(dict.fromkeys(MISSING_TEXT_KEYS, 0))
   skipped: list[SkippedClip] = []
-  num_records = num_bytes = 0
+  num_records = num_bytes = digest = 0
   try:
     build_files.delete(report_path(work.folder, shard))  # first: a report must never refer to other records
     videos = digest_videos(shard, plan)
@@ -147,8 +149,9 @@ def build_shard(shard: Shard, plan: Plan, spec: RecordSpec, work: BuildWork, dec
           continue
         data = serialize_record(record, spec.extra)
         write(data)
+        digest += int.from_bytes(hashlib.sha256(data).digest())
         num_records, num_bytes = num_records + 1, num_bytes + len(data)
-    report = ShardReport(work.digest(shard), *videos, num_records, num_bytes, dict(counts), skipped)
+    report = ShardReport(work.digest(shard), *videos, num_records, num_bytes, dict(counts), skipped, f"{digest:x}")
     report.write(report_path(work.folder, shard))
   except OSError as error:
     raise build_files.disk_error(work.folder, error) from error

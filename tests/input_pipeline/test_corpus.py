@@ -103,12 +103,18 @@ def test_coverage_counts_missing_clips(tmp_path):
 
 
 def test_identity_has_name_settings_numbers_of_records_and_content(tmp_path):
-  metadata = {"settings": {"fps": 3}, "annotations": "ab", "lookups": {"caption": "cd"}, "coverage": COVERAGE}
+  metadata = {
+    "settings": {"fps": 3},
+    "annotations": "ab",
+    "lookups": {"caption": "cd"},
+    "records": {"train": "ef"},
+    "coverage": COVERAGE,
+  }
   identity = open_written(tmp_path, metadata=metadata).identity()
   content = identity.pop("content")
   assert identity == {"name": "shapes/1.0.0", "settings": {"fps": 3}, "records": {"train": 3}}
   assert content.pop("num_bytes")["train"] > 0
-  assert content == {"annotations": "ab", "lookups": {"caption": "cd"}}
+  assert content == {"annotations": "ab", "lookups": {"caption": "cd"}, "records": {"train": "ef"}}
 
 
 def test_other_pixels_or_texts_have_another_identity(tmp_path):

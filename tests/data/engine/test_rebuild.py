@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 
 import corpora
@@ -15,6 +16,7 @@ from clipvip_jax.data.engine.corpus_config import BuildOptions
 from clipvip_jax.data.engine.coverage import SKIPPED_FILE
 from clipvip_jax.data.engine.rebuild import SHARDS_FILE, BuiltShards
 from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder
+from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.utils.errors import UserError
 
 
@@ -79,6 +81,30 @@ def test_a_found_and_a_changed_video_are_read_again(source, corpus, tmp_path):
   rebuilt = records(build(source, tmp_path / "corpora"))
   assert list(rebuilt) == ["0.png", "2.png", "4.png", "5.png"] and rebuilt["4.png"] != before["4.png"]
   assert rebuilt == records(build(source, tmp_path / "other"))
+
+
+def colour(value):
+  """A JPEG, whose size is the same for many colours."""
+  return cv2.imencode(".jpg", np.full((16, 16, 3), value, np.uint8))[1].tobytes()
+
+
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_other_pixels_of_the_same_size_change_the_identity_and_other_shards_do_not(tmp_path, earlier_version):
+  (tmp_path / "raw").mkdir()
+  source = corpora.write_lines(tmp_path / "raw" / "m.jsonl", [{"video": f"{n}.jpg", "text": "t"} for n in range(4)])
+  for number in range(4):
+    (source.parent / f"{number}.jpg").write_bytes(colour(60 + number))
+  first = build(source, tmp_path / "corpora")
+  identity = Corpus(first).identity()
+  assert identity == Corpus(build(source, tmp_path / "other", clips_per_shard=3)).identity()
+  if earlier_version:
+    path = first.data_path / SHARDS_FILE
+    path.write_text(re.sub(r', "records": "\w+"', "", path.read_text()))
+  assert len(colour(61)) == len(colour(161))
+  (source.parent / "1.jpg").write_bytes(colour(161))
+  os.utime(source.parent / "1.jpg", ns=(1, 1))
+  changed = Corpus(build(source, tmp_path / "corpora")).identity()
+  assert changed["content"].pop("records") != identity["content"].pop("records") and changed == identity
 
 
 def test_nothing_is_rebuilt_without_a_change(source, corpus, tmp_path, caplog):
