@@ -21,7 +21,8 @@ from clipvip_jax.input_pipeline.video_container import open_video
 _HEADER_BYTES = 2**16  # hold the description of an AVIF or HEIC image
 _DEFAULT_SECONDS = 0.1  # of a picture without a duration, as in browsers
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_TIFF_MODES = frozenset("1 L LA P PA RGB RGBA RGBX CMYK YCbCr I;16 I;16B".split())  # that Pillow converts
+# That Pillow converts.
+_TIFF_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B")
 _COMPRESSION, _TILE_WIDTH, _TIFF_JPEG = 259, 322, (6, 7)
 _AVIF_BRANDS, _HEIC_BRANDS = {b"avif", b"avis"}, {b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"}
 _TILES = (b"grid", b"iovl")
