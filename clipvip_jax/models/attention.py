@@ -29,6 +29,8 @@ _NEEDS = {
   "pallas": f"a TPU or a GPU, NVIDIA's of compute capability {_MIN_COMPUTE_CAPABILITY} or higher",
 }
 _MAX_FUSED_HEAD_WIDTH = 128
+# Chips (v5e and v6e) for which recomputed scores stay on the chip: compiled for v5p, they are written to memory again.
+_RECOMPUTING = ("TPU v5 lite", "TPU v6 lite")
 
 
 def default_device() -> jax.Device:
@@ -117,12 +119,11 @@ def fused_attend(
 
 
 def unfused(pattern: AttentionPattern) -> AttentionPattern:
-  """Returns a pattern whose gradients on TPUs compute its scores again, from queries, keys and values.
+  """Returns a pattern whose gradients, on some TPUs, compute the scores again from queries, keys and values.
 
-  Compiled for TPUs, a step then moves a tenth fewer bytes, of which it has more than of operations. On CPUs it takes 3%
-  longer, so they keep the scores.
+  Without that they read the scores from memory. See docs/performance.md for what either costs.
   """
-  return jax.checkpoint(pattern) if default_device().platform == "tpu" else pattern
+  return jax.checkpoint(pattern) if default_device().device_kind in _RECOMPUTING else pattern
 
 
 def swap_heads(x: Array) -> Array:
