@@ -105,13 +105,17 @@ def test_scripts_and_playlists_open_no_other_file(tmp_path, monkeypatch, script,
     decode_video(name)
 
 
-def test_a_name_is_never_a_pattern(tmp_path):
-  """FFmpeg reads img1.tif, img2.tif, ... under the name img%d.tif."""
+@pytest.mark.parametrize("suffix", ["bmp", "tga", "tif"])
+def test_a_name_is_never_a_pattern(tmp_path, suffix):
+  """FFmpeg reads img1.bmp, img2.bmp, ... under the name img%d.bmp."""
   from PIL import Image
 
   for number in (1, 2):
-    Image.new("RGB", (32, 32), (200, 0, 0)).save(tmp_path / f"img{number}.tif")
-  Image.new("RGB", (48, 48), (0, 0, 200)).save(tmp_path / "img%d.tif")
-  with pytest.raises(MediaError, match="not a video in a supported format"):
-    decode_video(tmp_path / "img%d.tif")
-  assert decode_video(tmp_path / "img1.tif").shape == (1, 32, 32, 3)
+    Image.new("RGB", (32, 32), (200, 0, 0)).save(tmp_path / f"img{number}.{suffix}")
+  Image.new("RGB", (48, 48), (0, 0, 200)).save(tmp_path / f"img%d.{suffix}")
+  if suffix == "tif":  # read by Pillow
+    assert decode_video(tmp_path / "img%d.tif").shape == (1, 48, 48, 3)
+  else:
+    with pytest.raises(MediaError, match="not a video in a supported format"):
+      decode_video(tmp_path / f"img%d.{suffix}")
+  assert decode_video(tmp_path / f"img1.{suffix}").shape == (1, 32, 32, 3)
