@@ -105,7 +105,7 @@ def test_scripts_and_playlists_open_no_other_file(tmp_path, monkeypatch, script,
     decode_video(name)
 
 
-@pytest.mark.parametrize("suffix", ["bmp", "tga", "tif"])
+@pytest.mark.parametrize("suffix", ["bmp", "ppm", "tif"])
 def test_a_name_is_never_a_pattern(tmp_path, suffix):
   """FFmpeg reads img1.bmp, img2.bmp, ... under the name img%d.bmp."""
   from PIL import Image
