@@ -162,7 +162,8 @@ def test_a_full_disk_stops_the_run_with_a_readable_checkpoint(corpora, tmp_path)
   arguments[1:3] = ["-c", "\n".join(program)]
   done = run(arguments)
   assert done.returncode == 2, done.stderr
-  (line,) = done.stderr.splitlines()
+  line, *others = done.stderr.splitlines()
+  assert not others, done.stderr
   assert line.startswith(
     f"error: {workdir} is not writable (File too large); stopped, the newest checkpoint is step 4."
   )
