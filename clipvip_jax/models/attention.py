@@ -30,7 +30,7 @@ _NEEDS = {
 }
 _MAX_FUSED_HEAD_WIDTH = 128
 # Chips (v5e and v6e) for which recomputed scores stay on the chip: compiled for v5p, they are written to memory again.
-_RECOMPUTING = ("TPU v5 lite", "TPU v6 lite")
+_RECOMPUTES_SCORES = ("TPU v5 lite", "TPU v6 lite")
 
 
 def default_device() -> jax.Device:
@@ -118,12 +118,12 @@ def fused_attend(
   return attended.reshape(query.shape)
 
 
-def unfused(pattern: AttentionPattern) -> AttentionPattern:
-  """Returns a pattern whose gradients, on some TPUs, compute the scores again from queries, keys and values.
+def recompute_scores(pattern: AttentionPattern) -> AttentionPattern:
+  """Returns a pattern whose backward pass, on some TPUs, computes the scores again instead of reading them from memory.
 
-  Without that they read the scores from memory. See docs/performance.md for what either costs.
+  docs/performance.md says what either costs.
   """
-  return jax.checkpoint(pattern) if default_device().device_kind in _RECOMPUTING else pattern
+  return jax.checkpoint(pattern) if default_device().device_kind in _RECOMPUTES_SCORES else pattern
 
 
 def swap_heads(x: Array) -> Array:
@@ -148,7 +148,7 @@ def causal(
     mask = jnp.tril(jnp.ones((num_tokens, num_tokens), bool))
     return swap_heads(attend(swap_heads(query), swap_heads(key), swap_heads(value), mask))
 
-  return unfused(attend_earlier)(query, key, value)
+  return recompute_scores(attend_earlier)(query, key, value)
 
 
 def full(
@@ -162,7 +162,7 @@ def full(
   implementation = without_pallas(implementation, query.dtype)
   if implementation == "cudnn" and has_fused_kernel(query.shape[-1], query.shape[1]):
     return fused_attend(query, key, value)
-  attend_all = unfused(lambda *tokens: swap_heads(attend(*map(swap_heads, tokens))))
+  attend_all = recompute_scores(lambda *tokens: swap_heads(attend(*map(swap_heads, tokens))))
   return attend_all(query, key, value)
 
 

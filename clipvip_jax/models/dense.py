@@ -22,8 +22,7 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def identity(x: Array) -> Array:
-  """Returns x."""
+def _identity(x: Array) -> Array:
   return x
 
 
@@ -32,7 +31,7 @@ def dense(
   x: Float[Array, "n d"],
   kernel: Float[Array, "d e"],
   bias: Float[Array, " e"] | None,
-  activation: Activation = identity,
+  activation: Activation = _identity,
 ) -> Float[Array, "n e"]:
   """activation(x) @ kernel + bias in the dtype of x, with gradients of kernel and bias accumulated in float32.
 
@@ -50,7 +49,7 @@ def _dense_forward(x, kernel, bias, activation):
 
 def _dense_backward(activation, residuals, gradient):
   x, kernel, bias = residuals
-  if activation is not identity:
+  if activation is not _identity:
     x, gradient = jax.lax.optimization_barrier((x, gradient))  # or the compiler keeps the forward pass's activation(x)
   activated, activation_vjp = jax.vjp(activation, x)
   kernel_gradient = jnp.matmul(activated.T, gradient, preferred_element_type=kernel.dtype)
@@ -77,7 +76,7 @@ class TokenDense(nn.Module):
   std: float
   use_bias: bool = True
   dtype: DTypeLike = jnp.float32
-  activation: Activation = identity
+  activation: Activation = _identity
 
   @nn.compact
   def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:

@@ -24,8 +24,8 @@ from clipvip_jax.models.attention import (
   default_device,
   fused_attend,
   has_fused_kernel,
+  recompute_scores,
   swap_heads,
-  unfused,
   without_pallas,
 )
 
@@ -62,14 +62,14 @@ def proxy_guided(
   implementation = without_pallas(implementation, query.dtype)
   num_patches = (query.shape[1] - num_proxies) // num_frames
   fused = implementation == "cudnn" and has_fused_kernel(query.shape[-1], num_patches, num_proxies + num_patches)
-  pattern = functools.partial(_two_products, num_proxies=num_proxies, num_frames=num_frames, fused=fused)
-  return (pattern if fused else unfused(pattern))(query, key, value)
+  pattern = functools.partial(_attend_frames_and_proxies, num_proxies=num_proxies, num_frames=num_frames, fused=fused)
+  return (pattern if fused else recompute_scores(pattern))(query, key, value)
 
 
-def _two_products(
+def _attend_frames_and_proxies(
   query: Array, key: Array, value: Array, *, num_proxies: int, num_frames: int, fused: bool
 ) -> Float[Array, "b n h d"]:
-  """Attends from patches and from proxies; `fused`: patches by cuDNN."""
+  """Computes both halves of the pattern: patches attend within their frame, by cuDNN if `fused`, and proxies to all."""
   num_patches = (query.shape[1] - num_proxies) // num_frames
   axis = 1 if fused else 2  # of tokens: cuDNN takes [B, N, H, d], XLA [B, H, N, d]
 
