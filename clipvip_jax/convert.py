@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clipvip_jax.utils import bucket_copies, storage
+from clipvip_jax.utils import bucket_copies, storage, transfers
 from clipvip_jax.utils.cli import Parser, run_command
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import log, printable
@@ -82,7 +82,7 @@ def _export(options: argparse.Namespace, weights: "Weights", layout: str) -> lis
   names = [bucket_copies.to_addresses(str(path)) for path in paths]
   if storage.is_remote(options.target):
     for name, path in list(zip(names, paths, strict=True))[::-1]:  # the weights last
-      storage.upload(path, storage.absolute(name))
+      transfers.upload(path, storage.absolute(name))
   return names
 
 
@@ -93,7 +93,7 @@ def _mark_existing(target: str) -> None:
   address = storage.absolute(target)
   bucket_copies.fetch_files(address.parent, [name for name in FOLDER_FILES if name.endswith("config.json")])
   for path in (address, *(address / name for name in FOLDER_FILES)):
-    if storage.retry(path, path.is_file):
+    if transfers.retry(path, path.is_file):
       local = bucket_copies.local_copy(path)
       local.parent.mkdir(parents=True, exist_ok=True)
       local.touch()

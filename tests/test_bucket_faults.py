@@ -5,7 +5,7 @@ import random
 import pytest
 from buckets import with_faults
 
-from clipvip_jax.utils import conditional_write, storage
+from clipvip_jax.utils import conditional_write, storage, transfers
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
@@ -18,9 +18,9 @@ def test_transfers(bucket, tmp_path):
     for name, size in sizes.items():
       (source / name).parent.mkdir(parents=True, exist_ok=True)
       (source / name).write_bytes(rng.randbytes(size))
-    storage.upload_folder(source, storage.absolute(bucket / folder))
-    assert storage.list_names(storage.absolute(bucket / folder)) == sorted(sizes)
-    storage.download_folder(storage.absolute(bucket / folder), target)
+    transfers.upload_folder(source, storage.absolute(bucket / folder))
+    assert transfers.list_names(storage.absolute(bucket / folder)) == sorted(sizes)
+    transfers.download_folder(storage.absolute(bucket / folder), target)
     for name in sizes:
       assert bucket.read(f"{folder}/{name}") == (target / name).read_bytes() == (source / name).read_bytes(), name
 

@@ -4,29 +4,26 @@ All run in one folder in which earlier commands leave what later ones read, as f
 test of its own, tests/test_own_videos.py. What makes them small:
 
 - SMALLER replaces the demo by the smoke variant, and recipes for full-size models by the same with the smoke model.
-- `place` writes the files that a user has: a miniature of MSR-VTT, a corpus of subtitles, weights, a manifest.
+- tests/support/user_files.py writes what a user has: a miniature of MSR-VTT, a corpus of subtitles, a manifest.
 """
 
 import argparse
 import dataclasses
 import importlib
 import inspect
-import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 
-import corpora
 import documented_commands
 import numpy as np
 import pytest
-import written_corpus
+import user_files
 from project_paths import ROOT
 
 from clipvip_jax import convert
-from clipvip_jax.data.moving_shapes.moving_shapes_dataset_builder import Builder as MovingShapes
 
 OWN_TEST = ROOT / "docs" / "own_videos.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {OWN_TEST})]
@@ -38,19 +35,6 @@ SMALLER = {
   "moving_shapes_videos/demo": "moving_shapes_videos/smoke",
   "--workers=8": "--workers=1",
 }
-SMALL_MSRVTT = """
-from clipvip_jax.configs import msrvtt, post_pretrain
-
-def get_config(arg=None):
-  config, small = msrvtt.get_config(arg), post_pretrain.get_config("smoke")
-  with config.unlocked():
-    config.model = small.model
-    config.data.update({"num_frames": 6, "text_length": 28, "tokenizer": "build/demo/tokenizer.json"})
-    config.train.update({"batch_size": 8, "epochs": 0, "num_steps": 2, "eval_every": 2, "checkpoint_every": 2})
-    config.evaluate.update({"batch_size": 8, "num_examples": 1})
-    config.host.update({"num_workers": 0, "log_every": 1})
-  return config
-"""
 
 
 @dataclasses.dataclass(eq=False)
@@ -239,61 +223,6 @@ def test_flags_of_commands_that_are_only_listed_are_accepted(parse_only, monkeyp
         documented_commands.start(words)
 
 
-def write_user_files(folder):
-  """Writes what a reader of the documentation has: recipes, MSR-VTT, subtitles and a manifest with its videos."""
-  (folder / "configs").symlink_to(ROOT / "configs")
-  (folder / "small_msrvtt.py").write_text(SMALL_MSRVTT)
-  raw = folder / "MSRVTT"
-  for number in range(12):
-    corpora.write_video(raw / "videos" / f"video{number}.mp4", count=12, fps=6, seed=number)
-  rows = [
-    {"clip_id": f"video{number}", "text": [f"square {20 * number + n}" for n in range(20)]} for number in range(12)
-  ]
-  corpora.write_lines(raw / "train9k.jsonl", rows[:8])
-  corpora.write_lines(raw / "test1ka.jsonl", [{**row, "text": row["text"][0]} for row in rows[8:]])
-  # More texts than the smoke corpus has: the language gap needs a hundred of each kind.
-  texts = [{"subtitle": f"and now the {number}th", "description": [f"a square {number}"]} for number in range(128)]
-  records = [{"id": str(number), "frames": [b""], **text} for number, text in enumerate(texts)]
-  written_corpus.write(folder / "corpora", records, name="hdvila", config="default")
-  version = str(MovingShapes.VERSION)
-  written_corpus.write(folder / "texts", records, name="moving_shapes", config="smoke", version=version)
-
-
-def write_ucf101(folder):
-  """Writes two classes of UCF101 in its owner's layout."""
-  lists = folder / "ucfTrainTestlist"
-  lists.mkdir()
-  (lists / "classInd.txt").write_text("1 ApplyEyeMakeup\n2 ApplyLipstick\n")
-  names = [f"{name}/v_{name}_g01_c0{number}.avi" for name in ("ApplyEyeMakeup", "ApplyLipstick") for number in (1, 2)]
-  (lists / "testlist01.txt").write_text("\n".join(names))
-  for number, name in enumerate(names):
-    corpora.write_video((folder / "UCF-101" / name).with_suffix(".mp4"), seed=number)
-
-
-def write_manifest(folder):
-  """Writes the example of docs/data.md and its videos, and lines for a batch of training clips."""
-  (example,) = (block for block in pages()[ROOT / "docs" / "data.md"][2] if block[0].startswith('{"video"'))
-  rows = [json.loads(line) for line in example]
-  spoken = {"start": 0, "end": 2, "subtitle": "look, it jumps", "caption": "a cat on a table"}
-  rows += [{**rows[0], **spoken, "video": f"cats/{number}.mp4"} for number in range(4, 12)]
-  corpora.write_lines(folder / "mine.jsonl", rows)
-  for row in rows:
-    (folder / row["video"]).parent.mkdir(exist_ok=True)
-    if row["video"].endswith(".webm"):
-      corpora.encode(folder / row["video"], corpora.moving_frames(132), "libvpx", rate=6)
-    else:
-      corpora.write_video(folder / row["video"])
-  (folder / "talks/7.srt").write_text("1\n00:00:01,000 --> 00:00:05,000\nSo what we do is this.\n")
-
-
-def write_shards(folder):
-  """Writes tar files of a video with its texts."""
-  video = corpora.write_video(folder / "clip.mp4").read_bytes()
-  fields = {"transcript": "look, it jumps", "captions": {"middle": "a cat on a table"}}
-  for name in ("train/000", "train/001", "val/000"):
-    corpora.write_tar(folder / f"SHARDS/{name}.tar", {"1.mp4": video, "1.txt": "a cat", "1.json": fields})
-
-
 def shorten(command, rule):
   for old, new in {**SMALLER, **rule.replaced}.items():
     command = command.replace(old, new)
@@ -313,10 +242,7 @@ def run_snippet(code, capsys):
 def test_documented_commands_run(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, "argv", ["python"])
-  write_user_files(tmp_path)
-  write_manifest(tmp_path)
-  write_ucf101(tmp_path)
-  write_shards(tmp_path)
+  user_files.write(tmp_path)
   by_rule = {rule: [command for command in commands() if rule_of(command) is rule] for rule in RULES}
   for rule in [rule for rule in RULES if isinstance(rule, Run)]:
     for command in dict.fromkeys(shorten(command, rule) for command in by_rule[rule]):

@@ -25,7 +25,7 @@ from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.evaluation.class_list import ClassList, class_key
 from clipvip_jax.inference.video_clip import VideoClip
 from clipvip_jax.input_pipeline import list_media
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import find_path, real_path
 from clipvip_jax.utils.log import log, printable
@@ -145,7 +145,7 @@ def _is_folder(path: pathlib.Path) -> bool:
     return path.is_dir()
   storage.check_bucket(path)
   try:  # one object is looked up: a listing of a large folder takes minutes
-    return storage.retry(path, lambda: storage.file_system(path).info(os.fspath(path)))["type"] == "directory"
+    return transfers.retry(path, lambda: storage.file_system(path).info(os.fspath(path)))["type"] == "directory"
   except FileNotFoundError:
     return False
 

@@ -21,7 +21,7 @@ from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.corpus import Corpus, check_protocol
 from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.models import clip_vip
-from clipvip_jax.utils import bucket_copies, config_tree, storage
+from clipvip_jax.utils import bucket_copies, config_tree, storage, transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 from clipvip_jax.weights import load_params, sources
@@ -169,7 +169,7 @@ def _fetch(path: pathlib.PurePath, pattern: str) -> pathlib.Path:
     return bucket_copies.fetch_file(path)
   local = bucket_copies.local_copy(path)
   patterns = (pattern, f"model_*/{pattern}")
-  storage.download_folder(storage.absolute(path), local, lambda name: any(fnmatch.fnmatch(name, p) for p in patterns))
+  transfers.download_folder(storage.absolute(path), local, lambda name: any(fnmatch.fnmatch(name, p) for p in patterns))
   return local
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 
 from clipvip_jax.inference.approximate_index import graph_names
-from clipvip_jax.utils import bucket_copies, storage
+from clipvip_jax.utils import bucket_copies, storage, transfers
 
 
 @contextlib.contextmanager
@@ -31,11 +31,11 @@ def local_index(out: pathlib.PurePath, flag: str) -> Iterator[tuple[pathlib.Path
   storage.check_bucket(out, flag)
   index = storage.absolute(out)
   parts = index.with_name(f"{index.name}.parts")
-  storage.download_folder(parts, local.with_name(parts.name))
+  transfers.download_folder(parts, local.with_name(parts.name))
   bucket_copies.fetch_file(out)
   with bucket_copies.errors_by_address():
-    yield local, lambda path: storage.upload(path, index.parent / path.relative_to(local.parent).as_posix())
-  storage.retry(parts, lambda: parts.rmtree(missing_ok=True))
+    yield local, lambda path: transfers.upload(path, index.parent / path.relative_to(local.parent).as_posix())
+  transfers.retry(parts, lambda: parts.rmtree(missing_ok=True))
 
 
 @contextlib.contextmanager
@@ -62,11 +62,11 @@ def local_workdir(
   storage.check_bucket(folder, flag)
   shutil.rmtree(local, ignore_errors=True)
   remote = storage.absolute(folder)
-  storage.download_folder(remote, local, _is_of_indexes)
+  transfers.download_folder(remote, local, _is_of_indexes)
   published = set()
 
   def publish(path: pathlib.Path) -> None:
-    storage.upload(path, remote / path.relative_to(local).as_posix())
+    transfers.upload(path, remote / path.relative_to(local).as_posix())
     published.add(path)
 
   with bucket_copies.errors_by_address():
@@ -74,9 +74,9 @@ def local_workdir(
   files = [path for path in local.rglob("*") if path.is_file() and path not in published]
   for path in sorted(files, key=lambda path: (path == local / last, path)):
     publish(path)
-  for name in storage.list_names(remote):
+  for name in transfers.list_names(remote):
     if _is_of_indexes(name) and not (local / name).exists():  # deleted by the block
-      storage.retry(remote, functools.partial((remote / name).unlink, missing_ok=True))
+      transfers.retry(remote, functools.partial((remote / name).unlink, missing_ok=True))
 
 
 def _is_of_indexes(name: str) -> bool:
@@ -93,7 +93,7 @@ def fetch_shards(out: pathlib.PurePath) -> None:
   if storage.is_remote(out):
     folder = storage.absolute(out).parent
     pattern = f"{out.stem}-*-of-*{out.suffix}"
-    names = storage.retry(folder, lambda: [path.name for path in folder.glob(pattern)])
+    names = transfers.retry(folder, lambda: [path.name for path in folder.glob(pattern)])
     bucket_copies.fetch_files(folder, names)
 
 
@@ -115,6 +115,6 @@ def upload_graph(path: pathlib.PurePath) -> None:
   if storage.is_remote(path):
     folder = storage.absolute(path).parent
     graph, description = (folder / name for name in graph_names(path))
-    if not storage.retry(description, description.exists):
+    if not transfers.retry(description, description.exists):
       for target in (graph, description):
-        storage.upload(bucket_copies.local_copy(target), target)
+        transfers.upload(bucket_copies.local_copy(target), target)

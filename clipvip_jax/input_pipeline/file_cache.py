@@ -22,7 +22,7 @@ import pathlib
 import time
 from collections.abc import Iterator
 
-from clipvip_jax.utils import atomic_write, storage
+from clipvip_jax.utils import atomic_write, storage, transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.file_lock import LockHeldError, LocksUnsupportedError, file_lock
 from clipvip_jax.utils.log import log
@@ -144,7 +144,7 @@ class FileCache:
           return
         self._reserve(reservation.fileno(), part, file.size)
         log.debug("downloading %s", file.url)
-        storage.download(storage.absolute(file.url), path)
+        transfers.download(storage.absolute(file.url), path)
       finally:
         with file_lock(self.folder / "lock", timeout=_FOREVER):  # a process that makes room counts the file or the part
           part.unlink(missing_ok=True)

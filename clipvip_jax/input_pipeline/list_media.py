@@ -17,7 +17,7 @@ from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.read_media import VIDEO_SUFFIXES
 from clipvip_jax.input_pipeline.remote_video import local_media
 from clipvip_jax.input_pipeline.video_decoder import iterate_pictures
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.compression import START_BYTES, check_uncompressed
 from clipvip_jax.utils.errors import UserError
@@ -68,7 +68,7 @@ def list_videos(
 def _list_bucket(path: epath.Path, companions: tuple[str, ...]) -> list[epath.Path]:
   """Like `list_videos`, for a path in a bucket."""
   storage.check_bucket(path)
-  names = storage.list_names(path)
+  names = transfers.list_names(path)
   if not names:
     return [path] if path.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES else _read_list(path)
   hidden = [name for name in names if any(part.startswith(".") for part in name.split("/"))]

@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterable
 
 from clipvip_jax.input_pipeline import read_media
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 
 _SAMPLE = 2**14  # bytes
 _NUM_SAMPLES = 9  # of a file, evenly spaced: the headers and indexes of containers are at the ends
@@ -58,7 +58,7 @@ def _sample(path: pathlib.Path) -> bytes:
 
 def _remote_state(path: str) -> bytes:
   system = storage.file_system(path)
-  files = storage.retry(path, functools.partial(system.find, path, detail=True))
+  files = transfers.retry(path, functools.partial(system.find, path, detail=True))
   if not files:
     raise FileNotFoundError(path)
   checksums = (f"{name}\0{info['size']}\0{_checksum(info)}\n" for name, info in sorted(files.items()))

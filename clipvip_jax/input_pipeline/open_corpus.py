@@ -16,7 +16,7 @@ from clipvip_jax.input_pipeline import remote_corpus
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.file_cache import FileCache
 from clipvip_jax.input_pipeline.remote_records import DEFAULT_CACHE_GB, RecordStore, open_cache
-from clipvip_jax.utils import file_digests, storage
+from clipvip_jax.utils import file_digests, storage, transfers
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log
@@ -144,7 +144,7 @@ def _list_built(folder: epath.Path) -> dict[str, epath.Path]:
   import tensorflow_datasets as tfds
 
   if storage.is_remote(folder):
-    names = storage.list_names(folder)
+    names = transfers.list_names(folder)
   else:
     names = [
       path.relative_to(folder).as_posix() for path in pathlib.Path(folder).glob(f"*/*/{remote_corpus.LAST_FILE}")

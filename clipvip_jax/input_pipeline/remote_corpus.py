@@ -7,7 +7,7 @@ import pathlib
 
 from etils import epath
 
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 
 LAST_FILE = "features.json"  # written after all other files of a corpus
 
@@ -20,7 +20,7 @@ def is_complete(folder: epath.Path) -> bool:
   """
   path = os.fspath(folder / LAST_FILE)
   try:
-    storage.retry(path, lambda: storage.file_system(path).info(path))
+    transfers.retry(path, lambda: storage.file_system(path).info(path))
   except FileNotFoundError:
     return False
   return True
@@ -36,4 +36,4 @@ def download_metadata(folder: epath.Path, local: pathlib.Path) -> None:
   Raises:
     UserError: The object store refuses, or cannot be reached.
   """
-  storage.download_folder(folder, local, lambda name: ".array_record" not in name)
+  transfers.download_folder(folder, local, lambda name: ".array_record" not in name)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipvip_jax.input_pipeline.file_cache import FileCache, RemoteFile
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 
@@ -82,7 +82,7 @@ def open_cache(cache_dir: str, cache_gb: float, url: str, flag: str) -> FileCach
 
 
 def _describe_files(folder: str, files: Sequence[tuple[str, int]]) -> list[RemoteFile]:
-  entries = storage.retry(folder, lambda: storage.file_system(folder).ls(folder, detail=True))
+  entries = transfers.retry(folder, lambda: storage.file_system(folder).ls(folder, detail=True))
   infos = {entry["name"].rpartition("/")[2]: entry for entry in entries}
   described = []
   for url, count in files:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.storage_errors import TransferError
 
@@ -52,11 +52,11 @@ def fetch(url: str, target: pathlib.Path, offset: int = 0, size: int = 0) -> Non
 
 def _download(source: epath.Path, target: pathlib.Path) -> None:
   try:
-    storage.download(source, target)
+    transfers.download(source, target)
   except FileNotFoundError:
-    if not storage.list_names(source):
+    if not transfers.list_names(source):
       raise
-    storage.download_folder(source, target)
+    transfers.download_folder(source, target)
 
 
 def _read_part(url: str, offset: int, size: int) -> bytes:
@@ -68,12 +68,12 @@ def _read_part(url: str, offset: int, size: int) -> bytes:
       raise TransferError(f"{len(data)} of {end - begin} bytes")
     return data
 
-  return storage.retry(url, attempt)
+  return transfers.retry(url, attempt)
 
 
 @functools.lru_cache(1024)
 def _object_size(url: str) -> int:
-  return int(storage.retry(url, lambda: storage.file_system(url).info(os.fspath(url)))["size"])
+  return int(transfers.retry(url, lambda: storage.file_system(url).info(os.fspath(url)))["size"])
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, overload
 
 from clipvip_jax.input_pipeline.record_text import Record
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import printable
 
@@ -71,7 +71,7 @@ def _exists(path: str) -> bool:
   if not storage.is_remote(path):
     return pathlib.Path(path).exists()
   try:
-    storage.retry(path, lambda: storage.file_system(path).info(path))
+    transfers.retry(path, lambda: storage.file_system(path).info(path))
   except FileNotFoundError:
     return False
   return True

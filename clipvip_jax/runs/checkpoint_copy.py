@@ -15,7 +15,7 @@ from collections.abc import Callable
 from etils import epath
 
 from clipvip_jax.runs.workdir import checkpoint_folders
-from clipvip_jax.utils import file_digests, storage
+from clipvip_jax.utils import file_digests, transfers
 
 COMMIT_FILE = "commit_success.txt"  # Orbax'
 ORBAX_METADATA = "_CHECKPOINT_METADATA"  # times of the save, which Orbax writes after the digests
@@ -30,7 +30,7 @@ def is_small(name: str) -> bool:
 def list_steps(remote: epath.Path) -> dict[int, bool]:
   """Returns {step: whether it is committed} of all checkpoints in WORKDIR/checkpoints of a bucket, in order."""
   names: dict[int, set[str]] = {}
-  for path in storage.list_names(remote):
+  for path in transfers.list_names(remote):
     folder, _, name = path.partition("/")
     if name and re.fullmatch(r"0|[1-9][0-9]*", folder):
       names.setdefault(int(folder), set()).add(name)
@@ -112,7 +112,7 @@ def download_files(remote: epath.Path, local: pathlib.Path, select: Callable[[st
 def _download(remote: epath.Path, local: pathlib.Path, name: str) -> None:
   (local / name).parent.mkdir(parents=True, exist_ok=True)
   try:
-    storage.download(remote / name, local / name)
+    transfers.download(remote / name, local / name)
   except FileNotFoundError as error:
     raise FileNotFoundError(f"{name} is missing") from error
 
@@ -128,8 +128,8 @@ def publish(local: pathlib.Path, remote: epath.Path) -> None:
   names = [path.relative_to(local).as_posix() for path in sorted(local.rglob("*")) if path.is_file()]
   names.remove(file_digests.NAME)
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    list(pool.map(lambda name: storage.upload(local / name, remote / name), names))
-  storage.upload(local / file_digests.NAME, remote / file_digests.NAME)
+    list(pool.map(lambda name: transfers.upload(local / name, remote / name), names))
+  transfers.upload(local / file_digests.NAME, remote / file_digests.NAME)
 
 
 def write_digests(remote: epath.Path, scratch: pathlib.Path) -> None:
@@ -146,9 +146,9 @@ def write_digests(remote: epath.Path, scratch: pathlib.Path) -> None:
   scratch.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f"digests_{remote.name}_", dir=scratch) as temporary:
     local = pathlib.Path(temporary)
-    storage.download_folder(remote, local)
+    transfers.download_folder(remote, local)
     file_digests.write_digests(local, lambda name: name != ORBAX_METADATA)
-    storage.upload(local / file_digests.NAME, remote / file_digests.NAME)
+    transfers.upload(local / file_digests.NAME, remote / file_digests.NAME)
 
 
 def delete(folder: epath.Path) -> None:
@@ -163,7 +163,7 @@ def delete(folder: epath.Path) -> None:
       (folder / name).unlink(missing_ok=True)
     folder.rmtree(missing_ok=True)
 
-  storage.retry(folder, attempt)
+  transfers.retry(folder, attempt)
 
 
 def move(folder: epath.Path, target: epath.Path) -> None:
@@ -173,6 +173,6 @@ def move(folder: epath.Path, target: epath.Path) -> None:
     UserError: the bucket cannot be written.
   """
   delete(target)
-  for name in storage.list_names(folder):
-    storage.retry(folder, functools.partial((folder / name).copy, target / name, overwrite=True))
+  for name in transfers.list_names(folder):
+    transfers.retry(folder, functools.partial((folder / name).copy, target / name, overwrite=True))
   delete(folder)

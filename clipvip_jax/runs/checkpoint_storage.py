@@ -22,7 +22,7 @@ from clipvip_jax.runs.checkpoint_integrity import DigestedPath, commit_in_bucket
 from clipvip_jax.runs.checkpoint_scores import SCORE_FILE, remove_score, write_score
 from clipvip_jax.runs.orbax_internals import limit_gcs_retries
 from clipvip_jax.runs.workdir import checkpoint_folders
-from clipvip_jax.utils import file_digests, storage, storage_clients
+from clipvip_jax.utils import file_digests, storage, storage_clients, transfers
 from clipvip_jax.utils.errors import UserError
 
 
@@ -146,14 +146,14 @@ class BucketStorage(FolderStorage):
       checkpoint_copy.download_files(remote, local, checkpoint_copy.is_small)
       write_score(local, score)
       for name in (SCORE_FILE, file_digests.NAME):
-        storage.upload(local / name, remote / name)
+        transfers.upload(local / name, remote / name)
 
   def remove_score(self, step: int) -> None:
     remote, local = self._remote / str(step), self.local / str(step)
     with self.explained():
       checkpoint_copy.download_files(remote, local, checkpoint_copy.is_small)
       super().remove_score(step)
-      storage.upload(local / file_digests.NAME, remote / file_digests.NAME)
+      transfers.upload(local / file_digests.NAME, remote / file_digests.NAME)
 
   def quarantine(self, step: int) -> epath.Path:
     target = self._remote.parent / "corrupt_checkpoints" / str(step)
@@ -183,13 +183,13 @@ def _check_settings_are_readable(remote: epath.Path) -> None:
   import google.cloud.storage
   from google.api_core import exceptions
   from google.auth.exceptions import DefaultCredentialsError
-  from google.cloud.storage.retry import DEFAULT_RETRY
+  from google.cloud.transfers.retry import DEFAULT_RETRY
 
   bucket = remote.parts[2]  # after "/" and "gs"
   storage.check_bucket(remote, "--workdir")
   try:
     google.cloud.storage.Client().get_bucket(
-      bucket, timeout=storage_clients.SILENCE_SECONDS, retry=DEFAULT_RETRY.with_timeout(storage.RETRY_SECONDS)
+      bucket, timeout=storage_clients.SILENCE_SECONDS, retry=DEFAULT_RETRY.with_timeout(transfers.RETRY_SECONDS)
     )
   except exceptions.Forbidden as error:
     raise UserError(

@@ -3,7 +3,7 @@
 import pathlib
 
 from clipvip_jax.runs import checkpoint_copy
-from clipvip_jax.utils import bucket_copies, storage
+from clipvip_jax.utils import bucket_copies, storage, transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
@@ -66,4 +66,4 @@ def has_checkpoints(workdir: storage.PathLike) -> bool:
     UserError: the bucket cannot be read.
   """
   folder = storage.absolute(workdir) / "checkpoints"
-  return storage.retry(folder, folder.is_dir) if storage.is_remote(folder) else folder.is_dir()
+  return transfers.retry(folder, folder.is_dir) if storage.is_remote(folder) else folder.is_dir()

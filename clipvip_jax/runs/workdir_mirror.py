@@ -15,7 +15,7 @@ import threading
 from etils import epath
 
 from clipvip_jax.runs.workdir_lock import NAME as LOCK
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
@@ -45,11 +45,11 @@ class WorkdirMirror:
       OSError: the folder cannot be written.
     """
     with self._mutex:
-      names = [name for name in storage.list_names(self._remote) if not _EXCLUDED.fullmatch(name)]
+      names = [name for name in transfers.list_names(self._remote) if not _EXCLUDED.fullmatch(name)]
       for name in self._files().keys() - set(names):
         if not _LOCAL.fullmatch(name):
           (self._local / name).unlink()
-      storage.download_folder(self._remote, self._local, set(names).__contains__)
+      transfers.download_folder(self._remote, self._local, set(names).__contains__)
       self._uploaded = {name: state for name, state in self._files().items() if name in names}
 
   def request_upload(self) -> None:
@@ -71,7 +71,7 @@ class WorkdirMirror:
         if files[name] != self._uploaded.get(name):
           with contextlib.suppress(FileNotFoundError):  # a tracker may have deleted it
             copy = _snapshot(self._local / name, pathlib.Path(temporary) / "copy")
-            storage.upload(copy, self._remote / name)
+            transfers.upload(copy, self._remote / name)
             self._uploaded[name] = files[name]
 
   def close(self) -> None:

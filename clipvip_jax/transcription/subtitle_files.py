@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from clipvip_jax.transcription.words import Word, spread_words
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.compression import START_BYTES, check_uncompressed
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
@@ -73,7 +73,7 @@ def find_subtitles(video: pathlib.Path, language: str = "") -> pathlib.Path | No
 def _names(folder: pathlib.Path) -> tuple[str, ...]:
   """Returns the names of the subtitle files in a folder, which is listed once; logs those that are not read."""
   if storage.is_remote(folder):
-    names = [name for name in storage.list_names(storage.absolute(folder)) if "/" not in name]
+    names = [name for name in transfers.list_names(storage.absolute(folder)) if "/" not in name]
   else:
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
   if unread := sorted(name for name in names if _UNREAD.fullmatch(name)):

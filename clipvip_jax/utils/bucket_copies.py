@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.errors import UserError
 
 
@@ -95,7 +95,7 @@ def _update(remote: storage.PathLike, local: pathlib.Path) -> None:
   """Downloads a file, or deletes its copy if it does not exist."""
   local.parent.mkdir(parents=True, exist_ok=True)
   try:
-    storage.download(storage.absolute(remote), local)
+    transfers.download(storage.absolute(remote), local)
   except FileNotFoundError:
     local.unlink(missing_ok=True)
 
@@ -125,7 +125,7 @@ def uploaded_file(path: storage.PathLike, flag: str) -> Iterator[pathlib.Path]:
   local.parent.mkdir(parents=True, exist_ok=True)
   with errors_by_address():
     yield local
-  storage.upload(local, storage.absolute(path))
+  transfers.upload(local, storage.absolute(path))
 
 
 @contextlib.contextmanager
@@ -152,4 +152,4 @@ def uploaded_folder(folder: storage.PathLike, flag: str, names: Iterable[str], l
     yield local
   files = [path for path in local.rglob("*") if path.is_file()]
   for path in sorted(files, key=lambda path: (path == local / last, path)):
-    storage.upload(path, storage.absolute(folder) / path.relative_to(local).as_posix())
+    transfers.upload(path, storage.absolute(folder) / path.relative_to(local).as_posix())

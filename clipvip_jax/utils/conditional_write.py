@@ -10,8 +10,9 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from clipvip_jax.utils.storage import file_system, retry
+from clipvip_jax.utils.storage import file_system
 from clipvip_jax.utils.storage_errors import TransferError, is_precondition_failure
+from clipvip_jax.utils.transfers import retry
 
 if TYPE_CHECKING:
   from etils import epath

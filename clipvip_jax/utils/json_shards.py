@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from clipvip_jax.utils import bucket_copies, lease, storage
+from clipvip_jax.utils import bucket_copies, lease, storage, transfers
 from clipvip_jax.utils.atomic_write import atomic_path
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
@@ -155,7 +155,7 @@ class JsonShards:
       UserError: the bucket cannot be written.
     """
     if storage.is_remote(self.folder):
-      storage.upload(path, storage.absolute(self.folder) / path.name)
+      transfers.upload(path, storage.absolute(self.folder) / path.name)
 
   def pull(self, part: Part | None = None) -> None:
     """Downloads the files from a bucket, except for those of a part, which this process writes.
@@ -166,7 +166,7 @@ class JsonShards:
     if storage.is_remote(self.folder):
       own = {self.path(number).name for number in self.files(part)} if part else set()
       pattern = re.compile(rf"{re.escape(self.stem)}-\d+-of-\d+\.jsonl")
-      storage.download_folder(
+      transfers.download_folder(
         storage.absolute(self.folder), self.local, lambda name: bool(pattern.fullmatch(name)) and name not in own
       )
 

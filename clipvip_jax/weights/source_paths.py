@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from clipvip_jax.runs import fetch_run
 from clipvip_jax.runs.checkpoint_paths import NOT_READABLE, check_checkpoint_path
-from clipvip_jax.utils import bucket_copies, storage
+from clipvip_jax.utils import bucket_copies, storage, transfers
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log, printable
@@ -139,7 +139,7 @@ def _split_run(source: str) -> tuple[str, int | None, bool]:
 
 def _exists(path: str) -> bool:
   remote = storage.is_remote(path)
-  return storage.retry(path, storage.absolute(path).exists) if remote else pathlib.Path(path).exists()
+  return transfers.retry(path, storage.absolute(path).exists) if remote else pathlib.Path(path).exists()
 
 
 def is_run(source: str) -> bool:

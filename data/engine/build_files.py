@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from clipvip_jax.utils import atomic_write, storage
+from clipvip_jax.utils import atomic_write, storage, transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import find_path
 from clipvip_jax.utils.storage_errors import TransferError
@@ -31,7 +31,7 @@ def exists(path: str | os.PathLike[str]) -> bool:
   if not storage.is_remote(path):
     return pathlib.Path(path).exists()
   try:
-    storage.retry(path, lambda: storage.file_system(path).info(os.fspath(path)))
+    transfers.retry(path, lambda: storage.file_system(path).info(os.fspath(path)))
   except FileNotFoundError:
     return False
   return True
@@ -54,7 +54,7 @@ def read_text(path: epath.Path) -> str:
       raise TransferError(f"{len(content)} of {size} bytes")
     return bytes(content)
 
-  return storage.retry(path, attempt).decode()
+  return transfers.retry(path, attempt).decode()
 
 
 def file_state(address: str | os.PathLike[str]) -> list[int]:
@@ -67,7 +67,7 @@ def file_state(address: str | os.PathLike[str]) -> list[int]:
       path = pathlib.Path(address)
       stats = [file.stat() for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
       return [number for stat in stats for number in (stat.st_size, stat.st_mtime_ns)]
-    info = storage.retry(address, lambda: storage.file_system(address).info(os.fspath(address)))
+    info = transfers.retry(address, lambda: storage.file_system(address).info(os.fspath(address)))
     version = str(info.get("md5Hash") or info.get("ETag") or info.get("generation"))
     return [int(info["size"] or 0), int(hashlib.sha256(version.encode()).hexdigest()[:12], 16)]
   except OSError:
@@ -93,7 +93,7 @@ def delete(path: epath.Path) -> None:
     path.unlink(missing_ok=True)
     return
   with contextlib.suppress(FileNotFoundError):
-    storage.retry(path, lambda: storage.file_system(path).rm_file(os.fspath(path)))
+    transfers.retry(path, lambda: storage.file_system(path).rm_file(os.fspath(path)))
 
 
 def delete_folder(folder: epath.Path, first: str = "") -> None:
@@ -107,7 +107,7 @@ def delete_folder(folder: epath.Path, first: str = "") -> None:
     if folder.exists():
       folder.rmtree()
     return
-  names = storage.list_names(folder)
+  names = transfers.list_names(folder)
   for name in sorted(names, key=lambda name: name != first):
     delete(folder / name)
 
@@ -127,7 +127,7 @@ def atomic_path(path: epath.Path) -> Iterator[pathlib.Path]:
   with tempfile.TemporaryDirectory() as folder:
     temporary = pathlib.Path(folder) / path.name
     yield temporary
-    storage.upload(temporary, path)
+    transfers.upload(temporary, path)
 
 
 def disk_error(folder: epath.Path, error: OSError) -> UserError:
@@ -160,11 +160,11 @@ def link_or_copy(path: epath.Path, target: epath.Path) -> None:
   """
   from_store, to_store = storage.is_remote(path), storage.is_remote(target)
   if from_store and to_store:  # copied by the store
-    storage.retry(target, lambda: storage.file_system(target).cp_file(os.fspath(path), os.fspath(target)))
+    transfers.retry(target, lambda: storage.file_system(target).cp_file(os.fspath(path), os.fspath(target)))
   elif to_store:
-    storage.upload(pathlib.Path(path), target)
+    transfers.upload(pathlib.Path(path), target)
   elif from_store:
-    storage.download(path, pathlib.Path(target))
+    transfers.download(path, pathlib.Path(target))
   else:
     try:
       os.link(path, target)

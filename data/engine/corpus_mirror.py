@@ -13,7 +13,7 @@ from etils import epath
 
 from clipvip_jax.data.engine import build_files
 from clipvip_jax.input_pipeline import remote_corpus
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 
 
 class CorpusMirror:
@@ -47,7 +47,7 @@ class CorpusMirror:
     folder = self.local / self._corpus
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     for path in sorted(paths, key=lambda path: path.name == remote_corpus.LAST_FILE):
-      storage.upload(path, self.root / self._corpus / path.relative_to(folder).as_posix())
+      transfers.upload(path, self.root / self._corpus / path.relative_to(folder).as_posix())
 
   def delete(self) -> None:
     """Deletes the corpus here and in the store."""

@@ -18,7 +18,7 @@ from clipvip_jax.data.engine.clip_record import RecordSpec
 from clipvip_jax.data.engine.plan import Plan, Shard
 from clipvip_jax.data.engine.shards import is_up_to_date, is_written
 from clipvip_jax.data.engine.work import BuildWork
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from clipvip_jax.utils.progress import ProgressReporter
@@ -52,7 +52,7 @@ def run_build(plan: Plan, spec: RecordSpec, work: BuildWork, config: tfds.downlo
   options = config.beam_options or local_options(min(available_cores(), num_clips // _CLIPS_PER_PROCESS))
   is_local = config.beam_runner is None
   if not is_local and storage.is_remote(work.folder):  # workers have no access to this machine's files
-    storage.upload_folder(pathlib.Path(plan.folder), work.folder.parent / "plan")
+    transfers.upload_folder(pathlib.Path(plan.folder), work.folder.parent / "plan")
     plan = dataclasses.replace(plan, folder=work.folder.parent / "plan")
   try:
     from clipvip_jax.data.engine import beam_job  # lazy: importing Beam takes seconds

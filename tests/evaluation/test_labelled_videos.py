@@ -8,7 +8,7 @@ from videos import write_videos
 
 from clipvip_jax.evaluation.class_list import read_classes
 from clipvip_jax.evaluation.labelled_videos import check_disjoint, read_videos
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.errors import UserError
 
 
@@ -75,8 +75,8 @@ def test_manifests_with_times(tmp_path, name, content):
 def test_a_folder_in_a_bucket_is_listed_only_for_its_videos(bucket, tmp_path, monkeypatch, source, listings):
   bucket.write("v/run/a.mp4", b"video")
   bucket.write("v.jsonl", b'{"video": "run/a.mp4", "label": "run"}\n')
-  calls, list_names = [], storage.list_names
-  monkeypatch.setattr(storage, "list_names", lambda path: calls.append(path) or list_names(path))
+  calls, list_names = [], transfers.list_names
+  monkeypatch.setattr(transfers, "list_names", lambda path: calls.append(path) or list_names(path))
   folder, classes = storage.absolute(bucket / "v"), classes_of(tmp_path, "run")
   videos = read_videos(storage.absolute(bucket / source), classes, None if source == "v" else folder)
   assert [video.clip.path for video in videos] == [bucket / "v/run/a.mp4"] and len(calls) == listings

@@ -108,7 +108,7 @@ def test_what_a_killed_process_left_neither_counts_nor_is_used(gs_bucket, tmp_pa
 
 @pytest.mark.usefixtures("quick_retries")
 def test_a_cut_download_is_not_kept(bucket, tmp_path, monkeypatch):
-  monkeypatch.setattr("clipvip_jax.utils.storage.RETRY_DELAYS", ())
+  monkeypatch.setattr("clipvip_jax.utils.transfers.RETRY_DELAYS", ())
   cache, (remote, *_) = FileCache(tmp_path, SIZE), files(bucket)
   faults = bucket.faults(rate=1, kinds=("truncated",), match="GET .*(alt=media|/x/0$)")
   with faults, pytest.raises(UserError), cache.use(remote):

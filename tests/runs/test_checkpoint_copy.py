@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from clipvip_jax.runs import checkpoint_copy
-from clipvip_jax.utils import file_digests, storage
+from clipvip_jax.utils import file_digests, transfers
 
 FILES = {"commit_success.txt": b"yes", "data/metadata": b"{}", "state/d/1": b"arrays", "state/manifest": b"m"}
 
@@ -27,13 +27,13 @@ def contents(folder):
 
 
 def test_a_published_checkpoint_is_complete_when_it_is_committed(bucket, checkpoint, monkeypatch):
-  remote, seen, upload = epath.Path(bucket / "c/3"), [], storage.upload
+  remote, seen, upload = epath.Path(bucket / "c/3"), [], transfers.upload
 
   def watch(local, target):
     seen.append((target.name, checkpoint_copy.committed_steps(remote.parent)))
     upload(local, target)
 
-  monkeypatch.setattr(storage, "upload", watch)
+  monkeypatch.setattr(transfers, "upload", watch)
   bucket.write("c/3/state/d/0", b"of a killed upload")
   checkpoint_copy.publish(checkpoint, remote)
   assert seen[-1] == (file_digests.NAME, []) and not any(steps for _, steps in seen)
@@ -59,9 +59,9 @@ def test_pulls_everything_but_states_and_fetches_what_is_missing_or_differs(buck
   checkpoint_copy.fetch(remote / "12", local / "12")
   assert contents(local / "12") == {*FILES, file_digests.NAME}
   (local / "12/state/d/1").write_bytes(b"other")
-  downloaded, download = [], storage.download
+  downloaded, download = [], transfers.download
   monkeypatch.setattr(
-    storage, "download", lambda source, path: (downloaded.append(source.name), download(source, path))
+    transfers, "download", lambda source, path: (downloaded.append(source.name), download(source, path))
   )
   checkpoint_copy.fetch(remote / "12", local / "12")
   assert (local / "12/state/d/1").read_bytes() == b"arrays"

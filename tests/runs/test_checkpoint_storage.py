@@ -152,8 +152,8 @@ def test_settings_of_a_bucket_that_are_not_permitted_are_reported_before_work_st
 
 SILENCED = """
 import pathlib, sys, time, urllib.request
-from clipvip_jax.utils import storage, storage_clients
-storage_clients.SILENCE_SECONDS, storage.RETRY_SECONDS, storage.NOTICE_SECONDS = 1, 3, 2
+from clipvip_jax.utils import storage_clients, transfers
+storage_clients.SILENCE_SECONDS, transfers.RETRY_SECONDS, transfers.NOTICE_SECONDS = 1, 3, 2
 storage_clients.TENSORSTORE_RETRIES["max_retries"] = 2
 from test_checkpoint_storage import open_checkpoints, state
 from clipvip_jax.utils.cli import exit_on_error

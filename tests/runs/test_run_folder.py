@@ -9,7 +9,7 @@ import pytest
 
 from clipvip_jax.runs import run_folder, workdir_mirror
 from clipvip_jax.runs.run_folder import open_run_folder
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.errors import Terminated, UserError
 
 
@@ -116,7 +116,7 @@ def test_a_scratch_folder_must_be_usable(gs_bucket, tmp_path, monkeypatch):
 
 
 def test_faults_at_the_end_do_not_hide_an_error(bucket, workdir, tmp_path, monkeypatch, caplog):
-  monkeypatch.setattr(storage, "RETRY_DELAYS", ())
+  monkeypatch.setattr(transfers, "RETRY_DELAYS", ())
   with pytest.raises(ZeroDivisionError), open_run_folder(workdir, str(tmp_path)) as folder:
     (folder.path / "metrics.jsonl").write_text("1\n")
     bucket.set_faults(rate=1.0, kinds=("403",))

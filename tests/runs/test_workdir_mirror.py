@@ -7,7 +7,7 @@ import pytest
 
 from clipvip_jax.runs import workdir_mirror
 from clipvip_jax.runs.workdir_mirror import WorkdirMirror
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.errors import UserError
 
 
@@ -80,7 +80,7 @@ def test_results_are_uploaded_last(bucket, folder, mirror):
 
 def test_requested_uploads_happen_in_the_background_and_survive_faults(bucket, folder, mirror, monkeypatch, caplog):
   monkeypatch.setattr(workdir_mirror, "UPLOAD_SECONDS", 0.05)
-  monkeypatch.setattr(storage, "RETRY_DELAYS", ())
+  monkeypatch.setattr(transfers, "RETRY_DELAYS", ())
   (folder / "metrics.jsonl").write_text("1\n")
   with bucket.faults(rate=1.0, kinds=("403",)):
     start = time.monotonic()

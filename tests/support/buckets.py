@@ -220,9 +220,9 @@ def quick_retries(monkeypatch):
   import gcsfs.retry
   import s3fs.core
 
-  from clipvip_jax.utils import storage
+  from clipvip_jax.utils import transfers
 
   for module in (aiobotocore.endpoint, gcsfs.retry, s3fs.core):
     quick = types.SimpleNamespace(**{**vars(asyncio), "sleep": lambda _: asyncio.sleep(0.001)})
     monkeypatch.setattr(module, "asyncio", quick)
-  monkeypatch.setattr(storage, "RETRY_DELAYS", (0.001,) * len(storage.RETRY_DELAYS))
+  monkeypatch.setattr(transfers, "RETRY_DELAYS", (0.001,) * len(transfers.RETRY_DELAYS))

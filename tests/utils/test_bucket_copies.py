@@ -2,7 +2,7 @@
 
 import pytest
 
-from clipvip_jax.utils import bucket_copies, storage
+from clipvip_jax.utils import bucket_copies, transfers
 from clipvip_jax.utils.errors import UserError
 
 
@@ -47,8 +47,8 @@ def test_a_file_is_uploaded_after_its_block_only_if_it_succeeds(bucket):
 
 
 def test_a_folder_is_uploaded_with_one_file_last(bucket, monkeypatch):
-  uploaded, upload = [], storage.upload
-  monkeypatch.setattr(storage, "upload", lambda local, target: (uploaded.append(target.name), upload(local, target)))
+  uploaded, upload = [], transfers.upload
+  monkeypatch.setattr(transfers, "upload", lambda local, target: (uploaded.append(target.name), upload(local, target)))
   bucket.write("w/old.json", b"old")
   bucket.write("w/other.json", b"other")
   with bucket_copies.uploaded_folder(bucket / "w", "--workdir", ["old.json"], "first.json") as folder:

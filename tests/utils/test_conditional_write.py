@@ -4,7 +4,7 @@ import concurrent.futures
 
 import pytest
 
-from clipvip_jax.utils import conditional_write, storage
+from clipvip_jax.utils import conditional_write, storage, transfers
 from clipvip_jax.utils.errors import UserError
 
 
@@ -33,7 +33,7 @@ def test_one_of_many_writers_wins(bucket):
 
 @pytest.mark.usefixtures("quick_retries")
 def test_a_write_whose_answer_is_lost_is_recognized(bucket, monkeypatch):
-  monkeypatch.setattr(storage, "RETRY_DELAYS", (0.001,) * 5)
+  monkeypatch.setattr(transfers, "RETRY_DELAYS", (0.001,) * 5)
   path = storage.absolute(bucket / "lease")
   with bucket.faults(rate=1.0, kinds=("lost",), match="^(PUT|POST) ", limit=1):
     token = conditional_write.create_exclusive(path, b"first")

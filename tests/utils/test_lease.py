@@ -8,7 +8,7 @@ import time
 import pytest
 
 from clipvip_jax.utils import lease as leases
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.errors import UserError
 
 HOLDER = "import sys, time; from clipvip_jax.utils.lease import Lease; from clipvip_jax.utils import storage;"
@@ -120,7 +120,7 @@ def test_a_run_that_lost_its_lock_is_stopped_with_words(bucket, workdir, stolen,
 
 @pytest.mark.usefixtures("quick", "quick_retries")
 def test_a_store_that_is_away_for_a_while_is_survived(bucket, workdir, monkeypatch):
-  monkeypatch.setattr(storage, "RETRY_DELAYS", (0.01,) * 2)
+  monkeypatch.setattr(transfers, "RETRY_DELAYS", (0.01,) * 2)
   with held_lease(workdir) as lease:
     with bucket.faults(rate=1.0, kinds=("500",)):
       time.sleep(0.5)

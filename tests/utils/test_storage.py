@@ -1,4 +1,4 @@
-"""Paths and transfers of object stores, against emulators."""
+"""Paths of object stores and what errors of a store say, against emulators."""
 
 import pathlib
 import subprocess
@@ -6,18 +6,13 @@ import sys
 
 import pytest
 
-from clipvip_jax.utils import storage, storage_clients
+from clipvip_jax.utils import storage, storage_clients, transfers
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.storage_errors import TransferError
 
 
 @pytest.fixture
 def no_wait(quick_retries, monkeypatch):
-  monkeypatch.setattr(storage, "RETRY_DELAYS", (0.001,) * 8)
-
-
-def files(folder):
-  return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+  monkeypatch.setattr(transfers, "RETRY_DELAYS", (0.001,) * 8)
 
 
 @pytest.mark.parametrize(
@@ -76,76 +71,17 @@ def test_local_paths_become_absolute(tmp_path, monkeypatch):
   assert [str(storage.absolute(path)) for path in ("a/b", "~/c", "/d")] == [f"{tmp_path}/a/b", "/home/me/c", "/d"]
 
 
-def test_folders_make_the_round_trip(bucket, tmp_path):
-  source, back = tmp_path / "source", tmp_path / "back"
-  (source / "sub folder/deep").mkdir(parents=True)
-  contents = {"empty": b"", "sub folder/\xe9.json": b"{}", "sub folder/deep/large": bytes(range(256)) * 25_000}
-  for name, content in contents.items():
-    (source / name).write_bytes(content)
-  target = storage.absolute(bucket / "a/run")
-  bucket.write("a/run2/other", b"of another folder")
-  storage.upload_folder(source, target)
-  assert storage.list_names(target) == sorted(contents)
-  storage.download_folder(target, back)
-  assert files(back) == contents
-  storage.download_folder(target, tmp_path / "part", lambda name: name == "empty")
-  assert files(tmp_path / "part") == {"empty": b""}
-  assert storage.list_names(target / "absent") == []
-
-
-def test_an_object_cannot_leave_its_folder(s3_bucket, tmp_path):
-  s3_bucket.write("run/../../evil", b"x")
-  with pytest.raises(UserError, match=r"holds an object with the name '\.\./\.\./evil', which no file has; remove it"):
-    storage.download_folder(storage.absolute(s3_bucket / "run"), tmp_path / "run")
-
-
-@pytest.mark.usefixtures("no_wait")
-def test_faults_are_retried_with_a_warning_and_no_byte_is_wrong(bucket, tmp_path, caplog):
-  local, target = tmp_path / "file", storage.absolute(bucket / "file")
-  local.write_bytes(bytes(range(256)) * 40_000)
-  for seed in range(3):
-    with bucket.faults(seed=seed, rate=0.4, slow_seconds=0.01):
-      storage.upload(local, target)
-      storage.download(target, tmp_path / "back")
-    assert bucket.read("file") == local.read_bytes() == (tmp_path / "back").read_bytes()
-  assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "file"]
-
-
-@pytest.mark.usefixtures("no_wait")
-def test_a_store_that_stays_busy_is_announced_and_reported(bucket, tmp_path, caplog):
-  (tmp_path / "file").write_bytes(b"x")
-  with bucket.faults(rate=1.0, kinds=("500",)), pytest.raises(UserError) as refused:
-    storage.upload(tmp_path / "file", storage.absolute(bucket / "file"))
-  assert str(refused.value) == (
-    f"{bucket.url}/file: the bucket {bucket.name} refuses requests for the moment; try again later"
-  )
-  assert [record.getMessage() for record in caplog.records if record.name == "clipvip_jax"] == [
-    f"{bucket.url}/file: the bucket {bucket.name} refuses requests for the moment; retrying"
-  ] * len(storage.RETRY_DELAYS)
-
-
-def test_a_download_that_differs_leaves_the_old_file(bucket, tmp_path, monkeypatch):
-  monkeypatch.setattr(storage, "RETRY_DELAYS", ())
-  bucket.write("file", b"content")
-  system = storage.file_system(bucket / "file")
-  monkeypatch.setattr(system, "get_file", lambda name, local: pathlib.Path(local).write_bytes(b"CONTENT"))
-  (tmp_path / "file").write_bytes(b"old")
-  with pytest.raises(UserError, match=r"returned other bytes than were written; check the network"):
-    storage.download(storage.absolute(bucket / "file"), tmp_path / "file")
-  assert files(tmp_path) == {"file": b"old"}
-
-
 def test_a_missing_bucket_is_named_and_a_missing_object_is_not_found(bucket, tmp_path):
   url = f"{bucket.store.scheme}://no-such-bucket/run"
   message = r"^--workdir=.*: the bucket no-such-bucket does not exist; check its name, or create it$"
   with pytest.raises(UserError, match=message):
     storage.check_bucket(url, "--workdir")
   with pytest.raises(UserError, match=r"the bucket no-such-bucket does not exist"):
-    storage.download(storage.absolute(url), tmp_path / "file")
+    transfers.download(storage.absolute(url), tmp_path / "file")
   storage.check_bucket(bucket / "run")
   storage.check_bucket(tmp_path / "absent")
   with pytest.raises(FileNotFoundError):
-    storage.download(storage.absolute(bucket / "absent"), tmp_path / "file")
+    transfers.download(storage.absolute(bucket / "absent"), tmp_path / "file")
 
 
 def test_errors_of_local_files_pass(tmp_path, bucket):
@@ -163,37 +99,12 @@ def test_listings_are_those_of_now(bucket):
   assert sorted(path.name for path in folder.iterdir()) == ["a", "b"] and (folder / "b").exists()
 
 
-@pytest.mark.parametrize(("scheme", "package"), [("gs", "gcs"), ("s3", "s3")])
-def test_an_action_that_makes_the_first_client_finds_it_configured(scheme, package, monkeypatch):
-  import fsspec.config
-
-  monkeypatch.setattr(fsspec.config, "conf", {})
-  storage_clients.configure.cache_clear()
-  assert storage.retry(f"{scheme}://bucket/x", lambda: fsspec.config.conf[package]["use_listings_cache"]) is False
-
-
 def test_import_needs_no_package():
   done = subprocess.run(
-    [sys.executable, "-S", "-c", "import clipvip_jax.utils.storage"], capture_output=True, text=True
+    [sys.executable, "-S", "-c", "import clipvip_jax.utils.transfers"], capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr
 
 
 def test_requests_have_a_time_limit(gs_bucket):
   assert storage.file_system(gs_bucket.url).requests_timeout.sock_read == storage_clients.SILENCE_SECONDS
-
-
-@pytest.mark.usefixtures("quick_retries")
-def test_a_transfer_that_fails_after_minutes_is_repeated(monkeypatch):
-  clock, attempts = [0.0], []
-
-  def transfer():
-    attempts.append(clock[0])
-    clock[0] += 100
-    if len(attempts) < 2:
-      raise TransferError("cut off")
-    return "complete"
-
-  monkeypatch.setattr(storage.time, "monotonic", lambda: clock[0])
-  assert storage.retry("gs://b/large", transfer) == "complete"
-  assert attempts == [0, 100]

@@ -5,7 +5,7 @@ import time
 import fsspec.config
 import pytest
 
-from clipvip_jax.utils import storage, storage_clients
+from clipvip_jax.utils import storage, storage_clients, transfers
 from clipvip_jax.utils.errors import UserError
 
 
@@ -21,16 +21,16 @@ def options(monkeypatch):
 @pytest.mark.usefixtures("quick_retries")
 def test_a_store_that_is_silent_is_given_up(bucket, options, monkeypatch, caplog):
   monkeypatch.setattr(storage_clients, "SILENCE_SECONDS", 0.1)
-  monkeypatch.setattr(storage, "RETRY_DELAYS", (0.01,))
-  monkeypatch.setattr(storage, "NOTICE_SECONDS", 0.05)
+  monkeypatch.setattr(transfers, "RETRY_DELAYS", (0.01,))
+  monkeypatch.setattr(transfers, "NOTICE_SECONDS", 0.05)
   caplog.set_level("INFO", "clipvip_jax")
   start = time.monotonic()
   with bucket.faults(rate=1, kinds=["silent"]), pytest.raises(UserError) as error:
-    storage.list_names(storage.absolute(bucket / "run"))
+    transfers.list_names(storage.absolute(bucket / "run"))
   assert str(error.value) == f"{bucket / 'run'}: the bucket {bucket.name} did not answer in time; check the network"
   assert f"{bucket / 'run'}: has been waiting for the bucket {bucket.name} for 0 seconds" in caplog.text
   assert time.monotonic() - start < 20
-  assert storage.list_names(storage.absolute(bucket / "run")) == []
+  assert transfers.list_names(storage.absolute(bucket / "run")) == []
 
 
 @pytest.mark.parametrize("variable", ["AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE", ""])

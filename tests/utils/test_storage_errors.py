@@ -9,7 +9,7 @@ import gcsfs.retry
 import google.auth.exceptions
 import pytest
 
-from clipvip_jax.utils import storage, storage_errors
+from clipvip_jax.utils import storage, storage_errors, transfers
 from clipvip_jax.utils.errors import UserError
 
 
@@ -84,7 +84,7 @@ def test_denied_access_is_reported(bucket, tmp_path, quick_retries):
   (tmp_path / "file").write_bytes(b"x")
   for kind, reason in (("403", "permits no access"), ("401", "needs credentials")):
     with bucket.faults(rate=1.0, kinds=(kind,)), pytest.raises(UserError, match=reason):
-      storage.upload(tmp_path / "file", storage.absolute(bucket / "file"))
+      transfers.upload(tmp_path / "file", storage.absolute(bucket / "file"))
 
 
 def test_a_store_that_cannot_be_reached_is_reported(bucket, monkeypatch, quick_retries):

@@ -146,7 +146,7 @@ def test_a_build_that_another_process_has_completed_is_not_repeated(bucket, mani
 
 @pytest.mark.usefixtures("quick_retries")
 def test_faults_of_the_store_lose_nothing(bucket, manifest, local_corpus, tmp_path, monkeypatch):
-  monkeypatch.setattr("clipvip_jax.utils.storage.RETRY_DELAYS", (0.01,) * 8)
+  monkeypatch.setattr("clipvip_jax.utils.transfers.RETRY_DELAYS", (0.01,) * 8)
   expected = batches(opened(local_corpus))
   with bucket.faults(seed=3, rate=0.1, slow_seconds=0.01):
     build(bucket / "corpora", manifest)
