@@ -42,9 +42,8 @@ def retry(path: storage.PathLike, action: Callable[[], _T]) -> _T:
     UserError: the action failed at each attempt, or permanently.
     FileNotFoundError: the object does not exist.
   """
-  storage_clients.configure(
-    storage.scheme_of(path)
-  )  # the action may make the first client, of a path not from `absolute`
+  # The action may make the first client, of a path not from `absolute`.
+  storage_clients.configure(storage.scheme_of(path))
   with storage.explain_errors(path):
     failed_at, delays = math.inf, iter(RETRY_DELAYS)
     while True:
