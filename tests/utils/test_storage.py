@@ -10,11 +10,6 @@ from clipvip_jax.utils import storage, storage_clients, transfers
 from clipvip_jax.utils.errors import UserError
 
 
-@pytest.fixture
-def no_wait(quick_retries, monkeypatch):
-  monkeypatch.setattr(transfers, "RETRY_DELAYS", (0.001,) * 8)
-
-
 @pytest.mark.parametrize(
   "path", ["build/run", "/shared/a:b//c", "~/run", "gs:/bucket", pathlib.Path("gs://bucket"), ""]
 )

@@ -9,6 +9,11 @@ from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.storage_errors import TransferError
 
 
+@pytest.fixture
+def no_wait(quick_retries, monkeypatch):
+  monkeypatch.setattr(transfers, "RETRY_DELAYS", (0.001,) * 8)
+
+
 def files(folder):
   return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
