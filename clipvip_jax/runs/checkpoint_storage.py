@@ -183,7 +183,7 @@ def _check_settings_are_readable(remote: epath.Path) -> None:
   import google.cloud.storage
   from google.api_core import exceptions
   from google.auth.exceptions import DefaultCredentialsError
-  from google.cloud.transfers.retry import DEFAULT_RETRY
+  from google.cloud.storage.retry import DEFAULT_RETRY
 
   bucket = remote.parts[2]  # after "/" and "gs"
   storage.check_bucket(remote, "--workdir")

@@ -63,7 +63,7 @@ def test_a_full_disk_is_not_an_error_of_the_video(gs_bucket, tmp_path, monkeypat
   def fail(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
-  monkeypatch.setattr(remote_video.storage, "download", fail)
+  monkeypatch.setattr(remote_video.transfers, "download", fail)
   monkeypatch.setattr(pathlib.Path, "write_bytes", fail)
   with pytest.raises(UserError, match=r"cannot be copied to .*No space left on device.*; set TMPDIR") as caught:
     remote_video.fetch(gs_bucket / "a.mp4", tmp_path / "a.mp4", 0, size)
