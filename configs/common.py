@@ -7,7 +7,7 @@ folder: `--config=post_pretrain:b16,mean`. Any field can be overridden on the co
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -274,19 +274,35 @@ def host() -> ConfigDict:
   )
 
 
-def apply_variants(config: ConfigDict, arg: str | None, available: Mapping[str, variants.Variant]) -> ConfigDict:
+def apply_variants(
+  config: ConfigDict,
+  arg: str | None,
+  available: Mapping[str, variants.Variant],
+  bases: Sequence[str] = (*sizes.SIZES, "demo"),
+) -> ConfigDict:
   """Applies the comma-separated variants of `arg` in order and locks the config.
 
+  Args:
+    config: the recipe's, which is changed.
+    arg: of `get_config`.
+    available: variants of the recipe by name.
+    bases: those that set many fields, which others then change.
+
   Raises:
-    ValueError: a variant that is not in `available`, or a size or the demo after other variants, some of whose fields
-      it would set again: `mean,b16` would start from other weights than `b16,mean`.
+    ValueError: a variant that is not in `available`, or one of `bases` after a variant some of whose fields it sets
+      again: `mean,b16` would start from other weights than `b16,mean`.
   """
   names = [name for name in (arg or "").split(",") if name]
   for name in names:
     if name not in available:
       raise ValueError(f"unknown variant {name!r}; this recipe has: {', '.join(available)}")
-  if names != (ordered := sorted(names, key=lambda name: name not in (*sizes.SIZES, "demo"))):
-    raise ValueError(f"variants {','.join(names)}: a size or the demo comes first; write {','.join(ordered)}")
-  for name in names:
+  ordered = sorted(names, key=lambda name: name not in bases)
+  expected = config.copy_and_resolve_references()
+  for name, expected_name in zip(names, ordered, strict=True):
     available[name](config)
+    available[expected_name](expected)
+  if config != expected:
+    raise ValueError(
+      f"variants {','.join(names)}: one sets again what an earlier one changed; write {','.join(ordered)}"
+    )
   return config.lock()

@@ -21,7 +21,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   b32(config)
   config.mix.video_text = common.mix_corpus(name="webvid", subtitle="description", caption="", weight=0.5)
   config.mix.image_text = common.mix_corpus(name="image_text", num_frames=1, subtitle="", caption="caption", weight=0.5)
-  return common.apply_variants(config, arg, VARIANTS)
+  return common.apply_variants(config, arg, VARIANTS, post_pretrain.BASES)
 
 
 def b32(config: ConfigDict) -> None:

@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the recipe with the comma-separated variants of `arg` applied in order."""
   config = common.base()
   b32(config)
-  return common.apply_variants(config, arg, VARIANTS)
+  return common.apply_variants(config, arg, VARIANTS, BASES)
 
 
 def b32(config: ConfigDict) -> None:
@@ -117,6 +117,7 @@ def tiny(config: ConfigDict) -> None:
   config.host.log_every = 3
 
 
+BASES = (*sizes.SIZES, "demo", "smoke")
 VARIANTS: dict[str, variants.Variant] = {
   "b32": b32,
   "b16": b16,

@@ -35,11 +35,26 @@ def test_a_later_size_replaces_an_earlier_one():
     (msrvtt, "from_clip,b16", "b16,from_clip"),
     (post_pretrain, "frozen_lower,l14", "l14,frozen_lower"),
     (post_pretrain, "single_frame,demo", "demo,single_frame"),
+    (post_pretrain, "no_time,smoke", "smoke,no_time"),
+    (mixed, "remat,frozen_lower,smoke", "smoke,remat,frozen_lower"),
   ],
 )
-def test_a_size_or_the_demo_after_variants_whose_fields_it_sets_is_refused(recipe, arg, ordered):
-  with pytest.raises(ValueError, match=f"variants {arg}: a size or the demo comes first; write {ordered}$"):
+def test_a_size_demo_or_smoke_after_variants_whose_fields_it_sets_is_refused(recipe, arg, ordered):
+  with pytest.raises(ValueError, match=f"variants {arg}: one sets again what an earlier one changed; write {ordered}$"):
     recipe.get_config(arg)
+
+
+@pytest.mark.parametrize(
+  ("recipe", "arg", "ordered"),
+  [
+    (data_scale, "1%,demo", "demo,1%"),
+    (data_scale, "30%,l14", "l14,30%"),
+    (msrvtt, "remat,b32", "b32,remat"),
+    (post_pretrain, "vs,b16", "b16,vs"),
+  ],
+)
+def test_variants_of_different_fields_have_any_order(recipe, arg, ordered):
+  assert recipe.get_config(arg) == recipe.get_config(ordered)
 
 
 def test_own_videos_start_from_the_weights_of_a_named_size():

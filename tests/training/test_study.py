@@ -168,9 +168,16 @@ def test_rejects_variants_that_the_recipe_does_not_have(tmp_path):
     load(tmp_path, variants="smook").config("pretrain", 0)
 
 
-@pytest.mark.parametrize("recipe", ["replication", "generated_captions", "data_scale"])
+@pytest.mark.parametrize(
+  "recipe",
+  [
+    *(f"{name}.py:smoke" for name in ("replication", "generated_captions", "data_scale")),
+    "data_scale.py:demo",
+    "data_scale.py:b16",
+  ],
+)
 def test_plans_every_study(tmp_path, recipe):
-  arms = study.load_study(f"{ROOT}/configs/{recipe}.py:smoke", tmp_path)
+  arms = study.load_study(f"{ROOT}/configs/{recipe}", tmp_path)
   plan = arms.plan(2)
   assert len(plan) == len(set(plan)) and {arm for arm, _ in plan} >= set(arms.arms())
   for arm, seed in plan:
