@@ -19,7 +19,7 @@ DOCS_INSTALLED := $(DOCS_VENV)/.installed
 # The steps of captioners are those of configs/generated_captions.py.
 CAPTIONER_STEPS := 1200 300
 HAS_CAPTION_EXTRA = $(BIN)/python -c 'import torch, transformers' 2>/dev/null
-NEEDS_CAPTION_EXTRA = generated captions need the extra \"caption\": $(BIN)/python -m pip install --editable .[caption]
+NEEDS_CAPTION_EXTRA = generated captions need the extra \"caption\": $(BIN)/python -m pip install --editable '.[caption]'
 
 .PHONY: help demo demo-single-frame ablation generated-captions data-scale smoke test test-fast check format docs release lock clean
 

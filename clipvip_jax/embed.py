@@ -101,9 +101,8 @@ def _embed(options: argparse.Namespace) -> tuple["VideoIndex", pathlib.PurePath]
   from clipvip_jax.inference.video_views import ViewEmbedder
 
   batch_size = options.batch_size
-  if (
-    seconds is None
-  ):  # of all videos, also those of other shards: the features of a video depend on it in their last bits
+  if seconds is None:
+    # Of all videos, also those of other shards: the features of a video depend on it in their last bits.
     batch_size = embedding_model.fitting_batch_size(num_videos, batch_size)
   with local_index(out, "--out") as (local, publish):
     model: VideoEmbedder = load_model.load(options.model, crop=options.crop, batch_size=batch_size)

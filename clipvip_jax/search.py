@@ -4,7 +4,7 @@
   python -m clipvip_jax.search --index=FILE.safetensors --serve [--port=8000]
 
 Each QUERY is a sentence, such as "a dog catches a frisbee". Queries are embedded with the model of the index.
---where=CONDITION restricts the search, by path (path=*holiday*) or by a field of --metadata (year>=2020): see
+--where=CONDITION restricts the search, by path ('path=*holiday*') or by a field of --metadata ('year>=2020'): see
 inference/filters.py. --serve opens a web page with a query field, for this machine only unless --host is set; Ctrl-C
 stops it. Exit codes: 0 success; 2 bad input; 130 Ctrl-C.
 """
@@ -41,7 +41,7 @@ def _parser() -> Parser:
     metavar="CONDITION",
     action="append",
     default=[],
-    help="filter, such as path=*holiday* or year>=2020; repeatable: all must hold",
+    help="filter, such as 'path=*holiday*' or 'year>=2020'; repeatable: all must hold",
   )
   parser.add_argument(
     "--metadata",

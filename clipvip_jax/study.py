@@ -43,9 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
   import jax
 
-  if (
-    not is_remote and not jax.config.values["jax_compilation_cache_dir"]
-  ):  # the seeds of an arm share compiled programs
+  # The seeds of an arm share compiled programs.
+  if not is_remote and not jax.config.values["jax_compilation_cache_dir"]:
     jax.config.update("jax_compilation_cache_dir", os.fspath(study.folder / "compiled"))
   comparison = run_study(study, options.seeds)
   print(study_page.format_markdown(comparison))

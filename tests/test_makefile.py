@@ -82,7 +82,7 @@ def test_the_ablation_skips_generated_captions_without_their_extra(tmp_path):
   )
   options = (f"VENV={environment}", f"INSTALLED={environment}/bin/python")
   message = (
-    f'generated captions need the extra "caption": {environment}/bin/python -m pip install --editable .[caption]'
+    f"generated captions need the extra \"caption\": {environment}/bin/python -m pip install --editable '.[caption]'"
   )
   result = make(tmp_path, *options, "ablation")
   assert result.returncode == 0 and result.stdout.splitlines()[-1] == f"Skipped: {message}", result.stderr

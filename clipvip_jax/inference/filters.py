@@ -70,8 +70,8 @@ class Condition:
     match = _CONDITION.fullmatch(text)
     if not match:
       raise UserError(
-        f"--where={text!r} is not a condition; write FIELD=VALUE, such as path=*holiday* or year>=2020, or one of !="
-        " < <= > >= in place of ="
+        f"--where={text!r} is not a condition; write FIELD=VALUE, or one of != < <= > >= in place of =, in quotes for"
+        " the shell: --where='path=*holiday*' or --where='year>=2020'"
       )
     return cls(*match.groups())
 

@@ -149,7 +149,7 @@ def _sequence_transformer(config: ConfigDict) -> SequenceTransformer:
 def parameter_shapes(config: ConfigDict) -> dict[str, Any]:
   """Returns the parameters of `config.model` as a nested dict of `jax.ShapeDtypeStruct`.
 
-  Traces one block per tower and repeats it, since tracing twelve takes half a second.
+  Traces one block per tower and repeats it: tracing all of a tower takes several times as long.
 
   Raises:
     UserError: as `from_config`.

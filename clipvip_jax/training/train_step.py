@@ -178,8 +178,8 @@ def make_train_step(
 ) -> TrainStep:
   """Creates step(state, batch) -> (state after one update, metrics); see `embed_batch` for the batch.
 
-  Under `jax.jit` with a batch that is sharded over a mesh (formerly `pjit`), the loss is that of the global batch. The
-  metrics are `loss`, `grad_norm` before clipping, `learning_rate` of the update, and `logit_scale` after it.
+  Under `jax.jit` with a batch that is sharded over a mesh, the loss is that of the global batch. The metrics are
+  `loss`, `grad_norm` before clipping, `learning_rate` of the update, and `logit_scale` after it.
 
   Args:
     model: both towers.

@@ -11,9 +11,7 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
-from flax import traverse_util
 
-from clipvip_jax.models.clip_vip import Params
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 from clipvip_jax.weights import architectures
@@ -148,12 +146,6 @@ def to_flat(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndar
   if (tower := architectures.lone_tower(tensors)) is not None:
     raise UserError(f"{source}: the file looks like {tower}; {_REMEDY}")
   return params
-
-
-def to_params(tensors: Mapping[str, np.ndarray], source: str) -> Params:
-  """Like `to_flat`, as nested dicts of float32 arrays."""
-  flat = {name: np.asarray(x, np.float32, order="C") for name, x in to_flat(tensors, source).items()}
-  return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def from_flat(

@@ -150,7 +150,9 @@ def test_rows_of_other_videos_are_counted(index, tmp_path, caplog):
   "text", ["", "year", "=2020", "!= x", "year 2020", "year==2020", "year=>2020", "year<>2020", "a!==b"]
 )
 def test_other_texts_are_no_conditions(text):
-  with pytest.raises(UserError, match="is not a condition; write FIELD=VALUE, such as"):
+  with pytest.raises(
+    UserError, match=r"is not a condition; write FIELD=VALUE, .* in quotes for the shell: --where='path"
+  ):
     Condition.parse(text)
 
 

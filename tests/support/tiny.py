@@ -61,7 +61,7 @@ def random_params(net, frames=2, seed=0):
 
 def params(golden, name="vip_tiny.safetensors"):
   """The reference's weights in our tree."""
-  return names_clip_vip.to_params(golden(name), name)
+  return nested(names_clip_vip.to_flat(golden(name), name))
 
 
 def nested(params):

@@ -44,7 +44,7 @@ def test_unknown_tensor_is_refused_by_name():
   with pytest.raises(
     UserError, match=r"x\.pt: 1 tensors are not part of CLIP or CLIP-ViP: visual\.layer4\.weight \(2, 2\)"
   ):
-    names_clip_vip.to_params({"visual.layer4.weight": np.zeros((2, 2))}, "x.pt")
+    names_clip_vip.to_flat({"visual.layer4.weight": np.zeros((2, 2))}, "x.pt")
 
 
 @pytest.mark.parametrize("tower", ["text", "vision"])
