@@ -158,6 +158,12 @@ def test_every_rule_is_of_a_command():
   assert [rule.pattern for rule in RULES if rule not in used] == []
 
 
+def test_commands_quote_what_shells_interpret():
+  """Zsh refuses a command with * or [ that matches no file; < and > redirect."""
+  unquoted = [re.sub(r"'[^']*'|\"[^\"]*\"", "", command) for command in commands()]
+  assert [command for command in unquoted if re.search(r"[*?\[<>]", command)] == []
+
+
 def test_commands_are_found_in_all_kinds_of_code():
   page = """Run `python -m a.b x=1`, `make all`, `make`, `a.b`, `clipvip embed --model=x`, or `python -m a.b`:
 
