@@ -12,7 +12,7 @@ from clipvip_jax.input_pipeline.pipeline import WeightedStream
 from clipvip_jax.runs.checkpoint_identity import read_identities
 from clipvip_jax.runs.workdir import DURATION
 from clipvip_jax.training.optimizer import learning_rate
-from clipvip_jax.training.train_step import num_masked_steps
+from clipvip_jax.training.train_step import num_dropout_steps
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import printable
 
@@ -89,6 +89,6 @@ def _check_steps(config: ConfigDict, workdir: pathlib.Path, old: int, new: int) 
   if not np.array_equal(before, after):
     reason = f"with optimizer.schedule={schedule!r} and warmup_ratio={warmup}, learning rates depend on it"
     raise UserError(f"{problem}: {reason}; {remedy}")
-  if len({min(num_masked_steps(config, total), old) for total in (old, new)}) > 1:
+  if len({min(num_dropout_steps(config, total), old) for total in (old, new)}) > 1:
     reason = f"train.unmasked_fraction={config.train.unmasked_fraction} of them had no patch dropout"
     raise UserError(f"{problem}: {reason}; {remedy}")

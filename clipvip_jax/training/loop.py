@@ -22,7 +22,7 @@ from clipvip_jax.training.divergence import DivergenceCheck
 from clipvip_jax.training.setup import Components
 from clipvip_jax.training.step_profile import StepProfiler
 from clipvip_jax.training.step_timer import StepTimer
-from clipvip_jax.training.train_step import JittedTrainStep, jit_train_step, num_masked_steps
+from clipvip_jax.training.train_step import JittedTrainStep, jit_train_step, num_dropout_steps
 from clipvip_jax.training.update_norms import compile_update_norms
 from clipvip_jax.utils import signals
 from clipvip_jax.utils.errors import Terminated
@@ -44,12 +44,12 @@ class TrainLoop:
     self._evaluator, self._checkpoints, self._history = evaluator, checkpoints, history
     self._divergence = DivergenceCheck(components.streams, checkpoints)
     self._tracker = tracker
-    self._masked_step = _jit_step(components, drop_patches=True)
-    self._unmasked_step = _jit_step(components, drop_patches=False)
+    self._dropout_step = _jit_step(components, drop_patches=True)
+    self._full_step = _jit_step(components, drop_patches=False)
     self._norms = compile_update_norms(
       self._config.optimizer, components.lr_schedule, components.mesh, components.abstract_state
     )
-    self._num_masked_steps = num_masked_steps(self._config, components.total_steps)
+    self._num_dropout_steps = num_dropout_steps(self._config, components.total_steps)
 
   def run(self, state: TrainState, first_step: int) -> TrainState:
     """Trains from `first_step` updates to the end and returns the final state.
@@ -77,7 +77,7 @@ class TrainLoop:
     for batch in self._load_batches(step, timer):
       report_progress(f"step {step + 1} of {total_steps}")
       records = np.stack([batch.pop("stream"), batch.pop("record")], axis=1)
-      train_step = self._masked_step if step < self._num_masked_steps else self._unmasked_step
+      train_step = self._dropout_step if step < self._num_dropout_steps else self._full_step
       with profiler.start_step(step + 1, state):
         state, metrics = train_step(state, sharding.shard_batch(self._components.mesh, batch))
       signals.defer()  # compiled, and there are steps to save

@@ -160,7 +160,7 @@ def merge_microbatches(tree: Tree) -> Tree:
   return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
-def num_masked_steps(config: ConfigDict, total_steps: int) -> int:
+def num_dropout_steps(config: ConfigDict, total_steps: int) -> int:
   """Returns the number of steps with patch dropout; the remaining train.unmasked_fraction of a run sees all patches."""
   return total_steps - round(config.train.unmasked_fraction * total_steps) if config.model.patch_dropout else 0
 

@@ -20,7 +20,7 @@ from clipvip_jax.training.train_step import (
   init_state,
   make_train_step,
   merge_microbatches,
-  num_masked_steps,
+  num_dropout_steps,
   split_microbatches,
 )
 
@@ -176,4 +176,4 @@ def test_microbatches_take_clips_of_every_device_and_merge_in_order():
 def test_the_last_fraction_of_a_run_with_patch_dropout_sees_all_patches(changes, expected):
   config = post_pretrain.get_config("patch_dropout")
   config.update_from_flattened_dict(changes)
-  assert num_masked_steps(config, 200) == expected
+  assert num_dropout_steps(config, 200) == expected
