@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
       _publish(options, publication, weights, layout)
     return
   num_parameters = sum(x.size for x in weights.params.values())
-  for path in _export(options, weights, layout):
-    log.info("wrote %s (layout %s, %d parameters)", path, layout, num_parameters)
+  files = ", ".join(_export(options, weights, layout))
+  log.info("wrote %s parameters in layout %s: %s", f"{num_parameters:,}", layout, files)
 
 
 def _export(options: argparse.Namespace, weights: "Weights", layout: str) -> list[str]:

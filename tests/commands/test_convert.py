@@ -188,3 +188,14 @@ def test_a_run_in_a_bucket_is_published_as_a_local_one(bucket, hub, run, tmp_pat
   publish(run, "--dry_run")
   for path in (tmp_path / "exports").rglob("*.*"):
     assert (tmp_path / "of_bucket" / path.relative_to(tmp_path / "exports")).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("target", ["run.safetensors", "folder"])
+def test_the_log_has_one_line_with_all_files(run, target, tmp_path, caplog):
+  with caplog.at_level("INFO", logger="clipvip_jax"):
+    convert.main([str(run), str(tmp_path / target)])
+  (line,) = [message for message in caplog.messages if "wrote" in message]
+  path = tmp_path / target
+  files = sorted(path.iterdir()) if path.is_dir() else [path]
+  assert re.search(r"wrote [\d,]+ parameters in layout clip_vip: ", line)
+  assert line.rpartition(": ")[2].split(", ") == list(map(str, files))
