@@ -64,7 +64,7 @@ def check_implementation(implementation: str, dtype: DTypeLike, kernels: frozens
   if implementation in _NEEDS and not is_available:
     raise UserError(
       f"model.attention={implementation} needs {_NEEDS[implementation]}; this run computes in {jnp.dtype(dtype).name}"
-      f" on {device_kind}; use model.attention=auto."
+      f" on {device_kind}; use model.attention=auto"
     )
 
 

@@ -186,13 +186,13 @@ def _check_config(config: ConfigDict) -> None:
     ("attention", IMPLEMENTATIONS),
   ):
     if field in config and config[field] not in allowed:
-      raise UserError(f"model.{field}={config[field]!r} is unknown; allowed: {', '.join(allowed)}.")
+      raise UserError(f"model.{field}={config[field]!r} is unknown; allowed: {', '.join(allowed)}")
 
 
 def _check_sizes(config: ConfigDict) -> None:
   """Raises UserError for a size below its minimum."""
   if not 0 <= config.get("patch_dropout", 0.0) < 1:
-    raise UserError(f"model.patch_dropout={config.patch_dropout} must be at least 0 and below 1.")
+    raise UserError(f"model.patch_dropout={config.patch_dropout} must be at least 0 and below 1")
   sizes = {f"model.{field}": config[field] for field in ("image_size", "patch_size", "embed_dim")}
   if config.temporal == "sequence":
     sizes["model.sequence_layers"] = config.get("sequence_layers", DEFAULT_SEQUENCE_LAYERS)
@@ -202,9 +202,9 @@ def _check_sizes(config: ConfigDict) -> None:
     minimum = _MIN_SIZES.get(name.rpartition(".")[2], 1)
     maximum = _MAX_LAYERS if name.endswith("layers") else _MAX_SIZE
     if size < minimum:
-      raise UserError(f"{name}={size} must be at least {minimum}.")
+      raise UserError(f"{name}={size} must be at least {minimum}")
     if size > maximum:
-      raise UserError(f"{name}={size} must be at most {maximum}.")
+      raise UserError(f"{name}={size} must be at most {maximum}")
 
 
 def _check_divisible(config: ConfigDict, field: str, divisor: int, divisor_field: str, where: str = "") -> None:
@@ -213,4 +213,4 @@ def _check_divisible(config: ConfigDict, field: str, divisor: int, divisor_field
   size = config[section][name] if section else config[name]
   if size % divisor:
     of = f"model.{divisor_field}={divisor}" if divisor_field else str(divisor)
-    raise UserError(f"model.{field}={size} is not divisible by {of}{where}; use a multiple of {divisor}.")
+    raise UserError(f"model.{field}={size} is not divisible by {of}{where}; use a multiple of {divisor}")

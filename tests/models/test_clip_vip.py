@@ -93,7 +93,7 @@ def test_exact_gelu_differs_from_quick_gelu(golden):
 @pytest.mark.parametrize(
   ("overrides", "message"),
   [
-    ({"patch_size": 7}, r"model\.image_size=32 is not divisible by model\.patch_size=7; use a multiple of 7"),
+    ({"patch_size": 7}, r"model\.image_size=32 is not divisible by model\.patch_size=7; use a multiple of 7$"),
     ({"temporal": "maen"}, r"model\.temporal='maen' is unknown; allowed: proxies, full, sequence, mean"),
     ({"activation": "relu"}, r"model\.activation='relu' is unknown; allowed: quick_gelu, gelu"),
     ({"dtype": "float16"}, r"model\.dtype='float16' is unknown; allowed: float32, bfloat16"),
@@ -103,7 +103,7 @@ def test_exact_gelu_differs_from_quick_gelu(golden):
     ({"added_proxies": -1}, r"model\.vision\.added_proxies=-1 must be at least 0"),
     ({"time_positions": -2}, r"model\.vision\.time_positions=-2 must be at least 0"),
     ({"image_size": 0}, r"model\.image_size=0 must be at least 1"),
-    ({"patch_dropout": 1.0}, r"model\.patch_dropout=1\.0 must be at least 0 and below 1"),
+    ({"patch_dropout": 1.0}, r"model\.patch_dropout=1\.0 must be at least 0 and below 1$"),
   ],
 )
 def test_invalid_config_is_rejected_with_field_value_and_remedy(overrides, message):
