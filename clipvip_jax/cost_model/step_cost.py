@@ -103,7 +103,7 @@ def measure(config: ConfigDict, mesh: Mesh) -> Cost:
   with jax.default_device(device):  # which attention is chosen for, here and below
     state, batch = state_shapes(config, model, tx), batch_shapes(config, loss)
   optimizer.check_names(config.optimizer, state.params)
-  # CPU devices stand in for GPUs and run nothing, so optimisation would be wasted.
+  # CPU devices stand in for GPUs and run nothing, so optimization would be wasted.
   options: Any = {"xla_backend_optimization_level": 0} if device.platform == "cpu" else {}
   step, started = jit_train_step(config, model, loss, tx, lr_schedule, mesh, state), time.monotonic()
   try:
@@ -147,7 +147,7 @@ def used_bytes(message: str) -> float:
 
 
 def _memory(analysis: Any, mesh: Mesh, state: TrainState, batch: Mapping[str, Any]) -> dict[str, float]:
-  parts: dict[str, Any] = {"parameters": state.params, "optimiser moments": state.opt_state}
+  parts: dict[str, Any] = {"parameters": state.params, "optimizer moments": state.opt_state}
   if isinstance(state, AveragedTrainState):
     parts["average of the parameters"] = state.average
   held = {name: _held(mesh, part) for name, part in parts.items()}

@@ -233,7 +233,7 @@ def _charts(runs: Mapping[str, RunResults]) -> Iterator[Chart]:
   losses = {name: metrics_history.train_curve(run.history) for name, run in runs.items()}
   smooth = {name: (steps, charts.moving_average(values)) for name, (steps, values) in losses.items() if steps}
   loss_names = [str(runs[name].config.get("loss")) for name in smooth]
-  note = "smoothed, over optimiser steps"
+  note = "smoothed, over optimizer steps"
   if len(set(loss_names)) > 1:
     note += f"; A's loss is {loss_names[0]}, B's is {loss_names[1]}: their values are not comparable"
   yield from _chart("Training loss", note, smooth)
@@ -243,7 +243,7 @@ def _charts(runs: Mapping[str, RunResults]) -> Iterator[Chart]:
       name: metrics_history.percent_curve(by_split.get(split, {}), "plain", "text_to_video", "R@1")
       for name, by_split in evaluations.items()
     }
-    yield from _chart("Text-to-video R@1", f"{split}, percent, over optimiser steps", recalls, max_value=100.0)
+    yield from _chart("Text-to-video R@1", f"{split}, percent, over optimizer steps", recalls, max_value=100.0)
 
 
 def _chart(

@@ -203,13 +203,13 @@ def _training_charts(history: Sequence[Mapping[str, Any]], best_step: int | None
   if steps:
     raw = Curve("raw", steps, values, "first", faint=True, marker=len(steps) == 1)
     smooth = Curve("smoothed", steps, charts.moving_average(values), "first")
-    yield charts.line_chart("Training loss", "raw and smoothed, over optimiser steps", [raw, smooth])
+    yield charts.line_chart("Training loss", "raw and smoothed, over optimizer steps", [raw, smooth])
   if curves := _ratio_curves(history):
-    note = "l2 norm of the update divided by that of the parameters, over optimiser steps"
+    note = "l2 norm of the update divided by that of the parameters, over optimizer steps"
     yield charts.line_chart("Size of the updates", note, curves)
   for split, evaluations in metrics_history.evaluations_by_split(history).items():
     if curves := _recall_curves(evaluations):
-      note = f"{split}, percent, over optimiser steps"
+      note = f"{split}, percent, over optimizer steps"
       yield charts.line_chart("Text-to-video recall", note, curves, max_value=100.0, best_step=best_step)
 
 

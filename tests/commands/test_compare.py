@@ -98,11 +98,11 @@ def test_runs_in_a_bucket_are_compared_as_local_ones(bucket, tmp_path, capsys, r
 def test_curves_of_both_runs_are_in_one_chart(tmp_path, capsys, runs):
   labels = [label for label in Page(compared(tmp_path, capsys, *runs)[1]).values("aria-label") if "at step" in label]
   assert len(labels) == 2
-  assert labels[0].startswith("Training loss (smoothed, over optimiser steps): A from 5 at step 1 to ")
+  assert labels[0].startswith("Training loss (smoothed, over optimizer steps): A from 5 at step 1 to ")
   assert "; B from 6 at step 1 to " in labels[0] and labels[0].endswith("at step 100")
   recalls = [f"{100 * metrics(16, s)['plain']['text_to_video']['R@1']:.4g} at step {s}" for s in (50, 100)]
   curve = f"from {recalls[0]} to {recalls[1]}"
-  assert labels[1] == f"Text-to-video R@1 (validation, percent, over optimiser steps): A {curve}; B {curve}"
+  assert labels[1] == f"Text-to-video R@1 (validation, percent, over optimizer steps): A {curve}; B {curve}"
 
 
 def test_differing_configuration_fields_are_listed(tmp_path, capsys, runs):
@@ -203,8 +203,8 @@ def test_a_run_beside_an_evaluation_keeps_its_curves(tmp_path, capsys, runs):
   b = write(tmp_path / "c", changed_results(lambda r: r["config"].pop("loss")))
   labels = [label for label in Page(compared(tmp_path, capsys, runs[0], b)[1]).values("aria-label") if "step" in label]
   assert [label.split(":")[0] for label in labels] == [
-    "Training loss (smoothed, over optimiser steps)",
-    "Text-to-video R@1 (validation, percent, over optimiser steps)",
+    "Training loss (smoothed, over optimizer steps)",
+    "Text-to-video R@1 (validation, percent, over optimizer steps)",
   ]
   assert not any("; B from" in label for label in labels)
 

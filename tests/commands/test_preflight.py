@@ -45,7 +45,7 @@ def test_overrides_are_applied_to_the_recipe():
 
 @pytest.mark.slow
 def test_small_step_for_eight_gpus(tmp_path, capsys):
-  # A batch large enough to make the optimiser's arithmetic negligible.
+  # A batch large enough to make the optimizer's arithmetic negligible.
   batch = "--config.train.batch_size=256"
   preflight.main([*SMALL, batch, "--config.train.ema=0.99", "--topology=h100:8", f"--json={tmp_path / 'report.json'}"])
   printed = capsys.readouterr().out
@@ -56,7 +56,7 @@ def test_small_step_for_eight_gpus(tmp_path, capsys):
   shapes = clip_vip.parameter_shapes(recipe_flags.parse_config(SMALL).model)
   params = sum(x.size for x in jax.tree.leaves(shapes))
   assert report["memory"]["parameters"] == report["memory"]["average of the parameters"] == 4 * params
-  assert report["memory"]["optimiser moments"] == pytest.approx(8 * params, rel=0.01)
+  assert report["memory"]["optimizer moments"] == pytest.approx(8 * params, rel=0.01)
   for line in ("(estimated", "of what is counted", "the method needs", "bound by memory", ": fits"):
     assert line in printed
 

@@ -75,7 +75,7 @@ def channels_last(video):
 
 
 def optimizer_config(**overrides) -> ConfigDict:
-  """The optimiser of train.npz."""
+  """The optimizer of train.npz."""
   fields = {
     "learning_rate": 1e-3,
     "schedule": "cosine",
