@@ -25,8 +25,10 @@ class Fields:
   fixed: Mapping[str, tuple[Any, ...]]
   plain: frozenset[str]
 
-  def check(self, section: Mapping[str, Any], name: str) -> None:
-    """Raises a UserError that names the first field that is unknown or has an unsupported value."""
+  def check(self, section: Any, name: str) -> None:
+    """Raises a UserError for anything but an object, and for the first field with an unknown name or value."""
+    if not isinstance(section, dict):
+      raise UserError(f"{name.rstrip('.') or 'the content'} must be a JSON object, not {printable(repr(section), 80)}")
     for field in sorted(section, key=lambda field: field not in self.fixed):  # model_type tells more than its fields
       value = section[field]
       if field in self.fixed:

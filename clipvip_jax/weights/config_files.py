@@ -23,7 +23,7 @@ def read_hints(folder: pathlib.Path) -> Hints:
   hints = Hints()
   for name, parse in (("open_clip_config.json", _openclip), ("config.json", _huggingface)):
     path = folder / name
-    if not path.is_file():
+    if not json_object.exists(path):
       continue
     try:
       content = json_object.read(path)
@@ -34,7 +34,7 @@ def read_hints(folder: pathlib.Path) -> Hints:
         hints |= parsed | own_hints
     except UserError as error:
       raise UserError(f"{path}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+    except Exception as error:  # of many types, for values of other types than a configuration has
       reason = f"{type(error).__name__} {printable(error, 160)}"
       raise UserError(f"{path} is not a configuration of CLIP ({reason}); remove or fix it") from error
   return hints
@@ -116,8 +116,8 @@ def _end_token(text: dict[str, Any]) -> int | None:
 def _openclip(config: dict[str, Any]) -> Hints:
   config_fields.OPENCLIP_FILE.check(config, "")
   model = config["model_cfg"]
-  text, vision = model["text_cfg"], model["vision_cfg"]
   config_fields.OPENCLIP.check(model, "model_cfg.")
+  text, vision = model["text_cfg"], model["vision_cfg"]
   config_fields.OPENCLIP_VISION.check(vision, "vision_cfg.")
   config_fields.OPENCLIP_TEXT.check(text, "text_cfg.")
   # OpenCLIP omits values equal to the defaults of its classes, the sizes of B/32.

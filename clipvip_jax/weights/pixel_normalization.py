@@ -46,13 +46,13 @@ def read_normalization(folder: pathlib.Path) -> Normalization | None:
   }
   for name, parse in files.items():
     path = folder / name
-    if not path.is_file():
+    if not json_object.exists(path):
       continue
     try:
       normalization = parse(json_object.read(path))
     except UserError as error:
       raise UserError(f"{path}: {error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+    except Exception as error:  # of many types, for values of other types than a configuration has
       reason = f"{type(error).__name__} {printable(error, 160)}"
       raise UserError(f"{path} is not a configuration of preprocessing ({reason}); remove or fix it") from error
     if normalization is not None:

@@ -19,7 +19,7 @@ from clipvip_jax.utils import bucket_copies, storage
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log
-from clipvip_jax.weights import names_clip_vip, names_openclip, tensor_files, torch_file, wrapper_prefixes
+from clipvip_jax.weights import json_object, names_clip_vip, names_openclip, tensor_files, torch_file, wrapper_prefixes
 from clipvip_jax.weights.config_files import read_hints
 from clipvip_jax.weights.model_config import TOKENIZER_FILE, Hints, from_weights, hints_from_metadata
 from clipvip_jax.weights.pixel_normalization import fold_normalization, read_normalization
@@ -127,7 +127,7 @@ def _from_run(source: str, overrides: Hints) -> Weights:
     if override is not None and override != value:
       raise UserError(f"{name}={override!r} contradicts the run {source!r}, which has {value!r}; omit the option")
   tokenizer = folder / TOKENIZER_FILE
-  beside = str(tokenizer) if tokenizer.is_file() else ""
+  beside = str(tokenizer) if json_object.exists(tokenizer) else ""
   hints = Hints(crop=overrides.crop)
   return Weights(source, flat, config.model, _is_clip(flat), config, beside, hints, digest, step)
 
@@ -166,7 +166,7 @@ def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
     params=flat,
     config=from_weights(flat, hints, activation, source),
     is_clip=is_clip,
-    tokenizer=str(tokenizer) if tokenizer.is_file() else "",
+    tokenizer=str(tokenizer) if json_object.exists(tokenizer) else "",
     hints=hints,
   )
 

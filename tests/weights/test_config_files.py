@@ -141,6 +141,38 @@ def test_sizes_of_the_mlp_are_read(tmp_path, config, sizes):
   assert (hints.sizes.get("text.mlp"), hints.sizes.get("vision.mlp")) == sizes
 
 
+@pytest.mark.parametrize("value", [[1], "x", 1.5, float("nan"), 10**30, True])
+@pytest.mark.parametrize(
+  "path",
+  [
+    ("text_config",),
+    ("vision_config",),
+    ("vision_additional_config",),
+    ("model_cfg", "vision_cfg"),
+    ("model_cfg", "text_cfg"),
+  ],
+)
+def test_a_section_that_is_not_an_object_is_refused_by_name(tmp_path, path, value):
+  config = huggingface() if len(path) == 1 else openclip()
+  (config[path[0]] if len(path) > 1 else config)[path[-1]] = value
+  with pytest.raises(UserError, match=rf"config\.json: {path[-1]} must be a JSON object, not ") as refused:
+    read(tmp_path, config)
+  assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("width", "ratio"), [(10**400, 4.0), (10**306, 1000.0)])
+def test_width_beyond_floating_point_is_refused(tmp_path, width, ratio):
+  with pytest.raises(UserError, match=r"open_clip_config\.json is not a configuration of CLIP \(OverflowError"):
+    read(tmp_path, openclip(vision={"width": width, "mlp_ratio": ratio}))
+
+
+@pytest.mark.parametrize("name", ["config.json", "open_clip_config.json"])
+def test_configuration_that_is_a_broken_link_is_not_ignored(tmp_path, name):
+  (tmp_path / name).symlink_to("blob-that-was-not-downloaded")
+  with pytest.raises(UserError, match=rf"{name} is not a file, but a folder or a broken link"):
+    read_hints(tmp_path)
+
+
 @pytest.mark.parametrize("ratio", [0, -1, "4", True, 1e300, float("nan")])
 def test_ratio_of_an_mlp_that_is_not_positive_is_refused(tmp_path, ratio):
   with pytest.raises(UserError, match=r"text_cfg\.mlp_ratio=.* must be a number above 0"):

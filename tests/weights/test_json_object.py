@@ -1,5 +1,8 @@
 """JSON next to weights: repeated keys, placeholders of a failed download and other encodings are refused."""
 
+import os
+import pathlib
+
 import pytest
 
 from clipvip_jax.utils.errors import UserError
@@ -31,3 +34,17 @@ def test_other_encoding_is_refused(tmp_path):
   (tmp_path / "x.json").write_text("{}", encoding="utf-16")
   with pytest.raises(ValueError, match="utf-8"):
     json_object.read(tmp_path / "x.json")
+
+
+def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path):
+  with pytest.raises(UserError, match=r"the file cannot be read \(Is a directory\); check its permissions"):
+    json_object.read(tmp_path)
+
+
+@pytest.mark.parametrize("make", [pathlib.Path.mkdir, lambda path: path.symlink_to("missing.json"), os.mkfifo])
+def test_what_has_the_name_of_a_file_and_is_none_is_not_ignored(tmp_path, make):
+  path = tmp_path / "x.json"
+  assert not json_object.exists(path)
+  make(path)
+  with pytest.raises(UserError, match=r"x\.json is not a file, but a folder or a broken link; remove it, or restore"):
+    json_object.exists(path)

@@ -118,6 +118,8 @@ def test_weights_with_the_normalization_of_clip_are_unchanged(tmp_path, preproce
     ({"preprocessor": "version https://git-lfs.github.com/spec/v1"}, r"preprocessor_config\.json: this is a Git LFS"),
     ({"preprocessor": "{"}, r"preprocessor_config\.json is not a configuration of preprocessing"),
     ({"preprocess_cfg": {"interpolation": "bilinear"}}, r"preprocess_cfg\.interpolation='bilinear' is not supported"),
+    ({"preprocess_cfg": [1]}, r"open_clip_config\.json: preprocess_cfg must be a JSON object, not \[1\]"),
+    ({"processor": {"image_processor": [1]}}, r"processor_config\.json is not a configuration of preprocessing"),
     ({"preprocess_cfg": {"mode": "L"}}, r"preprocess_cfg\.mode='L' is not supported; CLIP has 'RGB'"),
     ({"processor": {"image_processor": {**HALF, "resample": 2}}}, "processor_config.json: resample=2 is not supported"),
     ({"processor": {"image_processor": {}}, "preprocessor": HALF}, "state different means or deviations of pixels"),

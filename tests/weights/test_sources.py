@@ -132,7 +132,7 @@ def test_openclip_config_sets_heads_and_activation(tmp_path):
       {**HUGGINGFACE, "vision_config": {**HUGGINGFACE["vision_config"], "num_attention_heads": "4"}},
       "num_attention_heads='4' must be an integer of at least 1",
     ),
-    ({**HUGGINGFACE, "vision_config": 3}, "config.json is not a configuration of CLIP"),
+    ({**HUGGINGFACE, "vision_config": 3}, "config.json: vision_config must be a JSON object, not 3"),
   ],
 )
 def test_config_that_contradicts_the_weights_is_refused(tmp_path, config, message):
