@@ -124,7 +124,8 @@ def _fit_params(weights: sources.Weights, config: ConfigDict) -> dict[str, Any]:
     raise UserError(f"text_length={config.data.text_length} must be at least 2, for the start and the end token")
   shapes = clip_vip.parameter_shapes(config.model)
   params = load_params.fit_to_shapes(weights, load_params.shapes_by_name(shapes))
-  load_params.check_complete(params, shapes, weights.source)
+  model = f"the model of its sizes and temporal={config.model.temporal!r}"
+  load_params.check_complete(params, shapes, weights.source, model=model)
   replicated = sharding.replicated(sharding.make_mesh())
   return traverse_util.unflatten_dict(load_params.to_devices(params, dict.fromkeys(params, replicated)), sep="/")
 

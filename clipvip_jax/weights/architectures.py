@@ -8,7 +8,8 @@ _PATTERNS = {
   r"(mit|prompts_generator)\.": "X-CLIP",
   r"text_decoder\.|.*\bcross_attn\b|text\.cls_emb$": "CoCa",
   r"logit_bias$|vision_model\.head\.probe$": "SigLIP",
-  r"visual\.trunk\.": "a timm vision tower (EVA, ConvNeXt, SigLIP, MobileCLIP or another)",
+  r"(.*\.)?lora_": "a LoRA adapter, which must be merged into its CLIP",
+  r"visual\.(trunk|blocks|patch_embed)\.": "a timm vision tower (EVA, ConvNeXt, SigLIP, MobileCLIP or another)",
   r"(image_encoder|vision_encoder)\.": "MobileCLIP or another model with its own image encoder",
   r"visual\.layer1\.|visual\.attnpool\.": "a ResNet CLIP",
   r"(.*\.)?(word_embeddings|token_type_embeddings)\.|text\.transformer\.(encoder|embeddings)\.": (
@@ -23,7 +24,7 @@ _PATTERNS = {
   r"(owlvit\.)?vision_model\.pre_layernorm\.": "OWL-ViT",
   r"(text|vision)_model\.encoder\.layers\.\d+\.ffn\.": "AIMv2",
   r"(model\.)?layers\.\d+\.self_attn\.|lm_head\.": "a language model",
-  r"blocks\.\d+\.|(encoder\.)?layer\.\d+\.": "a single transformer, not a CLIP of two towers",
+  r"(\w+\.){0,2}(blocks|layer)\.\d+\.": "a single transformer, not a CLIP of two towers",
 }
 _TOWERS = {
   "vision": re.compile(r"(clipmodel\.)?(vision_model\.|visual_projection\.|visual\.(transformer\.|conv1\.|proj$))"),

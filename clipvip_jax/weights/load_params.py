@@ -19,6 +19,8 @@ _FIELDS = (
   *("patch_size", "embed_dim", "activation", "text.vocab_size"),
   *(f"{tower}.{name}" for tower in ("vision", "text") for name in ("width", "layers", "heads", "mlp")),
 )
+_TAKE_SIZES = "--config.sizes_from_weights=True takes those of the weights"
+_LISTED = 5  # parameters in a message
 _ALIGNMENT = 64  # bytes, of arrays that JAX takes over on a CPU without a copy
 
 
@@ -41,7 +43,7 @@ def load_params(
 
   Raises:
     UserError: the source cannot be read, has other sizes or another activation, or parameters are missing, unexpected
-      or of another shape; all are listed.
+      or of another shape.
   """
   weights = read_weights(source)
   if model is not None:
@@ -55,7 +57,8 @@ def load_params(
   sequence = [name for name in shapes if name.startswith(SEQUENCE_PREFIX)]
   if not any(name in loaded for name in sequence):
     loaded |= _sequence_from_text(loaded, {name: shapes[name] for name in sequence})
-  check_complete(loaded, params, source, optional=(*CLIP_VIP_PARAMS, *sequence))
+  remedy = f"use other weights, or set these sizes; {_TAKE_SIZES}"
+  check_complete(loaded, params, source, optional=(*CLIP_VIP_PARAMS, *sequence), model="config.model", remedy=remedy)
   return loaded
 
 
@@ -73,7 +76,7 @@ def _check_model(weights: Weights, model: ConfigDict) -> None:
   if differences:
     raise UserError(
       f"{weights.source!r} does not fit config.model: its weights have {', '.join(differences)}; use the variant of"
-      " their size (configs/sizes.py), or --config.sizes_from_weights=True"
+      f" their size (configs/sizes.py); {_TAKE_SIZES}"
     )
   if "activation" in unknown and weights.config.activation != model.activation:
     log.warning("%s: this run computes model.activation=%s, which no file states", weights.source, model.activation)
@@ -107,7 +110,15 @@ def fit_to_shapes(weights: Weights, shapes: Mapping[str, tuple[int, ...]]) -> di
   return params
 
 
-def check_complete(loaded: Mapping[str, np.ndarray], params: Params, source: str, optional: Sequence[str] = ()) -> None:
+def check_complete(
+  loaded: Mapping[str, np.ndarray],
+  params: Params,
+  source: str,
+  optional: Sequence[str] = (),
+  *,
+  model: str = "the model of its sizes",
+  remedy: str = "use complete weights of one CLIP",
+) -> None:
   """Checks that the loaded parameters are exactly the model's.
 
   Args:
@@ -115,9 +126,11 @@ def check_complete(loaded: Mapping[str, np.ndarray], params: Params, source: str
     params: the model's parameters or their shapes.
     source: for the message.
     optional: names that may be missing.
+    model: what sets the sizes, for the message.
+    remedy: what to do, for the message.
 
   Raises:
-    UserError: lists every parameter that is missing, unexpected or of another shape.
+    UserError: parameters are missing, unexpected or of another shape; counts them and names the first.
   """
   shapes = shapes_by_name(params)
   problems = [f"{name} is missing" for name in shapes if name not in loaded and name not in optional]
@@ -128,7 +141,8 @@ def check_complete(loaded: Mapping[str, np.ndarray], params: Params, source: str
     if np.shape(loaded[name]) != shapes[name]
   ]
   if problems:
-    raise UserError(f"{source!r} does not fit config.model: {'; '.join(sorted(problems))}")
+    more = f" and {len(problems) - _LISTED} more" if problems[_LISTED:] else ""
+    raise UserError(f"{source!r} does not fit {model}: {'; '.join(sorted(problems)[:_LISTED])}{more}; {remedy}")
 
 
 def to_devices(

@@ -96,9 +96,14 @@ def weight_file(source: str) -> pathlib.Path:
   except FileNotFoundError:
     pass
   except (OSError, ValueError) as error:  # a name that is too long or contains NUL
-    raise UserError(f"{printable(source, 160)} is not a readable path: {first_line(error)}") from error
+    reason = getattr(error, "strerror", None) or first_line(error)
+    raise UserError(f"{printable(source, 160)} is not a readable path ({reason}); correct it") from error
   if path.is_dir():
     file = _file_in_folder(path)
+    if file is None and (path / "checkpoints").is_dir():
+      raise UserError(
+        f"{source!r} has checkpoints, but no config.json of a run that can be read; restore it, or name other weights"
+      )
     if file is None:
       raise UserError(
         f"{source!r} contains no weights; expected a run's checkpoints or one of {', '.join(_WEIGHT_FILES)}"

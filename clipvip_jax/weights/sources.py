@@ -112,7 +112,7 @@ def _from_run(source: str, overrides: Hints) -> Weights:
   flat = traverse_util.flatten_dict(params, sep="/")
   config = ConfigDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
   try:
-    clip_vip.from_config(config.model)
+    _check_sizes(config.model, source)
     actual = {
       "activation": config.model.activation,
       "vision_heads": config.model.vision.heads,
@@ -161,14 +161,24 @@ def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
   flat = {name: x for name, x in flat.items() if name not in CLIP_VIP_PARAMS or x.shape[:1] != (0,)}
   flat = fold_normalization(flat, read_normalization(path.parent), source)
   _warn_if_not_finite(flat, source)
+  config = from_weights(flat, hints, activation, source)
+  _check_sizes(config, source)
   return Weights(
     source=source,
     params=flat,
-    config=from_weights(flat, hints, activation, source),
+    config=config,
     is_clip=is_clip,
     tokenizer=str(tokenizer) if json_object.exists(tokenizer) else "",
     hints=hints,
   )
+
+
+def _check_sizes(model: ConfigDict, source: str) -> None:
+  """Raises UserError for a `config.model` that no model can have."""
+  try:
+    clip_vip.from_config(model)
+  except UserError as error:
+    raise UserError(f"{source}: {error}") from error
 
 
 def _read(path: pathlib.Path) -> tuple[Mapping[str, np.ndarray], Hints]:
@@ -201,7 +211,8 @@ def _float32(name: str, tensor: np.ndarray, source: str) -> np.ndarray:
     return tensor
   if not (np.issubdtype(tensor.dtype, np.floating) or tensor.dtype.name == "bfloat16"):
     raise UserError(f"{source}: {name} has dtype {tensor.dtype}, expected floating point; save the weights as float32")
-  return tensor.astype(np.float32)
+  with np.errstate(over="ignore"):  # infinite values are reported by parameter
+    return tensor.astype(np.float32)
 
 
 def _warn_if_not_finite(params: Mapping[str, np.ndarray], source: str) -> None:

@@ -18,6 +18,7 @@ INDEX_SUFFIX = ".index.json"
 # Suffixes of files of weights; a file with another name is read if its first bytes are those of a known format.
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pth.tar")
 _MAX_INDEX = 16 << 20  # bytes; the index of a model with 100,000 tensors has 10 MB
+_MAX_NAME = 255  # bytes, of file systems
 _LISTED = 5  # names in a message
 _TEXT_LIMIT = 160  # characters of a name from the file in a message
 
@@ -124,7 +125,7 @@ def _weight_map(index: pathlib.Path) -> dict[str, str]:
 
 def _is_file_name(name: str) -> bool:
   plain = name not in ("", ".", "..") and not any(x in name for x in ("/", "\\", "\0"))
-  return plain and not name.endswith(INDEX_SUFFIX)
+  return plain and len(name.encode(errors="replace")) <= _MAX_NAME and not name.endswith(INDEX_SUFFIX)
 
 
 def _listed(names: list[str]) -> str:

@@ -18,6 +18,11 @@ OTHERS = {
   "mit.encoder.layers.{}.layer_norm1.weight": "X-CLIP",
   "vision_model.encoder.layers.{}.ffn.gate_proj.weight": "AIMv2",
   "visual_projection.{}.num_batches_tracked": "GroupViT",
+  "vision_model.encoder.layers.0.self_attn.q_proj.lora_A.{}.weight": "a LoRA adapter, which must be merged",
+  "lora_te_text_model_encoder_layers_{}_mlp_fc1.lora_down.weight": "a LoRA adapter",
+  "visual.blocks.{}.attn.q_proj.weight": "a timm vision tower",
+  "videomae.encoder.layer.{}.attention.attention.query.weight": "a single transformer",
+  "encoder.blocks.{}.attn.qkv.weight": "a single transformer",
   "model.layers.{}.self_attn.rotary": "a vision transformer with rotary positions",
 }
 

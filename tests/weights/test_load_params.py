@@ -104,6 +104,18 @@ def test_weights_that_do_not_fit_are_refused_by_parameter_name(tmp_path, change,
     load_params.load_params(str(path), tiny.random_params(tiny.model()))
 
 
+@pytest.mark.parametrize(("changes", "remedy"), [({}, "use complete weights of one CLIP"), ({"remedy": "x"}, "x")])
+def test_a_few_of_many_problems_are_listed_with_what_to_do(changes, remedy):
+  shapes = tiny.random_params(tiny.model())
+  loaded = {name: x for name, x in flat(shapes).items() if name.startswith("text/")}
+  count = sum(name not in loaded for name in flat(shapes))
+  message = (
+    f"does not fit the model of its sizes: (\\S+ is missing; ){{4}}\\S+ is missing and {count - 5} more; {remedy}"
+  )
+  with pytest.raises(UserError, match=message):
+    load_params.check_complete(loaded, shapes, "a.pt", **changes)
+
+
 @pytest.mark.parametrize("layout", ["clip", "openclip", "file"])
 @pytest.mark.parametrize("stated", ["gelu", "quick_gelu"])
 def test_weights_of_another_activation_are_refused_if_their_files_state_it(tmp_path, layout, stated):

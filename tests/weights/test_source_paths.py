@@ -22,7 +22,7 @@ from clipvip_jax.weights.model_config import Hints
     ("hf://onlyname", "expected hf://OWNER/NAME"),
     ("hf://../../etc/passwd", "expected hf://OWNER/NAME"),
     (".", "contains no weights; expected a run's checkpoints or one of clip_vip.safetensors"),
-    ("x" * 5000, "is not a readable path"),
+    ("x" * 5000, r"^x+\.\.\. is not a readable path \(File name too long\); correct it$"),
   ],
 )
 def test_invalid_source_is_refused(tmp_path, monkeypatch, source, message):
@@ -128,6 +128,15 @@ def test_a_run_has_checkpoints_and_its_configuration(tmp_path):
   assert not source_paths.is_run(str(tmp_path))
   (tmp_path / "checkpoints").mkdir()
   assert source_paths.is_run(str(tmp_path)) and source_paths.is_run(f"{tmp_path}@12")
+
+
+@pytest.mark.parametrize("content", [None, "", '{"model": {}', '{"model": {}, "data": {}}'])
+def test_checkpoints_without_the_configuration_of_a_run_are_named(tmp_path, content):
+  (tmp_path / "checkpoints").mkdir()
+  if content is not None:
+    (tmp_path / "config.json").write_text(content)
+  with pytest.raises(UserError, match=r"has checkpoints, but no config\.json of a run that can be read; restore it"):
+    source_paths.check_source(str(tmp_path))
 
 
 def test_runs_in_buckets_have_the_spellings_of_local_ones(bucket):

@@ -1,6 +1,7 @@
 """Weights of any SOURCE: the golden models under all published names, folders, the Hub, and invalid sources."""
 
 import json
+import warnings
 
 import jax
 import numpy as np
@@ -225,6 +226,30 @@ def test_weights_that_are_not_clip_are_refused_by_tensor_name(tmp_path, change, 
   with pytest.raises(UserError, match=message) as refused:
     sources.read_weights(changed(tmp_path, change))
   assert "weights.safetensors" in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  ("name", "shape", "message"),
+  [
+    ("text_model.embeddings.token_embedding.weight", (0, 48), r"model\.text\.vocab_size=0 must be at least 4"),
+    ("text_model.embeddings.position_embedding.weight", (0, 48), r"model\.text\.positions=0 must be at least 2"),
+    ("visual_projection.weight", (0, 64), r"model\.embed_dim=0 must be at least 1"),
+  ],
+)
+def test_sizes_that_no_model_has_are_refused_with_the_name_of_the_file(tmp_path, name, shape, message):
+  with pytest.raises(UserError, match=rf"weights\.safetensors: {message}"):
+    sources.read_weights(changed(tmp_path, lambda t: t.update({name: np.zeros(shape, np.float32)})))
+
+
+@pytest.mark.parametrize(
+  ("name", "tower"), [("text_projection.weight", "text"), ("visual_projection.weight", "vision")]
+)
+def test_values_beyond_float32_are_logged_without_a_warning_of_numpy(tmp_path, caplog, monkeypatch, name, tower):
+  monkeypatch.setattr(log, "propagate", True)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    sources.read_weights(changed(tmp_path, lambda t: t.update({name: t[name].astype(float) * 1e300})), HEADS)
+  assert f"values are NaN or infinite: {tower}/projection/kernel" in caplog.text
 
 
 def test_fused_matrix_that_cannot_be_split_is_refused(tmp_path):

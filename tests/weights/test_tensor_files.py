@@ -98,6 +98,8 @@ def test_tensor_in_two_shards_or_none_is_refused_by_name(tmp_path, kind):
     ('{"weight_map": {"a": "pytorch_model.bin.index.json"}}', "is not the name of a file"),
     ('{"weight_map": {"a": 3}}', "shard of a, 3, is not the name of a file"),
     ('{"weight_map": {"a": "x.bin", "a": "y.bin"}}', "'a' twice"),
+    (json.dumps({"weight_map": {"a": "x" * 5000}}), r"shard of a, 'x+\.\.\., is not the name of a file"),
+    (json.dumps({"weight_map": {"a": "é" * 200}}), "is not the name of a file"),
   ],
 )
 def test_invalid_index_is_refused(tmp_path, content, message):
