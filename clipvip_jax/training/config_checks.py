@@ -17,6 +17,7 @@ from clipvip_jax.tracking import names as tracker_names
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.duration import MAX_STEPS
 from clipvip_jax.training.losses import LOSSES
+from clipvip_jax.training.step_profile import parse_steps
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights import source_paths
@@ -43,7 +44,19 @@ _MAX_BATCH_BYTES = 2**40
 
 
 def check_run(config: ConfigDict, workdir: pathlib.Path) -> None:
-  """Checks a configuration on this host: fields, trackers, the initial weights' path, and the run in `workdir`.
+  """Checks a configuration on this host: see `check_fields`; the initial weights' path, and the run in `workdir`.
+
+  Raises:
+    UserError: names the field and the allowed values.
+  """
+  check_fields(config)
+  if config.init_from and not checkpoint.has_checkpoint(workdir / "checkpoints"):
+    source_paths.check_source(config.init_from)
+  run_workdir.check_config(workdir, config_tree.to_json_dict(config), extendable=True)
+
+
+def check_fields(config: ConfigDict) -> None:
+  """Checks a configuration on this host, without accessing files: fields, attention kernels and trackers.
 
   Raises:
     UserError: names the field and the allowed values.
@@ -52,9 +65,6 @@ def check_run(config: ConfigDict, workdir: pathlib.Path) -> None:
   attention.resolve_implementation(config.model.get("attention", "auto"), jnp.dtype(config.model.dtype))
   if jax.process_index() == 0:  # which alone tracks: other hosts need no tracker's package
     tracker_names.parse_names(config.host.tracker)
-  if config.init_from and not checkpoint.has_checkpoint(workdir / "checkpoints"):
-    source_paths.check_source(config.init_from)
-  run_workdir.check_config(workdir, config_tree.to_json_dict(config), extendable=True)
 
 
 def check_recipe(config: ConfigDict, num_devices: int) -> None:
@@ -75,6 +85,7 @@ def check_recipe(config: ConfigDict, num_devices: int) -> None:
     _check_batch_bytes("train", config.train.batch_size, section, stream.num_frames, config.model.image_size)
   _check_batch_bytes("evaluate", config.evaluate.batch_size, "data", config.data.num_frames, config.model.image_size)
   _check_duration(config.train)
+  parse_steps(config.host.profile_steps, MAX_STEPS)  # the number of steps is known once corpora are open
   if not 0 <= config.train.ema < 1:
     raise UserError(f"train.ema={config.train.ema} must be at least 0 (no average) and below 1")
   _check_mesh(config, sharding.mesh_shape(config.mesh, num_devices))

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from clipvip_jax.reporting import study_page
 from clipvip_jax.runs import results
 from clipvip_jax.runs import workdir as run_workdir
-from clipvip_jax.runs.fetch_run import fetch_files
+from clipvip_jax.runs.fetch_run import fetch_files, has_checkpoints
 from clipvip_jax.training.model_sizes import fill_sizes
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.bucket_copies import errors_by_address, uploaded_folder
@@ -143,12 +143,32 @@ def run_study(study: Study, num_seeds: int) -> dict[str, Any]:
 
   plan = study.plan(num_seeds)
   remaining = [(arm, seed) for arm, seed in plan if read_finished_run(study, arm, seed) is None]
+  for arm, seed in dict(reversed(remaining)).items():
+    _check_arm(study, arm, seed)
   progress = ProgressReporter(len(remaining), "runs")
   for index, (arm, seed) in enumerate(remaining):
     log.info("%s, seed %d (%d finished before) | %s", arm, seed, len(plan) - len(remaining), progress.line(index))
     trainer.train(study.config(arm, seed), study.workdir(arm, seed))
     write_comparison(study, num_seeds)
   return write_comparison(study, num_seeds)
+
+
+def _check_arm(study: Study, arm: str, seed: int) -> None:
+  """Raises UserError for an arm whose configuration, or path of initial weights, its run would refuse."""
+  from clipvip_jax.training import config_checks
+  from clipvip_jax.weights import source_paths
+
+  config, workdir = study.config(arm, seed), study.workdir(arm, seed)
+  try:
+    if not study.initial_arm(arm):
+      config = fill_sizes(config, fetch_files(workdir))
+      if config.init_from and not has_checkpoints(workdir):
+        source_paths.check_source(config.init_from)
+    elif config.sizes_from_weights:  # of a run that may not exist yet
+      return
+    config_checks.check_fields(config)
+  except UserError as error:
+    raise UserError(f"arm {arm!r}: {error}") from error
 
 
 def read_finished_run(study: Study, arm: str, seed: int) -> results.RunResults | None:

@@ -84,6 +84,29 @@ def test_rejects_workdirs_of_another_configuration_before_any_run(tmp_path, runs
   assert len(runs) == 2
 
 
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ("config.model.attention = 'cudnn'", r"model\.attention=cudnn needs .* on cpu; use model\.attention=auto"),
+    ("config.train.batch_size = 250", r"train\.batch_size=250 is not divisible by"),
+    ("config.init_from = 'missing.safetensors'", r"'missing\.safetensors': no such file"),
+    ("config.host.profile_steps = '9-1'", r"host\.profile_steps='9-1' is not a range of steps"),
+  ],
+)
+def test_an_arm_that_its_run_would_refuse_is_refused_before_any_run(tmp_path, runs, change, message):
+  (tmp_path / "recipe.py").write_text(
+    "from clipvip_jax.configs import post_pretrain\n"
+    "STUDY = {'t': {'good': 'smoke', 'bad': 'smoke,bad'}}\n"
+    "def get_config(arg=None):\n"
+    "  config = post_pretrain.get_config(arg.replace(',bad', ''))\n"
+    f"  with config.unlocked():\n    if 'bad' in arg: {change}\n"
+    "  return config\n"
+  )
+  with pytest.raises(UserError, match=rf"arm 'smoke,bad': {message}") as refused:
+    study.run_study(study.load_study(str(tmp_path / "recipe.py"), tmp_path / "study"), 2)
+  assert not runs and "\n" not in str(refused.value)
+
+
 def test_an_unfinished_run_has_no_results(tmp_path, runs):
   arms = load(tmp_path, "mean")
   study.run_study(arms, 1)
