@@ -143,6 +143,8 @@ def _read(options: argparse.Namespace) -> "Weights":
   for source in [options.source] if other is None else [options.source, other]:
     weights = sources.read_weights(source, Hints(options.activation, options.vision_heads, options.text_heads))
     load_params.check_complete(weights.params, parameter_shapes(weights.config), weights.source)
+    if described := load_params.describe_not_finite(weights.params):
+      log.warning("%s: %s", weights.source, described)
     read.append(weights)
   if other is None:
     return read[0]

@@ -28,6 +28,7 @@ from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.tokenizer import Tokenizer
 from clipvip_jax.models import clip_vip
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import printable
 from clipvip_jax.utils.progress import ProgressReporter
 
 _TEXT_BUCKET = 8  # texts are padded to a multiple of this many tokens, which bounds the number of compilations
@@ -95,7 +96,7 @@ class EmbeddingModel:
       progress: whether to print progress lines to stderr; None: if stderr is a terminal.
 
     Raises:
-      UserError: a video cannot be read (names it), or `videos` is a single video.
+      UserError: a video cannot be read (names it), `videos` is a single video, or features are not finite.
     """
     if isinstance(videos, str | os.PathLike) or (isinstance(videos, np.ndarray) and videos.ndim < 5):
       raise UserError("embed_videos expects a list of videos, not a single video; put it into a list")
@@ -107,7 +108,7 @@ class EmbeddingModel:
       rows.append(row)
       if show:
         reporter.update(len(rows))
-    return _stack(rows, self.config.model.embed_dim)
+    return self._stack(rows, videos)
 
   def embed_pixels(
     self, pixels: Iterable[Float[np.ndarray, "t s s 3"]], *, shrink_last: bool = False
@@ -132,7 +133,8 @@ class EmbeddingModel:
     """Embeds texts into features of unit length; texts that are too long are truncated.
 
     Raises:
-      UserError: `texts` is a single text or holds something else, or the weights have no tokenizer.
+      UserError: `texts` is a single text or holds something else, the weights have no tokenizer, or features are not
+        finite.
     """
     if self.tokenizer is None:
       raise UserError(
@@ -148,7 +150,15 @@ class EmbeddingModel:
       longest = int(batch.argmax(1).max()) + 1
       width = min(-(-longest // _TEXT_BUCKET) * _TEXT_BUCKET, batch.shape[1])
       rows.extend(np.asarray(self._embed_text(self.params, batch[:, :width]))[:count])
-    return _stack([rows[i] for i in np.argsort(order)], self.config.model.embed_dim)
+    return self._stack([rows[i] for i in np.argsort(order)], texts)
+
+  def _stack(self, rows: Sequence[np.ndarray], items: Sequence[Any]) -> Float[np.ndarray, "n e"]:
+    features = np.array(rows, np.float32).reshape(-1, self.config.model.embed_dim)
+    is_finite = np.isfinite(features).all(axis=1)
+    if not is_finite.all():
+      item = printable(repr(items[int(is_finite.argmin())]), 80)
+      raise UserError(f"{self.source}: the features of {item} are not finite; use other weights, or dtype='float32'")
+    return features
 
 
 def _most_clips(config: ConfigDict) -> int:
@@ -177,10 +187,6 @@ def fitting_batch_size(count: int, largest: int) -> int:
   while size < min(count, largest):
     size *= 2
   return min(size, -(-largest // devices) * devices)
-
-
-def _stack(rows: Sequence[np.ndarray], dim: int) -> Float[np.ndarray, "n e"]:
-  return np.array(rows, np.float32).reshape(-1, dim)
 
 
 def _raise_errors(clips: Iterable[tuple[Video, np.ndarray | MediaError]]) -> Iterator[np.ndarray]:

@@ -122,6 +122,7 @@ def _fit_params(weights: sources.Weights, config: ConfigDict) -> dict[str, Any]:
   """Fits the parameters to the model's sizes and replicates them on all devices."""
   if config.data.text_length < 2:
     raise UserError(f"text_length={config.data.text_length} must be at least 2, for the start and the end token")
+  load_params.check_finite(weights.params, weights.source)
   shapes = clip_vip.parameter_shapes(config.model)
   params = load_params.fit_to_shapes(weights, load_params.shapes_by_name(shapes))
   model = f"the model of its sizes and temporal={config.model.temporal!r}"

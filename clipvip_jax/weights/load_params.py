@@ -42,14 +42,15 @@ def load_params(
     {parameter name: float32 array}. Parameters that CLIP lacks may be missing.
 
   Raises:
-    UserError: the source cannot be read, has other sizes or another activation, or parameters are missing, unexpected
-      or of another shape.
+    UserError: the source cannot be read, has other sizes, another activation or values that are not finite, or
+      parameters are missing, unexpected or of another shape.
   """
   weights = read_weights(source)
   if model is not None:
     _check_model(weights, model)
   if crop and weights.crop not in (crop, None):
     log.warning("%s was trained with data.crop=%r, this run has data.crop=%r", source, weights.crop, crop)
+  check_finite(weights.params, source)
   shapes = shapes_by_name(params)
   loaded = fit_to_shapes(weights, shapes)
   if weights.is_clip:
@@ -143,6 +144,30 @@ def check_complete(
   if problems:
     more = f" and {len(problems) - _LISTED} more" if problems[_LISTED:] else ""
     raise UserError(f"{source!r} does not fit {model}: {'; '.join(sorted(problems)[:_LISTED])}{more}; {remedy}")
+
+
+def check_finite(params: Mapping[str, np.ndarray], source: str) -> None:
+  """Raises UserError for parameters with NaN or infinite values, whose features and losses are not finite either."""
+  if described := describe_not_finite(params):
+    raise UserError(f"{source}: {described}; use other weights")
+
+
+def describe_not_finite(params: Mapping[str, np.ndarray]) -> str:
+  """Returns how many values of which parameters are NaN or infinite; "" if there are none."""
+
+  # An array with a finite sum is finite; the sum needs no temporary array. A sum that overflows is checked below.
+  def finite(x: np.ndarray) -> bool:
+    with np.errstate(over="ignore", invalid="ignore"):
+      return bool(np.isfinite(np.sum(x)))
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:  # most of the time goes into reading the file
+    suspects = [
+      name for name, is_finite in zip(params, pool.map(finite, params.values()), strict=True) if not is_finite
+    ]
+  counts = {name: int(np.count_nonzero(~np.isfinite(params[name]))) for name in suspects}
+  listed = [f"{name} ({count} of {params[name].size})" for name, count in counts.items() if count]
+  more = f" and {len(listed) - _LISTED} more" if listed[_LISTED:] else ""
+  return f"{sum(counts.values())} values are NaN or infinite: {', '.join(listed[:_LISTED])}{more}" if listed else ""
 
 
 def to_devices(

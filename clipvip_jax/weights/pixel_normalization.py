@@ -84,7 +84,7 @@ def fold_normalization(
   folded = positions.astype(np.float64)
   folded[1:] += np.einsum("hwcd,c->d", kernel.astype(np.float64), shift)  # the first position is of the class token
   log.info("%s: mean %s and std %s of pixels are folded into the patch embedding", source, *normalization)
-  with np.errstate(over="ignore"):  # the caller reports infinite values
+  with np.errstate(over="ignore"):  # `load_params.check_finite` reports infinite values
     return {
       **params,
       "vision/patch_embedding": (kernel * scale[:, None]).astype(np.float32),

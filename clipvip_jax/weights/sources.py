@@ -3,7 +3,6 @@
 Tensors may have the names of HuggingFace's CLIP, CLIP-ViP or OpenCLIP, which are detected.
 """
 
-import concurrent.futures
 import dataclasses
 import json
 import pathlib
@@ -160,7 +159,6 @@ def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
   is_clip = _is_clip(flat) or (is_export and not any(flat[x].size for x in CLIP_VIP_PARAMS if x in flat))
   flat = {name: x for name, x in flat.items() if name not in CLIP_VIP_PARAMS or x.shape[:1] != (0,)}
   flat = fold_normalization(flat, read_normalization(path.parent), source)
-  _warn_if_not_finite(flat, source)
   config = from_weights(flat, hints, activation, source)
   _check_sizes(config, source)
   return Weights(
@@ -211,24 +209,5 @@ def _float32(name: str, tensor: np.ndarray, source: str) -> np.ndarray:
     return tensor
   if not (np.issubdtype(tensor.dtype, np.floating) or tensor.dtype.name == "bfloat16"):
     raise UserError(f"{source}: {name} has dtype {tensor.dtype}, expected floating point; save the weights as float32")
-  with np.errstate(over="ignore"):  # infinite values are reported by parameter
+  with np.errstate(over="ignore"):  # `load_params.check_finite` reports infinite values
     return tensor.astype(np.float32)
-
-
-def _warn_if_not_finite(params: Mapping[str, np.ndarray], source: str) -> None:
-  """Logs the number of NaN and infinite values by parameter."""
-
-  # An array with a finite sum is finite; the sum needs no temporary array. A sum that overflows is checked below.
-  def finite(x: np.ndarray) -> bool:
-    with np.errstate(over="ignore", invalid="ignore"):
-      return bool(np.isfinite(np.sum(x)))
-
-  with concurrent.futures.ThreadPoolExecutor() as pool:  # most of the time goes into reading the file
-    suspects = [
-      name for name, is_finite in zip(params, pool.map(finite, params.values()), strict=True) if not is_finite
-    ]
-  counts = {name: int(np.count_nonzero(~np.isfinite(params[name]))) for name in suspects}
-  counts = {name: count for name, count in counts.items() if count}
-  if counts:
-    listed = ", ".join(f"{name} ({count} of {params[name].size})" for name, count in counts.items())
-    log.warning("%s: %d values are NaN or infinite: %s", source, sum(counts.values()), listed)

@@ -104,6 +104,21 @@ def test_without_a_tokenizer_texts_are_refused_and_videos_are_not(vip):
     vip.embed_texts(["a red circle"])
 
 
+@pytest.mark.parametrize(
+  ("tower", "embed"),
+  [
+    ("text", lambda model: model.embed_texts(["a red square", "a blue circle"])),
+    ("vision", lambda model: model.embed_videos([np.zeros((2, 8, 8, 3), np.uint8)])),
+  ],
+)
+def test_features_that_are_not_finite_are_refused(tower, embed, tokenizer):
+  model = load(tokenizer=tokenizer)
+  model.params[tower]["projection"]["kernel"] = model.params[tower]["projection"]["kernel"] * np.nan
+  with pytest.raises(UserError, match=r"the features of .* are not finite; use other weights") as refused:
+    embed(model)
+  assert "\n" not in str(refused.value)
+
+
 def test_identity_depends_on_weights_and_frames(vip):
   assert vip.identity == load().identity == load("vip_tiny.safetensors").identity
   assert len({vip.identity, load(num_frames=2).identity, load("clip_tiny.safetensors").identity}) == 3

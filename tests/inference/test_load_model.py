@@ -9,6 +9,8 @@ import tiny
 from golden_model import load
 from ml_collections import ConfigDict
 from numeric import assert_close
+from project_paths import GOLDEN
+from safetensors.numpy import load_file, save_file
 
 import clipvip_jax
 from clipvip_jax.inference import load_model
@@ -53,6 +55,15 @@ def test_arguments_that_do_not_fit_are_refused_in_one_line(call, message):
   with pytest.raises(UserError, match=message) as refused:
     call()
   assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "tower"), [("text_projection", "text"), ("visual_projection", "vision")])
+def test_weights_with_nan_are_refused_before_anything_is_embedded(tmp_path, name, tower):
+  tensors = load_file(GOLDEN / "clip_tiny.safetensors")
+  tensors[f"{name}.weight"][0, 0] = np.nan
+  save_file(tensors, tmp_path / "x.safetensors")
+  with pytest.raises(UserError, match=rf"x\.safetensors: 1 values are NaN or infinite: {tower}/projection/kernel"):
+    clipvip_jax.load(tmp_path / "x.safetensors")
 
 
 def test_package_imports_neither_jax_nor_numpy():

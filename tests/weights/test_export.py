@@ -14,6 +14,7 @@ from clipvip_jax import convert
 from clipvip_jax.inference import load_model
 from clipvip_jax.input_pipeline.word_tokenizer import WordTokenizer
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 from clipvip_jax.weights import export, names_clip_vip, sources, torch_file
 from clipvip_jax.weights.model_config import Hints
 
@@ -247,6 +248,15 @@ def test_incomplete_weights_are_not_converted(tmp_path):
   with pytest.raises(UserError, match=r"activation='relu' is unknown"):
     convert.main([str(GOLDEN / "clip_tiny.safetensors"), str(tmp_path / "out"), "--activation=relu"])
   assert not (tmp_path / "out").exists()
+
+
+def test_weights_with_nan_are_converted_with_a_warning(tmp_path, caplog, monkeypatch):
+  monkeypatch.setattr(log, "propagate", True)
+  tensors = load_file(GOLDEN / "clip_tiny.safetensors")
+  tensors["text_projection.weight"][0, :3] = np.nan
+  save_file(tensors, tmp_path / "in.safetensors")
+  convert.main([str(tmp_path / "in.safetensors"), str(tmp_path / "out.safetensors")])
+  assert "3 values are NaN or infinite: text/projection/kernel (3 of 1536)" in caplog.text
 
 
 def test_equal_exports_are_byte_identical(tmp_path):

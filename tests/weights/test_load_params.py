@@ -104,6 +104,26 @@ def test_weights_that_do_not_fit_are_refused_by_parameter_name(tmp_path, change,
     load_params.load_params(str(path), tiny.random_params(tiny.model()))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused_with_count_and_parameter(tmp_path, value):
+  tensors = load_file(GOLDEN / "vip_tiny.safetensors")
+  tensors["clipmodel.text_projection.weight"][0, :3] = value
+  tensors["clipmodel.visual_projection.weight"][0, 0] = value
+  save_file(tensors, tmp_path / "weights.safetensors")
+  message = (
+    r"weights\.safetensors: 4 values are NaN or infinite: .*text/projection/kernel \(3 of 1536\).*; use other weights"
+  )
+  with pytest.raises(UserError, match=message) as refused:
+    load_params.load_params(str(tmp_path / "weights.safetensors"), tiny.random_params(tiny.model()))
+  assert "vision/projection/kernel (1 of 2048)" in str(refused.value)
+
+
+def test_only_the_first_parameters_that_are_not_finite_are_listed():
+  params = {f"p{i}": np.full(2, np.nan, np.float32) for i in range(300)}
+  found = load_params.describe_not_finite({**params, "large": np.full(4, 3e38, np.float32)})
+  assert found.startswith("600 values are NaN or infinite: p0 (2 of 2), ") and found.endswith("(2 of 2) and 295 more")
+
+
 @pytest.mark.parametrize(("changes", "remedy"), [({}, "use complete weights of one CLIP"), ({"remedy": "x"}, "x")])
 def test_a_few_of_many_problems_are_listed_with_what_to_do(changes, remedy):
   shapes = tiny.random_params(tiny.model())

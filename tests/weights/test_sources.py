@@ -241,15 +241,12 @@ def test_sizes_that_no_model_has_are_refused_with_the_name_of_the_file(tmp_path,
     sources.read_weights(changed(tmp_path, lambda t: t.update({name: np.zeros(shape, np.float32)})))
 
 
-@pytest.mark.parametrize(
-  ("name", "tower"), [("text_projection.weight", "text"), ("visual_projection.weight", "vision")]
-)
-def test_values_beyond_float32_are_logged_without_a_warning_of_numpy(tmp_path, caplog, monkeypatch, name, tower):
-  monkeypatch.setattr(log, "propagate", True)
+@pytest.mark.parametrize("name", ["text_projection.weight", "visual_projection.weight"])
+def test_values_beyond_float32_become_infinite_without_a_warning_of_numpy(tmp_path, name):
   with warnings.catch_warnings():
     warnings.simplefilter("error")
-    sources.read_weights(changed(tmp_path, lambda t: t.update({name: t[name].astype(float) * 1e300})), HEADS)
-  assert f"values are NaN or infinite: {tower}/projection/kernel" in caplog.text
+    weights = sources.read_weights(changed(tmp_path, lambda t: t.update({name: t[name].astype(float) * 1e300})), HEADS)
+  assert not all(np.isfinite(x).all() for x in weights.params.values())
 
 
 def test_fused_matrix_that_cannot_be_split_is_refused(tmp_path):
@@ -257,18 +254,6 @@ def test_fused_matrix_that_cannot_be_split_is_refused(tmp_path):
   source = changed(tmp_path, lambda t: t.update({name: np.zeros((143, 48), np.float32)}), "openclip_tiny.safetensors")
   with pytest.raises(UserError, match=f"{name} .*cannot be split into query, key and value"):
     sources.read_weights(source)
-
-
-def test_nan_is_logged_with_count_and_parameter(tmp_path, caplog, monkeypatch):
-  monkeypatch.setattr(log, "propagate", True)
-
-  def corrupt(tensors):
-    tensors["text_projection.weight"][0, :3] = np.nan
-    tensors["visual_projection.weight"][0, 0] = np.inf
-
-  sources.read_weights(changed(tmp_path, corrupt), HEADS)
-  assert "4 values are NaN or infinite" in caplog.text
-  assert "text/projection/kernel (3 of 1536)" in caplog.text and "vision/projection/kernel (1 of 2048)" in caplog.text
 
 
 def test_data_parallel_prefix_is_removed(tmp_path):
