@@ -21,6 +21,7 @@ from clipvip_jax.utils.log import log
 
 if TYPE_CHECKING:
   from clipvip_jax.inference.approximate_index import ApproximateIndex
+  from clipvip_jax.inference.embedding_model import EmbeddingModel
   from clipvip_jax.inference.filters import Metadata
   from clipvip_jax.inference.video_index import VideoIndex
 
@@ -97,13 +98,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     return
   selected = metadata.select(conditions)
   # Late: options are checked before JAX is imported.
-  from clipvip_jax.inference import load_model
   from clipvip_jax.inference.search import format_hits, search_index
   from clipvip_jax.reporting.search_page import write_search_page
 
   if selected is not None:
     log.info("%d of %d fulfil --where", selected.sum(), len(selected))
-  model = load_model.load(options.model or index.source, crop=index.crop)
+  model = _load_model(options, index)
   hits = search_index(model, index, options.queries, options.top, selected, graph)
   for query, query_hits in zip(options.queries, hits, strict=True):
     print(format_hits(query, query_hits))
@@ -113,18 +113,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.info("wrote %s", options.html)
 
 
+def _load_model(options: argparse.Namespace, index: "VideoIndex") -> "EmbeddingModel":
+  """Loads --model, or that of the index, which may have been moved since."""
+  from clipvip_jax.inference import load_model
+
+  try:
+    return load_model.load(options.model or index.source, crop=index.crop)
+  except UserError as error:
+    if options.model:
+      raise
+    raise UserError(f"{error}. The index names this model: if it was moved, name it with --model") from error
+
+
 def _serve(
   options: argparse.Namespace, index: "VideoIndex", metadata: "Metadata", graph: "ApproximateIndex | None"
 ) -> None:
   """Serves the page until a signal."""
-  from clipvip_jax.inference import load_model
   from clipvip_jax.inference.filters import Condition
   from clipvip_jax.inference.search import Hit, check_model, search_index
   from clipvip_jax.reporting.search_server import SearchServer
 
   port = _PORT if options.port is None else options.port
   with SearchServer(options.host or _LOCALHOST, port) as server:  # a port in use is reported before the model is loaded
-    model = load_model.load(options.model or index.source, crop=index.crop)
+    model = _load_model(options, index)
     check_model(model, index)
     model.embed_texts(["a video"])  # compiles, and reports a missing tokenizer now, not with the first query
 

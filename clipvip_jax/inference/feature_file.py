@@ -24,6 +24,7 @@ from clipvip_jax.weights.mmap_file import iterate_blocks
 SUFFIX = ".safetensors"
 _FIELDS = "fields"  # the tensor of JSON text
 _DIGEST = "digest"
+_REMEDY = "write it again, or restore a copy"
 _COPIED_BYTES = 32 << 20  # small arrays are copied, so that they outlive their file
 _TYPES: dict[type, str] = {str: "a string", list: "a list of strings", dict: "a JSON object"}
 
@@ -109,11 +110,13 @@ def read_features(
   Raises:
     UserError: the file is corrupt, does not match its digest, or an array or field is missing or has another type.
   """
-  tensors, _ = safetensors_file.read(path)
+  tensors, _ = safetensors_file.read(path, _REMEDY)
   digest = tensors.pop(_DIGEST, None)
   missing = [name for name in (*arrays, _FIELDS) if name not in tensors]
   if missing:
     raise UserError(f"{path} is not {kind}: it has no tensor {missing[0]!r}")
+  if digest is not None and not np.array_equal(digest, digest_tensors(tensors)):
+    raise UserError(f"{path} is corrupt: it does not match its digest; {_REMEDY}")
   try:
     values = json.loads(tensors[_FIELDS].tobytes())
   except (ValueError, RecursionError):
@@ -130,8 +133,6 @@ def read_features(
       raise UserError(f"{path} is not {kind}: field {name!r} is not {_TYPES[expected]}")
   if digest is None:
     log.warning("%s has no digest: an earlier version wrote it, and it cannot be verified", path)
-  elif not np.array_equal(digest, digest_tensors(tensors)):
-    raise UserError(f"{path} is corrupt: it does not match its digest; write it again, or restore a copy")
   return {name: _keep(tensors[name], mapped) for name in arrays}, {name: values[name] for name in fields}
 
 
@@ -145,6 +146,6 @@ def read_digest(path: pathlib.Path) -> str:
   Raises:
     UserError: the file is corrupt.
   """
-  tensors, _ = safetensors_file.read(path)
+  tensors, _ = safetensors_file.read(path, _REMEDY)
   digest = tensors[_DIGEST] if _DIGEST in tensors else digest_tensors(tensors)
   return digest.tobytes().hex()

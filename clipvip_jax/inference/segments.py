@@ -9,17 +9,21 @@ from clipvip_jax.inference.video_clip import VideoClip
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import printable
 from clipvip_jax.utils.progress import ProgressReporter
 from clipvip_jax.utils.storage import PathLike
 
-_SHORTEST = 0.1  # seconds
+_SHORTEST, _LONGEST = 0.1, 1_000_000  # seconds
 
 
 def parse_seconds(text: str) -> float:
   """Parses the length of segments, such as "10s"; raises UserError if it is something else."""
   match = re.fullmatch(r"(\d+(?:\.\d+)?)s", text, re.ASCII)
-  if not match or not _SHORTEST <= float(match[1]) < 1e6:
-    raise UserError(f"--segments={text} is not a length of at least {_SHORTEST:g}s; write seconds, such as 10s")
+  if not match or not _SHORTEST <= float(match[1]) < _LONGEST:
+    raise UserError(
+      f"--segments={printable(text, 40)} is not a length of at least {_SHORTEST:g}s and below {_LONGEST}s; write"
+      " seconds, such as 10s"
+    )
   return float(match[1])
 
 

@@ -1,6 +1,7 @@
 """Clips: videos or time ranges of them, and their names in an index."""
 
 import dataclasses
+import math
 import os
 import pathlib
 import re
@@ -39,7 +40,9 @@ class VideoClip:
     """Returns the clip that has a name; any text is the name of a clip."""
     if match := _TIMES.fullmatch(name):
       try:
-        return cls(match[1], *(None if text is None else float(text) for text in match.groups()[1:]))
+        times = [None if text is None else float(text) for text in match.groups()[1:]]
       except ValueError:  # digits that are no number
-        pass
+        return cls(name)
+      if math.inf not in times:  # as 1e999 is
+        return cls(match[1], *times)
     return cls(name)

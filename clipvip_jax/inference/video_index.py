@@ -1,6 +1,7 @@
 """Video index: the features of many videos in one file, written by `embed` and read by `search`."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -105,7 +106,8 @@ def read_index(path: pathlib.Path) -> VideoIndex:
     UserError: the file does not exist or is not an index.
   """
   if not path.is_file():
-    raise UserError(f"index {str(path)!r}: no such file; python -m clipvip_jax.embed writes one")
+    problem = "not a file" if os.path.lexists(path) else "no such file"
+    raise UserError(f"index {str(path)!r}: {problem}; python -m clipvip_jax.embed writes one")
   types = _FIELDS | {name: type(value) for name, value in _OPTIONAL.items()}
   arrays, fields = feature_file.read_features(path, ["features"], types, _KIND, _DEFAULTS, mapped=True)
   check_crop(fields["crop"], f"{path} is not {_KIND}: its crop")

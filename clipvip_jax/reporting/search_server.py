@@ -22,6 +22,7 @@ from clipvip_jax.inference.search import Hit
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.reporting import pages, search_page
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import printable
 
 Search = Callable[[str, str], Sequence[Hit]]  # of a query and a condition ("": none)
 
@@ -63,10 +64,10 @@ class SearchServer(http.server.ThreadingHTTPServer):
     self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
       super().__init__((host, port), _Handler)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, TypeError) as error:  # TypeError: a name that cannot be encoded
       reason = getattr(error, "strerror", None) or error
       raise UserError(
-        f"--port={port} on {host} cannot be opened ({reason}); choose another --port or --host"
+        f"--port={port} on {printable(host, 160)} cannot be opened ({reason}); choose another --port or --host"
       ) from error
 
   @property

@@ -14,10 +14,17 @@ BLOCK_BYTES = 128 << 20  # of smaller ones, starting threads for each costs more
 RESIDENT_BYTES = 256 << 20  # of an array that is read in blocks; more would displace other data from memory
 
 
-def map_file(path: pathlib.Path) -> mmap.mmap:
+DOWNLOAD_AGAIN = "download it again"
+
+
+def map_file(path: pathlib.Path, remedy: str = DOWNLOAD_AGAIN) -> mmap.mmap:
   """Maps a file into memory.
 
   Replacing the file while it is mapped is safe; truncating it kills the process on the next access.
+
+  Args:
+    path: of the file.
+    remedy: what to do about an empty file, for the message.
 
   Raises:
     UserError: the path is missing, empty, not a regular file, a placeholder of a failed download, or cannot be opened.
@@ -27,7 +34,7 @@ def map_file(path: pathlib.Path) -> mmap.mmap:
     if not stat.S_ISREG(status.st_mode):  # a folder, or a pipe, on which open() would block
       raise UserError(f"{path} is not a regular file; pass a file of weights")
     if not status.st_size:
-      raise UserError(f"{path} is empty (0 bytes); download it again")
+      raise UserError(f"{path} is empty (0 bytes); {remedy}")
     with path.open("rb") as file:
       if placeholder := placeholder_files.describe(file.read(placeholder_files.START_BYTES)):
         raise UserError(f"{path} is {placeholder}")

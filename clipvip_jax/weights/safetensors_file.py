@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import printable
 from clipvip_jax.weights import json_object
-from clipvip_jax.weights.mmap_file import map_file
+from clipvip_jax.weights.mmap_file import DOWNLOAD_AGAIN, map_file
 
 _DTYPES: dict[str, DTypeLike] = {
   "F64": np.float64,
@@ -34,22 +34,26 @@ _MAX_HEADER = 16 << 20
 _TEXT_LIMIT = 160  # characters of a name from the file in a message
 
 
-def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(path: pathlib.Path, remedy: str = DOWNLOAD_AGAIN) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   """Returns ({name: array}, metadata); the arrays are read-only views of the file in its own dtypes.
+
+  Args:
+    path: of the file.
+    remedy: what to do about a corrupt file, for the message.
 
   Raises:
     UserError: the file is missing or corrupt (header is not JSON; offsets overlap, leave gaps or lie outside; sizes
       contradict shapes), contains a tensor twice, an unsupported dtype, or no tensors. The message is one line that
       names file and tensor.
   """
-  data = map_file(path)
+  data = map_file(path, remedy)
   try:
     return _load(data, path)
   except UserError as error:
     raise UserError(f"{path}: {error}") from error
   except Exception as error:  # from the library, JSON and NumPy on corrupt input
     reason = printable(first_line(error), _TEXT_LIMIT)
-    raise UserError(f"{path} is corrupt or not a .safetensors file ({reason}); download it again") from error
+    raise UserError(f"{path} is corrupt or not a .safetensors file ({reason}); {remedy}") from error
 
 
 def _load(data: mmap.mmap, path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

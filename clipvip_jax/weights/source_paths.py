@@ -112,9 +112,10 @@ def weight_file(source: str) -> pathlib.Path:
   if path.is_file() and (tensor_files.is_weights(path) or path.name.endswith(tensor_files.SUFFIXES)):
     return path
   if path.exists() or not path.name.endswith((*tensor_files.SUFFIXES, tensor_files.INDEX_SUFFIX)):
+    problem = "" if path.exists() else "; there is nothing of this name"
     raise UserError(
       f"{source!r} is not a source of weights; allowed: files ({', '.join(tensor_files.SUFFIXES)}), folders in"
-      f" HuggingFace's layout, {HUB}OWNER/NAME, and workdirs of runs (WORKDIR or WORKDIR@STEP)"
+      f" HuggingFace's layout, {HUB}OWNER/NAME, and workdirs of runs (WORKDIR or WORKDIR@STEP){problem}"
     )
   raise UserError(
     f"{source!r}: no such file; to start from CLIP, pass {HUB}openai/clip-vit-base-patch32 (or -patch16), or the"

@@ -92,6 +92,17 @@ def test_index_of_another_model_is_refused_before_it_is_served(tmp_path, fake_mo
 
 
 @pytest.mark.parametrize("options", [["red"], ["--serve", "--port=0"]])
+def test_a_model_that_was_moved_is_named_with_the_option(tmp_path, options):
+  path = tmp_path / "i.safetensors"
+  video_index.write_index(path, VideoIndex(np.eye(3, dtype=np.float32), list("abc"), "gone/run", "other", [], []))
+  message = r"'gone/run' is not a source .*nothing of this name\. The index names this model: .* with --model$"
+  with pytest.raises(UserError, match=message):
+    search.main([f"--index={path}", *options])
+  with pytest.raises(UserError, match=r"'other/run' is not a source .*nothing of this name$"):
+    search.main([f"--index={path}", "--model=other/run", *options])
+
+
+@pytest.mark.parametrize("options", [["red"], ["--serve", "--port=0"]])
 def test_a_model_without_tokenizer_is_refused_at_the_start(tmp_path, fake_model, monkeypatch, options):
   def fail(self, texts):
     raise UserError("no tokenizer is known")

@@ -111,6 +111,14 @@ def test_corrupt_files_are_refused_in_one_line(tmp_path, content):
   assert str(refused.value).startswith(f"{tmp_path / 'file'}") and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("change", [lambda x: b"", lambda x: x[:5], lambda x: x[:-1], lambda x: x[:-9] + b"!" + x[-8:]])
+def test_a_corrupt_file_is_called_so_with_what_to_do(tmp_path, change):
+  feature_file.write_features(tmp_path / "file", ARRAYS, FIELDS)
+  (tmp_path / "file").write_bytes(change((tmp_path / "file").read_bytes()))
+  with pytest.raises(UserError, match=r"file is (corrupt|empty).*; write it again, or restore a copy$"):
+    read(tmp_path / "file")
+
+
 def test_truncated_file_is_refused_at_every_length(tmp_path):
   feature_file.write_features(tmp_path / "file", ARRAYS, FIELDS)
   content = (tmp_path / "file").read_bytes()

@@ -22,6 +22,6 @@ def test_names_are_read_back(clip, name):
   assert clip.name == name and VideoClip.from_name(name) == clip
 
 
-@pytest.mark.parametrize("name", ["", "v.mp4", "@0-10", "v@1.2.3-4", "v@a-b", "v@-1-2"])
+@pytest.mark.parametrize("name", ["", "v.mp4", "@0-10", "v@1.2.3-4", "v@a-b", "v@-1-2", "v@1-1e999", "v@1e999-"])
 def test_other_texts_are_paths(name):
   assert VideoClip.from_name(name) == VideoClip(name)

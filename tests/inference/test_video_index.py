@@ -1,6 +1,7 @@
 """The index of videos: round trip, and files whose parts do not match."""
 
 import dataclasses
+import pathlib
 
 import feature_files
 import numpy as np
@@ -59,3 +60,10 @@ def test_files_whose_parts_do_not_match_are_refused(path, changes, message):
 def test_missing_file_names_the_command_that_writes_one(tmp_path):
   with pytest.raises(UserError, match=r"none\.safetensors': no such file; python -m clipvip_jax\.embed"):
     video_index.read_index(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("make", [pathlib.Path.mkdir, lambda path: path.symlink_to("missing")])
+def test_what_is_not_a_file_is_refused_as_such(tmp_path, make):
+  make(tmp_path / "x.safetensors")
+  with pytest.raises(UserError, match=r"x\.safetensors': not a file; python -m clipvip_jax\.embed writes one"):
+    video_index.read_index(tmp_path / "x.safetensors")

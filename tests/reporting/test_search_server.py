@@ -216,6 +216,8 @@ def test_a_port_in_use_is_refused():
     ({"host": "192.0.2.1"}, r"on 192\.0\.2\.1 cannot be opened"),
     ({"host": "no.such.host.invalid"}, r"on no\.such\.host\.invalid cannot be opened"),
     ({"host": "a" * 80}, "cannot be opened"),
+    ({"host": "\u00e9" * 80}, r"cannot be opened \(.+\); choose another --port or --host"),
+    ({"host": "a\0b"}, r"on a.x00b cannot be opened"),
   ],
 )
 def test_wrong_addresses_are_refused(options, message):
