@@ -28,6 +28,10 @@ from clipvip_jax.weights.source_paths import HUB, download, fetch, is_run, parse
 CLIP_VIP_PARAMS = ("vision/added_proxies", "vision/time_embedding")
 SEQUENCE_PREFIX = "sequence/"  # parameters of temporal=sequence, which no published layout holds
 _OPENAI_TENSOR = "input_resolution"  # only in OpenAI's own files
+_ASSUMED = {
+  "gelu": "gelu, as in LAION's weights (OpenAI's need quick_gelu)",
+  "quick_gelu": "quick_gelu, as in OpenAI's weights (LAION's need gelu); keep their config.json next to them",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +138,8 @@ def _from_run(source: str, overrides: Hints) -> Weights:
 def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
   tensors, file_hints = _read(path)
   tensors = wrapper_prefixes.strip_wrapper_prefixes(tensors, source)
-  activation = "quick_gelu"
-  guessed = names_openclip.is_openclip(tensors) and _OPENAI_TENSOR not in tensors
-  if guessed:
-    activation = "gelu"
+  is_openai = _OPENAI_TENSOR in tensors
+  activation = "gelu" if names_openclip.is_openclip(tensors) and not is_openai else "quick_gelu"
   flat = {name: _float32(name, x, source) for name, x in _to_flat(tensors, path, source).items()}
   if "logit_scale" in flat and flat["logit_scale"].size == 1:
     flat["logit_scale"] = flat["logit_scale"].reshape(())  # some publishers store a scalar as [1]
@@ -147,11 +149,8 @@ def _from_file(source: str, path: pathlib.Path, overrides: Hints) -> Weights:
   except UserError as error:
     raise UserError(f"{source}: the configuration next to the weights: {error}") from error
   hints = overrides | file_hints | folder_hints
-  if guessed and hints.activation is None:
-    log.warning(
-      "%s: no file specifies the activation; assuming gelu, as in LAION's weights (OpenAI's need quick_gelu)",
-      source,
-    )
+  if hints.activation is None and not is_openai and _is_clip(flat):  # the weights of CLIP-ViP have one publisher
+    log.warning("%s: no file specifies the activation; assuming %s", source, _ASSUMED[activation])
   tokenizer = path.parent / TOKENIZER_FILE
   # CLIP-ViP without added proxies has an empty tensor of them. Exports of mean pooling and of runs, which alone state
   # num_frames, have it, too.

@@ -173,6 +173,21 @@ def test_openai_tensors_imply_quick_gelu_and_others_warn_of_gelu(tmp_path, caplo
   assert "no file specifies the activation; assuming gelu" in caplog.text
 
 
+@pytest.mark.parametrize(
+  ("name", "hints", "warned"),
+  [
+    ("clip_tiny.safetensors", Hints(), True),
+    ("clip_tiny.safetensors", Hints(vision_heads=4), True),
+    ("clip_tiny.safetensors", Hints(activation="gelu"), False),
+    ("vip_tiny.safetensors", Hints(), False),
+  ],
+)
+def test_names_of_huggingface_without_a_configuration_warn_of_quick_gelu(name, hints, warned, caplog, monkeypatch):
+  monkeypatch.setattr(log, "propagate", True)
+  read(name, hints)
+  assert ("assuming quick_gelu, as in OpenAI's weights (LAION's need gelu)" in caplog.text) is warned
+
+
 def changed(tmp_path, change, name="clip_tiny.safetensors"):
   tensors = load_file(GOLDEN / name)
   change(tensors)
