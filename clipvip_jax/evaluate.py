@@ -24,7 +24,7 @@ from clipvip_jax.utils.log import log
 if TYPE_CHECKING:  # options are checked before JAX is imported
   from clipvip_jax.evaluation.run import TargetResult
 
-_MINIMUM = {"num_frames": 1, "text_length": 2, "batch_size": 1, "num_workers": 0}
+_LIMITS = {"num_frames": (1, 10_000), "text_length": (2, 2**20), "batch_size": (1, 2**24), "num_workers": (0, 1024)}
 _OF_EMBEDDINGS = ("embeddings", "model", "workdir", "split", "protocol")  # the options that apply to embeddings
 
 
@@ -78,10 +78,10 @@ def _check_options(options: argparse.Namespace) -> None:
     return
   if not re.fullmatch(r"\w+(/[\w.=+-]+)?", options.dataset):
     raise UserError(f"--dataset={options.dataset!r} must be NAME or NAME/CONFIG of a corpus of data/")
-  for name, minimum in _MINIMUM.items():
+  for name, (minimum, maximum) in _LIMITS.items():
     value = getattr(options, name)
-    if value is not None and value < minimum:
-      raise UserError(f"--{name}={value} must be at least {minimum}")
+    if value is not None and not minimum <= value <= maximum:
+      raise UserError(f"--{name}={value} must be at least {minimum} and at most {maximum}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

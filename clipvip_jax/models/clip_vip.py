@@ -190,7 +190,7 @@ def _check_config(config: ConfigDict) -> None:
 
 
 def _check_sizes(config: ConfigDict) -> None:
-  """Raises UserError for a size below its minimum."""
+  """Raises UserError for a size that is out of range or, as of a config.json that was edited, not an integer."""
   if not 0 <= config.get("patch_dropout", 0.0) < 1:
     raise UserError(f"model.patch_dropout={config.patch_dropout} must be at least 0 and below 1")
   sizes = {f"model.{field}": config[field] for field in ("image_size", "patch_size", "embed_dim")}
@@ -201,6 +201,8 @@ def _check_sizes(config: ConfigDict) -> None:
   for name, size in sizes.items():
     minimum = _MIN_SIZES.get(name.rpartition(".")[2], 1)
     maximum = _MAX_LAYERS if name.endswith("layers") else _MAX_SIZE
+    if type(size) is not int:
+      raise UserError(f"{name}={size!r} must be an integer.")
     if size < minimum:
       raise UserError(f"{name}={size} must be at least {minimum}")
     if size > maximum:

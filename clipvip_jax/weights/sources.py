@@ -20,7 +20,7 @@ from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log
 from clipvip_jax.weights import json_object, names_clip_vip, names_openclip, tensor_files, torch_file, wrapper_prefixes
 from clipvip_jax.weights.config_files import read_hints
-from clipvip_jax.weights.model_config import TOKENIZER_FILE, Hints, from_weights, hints_from_metadata
+from clipvip_jax.weights.model_config import TOKENIZER_FILE, Hints, checked_size, from_weights, hints_from_metadata
 from clipvip_jax.weights.pixel_normalization import fold_normalization, read_normalization
 from clipvip_jax.weights.source_paths import HUB, download, fetch, is_run, parse_run, weight_file
 
@@ -70,12 +70,16 @@ class Weights:
   @property
   def num_frames(self) -> int | None:
     """Frames of a clip in the run; None if unknown."""
-    return self.hints.num_frames if self.run is None else self.run.data.get("num_frames")
+    return self.hints.num_frames if self.run is None else self._size_of_run("num_frames")
 
   @property
   def text_length(self) -> int | None:
     """Tokens of a text in the run; None if unknown."""
-    return self.hints.text_length if self.run is None else self.run.data.get("text_length")
+    return self.hints.text_length if self.run is None else self._size_of_run("text_length")
+
+  def _size_of_run(self, name: str) -> int | None:
+    assert self.run is not None
+    return checked_size(self.run.data.get(name), f"{self.source}: data.{name}")
 
   @property
   def crop(self) -> str | None:

@@ -1,5 +1,6 @@
 """Weights of any SOURCE: the golden models under all published names, folders, the Hub, and invalid sources."""
 
+import dataclasses
 import json
 import warnings
 
@@ -7,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from ml_collections import ConfigDict
 from numeric import assert_close
 from project_paths import GOLDEN
+from random_run import random_run
 from safetensors.numpy import load_file, save_file
 
 from clipvip_jax.models import clip_vip
@@ -262,6 +265,14 @@ def test_values_beyond_float32_become_infinite_without_a_warning_of_numpy(tmp_pa
     warnings.simplefilter("error")
     weights = sources.read_weights(changed(tmp_path, lambda t: t.update({name: t[name].astype(float) * 1e300})), HEADS)
   assert not all(np.isfinite(x).all() for x in weights.params.values())
+
+
+@pytest.mark.parametrize("name", ["num_frames", "text_length"])
+@pytest.mark.parametrize("value", [6.0, "6", True, 0])
+def test_lengths_of_a_run_that_are_no_integers_are_refused(name, value):
+  weights = dataclasses.replace(random_run(), run=ConfigDict({"data": {name: value}}))
+  with pytest.raises(UserError, match=rf"a run: data\.{name}={value!r} must be an integer of at least 1"):
+    getattr(weights, name)
 
 
 def test_fused_matrix_that_cannot_be_split_is_refused(tmp_path):
