@@ -23,7 +23,7 @@ from clipvip_jax.input_pipeline.preprocessing import CROPS
 from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
-from clipvip_jax.utils.storage import PathLike
+from clipvip_jax.utils.storage import PathLike, is_remote
 
 if TYPE_CHECKING:
   from clipvip_jax.inference.video_index import VideoIndex
@@ -62,6 +62,8 @@ def _check_options(options: argparse.Namespace) -> None:
     raise UserError(f"--join takes only --out and --max_skipped; omit {', '.join(given)}")
   if options.out.suffix != SUFFIX:
     raise UserError(f"--out={options.out} must end with {SUFFIX}")
+  if not is_remote(options.out) and options.out.is_dir():  # now, not once the videos are measured
+    raise UserError(f"--out={options.out} is a folder; name a file")
   if not 0 <= options.max_skipped <= 1:
     raise UserError(f"--max_skipped={options.max_skipped} must be between 0 and 1")
   if options.threads < 0:

@@ -88,6 +88,13 @@ def test_wrong_options_are_refused_in_one_line(arguments, message):
   assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("options", [["--model=x", "--videos=y", "--segments=1s"], ["--join"]])
+def test_a_folder_in_place_of_the_index_is_refused_before_videos_are_listed(tmp_path, options):
+  (tmp_path / "i.safetensors").mkdir()
+  with pytest.raises(UserError, match=r"--out=.*i\.safetensors is a folder; name a file"):
+    embed.main([f"--out={tmp_path / 'i.safetensors'}", *options])
+
+
 def test_exits_with_code_2_and_one_line_on_stderr():
   arguments = ["--model=x.safetensors", "--videos=none", "--out=i.safetensors"]
   done = subprocess.run([sys.executable, "-m", "clipvip_jax.embed", *arguments], capture_output=True, text=True)
