@@ -19,7 +19,6 @@ _FIELDS = (
   *("patch_size", "embed_dim", "activation", "text.vocab_size"),
   *(f"{tower}.{name}" for tower in ("vision", "text") for name in ("width", "layers", "heads", "mlp")),
 )
-_TAKE_SIZES = "--config.sizes_from_weights=True takes those of the weights"
 _LISTED = 5  # parameters in a message
 _ALIGNMENT = 64  # bytes, of arrays that JAX takes over on a CPU without a copy
 
@@ -58,7 +57,7 @@ def load_params(
   sequence = [name for name in shapes if name.startswith(SEQUENCE_PREFIX)]
   if not any(name in loaded for name in sequence):
     loaded |= _sequence_from_text(loaded, {name: shapes[name] for name in sequence})
-  remedy = f"use other weights, or set these sizes; {_TAKE_SIZES}"
+  remedy = "use complete weights of these sizes, or --config.sizes_from_weights=True"
   check_complete(loaded, params, source, optional=(*CLIP_VIP_PARAMS, *sequence), model="config.model", remedy=remedy)
   return loaded
 
@@ -77,7 +76,7 @@ def _check_model(weights: Weights, model: ConfigDict) -> None:
   if differences:
     raise UserError(
       f"{weights.source!r} does not fit config.model: its weights have {', '.join(differences)}; use the variant of"
-      f" their size (configs/sizes.py); {_TAKE_SIZES}"
+      " their size (configs/sizes.py), or --config.sizes_from_weights=True"
     )
   if "activation" in unknown and weights.config.activation != model.activation:
     log.warning("%s: this run computes model.activation=%s, which no file states", weights.source, model.activation)
