@@ -75,7 +75,8 @@ def from_model(source: str, options: EvaluationOptions) -> EvaluationTarget:
   """
   weights = sources.read_weights(source, Hints(crop=options.crop))
   if weights.run is not None:  # otherwise its position embedding would be resized without a message
-    load_params.check_complete(weights.params, clip_vip.parameter_shapes(weights.config), source)
+    fields = {"model": "config.model of its config.json", "remedy": "restore config.json"}
+    load_params.check_complete(weights.params, clip_vip.parameter_shapes(weights.config), source, **fields)
   config = evaluation_config(weights, options)
   if not config.data.tokenizer:
     vocab_size = weights.config.text.vocab_size

@@ -221,7 +221,7 @@ def test_models_that_are_not_runs_of_one_experiment_are_refused(corpora, runs, c
 def test_run_whose_configuration_does_not_fit_its_checkpoint_is_refused(corpora, runs, tmp_path):
   shutil.copytree(runs[0], tmp_path / "run")
   edit_config(tmp_path / "run", ('"image_size": 32', '"image_size": 64'))
-  with pytest.raises(UserError, match=r"config\.model.*vision/position_embedding.*\(17, 32\)"):
+  with pytest.raises(UserError, match=r"config\.model.*vision/position_embedding.*\(17, 32\).*; restore config"):
     command(corpora, tmp_path / "out", [tmp_path / "run"])
 
 
