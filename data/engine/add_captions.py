@@ -88,11 +88,13 @@ def add_captions(source: str | os.PathLike[str], captions: Sequence[str], name: 
     raise UserError(f"--name={name} is the corpus itself; choose another name for the new edition")
   texts = text_lookup.open_lookup(*captions)
   _check_ids(builder, texts, captions)
-  if edition.target.exists():
-    _check_existing(edition)
-    return edition.target
-  with build_lock.locked(epath.Path(edition.building)):
-    _write(builder, edition, texts)
+  if not edition.target.exists():
+    with build_lock.locked(epath.Path(edition.building)):
+      if not edition.target.exists():  # another process may have written it meanwhile
+        _write(builder, edition, texts)
+        return edition.target
+  _check_existing(edition)
+  build_lock.delete_leftovers(epath.Path(edition.building))
   return edition.target
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Iterator
 
@@ -48,16 +49,20 @@ def run(
   logging.getLogger("apache_beam").setLevel(logging.ERROR)
   finished, worker_died, errors = threading.Event(), threading.Event(), list[BaseException]()
 
+  pipeline = beam.Pipeline(runner=runner or "FnApiRunner", options=options)
+
   def run_pipeline() -> None:
     try:
-      with beam.Pipeline(runner=runner or "FnApiRunner", options=options) as pipeline:
+      with pipeline:
         elements = pipeline | "shards" >> beam.Create(shards, reshuffle=True)
         _ = elements | "build" >> beam.ParDo(_BuildShard(plan, spec, work))
     except BaseException as error:
       errors.append(error)
     finished.set()
 
-  with _detect_worker_death(worker_died):
+  with _detect_worker_death(worker_died), contextlib.ExitStack() as stack:
+    # Beam deletes it when the pipeline ends, which it does not where this thread raises.
+    stack.callback(shutil.rmtree, pipeline.local_tempdir, ignore_errors=True)
     # In a thread, so that this one can react to Ctrl-C and to the death of workers.
     threading.Thread(target=run_pipeline, daemon=True).start()
     while not finished.wait(_POLL_SECONDS):

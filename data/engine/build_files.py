@@ -6,12 +6,13 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import sys
 import tempfile
 from collections.abc import Iterator
 
 from etils import epath
 
-from clipvip_jax.utils import atomic_write, storage, transfers
+from clipvip_jax.utils import atomic_write, log, storage, transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import find_path
 from clipvip_jax.utils.storage_errors import TransferError
@@ -130,9 +131,9 @@ def atomic_path(path: epath.Path) -> Iterator[pathlib.Path]:
     transfers.upload(temporary, path)
 
 
-def disk_error(folder: epath.Path, error: OSError) -> UserError:
-  """Returns a UserError for an OSError of a build, such as a full disk, an exceeded quota or missing permissions."""
-  reason = atomic_write.disk_error_reason(error) or error.strerror or error
+def disk_error(folder: epath.Path, error: Exception) -> UserError:
+  """Returns a UserError for an error of a build's disk: full, an exceeded quota or missing permissions."""
+  reason = atomic_write.disk_error_reason(error) or getattr(error, "strerror", None) or error
   return UserError(
     f"{folder}: {reason}. Completed shards are kept; free disk space or fix permissions, then run the build again to"
     " resume"
@@ -148,6 +149,7 @@ def redirect_stderr(path: pathlib.Path) -> Iterator[None]:
       os.dup2(file.fileno(), 2)
     yield
   finally:
+    log.flush_output(sys.stderr)  # what the file refuses is lost, and not printed later
     os.dup2(original, 2)
     os.close(original)
 

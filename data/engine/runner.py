@@ -19,6 +19,7 @@ from clipvip_jax.data.engine.plan import Plan, Shard
 from clipvip_jax.data.engine.shards import is_up_to_date, is_written
 from clipvip_jax.data.engine.work import BuildWork
 from clipvip_jax.utils import storage, transfers
+from clipvip_jax.utils.atomic_write import disk_error_reason
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from clipvip_jax.utils.progress import ProgressReporter
@@ -65,6 +66,8 @@ def run_build(plan: Plan, spec: RecordSpec, work: BuildWork, config: tfds.downlo
   except UserError:
     raise
   except Exception as error:  # Beam and its runners raise anything, for example if a cluster is unreachable
+    if disk_error_reason(error):  # also that of a worker which could not even save the error
+      raise build_files.disk_error(work.folder, error) from error
     lines = str(error).strip().splitlines() or [type(error).__name__]
     raise UserError(
       f"the build failed: {lines[-1]}. See {work.worker_log}. Completed shards are kept; run the build again to resume"

@@ -144,6 +144,27 @@ def test_an_interrupted_edition_resumes_with_the_same_bytes(corpus, tmp_path, mo
   assert {path.name: path.stat().st_mtime_ns for path in resumed.iterdir()} == before
 
 
+@pytest.mark.parametrize("killed", [True, False])
+def test_the_working_folder_of_a_complete_edition_is_deleted(corpus, tmp_path, monkeypatch, killed):
+  """Left by a call that was killed; or created by one that waited while another wrote the edition."""
+  captions = [write_captions(tmp_path / "new.jsonl", {f"clip{i}": f"new {i}" for i in range(200)})]
+  building = corpus.parent.parent / "two" / "1.0.0.building"
+  if killed:
+    add_captions(corpus, captions, "two")
+    building.mkdir()
+  else:
+    write = add.build_lock.locked
+
+    def locked(folder):
+      monkeypatch.setattr(add.build_lock, "locked", write)
+      add_captions(corpus, captions, "two")
+      return write(folder)
+
+    monkeypatch.setattr(add.build_lock, "locked", locked)
+  add_captions(corpus, captions, "two")
+  assert captions_of(corpus.parent.parent / "two" / "1.0.0")["clip7"] == "new 7" and not building.exists()
+
+
 def test_other_captions_start_again_and_are_refused_for_a_complete_edition(corpus, tmp_path, monkeypatch):
   first = [write_captions(tmp_path / "a.jsonl", {f"clip{i}": f"a {i}" for i in range(200)})]
   second = [write_captions(tmp_path / "b.jsonl", {f"clip{i}": f"b {i}" for i in range(200)})]

@@ -1,6 +1,8 @@
 """The Beam job: errors of shards end the build in words, errors of Beam are raised, and no shard starts after one."""
 
+import _thread
 import json
+import tempfile
 import threading
 
 import corpora
@@ -22,13 +24,17 @@ SPEC = RecordSpec(FrameSettings(fps=2), "pyav", 30.0, {})
 
 
 @pytest.fixture
-def job(tmp_path):
-  """(shards, plan, work) of four clips in two shards."""
+def job(tmp_path, monkeypatch):
+  """(shards, plan, work) of four clips in two shards; no test may leave a temporary folder."""
+  temporary = tmp_path / "temporary"
+  temporary.mkdir()
+  monkeypatch.setattr(tempfile, "tempdir", str(temporary))
   video = corpora.write_video(tmp_path / "x.mp4")
   plan = write_plan([Item(name, "train", str(video), ("t",)) for name in "abcd"], (), epath.Path(tmp_path / "plan"))
   work = BuildWork(epath.Path(tmp_path / "shards"), "settings", clips_per_shard=2)
   work.folder.mkdir()
-  return list(plan.shards(work.clips_per_shard)), plan, work
+  yield list(plan.shards(work.clips_per_shard)), plan, work
+  assert not list(temporary.iterdir())
 
 
 def run(job, runner=None):
@@ -88,3 +94,13 @@ def test_death_of_a_worker_process_ends_the_build(job):
 
   with pytest.raises(UserError, match=r"a worker process of the build was killed.*fewer --workers"):
     run(job, Dying())
+
+
+def test_ctrl_c_ends_the_build(job):
+  class Interrupting(PipelineRunner):
+    def run_pipeline(self, pipeline, options):
+      _thread.interrupt_main()
+      threading.Event().wait()
+
+  with pytest.raises(KeyboardInterrupt):
+    run(job, Interrupting())

@@ -1,6 +1,9 @@
 """Raw files and corpora in object stores, and files of builds."""
 
+import os
 import pathlib
+import subprocess
+import sys
 
 import corpora
 import pytest
@@ -67,3 +70,25 @@ def test_file_state_and_atomic_path(bucket, tmp_path):
     assert not build_files.exists(path)
     build_files.delete_folder(folder / "folder", first="copy")
     assert not build_files.exists(folder / "folder/copy")
+
+
+PROGRAM = """
+import pathlib, sys
+from clipvip_jax.data.engine.build_files import redirect_stderr
+with redirect_stderr(pathlib.Path(sys.argv[1])):
+  try:
+    print("of a library", file=sys.stderr)
+  except OSError:
+    pass
+print("after", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("name", ["log", "/dev/full"])
+def test_standard_error_is_written_to_the_file_alone(tmp_path, name):
+  environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+  command = [sys.executable, "-c", PROGRAM, tmp_path / name]
+  done = subprocess.run(command, capture_output=True, text=True, env=environment)
+  assert (done.returncode, done.stderr.splitlines()[-1:]) == (0, ["after"])
+  assert "library" not in done.stderr
+  assert name == "/dev/full" or (tmp_path / name).read_text() == "of a library\n"

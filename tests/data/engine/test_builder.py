@@ -1,5 +1,6 @@
 """Builds of corpora: limits, resumption after kills, full disks, several workers."""
 
+import errno
 import hashlib
 import json
 import os
@@ -8,14 +9,16 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import corpora
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from etils import epath
 
-from clipvip_jax.data.engine import build_lock, decode_process, shards
+from clipvip_jax.data.engine import build_files, build_lock, decode_process, shards
 from clipvip_jax.data.engine.corpus_config import BuildOptions
 from clipvip_jax.data.engine.records import encode_jpeg
 from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder, VideoManifestConfig
@@ -269,3 +272,29 @@ def test_reports_corrupt_corpus(manifest, tmp_path, file):
   (builder.data_path / file).write_text("{}")
   with pytest.raises(UserError, match=r"is corrupt \(.*build it again"):
     corpora.build(Builder, "default", tmp_path, manifest)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_holds_not_even_the_error_is_named(manifest, tmp_path, monkeypatch, number):
+  """The first shard fails, and error.json cannot be written."""
+
+  def fail(*_):
+    raise OSError(number, os.strerror(number))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(build_files, "atomic_path", fail)
+    refused(
+      manifest, tmp_path, rf"^{tmp_path}/.*: {os.strerror(number)}\. Completed shards are kept; free disk space or"
+    )
+  assert len(corpora.read_back(corpora.build(Builder, "default", tmp_path, manifest), "train")) == CLIPS
+
+
+def test_builds_leave_no_temporary_files_and_need_none(manifest, tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+  (tmp_path / "temporary").mkdir()
+  for _ in range(2):  # the second finds the corpus
+    options = BuildOptions(raw_dir=str(manifest))
+    Builder(config="default", data_dir=tmp_path, options=options).build(tfds.download.DownloadConfig())
+  assert not list((tmp_path / "temporary").iterdir())
+  (tmp_path / "temporary").rmdir()
+  Builder(config=VideoManifestConfig(name="other"), data_dir=tmp_path, options=BuildOptions(raw_dir=str(manifest)))
