@@ -66,7 +66,7 @@ def write_features(path: pathlib.Path, arrays: Mapping[str, np.ndarray | RowBloc
         for block in _byte_blocks(tensors[name]):
           file.write(block.data)
   except OSError as error:
-    raise UserError(f"{path} cannot be written ({error.strerror or error}); name another file") from error
+    raise UserError(f"{path} {atomic_write.write_problem(error, 'name another file')}") from error
 
 
 def digest_tensors(tensors: Mapping[str, np.ndarray | RowBlocks]) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from clipvip_jax.runs import workdir
 from clipvip_jax.utils import config_tree
+from clipvip_jax.utils.atomic_write import write_problem
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.file_lock import LockHeldError, LocksUnsupportedError, file_lock
 from clipvip_jax.utils.log import log
@@ -38,5 +39,5 @@ def claim_parts(folder: pathlib.Path, job: Mapping[str, str | int], flag: str) -
     except LockHeldError as error:
       raise UserError(f"{folder} is in use by another process; wait until it ends, or name another {flag}") from error
     except OSError as error:
-      raise UserError(f"{folder} cannot be written ({error.strerror}); name another {flag}") from error
+      raise UserError(f"{folder} {write_problem(error, f'name another {flag}')}") from error
     yield folder / "job.json"

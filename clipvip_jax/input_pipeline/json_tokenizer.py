@@ -73,7 +73,7 @@ class JsonTokenizer(Tokenizer):
       with atomic_write.atomic_path(path) as partial:
         partial.write_text(self._json.to_str(pretty=True), encoding="utf-8")
     except OSError as error:
-      raise UserError(f"cannot write the tokenizer to {path} ({error.strerror}); choose a writable path") from error
+      raise UserError(f"tokenizer {path} {atomic_write.write_problem(error, 'choose another path')}") from error
 
   def _encode(self, text: str) -> list[int]:
     try:

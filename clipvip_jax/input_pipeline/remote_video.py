@@ -45,9 +45,13 @@ def fetch(url: str, target: pathlib.Path, offset: int = 0, size: int = 0) -> Non
   except FileNotFoundError:
     raise
   except OSError as error:
-    raise UserError(
-      f"{url}: cannot be copied to {target.parent} ({error.strerror or error}); set TMPDIR to a folder with more space"
-    ) from error
+    raise _copy_error(url, target.parent, error) from error
+
+
+def _copy_error(url: str, folder: storage.PathLike, error: OSError) -> UserError:
+  return UserError(
+    f"{url}: cannot be copied to {folder} ({error.strerror or error}); set TMPDIR to a folder with more space"
+  )
 
 
 def _download(source: epath.Path, target: pathlib.Path) -> None:
@@ -82,12 +86,16 @@ def local_media(video: storage.PathLike) -> Iterator[pathlib.Path]:
 
   Raises:
     MediaError: There is no such object; or an error of the block, which then names the object in place of the copy.
-    UserError: The bucket does not exist, the store refuses, or it cannot be reached.
+    UserError: The bucket does not exist, the store refuses, or it cannot be reached; or the copy cannot be written.
   """
   if not storage.is_remote(video):
     yield pathlib.Path(video)
     return
-  with _copies().use(os.fspath(video)) as path:
+  try:
+    copies = _copies()
+  except OSError as error:  # says nothing about the video
+    raise _copy_error(os.fspath(video), "a temporary folder", error) from error
+  with copies.use(os.fspath(video)) as path:
     try:
       yield path
     except MediaError as error:
@@ -132,7 +140,10 @@ class _Copies:
         shutil.rmtree(folder, ignore_errors=True)
 
   def _download(self, url: str) -> str:
-    folder = tempfile.mkdtemp(dir=self._folder.name)
+    try:
+      folder = tempfile.mkdtemp(dir=self._folder.name)
+    except OSError as error:
+      raise _copy_error(url, self._folder.name, error) from error
     try:
       fetch(url, pathlib.Path(folder, pathlib.PurePosixPath(url).name))
     except BaseException as error:

@@ -19,6 +19,7 @@ from clipvip_jax.runs import checkpoint_copy, workdir_lock
 from clipvip_jax.runs.checkpoint_paths import check_checkpoint_path
 from clipvip_jax.runs.workdir_mirror import WorkdirMirror
 from clipvip_jax.utils import lease, storage
+from clipvip_jax.utils.atomic_write import write_problem
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 from clipvip_jax.utils.time_limit import call_within
@@ -109,7 +110,7 @@ class BucketFolder(RunFolder):
         self._mirror.pull()
         checkpoint_copy.pull(self._remote / "checkpoints", self.path / "checkpoints")
       except OSError as error:
-        raise UserError(f"{self.path} cannot be written ({error.strerror}); set host.scratch_dir") from error
+        raise UserError(f"{self.path} {write_problem(error, 'set host.scratch_dir')}") from error
 
   def lock(self) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext()  # is held since the mirror was made

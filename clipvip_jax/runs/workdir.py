@@ -31,6 +31,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from clipvip_jax.utils import config_tree
+from clipvip_jax.utils.atomic_write import write_problem
 from clipvip_jax.utils.errors import UserError
 
 # Fields that change results by no more than the order of sums.
@@ -142,7 +143,7 @@ def explain_write_errors(workdir: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    raise UserError(f"--workdir={workdir} cannot be written ({error.strerror}); choose another") from error
+    raise UserError(f"--workdir={workdir} {write_problem(error, 'choose another')}") from error
 
 
 def record_extension(workdir: pathlib.Path, old: int, new: int) -> None:

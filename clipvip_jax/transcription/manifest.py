@@ -13,7 +13,7 @@ from clipvip_jax.inference import segments
 from clipvip_jax.transcription.sentences import Cut, cut_sentences
 from clipvip_jax.transcription.transcripts import Transcript
 from clipvip_jax.utils import storage
-from clipvip_jax.utils.atomic_write import atomic_path
+from clipvip_jax.utils.atomic_write import atomic_path, write_problem
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 
@@ -108,7 +108,7 @@ def _write_lines(out: pathlib.Path, lines: Sequence[str]) -> None:
     with atomic_path(out) as temporary:
       temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
   except OSError as error:
-    raise UserError(f"--out={out} cannot be written ({error.strerror}); transcripts are kept") from error
+    raise UserError(f"--out={out} {write_problem(error, 'name another file')}; transcripts are kept") from error
 
 
 def _rows(transcript: Transcript, settings: CutSettings, counts: collections.Counter[str]) -> Iterator[Row]:

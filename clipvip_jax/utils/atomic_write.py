@@ -14,6 +14,7 @@ from clipvip_jax.utils.errors import UserError
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # Those that libraries report by the text alone. An I/O error in a message may come from anything that was read.
 _DISK_ERROR_TEXTS = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)))
+_NAME_LENGTH = 55  # characters of a temporary file's name that are those of the file: file systems allow 255 bytes
 
 
 def disk_error_reason(error: BaseException | None) -> str:
@@ -37,6 +38,17 @@ def disk_error_reason(error: BaseException | None) -> str:
   return ""
 
 
+def write_problem(error: OSError, remedy: str) -> str:
+  """Returns the end of a message about a path that cannot be written: the reason, and what to do.
+
+  Args:
+    error: of the file system.
+    remedy: what to do about any reason; about a full disk, freeing space comes first.
+  """
+  is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+  return f"cannot be written ({error.strerror or error}); {'free space, or ' if is_full else ''}{remedy}"
+
+
 @contextlib.contextmanager
 def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a temporary path in the folder of `path` that replaces `path` when the block succeeds.
@@ -47,7 +59,7 @@ def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
     OSError: the folder does not exist, cannot be written or is full, or `path` is a folder; names `path`.
   """
   # Random, as process ids repeat between containers that share a file system.
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+  temporary = path.with_name(f".{path.name[:_NAME_LENGTH]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
   try:
     yield temporary
     temporary.replace(path)
@@ -79,4 +91,4 @@ def output_path(path: pathlib.Path, flag: str) -> Iterator[pathlib.Path]:
     with atomic_path(path) as temporary:
       yield temporary
   except OSError as error:
-    raise UserError(f"{flag}={path} cannot be written ({error.strerror or error}); name another file") from error
+    raise UserError(f"{flag}={path} {write_problem(error, 'name another file')}") from error

@@ -158,8 +158,8 @@ def export_weights(
         file.write_bytes(content)
       _write_tensors(temporary, path.suffix.lower(), tensors, to_metadata(hints))
   except OSError as error:
-    reason = error.strerror or error
-    raise UserError(f"target {str(target)!r} cannot be written: {reason}; free space or use another target") from error
+    problem = atomic_write.write_problem(error, "use another target")
+    raise UserError(f"target {str(target)!r} {problem}") from error
   return [path, *contents]
 
 

@@ -3,11 +3,13 @@
 import concurrent.futures
 import errno
 import pathlib
+import shutil
+import tempfile
 import threading
 
 import pytest
 
-from clipvip_jax.input_pipeline import remote_video
+from clipvip_jax.input_pipeline import read_media, remote_video
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.utils.errors import UserError
 
@@ -68,6 +70,27 @@ def test_a_full_disk_is_not_an_error_of_the_video(gs_bucket, tmp_path, monkeypat
   with pytest.raises(UserError, match=r"cannot be copied to .*No space left on device.*; set TMPDIR") as caught:
     remote_video.fetch(gs_bucket / "a.mp4", tmp_path / "a.mp4", 0, size)
   assert not isinstance(caught.value, MediaError)
+
+
+@pytest.mark.parametrize("problem", ["none", "deleted", "full"])
+def test_a_temporary_folder_that_cannot_be_used_is_not_an_error_of_the_video(gs_bucket, tmp_path, monkeypatch, problem):
+  gs_bucket.write("a.mp4", b"0123")
+
+  def fail(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  remote_video._copies.cache_clear()
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+  if problem == "none":
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+  elif problem == "deleted":
+    shutil.rmtree(remote_video._copies()._folder.name)
+  else:
+    monkeypatch.setattr(tempfile, "mkdtemp", fail)
+  with pytest.raises(UserError, match=r"a\.mp4: cannot be copied to .* \(No s.*\); set TMPDIR") as caught:
+    read_media.read_frames(gs_bucket / "a.mp4", 1)
+  assert not isinstance(caught.value, MediaError)
+  remote_video._copies.cache_clear()
 
 
 def test_errors_name_the_object(bucket, tmp_path):

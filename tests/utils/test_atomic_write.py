@@ -63,7 +63,8 @@ def test_errors_of_a_full_disk_which_name_no_file_name_it(tmp_path, number):
   with pytest.raises(OSError) as raised, atomic_path(tmp_path / "file"):
     raise OSError(number, os.strerror(number))
   assert (raised.value.errno, raised.value.filename) == (number, str(tmp_path / "file"))
-  message = r"--html=.*file cannot be written \(.*\); name another"
+  remedy = "name another file" if number == errno.EFBIG else "free space, or name another file"
+  message = rf"--html=.*file cannot be written \(.*\); {remedy}"
   with pytest.raises(UserError, match=message), output_path(tmp_path / "file", "--html"):
     raise OSError(number, os.strerror(number))
   assert not list(tmp_path.iterdir())
@@ -74,6 +75,13 @@ def test_keeps_the_old_file_when_killed(tmp_path):
   path.write_text("old")
   assert subprocess.run([sys.executable, "-c", KILLED, path], check=False).returncode == -signal.SIGKILL
   assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["x" * 250 + ".html", "\u00e9" * 124 + ".html", "\U0001f600" * 62 + ".json"])
+def test_the_longest_names_are_written(tmp_path, name):
+  with atomic_path(tmp_path / name) as temporary:
+    temporary.write_text("new")
+  assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_two_writers_do_not_share_a_temporary_file(tmp_path):
