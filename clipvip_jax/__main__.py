@@ -15,8 +15,9 @@ import sys
 from collections.abc import Sequence
 
 import clipvip_jax
-from clipvip_jax.utils.cli import exit_on_error
+from clipvip_jax.utils.cli import check_output, exit_on_error
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import flush_output, open_standard_streams
 
 
 def command_summaries() -> dict[str, str]:
@@ -33,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   Args:
     argv: name of the command and its arguments; None: those of the process.
   """
+  open_standard_streams()
   exit_on_error(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+  check_output(flush_output(sys.stdout))
 
 
 def _run(argv: list[str]) -> None:

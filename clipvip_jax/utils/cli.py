@@ -22,6 +22,7 @@ from clipvip_jax.utils.log import (
   flush_output,
   is_output_closed,
   log,
+  open_standard_streams,
   print_error,
   printable,
 )
@@ -77,6 +78,7 @@ def run_command(main: Callable[[], object], *, keep_compiled: bool = False) -> N
     main: the command.
     keep_compiled: whether its programs are kept in the user's cache folder; see `keep_compiled_programs`.
   """
+  open_standard_streams()
   configure_logging()
   if keep_compiled:
     keep_compiled_programs()
@@ -94,7 +96,12 @@ def run_command(main: Callable[[], object], *, keep_compiled: bool = False) -> N
     signals.ignore()  # the exit code is decided
     error = flush_output(sys.stdout)
     flush_output(sys.stderr)
-  if error is not None and not isinstance(error, BrokenPipeError):  # of a command that succeeded
+  check_output(error)
+
+
+def check_output(error: OSError | None) -> None:
+  """Ends a command that succeeded, but for an error of `flush_output`: exits with EXIT_BAD_INPUT and one line."""
+  if error is not None and not isinstance(error, BrokenPipeError):
     code = report_error(OSError(error.errno, error.strerror, "standard output"))
     flush_output(sys.stderr)
     sys.exit(code)

@@ -43,6 +43,14 @@ def quiet_libtpu() -> None:
       os.environ.setdefault(name, value)
 
 
+def open_standard_streams() -> None:
+  """Opens /dev/null in place of standard streams that are closed, as by `>&-`: files would get their numbers."""
+  for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    if getattr(sys, name) is None:
+      null = os.open(os.devnull, os.O_RDWR)  # has the lowest free number: that of the stream
+      setattr(sys, name, os.fdopen(null, mode, encoding="utf-8", closefd=False))
+
+
 def is_output_closed() -> bool:
   """Returns whether the reader of standard output, as `head`, has ended."""
   with contextlib.suppress(BrokenPipeError):

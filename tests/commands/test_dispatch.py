@@ -1,5 +1,7 @@
 """The console command: list of commands, version, errors, and that it runs them."""
 
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -47,3 +49,13 @@ def test_a_command_gets_its_arguments_and_sets_the_exit_code():
   query = [sys.executable, "-m", "clipvip_jax", "search", "--index=none.safetensors", "--top=0", "a dog"]
   done = subprocess.run(query, cwd=ROOT, capture_output=True, text=True, timeout=120)
   assert (done.returncode, done.stderr) == (2, "error: --top=0 must be at least 1\n")
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_an_output_that_cannot_be_written_takes_one_line(option):
+  with pathlib.Path("/dev/full").open("w") as full:
+    command = [sys.executable, "-m", "clipvip_jax", option]
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+  (line,) = done.stderr.splitlines()
+  assert done.returncode == 2 and line.startswith("error: standard output: No space left on device; check space")

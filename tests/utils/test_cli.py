@@ -163,6 +163,35 @@ def test_an_output_on_a_full_disk_takes_one_line_and_a_failure_keeps_its_code(mo
   assert all(line.startswith("error: ") and "standard output: No space left on device" in line for line in lines)
 
 
+CLOSED = """
+import os, pathlib, sys
+from clipvip_jax.utils import cli
+from clipvip_jax.utils.errors import UserError
+
+def main():
+  with pathlib.Path(sys.argv[1]).open("w") as file:
+    print("result")
+    for number in (1, 2):
+      os.write(number, b"of a library")
+    file.write("output")
+  if sys.argv[2:]:
+    raise UserError("bad input")
+
+cli.run_command(main)
+"""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "<&- 2>&-"])
+@pytest.mark.parametrize("code", [0, 2])
+def test_closed_streams_are_not_those_of_files_and_change_no_exit_code(tmp_path, closed, code):
+  script = f'exec "$@" {closed}'
+  command = ["sh", "-c", script, "sh", sys.executable, "-c", CLOSED, tmp_path / "file", *["bad"] * (code > 0)]
+  done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+  errors = "" if "2>" in closed else "of a library" + "error: bad input\n" * (code > 0)
+  assert (done.returncode, done.stderr) == (code, errors)
+  assert (tmp_path / "file").read_text() == "output"
+
+
 @pytest.mark.parametrize(
   ("error", "shown"),
   [
