@@ -170,6 +170,8 @@ def _describe_condition(error: BaseException | None) -> str:
     is_limit = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
     if is_limit or os.strerror(errno.EMFILE) in text:
       return f"{text}; raise the limit with ulimit -n, or use fewer workers (host.num_workers)"
+    if isinstance(error, FileNotFoundError) and "temporary directory" in text:  # of `tempfile`, which tries to write
+      return f"{error.strerror}; free space in one of them, or set TMPDIR to a folder that can be written"
     frames = traceback.extract_tb(error.__traceback__)
     if frames and frames[-1].name in ("backends", "_get_backend_uncached") and "jax" in frames[-1].filename:
       platforms = os.environ.get("JAX_PLATFORMS", "")

@@ -1,5 +1,7 @@
 """Persistent cache of compiled programs: its folder in commands without a workdir of a run, and its errors."""
 
+import contextlib
+import glob
 import os
 import pathlib
 import re
@@ -30,7 +32,10 @@ def keep_compiled_programs() -> None:
 
 
 def report_cache_errors() -> None:
-  """Logs the first program that the cache cannot read or write in one line, in place of JAX's warning for each."""
+  """Logs the first program that the cache cannot read or write in one line, in place of JAX's warning for each.
+
+  Programs that cannot be read are deleted: a full disk or a kill cuts files off, and JAX never writes them again.
+  """
   show = warnings.showwarning
   reported: list[str] = []
 
@@ -42,14 +47,27 @@ def report_cache_errors() -> None:
     file: TextIO | None = None,
     line: str | None = None,
   ) -> None:
-    match = re.match(r"Error (reading|writing) persistent compilation cache entry for '[^']*': (.*)", str(message))
+    match = re.match(r"Error (reading|writing) persistent compilation cache entry for '([^']*)': (.*)", str(message))
     if match is None:
       show(message, category, filename, lineno, file, line)
-    elif not reported:
+      return
+    if match[1] == "reading":
+      _delete_programs(match[2])
+    if not reported:
       reported.append(match[0])
       verb, effect = (
         ("read", "it is compiled again") if match[1] == "reading" else ("saved", "later runs compile it again")
       )
-      log.warning("a compiled program cannot be %s in the cache (%s); %s", verb, printable(match[2], 200), effect)
+      log.warning("a compiled program cannot be %s in the cache (%s); %s", verb, printable(match[3], 200), effect)
 
   warnings.showwarning = show_or_log
+
+
+def _delete_programs(name: str) -> None:
+  """Deletes the cached programs of a name: JAX's warning does not tell which of them cannot be read."""
+  import jax
+
+  if folder := jax.config.values["jax_compilation_cache_dir"]:
+    with contextlib.suppress(OSError):  # a read-only cache
+      for path in pathlib.Path(folder).glob(f"{glob.escape(name)}-*-cache"):
+        path.unlink(missing_ok=True)

@@ -82,6 +82,10 @@ def caused(error, cause):
     (OSError(errno.EMFILE, "Too many open files", "a"), "Too many open files: 'a'; raise the limit with ulimit -n"),
     (ValueError("Error opening x [os_error_code='24' Too many open files]"), "raise the limit with ulimit -n, or use"),
     (caused(RuntimeError("worker"), OSError(errno.ENFILE, "Too many open files in system")), "raise the limit with"),
+    (
+      FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"),
+      "['/tmp']; free space in one of them, or",
+    ),
     (UnicodeEncodeError("utf-8", "a\udce9", 1, 2, "surrogates not allowed"), "is not valid UTF-8 in this locale; set"),
   ],
 )

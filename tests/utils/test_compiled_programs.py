@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 
+import jax
 import miniature
 import pytest
 from project_paths import ROOT
@@ -17,7 +18,7 @@ from clipvip_jax.utils.log import log
 CORRUPT = {"truncated": lambda content: content[:20], "zeros": lambda content: bytes(len(content))}
 
 
-def test_a_command_keeps_its_programs_and_compiles_corrupt_ones_again(tmp_path):
+def test_a_command_keeps_its_programs_and_compiles_corrupt_ones_once_again(tmp_path):
   (tmp_path / "clip").mkdir()
   miniature.write_clip(tmp_path / "clip")
   texts = tmp_path / "texts.txt"
@@ -33,13 +34,14 @@ def test_a_command_keeps_its_programs_and_compiles_corrupt_ones_again(tmp_path):
 
   output = run()
   programs = [path for path in (tmp_path / "cache/clipvip_jax/compiled").glob("jit_*") if path.suffix != ".atime"]
-  assert programs and "compiled program" not in output + run()
+  assert programs
   for corrupt in CORRUPT.values():
     for path in programs:
       path.write_bytes(corrupt(path.read_bytes()))
     (reported,) = re.findall(r"^\S+ (a compiled program .*)\n", again := run(), re.MULTILINE)
     assert re.fullmatch(r"a compiled program cannot be read in the cache \(.*\); it is compiled again", reported)
     assert again.splitlines()[-1] == output.splitlines()[-1]
+  assert "compiled program" not in output + run()
 
 
 def test_errors_of_the_cache_are_logged_once_and_other_warnings_are_shown(caplog, monkeypatch):
@@ -56,6 +58,23 @@ def test_errors_of_the_cache_are_logged_once_and_other_warnings_are_shown(caplog
     "a compiled program cannot be saved in the cache (OSError: full); later runs compile it again"
   ]
   assert shown == ["f is deprecated", "g is deprecated"]
+
+
+def test_programs_that_cannot_be_read_are_deleted_and_those_that_cannot_be_written_kept(tmp_path, monkeypatch):
+  monkeypatch.setattr(warnings, "showwarning", None)
+  for name in ("jit_f", "jit_f[x]", "jit_g"):
+    (tmp_path / f"{name}-0a1-cache").touch()
+    (tmp_path / f"{name}-0b2-cache").touch()
+  report_cache_errors()
+  folder = jax.config.values["jax_compilation_cache_dir"]
+  try:
+    for cache in (None, str(tmp_path / "none"), str(tmp_path)):
+      jax.config.update("jax_compilation_cache_dir", cache)
+      for verb, name in (("reading", "jit_f"), ("reading", "jit_f[x]"), ("writing", "jit_g")):
+        warnings.warn(f"Error {verb} persistent compilation cache entry for '{name}': {cache}", stacklevel=1)
+  finally:
+    jax.config.update("jax_compilation_cache_dir", folder)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["jit_g-0a1-cache", "jit_g-0b2-cache"]
 
 
 @pytest.mark.parametrize("case", ["named", "unwritable"])
