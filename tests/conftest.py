@@ -27,6 +27,16 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_files_in_a_folder_that_pytest_deletes(tmp_path_factory):
+  """Processes that tests kill leave theirs."""
+  folder = str(tmp_path_factory.mktemp("temporary"))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("TMPDIR", folder)
+    patch.setattr(tempfile, "tempdir", folder)
+    yield
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
   """Compiles without optimizations, in less time, where a test's marker says so; the processes that it starts, too."""

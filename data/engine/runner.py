@@ -74,6 +74,7 @@ def run_build(plan: Plan, spec: RecordSpec, work: BuildWork, config: tfds.downlo
     ) from error
   if build_files.exists(work.error_file):
     raise UserError(json.loads(build_files.read_text(work.error_file))["error"])
+  work.worker_log.unlink(missing_ok=True)
 
 
 def local_options(workers: int) -> PipelineOptions:

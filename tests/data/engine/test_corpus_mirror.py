@@ -1,6 +1,7 @@
 """Corpora that are built in object stores and read there."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -173,6 +174,13 @@ Builder(config="default", data_dir=sys.argv[1], file_format="array_record", opti
   tfds.download.DownloadConfig()
 )
 """
+
+
+def test_a_build_leaves_no_temporary_files(bucket, manifest, tmp_path):
+  command = [sys.executable, "-c", BUILD, bucket / "corpora", str(manifest)]
+  for _ in range(2):  # the second finds the corpus
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
