@@ -111,6 +111,7 @@ def caption_clips(source: FrameSource, engine: Engine, settings: RunSettings) ->
       engine.check()
       with contextlib.closing(collector.frames(source, numbers)) as frames:
         engine.run(frames, collector.done)
+    output.check_written(settings.part)
     output.pull(settings.part)
     summary = _summarize(output, output.files(settings.part))
     _write_summary(output)

@@ -87,7 +87,7 @@ class Transcripts:
     """Transcribes the videos of a part whose transcripts are not there; tries those again that were skipped.
 
     Raises:
-      UserError: the engine cannot be used, or another process writes the same files.
+      UserError: the engine cannot be used, or another process writes the same files or deletes one.
     """
     with self._shards.locked(part):
       job = _Job(self._videos, self._files, self._engine, self._shards, part)
@@ -97,6 +97,7 @@ class Transcripts:
           self._engine.run(job.chunks(), job.add)
       else:
         collections.deque(job.chunks(), maxlen=0)
+      self._shards.check_written(part)
       self._shards.pull(part)  # those of other parts
 
   def read(self) -> list[Transcript] | None:

@@ -157,6 +157,15 @@ class JsonShards:
     if storage.is_remote(self.folder):
       transfers.upload(path, storage.absolute(self.folder) / path.name)
 
+  def check_written(self, part: Part) -> None:
+    """Checks that no file of a part is missing, after all were written.
+
+    Raises:
+      UserError: one is.
+    """
+    if missing := [path for number in self.files(part) if not (path := self.path(number)).exists()]:
+      raise UserError(f"{missing[0]} was deleted by another program; run the same command again to write it again")
+
   def pull(self, part: Part | None = None) -> None:
     """Downloads the files from a bucket, except for those of a part, which this process writes.
 

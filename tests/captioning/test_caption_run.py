@@ -93,6 +93,18 @@ def test_interrupted_runs_write_the_bytes_of_an_uninterrupted_one(tmp_path):
   assert not clips.read and not engine.checked  # complete: neither frames nor the engine are needed
 
 
+def test_a_file_that_is_deleted_meanwhile_ends_the_run_with_an_error(tmp_path):
+  class Deleting(ScriptedEngine):
+    def run(self, frames, done):
+      super().run(frames, done)
+      next(tmp_path.glob("captions-00001-*")).unlink()
+
+  with pytest.raises(UserError, match=r"captions-00001-of-00003\.jsonl was deleted by another program; run the same"):
+    run(tmp_path, Clips(9), Deleting(9))
+  run(tmp_path, Clips(9), ScriptedEngine(9))
+  assert len(rows(tmp_path)) == 9
+
+
 def test_parts_write_the_files_of_one_run(tmp_path):
   run(tmp_path / "one", Clips(23), ScriptedEngine(23))
   counts = [run(tmp_path / "parts", Clips(23), ScriptedEngine(23), part=Part(i, 3)).clips for i in (3, 1, 2)]

@@ -88,6 +88,18 @@ def test_resumes_byte_identically_and_two_parts_equal_one(videos, tmp_path):
   assert content(transcribe(videos, tmp_path / "parts.jsonl", Listener(), "2/2")) == complete
 
 
+def test_a_file_that_is_deleted_meanwhile_ends_the_run_with_an_error(videos, tmp_path):
+  class Deleting(Listener):
+    def run(self, chunks, done):
+      super().run(chunks, done)
+      next(tmp_path.rglob("transcripts-00000-*")).unlink()
+
+  with pytest.raises(
+    UserError, match=r"transcripts-00000-of-00002\.jsonl was deleted by another program; run the same"
+  ):
+    transcribe(videos, tmp_path / "m.jsonl", Deleting())
+
+
 def test_skipped_videos_are_named_and_tried_again(videos, tmp_path):
   silent = corpora.write_video(tmp_path / "silent.mp4")
   mixed = [videos[0], silent, videos[4]]
