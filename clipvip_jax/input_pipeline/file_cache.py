@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import os
 import pathlib
+import shutil
 import time
 from collections.abc import Iterator
 
@@ -31,6 +32,7 @@ _SUFFIX = ".array_record"
 _FOREVER = 10.0**9  # seconds
 _POLL_SECONDS = 0.05
 _WARNING_SECONDS = 60.0
+_USABLE = 0.95  # of the free space of a disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +69,14 @@ class FileCache:
   folder: pathlib.Path
   max_bytes: int
 
-  def check(self, files: list[RemoteFile]) -> None:
+  def fitted(self, files: list[RemoteFile]) -> FileCache:
     """Checks that each file fits, and that the folder can be written.
 
+    Returns:
+      The cache, with a lower limit if its disk has less space.
+
     Raises:
-      UserError: it does not, or cannot.
+      UserError: a file does not fit, or the folder cannot be written.
     """
     largest = max(files, key=lambda file: file.size, default=None)
     if largest and largest.size > self.max_bytes:
@@ -82,9 +87,16 @@ class FileCache:
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
       with file_lock(self.folder / "lock", timeout=_FOREVER):
-        pass
+        cached = sum(size for _, size, _ in self._files())
+        usable = cached + int(_USABLE * shutil.disk_usage(self.folder).free)
     except OSError as error:
       raise self._error(error) from error
+    if largest and largest.size > usable:
+      raise UserError(
+        f"data.cache_dir={self.folder}: its disk has room for {usable / 1e9:.3g} of the {largest.size / 1e9:.3g} GB of"
+        f" {largest.url}; free space, or choose another folder"
+      )
+    return dataclasses.replace(self, max_bytes=min(self.max_bytes, usable))
 
   @contextlib.contextmanager
   def use(self, file: RemoteFile) -> Iterator[pathlib.Path]:
@@ -164,13 +176,11 @@ class FileCache:
 
   def _make_room(self, size: int, own_part: pathlib.Path) -> bool:
     """Deletes the least recently used files, and what killed processes left. Returns whether `size` bytes fit."""
-    reserved, files = 0, []
-    for entry in self.folder.iterdir():
+    reserved, files = 0, list(self._files())
+    for entry in self.folder.glob("*.part"):
       with contextlib.suppress(FileNotFoundError):
-        if entry.suffix == ".part" and entry != own_part:
+        if entry != own_part:
           reserved += self._reserved_bytes(entry)
-        elif entry.suffix == _SUFFIX:
-          files.append((entry.stat().st_mtime_ns, entry.stat().st_size, entry))
     total = reserved + sum(number for _, number, _ in files)
     for _, number, path in sorted(files):
       if total + size <= self.max_bytes:
@@ -178,6 +188,13 @@ class FileCache:
       if _delete_unused(path):
         total -= number
     return total + size <= self.max_bytes
+
+  def _files(self) -> Iterator[tuple[int, int, pathlib.Path]]:
+    """Yields time of the last use, size and path of each complete file."""
+    for path in self.folder.glob(f"*{_SUFFIX}"):
+      with contextlib.suppress(FileNotFoundError):
+        stat = path.stat()
+        yield stat.st_mtime_ns, stat.st_size, path
 
   def _reserved_bytes(self, part: pathlib.Path) -> int:
     """Returns the size of a download in progress; deletes what a killed process left, and returns 0."""

@@ -107,14 +107,16 @@ class CachedRecords(Sequence[bytes]):
     Raises:
       UserError: the cache is too small, or its folder cannot be written.
     """
-    self._files, self._cache = list(files), cache
+    self._files, self._cache = list(files), cache.fitted(list(files))
     self._stops = list(itertools.accumulate(file.num_records for file in files))
     self._lock, self._readers = threading.Lock(), collections.OrderedDict[RemoteFile, tuple[int, Any]]()
-    cache.check(self._files)
-    if (total := sum(file.size for file in self._files)) > cache.max_bytes:
+    if (total := sum(file.size for file in self._files)) > self._cache.max_bytes:
+      is_disk = self._cache.max_bytes < cache.max_bytes
       log.warning(
-        "data.cache_gb=%g is less than the %.3g GB of the split: files will be downloaded again and again; raise it",
-        *(cache.max_bytes / 1e9, total / 1e9),
+        "%s=%g is less than the %.3g GB of the split: files will be downloaded again and again; %s",
+        f"the space of data.cache_dir={cache.folder} in GB" if is_disk else "data.cache_gb",
+        *(self._cache.max_bytes / 1e9, total / 1e9),
+        "choose a folder with more" if is_disk else "raise it",
       )
 
   def __getstate__(self) -> dict[str, Any]:

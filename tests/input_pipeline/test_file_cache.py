@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import random
+import shutil
 import subprocess
 import sys
 
@@ -121,9 +122,32 @@ def test_a_cut_download_is_not_kept(bucket, tmp_path, monkeypatch):
 def test_limits_are_checked(gs_bucket, tmp_path):
   remote = files(gs_bucket)
   with pytest.raises(UserError, match=r"data.cache_gb=1e-07 is less than the 1e-06 GB of gs://.*; raise it"):
-    FileCache(tmp_path, 100).check(remote)
+    FileCache(tmp_path, 100).fitted(remote)
   (tmp_path / "file").touch()
   with pytest.raises(UserError, match=r"data.cache_dir=.*/file: .*; choose another folder"):
-    FileCache(tmp_path / "file", SIZE).check(remote)
+    FileCache(tmp_path / "file", SIZE).fitted(remote)
   with pytest.raises(FileNotFoundError), FileCache(tmp_path, SIZE).use(RemoteFile(gs_bucket / "x/9", 1, "", 1)):
     pytest.fail("used")
+
+
+@pytest.mark.parametrize(("cached_files", "free", "limit"), [(0, 10, 5), (0, 2, 1.9), (2, 0, 2), (2, 1, 2.95)])
+def test_a_disk_with_less_space_than_the_limit_lowers_it(gs_bucket, tmp_path, monkeypatch, cached_files, free, limit):
+  cache, remote = FileCache(tmp_path, 5 * SIZE), files(gs_bucket)
+  for file in remote[:cached_files]:
+    with cache.use(file):
+      pass
+  monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9 * SIZE, 9 * SIZE, free * SIZE))
+  fitted = cache.fitted(remote)
+  assert fitted == FileCache(tmp_path, int(limit * SIZE))
+  for file in remote:
+    with fitted.use(file):
+      assert len(cached(tmp_path)) <= limit
+
+
+@pytest.mark.parametrize("free", [0, 1])
+def test_a_disk_without_space_for_a_file_is_refused(gs_bucket, tmp_path, monkeypatch, free):
+  monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(SIZE, SIZE, free * SIZE))
+  with pytest.raises(
+    UserError, match=r"data.cache_dir=.* room for .* of the 1e-06 GB of gs://.*; free space, or choose"
+  ):
+    FileCache(tmp_path, 5 * SIZE).fitted(files(gs_bucket))

@@ -1,15 +1,19 @@
 """Records of files in object stores."""
 
 import pickle
+import re
+import shutil
 
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from clipvip_jax.input_pipeline import remote_records
 from clipvip_jax.input_pipeline.file_cache import FileCache
 from clipvip_jax.input_pipeline.remote_records import RecordStore, open_cache
 from clipvip_jax.input_pipeline.split_records import SplitRecords
 from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.log import log
 
 RECORDS = [[bytes([10 * shard + i]) * 200 for i in range(4 + shard)] for shard in range(3)]
 
@@ -71,3 +75,19 @@ def test_what_a_run_reads_needs_a_cache_on_s3_only(tmp_path):
   assert open_cache("", 1.0, "gs://bucket/c", "--cache_") is None
   assert open_cache("", 1.0, "s3://bucket/c", "--cache_").max_bytes == 10**9
   assert open_cache(str(tmp_path), 1.0, "gs://bucket/c", "--cache_").folder == tmp_path
+
+
+def test_a_split_that_does_not_fit_is_read_with_a_warning_that_says_why(bucket, names, tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(log, "propagate", True)
+  sizes = [info.size for info in remote_records._describe_files(bucket / "c", names)]
+  limit, expected = max(sizes) + 100, [record for records in RECORDS for record in records]
+  for source, message in (
+    (lambda: store(bucket, tmp_path, limit), r"data\.cache_gb=.* is less than .*; raise it"),
+    (lambda: store(bucket, tmp_path), r"the space of data\.cache_dir=.*/cache in GB=.*; choose a folder with more"),
+  ):
+    records = source().source(names)
+    assert [records[i] for i in range(len(records))] == expected
+    assert re.fullmatch(message, caplog.messages[-1])
+    held = sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.array_record"))
+    usage = shutil._ntuple_diskusage(10**9, 10**9, int((limit - held) / 0.94))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
