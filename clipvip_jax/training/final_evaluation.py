@@ -64,7 +64,7 @@ def evaluate_best(
 def write_results(
   components: Components, evaluation: FinalEvaluation, history: Sequence[Mapping[str, Any]], tracker: Tracker
 ) -> dict[str, Any]:
-  """Writes results.json and report.html on process 0. All processes must call it.
+  """Writes report.html and then results.json on process 0. All processes must call it.
 
   Args:
     components: of the run.
@@ -80,7 +80,6 @@ def write_results(
   # Process 0 computes the report's attention maps alone, so it needs every parameter.
   params = sharding.replicate(components.mesh, evaluation.state.eval_params)
   if jax.process_index() == 0:
-    config_tree.write_json(components.workdir / "results.json", results)
     first_split = next(iter(evaluation.splits.values()), None)
     examples = Examples()
     if first_split is not None:
@@ -89,6 +88,7 @@ def write_results(
       )
     report_path = components.workdir / "report.html"
     report.write_report(report_path, results, history, examples)
+    config_tree.write_json(components.workdir / "results.json", results)  # last: a study skips runs that have it
     log.info("wrote %s/results.json and report.html", components.folder.address)
     tracker.log_results(evaluation.last_step, _final_metrics(results), report_path)
   return results

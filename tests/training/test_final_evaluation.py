@@ -1,5 +1,7 @@
 """Final results as a table; `test_trainer.py` checks the files of a run."""
 
+import errno
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +37,30 @@ def test_formats_each_split_with_plain_and_dual_softmax_results():
 def test_shows_published_results_of_a_known_test_set():
   results = {"evaluated": {"name": "msrvtt/9k/1.0.0"}, "splits": {"test": split_metrics(0.25)}}
   assert "published on MSR-VTT" in format_results(results)
+
+
+@pytest.mark.parametrize("extended", [True, False])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()], ids=repr)
+def test_a_run_without_its_report_has_no_new_results(tmp_path, monkeypatch, error, extended):
+  def fail(*_):
+    raise error
+
+  folder = SimpleNamespace(address=str(tmp_path))
+  components = SimpleNamespace(workdir=tmp_path, folder=folder, mesh=None)
+  state, tracker = SimpleNamespace(eval_params={}), SimpleNamespace(log_results=lambda *_: None)
+  evaluation = final_evaluation.FinalEvaluation(12, state, "the last step", {})
+  monkeypatch.setattr(final_evaluation, "_results", lambda *_: {"splits": {}, "step": 12})
+  monkeypatch.setattr(final_evaluation.sharding, "replicate", lambda mesh, params: params)
+  path = tmp_path / "results.json"
+  if extended:  # of the shorter run
+    path.write_text("old")
+  with monkeypatch.context() as patch, pytest.raises(type(error)):
+    patch.setattr(final_evaluation.report, "write_report", fail)
+    final_evaluation.write_results(components, evaluation, [], tracker)
+  assert path.read_text() == "old" if extended else not path.exists()
+  monkeypatch.setattr(final_evaluation.report, "write_report", lambda path, *_: path.touch())
+  final_evaluation.write_results(components, evaluation, [], tracker)
+  assert json.loads(path.read_text())["step"] == 12 and (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize("restorable", [True, False])
