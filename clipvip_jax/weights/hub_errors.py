@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from clipvip_jax.utils.atomic_write import disk_error_reason
 from clipvip_jax.utils.errors import first_line
 from clipvip_jax.utils.log import printable
 
@@ -41,7 +42,10 @@ def describe_hub_error(error: BaseException) -> str:
       return "HF_HUB_OFFLINE forbids connections; unset it"
     if _NO_CONNECTION.fullmatch(type(cause).__name__):
       return f"no connection to the Hub ({_one_line(str(cause)) or type(cause).__name__}); check the network"
-  return _one_line(first_line(error))
+  text = _one_line(first_line(error))
+  if disk_error_reason(error) or any(isinstance(cause, PermissionError) for cause in _causes(error)):
+    return f"{text}; free space or fix permissions, or set HF_HOME (of an upload, TMPDIR) to another folder"
+  return text
 
 
 def redact(text: str) -> str:

@@ -52,6 +52,12 @@ def caused(error, cause):
       r"no .*\(\[E.*\] \\x1b\[2Jrefused\).*",
     ),
     (caused(ValueError("no cache"), OfflineModeIsEnabled("x")), "HF_HUB_OFFLINE forbids connections; unset it"),
+    (
+      OSError(28, "No space left on device", "/c/x"),
+      r".*device: '/c/x'; free space or fix permissions, or set HF_HOME.*",
+    ),
+    (PermissionError(13, "Permission denied", "/c"), r".*Permission denied: '/c'; free space .*, or set HF_HOME.*"),
+    (caused(RuntimeError("hf_xet: Disk quota exceeded"), KeyError(1)), r"hf_xet: Disk quota exceeded; free space .*"),
     (ValueError("\n"), "ValueError"),
     (ValueError("first\nsecond"), "first"),
   ],
