@@ -91,6 +91,26 @@ def print_error(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+class LossyStream(io.TextIOBase):
+  """A text stream that loses what another one cannot write, as to a full disk, in place of raising an error."""
+
+  def __init__(self, stream: TextIO):
+    super().__init__()
+    self._stream = stream
+
+  def fileno(self) -> int:
+    return self._stream.fileno()
+
+  def write(self, text: str, /) -> int:
+    with contextlib.suppress(OSError):
+      self._stream.write(text)
+    return len(text)
+
+  def flush(self) -> None:
+    with contextlib.suppress(OSError):
+      self._stream.flush()
+
+
 class _OutputHandler(logging.StreamHandler):
   """Handler that says once that the output is closed or its disk full, and continues: a run does not depend on it."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -19,6 +21,7 @@ from clipvip_jax.data.engine.decode_process import DecodeProcess
 from clipvip_jax.data.engine.plan import Plan, Shard
 from clipvip_jax.data.engine.shards import build_shard
 from clipvip_jax.data.engine.work import BuildWork
+from clipvip_jax.utils import log
 from clipvip_jax.utils.errors import UserError
 
 _POLL_SECONDS = 0.2
@@ -99,9 +102,12 @@ class _BuildShard(beam.DoFn):
   def __init__(self, plan: Plan, spec: RecordSpec, work: BuildWork):
     self._plan, self._spec, self._work = plan, spec, work
     self._decoder: DecodeProcess | None = None
+    self._parent = os.getpid()
 
   def setup(self) -> None:
     """Called by Beam once per worker."""
+    if os.getpid() != self._parent and sys.stderr is not None:
+      sys.stderr = log.LossyStream(sys.stderr)  # Beam prints an error before it reports it, and waits if it cannot
     self._decoder = self._spec.decode_process()
 
   def process(self, shard: Shard) -> Iterator[None]:

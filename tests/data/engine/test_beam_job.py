@@ -1,7 +1,10 @@
 """The Beam job: errors of shards end the build in words, errors of Beam are raised, and no shard starts after one."""
 
 import _thread
+import contextlib
 import json
+import pathlib
+import sys
 import tempfile
 import threading
 
@@ -104,3 +107,21 @@ def test_ctrl_c_ends_the_build(job):
 
   with pytest.raises(KeyboardInterrupt):
     run(job, Interrupting())
+
+
+@pytest.mark.parametrize("is_worker", [True, False])
+def test_a_worker_reports_an_error_although_its_log_is_full(job, monkeypatch, is_worker):
+  """Beam prints the error first, and would wait forever for a worker that cannot."""
+  _, plan, work = job
+  shards = beam_job._BuildShard(plan, SPEC, work)
+  shards._parent += is_worker
+  with pathlib.Path("/dev/full").open("w", buffering=1) as full:
+    monkeypatch.setattr(sys, "stderr", full)
+    shards.setup()
+    shards.teardown()
+    if is_worker:
+      print("an error", file=sys.stderr, flush=True)
+    assert (sys.stderr is full) != is_worker
+    monkeypatch.undo()
+    with contextlib.suppress(OSError):
+      full.close()
