@@ -248,15 +248,13 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         build_files.delete_folder(self.build_dir)
 
   def _info(self) -> tfds.core.DatasetInfo:
+    pixels = self.builder_config.frame_settings().describe()
     info = self.dataset_info_from_configs(
       features=records.record_features(self.EXTRA_FIELDS),
-      metadata=tfds.core.MetadataDict(
-        pixels=self.builder_config.frame_settings().describe(), settings=self._settings()
-      ),
+      metadata=tfds.core.MetadataDict(pixels=pixels, settings=self._settings()),
       disable_shuffling=True,  # records keep the order of the items; training shuffles
     )
-    info.initialize_from_bucket = lambda: None  # of TFDS: it creates a temporary folder, and leaves it
-    return info
+    return records.without_bucket(info)
 
   def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
     del dl_manager

@@ -40,6 +40,12 @@ def record_features(extra: Iterable[str] = ()) -> tfds.features.FeaturesDict:
   )
 
 
+def without_bucket(info: tfds.core.DatasetInfo) -> tfds.core.DatasetInfo:
+  """Keeps TFDS from looking a new corpus up in its own bucket, which creates a temporary folder and leaves it."""
+  info.initialize_from_bucket = lambda: None
+  return info
+
+
 def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
   """Encodes a uint8 RGB [H, W, 3] frame with 4:2:0 chroma subsampling.
 
