@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from clipvip_jax.input_pipeline import jpeg_decoder
-from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
+from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError, file_error_reason
 from clipvip_jax.input_pipeline.tone_mapping import hdr_transfer
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
   except FileNotFoundError:
     raise MediaError(path, NO_SUCH_FILE) from None
   except OSError as error:
-    raise MediaError(path, f"cannot be read: {error.strerror}") from error
+    raise MediaError(path, f"cannot be read: {file_error_reason(error)}") from error
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -1,5 +1,6 @@
 """The error of a video or image file that cannot be decoded."""
 
+import errno
 import os
 
 from clipvip_jax.utils.errors import UserError
@@ -22,3 +23,14 @@ class MediaError(UserError):
   def __reduce__(self):
     # By default an exception is unpickled from its message alone; this one crosses process boundaries.
     return type(self), (self.path, self.reason)
+
+
+def file_error_reason(error: Exception) -> str:
+  """Returns why a file cannot be read: an error of the system, of PyAV, or of an invalid name.
+
+  Raises:
+    Exception: `error` itself, if too many files are open: that says nothing about this one.
+  """
+  if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+    raise error
+  return getattr(error, "strerror", None) or str(error)

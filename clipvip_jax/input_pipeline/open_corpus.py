@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.input_pipeline import remote_corpus
 from clipvip_jax.input_pipeline.corpus import Corpus
+from clipvip_jax.input_pipeline.corpus_errors import metadata_error
 from clipvip_jax.input_pipeline.file_cache import FileCache
 from clipvip_jax.input_pipeline.remote_records import DEFAULT_CACHE_GB, RecordStore, open_cache
 from clipvip_jax.utils import file_digests, storage, transfers
-from clipvip_jax.utils.errors import UserError, first_line
+from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import log
 
@@ -173,7 +174,5 @@ def _read_metadata(folder: epath.Path, name: epath.Path) -> "tfds.core.DatasetBu
   try:
     file_digests.check_digests(pathlib.Path(folder))  # of the metadata, which a build writes
     return tfds.builder_from_directory(folder)
-  except Exception as error:  # TFDS raises exceptions of any type for a corrupt file
-    raise UserError(
-      f"{name} is corrupt ({type(error).__name__}: {first_line(error)}); delete it and build the corpus again"
-    ) from error
+  except Exception as error:
+    raise metadata_error(name, error) from error

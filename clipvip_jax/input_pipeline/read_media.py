@@ -18,7 +18,7 @@ from jaxtyping import Float, UInt8
 from clipvip_jax.input_pipeline import preprocessing
 from clipvip_jax.input_pipeline.frame_sampling import TIME_TOLERANCE, uniform_frames, uniform_in_time
 from clipvip_jax.input_pipeline.image_files import is_still_image, list_images, read_image
-from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.media_error import MediaError, file_error_reason
 from clipvip_jax.input_pipeline.remote_video import local_media
 from clipvip_jax.input_pipeline.time_range import NO_TIMES, displayed_span, from_start
 from clipvip_jax.input_pipeline.video_decoder import frame_times, iterate_pictures
@@ -104,7 +104,7 @@ def _map_frames(
     with local_media(video) as path:
       return _map_path(path, num_frames, function, times)
   except (OSError, ValueError) as error:  # an invalid file name, missing permissions
-    raise MediaError(video, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    raise MediaError(video, f"cannot be read: {file_error_reason(error)}") from error
 
 
 def _map_path(

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from clipvip_jax.input_pipeline import video_checks
-from clipvip_jax.input_pipeline.ffmpeg_errors import enable_log, error_reason
-from clipvip_jax.input_pipeline.media_error import MediaError
+from clipvip_jax.input_pipeline.ffmpeg_errors import enable_log
+from clipvip_jax.input_pipeline.media_error import MediaError, file_error_reason
 
 if TYPE_CHECKING:  # imported where needed: training reads stored JPEGs and starts without FFmpeg
   from av.container import InputContainer
@@ -69,7 +69,7 @@ def open_container(path: str | os.PathLike[str]) -> Iterator["InputContainer"]:
       raise MediaError(
         path, "not a video in a supported format (texts, playlists and scripts are never read as videos), or corrupt"
       ) from None
-    raise MediaError(path, f"not a video, or truncated before its index ({error_reason(error)})") from None
+    raise MediaError(path, f"not a video, or truncated before its index ({file_error_reason(error)})") from None
   with container:
     yield container
 

@@ -30,6 +30,7 @@ from clipvip_jax.data.engine.items import Item
 from clipvip_jax.data.engine.plan import Plan, tee_items, write_plan
 from clipvip_jax.data.engine.work import BuildWork
 from clipvip_jax.input_pipeline import remote_corpus
+from clipvip_jax.input_pipeline.corpus_errors import metadata_error
 from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -69,11 +70,8 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       self._check_settings()
     except UserError:
       raise
-    except Exception as error:  # TFDS raises exceptions of any type for corrupt files
-      raise UserError(
-        f"the corpus {self.name} in {data_dir} is corrupt ({type(error).__name__}: {error}); delete its"
-        " folder and build it again"
-      ) from error
+    except Exception as error:
+      raise metadata_error(f"the corpus {self.name} in {data_dir}", error) from error
 
   @abc.abstractmethod
   def items(self, raw_dir: epath.Path) -> Iterator[Item]:

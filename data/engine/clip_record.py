@@ -19,7 +19,7 @@ from clipvip_jax.data.engine.decode_process import DecodeProcess
 from clipvip_jax.data.engine.frame_extraction import FrameSettings
 from clipvip_jax.data.engine.items import Item
 from clipvip_jax.input_pipeline import remote_video
-from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE
+from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, file_error_reason
 from clipvip_jax.utils import storage
 
 _BLOCK = 2**20  # bytes
@@ -135,7 +135,7 @@ def read_frames(item: Item, decoder: DecodeProcess, counts: Counter[str]) -> lis
   except FileNotFoundError:
     return SkippedClip(item.id, "missing", NO_SUCH_FILE)
   except OSError as error:
-    return SkippedClip(item.id, "undecodable", f"cannot be read ({error.strerror or error})")
+    return SkippedClip(item.id, "undecodable", f"cannot be read ({file_error_reason(error)})")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """Locating and opening corpora."""
 
+import errno
+import os
 import shutil
 
 import pytest
@@ -119,3 +121,17 @@ def test_metadata_that_do_not_match_their_digest_are_rejected(tmp_path, built_fr
   (folder / name).write_text((folder / name).read_text() + " ")
   with pytest.raises(UserError, match=rf"{folder} is corrupt \(ValueError: {name} does not match its digest\); delete"):
     open_corpus(corpus_config(tmp_path))
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_a_corpus_that_cannot_be_read_here_is_not_called_corrupt(tmp_path, built_from_files, monkeypatch, number):
+  folder = written_corpus.write(tmp_path, RECORDS, config="official")
+
+  def fail(path):
+    raise OSError(number, os.strerror(number), str(path / "digests.json"))
+
+  monkeypatch.setattr(file_digests, "check_digests", fail)
+  with pytest.raises(UserError) as refused:
+    open_corpus(corpus_config(tmp_path))
+  assert f"{folder} cannot be read (" in str(refused.value) and os.strerror(number) in str(refused.value)
+  assert "delete" not in str(refused.value)
