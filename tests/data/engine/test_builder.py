@@ -270,7 +270,7 @@ def test_rejects_invalid_configuration_names(manifest, tmp_path, name):
 def test_reports_corrupt_corpus(manifest, tmp_path, file):
   builder = corpora.build(Builder, "default", tmp_path, manifest)
   (builder.data_path / file).write_text("{}")
-  with pytest.raises(UserError, match=r"is corrupt \(.*build it again"):
+  with pytest.raises(UserError, match=r"is corrupt \(.*delete it and build the corpus again"):
     corpora.build(Builder, "default", tmp_path, manifest)
 
 
