@@ -69,9 +69,8 @@ def discard_output(stream: TextIO) -> None:
   null = os.open(os.devnull, os.O_WRONLY)
   os.dup2(null, stream.fileno())
   os.close(null)
-  with contextlib.suppress(
-    OSError
-  ):  # what is left in the buffer, which would be written to a later file of this number
+  # What is left in the buffer would be written to a later file of this number.
+  with contextlib.suppress(OSError):
     stream.flush()
 
 

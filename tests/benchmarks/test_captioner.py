@@ -1,12 +1,12 @@
 """A captioner trained on stills, and the road of its captions into an edition of the corpus."""
 
-import importlib.util
 import json
 import sys
 
 import pytest
 import written_corpus
 from ml_collections import ConfigDict
+from optional_packages import needs_transformers
 from small_runs import config
 
 from benchmarks import captioner
@@ -18,8 +18,6 @@ from clipvip_jax.data.moving_shapes.moving_shapes_dataset_builder import Builder
 from clipvip_jax.input_pipeline.open_corpus import open_corpus
 from clipvip_jax.utils.errors import UserError
 
-INSTALLED = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
-needs_transformers = pytest.mark.skipif(not INSTALLED, reason="torch or transformers is not installed: extra `caption`")
 STEPS = generated_captions.CAPTIONER_STEPS[-1]
 
 

@@ -1,6 +1,5 @@
 """The PyTorch peer of the training step against the reference, and the table beside it."""
 
-import importlib.util
 import sys
 
 import numpy as np
@@ -8,12 +7,12 @@ import pytest
 import tiny
 from flax import traverse_util
 from numeric import assert_close
+from optional_packages import needs_torch
 from project_paths import ROOT
 
 from benchmarks import beside_torch
 from benchmarks.peer import run_peer
 
-needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 PEER = [sys.executable, str(ROOT / "benchmarks" / "torch_step.py")]
 
 

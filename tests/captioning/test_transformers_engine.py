@@ -1,19 +1,17 @@
 """HuggingFace models in this process: random BLIP and GIT, and what is refused before a model is loaded."""
 
-import importlib.util
 import json
 import sys
 
 import pytest
 import random_captioner
 from caption_endpoint import picture
+from optional_packages import needs_transformers
 
 from clipvip_jax.captioning import transformers_engine
 from clipvip_jax.captioning.transformers_engine import TransformersEngine
 from clipvip_jax.utils.errors import UserError
 
-INSTALLED = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
-needs_transformers = pytest.mark.skipif(not INSTALLED, reason="torch or transformers is not installed: extra `caption`")
 PARAMETERS = {"max_new_tokens": 8, "do_sample": False, "suppress_tokens": [0, 1, 2, 3, 4]}  # words only
 
 

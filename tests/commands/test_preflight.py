@@ -1,12 +1,12 @@
 """The preflight command: training steps compiled for hardware that is not present."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 
 import jax
 import pytest
+from optional_packages import needs_libtpu
 from project_paths import GOLDEN, ROOT
 
 from clipvip_jax import preflight
@@ -98,7 +98,7 @@ def test_the_memory_of_a_run_with_the_same_sizes_is_compared(overrides, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: no TPU compiler")
+@needs_libtpu
 def test_small_step_for_four_tpus_with_sharded_parameters(tmp_path):
   # In a subprocess: libtpu holds its locks until the process ends.
   report = tmp_path / "report.json"

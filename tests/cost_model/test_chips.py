@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from optional_packages import needs_libtpu
 from project_paths import ROOT
 
 from clipvip_jax.cost_model import chips
@@ -62,7 +63,7 @@ def test_missing_libtpu_is_refused_with_the_command_to_install_it(monkeypatch):
     chips.devices("v5e:2x2")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: no TPU compiler")
+@needs_libtpu
 def test_slices_of_one_chip_and_of_several_hosts_have_their_devices():
   code = "from clipvip_jax.cost_model import chips; "
   code += "print([len(chips.devices(x)) for x in ('v5e:1x1', 'v6e:1x1', 'v5e:2x2', 'v5p:2x2x3')])"
@@ -70,7 +71,7 @@ def test_slices_of_one_chip_and_of_several_hosts_have_their_devices():
   assert done.stdout.strip() == "[1, 1, 4, 12]", done.stderr
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: no TPU compiler")
+@needs_libtpu
 def test_mesh_axis_may_span_several_axes_of_a_slice():
   code = "from clipvip_jax.cost_model import chips; from clipvip_jax.distributed import sharding; "
   code += "devices = chips.devices('v6e:4x8'); "

@@ -1,11 +1,11 @@
 """Traffic of compiled programs whose reads and writes are known by hand, and modules by the names of operations."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 
 import pytest
+from optional_packages import needs_libtpu
 from project_paths import ROOT
 
 from clipvip_jax.cost_model import hbm_traffic
@@ -266,7 +266,7 @@ print(json.dumps([
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: no TPU compiler")
+@needs_libtpu
 def test_programs_compiled_for_a_tpu_move_what_they_must():
   # In a subprocess: libtpu holds its locks until the process ends.
   done = subprocess.run([sys.executable, "-c", PROGRAMS], cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -1,9 +1,7 @@
 """Reading videos, images, folders of frames and arrays; listing videos; prefetching in threads."""
 
-import errno
 import itertools
 import os
-import resource
 import struct
 import threading
 import time
@@ -292,30 +290,3 @@ def test_seconds_of_what_has_no_times(tmp_path):
   for name in ("bad.mp4", "none.mp4"):
     with pytest.raises(UserError, match=name):
       read_media.video_seconds(tmp_path / name)
-
-
-@pytest.fixture
-def no_more_files():
-  """Returns a function, after which no file can be opened."""
-  limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-
-  def exhaust():
-    lowest_free = os.open(os.devnull, os.O_RDONLY)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
-
-  yield exhaust
-  resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-
-
-@pytest.mark.parametrize("kind", ["video", "image", "folder"])
-def test_too_many_open_files_are_no_error_of_a_file(video, tmp_path, no_more_files, kind):
-  frames = tmp_path / "frames"
-  frames.mkdir()
-  cv2.imwrite(str(frames / "1.png"), noise(1)[0])
-  path = {"video": video, "image": frames / "1.png", "folder": frames}[kind]
-  read_media.read_frames(path, 2)  # imports what is needed
-  no_more_files()
-  with pytest.raises(OSError) as raised:
-    list(read_media.map_in_threads([path], lambda path: read_media.read_frames(path, 2), 1))
-  assert raised.value.errno == errno.EMFILE

@@ -1,7 +1,6 @@
 """Kernels of proxy-guided attention, interpreted on the CPU, and compiled for absent TPUs and GPUs."""
 
 import functools
-import importlib.util
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 import tiny
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from numeric import assert_close
+from optional_packages import needs_libtpu
 from project_paths import ROOT
 
 from clipvip_jax.distributed import sharding
@@ -218,7 +218,7 @@ SIZES = [(4, 49, 12, 64, 12), (4, 256, 2, 80, 8), (1, 257, 1, 64, 2)]  # B/32, a
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: no TPU compiler")
+@needs_libtpu
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v6e:2x2"])
 def test_compiled_kernels_move_their_arguments_and_results_alone(topology):
   # In a subprocess: libtpu holds its locks until the process ends.
