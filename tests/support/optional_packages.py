@@ -1,4 +1,4 @@
-"""Markers of tests that need packages which the pinned requirements leave out: they are large, or of one device."""
+"""Markers of tests that need packages which not all pinned installations have: large ones, or of one platform."""
 
 import importlib.util
 
@@ -10,6 +10,6 @@ def _needs(*packages, reason):
   return pytest.mark.skipif(not is_installed, reason=f"{' or '.join(packages)} is not installed: {reason}")
 
 
-needs_libtpu = _needs("libtpu", reason="no TPU compiler; extra `tpu`")
+needs_libtpu = _needs("libtpu", reason="no TPU compiler, which Linux on x86-64 alone has")
 needs_torch = _needs("torch", reason="no PyTorch to compare with")
 needs_transformers = _needs("torch", "transformers", reason="extra `caption`")
