@@ -34,7 +34,8 @@ def claim_parts(folder: pathlib.Path, job: Mapping[str, str | int], flag: str) -
         stack.enter_context(file_lock(folder / "lock"))
       except LocksUnsupportedError:
         log.warning("%s is on a file system without locks; make sure that no second process embeds to it", folder)
-      workdir.check_same(folder, "job", job, flag=flag)
+      remedy = f"; or delete {folder}, to embed all again"
+      workdir.check_same(folder, "job", job, flag=flag, remedy=remedy)
       config_tree.write_json(folder / "job.json", job)
     except LockHeldError as error:
       raise UserError(f"{folder} is in use by another process; wait until it ends, or name another {flag}") from error

@@ -181,6 +181,7 @@ def check_same(
   current: Mapping[str, Any],
   flag: str = "--workdir",
   ignore: Collection[str] = (),
+  remedy: str = "",
 ) -> None:
   """Compares `current` with NAME.json in a folder, except for fields that may change. Passes if there is no such file.
 
@@ -190,6 +191,7 @@ def check_same(
     current: the values of this command.
     flag: the option that chose the folder.
     ignore: fields that may differ.
+    remedy: what else to do if values differ, for the message.
 
   Raises:
     UserError: values differ, each listed with both; or the file cannot be read.
@@ -215,7 +217,7 @@ def check_same(
   if changes:
     raise UserError(
       f"{workdir} holds a run with another {name} ({format_changes(changes)}); choose another {flag}, or the same"
-      " values"
+      f" values{remedy}"
     )
 
 

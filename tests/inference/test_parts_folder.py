@@ -21,7 +21,9 @@ def test_parts_of_another_job_are_refused_and_free_the_lock(tmp_path):
   with claim_parts(tmp_path, {"videos": "2"}, "--out"):
     pass
   for _ in range(2):
-    with pytest.raises(UserError, match=r"videos.*--workdir"):
+    with pytest.raises(
+      UserError, match=rf"videos.*--workdir, or the same values; or delete {tmp_path}, to embed all again$"
+    ):
       claim_parts(tmp_path, {"videos": "3"}, "--workdir").__enter__()
 
 
