@@ -1,5 +1,6 @@
 """Reuse of freed memory."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -25,8 +26,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator adapts")
 def test_freed_buffers_are_used_again_without_page_faults():
-  kept, default = (
-    int(subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True).stdout)
-    for mode in ("keep", "default")
-  )
+  kept, default = (_page_faults(mode) for mode in ("keep", "default"))
   assert kept < 100 < default
+
+
+def _page_faults(mode: str) -> int:
+  # Huge pages, which `make` asks for, would leave two or three faults a round of the 1,500 that are counted here.
+  environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+  command = [sys.executable, "-c", FAULTS, mode]
+  return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
