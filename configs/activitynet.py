@@ -8,16 +8,16 @@ Variants: b32 (default), b16, the larger sizes, from_clip, TEMPORAL and SMALL_HA
 
 from ml_collections import ConfigDict
 
-from clipvip_jax.configs import common
+from clipvip_jax.configs import fine_tuning, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the recipe with the comma-separated variants of `arg` applied in order."""
-  config = common.fine_tuning()
+  config = fine_tuning.base()
   config.data.update({"name": "activitynet_captions", "config": "default", "num_frames": 32, "text_length": 70})
   config.train.update({"epochs": 20, "eval_every": 79, "checkpoint_every": 79})  # steps: one epoch
   config.evaluate.update({"selection_split": "validation", "final_splits": ("validation",)})
-  return common.apply_variants(config, arg, VARIANTS)
+  return variants.apply_variants(config, arg, VARIANTS)
 
 
 def as_b16(config: ConfigDict) -> None:
@@ -26,4 +26,4 @@ def as_b16(config: ConfigDict) -> None:
   config.train.update({"eval_every": 157, "checkpoint_every": 157})
 
 
-VARIANTS = {**common.FINE_TUNING_VARIANTS, **common.followed_by(as_b16)}
+VARIANTS = {**fine_tuning.VARIANTS, **fine_tuning.followed_by(as_b16)}

@@ -6,12 +6,7 @@ folder: `--config=post_pretrain:b16,mean`. Any field can be overridden on the co
 `--config.optimizer.b1=0.95`. Unknown fields and variants are errors.
 """
 
-import functools
-from collections.abc import Mapping, Sequence
-
 from ml_collections import ConfigDict
-
-from clipvip_jax.configs import sizes, variants
 
 
 def base() -> ConfigDict:
@@ -31,70 +26,6 @@ def base() -> ConfigDict:
   config.mesh = mesh()
   config.host = host()
   return config
-
-
-def fine_tuning() -> ConfigDict:
-  """Returns the common base of fine-tuning on retrieval datasets: V-S on descriptions (the paper's appendix).
-
-  Starts from the published post-pretrained weights; --config.init_from=WORKDIR starts from a run's own.
-  """
-  config = base()
-  config.init_from = "weights/pretrain_clipvip_base_32.pt"
-  config.loss = "vs"
-  config.data.update({"subtitle": "description", "caption": "", "text_length": 50})
-  config.optimizer.update({"learning_rate": 1e-6, "weight_decay": 0.2, "clip_norm": 1.0})
-  config.train.batch_size = 128
-  return config
-
-
-def from_clip(config: ConfigDict) -> None:
-  """Starts from CLIP's weights, without post-pretraining. In a list of variants, name it after the size."""
-  config.init_from = sizes.size_of(config).clip
-
-
-def _baseline(variant: variants.Variant) -> variants.Variant:
-  """Makes `variant` start from CLIP: post-pretrained weights have proxies and a time embedding that it may lack."""
-
-  def apply(config: ConfigDict) -> None:
-    from_clip(config)
-    variant(config)
-
-  return apply
-
-
-def b32(config: ConfigDict) -> None:
-  """ViT-B/32, the default: changes nothing."""
-
-
-def b16(config: ConfigDict) -> None:
-  """ViT-B/16 with the hyper-parameters of B/32."""
-  config.init_from = sizes.set_size(config, "b16").clip_vip
-
-
-def large(name: str, config: ConfigDict) -> None:
-  """One of sizes.LARGE with the hyper-parameters of B/16, from CLIP's weights: CLIP-ViP's are not published."""
-  config.init_from = sizes.set_size(config, name).clip
-
-
-def followed_by(change: variants.Variant) -> dict[str, variants.Variant]:
-  """Returns the variants of B/16 and the larger sizes, each of which applies `change` as well."""
-
-  def both(variant: variants.Variant, config: ConfigDict) -> None:
-    variant(config)
-    change(config)
-
-  names = ("b16", *sizes.LARGE)
-  return {name: functools.partial(both, FINE_TUNING_VARIANTS[name]) for name in names}
-
-
-FINE_TUNING_VARIANTS: dict[str, variants.Variant] = {
-  "b32": b32,
-  "b16": b16,
-  **{name: functools.partial(large, name) for name in sizes.LARGE},
-  "from_clip": from_clip,
-  **{name: _baseline(variant) for name, variant in variants.TEMPORAL.items()},
-  **variants.SMALL_HARDWARE,
-}
 
 
 def model_b32() -> ConfigDict:
@@ -272,37 +203,3 @@ def host() -> ConfigDict:
       "profile_steps": "",
     }
   )
-
-
-def apply_variants(
-  config: ConfigDict,
-  arg: str | None,
-  available: Mapping[str, variants.Variant],
-  bases: Sequence[str] = (*sizes.SIZES, "demo"),
-) -> ConfigDict:
-  """Applies the comma-separated variants of `arg` in order and locks the config.
-
-  Args:
-    config: the recipe's, which is changed.
-    arg: of `get_config`.
-    available: variants of the recipe by name.
-    bases: those that set many fields, which others then change.
-
-  Raises:
-    ValueError: a variant that is not in `available`, or one of `bases` after a variant some of whose fields it sets
-      again: `mean,b16` would start from other weights than `b16,mean`.
-  """
-  names = [name for name in (arg or "").split(",") if name]
-  for name in names:
-    if name not in available:
-      raise ValueError(f"unknown variant {name!r}; this recipe has: {', '.join(available)}")
-  ordered = sorted(names, key=lambda name: name not in bases)
-  expected = config.copy_and_resolve_references()
-  for name, expected_name in zip(names, ordered, strict=True):
-    available[name](config)
-    available[expected_name](expected)
-  if config != expected:
-    raise ValueError(
-      f"variants {','.join(names)}: one sets again what an earlier one changed; write {','.join(ordered)}"
-    )
-  return config.lock()

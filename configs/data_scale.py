@@ -29,7 +29,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the recipe with the comma-separated variants of `arg` applied in order."""
   config = common.base()
   b32(config)
-  return common.apply_variants(config, arg, VARIANTS)
+  return variants.apply_variants(config, arg, VARIANTS)
 
 
 def b32(config: ConfigDict) -> None:

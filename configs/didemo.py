@@ -7,15 +7,15 @@ Variants: b32 (default), b16, the larger sizes, from_clip, TEMPORAL and SMALL_HA
 
 from ml_collections import ConfigDict
 
-from clipvip_jax.configs import common
+from clipvip_jax.configs import fine_tuning, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the recipe with the comma-separated variants of `arg` applied in order."""
-  config = common.fine_tuning()
+  config = fine_tuning.base()
   config.data.update({"name": "didemo", "config": "default"})
   config.train.update({"epochs": 20, "eval_every": 66, "checkpoint_every": 66})  # steps: one epoch
-  return common.apply_variants(config, arg, VARIANTS)
+  return variants.apply_variants(config, arg, VARIANTS)
 
 
 def as_b16(config: ConfigDict) -> None:
@@ -24,4 +24,4 @@ def as_b16(config: ConfigDict) -> None:
   config.optimizer.lr_multipliers.logit_scale = 10.0
 
 
-VARIANTS = {**common.FINE_TUNING_VARIANTS, **common.followed_by(as_b16)}
+VARIANTS = {**fine_tuning.VARIANTS, **fine_tuning.followed_by(as_b16)}

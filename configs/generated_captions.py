@@ -15,7 +15,7 @@ import functools
 
 from ml_collections import ConfigDict
 
-from clipvip_jax.configs import common, replication, variants
+from clipvip_jax.configs import replication, variants
 
 CAPTIONER_STEPS = (1200, 300)
 
@@ -30,7 +30,7 @@ STUDY = {
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the recipe with the comma-separated variants of `arg` applied in order."""
-  return common.apply_variants(replication.get_config().unlock(), arg, VARIANTS)
+  return variants.apply_variants(replication.get_config().unlock(), arg, VARIANTS)
 
 
 def captioner(steps: int, config: ConfigDict) -> None:

@@ -8,8 +8,6 @@ Variants: b32 (default), b16, the larger sizes, SMALL_HARDWARE (see configs/vari
 three views of the embedded corpus, one without captions and one of single frames.
 """
 
-import functools
-
 from ml_collections import ConfigDict
 
 from clipvip_jax.configs import common, post_pretrain, sizes, variants
@@ -18,20 +16,10 @@ from clipvip_jax.configs import common, post_pretrain, sizes, variants
 def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the recipe with the comma-separated variants of `arg` applied in order."""
   config = common.base()
-  b32(config)
+  post_pretrain.b32(config)
   config.mix.video_text = common.mix_corpus(name="webvid", subtitle="description", caption="", weight=0.5)
   config.mix.image_text = common.mix_corpus(name="image_text", num_frames=1, subtitle="", caption="caption", weight=0.5)
-  return common.apply_variants(config, arg, VARIANTS, post_pretrain.BASES)
-
-
-def b32(config: ConfigDict) -> None:
-  """ViT-B/32 with a global batch of 256 (32 clips per GPU on 8 GPUs)."""
-  post_pretrain.b32(config)
-
-
-def b16(config: ConfigDict) -> None:
-  """ViT-B/16 with a global batch of 128 (16 clips per GPU on 8 GPUs)."""
-  post_pretrain.b16(config)
+  return variants.apply_variants(config, arg, VARIANTS, post_pretrain.BASES)
 
 
 def smoke(config: ConfigDict) -> None:
@@ -43,9 +31,7 @@ def smoke(config: ConfigDict) -> None:
 
 
 VARIANTS: dict[str, variants.Variant] = {
-  "b32": b32,
-  "b16": b16,
-  **{name: functools.partial(post_pretrain.large, name) for name in sizes.LARGE},
+  **{name: post_pretrain.VARIANTS[name] for name in sizes.SIZES},
   "smoke": smoke,
   **variants.SMALL_HARDWARE,
 }

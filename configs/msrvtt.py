@@ -9,16 +9,16 @@ original splits, tested with 20 captions of each of 2,990 videos), TEMPORAL and 
 
 from ml_collections import ConfigDict
 
-from clipvip_jax.configs import common
+from clipvip_jax.configs import fine_tuning, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the recipe with the comma-separated variants of `arg` applied in order."""
-  config = common.fine_tuning()
+  config = fine_tuning.base()
   config.data.update({"name": "msrvtt", "config": "9k"})
   config.train.update({"epochs": 100, "eval_every": 355, "checkpoint_every": 355})  # steps: five epochs
   config.evaluate.update({"selection_split": "test", "final_splits": ("test",)})
-  return common.apply_variants(config, arg, VARIANTS)
+  return variants.apply_variants(config, arg, VARIANTS)
 
 
 def protocol_7k(config: ConfigDict) -> None:
@@ -36,4 +36,4 @@ def protocol_full(config: ConfigDict) -> None:
 
 # An evaluation on msrvtt/NAME applies NAME_protocol.
 PROTOCOLS = {"7k_protocol": protocol_7k, "full_protocol": protocol_full}
-VARIANTS = {**PROTOCOLS, **common.FINE_TUNING_VARIANTS}
+VARIANTS = {**PROTOCOLS, **fine_tuning.VARIANTS}

@@ -26,7 +26,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the recipe with the comma-separated variants of `arg` applied in order."""
   config = common.base()
   b32(config)
-  return common.apply_variants(config, arg, VARIANTS, BASES)
+  return variants.apply_variants(config, arg, VARIANTS, BASES)
 
 
 def b32(config: ConfigDict) -> None:

@@ -71,7 +71,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
   config.train.update({"batch_size": 64, "num_steps": 120, "eval_every": 40, "checkpoint_every": 120})
   config.evaluate.num_examples = 3
   config.host.keep_checkpoints = 1
-  return common.apply_variants(config, arg, VARIANTS)
+  return variants.apply_variants(config, arg, VARIANTS)
 
 
 def pretrain(config: ConfigDict) -> None:

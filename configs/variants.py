@@ -8,11 +8,47 @@ In fine-tuning recipes, the TEMPORAL variants start from CLIP's weights, as in t
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
+from clipvip_jax.configs import sizes
+
 Variant = Callable[[ConfigDict], None]
+
+
+def apply_variants(
+  config: ConfigDict,
+  arg: str | None,
+  available: Mapping[str, Variant],
+  bases: Sequence[str] = (*sizes.SIZES, "demo"),
+) -> ConfigDict:
+  """Applies the comma-separated variants of `arg` in order and locks the config.
+
+  Args:
+    config: the recipe's, which is changed.
+    arg: of `get_config`.
+    available: variants of the recipe by name.
+    bases: those that set many fields, which others then change.
+
+  Raises:
+    ValueError: a variant that is not in `available`, or one of `bases` after a variant some of whose fields it sets
+      again: `mean,b16` would start from other weights than `b16,mean`.
+  """
+  names = [name for name in (arg or "").split(",") if name]
+  for name in names:
+    if name not in available:
+      raise ValueError(f"unknown variant {name!r}; this recipe has: {', '.join(available)}")
+  ordered = sorted(names, key=lambda name: name not in bases)
+  expected = config.copy_and_resolve_references()
+  for name, expected_name in zip(names, ordered, strict=True):
+    available[name](config)
+    available[expected_name](expected)
+  if config != expected:
+    raise ValueError(
+      f"variants {','.join(names)}: one sets again what an earlier one changed; write {','.join(ordered)}"
+    )
+  return config.lock()
 
 
 def single_frame(config: ConfigDict) -> None:

@@ -9,16 +9,16 @@ Variants: b32 (default), b16, the larger sizes, from_clip, TEMPORAL and SMALL_HA
 
 from ml_collections import ConfigDict
 
-from clipvip_jax.configs import common
+from clipvip_jax.configs import fine_tuning, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the recipe with the comma-separated variants of `arg` applied in order."""
-  config = common.fine_tuning()
+  config = fine_tuning.base()
   config.data.update({"name": "vatex", "config": "default", "text_length": 32})
   config.train.update({"epochs": 50, "eval_every": 1020, "checkpoint_every": 1020})  # steps: five epochs
   config.evaluate.protocol = "multi"
-  return common.apply_variants(config, arg, VARIANTS)
+  return variants.apply_variants(config, arg, VARIANTS)
 
 
-VARIANTS = common.FINE_TUNING_VARIANTS
+VARIANTS = fine_tuning.VARIANTS

@@ -9,16 +9,16 @@ Variants: b32 (default), b16, the larger sizes, from_clip, TEMPORAL and SMALL_HA
 
 from ml_collections import ConfigDict
 
-from clipvip_jax.configs import common
+from clipvip_jax.configs import fine_tuning, variants
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
   """Returns the recipe with the comma-separated variants of `arg` applied in order."""
-  config = common.fine_tuning()
+  config = fine_tuning.base()
   config.data.update({"name": "youcook2", "config": "default"})
   config.train.update({"epochs": 10, "eval_every": 81, "checkpoint_every": 81})  # steps: one epoch
   config.evaluate.update({"selection_split": "validation", "final_splits": ("validation",)})
-  return common.apply_variants(config, arg, VARIANTS)
+  return variants.apply_variants(config, arg, VARIANTS)
 
 
-VARIANTS = common.FINE_TUNING_VARIANTS
+VARIANTS = fine_tuning.VARIANTS

@@ -20,7 +20,7 @@ from clipvip_jax.training.train_step import init_state, make_train_step
 RECIPES = sorted(
   path.stem
   for path in pathlib.Path(common.__file__).parent.glob("*.py")
-  if path.stem not in ("__init__", "common", "sizes", "variants")
+  if path.stem not in ("__init__", "common", "fine_tuning", "sizes", "variants")
 )
 # Variants, alone and combined -> number of parameters. CLIP's published sizes are 151,277,313 and 149,620,737; three
 # proxies and twelve frames add 15 rows of 768.

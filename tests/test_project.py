@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from project_paths import GOLDEN, ROOT
 
 import clipvip_jax
-from clipvip_jax.configs import common, post_pretrain
+from clipvip_jax.configs import common, fine_tuning, post_pretrain
 
 
 def requirements(name):
@@ -247,6 +247,6 @@ def test_readme_fits_five_minutes():
 
 def test_every_variant_that_recipes_share_is_documented():
   text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-  names = {*post_pretrain.VARIANTS, *common.FINE_TUNING_VARIANTS}
+  names = {*post_pretrain.VARIANTS, *fine_tuning.VARIANTS}
   assert {"own_videos", "from_clip", "proxies_7", "frozen_lower"} <= names
   assert [name for name in sorted(names) if f"`{name}`" not in text] == []

@@ -6,7 +6,7 @@ import pathlib
 from clipvip_jax.utils.errors import UserError
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
-_SHARED = ("__init__", "common", "sizes", "variants")  # modules of that folder that are not recipes
+_SHARED = ("__init__", "common", "fine_tuning", "sizes", "variants")  # modules of that folder that are not recipes
 
 
 def recipe_names() -> list[str]:
