@@ -28,7 +28,7 @@ from clipvip_jax.input_pipeline import list_media
 from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import find_path, real_path
-from clipvip_jax.utils.log import log, printable
+from clipvip_jax.utils.log import list_first, log, printable
 
 Part = Literal["train", "test"]
 
@@ -89,11 +89,10 @@ def read_videos(
   labels = [row.find_class(classes) for row in rows]
   unknown = [row for row, label in zip(rows, labels, strict=True) if label is None]
   if unknown:
-    names = [*dict.fromkeys(row.labels[-1] for row in unknown)]
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    names = dict.fromkeys(repr(row.labels[-1]) for row in unknown)
     raise UserError(
       f"{unknown[0].where}: {len(unknown)} of {len(rows)} videos have labels that are not in the class list:"
-      f" {printable(', '.join(map(repr, names[:_MAX_NAMED])))}{more}; correct them, or add them to --classes"
+      f" {printable(list_first(names, _MAX_NAMED))}; correct them, or add them to --classes"
     )
   return _unique(source, [(row, label) for row, label in zip(rows, labels, strict=True) if label is not None])
 

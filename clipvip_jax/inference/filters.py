@@ -29,7 +29,7 @@ from clipvip_jax.data.engine.tables import read_csv
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import real_path
-from clipvip_jax.utils.log import log, printable
+from clipvip_jax.utils.log import list_first, log, printable
 
 PATH = "path"
 _CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(!=|<=|>=|=|<|>)(?![=<>])\s*(.*?)\s*", re.DOTALL)
@@ -189,10 +189,9 @@ class Metadata:
       return np.fromiter(map(is_fulfilled, self._paths), np.bool_, len(self._paths))
     if (column := self._columns.get(condition.field)) is None:
       known = [PATH, *sorted(self._columns)]
-      more = f" and {len(known) - _MAX_NAMED} more" if len(known) > _MAX_NAMED else ""
       raise UserError(
-        f"--where: no video has a field {printable(condition.field)!r}; use {printable(', '.join(known[:_MAX_NAMED]))}"
-        f"{more}, or name a file with it by --metadata"
+        f"--where: no video has a field {printable(condition.field)!r}; use"
+        f" {printable(list_first(known, _MAX_NAMED))}, or name a file with it by --metadata"
       )
     if odd := [text for value in column.values() for text in texts_of(value) if not condition.can_order(text)]:
       log.warning(

@@ -15,6 +15,7 @@ from clipvip_jax.inference import index_builder, index_tables, video_index
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.json_shards import Part
+from clipvip_jax.utils.log import list_first
 from clipvip_jax.utils.storage import PathLike
 
 _Path = TypeVar("_Path", bound=pathlib.PurePath)
@@ -100,10 +101,9 @@ def _find_shards(out: pathlib.Path) -> dict[pathlib.Path, Shard]:
     raise UserError(f"--out={out}: shards of {counts[0]} and of {counts[1]} are beside it; delete those of one")
   missing = sorted(set(range(counts[0])) - {shard.number for shard in found})
   if missing:
-    more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
-    files = ", ".join(Shard(number, counts[0]).path(out).name for number in missing[:_MAX_NAMED])
+    files = list_first((Shard(number, counts[0]).path(out).name for number in missing), _MAX_NAMED)
     raise UserError(
-      f"--out={out}: {len(missing)} of {counts[0]} shards are missing: {files}{more}; embed the first with"
+      f"--out={out}: {len(missing)} of {counts[0]} shards are missing: {files}; embed the first with"
       f" {Shard(missing[0], counts[0]).option}, or copy it here"
     )
   return {shard.path(out): shard for shard in sorted(found, key=lambda shard: shard.number)}

@@ -4,7 +4,6 @@ Weights between those of CLIP and those of a run that started from it keep more 
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +13,7 @@ from clipvip_jax.input_pipeline.clip_tokenizer import has_clip_vocabulary
 from clipvip_jax.runs.checkpoint_identity import load_recorded_tokenizer
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import log
+from clipvip_jax.utils.log import list_first, log
 from clipvip_jax.weights.sources import Weights
 
 # Fields of config.model that shapes of parameters or features depend on, besides all of "vision" and "text".
@@ -22,6 +21,7 @@ _ARCHITECTURE = ("image_size", "patch_size", "embed_dim", "activation")
 # Sizes of parameters that one of both may lack.
 _OPTIONAL = ("vision.added_proxies", "vision.time_positions")
 _CLIP = "clip"
+_LISTED = 3  # parameters in a message
 
 
 def interpolate(first: Weights, second: Weights, alpha: float, *, keep_unshared: bool = False) -> Weights:
@@ -50,13 +50,13 @@ def interpolate(first: Weights, second: Weights, alpha: float, *, keep_unshared:
   unshared = [name for name in base.params if name not in other.params]
   if lacking := [name for name in other.params if name not in base.params]:
     raise UserError(
-      f"{base.source} lacks {_summary(lacking)}, and {other.source} lacks {_summary(unshared)}; interpolate a model"
-      " and one that was trained from it"
+      f"{base.source} lacks {list_first(lacking, _LISTED)}, and {other.source} lacks"
+      f" {list_first(unshared, _LISTED)}; interpolate a model and one that was trained from it"
     )
   if unshared and not keep_unshared:
     raise UserError(
-      f"{other.source} lacks {_summary(unshared)}; add --keep_unshared to take them from {base.source} unchanged, or"
-      " use weights with the same parameters"
+      f"{other.source} lacks {list_first(unshared, _LISTED)}; add --keep_unshared to take them from"
+      f" {base.source} unchanged, or use weights with the same parameters"
     )
   _check_inputs(base, other, temporal=not unshared)
   params = {name: _mix(first.params[name], second.params[name], alpha) for name in other.params}
@@ -71,10 +71,6 @@ def _mix(first: Float[np.ndarray, "..."], second: Float[np.ndarray, "..."], alph
   if alpha in (0, 1):
     return second if alpha else first
   return np.asarray(np.float32(1 - alpha) * first + np.float32(alpha) * second)
-
-
-def _summary(names: Sequence[str]) -> str:
-  return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _check_architectures(first: Weights, second: Weights) -> None:

@@ -22,7 +22,7 @@ from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.compression import START_BYTES, check_uncompressed
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import find_path, real_path
-from clipvip_jax.utils.log import log, printable
+from clipvip_jax.utils.log import list_first, log, printable
 
 _MAX_NAMED = 20  # files that a log line names
 _NUMBERED = re.compile(r"(.*?)(\d+)(\D*)")  # the last number in the name of a frame
@@ -66,7 +66,7 @@ def list_videos(
 
 
 def _list_bucket(path: epath.Path, companions: tuple[str, ...]) -> list[epath.Path]:
-  """Like `list_videos`, for a path in a bucket."""
+  """Lists as `list_videos` does, for a path in a bucket."""
   storage.check_bucket(path)
   names = transfers.list_names(path)
   if not names:
@@ -250,6 +250,4 @@ def _size_and_camera(image: storage.PathLike) -> tuple[tuple[int, int], bool] | 
 
 def _name(values: Iterable[str]) -> str:
   """Formats the first values for a log line."""
-  values = list(values)
-  more = f" and {len(values) - _MAX_NAMED} more" if len(values) > _MAX_NAMED else ""
-  return printable(", ".join(values[:_MAX_NAMED])) + more
+  return printable(list_first(values, _MAX_NAMED))

@@ -8,6 +8,7 @@ import pathlib
 import re
 import select
 import sys
+from collections.abc import Iterable
 from typing import TextIO
 
 from clipvip_jax.utils.atomic_write import disk_error_reason
@@ -34,6 +35,13 @@ def printable(value: object, limit: int | None = None) -> str:
   text = str(value) if limit is None else str(value)[: limit + 1]
   text = _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
   return text if limit is None or len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def list_first(values: Iterable[str], limit: int, separator: str = ", ") -> str:
+  """Returns the first `limit` values as one text, and how many there are beyond them, as in "a, b and 3 more"."""
+  values = list(values)
+  more = f" and {len(values) - limit} more" if len(values) > limit else ""
+  return separator.join(values[:limit]) + more
 
 
 def quiet_libtpu() -> None:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from clipvip_jax.models.clip_vip import INITIAL_LOGIT_SCALE, Params
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import log
+from clipvip_jax.utils.log import list_first, log
 from clipvip_jax.weights import position_embedding
 from clipvip_jax.weights.sources import CLIP_VIP_PARAMS, SEQUENCE_PREFIX, Weights, read_weights
 
@@ -141,8 +141,7 @@ def check_complete(
     if np.shape(loaded[name]) != shapes[name]
   ]
   if problems:
-    more = f" and {len(problems) - _LISTED} more" if problems[_LISTED:] else ""
-    raise UserError(f"{source!r} does not fit {model}: {'; '.join(sorted(problems)[:_LISTED])}{more}; {remedy}")
+    raise UserError(f"{source!r} does not fit {model}: {list_first(sorted(problems), _LISTED, '; ')}; {remedy}")
 
 
 def check_finite(params: Mapping[str, np.ndarray], source: str) -> None:
@@ -165,8 +164,7 @@ def describe_not_finite(params: Mapping[str, np.ndarray]) -> str:
     ]
   counts = {name: int(np.count_nonzero(~np.isfinite(params[name]))) for name in suspects}
   listed = [f"{name} ({count} of {params[name].size})" for name, count in counts.items() if count]
-  more = f" and {len(listed) - _LISTED} more" if listed[_LISTED:] else ""
-  return f"{sum(counts.values())} values are NaN or infinite: {', '.join(listed[:_LISTED])}{more}" if listed else ""
+  return f"{sum(counts.values())} values are NaN or infinite: {list_first(listed, _LISTED)}" if listed else ""
 
 
 def to_devices(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import printable
+from clipvip_jax.utils.log import list_first, printable
 from clipvip_jax.weights import architectures
 
 PREFIX = "clipmodel."
@@ -103,7 +103,7 @@ def published_name(name: str) -> str:
 
 
 def to_published_layout(name: str, value: np.ndarray) -> np.ndarray:
-  """The inverse of `to_param_layout`."""
+  """Inverts `to_param_layout`."""
   if name.endswith("/kernel"):
     return value.T
   if name == "vision/patch_embedding":
@@ -141,7 +141,7 @@ def to_flat(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndar
   if unknown:
     architecture = architectures.describe(tensors)
     hint = f" (the file looks like {architecture}; {_REMEDY})" if architecture else ""
-    listed = ", ".join(unknown[:_LISTED]) + (f" and {len(unknown) - _LISTED} more" if unknown[_LISTED:] else "")
+    listed = list_first(unknown, _LISTED)
     raise UserError(f"{source}: {len(unknown)} tensors are not part of CLIP or CLIP-ViP{hint}: {listed}")
   if (tower := architectures.lone_tower(tensors)) is not None:
     raise UserError(f"{source}: the file looks like {tower}; {_REMEDY}")

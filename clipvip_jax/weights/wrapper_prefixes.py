@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.log import printable
+from clipvip_jax.utils.log import list_first, printable
 from clipvip_jax.weights import architectures
 
 # Attributes under which training code keeps the model; removed in any order if all names begin with them.
@@ -57,10 +57,9 @@ def _check_no_others(names: Mapping[str, str], source: str) -> None:
     model = {name: stripped for name, stripped in names.items() if stripped.startswith(prefix)}
     if len(model) < len(names) and architectures.has_both_towers(_strip(model).values()):
       others = [printable(name, 160) for name in names if name not in model]
-      listed = ", ".join(others[:_LISTED]) + (f" and {len(others) - _LISTED} more" if others[_LISTED:] else "")
       raise UserError(
-        f"{source}: {len(others)} tensors are not part of the model, whose names begin with {prefix}: {listed}; remove"
-        " them from the file"
+        f"{source}: {len(others)} tensors are not part of the model, whose names begin with {prefix}:"
+        f" {list_first(others, _LISTED)}; remove them from the file"
       )
 
 

@@ -14,6 +14,7 @@ from clipvip_jax.data.engine.json_files import excerpt, parse_json
 from clipvip_jax.utils.compression import START_BYTES, check_uncompressed
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import normal_form
+from clipvip_jax.utils.log import list_first
 from clipvip_jax.utils.storage import explain_errors
 
 PATTERNS = ("*.tar", "*/*.tar", "*/*/*.tar")  # usual places below a folder
@@ -55,8 +56,7 @@ class Group(NamedTuple):
       for name, reason in self.unused.items()
       if name.startswith(prefix)
     ]
-    more = f" and {len(texts) - _MAX_NAMED} more" if len(texts) > _MAX_NAMED else ""
-    listed = f"{', '.join(texts[:_MAX_NAMED])}{more}"
+    listed = list_first(texts, _MAX_NAMED)
     return f"no file of a format that is read; convert or replace what the tar file has: {listed}" if texts else ""
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from clipvip_jax.utils.log import is_not_disk_error, is_output_closed, printable
+from clipvip_jax.utils.log import is_not_disk_error, is_output_closed, list_first, printable
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,12 @@ def test_printable_cuts_at_the_limit(limit):
   assert printable("a" * limit, limit=limit) == "a" * limit
   assert printable("a" * (limit + 1), limit=limit) == "a" * (limit - 3) + "..."
   assert len(printable("\x1b" * limit, limit=limit)) == limit
+
+
+def test_the_first_values_are_listed_and_the_others_counted():
+  assert list_first([], 2) == ""
+  assert list_first(["a", "b"], 2) == "a, b"
+  assert list_first(iter("abcd"), 2, "; ") == "a; b and 2 more"
 
 
 @pytest.mark.parametrize(("warnings_only", "lines"), [(False, ["a step", "a warning"]), (True, ["a warning"])])
