@@ -30,7 +30,6 @@ from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.inference.video_views import ViewEmbedder, mean_direction
 from clipvip_jax.runs import workdir
 from clipvip_jax.utils import atomic_write, config_tree
-from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from clipvip_jax.utils.versions import versions
 
@@ -86,7 +85,8 @@ def classify(model: EmbeddingModel, task: ClassificationTask, folder: pathlib.Pa
   Raises:
     UserError: the folder holds something else, too many videos are unreadable, or the probe cannot be fitted.
   """
-  _claim(folder, model, task)
+  evaluation = {"task": _TASK, "model": model.identity, "crop": model.config.data.crop, "views": task.views}
+  workdir.claim_evaluation(folder, evaluation, "classification")
   prompts = class_features(model, task.classes.prompts)
   test = _embed(model, task, task.videos, folder / f"videos{SUFFIX}")
   scores = test.index.features @ prompts.T
@@ -121,20 +121,6 @@ def class_features(model: EmbeddingModel, prompts: Sequence[Sequence[str]]) -> F
   distinct = {text: row for row, text in enumerate(dict.fromkeys(flat))}
   features = model.embed_texts(list(distinct))
   return np.stack([mean_direction([features[distinct[text]] for text in texts]) for texts in prompts])
-
-
-def _claim(folder: pathlib.Path, model: EmbeddingModel, task: ClassificationTask) -> None:
-  """Records in evaluation.json what the kept features are of; refuses the folder of something else."""
-  if folder.exists() and not folder.is_dir():
-    raise UserError(f"--workdir={folder} is a file; name a folder")
-  existing = {name for name in ("config.json", "results.json", "evaluation.json") if (folder / name).exists()}
-  if "config.json" in existing or (existing and "evaluation.json" not in existing):
-    raise UserError(f"--workdir={folder} holds a run; name another folder for its classification")
-  claim = {"task": _TASK, "model": model.identity, "crop": model.config.data.crop, "views": task.views}
-  workdir.check_same(folder, "evaluation", claim)
-  with workdir.explain_write_errors(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    config_tree.write_json(folder / "evaluation.json", claim)
 
 
 def _embed(

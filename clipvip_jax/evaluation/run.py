@@ -21,7 +21,6 @@ from clipvip_jax.evaluation.evaluator import SplitResult, measure_retrieval
 from clipvip_jax.evaluation.targets import EvaluationTarget
 from clipvip_jax.runs import workdir
 from clipvip_jax.utils import config_tree
-from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log, printable
 from clipvip_jax.utils.versions import versions
 
@@ -68,7 +67,7 @@ def evaluate(
     UserError: the targets are not comparable, the folder holds something else, or features are not finite.
   """
   check_comparable(targets)
-  _claim(folder, targets)
+  workdir.claim_evaluation(folder, _identity(targets))
   if len(targets) == 1:
     result = measure_target(targets[0], folder)
     report(result)
@@ -85,24 +84,15 @@ def evaluate(
   return summary
 
 
-def _claim(folder: pathlib.Path, targets: Sequence[EvaluationTarget]) -> None:
-  """Records in evaluation.json what is evaluated; refuses the folder of a run or of another evaluation."""
-  if folder.exists() and not folder.is_dir():
-    raise UserError(f"--workdir={folder} is a file; name a folder")
-  existing = {name for name in ("config.json", "results.json", "evaluation.json") if (folder / name).exists()}
-  if "config.json" in existing or (existing and "evaluation.json" not in existing):
-    raise UserError(f"--workdir={folder} holds a run; name another folder for its evaluation")
+def _identity(targets: Sequence[EvaluationTarget]) -> dict[str, Any]:
+  """Returns what evaluation.json holds."""
   about = targets[0].about
-  evaluation = {
+  return {
     **about.get("config", {}),
     "corpus": about.get("corpus", {}),
     "models": [target.about.get("model", {}).get("identity", "unknown") for target in targets],
     "splits": list(targets[0].splits),
   }
-  workdir.check_same(folder, "evaluation", evaluation)
-  with workdir.explain_write_errors(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    config_tree.write_json(folder / "evaluation.json", evaluation)
 
 
 def measure_target(target: EvaluationTarget, folder: pathlib.Path) -> TargetResult:

@@ -133,6 +133,28 @@ def claim(workdir: pathlib.Path, config: Mapping[str, Any], corpus: Mapping[str,
     config_tree.write_json(workdir / "config.json", config)
 
 
+def claim_evaluation(workdir: pathlib.Path, evaluation: Mapping[str, Any], kind: str = "evaluation") -> None:
+  """Creates the folder and records in evaluation.json what is evaluated in it.
+
+  Args:
+    workdir: the folder, which need not exist.
+    evaluation: what the kept features and results depend on.
+    kind: what is done in the folder, for the message.
+
+  Raises:
+    UserError: the folder is a file, holds a run or an evaluation of something else, or cannot be written.
+  """
+  if workdir.exists() and not workdir.is_dir():
+    raise UserError(f"--workdir={workdir} is a file; name a folder")
+  existing = {name for name in ("config.json", "results.json", "evaluation.json") if (workdir / name).exists()}
+  if "config.json" in existing or (existing and "evaluation.json" not in existing):
+    raise UserError(f"--workdir={workdir} holds a run; name another folder for its {kind}")
+  check_same(workdir, "evaluation", evaluation)
+  with explain_write_errors(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+    config_tree.write_json(workdir / "evaluation.json", evaluation)
+
+
 @contextlib.contextmanager
 def explain_write_errors(workdir: pathlib.Path) -> Iterator[None]:
   """Converts an OSError of a block that writes to the folder.
