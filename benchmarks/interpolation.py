@@ -43,7 +43,7 @@ def _measure(
   model: embedding_model.EmbeddingModel, videos: Sequence[Float[np.ndarray, "t h w 3"]], texts: Sequence[str]
 ) -> list[float]:
   similarity = model.embed_texts(texts) @ model.embed_videos(videos).T
-  metrics = retrieval.text_to_video(similarity)
+  metrics = retrieval.rank_metrics(retrieval.text_to_video_ranks(similarity))
   return [metrics["R@1"], metrics["R@5"]]
 
 

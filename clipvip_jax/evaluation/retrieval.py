@@ -68,6 +68,13 @@ def video_to_text_grouped_ranks(similarity: ArrayLike, labels: ArrayLike | None 
   return np.count_nonzero(groups >= np.diagonal(groups), axis=0)  # counts the video's own group, hence from 1
 
 
+_RANKS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+  "text_to_video": text_to_video_ranks,
+  "video_to_text": video_to_text_ranks,
+  "video_to_text_grouped": video_to_text_grouped_ranks,
+}
+
+
 def ranks_by_direction(similarity: ArrayLike, labels: ArrayLike | None = None) -> dict[str, np.ndarray]:
   """Returns {direction: ranks} of [N, V], [N]; "video_to_text_grouped" only if a video has several captions.
 
@@ -79,13 +86,6 @@ def ranks_by_direction(similarity: ArrayLike, labels: ArrayLike | None = None) -
   if len(np.unique(own_video)) == len(own_video):
     del directions["video_to_text_grouped"]
   return {name: rank(scores, own_video) for name, rank in directions.items()}
-
-
-_RANKS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-  "text_to_video": text_to_video_ranks,
-  "video_to_text": video_to_text_ranks,
-  "video_to_text_grouped": video_to_text_grouped_ranks,
-}
 
 
 def rank_metrics(ranks: ArrayLike) -> dict[str, float]:
@@ -119,16 +119,6 @@ def rank_histogram(ranks: ArrayLike) -> dict[str, int]:
     str(end) if start == end else f"{start}-{end}": int(np.count_nonzero((ranks >= start) & (ranks <= end)))
     for start, end in zip(starts, ends, strict=True)
   }
-
-
-def text_to_video(similarity: ArrayLike, labels: ArrayLike | None = None) -> dict[str, float]:
-  """Returns `rank_metrics` of `text_to_video_ranks`, with the same errors."""
-  return rank_metrics(text_to_video_ranks(similarity, labels))
-
-
-def video_to_text(similarity: ArrayLike, labels: ArrayLike | None = None) -> dict[str, float]:
-  """Returns `rank_metrics` of `video_to_text_ranks`, with the same errors."""
-  return rank_metrics(video_to_text_ranks(similarity, labels))
 
 
 def dual_softmax(similarity: ArrayLike) -> np.ndarray:

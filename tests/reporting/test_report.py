@@ -193,8 +193,8 @@ def test_chance_is_the_mean_of_random_rankings(tmp_path, labels, title):
   write_report(tmp_path / "report.html", {"splits": {"test": results}})
   texts = Page((tmp_path / "report.html").read_text(encoding="utf-8")).texts
   shown = [float(text) for text in texts[texts.index(title) + 1 :][:5]]
-  for measure in (retrieval.text_to_video, retrieval.video_to_text)[: 2 if title == "Chance" else 1]:
-    rows = [list(measure(similarity, labels).values()) for similarity in similarities]
+  for rank in (retrieval.text_to_video_ranks, retrieval.video_to_text_ranks)[: 2 if title == "Chance" else 1]:
+    rows = [list(retrieval.rank_metrics(rank(similarity, labels)).values()) for similarity in similarities]
     np.testing.assert_allclose(shown, np.mean(rows, axis=0) * [100, 100, 100, 1, 1], rtol=0.1)
 
 
