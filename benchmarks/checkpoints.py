@@ -21,11 +21,11 @@ import numpy as np
 
 from benchmarks.train_step import random_params
 from clipvip_jax.configs import post_pretrain
-from clipvip_jax.cost_model import step_cost
 from clipvip_jax.models import clip_vip
 from clipvip_jax.runs import checkpoint_storage
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.training import optimizer
+from clipvip_jax.training.train_step import state_shapes
 
 
 def measure(state, folder: pathlib.Path, *, verified_first: bool) -> dict[str, float]:
@@ -70,7 +70,7 @@ def main() -> None:
   options = parser.parse_args()
   config = post_pretrain.get_config(options.recipe)
   model, (tx, _) = clip_vip.from_config(config.model), optimizer.from_config(config.optimizer, 1_000)
-  state = jax.tree.map(jax.numpy.asarray, random_params(step_cost.state_shapes(config, model, tx)))
+  state = jax.tree.map(jax.numpy.asarray, random_params(state_shapes(config, model, tx)))
   size = sum(x.nbytes for x in jax.tree.leaves(state))
   rounds = []
   for index in range(options.rounds):

@@ -30,7 +30,7 @@ from clipvip_jax.models import clip_vip
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES
-from clipvip_jax.training.train_step import embed_batch, jit_train_step
+from clipvip_jax.training.train_step import embed_batch, jit_train_step, state_shapes
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.param_names import param_name
 
@@ -107,7 +107,7 @@ class Programs:
     self._model = clip_vip.with_heads_sharding(model, sharding.heads_sharding(self._mesh))
     self._tx, self._lr_schedule = optimizer.from_config(config.optimizer, _SCHEDULE_STEPS)
     self._contrast = sharding.sharded_loss(self._mesh, self._loss)
-    self._state_shapes = step_cost.state_shapes(config, self._model, self._tx)
+    self._state_shapes = state_shapes(config, self._model, self._tx)
     self.trace_seconds = self.compile_seconds = 0.0
 
   @functools.cached_property

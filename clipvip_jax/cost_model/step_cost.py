@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -21,8 +20,7 @@ from clipvip_jax.models import clip_vip
 from clipvip_jax.runs.train_state import AveragedTrainState, TrainState
 from clipvip_jax.training import optimizer
 from clipvip_jax.training.losses import LOSSES, Loss
-from clipvip_jax.training.parameter_average import start_average
-from clipvip_jax.training.train_step import init_state, jit_train_step
+from clipvip_jax.training.train_step import jit_train_step, state_shapes
 
 
 class OutOfMemory(Exception):
@@ -79,11 +77,6 @@ def batch_shapes(config: ConfigDict, loss: Loss) -> dict[str, jax.ShapeDtypeStru
     batch[name] = jax.ShapeDtypeStruct((count, config.data.text_length), jnp.int32)
     batch[f"{name}_mask"] = jax.ShapeDtypeStruct((count,), jnp.bool_)
   return batch
-
-
-def state_shapes(config: ConfigDict, model: clip_vip.ClipVip, tx: optax.GradientTransformation) -> TrainState:
-  """Returns the shapes of a run's training state."""
-  return jax.eval_shape(lambda: start_average(init_state(model, tx, config.model, config.seed), config))
 
 
 def measure(config: ConfigDict, mesh: Mesh) -> Cost:
@@ -194,7 +187,7 @@ def step_seconds(cost: Cost, chip: Chip, count: int, *, loops: bool) -> dict[str
   }
 
 
-def share_that_fits(points: Mapping[int, float], chip: Chip, multiple: int) -> int:
+def clips_that_fit(points: Mapping[int, float], chip: Chip, multiple: int) -> int:
   """Returns the largest number of clips per chip that fits, extrapolated linearly from two points; 0 if none.
 
   Args:

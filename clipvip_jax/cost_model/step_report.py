@@ -130,4 +130,4 @@ def _largest_batch(config: ConfigDict, mesh: Mesh, chip: chips.Chip, used: float
   few, many = (points[clips] for clips in sorted(points))
   if not 0 < few < many:
     return None
-  return shards * step_cost.share_that_fits(points, chip, multiple)
+  return shards * step_cost.clips_that_fit(points, chip, multiple)

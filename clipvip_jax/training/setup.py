@@ -30,9 +30,8 @@ from clipvip_jax.training import optimizer as optimizers
 from clipvip_jax.training.config_checks import check_run, stream_sections
 from clipvip_jax.training.losses import LOSSES, Loss
 from clipvip_jax.training.model_sizes import fill_sizes
-from clipvip_jax.training.parameter_average import start_average
 from clipvip_jax.training.step_profile import parse_steps
-from clipvip_jax.training.train_step import init_state
+from clipvip_jax.training.train_step import state_shapes
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import expand_user
@@ -121,8 +120,8 @@ def prepare(config: ConfigDict, workdir: pathlib.Path, folder: RunFolder | None 
   model = clip_vip.from_config(config.model)
   mesh = sharding.make_mesh(config.mesh)
   optimizer, lr_schedule = optimizers.from_config(config.optimizer, total_steps)
-  state_shapes = jax.eval_shape(lambda: start_average(init_state(model, optimizer, config.model, config.seed), config))
-  optimizers.check_names(config.optimizer, state_shapes.params)
+  shapes = state_shapes(config, model, optimizer)
+  optimizers.check_names(config.optimizer, shapes.params)
   return Components(
     config=config,
     workdir=workdir,
@@ -139,7 +138,7 @@ def prepare(config: ConfigDict, workdir: pathlib.Path, folder: RunFolder | None 
     mesh=mesh,
     optimizer=optimizer,
     lr_schedule=lr_schedule,
-    abstract_state=_with_shardings(state_shapes, sharding.state_shardings(mesh, state_shapes)),
+    abstract_state=_with_shardings(shapes, sharding.state_shardings(mesh, shapes)),
     folder=folder or RunFolder(workdir),
   )
 

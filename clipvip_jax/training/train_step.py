@@ -21,7 +21,7 @@ from clipvip_jax.models.vision import PATCH_DROPOUT
 from clipvip_jax.runs.train_state import TrainState
 from clipvip_jax.training.losses import FeatureBatch, Loss
 from clipvip_jax.training.optimizer import is_frozen, stop_frozen_gradients
-from clipvip_jax.training.parameter_average import update_average
+from clipvip_jax.training.parameter_average import start_average, update_average
 
 _VISUAL = ("video", "frame")
 _INPUTS = (*_VISUAL, "subtitle", "caption")
@@ -57,6 +57,11 @@ def init_state(
   video = jnp.zeros((1, 1, model_config.image_size, model_config.image_size, 3))
   params = model.init(jax.random.key(seed), video, jnp.zeros((1, 2), jnp.int32))["params"]
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def state_shapes(config: ConfigDict, model: ClipVip, optimizer: optax.GradientTransformation) -> TrainState:
+  """Returns the shapes of the state of a run, of the whole configuration."""
+  return jax.eval_shape(lambda: start_average(init_state(model, optimizer, config.model, config.seed), config))
 
 
 def embed_batch(
@@ -148,7 +153,7 @@ def loss_and_gradients(
 
 
 def split_microbatches(tree: Tree, num_microbatches: int) -> Tree:
-  """[B, ...] -> [num_microbatches, B / num_microbatches, ...] of each array.
+  """Reshapes [B, ...] -> [num_microbatches, B / num_microbatches, ...] of each array.
 
   Each microbatch takes clips from every device, so that no clip moves to another device.
   """
@@ -156,7 +161,7 @@ def split_microbatches(tree: Tree, num_microbatches: int) -> Tree:
 
 
 def merge_microbatches(tree: Tree) -> Tree:
-  """Inverse of `split_microbatches`."""
+  """Inverts `split_microbatches`."""
   return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
 

@@ -6,12 +6,12 @@ from clipvip_jax.cost_model import chips, step_cost
 from clipvip_jax.cost_model.collective import Collective
 
 
-def test_largest_share_is_extrapolated_and_rounded_down_to_a_multiple():
+def test_largest_number_of_clips_is_extrapolated_and_rounded_down_to_a_multiple():
   chip = chips.CHIPS["v5e"]
   gib = chips.GIB
-  assert step_cost.share_that_fits({4: 6 * gib, 8: 10 * gib}, chip, 1) == 14
-  assert step_cost.share_that_fits({4: 6 * gib, 8: 10 * gib}, chip, 4) == 12
-  assert step_cost.share_that_fits({4: 20 * gib, 8: 24 * gib}, chip, 1) == 0
+  assert step_cost.clips_that_fit({4: 6 * gib, 8: 10 * gib}, chip, 1) == 14
+  assert step_cost.clips_that_fit({4: 6 * gib, 8: 10 * gib}, chip, 4) == 12
+  assert step_cost.clips_that_fit({4: 20 * gib, 8: 24 * gib}, chip, 1) == 0
 
 
 @pytest.mark.parametrize(
