@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.utils import storage, transfers
+from clipvip_jax.utils.object_checksum import recorded_checksum
 
 _SAMPLE = 2**14  # bytes
 _NUM_SAMPLES = 9  # of a file, evenly spaced: the headers and indexes of containers are at the ends
@@ -61,9 +62,5 @@ def _remote_state(path: str) -> bytes:
   files = transfers.retry(path, functools.partial(system.find, path, detail=True))
   if not files:
     raise FileNotFoundError(path)
-  checksums = (f"{name}\0{info['size']}\0{_checksum(info)}\n" for name, info in sorted(files.items()))
+  checksums = (f"{name}\0{info['size']}\0{recorded_checksum(info)}\n" for name, info in sorted(files.items()))
   return "".join(checksums).encode()
-
-
-def _checksum(info: dict[str, object]) -> object:
-  return info.get("md5Hash") or info.get("crc32c") or info.get("ETag")

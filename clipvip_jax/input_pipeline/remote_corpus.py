@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 
 from etils import epath
 
-from clipvip_jax.utils import storage, transfers
+from clipvip_jax.utils import transfers
 
 LAST_FILE = "features.json"  # written after all other files of a corpus
 
@@ -16,24 +15,19 @@ def is_complete(folder: epath.Path) -> bool:
   """Returns whether a remote folder holds a complete corpus.
 
   Raises:
-    UserError: The object store refuses, or cannot be reached.
+    UserError: the object store refuses, or cannot be reached.
   """
-  path = os.fspath(folder / LAST_FILE)
-  try:
-    transfers.retry(path, lambda: storage.file_system(path).info(path))
-  except FileNotFoundError:
-    return False
-  return True
+  return transfers.exists(folder / LAST_FILE)
 
 
 def download_metadata(folder: epath.Path, local: pathlib.Path) -> None:
   """Downloads all files of a corpus except its records.
 
   Args:
-    folder: The remote folder of the corpus.
-    local: The folder to write, which is created.
+    folder: the remote folder of the corpus.
+    local: the folder to write, which is created.
 
   Raises:
-    UserError: The object store refuses, or cannot be reached.
+    UserError: the object store refuses, or cannot be reached.
   """
   transfers.download_folder(folder, local, lambda name: ".array_record" not in name)

@@ -21,6 +21,7 @@ from clipvip_jax.input_pipeline.file_cache import FileCache, RemoteFile
 from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
+from clipvip_jax.utils.object_checksum import recorded_checksum
 
 DEFAULT_CACHE_GB = 100.0
 _MAX_READERS = 128  # open files of a process
@@ -89,8 +90,7 @@ def _describe_files(folder: str, files: Sequence[tuple[str, int]]) -> list[Remot
     info = infos.get(url.rpartition("/")[2])
     if info is None:
       raise UserError(f"{url} is missing; restore the file, or build the corpus again")
-    version = str(info.get("md5Hash") or info.get("crc32c") or info.get("ETag"))
-    described.append(RemoteFile(url, int(info["size"]), version, count))
+    described.append(RemoteFile(url, int(info["size"]), recorded_checksum(info), count))
   return described
 
 

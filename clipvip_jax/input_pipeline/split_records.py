@@ -7,12 +7,11 @@ import bisect
 import errno
 import itertools
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any, overload
 
 from clipvip_jax.input_pipeline.record_text import Record
-from clipvip_jax.utils import storage, transfers
+from clipvip_jax.utils import transfers
 from clipvip_jax.utils.errors import UserError, first_line
 from clipvip_jax.utils.log import printable
 
@@ -60,18 +59,8 @@ class SplitRecords(Sequence[Record]):
       if os.strerror(errno.EMFILE) in str(error):  # too many open files
         raise
       path = self._paths[bisect.bisect(self._stops, index)]
-      reason = f"cannot be read ({printable(first_line(error), _MAX_REASON)})" if _exists(path) else "is missing"
+      unreadable = f"cannot be read ({printable(first_line(error), _MAX_REASON)})"
       raise UserError(
-        f"{self._where}, record {index}: {path} {reason}; restore the file, or build the corpus again"
+        f"{self._where}, record {index}: {path} {unreadable if transfers.exists(path) else 'is missing'}; restore the"
+        " file, or build the corpus again"
       ) from error
-
-
-def _exists(path: str) -> bool:
-  """Raises UserError if the object store refuses, or cannot be reached."""
-  if not storage.is_remote(path):
-    return pathlib.Path(path).exists()
-  try:
-    transfers.retry(path, lambda: storage.file_system(path).info(path))
-  except FileNotFoundError:
-    return False
-  return True

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from clipvip_jax.utils.storage_errors import TransferError
@@ -33,6 +33,11 @@ def verify(local: pathlib.Path, system: fsspec.AbstractFileSystem, info: dict[st
     raise TransferError(f"{info['name']} has another size")
   if not (_crc32c(local) == info["crc32c"] if "crc32c" in info else _matches_etag(local, system, info)):
     raise TransferError(f"{info['name']} has another checksum")
+
+
+def recorded_checksum(info: Mapping[str, Any]) -> str:
+  """Returns the checksum in what `system.info` returned of an object, which names its content; "None": it has none."""
+  return str(info.get("md5Hash") or info.get("crc32c") or info.get("ETag"))
 
 
 def _crc32c(local: pathlib.Path) -> str:

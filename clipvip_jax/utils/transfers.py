@@ -73,6 +73,21 @@ def _notice(path: storage.PathLike) -> Iterator[None]:
     timer.cancel()
 
 
+def exists(path: storage.PathLike) -> bool:
+  """Returns whether there is a file or folder, local or remote.
+
+  Raises:
+    UserError: the object store refuses, or cannot be reached.
+  """
+  if not storage.is_remote(path):
+    return pathlib.Path(path).exists()
+  try:
+    retry(path, lambda: storage.file_system(path).info(os.fspath(path)))
+  except FileNotFoundError:
+    return False
+  return True
+
+
 def upload(local: pathlib.Path, target: epath.Path) -> None:
   """Writes a file to an object, which appears or is replaced atomically. Verifies size and checksum.
 

@@ -21,7 +21,7 @@ from clipvip_jax.data.engine.decode_process import DecodeProcess
 from clipvip_jax.data.engine.plan import Plan, Shard
 from clipvip_jax.data.engine.shards import build_shard
 from clipvip_jax.data.engine.work import BuildWork
-from clipvip_jax.utils import log
+from clipvip_jax.utils import log, transfers
 from clipvip_jax.utils.errors import UserError
 
 _POLL_SECONDS = 0.2
@@ -113,7 +113,7 @@ class _BuildShard(beam.DoFn):
   def process(self, shard: Shard) -> Iterator[None]:
     """Builds a shard. A UserError is saved, not raised: Beam would retry the shard."""
     assert self._decoder is not None
-    if not build_files.exists(self._work.error_file):
+    if not transfers.exists(self._work.error_file):
       try:
         build_shard(shard, self._plan, self._spec, self._work, self._decoder)
       except UserError as error:

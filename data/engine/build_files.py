@@ -23,21 +23,6 @@ def find_video(address: str) -> str:
   return address if storage.is_remote(address) else find_path(address)
 
 
-def exists(path: str | os.PathLike[str]) -> bool:
-  """Returns whether there is a file or folder.
-
-  Raises:
-    UserError: The object store refuses, or cannot be reached.
-  """
-  if not storage.is_remote(path):
-    return pathlib.Path(path).exists()
-  try:
-    transfers.retry(path, lambda: storage.file_system(path).info(os.fspath(path)))
-  except FileNotFoundError:
-    return False
-  return True
-
-
 def read_text(path: epath.Path) -> str:
   """Reads a text file.
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from clipvip_jax.data.engine import build_files
-from clipvip_jax.utils import lease, storage
+from clipvip_jax.utils import lease, storage, transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.file_lock import LockHeldError, file_lock
 
@@ -39,6 +39,6 @@ def locked(build_dir: epath.Path) -> Iterator[None]:
 
 def delete_leftovers(build_dir: epath.Path) -> None:
   """Deletes the folder of a build that was killed after it had completed the corpus."""
-  if build_files.exists(build_dir):
+  if transfers.exists(build_dir):
     with contextlib.suppress(UserError), locked(build_dir):  # locked: another build is about to replace the corpus
       build_files.delete_folder(build_dir)

@@ -31,7 +31,7 @@ from clipvip_jax.data.engine.plan import Plan, tee_items, write_plan
 from clipvip_jax.data.engine.work import BuildWork
 from clipvip_jax.input_pipeline import remote_corpus
 from clipvip_jax.input_pipeline.corpus_errors import metadata_error
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 
@@ -133,7 +133,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       UserError: Annotations are missing or invalid, or splits do not have their official sizes.
     """
     raw_dir = self.raw_dir
-    if not build_files.exists(raw_dir):
+    if not transfers.exists(raw_dir):
       raise UserError(f"{raw_dir}: no such file or folder; set --raw_dir=PATH to the files of {self.name}")
     digest = hashlib.sha256()
     items = self.items(raw_dir)

@@ -20,7 +20,7 @@ from clipvip_jax.data.engine.frame_extraction import FrameSettings
 from clipvip_jax.data.engine.items import Item
 from clipvip_jax.input_pipeline import remote_video
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, file_error_reason
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 
 _BLOCK = 2**20  # bytes
 
@@ -93,7 +93,7 @@ def skipped_undecoded(item: Item) -> SkippedClip | None:
 
 def video_exists(item: Item) -> bool:
   """Returns whether the video of a clip exists."""
-  return not item.missing_video and build_files.exists(build_files.find_video(item.video))
+  return not item.missing_video and transfers.exists(build_files.find_video(item.video))
 
 
 def serialize_record(record: dict[str, Any], extra: tuple[str, ...]) -> bytes:

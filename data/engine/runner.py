@@ -72,7 +72,7 @@ def run_build(plan: Plan, spec: RecordSpec, work: BuildWork, config: tfds.downlo
     raise UserError(
       f"the build failed: {lines[-1]}. See {work.worker_log}. Completed shards are kept; run the build again to resume"
     ) from error
-  if build_files.exists(work.error_file):
+  if transfers.exists(work.error_file):
     raise UserError(json.loads(build_files.read_text(work.error_file))["error"])
   work.worker_log.unlink(missing_ok=True)
 

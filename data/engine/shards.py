@@ -26,7 +26,7 @@ from clipvip_jax.data.engine.coverage import MISSING_TEXT_KEYS, SkippedClip
 from clipvip_jax.data.engine.decode_process import DecodeProcess
 from clipvip_jax.data.engine.plan import Plan, Shard
 from clipvip_jax.data.engine.work import BuildWork
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 
 # A full disk, an exceeded quota or file size limit.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -101,7 +101,7 @@ def is_up_to_date(shard: Shard, plan: Plan, work: BuildWork) -> bool:
 def _matching_report(shard: Shard, work: BuildWork) -> ShardReport | None:
   report = ShardReport.read(report_path(work.folder, shard))
   complete = (
-    report is not None and report.digest == work.digest(shard) and build_files.exists(records_path(work.folder, shard))
+    report is not None and report.digest == work.digest(shard) and transfers.exists(records_path(work.folder, shard))
   )
   return report if complete else None
 

@@ -18,7 +18,7 @@ from clipvip_jax.data.engine import bad_lines, build_files, caption_files
 from clipvip_jax.data.engine.items import Item, clean_text, peek
 from clipvip_jax.data.engine.json_files import LOOKUP_KEYS, excerpt, id_and_text, read_json, read_json_lines
 from clipvip_jax.input_pipeline import remote_video
-from clipvip_jax.utils import storage
+from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.bucket_copies import fetch_file
 from clipvip_jax.utils.errors import UserError
 
@@ -134,7 +134,7 @@ def open_lookup(*paths: str) -> Lookup:
 
 
 def _existing(path: str) -> str:
-  if not build_files.exists(path):
+  if not transfers.exists(path):
     raise UserError(f"{path}: no such file; name an LMDB, a .json or a .jsonl file")
   return path
 

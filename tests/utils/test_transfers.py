@@ -33,6 +33,8 @@ def test_folders_make_the_round_trip(bucket, tmp_path):
   transfers.download_folder(target, tmp_path / "part", lambda name: name == "empty")
   assert files(tmp_path / "part") == {"empty": b""}
   assert transfers.list_names(target / "absent") == []
+  for folder in (source, target):
+    assert transfers.exists(folder / "sub folder/deep/large") and not transfers.exists(folder / "absent")
 
 
 def test_an_object_cannot_leave_its_folder(s3_bucket, tmp_path):

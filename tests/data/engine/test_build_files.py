@@ -12,6 +12,7 @@ from PIL import Image
 
 from clipvip_jax.data.engine import build_files
 from clipvip_jax.data.video_manifest.video_manifest_dataset_builder import Builder
+from clipvip_jax.utils import transfers
 from clipvip_jax.utils.errors import UserError
 
 
@@ -48,7 +49,7 @@ def test_videos_of_object_stores(bucket, tmp_path):
 def test_file_state_and_atomic_path(bucket, tmp_path):
   for folder in (epath.Path(bucket.url), epath.Path(tmp_path)):
     path = folder / "file"
-    assert build_files.file_state(path) == [] and not build_files.exists(path)
+    assert build_files.file_state(path) == [] and not transfers.exists(path)
     with build_files.atomic_path(path) as temporary:
       assert isinstance(temporary, pathlib.Path)
       temporary.write_text("content")
@@ -67,9 +68,9 @@ def test_file_state_and_atomic_path(bucket, tmp_path):
     assert build_files.read_text(folder / "folder/copy") == "changed"
     build_files.delete(path)
     build_files.delete(path)
-    assert not build_files.exists(path)
+    assert not transfers.exists(path)
     build_files.delete_folder(folder / "folder", first="copy")
-    assert not build_files.exists(folder / "folder/copy")
+    assert not transfers.exists(folder / "folder/copy")
 
 
 PROGRAM = """
