@@ -52,30 +52,13 @@ class Picture(NamedTuple):
   rgb: Callable[[], UInt8[np.ndarray, "h w 3"]]
 
 
-def decode_video(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "t h w 3"]:
-  """Decodes every frame of the video stream that a player shows to RGB, as `FrameConverter.to_rgb` does.
-
-  Interlaced frames are deinterlaced. No other file is opened.
-
-  Raises:
-    MediaError: the file is missing, empty, truncated or corrupt, or not a video.
-  """
-  return np.stack(list(iterate_frames(path)))
-
-
-def iterate_frames(path: str | os.PathLike[str]) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-  """Like `decode_video`, one frame at a time, for videos that do not fit into memory.
-
-  A truncated file raises MediaError after its last frame: frames are valid only once the iterator is exhausted.
-  """
-  for picture in iterate_pictures(path):
-    yield picture.rgb()
-
-
 def iterate_pictures(
   path: str | os.PathLike[str], start: float | None = None, end: float | None = None
 ) -> Iterator[Picture]:
-  """Like `iterate_frames`, before conversion to RGB, for a file or a time range of it.
+  """Yields the frames of the video stream that a player shows, of a file or a time range of it.
+
+  Interlaced frames are deinterlaced. No other file is opened. A truncated file raises MediaError after its last frame:
+  frames are valid only once the iterator is exhausted.
 
   Args:
     path: a video file, or an animated or other image that FFmpeg or `multi_image_files` decodes.
@@ -83,7 +66,8 @@ def iterate_pictures(
     end: seconds, exclusive.
 
   Raises:
-    MediaError: as `decode_video`, and if the file ends before `end` although its container promises more.
+    MediaError: the file is missing, empty, truncated or corrupt, or not a video; or it ends before `end` although its
+      container promises more.
   """
   video_checks.check_readable(path)
   if multi_image_files.is_for_pillow(path):

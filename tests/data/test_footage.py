@@ -7,12 +7,13 @@ import pathlib
 import av
 import numpy as np
 import pytest
+from videos import decode_video
 
 from clipvip_jax.data.engine.decode_process import DecodeProcess
 from clipvip_jax.data.engine.frame_extraction import DECODERS, FrameSettings, extract_frames
 from clipvip_jax.data.engine.records import encode_jpeg
 from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
-from clipvip_jax.input_pipeline.video_decoder import decode_video, frame_times
+from clipvip_jax.input_pipeline.video_decoder import frame_times
 
 pytestmark = pytest.mark.slow
 

@@ -5,11 +5,10 @@ import types
 import numpy as np
 import pytest
 from fake_model import COLOURS, FakeModel
-from videos import write_videos
+from videos import decode_video, write_videos
 
 from clipvip_jax.inference import mteb_adapter
 from clipvip_jax.input_pipeline.frame_sampling import uniform_frames
-from clipvip_jax.input_pipeline.video_decoder import decode_video
 from clipvip_jax.utils.errors import UserError
 
 UNUSED = {"task_metadata": None, "hf_split": "test", "hf_subset": "default"}

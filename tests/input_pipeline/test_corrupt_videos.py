@@ -6,10 +6,9 @@ import av
 import numpy as np
 import pytest
 from moving_bar import moving_bar
-from videos import MOVIE_OPTIONS, MOVIES, assert_rejected, notes_of, write_movie, write_named_movie
+from videos import MOVIE_OPTIONS, MOVIES, assert_rejected, decode_video, notes_of, write_movie, write_named_movie
 
 from clipvip_jax.input_pipeline.media_error import MediaError
-from clipvip_jax.input_pipeline.video_decoder import decode_video
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 
 

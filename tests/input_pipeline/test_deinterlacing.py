@@ -4,9 +4,10 @@ import av
 import numpy as np
 import pytest
 from moving_bar import moving_bar
+from videos import decode_video
 
 from clipvip_jax.input_pipeline.media_notes import collect_notes
-from clipvip_jax.input_pipeline.video_decoder import decode_video, iterate_pictures
+from clipvip_jax.input_pipeline.video_decoder import iterate_pictures
 
 FIELDS = moving_bar()  # two fields of each frame, one after the other
 # Codec and options of: PAL DVDs, broadcasts, and a camera's H.264 in AVCHD.

@@ -6,10 +6,10 @@ import struct
 import av
 import numpy as np
 import pytest
+from videos import decode_video
 
 from clipvip_jax.input_pipeline.frame_conversion import FrameConverter
 from clipvip_jax.input_pipeline.media_notes import collect_notes
-from clipvip_jax.input_pipeline.video_decoder import decode_video
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 
 QUADRANTS = np.zeros((64, 96, 3), np.uint8)

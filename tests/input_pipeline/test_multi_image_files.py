@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from odd_images import grey_pictures, write_animation, write_avif_grid, write_tiled_tiff
 from PIL import Image, ImageOps
+from videos import decode_video
 
 from clipvip_jax.data.engine.frame_extraction import FrameSettings, extract_frames
 from clipvip_jax.input_pipeline import image_files
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.read_media import read_frames
-from clipvip_jax.input_pipeline.video_decoder import decode_video, iterate_pictures
+from clipvip_jax.input_pipeline.video_decoder import iterate_pictures
 
 SETTINGS = FrameSettings(fps=3, short_side=0)
 

@@ -12,11 +12,12 @@ import corpora
 import cv2
 import numpy as np
 import pytest
+from videos import decode_video
 
 from clipvip_jax.data.engine.frame_extraction import FrameSettings, extract_frames
 from clipvip_jax.input_pipeline import frame_sampling, image_files, jpeg_decoder, preprocessing, read_media
 from clipvip_jax.input_pipeline.media_error import MediaError
-from clipvip_jax.input_pipeline.video_decoder import decode_video, iterate_pictures
+from clipvip_jax.input_pipeline.video_decoder import iterate_pictures
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError
 

@@ -3,14 +3,14 @@
 import av
 import numpy as np
 import pytest
-from videos import write_movie
+from videos import decode_video, write_movie
 
 from clipvip_jax.input_pipeline import video_decoder
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.media_notes import collect_notes
 from clipvip_jax.input_pipeline.packet_reader import read_packets
 from clipvip_jax.input_pipeline.read_media import read_frames
-from clipvip_jax.input_pipeline.video_decoder import decode_video, frame_times, iterate_pictures
+from clipvip_jax.input_pipeline.video_decoder import frame_times, iterate_pictures
 
 
 def decoded(path, start=None, end=None):

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from moving_bar import moving_bar
+from videos import decode_video
 
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.video_container import open_video
-from clipvip_jax.input_pipeline.video_decoder import decode_video
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 
 SMALL, FILM = (48, 64), (96, 128)  # height, width

@@ -8,9 +8,9 @@ import corpora
 import numpy as np
 import pytest
 from moving_bar import moving_bar
-from videos import notes_of, write_movie
+from videos import decode_video, notes_of, write_movie
 
-from clipvip_jax.input_pipeline.video_decoder import decode_video, frame_times, iterate_frames, iterate_pictures
+from clipvip_jax.input_pipeline.video_decoder import frame_times, iterate_pictures
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 
 
@@ -19,10 +19,6 @@ def clip(tmp_path):
   path = tmp_path / "clip.mp4"
   encode_h264(path, moving_bar(), fps=12)
   return path
-
-
-def test_iterating_gives_the_decoded_frames(clip):
-  np.testing.assert_array_equal(np.stack(list(iterate_frames(str(clip)))), decode_video(clip))
 
 
 def test_times_of_coded_frames_are_those_of_the_pictures(clip):

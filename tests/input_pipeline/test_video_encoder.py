@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from moving_bar import moving_bar
+from videos import decode_video
 
-from clipvip_jax.input_pipeline.video_decoder import decode_video
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 
 

@@ -8,7 +8,7 @@ import pytest
 from clipvip_jax.input_pipeline import list_media
 from clipvip_jax.input_pipeline.media_error import MediaError
 from clipvip_jax.input_pipeline.media_notes import collect_notes
-from clipvip_jax.input_pipeline.video_decoder import decode_video, iterate_pictures
+from clipvip_jax.input_pipeline.video_decoder import iterate_pictures
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError
 
@@ -88,6 +88,11 @@ def write_named_movie(folder, name):
   arguments, options = MOVIES.get(name, ("libx264", "aac")), MOVIE_OPTIONS.get(name, {})
   fast = {"deadline": "realtime", "cpu-used": "8"} if arguments[0] == "libvpx" else {}
   return write_movie(folder / name, *arguments, codec_options={"g": "10", **fast}, **options)
+
+
+def decode_video(path):
+  """Returns every frame of a file in RGB: uint8 [T, H, W, 3]."""
+  return np.stack([picture.rgb() for picture in iterate_pictures(path)])
 
 
 def assert_rejected(path, message):
