@@ -13,7 +13,6 @@ from clipvip_jax.data.msrvtt.msrvtt_dataset_builder import Builder
 from clipvip_jax.utils.errors import UserError
 
 TRAIN, TEST = [f"video{n}" for n in range(6)], [f"video{n}" for n in range(7010, 7014)]
-BAD = ("missing", "empty", "cut")  # of video6 to video8
 
 
 def captions(name, count=20):
@@ -41,7 +40,7 @@ def write_captions(path, splits, count=20):
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-  """Ten valid videos, one with another extension; an empty and a truncated one; one is missing."""
+  """Ten valid videos, one with another extension; video6 is missing, video7 empty and video8 truncated."""
   folder = tmp_path_factory.mktemp("videos")
   for seed, name in enumerate([*TRAIN, *TEST, "video8"]):
     corpora.write_video(folder / f"{name}.mp4", count=10, fps=12, seed=seed)
