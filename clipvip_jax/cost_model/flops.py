@@ -50,22 +50,22 @@ class Layer:
 
 
 def dense(rows: int, inputs: int, outputs: int) -> int:
-  """Operations of a product [rows, inputs] x [inputs, outputs]."""
+  """Returns the operations of a product [rows, inputs] x [inputs, outputs]."""
   return 2 * rows * inputs * outputs
 
 
 def attention(pairs: int, width: int) -> int:
-  """Operations of the scores of `pairs` of query and key over all heads, and of the weighted sum of values."""
+  """Returns the operations of scores and weighted sum of values for `pairs` of query and key, over all heads."""
   return 2 * dense(pairs, width, 1)
 
 
 def proxy_guided_pairs(proxies: int, frames: int, patches: int) -> int:
-  """Scores of proxy-guided attention: T L (M + L) of the patches and M (M + T L) of the proxies."""
+  """Counts the scores of proxy-guided attention: T L (M + L) of the patches and M (M + T L) of the proxies."""
   return frames * patches * (proxies + patches) + proxies * (proxies + frames * patches)
 
 
 def block(name: str, tokens: int, pairs: int, width: int, mlp: int) -> Layer:
-  """One block of a tower."""
+  """Returns a block of a tower, in which `pairs` of query and key have scores."""
   projections = 4 * dense(tokens, width, width)
   up, down = dense(tokens, width, mlp), dense(tokens, mlp, width)
   scores = attention(pairs, width)
@@ -74,7 +74,7 @@ def block(name: str, tokens: int, pairs: int, width: int, mlp: int) -> Layer:
 
 
 def last_block(name: str, tokens: int, width: int, mlp: int) -> Layer:
-  """Last block of a tower: keys and values of all tokens, everything else of the one that the feature is read from."""
+  """Returns the last block: keys and values of all tokens, everything else of the one that the feature is read from."""
   projections = 2 * dense(1, width, width) + 2 * dense(tokens, width, width)
   up, down = dense(1, width, mlp), dense(1, mlp, width)
   scores = attention(tokens, width)
@@ -82,7 +82,7 @@ def last_block(name: str, tokens: int, width: int, mlp: int) -> Layer:
 
 
 def _tower(name: str, layers: int, tokens: int, pairs: int, width: int, mlp: int) -> list[Layer]:
-  """The blocks of a tower."""
+  """Returns the blocks of a tower."""
   blocks = [block(f"{name}/transformer/block_{i}/", tokens, pairs, width, mlp) for i in range(layers - 1)]
   return [*blocks, last_block(f"{name}/transformer/block_{layers - 1}/", tokens, width, mlp)]
 

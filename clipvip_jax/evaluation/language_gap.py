@@ -126,6 +126,13 @@ def plot_gap(
 ) -> None:
   """Plots both sets along the two directions of largest variance (PCA).
 
+  Args:
+    path: the picture to write.
+    a: embeddings of the first set.
+    b: embeddings of the second set.
+    names: of the sets.
+    gap: between them, for the title.
+
   Raises:
     UserError: the file cannot be written.
   """

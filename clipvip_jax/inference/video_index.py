@@ -75,7 +75,7 @@ def write_index(path: pathlib.Path, index: VideoIndex) -> None:
 
 
 def write_joined(path: pathlib.Path, table: VideoIndex, files: Sequence[pathlib.Path]) -> None:
-  """Like `write_index`, with the features of other index files, one after the other, and little memory.
+  """Writes as `write_index` does, with the features of other index files one after the other, in little memory.
 
   Args:
     path: the file.

@@ -43,11 +43,11 @@ class Extent:
   """Where a file ends by the sizes in its container.
 
   Attributes:
-    end: Byte at which the last element ends; more than `size`: the file is truncated.
-    size: Bytes of the file.
-    verifiable: Whether a truncated file would have been noticed. False for formats without sizes, and for files cut
+    end: byte at which the last element ends; more than `size`: the file is truncated.
+    size: bytes of the file.
+    verifiable: whether a truncated file would have been noticed. False for formats without sizes, and for files cut
       between two elements of a format that has no end mark.
-    states_duration: Whether the file's duration is that of a header. False where FFmpeg estimates it from what is left.
+    states_duration: whether the file's duration is that of a header. False where FFmpeg estimates it from what is left.
   """
 
   end: int
@@ -91,7 +91,7 @@ def _bounded() -> Iterator[None]:
 
 
 def _riff(file: ByteFile) -> Extent:
-  """RIFF chunks at the top level; OpenDML files have several."""
+  """Adds up RIFF chunks at the top level; OpenDML files have several."""
   end = 0
   for _ in _bounded():
     if file.read(end, 4) != b"RIFF":
@@ -106,7 +106,7 @@ def _riff(file: ByteFile) -> Extent:
 
 
 def _mp4(file: ByteFile) -> Extent:
-  """Boxes at the top level; the segment index (sidx) of a fragmented file has the sizes of its fragments."""
+  """Adds up boxes at the top level; the segment index (sidx) of a fragmented file has the sizes of its fragments."""
   position = end = 0
   fragmented = closed = False
   known = _MP4_CONTENT + _MP4_OTHER
@@ -144,7 +144,7 @@ def _sidx_end(file: ByteFile, content: int, box_end: int) -> int:
 
 
 def _matroska(file: ByteFile) -> Extent:
-  """The segment; if it has no size, as in live recordings, its clusters and their blocks."""
+  """Reads the size of the segment; if it has no size, as in live recordings, its clusters and their blocks."""
   position, size = segment_content(file)
   if size is not None:
     return _extent(file, position + size)
@@ -163,7 +163,7 @@ def _matroska(file: ByteFile) -> Extent:
 
 
 def _asf(file: ByteFile) -> Extent:
-  """The header and data objects; indices follow them."""
+  """Adds up the header and data objects; indices follow them."""
   position, size = asf_packets.data_object(file)
   if size < asf_packets.DATA_HEADER:  # a live recording
     return _extent(file, file.size, verifiable=False)
@@ -171,7 +171,7 @@ def _asf(file: ByteFile) -> Extent:
 
 
 def _ogg(file: ByteFile) -> Extent:
-  """The last page, which is marked as the end of its stream."""
+  """Finds the last page, which is marked as the end of its stream."""
   first = max(0, file.size - 2 * _MAX_OGG_PAGE)
   tail = file.read(first, 2 * _MAX_OGG_PAGE)
   page = tail.rfind(b"OggS")

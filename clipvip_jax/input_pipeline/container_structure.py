@@ -96,7 +96,7 @@ def open_structure(path: str | os.PathLike[str], format_name: str) -> Iterator[S
 
 
 def _ogg(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
-  """Pages, which are numbered in each logical stream. FFmpeg verifies their checksums."""
+  """Walks over pages, which are numbered in each logical stream. FFmpeg verifies their checksums."""
   numbers: dict[bytes, int] = {}  # the next one by the serial number of a stream
   begin, flags = file.find(b"OggS", position), 0
   position = begin
@@ -112,7 +112,7 @@ def _ogg(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
 
 
 def _program_stream(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
-  """Packs and packets (PES) of MPEG-1 and MPEG-2, and the clock of the packs, which steps back only to restart.
+  """Walks over packs and packets (PES) of MPEG-1 and MPEG-2. The clock of the packs steps back only to restart.
 
   Files that hold other data between all packs, such as sectors of Video CDs, are accepted.
   """
@@ -149,7 +149,7 @@ def _pack_clock(header: bytes) -> int:
 
 
 def _matroska(file: ByteFile, position: int) -> Iterator[tuple[int, bool]]:
-  """Children of the segment, some of them with checksums."""
+  """Walks over children of the segment, some of them with checksums."""
   begin, size = segment_content(file)
   until = file.size if size is None else min(file.size, begin + size)
   if position >= until:  # in a further segment

@@ -255,6 +255,6 @@ def _is_hdr_png(data: bytes) -> bool:
 
 
 def _natural_order(path: pathlib.Path) -> tuple[list[tuple[str, int]], str]:
-  """Sort key that compares runs of digits as numbers; the name itself orders frame_1 and frame_01."""
+  """Returns a sort key that compares runs of digits as numbers; the name itself orders frame_1 and frame_01."""
   tokens = re.split("([0-9]+)", path.name)  # text and digits alternate
   return [(text, int(number)) for text, number in zip(tokens[::2], [*tokens[1::2], "0"], strict=True)], path.name

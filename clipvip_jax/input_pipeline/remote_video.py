@@ -27,14 +27,14 @@ def fetch(url: str, target: pathlib.Path, offset: int = 0, size: int = 0) -> Non
   """Writes a video, an image or a folder of frames to a local path.
 
   Args:
-    url: An object, or a folder of objects.
-    target: The file or folder to create.
-    offset: Offset of a part of the object in bytes.
-    size: Size of the part in bytes; fewer are written at the end of the object; 0: all of the object.
+    url: an object, or a folder of objects.
+    target: the file or folder to create.
+    offset: offset of a part of the object in bytes.
+    size: size of the part in bytes; fewer are written at the end of the object; 0: all of the object.
 
   Raises:
-    FileNotFoundError: There is no such object or folder.
-    UserError: The bucket does not exist, the store refuses, or it cannot be reached; or the file cannot be written.
+    FileNotFoundError: there is no such object or folder.
+    UserError: the bucket does not exist, the store refuses, or it cannot be reached; or the file cannot be written.
   """
   source = epath.Path(url)
   try:
@@ -85,8 +85,8 @@ def local_media(video: storage.PathLike) -> Iterator[pathlib.Path]:
   """Yields a local path of a video, an image or a folder of frames; of one in a bucket, a copy for this block.
 
   Raises:
-    MediaError: There is no such object; or an error of the block, which then names the object in place of the copy.
-    UserError: The bucket does not exist, the store refuses, or it cannot be reached; or the copy cannot be written.
+    MediaError: there is no such object; or an error of the block, which then names the object in place of the copy.
+    UserError: the bucket does not exist, the store refuses, or it cannot be reached; or the copy cannot be written.
   """
   if not storage.is_remote(video):
     yield pathlib.Path(video)

@@ -20,6 +20,7 @@ class Throughput:
 
   @property
   def clips_per_second(self) -> float:
+    """The rate, of this process alone."""
     return self.clips / self.seconds
 
 

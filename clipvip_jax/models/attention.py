@@ -97,7 +97,10 @@ def attend(
   value: Float[Array, "*b k d"],
   mask: Bool[Array, "*#b #q k"] | None = None,
 ) -> Float[Array, "*b q d"]:
-  """Softmax attention of every query to every key, or to those where `mask` is true. The softmax is float32."""
+  """Computes softmax attention of every query to every key, or to those where `mask` is true. The softmax is float32.
+
+  Queries are already scaled by `d ** -0.5`.
+  """
   scores = jnp.einsum("...qd,...kd->...qk", query, key, preferred_element_type=jnp.float32)
   if mask is not None:
     scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
@@ -112,7 +115,7 @@ def fused_attend(
   *,
   is_causal: bool = False,
 ) -> Float[Array, "*b q h d"]:
-  """Softmax attention of all heads by cuDNN, whose softmax is float32 as well. Heads are the last axis but one."""
+  """Computes `attend` of all heads by cuDNN, whose softmax is float32 as well. Heads are the last axis but one."""
   batched = (x.reshape(-1, *x.shape[-3:]) for x in (query, key, value))
   attended = jax.nn.dot_product_attention(*batched, scale=1.0, is_causal=is_causal, implementation="cudnn")
   return attended.reshape(query.shape)
@@ -127,7 +130,7 @@ def recompute_scores(pattern: AttentionPattern) -> AttentionPattern:
 
 
 def swap_heads(x: Array) -> Array:
-  """[B, N, H, d] <-> [B, H, N, d]; XLA's products are fastest in the latter, on CPUs and GPUs alike."""
+  """Swaps [B, N, H, d] <-> [B, H, N, d]; XLA's products are fastest in the latter, on CPUs and GPUs alike."""
   return jnp.swapaxes(x, 1, 2)
 
 
@@ -138,7 +141,7 @@ def causal(
   *,
   implementation: str = "xla",
 ) -> Float[Array, "b n h d"]:
-  """Causal attention, of CLIP's text tower: a token attends to itself and to earlier tokens."""
+  """Computes causal attention, as in CLIP's text tower: a token attends to itself and to earlier tokens."""
   num_tokens = query.shape[1]
   implementation = without_pallas(implementation, query.dtype)
   if implementation == "cudnn" and has_fused_kernel(query.shape[-1], num_tokens):
@@ -158,7 +161,7 @@ def full(
   *,
   implementation: str = "xla",
 ) -> Float[Array, "b n h d"]:
-  """Full attention: every token attends to every token. Over a clip this is full space-time attention."""
+  """Computes full attention: every token attends to every token. Over a clip this is full space-time attention."""
   implementation = without_pallas(implementation, query.dtype)
   if implementation == "cudnn" and has_fused_kernel(query.shape[-1], query.shape[1]):
     return fused_attend(query, key, value)
@@ -169,5 +172,5 @@ def full(
 def single_query_attention(
   query: Float[Array, "b 1 h d"], key: Float[Array, "b n h d"], value: Float[Array, "b n h d"], mask: Bool[Array, "b n"]
 ) -> Float[Array, "b 1 h d"]:
-  """Attention of one query per sample to the keys where `mask` is true."""
+  """Computes attention of one query per sample to the keys where `mask` is true."""
   return swap_heads(attend(swap_heads(query), swap_heads(key), swap_heads(value), mask[:, None, None]))

@@ -82,10 +82,10 @@ class ClipVip(nn.Module):
 def proxy_attention_weights(
   model: ClipVip, params: Params, video: Float[Array, "b t s s 3"]
 ) -> Float[Array, "b m t l"]:
-  """Attention weights of each proxy on every patch of every frame in the last block, float32, averaged over heads.
+  """Returns attention weights of each proxy on every patch of every frame: [B, M, T, L] in float32.
 
-  They sum to at most 1 over T and L; the rest falls on the proxies. Where frames are embedded separately, the weights
-  of a frame are divided by T.
+  They are those of the last block, averaged over heads. They sum to at most 1 over T and L; the rest falls on the
+  proxies. Where frames are embedded separately, the weights of a frame are divided by T.
   """
   _, variables = model.apply({"params": params}, video, method="embed_video", mutable=[INTERMEDIATES])
   last_block = variables[INTERMEDIATES]["vision"]["transformer"][f"block_{model.vision.layers - 1}"]

@@ -33,7 +33,7 @@ def dense(
   bias: Float[Array, " e"] | None,
   activation: Activation = _identity,
 ) -> Float[Array, "n e"]:
-  """activation(x) @ kernel + bias in the dtype of x, with gradients of kernel and bias accumulated in float32.
+  """Computes activation(x) @ kernel + bias in the dtype of x; gradients of kernel and bias are summed in float32.
 
   JAX's own gradients would be rounded to the dtype of x. In bfloat16, devices would then sum rounded gradients, and
   the result would depend on the number of devices. The backward pass computes the activation again from x, the only

@@ -18,7 +18,7 @@ EPSILON = 1e-5  # PyTorch's
 def normalize(
   x: Float[Array, "*b d"], scale: Float[Array, " d"], bias: Float[Array, " d"], dtype: DTypeLike
 ) -> Float[Array, "*b d"]:
-  """(x - mean) / sqrt(variance + EPSILON) * scale + bias over the last axis, in float32, rounded to `dtype`.
+  """Computes (x - mean) / sqrt(variance + EPSILON) * scale + bias over the last axis in float32; rounds to `dtype`.
 
   The variance is that of centred values: E[x^2] - E[x]^2 suffers cancellation. The backward pass keeps x, which the
   residual stream keeps anyway, and two numbers per token; JAX's would keep the centred and the scaled values.

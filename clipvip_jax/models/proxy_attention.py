@@ -40,7 +40,7 @@ def proxy_guided(
   implementation: str = "xla",
   sharding: NamedSharding | None = None,
 ) -> Float[Array, "b n h d"]:
-  """Proxy-guided attention over `[M proxies, frame 0's L patches, frame 1's, ...]`.
+  """Computes proxy-guided attention over `[M proxies, frame 0's L patches, frame 1's, ...]`.
 
   Args:
     query: scaled by `d ** -0.5`.
@@ -74,13 +74,13 @@ def _attend_frames_and_proxies(
   axis = 1 if fused else 2  # of tokens: cuDNN takes [B, N, H, d], XLA [B, H, N, d]
 
   def split_frames(x):
-    """All tokens -> proxies [.., M, ..] and patches [.., T, L, ..]."""
+    """Splits all tokens into proxies [.., M, ..] and patches [.., T, L, ..]."""
     x = x if fused else swap_heads(x)
     proxies, patches = jnp.split(x, [num_proxies], axis)
     return proxies, patches.reshape(*patches.shape[:axis], num_frames, num_patches, *patches.shape[axis + 1 :])
 
   def frame_context(x):
-    """All tokens -> the proxies and the frame's patches, for each frame [.., T, M + L, ..]."""
+    """Returns the proxies and the frame's patches, for each frame [.., T, M + L, ..]."""
     proxies, patches = split_frames(x)
     proxies = jnp.repeat(jnp.expand_dims(proxies, axis), num_frames, axis)
     return jnp.concatenate([proxies, patches], axis + 1)
@@ -95,7 +95,7 @@ def _attend_frames_and_proxies(
 def proxy_weights(
   query: Float[Array, "b n h d"], key: Float[Array, "b n h d"], num_proxies: int
 ) -> Float[Array, "b m n-m"]:
-  """Attention weights of each proxy on every patch, float32, averaged over heads.
+  """Returns attention weights of each proxy on every patch, float32, averaged over heads.
 
   Proxies attend to all tokens under proxy-guided and full attention alike. A row sums to at most 1; the rest of the
   weight falls on the proxies.

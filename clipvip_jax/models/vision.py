@@ -136,7 +136,7 @@ class VisionTower(nn.Module):
     return jnp.concatenate([proxies, einops.rearrange(patches, "b t l d -> b (t l) d")], axis=1)
 
   def _embed_patches(self, video: Float[Array, "b t s s 3"]) -> Float[Array, "b t l d"]:
-    """Convolution of stride P without bias, as one matrix product over flattened patches."""
+    """Computes a convolution of stride P without bias, as one matrix product over flattened patches."""
     p = self.patch_size
     kernel = self.param("patch_embedding", nn.initializers.normal(0.02), (p, p, 3, self.width))
     pixels = einops.rearrange(video, "b t (y p) (x q) c -> (b t y x) (p q c)", p=p, q=p)

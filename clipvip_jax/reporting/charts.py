@@ -86,7 +86,7 @@ def moving_average(values: Sequence[float]) -> list[float]:
 
 
 def has_markers(steps: Sequence[float]) -> bool:
-  """Whether a curve has so few points that markers do not overlap."""
+  """Returns whether a curve has so few points that markers do not overlap."""
   return len(steps) <= 40
 
 

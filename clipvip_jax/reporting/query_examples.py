@@ -81,7 +81,7 @@ def choose_queries(similarity: ArrayLike, labels: ArrayLike, count: int) -> list
 
 
 def _margins(similarity: ArrayLike, labels: ArrayLike) -> Float[np.ndarray, " n"]:
-  """Similarity of each query's matching video minus that of its best other video; infinite if there is no other."""
+  """Returns each query's similarity to its video minus that to its best other video; infinite if there is no other."""
   others = np.array(similarity, np.float64)
   matches = np.arange(len(others)), np.asarray(labels)
   match_scores = others[matches]

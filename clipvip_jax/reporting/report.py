@@ -125,9 +125,10 @@ def _direction_rows(split: Mapping[str, Any], kind: str) -> list[tuple[str, list
 
 
 def _chance(size: int | None) -> dict[str, float]:
-  """Expected text-to-video metrics of a random ranking of `size` clips; those of both directions if each has one query.
+  """Returns the expected text-to-video metrics of a random ranking of `size` clips.
 
-  Otherwise, video-to-text ranks the queries or their groups, of which there are more or fewer than clips.
+  They are those of both directions if each clip has one query. Otherwise, video-to-text ranks the queries or their
+  groups, of which there are more or fewer than clips.
   """
   if not size:
     return {}

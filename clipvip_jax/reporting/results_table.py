@@ -109,7 +109,7 @@ def _header(split: str, metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-  """(label, metrics) of each kind and direction."""
+  """Returns (label, metrics) of each kind and direction."""
   return [
     (_label(direction, kind), metrics[kind][direction])
     for kind in KINDS

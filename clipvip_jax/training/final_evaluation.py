@@ -48,7 +48,14 @@ class FinalEvaluation:
 def evaluate_best(
   components: Components, evaluator: Evaluator, checkpoints: Checkpoints, state: TrainState
 ) -> FinalEvaluation:
-  """Evaluates the best checkpoint on the final splits; `state` is the last one."""
+  """Evaluates the best checkpoint on the final splits.
+
+  Args:
+    components: of the run.
+    evaluator: of the run.
+    checkpoints: of the run; where none with a score can be restored, the last state is evaluated.
+    state: the last one.
+  """
   last_step, evaluate = int(jax.device_get(state.step)), components.config.evaluate
   best_by = f"plain text-to-video R@1 on {evaluate.selection_split}"
   if checkpoints.best_step() not in (None, last_step):

@@ -146,7 +146,7 @@ def _chunked_log_sum_exp(rows: _Rows, columns: _Columns, scale: Scalar, chunk: i
 
 
 def _split(x: Array, chunk: int) -> Array:
-  """[N, ...] -> [ceil(N / chunk), chunk, ...], padded with zeros (false in masks)."""
+  """Reshapes [N, ...] -> [ceil(N / chunk), chunk, ...], padded with zeros (false in masks)."""
   padded = jnp.pad(x, [(0, -len(x) % chunk)] + [(0, 0)] * (x.ndim - 1))
   return padded.reshape(-1, chunk, *x.shape[1:])
 

@@ -228,6 +228,18 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
   return optax.stateless(update)
 
 
+# Values out of range would train without an error and without effect.
+_RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
+  ("learning_rate", "0 or more", lambda x: 0 <= x < math.inf),
+  ("warmup_ratio", "0 to 1", lambda x: 0 <= x <= 1),
+  ("weight_decay", "0 or more", lambda x: 0 <= x < math.inf),
+  ("clip_norm", "above 0; inf for no clipping", lambda x: x > 0),
+  ("b1", "above 0, below 1", lambda x: 0 < x < 1),
+  ("b2", "above 0, below 1", lambda x: 0 < x < 1),
+  ("eps", "above 0", lambda x: 0 < x < math.inf),
+)
+
+
 def from_config(config: ConfigDict, total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Creates the optimizer and the learning-rate schedule of `config.optimizer` over `total_steps` updates.
 
@@ -250,18 +262,6 @@ def from_config(config: ConfigDict, total_steps: int) -> tuple[optax.GradientTra
     trained = functools.partial(map_names, lambda name: not is_frozen(name, config.frozen))
     transformations = (optax.masked(optax.chain(*transformations), trained),)
   return optax.chain(*transformations, clip_logit_scale()), lr_schedule
-
-
-# Values out of range would train without an error and without effect.
-_RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
-  ("learning_rate", "0 or more", lambda x: 0 <= x < math.inf),
-  ("warmup_ratio", "0 to 1", lambda x: 0 <= x <= 1),
-  ("weight_decay", "0 or more", lambda x: 0 <= x < math.inf),
-  ("clip_norm", "above 0; inf for no clipping", lambda x: x > 0),
-  ("b1", "above 0, below 1", lambda x: 0 < x < 1),
-  ("b2", "above 0, below 1", lambda x: 0 < x < 1),
-  ("eps", "above 0", lambda x: 0 < x < math.inf),
-)
 
 
 def check_names(config: ConfigDict, params: optax.Params) -> None:

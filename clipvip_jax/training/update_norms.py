@@ -49,7 +49,14 @@ def _square_sum(values: dict[str, Array], prefix: str) -> Float[Array, ""]:
 def compile_update_norms(
   config: ConfigDict, lr_schedule: optax.Schedule, mesh: Mesh, state: TrainState
 ) -> Callable[[TrainState], Norms]:
-  """Compiles `update_norms` for states on a mesh like `state`, which may be abstract: no step pays for it."""
+  """Compiles `update_norms` in advance, so that no step pays for it.
+
+  Args:
+    config: `config.optimizer`.
+    lr_schedule: the learning rate by step.
+    mesh: of the run.
+    state: has the shapes of all states; may be abstract.
+  """
   jitted = jax.jit(
     lambda state: update_norms(config, lr_schedule, state),
     in_shardings=(sharding.state_shardings(mesh, state),),

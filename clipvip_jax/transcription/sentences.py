@@ -126,7 +126,7 @@ def _split_long(sentence: list[Word], max_seconds: float) -> list[list[Word]]:
     half = max(part[-1].end - part[0].start, 1e-9) / 2
 
     def cost(number: int, part: list[Word] = part, middle: float = middle, half: float = half) -> float:
-      """Distance from the middle, less what a clause and a pause are worth."""
+      """Returns the distance from the middle, less what a clause and a pause are worth."""
       before, after = part[number - 1], part[number]
       clause = 0.5 if _CLAUSE_END.search(before.text) else 0.0
       return abs(after.start - middle) / half - clause - min(max(0.0, after.start - before.end), 1.0)

@@ -75,7 +75,7 @@ def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def output_path(path: pathlib.Path, flag: str) -> Iterator[pathlib.Path]:
-  """Like `atomic_path`, for a file that a flag names.
+  """Yields as `atomic_path` does, for a file that a flag names.
 
   Args:
     path: the file; of a symbolic link, its target is replaced.

@@ -25,11 +25,11 @@ def check_uncompressed(start: bytes, where: str | os.PathLike[str]) -> None:
   """Refuses a compressed file.
 
   Args:
-    start: Its first START_BYTES bytes or more.
-    where: Its location, for the error message.
+    start: its first START_BYTES bytes or more.
+    where: its location, for the error message.
 
   Raises:
-    UserError: It is compressed.
+    UserError: it is compressed.
   """
   for pattern, name, command in _FORMATS:
     if pattern.match(start):
@@ -40,7 +40,7 @@ def check_encoding(start: bytes, path: str | os.PathLike[str]) -> None:
   """Checks the first bytes of a text file, at least `START_BYTES`.
 
   Raises:
-    UserError: The file is compressed, or UTF-16 or UTF-32, as some spreadsheets write.
+    UserError: the file is compressed, or UTF-16 or UTF-32, as some spreadsheets write.
   """
   check_uncompressed(start, path)
   if start.startswith(_WIDE_MARKS) or b"\0" in start[:4]:

@@ -12,8 +12,6 @@ from clipvip_jax.utils.errors import UserError
 
 BLOCK_BYTES = 128 << 20  # of smaller ones, starting threads for each costs more than a matrix product with a vector
 RESIDENT_BYTES = 256 << 20  # of an array that is read in blocks; more would displace other data from memory
-
-
 DOWNLOAD_AGAIN = "download it again"
 
 

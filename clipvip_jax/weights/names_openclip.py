@@ -104,7 +104,7 @@ def _block(layer: re.Match[str]) -> str:
 
 
 def from_published(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The inverse of `to_published`, without the position id buffers, which OpenCLIP does not have."""
+  """Inverts `to_published`, without the position id buffers, which OpenCLIP does not have."""
   renamed: dict[str, np.ndarray] = {}
   for name, tensor in tensors.items():
     layer = _PUBLISHED_LAYER.fullmatch(name)

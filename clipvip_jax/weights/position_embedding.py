@@ -19,7 +19,7 @@ def _cubic(distance: np.ndarray) -> np.ndarray:
 def _interpolation_matrix(
   old: int, new: int, kernel: Callable[[np.ndarray], np.ndarray], reach: int
 ) -> Float[np.ndarray, "new old"]:
-  """Interpolation matrix with half-pixel centres, repeated borders and no antialiasing.
+  """Returns an interpolation matrix with half-pixel centres, repeated borders and no antialiasing.
 
   Args:
     old: number of positions to interpolate.
