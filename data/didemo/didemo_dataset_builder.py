@@ -36,7 +36,7 @@ class DidemoConfig(RetrievalConfig):
   """Configuration of DiDeMo.
 
   Attributes:
-    seconds: Length of the kept beginning of each video (annotators saw 30 seconds); 0: the entire video.
+    seconds: length of the kept beginning of each video (annotators saw 30 seconds); 0: the entire video.
   """
 
   seconds: float = 0.0

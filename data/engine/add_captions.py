@@ -41,9 +41,9 @@ class Edition:
   """A new edition of a corpus.
 
   Attributes:
-    source: Folder of the corpus.
-    target: Folder of the edition.
-    captions: What each argument of the command stands for; see `caption_files.list_files`.
+    source: folder of the corpus.
+    target: folder of the edition.
+    captions: what each argument of the command stands for; see `caption_files.list_files`.
   """
 
   source: pathlib.Path
@@ -65,15 +65,15 @@ def add_captions(source: str | os.PathLike[str], captions: Sequence[str], name: 
   """Writes an edition of a corpus with other captions; a clip without one among them keeps its own.
 
   Args:
-    source: Folder of the corpus.
-    captions: Files, folders or patterns, see `caption_files.list_files`.
-    name: Configuration of the edition; "": that of the corpus with "+captions".
+    source: folder of the corpus.
+    captions: files, folders or patterns, see `caption_files.list_files`.
+    name: configuration of the edition; "": that of the corpus with "+captions".
 
   Returns:
     The folder of the edition.
 
   Raises:
-    UserError: The corpus is not on a local disk or has no captions, no clip has a caption in the files, the edition
+    UserError: the corpus is not on a local disk or has no captions, no clip has a caption in the files, the edition
       exists with other captions, another process writes it, or the disk is full.
   """
   if storage.is_remote(source):

@@ -37,7 +37,7 @@ class RetrievalConfig(CorpusConfig):
   """Configuration of a retrieval corpus.
 
   Attributes:
-    videos: Folder of videos below the raw files; "": the usual folders of the corpus.
+    videos: folder of videos below the raw files; "": the usual folders of the corpus.
   """
 
   videos: str = ""
@@ -48,9 +48,9 @@ class Clip:
   """A clip with all texts of an annotation file.
 
   Attributes:
-    name: Name in the annotations.
-    where: Location of its first row.
-    texts: Its texts in order.
+    name: name in the annotations.
+    where: location of its first row.
+    texts: its texts in order.
   """
 
   name: str
@@ -85,11 +85,11 @@ def read_json_clips(path: epath.Path, keys: RowKeys = ANNOTATION_KEYS) -> Iterat
   """Yields the rows of a JSON or JSON lines file.
 
   Args:
-    path: Lines {ID: NAME, TEXT: TEXT or [TEXT, ...]}, a list of these, {NAME: {TEXT: ...}} or {NAME: [TEXT, ...]}.
-    keys: The accepted keys.
+    path: lines {ID: NAME, TEXT: TEXT or [TEXT, ...]}, a list of these, {NAME: {TEXT: ...}} or {NAME: [TEXT, ...]}.
+    keys: the accepted keys.
 
   Raises:
-    UserError: The file is unreadable or invalid.
+    UserError: the file is unreadable or invalid.
   """
   for where, row in _json_rows(path, keys):
     if (pair := bad_lines.attempt(id_and_text, row, keys, where)) is not None:
@@ -118,7 +118,7 @@ def merge_clips(rows: Iterable[AnnotationRow]) -> dict[str, Clip]:
     {`clip_key` of the name: clip}, in order of their first rows.
 
   Raises:
-    UserError: A name or text is invalid.
+    UserError: a name or text is invalid.
   """
   clips: dict[str, Clip] = {}
   for where, name, texts in rows:
@@ -140,7 +140,7 @@ def check_name(name: Any, where: str) -> str:
   """Returns the name of a clip unchanged.
 
   Raises:
-    UserError: It is not a valid id, or escapes the folder of videos.
+    UserError: it is not a valid id, or escapes the folder of videos.
   """
   safe_join("the folder of videos", name, where)
   return str(name)
@@ -160,10 +160,10 @@ class VideoFinder:
     """Selects the folders to search.
 
     Args:
-      raw_dir: Folder of the downloaded files.
-      folder: Folder of videos below `raw_dir`; "": the existing `default_folders`, then `raw_dir` itself.
-      default_folders: Usual names of the folder.
-      suffix: Extension in the paths of videos that do not exist.
+      raw_dir: folder of the downloaded files.
+      folder: folder of videos below `raw_dir`; "": the existing `default_folders`, then `raw_dir` itself.
+      default_folders: usual names of the folder.
+      suffix: extension in the paths of videos that do not exist.
 
     Raises:
       UserError: `folder` does not exist.
@@ -178,7 +178,7 @@ class VideoFinder:
     """Returns the path of a clip's video.
 
     Args:
-      names: Names of the clip, the preferred one first.
+      names: names of the clip, the preferred one first.
 
     Returns:
       The video of the first name in the first folder that has one; else the path where the first name is expected.
@@ -225,15 +225,15 @@ def make_items(
   """Yields the items of a split.
 
   Args:
-    split: Name of the split.
-    clips: Its clips.
-    videos: Finds their videos.
-    names: Returns the names under which a clip's video is searched.
-    join_texts: Whether all texts of a clip form one paragraph.
-    end: End of each clip in seconds; None: end of the video.
+    split: name of the split.
+    clips: its clips.
+    videos: finds their videos.
+    names: returns the names under which a clip's video is searched.
+    join_texts: whether all texts of a clip form one paragraph.
+    end: end of each clip in seconds; None: end of the video.
 
   Raises:
-    UserError: A name is not a valid id.
+    UserError: a name is not a valid id.
   """
   for clip in clips:
     texts = (" ".join(clip.texts),) if join_texts and clip.texts else tuple(clip.texts)

@@ -35,15 +35,15 @@ def collect_reports(
   """Sums the reports of all shards, and writes the list of skipped clips.
 
   Args:
-    plan: The items.
-    work: The working folder.
-    skipped_file: The list to write.
+    plan: the items.
+    work: the working folder.
+    skipped_file: the list to write.
 
   Returns:
     The coverage, and {split: shards in order}.
 
   Raises:
-    UserError: A shard is missing.
+    UserError: a shard is missing.
   """
   total = Coverage()
   written: dict[str, list[WrittenShard]] = {split: [] for split in plan.counts}
@@ -69,10 +69,10 @@ def link_split(
   """Links the shards of a split into the data set, without those that have no records.
 
   Args:
-    split: Name of the split.
-    shards: Its shards in order.
-    template: Names of the data set's files.
-    folder: Folder of the data set's records.
+    split: name of the split.
+    shards: its shards in order.
+    template: names of the data set's files.
+    folder: folder of the data set's records.
   """
   shards = [shard for shard in shards if shard.num_records]
   for index, shard in enumerate(shards):
@@ -102,9 +102,9 @@ def remove_orphans(folder: epath.Path, version: str, current: epath.Path) -> Non
   """Removes temporary folders of TFDS left behind by killed builds.
 
   Args:
-    folder: The folder of a configuration.
-    version: Version of the corpus.
-    current: The temporary folder of this build.
+    folder: the folder of a configuration.
+    version: version of the corpus.
+    current: the temporary folder of this build.
   """
   for orphan in build_files.glob(folder, f"{constants.INCOMPLETE_PREFIX}*_{version}"):
     if orphan != current:

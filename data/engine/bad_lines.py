@@ -18,7 +18,7 @@ class BadLinesError(UserError):
   """Lines of annotations are invalid.
 
   Attributes:
-    errors: One message for each of the first lines.
+    errors: one message for each of the first lines.
   """
 
   def __init__(self, errors: list[str]):
@@ -31,8 +31,8 @@ def attempt(function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T | None
   """Returns the result of a function of one line; None if its UserError was collected.
 
   Raises:
-    UserError: The line is invalid, and errors are not collected.
-    BadLinesError: This is the last error that is collected.
+    UserError: the line is invalid, and errors are not collected.
+    BadLinesError: this is the last error that is collected.
   """
   try:
     return function(*args, **kwargs)
@@ -56,7 +56,7 @@ def collect() -> Iterator[None]:
   """Collects errors of `attempt` within the block, up to twenty.
 
   Raises:
-    BadLinesError: At the end of the block, if there were any.
+    BadLinesError: at the end of the block, if there were any.
   """
   errors: list[str] = []
   token = _errors.set(errors)

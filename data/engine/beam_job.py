@@ -38,16 +38,16 @@ def run(
   """Builds shards. Returns when all are completed, or after a UserError in one, saved to `work.error_file`.
 
   Args:
-    shards: The shards to build.
-    plan: The items.
-    spec: How items become records.
-    work: The working folder.
+    shards: the shards to build.
+    plan: the items.
+    spec: how items become records.
+    work: the working folder.
     runner: Beam runner; None: this machine.
     options: Beam options.
 
   Raises:
-    UserError: A worker process of this machine was killed; Beam would wait for it forever.
-    Exception: Any error of Beam.
+    UserError: a worker process of this machine was killed; Beam would wait for it forever.
+    Exception: any error of Beam.
   """
   logging.getLogger("apache_beam").setLevel(logging.ERROR)
   finished, worker_died, errors = threading.Event(), threading.Event(), list[BaseException]()

@@ -27,8 +27,8 @@ def read_text(path: epath.Path) -> str:
   """Reads a text file.
 
   Raises:
-    FileNotFoundError: It does not exist.
-    UserError: The object store refuses, or cannot be reached.
+    FileNotFoundError: it does not exist.
+    UserError: the object store refuses, or cannot be reached.
   """
   if not storage.is_remote(path):
     return path.read_text(encoding="utf-8")
@@ -86,8 +86,8 @@ def delete_folder(folder: epath.Path, first: str = "") -> None:
   """Deletes a folder if it exists.
 
   Args:
-    folder: The folder.
-    first: Name of the file without which the others are not used; deleted first.
+    folder: the folder.
+    first: name of the file without which the others are not used; deleted first.
   """
   if not storage.is_remote(folder):
     if folder.exists():
@@ -103,8 +103,8 @@ def atomic_path(path: epath.Path) -> Iterator[pathlib.Path]:
   """Yields a local temporary path whose content is committed atomically to `path` if the block succeeds.
 
   Raises:
-    OSError: The file cannot be written.
-    UserError: The object store refuses, or cannot be reached.
+    OSError: the file cannot be written.
+    UserError: the object store refuses, or cannot be reached.
   """
   if not storage.is_remote(path):
     with atomic_write.atomic_path(pathlib.Path(path)) as temporary:
@@ -143,7 +143,7 @@ def link_or_copy(path: epath.Path, target: epath.Path) -> None:
   """Creates a hard link `target` to a file, or a copy where links are not possible.
 
   Raises:
-    UserError: The object store refuses, or cannot be reached.
+    UserError: the object store refuses, or cannot be reached.
   """
   from_store, to_store = storage.is_remote(path), storage.is_remote(target)
   if from_store and to_store:  # copied by the store

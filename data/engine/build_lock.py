@@ -21,7 +21,7 @@ def locked(build_dir: epath.Path) -> Iterator[None]:
   """Creates the folder of a build and holds its lock in the block: flock, or a lease in an object store.
 
   Raises:
-    UserError: Another process holds the lock, or the block raises an OSError, as for a full disk.
+    UserError: another process holds the lock, or the block raises an OSError, as for a full disk.
   """
   try:
     if storage.is_remote(build_dir):

@@ -48,11 +48,11 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """Initialises the builder.
 
     Args:
-      options: Options of the build.
-      **kwargs: Arguments of TFDS builders, such as `config` and `data_dir`.
+      options: options of the build.
+      **kwargs: arguments of TFDS builders, such as `config` and `data_dir`.
 
     Raises:
-      UserError: The configuration is invalid, or the corpus exists and is corrupt or has other settings.
+      UserError: the configuration is invalid, or the corpus exists and is corrupt or has other settings.
     """
     self.options = options or BuildOptions()
     self._plan: Plan | None = None
@@ -78,17 +78,17 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """Yields all clips of the annotations in a fixed order.
 
     Args:
-      raw_dir: Folder of the downloaded files.
+      raw_dir: folder of the downloaded files.
 
     Raises:
-      UserError: A file is missing or invalid; the message has the location.
+      UserError: a file is missing or invalid; the message has the location.
     """
 
   def lookups(self, raw_dir: epath.Path) -> dict[str, str]:
     """Returns files of texts that are looked up by clip id.
 
     Args:
-      raw_dir: Folder of the downloaded files.
+      raw_dir: folder of the downloaded files.
 
     Returns:
       {"subtitle" or "caption": path of an LMDB, or of a JSON file that fits in memory}.
@@ -130,7 +130,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """Writes the items of all splits to `folder`.
 
     Raises:
-      UserError: Annotations are missing or invalid, or splits do not have their official sizes.
+      UserError: annotations are missing or invalid, or splits do not have their official sizes.
     """
     raw_dir = self.raw_dir
     if not transfers.exists(raw_dir):
@@ -157,10 +157,10 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """Checks that the existing corpus was built from the current annotations.
 
     Args:
-      plan: That of the current annotations.
+      plan: that of the current annotations.
 
     Raises:
-      UserError: It was built from others.
+      UserError: it was built from others.
     """
     built_lookups = self.info.metadata.get("lookups")
     changed_lookups = built_lookups is not None and built_lookups != self._lookup_fingerprints()
@@ -188,10 +188,10 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     deleted when the new one is complete.
 
     Args:
-      config: Configuration of TFDS with a Beam runner and its options.
+      config: configuration of TFDS with a Beam runner and its options.
 
     Raises:
-      UserError: See `download_and_prepare` and `check_annotations`.
+      UserError: see `download_and_prepare` and `check_annotations`.
     """
     if self.is_prepared():
       with tempfile.TemporaryDirectory() as folder:
@@ -232,7 +232,7 @@ class CorpusBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """Builds the corpus, or resumes its build. Takes the arguments of TFDS.
 
     Raises:
-      UserError: The annotations are invalid, too many clips were skipped, the disk is full, or another process builds
+      UserError: the annotations are invalid, too many clips were skipped, the disk is full, or another process builds
         the same corpus.
     """
     with build_lock.locked(self.build_dir):

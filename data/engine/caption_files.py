@@ -24,10 +24,10 @@ def list_files(path: str) -> list[str]:
   """Returns the files that a path stands for.
 
   Args:
-    path: A file; a folder, for its files *.jsonl; or a pattern such as captions/*.jsonl.
+    path: a file; a folder, for its files *.jsonl; or a pattern such as captions/*.jsonl.
 
   Raises:
-    UserError: A folder has no such files, or none match the pattern.
+    UserError: a folder has no such files, or none match the pattern.
   """
   place = epath.Path(path)
   if place.is_dir():
@@ -61,7 +61,7 @@ def read_headers(path: str) -> list[dict[str, Any]]:
   """Returns the different headers of the files that a path stands for, in order; none for files of other origin.
 
   Raises:
-    UserError: A file cannot be read.
+    UserError: a file cannot be read.
   """
   headers: dict[str, dict[str, Any]] = {}
   for file in list_files(path):

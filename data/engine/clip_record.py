@@ -30,11 +30,11 @@ class RecordSpec:
   """How items become records.
 
   Attributes:
-    frame_settings: How frames are sampled, resized and encoded.
-    decoder: A name for `frame_extraction.decoder_by_name`.
-    decode_timeout: Limit for decoding one clip in seconds.
+    frame_settings: how frames are sampled, resized and encoded.
+    decoder: a name for `frame_extraction.decoder_by_name`.
+    decode_timeout: limit for decoding one clip in seconds.
     lookups: {"subtitle" or "caption": path for `text_lookup.open_lookup`}.
-    extra: Names of text fields that the corpus adds.
+    extra: names of text fields that the corpus adds.
   """
 
   frame_settings: FrameSettings
@@ -54,10 +54,10 @@ def clip_record(
   """Decodes a clip and looks up its texts.
 
   Args:
-    item: The clip.
-    spec: How it becomes a record.
-    decoder: The decoding process.
-    counts: Counts of clips by coverage.MISSING_TEXT_KEYS and by notes on their files, updated for this clip.
+    item: the clip.
+    spec: how it becomes a record.
+    decoder: the decoding process.
+    counts: counts of clips by coverage.MISSING_TEXT_KEYS and by notes on their files, updated for this clip.
 
   Returns:
     A record of `records.record_features`, or why the clip is skipped.
@@ -100,8 +100,8 @@ def serialize_record(record: dict[str, Any], extra: tuple[str, ...]) -> bytes:
   """Serialises a record as a deterministic tf.train.Example.
 
   Args:
-    record: A record of `records.record_features`.
-    extra: Names of text fields that the corpus adds.
+    record: a record of `records.record_features`.
+    extra: names of text fields that the corpus adds.
   """
   features, serializer = _serializer(extra)
   example = serializer.get_tf_example(features.encode_example(record))
@@ -120,9 +120,9 @@ def read_frames(item: Item, decoder: DecodeProcess, counts: Counter[str]) -> lis
   """Decodes a clip.
 
   Args:
-    item: The clip, of a local or a remote video.
-    decoder: The decoding process.
-    counts: Counts of notes on files, updated for this clip.
+    item: the clip, of a local or a remote video.
+    decoder: the decoding process.
+    counts: counts of notes on files, updated for this clip.
 
   Returns:
     Its JPEG frames, or why it is skipped.
@@ -145,7 +145,7 @@ def _local_file(item: Item) -> Iterator[tuple[str, int, int]]:
   Downloads remote ones, and of a remote tar file only the member. Copies a video in a local tar file into memory.
 
   Raises:
-    OSError: It does not exist, or is unreadable.
+    OSError: it does not exist, or is unreadable.
   """
   path = build_files.find_video(item.video)
   if not item.suffix and not storage.is_remote(path):

@@ -30,10 +30,10 @@ class CorpusConfig(tfds.core.BuilderConfig):
   """Content of a corpus.
 
   Attributes:
-    splits: Names of the splits.
-    sizes: Number of clips of official splits.
-    fps, frames, short_side, jpeg_quality, min_frames: See `frame_extraction.FrameSettings`.
-    decoder: See `frame_extraction.decoder_by_name`.
+    splits: names of the splits.
+    sizes: number of clips of official splits.
+    fps, frames, short_side, jpeg_quality, min_frames: see `frame_extraction.FrameSettings`.
+    decoder: see `frame_extraction.decoder_by_name`.
   """
 
   splits: tuple[str, ...] = ("train",)
@@ -51,7 +51,7 @@ class CorpusConfig(tfds.core.BuilderConfig):
     """Returns the validated frame settings.
 
     Raises:
-      UserError: The configuration is invalid.
+      UserError: the configuration is invalid.
     """
     check_name(self.name)
     settings = FrameSettings(self.fps, self.frames, self.short_side, self.jpeg_quality, self.min_frames)
@@ -71,13 +71,13 @@ class BuildOptions:
   """Options of a build. They do not change records, except for `captions`, whose digest a corpus stores.
 
   Attributes:
-    raw_dir: Folder of the downloaded files, or video_manifest's manifest; "": DATA_DIR/downloads/manual/NAME.
-    check_sizes: Whether splits must have their official sizes.
-    decode_timeout: Limit for decoding one clip in seconds; slower clips are undecodable.
-    max_skipped: Accepted fraction of skipped clips in each split.
-    max_missing_text: Accepted fraction of clips in each split without a text in a lookup.
-    clips_per_shard: Clips of each shard; 0: chosen by the size of the split.
-    captions: Captions of clips whose annotations have none, see `text_lookup.open_lookup`; "": those of the corpus.
+    raw_dir: folder of the downloaded files, or video_manifest's manifest; "": DATA_DIR/downloads/manual/NAME.
+    check_sizes: whether splits must have their official sizes.
+    decode_timeout: limit for decoding one clip in seconds; slower clips are undecodable.
+    max_skipped: accepted fraction of skipped clips in each split.
+    max_missing_text: accepted fraction of clips in each split without a text in a lookup.
+    clips_per_shard: clips of each shard; 0: chosen by the size of the split.
+    captions: captions of clips whose annotations have none, see `text_lookup.open_lookup`; "": those of the corpus.
   """
 
   raw_dir: str = ""

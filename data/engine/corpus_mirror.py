@@ -20,19 +20,19 @@ class CorpusMirror:
   """A local dataset directory in place of a remote one, with the metadata of one corpus.
 
   Attributes:
-    root: The remote dataset directory.
-    local: The local one, deleted when this object is.
+    root: the remote dataset directory.
+    local: the local one, deleted when this object is.
   """
 
   def __init__(self, data_dir: str, corpus: str):
     """Creates the local folder, and downloads the metadata of the corpus if it is complete.
 
     Args:
-      data_dir: The remote dataset directory.
+      data_dir: the remote dataset directory.
       corpus: NAME/CONFIG/VERSION.
 
     Raises:
-      UserError: The bucket does not exist, or cannot be accessed.
+      UserError: the bucket does not exist, or cannot be accessed.
     """
     storage.check_path(data_dir, "--data_dir")
     storage.check_bucket(data_dir, "--data_dir")

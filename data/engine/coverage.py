@@ -25,10 +25,10 @@ class SkippedClip:
   """A clip that is not in the corpus.
 
   Attributes:
-    name: Id or path of the clip.
-    reason: One of REASONS.
-    detail: Description of the error.
-    retry: Whether the next build tries the clip again, since the decoder timed out or crashed.
+    name: id or path of the clip.
+    reason: one of REASONS.
+    detail: description of the error.
+    retry: whether the next build tries the clip again, since the decoder timed out or crashed.
   """
 
   name: str
@@ -74,12 +74,12 @@ class Coverage:
     """Checks that not too many clips of a split were skipped.
 
     Args:
-      split: Name of the split.
-      limit: The accepted fraction, 0 to 1.
-      file: The list of skipped clips, named in the message.
+      split: name of the split.
+      limit: the accepted fraction, 0 to 1.
+      file: the list of skipped clips, named in the message.
 
     Raises:
-      UserError: More clips were skipped, or all of them; the message has counts by reason and the first clips.
+      UserError: more clips were skipped, or all of them; the message has counts by reason and the first clips.
     """
     counts = self._counts[split]
     skipped = sum(counts[reason] for reason in REASONS)

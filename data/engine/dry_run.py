@@ -31,13 +31,13 @@ class SplitCheck:
   """Result for one split.
 
   Attributes:
-    clips: Number of clips in the annotations.
-    missing: Number of clips without a video.
-    corrupt: Number of clips with corrupt annotations, none of which is decoded.
-    decoded: Number of clips in the decoded sample, including those that failed.
-    texts: Number of clips by text field.
-    counts: Number of decoded clips by coverage.MISSING_TEXT_KEYS, and by notes on their files, such as "truncated".
-    skipped: Clips that a build would skip.
+    clips: number of clips in the annotations.
+    missing: number of clips without a video.
+    corrupt: number of clips with corrupt annotations, none of which is decoded.
+    decoded: number of clips in the decoded sample, including those that failed.
+    texts: number of clips by text field.
+    counts: number of decoded clips by coverage.MISSING_TEXT_KEYS, and by notes on their files, such as "truncated".
+    skipped: clips that a build would skip.
   """
 
   clips: int
@@ -105,16 +105,16 @@ def check_corpus(builder: CorpusBuilder, num_decoded: int) -> dict[str, SplitChe
   """Checks each split.
 
   Args:
-    builder: Builder of a corpus, which need not exist.
-    num_decoded: Number of random clips of each split to decode; splits of up to twice as many are decoded completely;
+    builder: builder of a corpus, which need not exist.
+    num_decoded: number of random clips of each split to decode; splits of up to twice as many are decoded completely;
       -1: all. The same clips are decoded each time.
 
   Returns:
     {split: result}.
 
   Raises:
-    BadLinesError: Lines of the annotations are invalid.
-    UserError: The annotations are invalid, or splits do not have their official sizes.
+    BadLinesError: lines of the annotations are invalid.
+    UserError: the annotations are invalid, or splits do not have their official sizes.
   """
   with tempfile.TemporaryDirectory() as folder:
     with bad_lines.collect():
@@ -185,7 +185,7 @@ def check_limits(builder: CorpusBuilder, results: dict[str, SplitCheck]) -> None
   """Checks results against `max_skipped` and `max_missing_text`.
 
   Raises:
-    UserError: A build would fail.
+    UserError: a build would fail.
   """
   limit = builder.options.max_skipped
   over = {split: result for split, result in results.items() if result.skipped_fraction > limit}

@@ -29,7 +29,7 @@ class Decoder(Protocol):
   """Yields the pictures of a video in order of time, from at or before `start` to before `end`, both in seconds.
 
   Raises:
-    MediaError: The file cannot be decoded.
+    MediaError: the file cannot be decoded.
   """
 
   def __call__(self, path: str, start: float | None, end: float | None) -> Iterator[Picture]: ...
@@ -48,12 +48,12 @@ class FrameSettings:
   """How frames are sampled, resized and encoded.
 
   Attributes:
-    fps: Frames per second, each as displayed at its time, independent of the file's frame rate; 0: all frames.
-    frames: Number of frames, evenly spaced in time from the first on, in place of `fps`; 0: use `fps`. Folders of
+    fps: frames per second, each as displayed at its time, independent of the file's frame rate; 0: all frames.
+    frames: number of frames, evenly spaced in time from the first on, in place of `fps`; 0: use `fps`. Folders of
       frames have no times: `fps` does not apply to them.
-    short_side: Larger frames are shrunk until their shorter side has this many pixels; 0: never.
+    short_side: larger frames are shrunk until their shorter side has this many pixels; 0: never.
     jpeg_quality: 1 to 100.
-    min_frames: Videos with fewer frames are too short.
+    min_frames: videos with fewer frames are too short.
   """
 
   fps: float = 0.0
@@ -84,7 +84,7 @@ def decoder_by_name(name: str) -> Decoder:
   """Returns a decoder of DECODERS, or the function that "MODULE:FUNCTION" names.
 
   Raises:
-    UserError: There is no such decoder.
+    UserError: there is no such decoder.
   """
   if name in DECODERS:
     return DECODERS[name]
@@ -103,15 +103,15 @@ def extract_frames(
   """Returns the JPEG frames of a video file, an image or a folder of frames.
 
   Args:
-    path: Local path.
-    settings: How frames are sampled, resized and encoded.
-    decode: Decoder of video files.
-    start: Start of the clip within a video in seconds; None: start of the video.
-    end: End of the clip within a video in seconds; None: end of the video.
+    path: local path.
+    settings: how frames are sampled, resized and encoded.
+    decode: decoder of video files.
+    start: start of the clip within a video in seconds; None: start of the video.
+    end: end of the clip within a video in seconds; None: end of the video.
 
   Raises:
-    TooShortError: There are fewer than `settings.min_frames` frames, or none from `start` to `end`.
-    MediaError, UserError: The file does not exist or cannot be decoded.
+    TooShortError: there are fewer than `settings.min_frames` frames, or none from `start` to `end`.
+    MediaError, UserError: the file does not exist or cannot be decoded.
   """
   file = pathlib.Path(path)
   is_image = image_files.is_still_image(file)
@@ -132,12 +132,12 @@ def extract_image(data: bytes, settings: FrameSettings, name: str) -> bytes:
   """Returns the JPEG frame of an image; an upright JPEG of sufficiently small size unchanged.
 
   Args:
-    data: Content of the image file.
-    settings: How frames are resized and encoded.
-    name: Name of the image for error messages.
+    data: content of the image file.
+    settings: how frames are resized and encoded.
+    name: name of the image for error messages.
 
   Raises:
-    MediaError: The image cannot be decoded.
+    MediaError: the image cannot be decoded.
   """
   picture = image_files.decode_image(data, name)
   shrunk = _shrink(picture, settings.short_side)

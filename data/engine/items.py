@@ -28,20 +28,20 @@ class Item:
   """One clip of a split.
 
   Attributes:
-    id: Unique within the split.
-    split: Name of the split.
-    video: Path, or gs:// or s3:// address, of a video file, an image, a folder of frames, or a tar file.
-    descriptions: Texts of the entire clip.
-    subtitle: Transcribed speech; "" if none.
-    caption: Text of the middle frame; "" if none.
-    start: Start of the clip within the video in seconds; None: start of the video.
-    end: End of the clip within the video in seconds; None: end of the video.
-    offset: Offset in bytes of an image or video within a tar file.
-    size: Size in bytes of an image or video within a tar file; 0: `video` is not a tar file.
-    suffix: Suffix of a video within a tar file, such as .mp4; "" for an image.
-    error: Reason for which its annotations are corrupt, so that it is skipped; "" if they are valid.
-    extra: Values of the fields that a corpus adds to the record.
-    missing_video: Reason for which it has no video, if files in its place are not read; "" otherwise.
+    id: unique within the split.
+    split: name of the split.
+    video: path, or gs:// or s3:// address, of a video file, an image, a folder of frames, or a tar file.
+    descriptions: texts of the entire clip.
+    subtitle: transcribed speech; "" if none.
+    caption: text of the middle frame; "" if none.
+    start: start of the clip within the video in seconds; None: start of the video.
+    end: end of the clip within the video in seconds; None: end of the video.
+    offset: offset in bytes of an image or video within a tar file.
+    size: size in bytes of an image or video within a tar file; 0: `video` is not a tar file.
+    suffix: suffix of a video within a tar file, such as .mp4; "" for an image.
+    error: reason for which its annotations are corrupt, so that it is skipped; "" if they are valid.
+    extra: values of the fields that a corpus adds to the record.
+    missing_video: reason for which it has no video, if files in its place are not read; "" otherwise.
     missing_texts: "subtitle" and "caption" if the annotations normally have them but lack them for this clip; counted.
   """
 
@@ -88,8 +88,8 @@ def clean_text(text: Any, where: str) -> str:
   """Replaces control characters by spaces and strips the ends.
 
   Args:
-    text: A string from an annotation file.
-    where: Its location, for the error message.
+    text: a string from an annotation file.
+    where: its location, for the error message.
 
   Raises:
     UserError: `text` is not a string.
@@ -103,7 +103,7 @@ def clean_texts(texts: Any, where: str) -> tuple[str, ...]:
   """Applies `clean_text` to a text or a list of texts, and drops empty ones.
 
   Raises:
-    UserError: A text is not a string.
+    UserError: a text is not a string.
   """
   if not isinstance(texts, list | tuple):
     texts = [texts]
@@ -127,12 +127,12 @@ def _check_seconds(value: Any, name: str, where: str) -> float:
   """Returns a time in seconds.
 
   Args:
-    value: From a JSON file.
-    name: Its field, for the error message.
-    where: Its location, for the error message.
+    value: from a JSON file.
+    name: its field, for the error message.
+    where: its location, for the error message.
 
   Raises:
-    UserError: It is not a number from 0 to MAX_SECONDS.
+    UserError: it is not a number from 0 to MAX_SECONDS.
   """
   if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SECONDS:
     hint = "; write a number such as 12.5, without quotation marks" if isinstance(value, str) else ""
@@ -147,7 +147,7 @@ def check_times(start: Any, end: Any, where: str) -> tuple[float | None, float |
   """Returns start and end of a clip within its video in seconds; None: start and end of the video.
 
   Raises:
-    UserError: One is not a number of seconds, or `end` is not after `start`.
+    UserError: one is not a number of seconds, or `end` is not after `start`.
   """
   start, end = (None if x is None else _check_seconds(x, name, where) for name, x in (("start", start), ("end", end)))
   if end is not None and end <= (start or 0):

@@ -35,12 +35,12 @@ def id_and_text(row: Any, keys: RowKeys, where: str) -> tuple[Any, Any]:
   """Returns the unchecked id and text of a row.
 
   Args:
-    row: A parsed JSON value.
-    keys: The accepted keys.
-    where: Location of the row, for the error message.
+    row: a parsed JSON value.
+    keys: the accepted keys.
+    where: location of the row, for the error message.
 
   Raises:
-    UserError: The row is not an object with an id and a text.
+    UserError: the row is not an object with an id and a text.
   """
   if isinstance(row, dict):
     ids = [row[key] for key in keys.ids if key in row]
@@ -57,9 +57,9 @@ def parse_json(data: str | bytes) -> Any:
   """Parses JSON.
 
   Raises:
-    ValueError: It is not valid, or an object has the same key twice with different values, of which Python keeps only
+    ValueError: it is not valid, or an object has the same key twice with different values, of which Python keeps only
       the last.
-    RecursionError: It is nested too deeply.
+    RecursionError: it is nested too deeply.
   """
   return json.loads(data, object_pairs_hook=_unique_keys)
 
@@ -85,7 +85,7 @@ def read_json(path: str) -> Any:
   """Reads a JSON file.
 
   Raises:
-    UserError: The file does not exist, is unreadable, or is not valid JSON.
+    UserError: the file does not exist, is unreadable, or is not valid JSON.
   """
   try:
     data = fetch_file(path).read_bytes()
@@ -99,7 +99,7 @@ def read_json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
   """Yields (line number, object) of a JSON lines file; skips empty lines.
 
   Raises:
-    UserError: The file is unreadable, or a line is not a JSON object.
+    UserError: the file is unreadable, or a line is not a JSON object.
   """
   try:
     with fetch_file(path).open("rb") as file:

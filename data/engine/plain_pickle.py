@@ -28,7 +28,7 @@ def read_plain_pickle(path: epath.Path) -> Any:
   """Returns the value of a pickle: str, int, float, bool, None, and lists, tuples and dicts of them; keys are str.
 
   Raises:
-    UserError: The file is unreadable or corrupt, refers to a function or class, or repeats its values too often.
+    UserError: the file is unreadable or corrupt, refers to a function or class, or repeats its values too often.
   """
   try:
     program = fetch_file(path).read_bytes()

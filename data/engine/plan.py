@@ -31,10 +31,10 @@ class Shard:
   """A range of a split's lines.
 
   Attributes:
-    split: Name of the split.
-    index: Number of the shard within the split.
-    offset: Offset of its first line in bytes.
-    count: Number of items.
+    split: name of the split.
+    index: number of the shard within the split.
+    offset: offset of its first line in bytes.
+    count: number of items.
     digest: SHA-256 of the lines.
   """
 
@@ -55,8 +55,8 @@ class Plan:
   """Items on disk.
 
   Attributes:
-    folder: Folder of the splits' files.
-    counts: Number of items of each split.
+    folder: folder of the splits' files.
+    counts: number of items of each split.
     annotations_digest: SHA-256 of all items, independent of the folder of the videos.
   """
 
@@ -72,7 +72,7 @@ class Plan:
     """Yields the shards of all splits.
 
     Args:
-      clips_per_shard: Items of each shard; 0: chosen by the size of the split.
+      clips_per_shard: items of each shard; 0: chosen by the size of the split.
     """
     for split, total in self.counts.items():
       size = clips_per_shard or min(_MAX_CLIPS, max(_MIN_CLIPS, -(-total // _TARGET_SHARDS)))
@@ -89,12 +89,12 @@ def write_plan(items: Iterable[Item], splits: Iterable[str], folder: epath.Path)
   """Writes items to one file per split.
 
   Args:
-    items: Items of all splits in any order. The order within a split is that of the corpus.
-    splits: Required splits. Items may have others.
-    folder: Created if absent; existing files are replaced.
+    items: items of all splits in any order. The order within a split is that of the corpus.
+    splits: required splits. Items may have others.
+    folder: created if absent; existing files are replaced.
 
   Raises:
-    UserError: Two items of a split have the same id, or a split has no items.
+    UserError: two items of a split have the same id, or a split has no items.
   """
   folder.mkdir(parents=True, exist_ok=True)
   id_hashes = {split: array.array("Q") for split in splits}

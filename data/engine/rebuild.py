@@ -23,7 +23,7 @@ class BuiltShards:
   """How a complete corpus was built.
 
   Attributes:
-    clips_per_shard: As in `BuildWork`.
+    clips_per_shard: as in `BuildWork`.
     reports: {name of a shard: its report}, in order.
   """
 
@@ -86,11 +86,11 @@ def restore_shards(
   """Links all shards but `changed` from a complete corpus into the working folder, as completed.
 
   Args:
-    plan: The items.
-    built: How the corpus was built.
-    changed: Names of the shards to omit.
-    work: The working folder.
-    record_file: Returns a file of the corpus, of a split, an index and the number of files.
+    plan: the items.
+    built: how the corpus was built.
+    changed: names of the shards to omit.
+    work: the working folder.
+    record_file: returns a file of the corpus, of a split, an index and the number of files.
   """
   build_files.make_folder(work.folder)
   for split in plan.counts:

@@ -22,7 +22,7 @@ def record_features(extra: Iterable[str] = ()) -> tfds.features.FeaturesDict:
   - description: Texts of the entire clip: none, one or several. In evaluation they are the queries.
 
   Args:
-    extra: Names of text fields that a corpus adds.
+    extra: names of text fields that a corpus adds.
   """
   import tensorflow_datasets as tfds  # lazy: the decoding process encodes frames without it
 
@@ -50,7 +50,7 @@ def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
   """Encodes a uint8 RGB [H, W, 3] frame with 4:2:0 chroma subsampling.
 
   Args:
-    frame: The picture.
+    frame: the picture.
     quality: 1 to 100.
   """
   import simplejpeg

@@ -35,13 +35,13 @@ def run_build(plan: Plan, spec: RecordSpec, work: BuildWork, config: tfds.downlo
   """Builds all shards that are not up to date.
 
   Args:
-    plan: The items.
-    spec: How items become records.
-    work: The working folder.
-    config: Configuration of TFDS; `beam_runner` and `beam_options` are used.
+    plan: the items.
+    spec: how items become records.
+    work: the working folder.
+    config: configuration of TFDS; `beam_runner` and `beam_options` are used.
 
   Raises:
-    UserError: A shard could not be built. Completed shards are kept.
+    UserError: a shard could not be built. Completed shards are kept.
   """
   build_files.make_folder(work.folder)
   build_files.delete(work.error_file)
@@ -81,7 +81,7 @@ def local_options(workers: int) -> PipelineOptions:
   """Returns Beam options for this machine.
 
   Args:
-    workers: Number of worker processes; 0 and 1: none besides this process.
+    workers: number of worker processes; 0 and 1: none besides this process.
   """
   from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -94,9 +94,9 @@ def parse_options(runner: str, flags: str, workers: int | None) -> PipelineOptio
   """Returns Beam options for the flags of a command.
 
   Args:
-    runner: Name of a Beam runner; "": this machine.
-    flags: Options of the runner, "NAME=VALUE,NAME".
-    workers: Number of worker processes on this machine; None: chosen by the number of clips.
+    runner: name of a Beam runner; "": this machine.
+    flags: options of the runner, "NAME=VALUE,NAME".
+    workers: number of worker processes on this machine; None: chosen by the number of clips.
 
   Raises:
     UserError: `flags` are set without a runner.

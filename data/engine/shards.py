@@ -38,13 +38,13 @@ class ShardReport:
 
   Attributes:
     digest: `BuildWork.digest` of the shard's inputs.
-    video_state: Digest of sizes and modification times of its videos.
-    video_sizes: Digest of the sizes of its videos.
-    num_records: Number of records.
-    num_bytes: Size of the records.
-    counts: Counts of clips by coverage.MISSING_TEXT_KEYS and by notes on their files, such as "hdr".
-    skipped: Clips without a record.
-    records: Digest of the records: sum of their SHA-256, in hexadecimal; "0" in reports of earlier versions.
+    video_state: digest of sizes and modification times of its videos.
+    video_sizes: digest of the sizes of its videos.
+    num_records: number of records.
+    num_bytes: size of the records.
+    counts: counts of clips by coverage.MISSING_TEXT_KEYS and by notes on their files, such as "hdr".
+    skipped: clips without a record.
+    records: digest of the records: sum of their SHA-256, in hexadecimal; "0" in reports of earlier versions.
   """
 
   digest: str
@@ -124,14 +124,14 @@ def build_shard(shard: Shard, plan: Plan, spec: RecordSpec, work: BuildWork, dec
   """Builds a shard in `work.folder` unless it is up to date.
 
   Args:
-    shard: The shard.
-    plan: The items.
-    spec: How items become records.
-    work: The working folder.
-    decoder: The decoding process.
+    shard: the shard.
+    plan: the items.
+    spec: how items become records.
+    work: the working folder.
+    decoder: the decoding process.
 
   Raises:
-    UserError: The disk is full, or a text cannot be read.
+    UserError: the disk is full, or a text cannot be read.
   """
   if is_up_to_date(shard, plan, work):
     return

@@ -18,14 +18,14 @@ def listed_clips(path: epath.Path, clips: Mapping[str, Clip]) -> list[Clip]:
   """Returns the clips that a list names, in the order of the annotations.
 
   Args:
-    path: The list, in any spelling of the names; an array (.npy) is read without unpickling.
-    clips: Those of the annotations by `clip_key`.
+    path: the list, in any spelling of the names; an array (.npy) is read without unpickling.
+    clips: those of the annotations by `clip_key`.
 
   Returns:
     Its clips, and after them one without texts, which is skipped and counted, for each name without annotations.
 
   Raises:
-    UserError: The list is unreadable or invalid.
+    UserError: the list is unreadable or invalid.
   """
   listed = {clip_key(check_name(name, where)): where for where, name in _read_names(path)}
   missing = [Clip(key, where, []) for key, where in listed.items() if key not in clips]

@@ -21,11 +21,11 @@ def read_csv(path: str | os.PathLike[str], *columns: str) -> Iterator[tuple[str,
   """Yields (location, row) of a table. Spaces around cells, columns without a name and empty rows are left out.
 
   Args:
-    path: The file.
-    *columns: Required columns.
+    path: the file.
+    *columns: required columns.
 
   Raises:
-    UserError: The file is unreadable or invalid, lacks a required column, or has several columns of a name.
+    UserError: the file is unreadable or invalid, lacks a required column, or has several columns of a name.
   """
   csv.field_size_limit(_MAX_CELL)
   lines, separator = _find_separator(read_lines(path), {*columns})

@@ -34,8 +34,8 @@ class Group(NamedTuple):
   """Adjacent members with the same key.
 
   Attributes:
-    file: The open tar file.
-    key: The name up to the first dot of its last component. It and names of members are in NFC.
+    file: the open tar file.
+    key: the name up to the first dot of its last component. It and names of members are in NFC.
     members: {name: span} of those that are used.
     unused: {name: reason} of the others; the reason is "" for a suffix that is not read.
   """
@@ -49,7 +49,7 @@ class Group(NamedTuple):
     """Returns why a sample has no video or image, if there are unused members, which it names; "" otherwise.
 
     Args:
-      prefix: Of the names of the sample's members.
+      prefix: of the names of the sample's members.
     """
     texts = [
       f"{name!r} ({reason})" if reason else repr(name)
@@ -66,11 +66,11 @@ def iterate_groups(path: epath.Path, suffixes: tuple[str, ...]) -> Iterator[Grou
   Attributes that macOS stores as ._NAME are ignored. A hard link has the content of the earlier member that it names.
 
   Args:
-    path: The tar file.
-    suffixes: Of the members to use, in lower case. Others, empty ones, and links to elsewhere are not.
+    path: the tar file.
+    suffixes: of the members to use, in lower case. Others, empty ones, and links to elsewhere are not.
 
   Raises:
-    UserError: The file is unreadable, compressed, truncated or corrupt, or two members of a group have the same name.
+    UserError: the file is unreadable, compressed, truncated or corrupt, or two members of a group have the same name.
   """
   try:
     with explain_errors(path), path.open("rb") as file:
@@ -170,12 +170,12 @@ def read_text(file: BinaryIO, span: Span, where: str) -> str:
   """Reads a member as UTF-8.
 
   Args:
-    file: The open tar file.
-    span: The member.
-    where: Its location, for the error message.
+    file: the open tar file.
+    span: the member.
+    where: its location, for the error message.
 
   Raises:
-    UserError: It is unreadable, truncated, too large, compressed, or not UTF-8.
+    UserError: it is unreadable, truncated, too large, compressed, or not UTF-8.
   """
   if span.size > _MAX_TEXT_BYTES:
     raise UserError(f"{where}: the text has {span.size} bytes; use at most {_MAX_TEXT_BYTES}")
@@ -196,7 +196,7 @@ def read_object(file: BinaryIO, span: Span, where: str) -> dict[str, Any]:
   """Reads a member as a JSON object; see `read_text`.
 
   Raises:
-    UserError: It is not a valid JSON object.
+    UserError: it is not a valid JSON object.
   """
   try:
     fields = parse_json(read_text(file, span, where))

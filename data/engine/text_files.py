@@ -25,11 +25,11 @@ def read_lines(path: str | os.PathLike[str], newline: str = "") -> Iterator[str]
   """Yields the lines of a text file with their line ends.
 
   Args:
-    path: The file.
-    newline: As for `open`; "": lines also end at \\r, which old spreadsheets write.
+    path: the file.
+    newline: as for `open`; "": lines also end at \\r, which old spreadsheets write.
 
   Raises:
-    UserError: The file is unreadable, compressed, or not UTF-8.
+    UserError: the file is unreadable, compressed, or not UTF-8.
   """
   number = 0
   try:

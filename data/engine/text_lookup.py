@@ -40,8 +40,8 @@ class LmdbLookup:
     """Opens the LMDB.
 
     Args:
-      path: Local path.
-      name: Path for messages; "": `path`.
+      path: local path.
+      name: path for messages; "": `path`.
 
     Raises:
       UserError: `path` is not an LMDB, or is truncated.
@@ -77,7 +77,7 @@ class LmdbLookup:
     """Returns the text of a clip, or None.
 
     Raises:
-      UserError: The value is not UTF-8, or the LMDB is corrupt.
+      UserError: the value is not UTF-8, or the LMDB is corrupt.
     """
     import lmdb
 
@@ -98,9 +98,9 @@ def find_text(lookup: Lookup, name: str, split: str = "") -> str | None:
   """Returns the text of a clip under any Unicode form of its id (see `local_paths.normal_form`), or None.
 
   Args:
-    lookup: The texts.
-    name: Id of the clip.
-    split: Its split, for texts that name it.
+    lookup: the texts.
+    name: id of the clip.
+    split: its split, for texts that name it.
   """
   names = [name] if name.isascii() else [name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]
   keys = [caption_files.clip_key(split, name) for name in names] if split else []
@@ -117,11 +117,11 @@ def open_lookup(*paths: str) -> Lookup:
   """Opens files of texts.
 
   Args:
-    *paths: One LMDB; or what `caption_files.list_files` allows: .json or .jsonl files, {ID: TEXT} or a list or lines of
+    *paths: one LMDB; or what `caption_files.list_files` allows: .json or .jsonl files, {ID: TEXT} or a list or lines of
       {"image_id": ID, "caption": TEXT}, with or without a header, which are held in memory.
 
   Raises:
-    UserError: The file does not exist, or has another format.
+    UserError: the file does not exist, or has another format.
   """
   if any(map(is_lmdb, paths)):
     if len(paths) > 1:
@@ -158,11 +158,11 @@ def check_lookups(items: Iterator[Item], lookups: Mapping[str, str]) -> Iterator
   """Yields the items after checking that each lookup has a text for at least one of the first thousand.
 
   Args:
-    items: Items of a corpus.
+    items: items of a corpus.
     lookups: {"subtitle" or "caption": path}.
 
   Raises:
-    UserError: A lookup belongs to other clips; the message has an id of each.
+    UserError: a lookup belongs to other clips; the message has an id of each.
   """
   open_shared.cache_clear()  # files may have changed since an earlier build in this process
   first, items = peek(items, _CHECKED_CLIPS)

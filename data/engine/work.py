@@ -19,9 +19,9 @@ class BuildWork:
   """Folder and inputs of a build.
 
   Attributes:
-    folder: Folder of the shards.
-    settings: All settings that determine the content of the shards besides the items, serialised.
-    clips_per_shard: Items of each shard; 0: chosen by the size of the split.
+    folder: folder of the shards.
+    settings: all settings that determine the content of the shards besides the items, serialised.
+    clips_per_shard: items of each shard; 0: chosen by the size of the split.
   """
 
   folder: epath.Path

@@ -23,9 +23,9 @@ class HdvilaConfig(CorpusConfig):
   """Configuration of HD-VILA. Names are relative to the raw files; "": `Layout.find` selects the file.
 
   Attributes:
-    clips: Folder of clips cut to VIDEO_ID/CLIP_ID.
-    videos: Folder of uncut videos VIDEO_ID.mp4; if set, clips are taken from these.
-    records: File of JSON lines, or a pattern of several.
+    clips: folder of clips cut to VIDEO_ID/CLIP_ID.
+    videos: folder of uncut videos VIDEO_ID.mp4; if set, clips are taken from these.
+    records: file of JSON lines, or a pattern of several.
     subtitles, captions: LMDB or JSON file.
   """
 
@@ -41,9 +41,9 @@ class Layout:
   """Files of a corpus.
 
   Attributes:
-    folder: Folder of clips or videos.
-    cut: Whether these are cut clips.
-    records: Files of records.
+    folder: folder of clips or videos.
+    cut: whether these are cut clips.
+    records: files of records.
     lookups: {"subtitle" or "caption": path}.
   """
 
@@ -66,7 +66,7 @@ class Layout:
     *.jsonl in the raw folder or its folder metafiles.
 
     Raises:
-      UserError: A file does not exist, or several files qualify.
+      UserError: a file does not exist, or several files qualify.
     """
     folder, cut = _find_folder(raw_dir, config)
     files = {

@@ -30,7 +30,7 @@ class ImageTextConfig(CorpusConfig):
   """Configuration of a corpus of images.
 
   Attributes:
-    table: Name of the table below the raw files; if it does not exist, tar files are read.
+    table: name of the table below the raw files; if it does not exist, tar files are read.
   """
 
   min_frames: int = 1

@@ -28,14 +28,14 @@ class MovingShapesConfig(CorpusConfig):
   """Configuration of the corpus. Every byte is a function of the seed and the other fields, except num_workers.
 
   Attributes:
-    seed: Seed of all random draws.
-    drawn_frames: Frames of each video; all of them are stored.
-    drawn_fps: Frames per second of each video.
-    side: Height and width in pixels.
-    quantiser: Quantiser of H.264, 0 (lossless) to 51.
-    appearances, story_pairs, seen_pairs, renderings: See `plan.Plan`.
-    validation, test, test_unseen: Number of clips of these splits.
-    num_workers: Processes that draw; None: one per core; 0: only this process.
+    seed: seed of all random draws.
+    drawn_frames: frames of each video; all of them are stored.
+    drawn_fps: frames per second of each video.
+    side: height and width in pixels.
+    quantiser: quantiser of H.264, 0 (lossless) to 51.
+    appearances, story_pairs, seen_pairs, renderings: see `plan.Plan`.
+    validation, test, test_unseen: number of clips of these splits.
+    num_workers: processes that draw; None: one per core; 0: only this process.
   """
 
   splits: tuple[str, ...] = SPLITS

@@ -21,12 +21,12 @@ class Clip:
   """One clip.
 
   Attributes:
-    id: Unique within the split.
-    appearance: Its objects.
-    story: Their motion.
-    key: Seed of np.random.default_rng for its pixels.
-    subtitle, caption, description: Its texts.
-    twin: Id of its twin; "" if none.
+    id: unique within the split.
+    appearance: its objects.
+    story: their motion.
+    key: seed of np.random.default_rng for its pixels.
+    subtitle, caption, description: its texts.
+    twin: id of its twin; "" if none.
   """
 
   id: str
@@ -44,13 +44,13 @@ class Plan:
   """Parameters that determine all clips.
 
   Attributes:
-    seed: Seed of all random draws.
-    appearances: Number of appearances, half with one object and half with two.
-    story_pairs: Number of twin pairs of stories of each appearance.
-    seen_pairs: Number of these that are in the training split.
-    renderings: Number of clips of each description in the training split.
-    clips: Number of clips of each other split, even.
-    frames: Number of frames of a clip.
+    seed: seed of all random draws.
+    appearances: number of appearances, half with one object and half with two.
+    story_pairs: number of twin pairs of stories of each appearance.
+    seen_pairs: number of these that are in the training split.
+    renderings: number of clips of each description in the training split.
+    clips: number of clips of each other split, even.
+    frames: number of frames of a clip.
   """
 
   seed: int

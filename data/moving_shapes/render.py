@@ -9,8 +9,8 @@ def render(scene: Scene, side: int) -> np.ndarray:
   """Returns uint8 RGB [T, side, side, 3].
 
   Args:
-    scene: The scene.
-    side: Height and width in pixels.
+    scene: the scene.
+    side: height and width in pixels.
   """
   pixels = (np.arange(side, dtype=np.float32) + 0.5) / side
   picture = np.empty((3, len(scene.centres), side, side), np.float32)

@@ -75,8 +75,8 @@ class Event:
   """A motion of one object.
 
   Attributes:
-    thing: Index of the object.
-    motion: A key of STRAIGHT or ROUND.
+    thing: index of the object.
+    motion: a key of STRAIGHT or ROUND.
     speed: "slowly", "quickly", or "" if texts do not mention it.
   """
 
@@ -117,8 +117,8 @@ def appearances(count: int, rng: np.random.Generator) -> list[Appearance]:
   """Returns distinct appearances; those with an even index have one object, the others two.
 
   Args:
-    count: Number of appearances, 2 to 80.
-    rng: Source of randomness.
+    count: number of appearances, 2 to 80.
+    rng: source of randomness.
 
   Raises:
     UserError: `count` is out of range.
@@ -162,8 +162,8 @@ class Scene:
   """Input of the renderer.
 
   Attributes:
-    bodies: The objects.
-    background: Name of the background colour.
+    bodies: the objects.
+    background: name of the background colour.
     colour: RGB of the background.
     centres: float [T, bodies, 2], x and y in picture widths; far outside [0, 1]: invisible.
   """

@@ -31,10 +31,10 @@ class VideoFormat:
   """Format of a video file.
 
   Attributes:
-    frames: Number of frames.
-    fps: Frames per second.
-    side: Height and width in pixels; even.
-    quantiser: Quantiser of H.264, 0 (lossless) to 51.
+    frames: number of frames.
+    fps: frames per second.
+    side: height and width in pixels; even.
+    quantiser: quantiser of H.264, 0 (lossless) to 51.
   """
 
   frames: int
@@ -47,13 +47,13 @@ def draw(clips: Sequence[Clip], folder: pathlib.Path, video_format: VideoFormat,
   """Writes FOLDER/ID.mp4 of each clip that has no file yet.
 
   Args:
-    clips: The clips.
-    folder: Created if absent.
-    video_format: Format of the files.
-    num_workers: Processes that draw; 0: only this process. Files do not depend on it.
+    clips: the clips.
+    folder: created if absent.
+    video_format: format of the files.
+    num_workers: processes that draw; 0: only this process. Files do not depend on it.
 
   Raises:
-    UserError: A worker process died.
+    UserError: a worker process died.
   """
   folder.mkdir(parents=True, exist_ok=True)
   write = functools.partial(_draw, folder=folder, video_format=video_format)
@@ -90,7 +90,7 @@ def check_settings(folder: pathlib.Path, settings: dict[str, object]) -> None:
   """Writes settings to a new folder of videos, or compares them with those of an existing one.
 
   Raises:
-    UserError: The videos in `folder` were drawn with other settings.
+    UserError: the videos in `folder` were drawn with other settings.
   """
   path = folder / _SETTINGS_FILE
   text = json.dumps(settings, indent=1, sort_keys=True) + "\n"

@@ -33,7 +33,7 @@ class VideoManifestConfig(CorpusConfig):
 
   Attributes:
     texts: "several": training draws one text of a list per visit; "paragraph": a list is joined into one text.
-    min_frames: Of a video; an image is always a clip of one frame.
+    min_frames: of a video; an image is always a clip of one frame.
   """
 
   texts: str = "several"
@@ -86,7 +86,7 @@ def read_items(manifest: epath.Path) -> Iterator[Item]:
   The manifest is read twice: memory holds 8 bytes per line, and the clips with several lines.
 
   Raises:
-    UserError: A line is invalid.
+    UserError: a line is invalid.
   """
   hashes = array.array("Q", (_clip_hash(*line) for line in _items(manifest)))
   bad_lines.raise_collected()

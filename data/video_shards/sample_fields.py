@@ -31,7 +31,7 @@ class Source:
 
   Attributes:
     kind: "json", "parquet", "span" or "file".
-    name: Field, column, or extension of a text file.
+    name: field, column, or extension of a text file.
   """
 
   kind: str
@@ -45,7 +45,7 @@ def parse_sources(text: str, flag: str) -> tuple[Source, ...]:
   """Parses a list of sources separated by commas, the first of which that has a text is used.
 
   Raises:
-    UserError: A source is invalid.
+    UserError: a source is invalid.
   """
   sources = []
   for part in filter(None, (part.strip() for part in text.split(","))):
@@ -63,9 +63,9 @@ class Sample:
   """The annotations of one key.
 
   Attributes:
-    file: The open tar file.
+    file: the open tar file.
     members: {extension in lower case: member}.
-    row: Its row of the table beside the tar file.
+    row: its row of the table beside the tar file.
   """
 
   file: BinaryIO
@@ -85,11 +85,11 @@ class Sample:
     """Returns the texts of the first source that has any.
 
     Args:
-      sources: The sources.
-      entry: Of the spans; {} without spans.
+      sources: the sources.
+      entry: of the spans; {} without spans.
 
     Raises:
-      UserError: A file is corrupt, or a value is not a text.
+      UserError: a file is corrupt, or a value is not a text.
     """
     for source in sources:
       if texts := clean_texts(_flatten(self._value(source, entry)), str(source)):
@@ -146,10 +146,10 @@ def parse_span(entry: Any, where: str) -> tuple[dict[str, Any], float | None, fl
 
   Args:
     entry: [START, END], or {"start": START, "end": END, other fields}; seconds, or texts HH:MM:SS.mmm.
-    where: Its location, for the error message.
+    where: its location, for the error message.
 
   Raises:
-    UserError: It is neither, or the end is not after the start.
+    UserError: it is neither, or the end is not after the start.
   """
   fields = entry
   if isinstance(entry, list) and len(entry) == 2:
@@ -170,14 +170,14 @@ def read_table(path: epath.Path, columns: set[str]) -> dict[str, dict[str, Any]]
   """Reads columns of the Parquet table beside a tar file.
 
   Args:
-    path: The table, with a column `key`.
-    columns: Names of the columns; none: nothing is read.
+    path: the table, with a column `key`.
+    columns: names of the columns; none: nothing is read.
 
   Returns:
     {key in NFC: {column: value}}.
 
   Raises:
-    UserError: The table does not exist, is corrupt, or lacks a column.
+    UserError: the table does not exist, is corrupt, or lacks a column.
   """
   if not columns:
     return {}

@@ -28,7 +28,7 @@ def expand_braces(pattern: str) -> list[str]:
   """Expands {FIRST..LAST}, with leading zeros kept, and {A,B,...}, as a shell does.
 
   Raises:
-    UserError: Braces hold something else, or there are more than a million names.
+    UserError: braces hold something else, or there are more than a million names.
   """
   texts = _BRACES.split(pattern)  # alternately outside of braces and within
   choices = [_alternatives(text, pattern) if index % 2 else [text] for index, text in enumerate(texts)]
@@ -54,11 +54,11 @@ def find_shards(raw_dir: epath.Path, pattern: str) -> list[epath.Path]:
   """Returns the tar files of a pattern, in its order; those of a glob pattern sorted.
 
   Args:
-    raw_dir: Folder of the tar files.
-    pattern: Relative to `raw_dir`, with braces or as for glob, or both; "": all tar files up to two folders below.
+    raw_dir: folder of the tar files.
+    pattern: relative to `raw_dir`, with braces or as for glob, or both; "": all tar files up to two folders below.
 
   Raises:
-    UserError: A file that braces name does not exist, or no file matches.
+    UserError: a file that braces name does not exist, or no file matches.
   """
   if "://" in pattern or pattern.startswith(("/", "~")):
     raise UserError(f"shards={pattern!r}: patterns are relative; set --raw_dir to the folder and --shards to the rest")

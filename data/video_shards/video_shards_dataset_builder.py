@@ -34,8 +34,8 @@ class VideoShardsConfig(CorpusConfig):
   """Configuration of tar files of videos.
 
   Attributes:
-    shards, validation_shards, test_shards: Tar files of each split below the raw files; see `find_shards`.
-    description_from, subtitle_from, caption_from: Sources of texts; see `sample_fields.parse_sources`.
+    shards, validation_shards, test_shards: tar files of each split below the raw files; see `find_shards`.
+    description_from, subtitle_from, caption_from: sources of texts; see `sample_fields.parse_sources`.
     spans_from: json:FIELD or parquet:COLUMN of a list of spans, if a video holds several clips; "": entire videos.
   """
 

@@ -35,7 +35,7 @@ class Youcook2Config(RetrievalConfig):
   """Configuration of YouCook2.
 
   Attributes:
-    reported: Whether validation has only the segments that results are reported on, those of validation_youcook.csv.
+    reported: whether validation has only the segments that results are reported on, those of validation_youcook.csv.
   """
 
   reported: bool = True
