@@ -85,8 +85,7 @@ def classify(model: EmbeddingModel, task: ClassificationTask, folder: pathlib.Pa
   Raises:
     UserError: the folder holds something else, too many videos are unreadable, or the probe cannot be fitted.
   """
-  evaluation = {"task": _TASK, "model": model.identity, "crop": model.config.data.crop, "views": task.views}
-  workdir.claim_evaluation(folder, evaluation, "classification")
+  _claim(folder, model, task)
   prompts = class_features(model, task.classes.prompts)
   test = _embed(model, task, task.videos, folder / f"videos{SUFFIX}")
   scores = test.index.features @ prompts.T
@@ -121,6 +120,12 @@ def class_features(model: EmbeddingModel, prompts: Sequence[Sequence[str]]) -> F
   distinct = {text: row for row, text in enumerate(dict.fromkeys(flat))}
   features = model.embed_texts(list(distinct))
   return np.stack([mean_direction([features[distinct[text]] for text in texts]) for texts in prompts])
+
+
+def _claim(folder: pathlib.Path, model: EmbeddingModel, task: ClassificationTask) -> None:
+  """Records in evaluation.json what the kept features are of; refuses the folder of something else."""
+  evaluation = {"task": _TASK, "model": model.identity, "crop": model.config.data.crop, "views": task.views}
+  workdir.claim_evaluation(folder, evaluation, "classification")
 
 
 def _embed(
