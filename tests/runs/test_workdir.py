@@ -142,6 +142,17 @@ def test_a_workdir_of_an_evaluation_is_refused(tmp_path):
     workdir.check_config(tmp_path, config())
 
 
+def test_an_evaluation_claims_a_new_folder_or_its_own(tmp_path):
+  for _ in range(2):
+    workdir.claim_evaluation(tmp_path / "new", {"views": 1})
+  with pytest.raises(UserError, match=r"another evaluation \(views: 1 there, 2 now\)"):
+    workdir.claim_evaluation(tmp_path / "new", {"views": 2})
+  with pytest.raises(UserError, match="holds a run; name another folder for its classification"):
+    workdir.claim_evaluation(claimed(tmp_path), {"views": 1}, "classification")
+  with pytest.raises(UserError, match="is a file; name a folder"):
+    workdir.claim_evaluation(tmp_path / "config.json", {"views": 1})
+
+
 def test_a_workdir_that_cannot_be_created_is_refused(tmp_path):
   (tmp_path / "file").write_text("x")
   with pytest.raises(UserError, match=r"--workdir=.*/run cannot be written \(Not a directory\); choose another"):
