@@ -4,12 +4,12 @@
   python -m clipvip_jax.classify ... --probe --train=VIDEOS
 
 VIDEOS is a folder with one sub-folder per class (UCF101, HMDB51, Kinetics), or a list with the labels: a manifest of
-JSON lines, JSON or CSV with video, label and optionally start and end; a CSV of Kinetics; a JSON of
+JSON lines, JSON, CSV or TSV with video, label and optionally start and end; a CSV of Kinetics; a JSON of
 Something-Something; a list of UCF101 (CLASS/NAME.avi), or of paths and ids; split files of HMDB51
 ('splits/*_test_split1.txt', of which --videos takes the test videos and --train the training videos). The class list is
-text with one name per line, CSV with the columns name, id and prompts, or JSON. Features are kept in --workdir: the
-same command resumes, also with other classes or templates. Writes results.json, predictions.jsonl and report.html. Exit
-codes: 0 success; 2 bad input, or too many unreadable videos. The layouts are in evaluation/labelled_videos.py and
+text with one name per line, CSV or TSV with the columns name, id and prompts, or JSON. Features are kept in --workdir:
+the same command resumes, also with other classes or templates. Writes results.json, predictions.jsonl and report.html.
+Exit codes: 0 success; 2 bad input, or too many unreadable videos. The layouts are in evaluation/labelled_videos.py and
 evaluation/class_list.py.
 """
 

@@ -48,7 +48,7 @@ def _parser() -> Parser:
     "--metadata",
     metavar="FILE",
     type=path_argument("--metadata"),
-    help="fields for --where: CSV or JSON lines with a column video",
+    help="fields for --where: CSV, TSV or JSON lines with a column video",
   )
   parser.add_argument(
     "--approximate",

@@ -1,19 +1,20 @@
 """Class lists and prompts of zero-shot classification.
 
-A class list is text (one class per line, `NAME` or, on every line, `ID NAME`), CSV (columns name, and optionally id and
-prompts, separated by |), or JSON: a list of names or of {"name", "id"?, "prompts"?}, or an object {NAME: ID},
-{ID: NAME} or {NAME: PROMPT or [PROMPT, ...]}.
+A class list is text (one class per line, `NAME` or, on every line, `ID NAME`), CSV or TSV (columns name, and optionally
+id and prompts, separated by |), JSON lines of {"name", "id"?, "prompts"?}, or JSON: a list of names or of such objects,
+or an object {NAME: ID}, {ID: NAME} or {NAME: PROMPT or [PROMPT, ...]}.
 """
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clipvip_jax.data.engine.items import clean_text, clean_texts
-from clipvip_jax.data.engine.json_files import excerpt, read_json
-from clipvip_jax.data.engine.tables import read_csv
+from clipvip_jax.data.engine.json_files import excerpt, read_json, read_json_lines
+from clipvip_jax.data.engine.tables import is_table, read_csv
 from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import normal_form
@@ -87,14 +88,14 @@ def read_classes(path: pathlib.Path, templates: Sequence[str] = DEFAULT_TEMPLATE
   """Reads a class list; see the module's docstring.
 
   Args:
-    path: a file; .json and .csv are read as such, others as text.
+    path: a file; .json, .jsonl and tables are read as such, others as text.
     templates: with {} for the name, for classes without prompts of their own.
 
   Raises:
     UserError: the file is unreadable or invalid, has no class, names one twice, or has a class without prompts.
   """
-  readers = {".json": _json_rows, ".csv": _csv_rows}
-  rows = list(readers.get(path.suffix.lower(), _text_rows)(path))
+  readers = {".json": _json_rows, ".jsonl": _json_lines_rows}
+  rows = list(_csv_rows(path) if is_table(path, "name") else readers.get(path.suffix.lower(), _text_rows)(path))
   if not rows:
     raise UserError(f"--classes={path} has no classes; write one per line")
   keys = _index_by([(row.where, class_key(row.name)) for row in rows], "class")
@@ -169,6 +170,11 @@ def _text_rows(path: pathlib.Path) -> Iterable[_Row]:
   # "1 ApplyEyeMakeup" on every line: a name may begin with a number, but not all of them in order.
   if ids and len(ids) == len(lines) and ids == [*range(ids[0], ids[0] + len(ids))]:
     return [_row(where, match[2], match[1]) for (where, _), match in zip(lines, matches, strict=True) if match]
+  if table := next((where for where, line in lines if "\t" in line), ""):
+    raise UserError(
+      f"{table}: a tab, but not ID and NAME in order on every line; begin a table with a line of the names of its"
+      " columns, name and id, and save it as .tsv"
+    )
   return [_row(where, line) for where, line in lines]
 
 
@@ -191,14 +197,20 @@ def _json_rows(path: pathlib.Path) -> Iterable[_Row]:
     raise UserError(f"{path}: expected a list of classes or an object, got {excerpt(content)}")
   for number, entry in enumerate(content, 1):
     where = f"{path}, entry {number}"
-    if not isinstance(entry, dict):
-      yield _row(where, entry)
-      continue
-    if unknown := sorted(entry.keys() - set(_FIELDS)):
-      raise UserError(f"{where}: unknown field {excerpt(unknown[0])}; use name, id and prompts")
-    yield _row(
-      where, entry.get("name"), entry.get("id"), _own_prompts(entry["prompts"]) if "prompts" in entry else None
-    )
+    yield _object_row(where, entry) if isinstance(entry, dict) else _row(where, entry)
+
+
+def _json_lines_rows(path: pathlib.Path) -> Iterable[_Row]:
+  for number, entry in read_json_lines(os.fspath(path)):
+    yield _object_row(f"{path}, line {number}", entry)
+
+
+def _object_row(where: str, entry: Mapping[str, Any]) -> _Row:
+  """Returns the row of {"name", "id"?, "prompts"?}."""
+  if unknown := sorted(entry.keys() - set(_FIELDS)):
+    raise UserError(f"{where}: unknown field {excerpt(unknown[0])}; use name, id and prompts")
+  prompts = _own_prompts(entry["prompts"]) if "prompts" in entry else None
+  return _row(where, entry.get("name"), entry.get("id"), prompts)
 
 
 def _object_rows(path: pathlib.Path, content: Mapping[str, Any]) -> Iterable[_Row]:

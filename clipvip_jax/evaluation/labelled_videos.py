@@ -3,7 +3,7 @@
 | source | layout |
 |---|---|
 | folder | one sub-folder per class |
-| .jsonl, .json, .csv | rows with video, label, and optionally start and end in seconds |
+| .jsonl, .json, .csv, .tsv | rows with video, label, and optionally start and end in seconds |
 | .csv of Kinetics | columns label, youtube_id, time_start, time_end, split; files `YOUTUBE-ID_000012_000022.mp4` |
 | .json of Something-Something | rows with id and template; files `ID.webm` |
 | CLASS_test_splitN.txt of HMDB51, or a pattern with * | lines `NAME.avi 0`, 1 (training) or 2 (test) |
@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from clipvip_jax.data.engine.items import check_id, check_times
 from clipvip_jax.data.engine.json_files import excerpt, read_json, read_json_lines
-from clipvip_jax.data.engine.tables import read_csv
+from clipvip_jax.data.engine.tables import is_table, read_csv
 from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.evaluation.class_list import ClassList, class_key
 from clipvip_jax.inference.video_clip import VideoClip
@@ -135,7 +135,9 @@ def _rows(source: pathlib.Path, video_dir: pathlib.Path | None, part: Part) -> I
     return itertools.chain.from_iterable(_hmdb_rows(file, folder, part) for file in files)
   if _HMDB_NAME.fullmatch(source.name):
     return _hmdb_rows(source, folder, part)
-  readers = {".jsonl": _json_lines_rows, ".json": _json_rows, ".csv": _csv_rows}
+  if is_table(source, "label"):
+    return _csv_rows(source, folder)
+  readers = {".jsonl": _json_lines_rows, ".json": _json_rows}
   return readers.get(source.suffix.lower(), _text_rows)(source, folder)
 
 

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from clipvip_jax.data.engine import tables
 from clipvip_jax.data.engine.json_files import read_json_lines
-from clipvip_jax.data.engine.tables import read_csv
 from clipvip_jax.inference.video_index import VideoIndex
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.local_paths import real_path
@@ -43,7 +43,6 @@ _NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?|inf)\s*", re.I
 _CODE = re.compile(r"[+-]?0\d|.*\de\d", re.IGNORECASE)  # a number that may be a name: nobody writes quantities so
 _DATE = re.compile(r"\d{4}[-/]\d")
 _VIDEO = "video"  # the column that names the video
-_TABLES = (".csv", ".tsv")
 _KEPT_MASKS = 16
 _MAX_NAMED = 10  # fields that an error message names
 
@@ -124,7 +123,7 @@ class Metadata:
 
     Args:
       index: its videos are those that have values.
-      path: JSON lines or CSV with the column `video`, a path relative to the file, and any others; None: no file.
+      path: JSON lines, CSV or TSV with the column `video`, a path relative to the file, and any others; None: no file.
 
     Raises:
       UserError: the file cannot be read, or names no video of the index.
@@ -204,6 +203,6 @@ class Metadata:
 
 def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields (file and line, row) of a table or a file of JSON lines."""
-  if path.suffix.lower() in _TABLES:
-    return read_csv(path, _VIDEO)
+  if path.suffix.lower() in tables.SUFFIXES:
+    return tables.read_csv(path, _VIDEO)
   return ((f"{path}, line {number}", row) for number, row in read_json_lines(os.fspath(path)))

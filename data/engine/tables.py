@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import posixpath
 import re
 from collections.abc import Iterable, Iterator
 
@@ -12,9 +13,27 @@ from clipvip_jax.data.engine import bad_lines
 from clipvip_jax.data.engine.text_files import read_lines
 from clipvip_jax.utils.errors import UserError
 
+SUFFIXES = (".csv", ".tsv")
 _SEPARATORS = ",;\t"
 _NAMED_SEPARATOR = re.compile(r'"?sep=(.)"?\s*')  # a line before the header, which Excel obeys
 _MAX_CELL = 2**24  # characters, as of the transcript of a long video; the default of `csv` is 2**17
+
+
+def is_table(path: str | os.PathLike[str], column: str) -> bool:
+  """Returns whether a list, which may also be text, is a table: a .csv, or a .tsv with a header.
+
+  Args:
+    path: The file.
+    column: A column that the header of a table has.
+
+  Raises:
+    UserError: The file is unreadable.
+  """
+  suffix = posixpath.splitext(os.fspath(path))[1].lower()
+  if suffix != ".tsv":
+    return suffix in SUFFIXES
+  header = next((line for line in read_lines(path) if line.strip()), "")
+  return any(column in _header_cells(header, separator) for separator in _SEPARATORS)
 
 
 def read_csv(path: str | os.PathLike[str], *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -58,8 +77,12 @@ def _find_separator(lines: Iterator[str], columns: set[str]) -> tuple[Iterator[s
   header = start[-1] if start else ""
   if named := _NAMED_SEPARATOR.fullmatch(header):
     return itertools.chain([*start[:-1], "\n"], lines), named[1]
-  found = {separator: columns & {cell.strip(' "\r\n') for cell in header.split(separator)} for separator in _SEPARATORS}
+  found = {separator: columns & _header_cells(header, separator) for separator in _SEPARATORS}
   return itertools.chain(start, lines), max(_SEPARATORS, key=lambda separator: len(found[separator]))
+
+
+def _header_cells(header: str, separator: str) -> set[str]:
+  return {cell.strip(' "\r\n') for cell in header.split(separator)}
 
 
 def _check_header(header: list[str], columns: Iterable[str], where: str) -> list[str]:

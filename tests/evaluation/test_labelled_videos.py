@@ -60,6 +60,7 @@ def test_a_folder_with_one_subfolder_per_class(tmp_path):
     ("a.jsonl", '{"video": "v/a.mp4", "label": "run"}\n{"video": "v/b.mp4", "label": 0, "start": 1.5, "end": 3}\n'),
     ("a.json", [{"video": "v/a.mp4", "label": "run"}, {"video": "v/b.mp4", "label": "0", "start": 1.5, "end": 3}]),
     ("a.csv", "video,label,start,end\nv/a.mp4,Run,,\nv/b.mp4,0,1.5,3\n"),
+    ("a.tsv", "video\tlabel\tstart\tend\nv/a.mp4\tRun\t\t\nv/b.mp4\t0\t1.5\t3\n"),
   ],
 )
 def test_manifests_with_times(tmp_path, name, content):
@@ -97,7 +98,7 @@ def test_lists_of_ucf101(tmp_path):
   touch(tmp_path / "v", "Archery/v_Archery_g01.avi", "YoYo/v_YoYo_g02.mp4")
   classes = classes_of(tmp_path, "1 Archery", "2 YoYo")
   test = write(tmp_path, "testlist01.txt", "Archery/v_Archery_g01.avi\r\nYoYo/v_YoYo_g02.avi\r\nYoYo/v_YoYo_g03.avi\n")
-  train = write(tmp_path, "trainlist01.txt", "Archery/v_Archery_g01.avi 1\nYoYo/v_YoYo_g02.avi 2\n")
+  train = write(tmp_path, "trainlist01.tsv", "Archery/v_Archery_g01.avi\t1\nYoYo/v_YoYo_g02.avi\t2\n")
   found = [
     ("Archery/v_Archery_g01.avi", None, None, "Archery"),
     ("YoYo/v_YoYo_g02.mp4", None, None, "YoYo"),
