@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import fcntl
+import functools
 import os
 import pathlib
 import re
@@ -51,18 +53,23 @@ def write_problem(error: OSError, remedy: str) -> str:
 
 @contextlib.contextmanager
 def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a temporary path in the folder of `path` that replaces `path` when the block succeeds.
+  """Yields the path of an empty file in the folder of `path`, which replaces `path` when the block succeeds.
 
-  If the block raises, the temporary file is deleted and `path` stays as it was.
+  If the block raises, the temporary file is deleted and `path` stays as it was. If the process is killed, the next
+  process that writes `path` deletes it.
 
   Raises:
     OSError: the folder does not exist, cannot be written or is full, or `path` is a folder; names `path`.
   """
   # Random, as process ids repeat between containers that share a file system.
   temporary = path.with_name(f".{path.name[:_NAME_LENGTH]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+  _delete_leftovers(path)
   try:
-    yield temporary
-    temporary.replace(path)
+    with temporary.open("x+b") as held:  # what is not locked was left by a killed process, on whichever machine
+      with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(held, fcntl.LOCK_SH)
+      yield temporary
+      temporary.replace(path)
   except OSError as error:
     is_refused_write = error.filename is None and error.errno in _DISK_ERRORS  # by write() and close()
     if error.filename != os.fspath(temporary) and not is_refused_write:
@@ -71,6 +78,22 @@ def atomic_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
   finally:
     with contextlib.suppress(OSError):  # it does not exist, or the error of the block is the one to report
       temporary.unlink()
+
+
+def _delete_leftovers(path: pathlib.Path) -> None:
+  """Deletes the temporary files of a path that no process holds."""
+  pattern = re.compile(rf"\.{re.escape(path.name[:_NAME_LENGTH])}\.\d+\.[0-9a-f]{{8}}\.tmp")
+  for file in _temporary_files(path.parent):
+    if pattern.fullmatch(file.name):
+      with contextlib.suppress(OSError), file.open("r+b") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.unlink()
+
+
+@functools.cache
+def _temporary_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the temporary files in a folder when this process first writes to it; it may have a million others."""
+  return list(folder.glob(".*.tmp"))
 
 
 @contextlib.contextmanager

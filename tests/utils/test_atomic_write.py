@@ -17,7 +17,7 @@ import os, pathlib, signal, sys
 from clipvip_jax.utils.atomic_write import atomic_path
 with atomic_path(pathlib.Path(sys.argv[1])) as temporary:
   temporary.write_text("new")
-  os.kill(os.getpid(), signal.SIGKILL)
+  os.kill(os.getpid(), signal.SIGKILL if len(sys.argv) == 2 else signal.SIGSTOP)
 """
 
 
@@ -70,11 +70,28 @@ def test_errors_of_a_full_disk_which_name_no_file_name_it(tmp_path, number):
   assert not list(tmp_path.iterdir())
 
 
-def test_keeps_the_old_file_when_killed(tmp_path):
-  path = tmp_path / "file"
+@pytest.mark.parametrize("name", ["file", "[x]*.html", "x" * 250 + ".html"])
+def test_keeps_the_old_file_when_killed_and_the_next_write_deletes_the_temporary_one(tmp_path, name):
+  path, other = tmp_path / name, tmp_path / f".{name[:40]}.other.1.0123abcd.tmp"
   path.write_text("old")
+  other.touch()
   assert subprocess.run([sys.executable, "-c", KILLED, path], check=False).returncode == -signal.SIGKILL
-  assert path.read_text() == "old"
+  assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 3
+  with atomic_path(path) as temporary:
+    temporary.write_text("new")
+  assert path.read_text() == "new" and {*tmp_path.iterdir()} == {path, other}
+
+
+def test_the_next_write_keeps_the_temporary_file_of_a_process_that_is_suspended(tmp_path):
+  path = tmp_path / "file"
+  with subprocess.Popen([sys.executable, "-c", KILLED, path, "stop"]) as process:
+    assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+    with atomic_path(path) as temporary:
+      temporary.write_text("newer")
+    assert path.read_text() == "newer" and len(list(tmp_path.iterdir())) == 2
+    process.send_signal(signal.SIGCONT)
+    assert process.wait() == 0
+  assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", ["x" * 250 + ".html", "\u00e9" * 124 + ".html", "\U0001f600" * 62 + ".json"])
