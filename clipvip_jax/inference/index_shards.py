@@ -78,9 +78,11 @@ def join_shards(out: pathlib.Path, max_skipped: float = 0.05) -> VideoIndex:
   if out.exists():
     raise UserError(f"--out={out} exists; delete it to join its shards again, or name another file")
   shards = _find_shards(out)
-  _check_same_job(shards)
+  videos = _check_same_job(shards)
   table = dataclasses.replace(index_tables.merge_tables(shards), shard="")
   num_videos = len(table.videos) + len(table.bad)
+  if not table.segments and not videos.startswith(f"{num_videos}, "):
+    raise UserError(f"--out={out}: its shards have {num_videos} videos, their list has {videos}; embed them again")
   index_builder.check_unreadable(table, num_videos, max_skipped)
   video_index.write_joined(out, table, list(shards))
   return video_index.read_index(out)
@@ -109,8 +111,8 @@ def _find_shards(out: pathlib.Path) -> dict[pathlib.Path, Shard]:
   return {shard.path(out): shard for shard in sorted(found, key=lambda shard: shard.number)}
 
 
-def _check_same_job(shards: dict[pathlib.Path, Shard]) -> None:
-  """Raises UserError if a shard belongs to other videos or another model than the first one."""
+def _check_same_job(shards: dict[pathlib.Path, Shard]) -> str:
+  """Returns `describe_names` of all videos; raises UserError if a shard is of other ones, or of another model."""
   jobs = []
   for path, shard in shards.items():
     index = video_index.read_index(path)
@@ -123,3 +125,4 @@ def _check_same_job(shards: dict[pathlib.Path, Shard]) -> None:
     for name, first, other in zip(names, jobs[0], jobs[-1], strict=True):
       if other != first:
         raise UserError(f"{path} has another {name} than {next(iter(shards))}; embed it again as the others")
+  return jobs[0][-1]

@@ -15,6 +15,7 @@ from clipvip_jax.utils.errors import UserError
 from clipvip_jax.weights.mmap_file import iterate_blocks
 
 _KIND = "an index of videos"
+_LENGTH_TOLERANCE = 0.01  # of squared lengths: models may compute in bfloat16
 _FIELDS = {"videos": list, "source": str, "identity": str, "bad": list, "reasons": list, "crop": str}
 _OPTIONAL: dict[str, str | list[str]] = {"segments": "", "shard": "", "versions": []}  # not written if empty
 _DEFAULTS = {"crop": "squash", **_OPTIONAL}  # of indexes of earlier versions
@@ -94,6 +95,11 @@ def write_joined(path: pathlib.Path, table: VideoIndex, files: Sequence[pathlib.
   feature_file.write_features(path, {"features": feature_file.RowBlocks(shape, blocks)}, _fields(table))
 
 
+def _are_unit_vectors(features: Float[np.ndarray, "n e"]) -> bool:
+  with np.errstate(over="ignore"):
+    return bool((np.abs(np.einsum("ne,ne->n", features, features) - 1) < _LENGTH_TOLERANCE).all())
+
+
 def _fields(index: VideoIndex) -> dict[str, str | list[str]]:
   optional = {name: value for name in _OPTIONAL if (value := getattr(index, name))}
   return {name: getattr(index, name) for name in _FIELDS} | optional
@@ -114,8 +120,8 @@ def read_index(path: pathlib.Path) -> VideoIndex:
   features = arrays["features"]
   if features.dtype != np.float32 or features.ndim != 2:
     raise UserError(f"{path} is not {_KIND}: features are {features.dtype} {list(features.shape)}, expected float32 2D")
-  if not all(np.isfinite(block).all() for block in iterate_blocks(features)):
-    raise UserError(f"{path} is not {_KIND}: features are not finite")
+  if not all(_are_unit_vectors(block) for block in iterate_blocks(features)):
+    raise UserError(f"{path} is not {_KIND}: features are not finite, or not of unit length")
   counts = {"videos": len(features), "reasons": len(fields["bad"])}
   if fields["versions"]:
     counts["versions"] = len(features)

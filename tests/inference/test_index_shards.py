@@ -1,5 +1,6 @@
 """Shards of an index: their join equals a single build, and wrong sets of shards."""
 
+import dataclasses
 import pathlib
 import shutil
 
@@ -86,7 +87,7 @@ def wide_model(identity):
   """Has features of size 6."""
   model = FakeModel()
   model.identity, model.config.model.embed_dim, narrow = identity, 6, model.embed_pixels
-  model.embed_pixels = lambda pixels: (np.tile(features, 2) for features in narrow(pixels))
+  model.embed_pixels = lambda pixels: (np.tile(features, 2) / np.sqrt(2) for features in narrow(pixels))
   return model
 
 
@@ -115,6 +116,24 @@ def test_shards_that_do_not_belong_together_are_refused(videos, out, write, mess
   with pytest.raises(UserError, match=message) as refused:
     join_shards(out, 1)
   assert not out.exists() and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+  ("edit", "message"),
+  [
+    (lambda index: dataclasses.replace(index, features=2 * index.features), "features are not finite, or not of unit"),
+    (lambda index: index.select([0, 2]), "its shards have 8 videos, their list has 9, digest .*; embed them again"),
+    (lambda index: index.select([0, 1, 2, 2]), "its shards have 10 videos, their list has 9, digest"),
+  ],
+)
+def test_shards_that_were_edited_are_refused(videos, out, edit, message):
+  for number in range(2):
+    build_shard(videos, out, number, 2)
+  path = Shard(0, 2).path(out)
+  video_index.write_index(path, edit(video_index.read_index(path)))
+  with pytest.raises(UserError, match=message):
+    join_shards(out, 1)
+  assert not out.exists()
 
 
 def test_too_many_unreadable_videos_are_refused_at_the_join(videos, out):
