@@ -1,9 +1,8 @@
 """The error of a video or image file that cannot be decoded."""
 
-import errno
 import os
 
-from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.errors import TOO_MANY_FILES, UserError
 
 NO_SUCH_FILE = "no such file"  # a MediaError's `reason`
 
@@ -31,6 +30,6 @@ def file_error_reason(error: Exception) -> str:
   Raises:
     Exception: `error` itself, if too many files are open: that says nothing about this one.
   """
-  if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+  if getattr(error, "errno", None) in TOO_MANY_FILES:
     raise error
   return getattr(error, "strerror", None) or str(error)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from clipvip_jax.input_pipeline.media_error import file_error_reason
 from clipvip_jax.transcription.words import Word, spread_words
 from clipvip_jax.utils import storage, transfers
 from clipvip_jax.utils.compression import START_BYTES, check_uncompressed
@@ -110,7 +111,7 @@ def read_subtitles(path: pathlib.Path) -> list[Word]:
   except UserError as error:  # the run continues without the video
     raise SubtitleError(str(error)) from error
   except OSError as error:
-    raise SubtitleError(f"{path}: cannot be read ({error.strerror})") from error
+    raise SubtitleError(f"{path}: cannot be read ({file_error_reason(error)})") from error
   lines = text.splitlines()
   if path.suffix.lower() == ".vtt":
     if not lines or not lines[0].startswith("WEBVTT"):

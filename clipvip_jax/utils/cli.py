@@ -14,7 +14,7 @@ from typing import NoReturn
 from clipvip_jax.utils import signals, storage
 from clipvip_jax.utils.atomic_write import disk_error_reason
 from clipvip_jax.utils.compiled_programs import keep_compiled_programs, report_cache_errors
-from clipvip_jax.utils.errors import Terminated, UserError, first_line
+from clipvip_jax.utils.errors import TOO_MANY_FILES, Terminated, UserError, first_line
 from clipvip_jax.utils.local_paths import expand_user
 from clipvip_jax.utils.log import (
   configure_logging,
@@ -167,7 +167,7 @@ def _describe_condition(error: BaseException | None) -> str:
     return f"{name}: {reason}; check space, quota and permissions of the disk, then run the same command again"
   while error is not None:
     text = first_line(error)
-    is_limit = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    is_limit = isinstance(error, OSError) and error.errno in TOO_MANY_FILES
     if is_limit or os.strerror(errno.EMFILE) in text:
       return f"{text}; raise the limit with ulimit -n, or use fewer workers (host.num_workers)"
     if isinstance(error, FileNotFoundError) and "temporary directory" in text:  # of `tempfile`, which tries to write

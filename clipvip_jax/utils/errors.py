@@ -1,6 +1,9 @@
 """Exceptions that end a command with a message in place of a traceback, and the text of an error for a message."""
 
+import errno
 import signal
+
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)  # are open: a condition of the process, or of the machine
 
 
 class UserError(Exception):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from clipvip_jax.utils import atomic_write, log, storage, transfers
-from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.errors import TOO_MANY_FILES, UserError
 from clipvip_jax.utils.local_paths import find_path
 from clipvip_jax.utils.storage_errors import TransferError
 
@@ -117,12 +117,11 @@ def atomic_path(path: epath.Path) -> Iterator[pathlib.Path]:
 
 
 def disk_error(folder: epath.Path, error: Exception) -> UserError:
-  """Returns a UserError for an error of a build's disk: full, an exceeded quota or missing permissions."""
+  """Returns a UserError for an error of a build's disk, a full one for example, or for too many open files."""
   reason = atomic_write.disk_error_reason(error) or getattr(error, "strerror", None) or error
-  return UserError(
-    f"{folder}: {reason}. Completed shards are kept; free disk space or fix permissions, then run the build again to"
-    " resume"
-  )
+  too_many = getattr(error, "errno", None) in TOO_MANY_FILES
+  remedy = "raise the limit with ulimit -n" if too_many else "free disk space or fix permissions"
+  return UserError(f"{folder}: {reason}. Completed shards are kept; {remedy}, then run the build again to resume")
 
 
 @contextlib.contextmanager

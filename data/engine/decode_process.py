@@ -32,7 +32,7 @@ from clipvip_jax.data.engine.frame_extraction import (
 )
 from clipvip_jax.input_pipeline.media_error import NO_SUCH_FILE, MediaError
 from clipvip_jax.input_pipeline.media_notes import collect_notes
-from clipvip_jax.utils.errors import UserError
+from clipvip_jax.utils.errors import TOO_MANY_FILES, UserError
 
 STARTUP_SECONDS = 60.0  # added to the timeout of the first request: Python and FFmpeg are loaded
 _MEMORY_LIMIT = 16 * 2**30  # bytes of address space
@@ -85,6 +85,9 @@ class DecodeProcess:
       offset: Offset in bytes of an image within a larger file.
       size: Size in bytes of an image within a larger file; 0: the file is the video or image.
       counts: Counts of clips by `media_notes`, updated for this clip.
+
+    Raises:
+      OSError: Too many files are open, which says nothing about the clip.
     """
     request = {"path": path, "start": start, "end": end, "offset": offset, "size": size}
     deadline = _Deadline(self._timeout + (STARTUP_SECONDS if self._process is None else 0.0))
@@ -169,6 +172,8 @@ def _send_request(
   process.stdin.flush()
   (length,) = struct.unpack(">I", _read(process.stdout, 4, deadline))
   header = json.loads(_read(process.stdout, length, deadline))
+  if "errno" in header:
+    raise OSError(header["errno"], os.strerror(header["errno"]), request["path"])
   if "reason" in header:
     return SkippedClip(request["path"], header["reason"], header["detail"])
   counts.update(header["notes"])
@@ -229,6 +234,8 @@ def _answer(request: dict[str, Any], settings: FrameSettings, decode: Decoder) -
   except MemoryError:
     return {"reason": "undecodable", "detail": f"decoding needs more than {_MEMORY_LIMIT / 2**30:g} GiB of memory"}, []
   except Exception as error:  # libraries raise anything for corrupt files; the clip is skipped and reported
+    if (number := getattr(error, "errno", None)) in TOO_MANY_FILES:
+      return {"errno": number}, []
     return {"reason": "undecodable", "detail": f"{type(error).__name__}: {error}"}, []
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from clipvip_jax.input_pipeline import read_media
+from clipvip_jax.transcription.subtitle_files import read_subtitles
 
 
 @pytest.fixture
@@ -38,3 +39,10 @@ def test_too_many_open_files_are_no_error_of_a_file(tmp_path, no_more_files, kin
   with pytest.raises(OSError) as raised:
     list(read_media.map_in_threads([path], lambda path: read_media.read_frames(path, 2), 1))
   assert raised.value.errno == errno.EMFILE
+
+
+def test_too_many_open_files_are_no_error_of_subtitles(tmp_path, no_more_files):
+  (tmp_path / "clip.srt").write_text("00:00:01,000 --> 00:00:02,000\nHello\n")
+  no_more_files()
+  with pytest.raises(OSError, match="Too many open files"):
+    read_subtitles(tmp_path / "clip.srt")

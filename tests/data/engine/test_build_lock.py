@@ -1,5 +1,8 @@
 """The lock of a build, on disks and in buckets."""
 
+import errno
+import os
+
 import pytest
 from etils import epath
 
@@ -19,7 +22,12 @@ def test_one_build_at_a_time(bucket, tmp_path):
       pass
 
 
-def test_errors_of_the_disk_are_reported(tmp_path):
-  message = r"building: No space left on device. Completed shards are kept"
+@pytest.mark.parametrize(
+  ("number", "remedy"),
+  [(errno.ENOSPC, "free disk space"), (errno.EMFILE, "raise the limit with ulimit"), (errno.ENFILE, "raise the limit")],
+)
+def test_errors_of_the_machine_are_reported(tmp_path, number, remedy):
+  reason = os.strerror(number)
+  message = f"building: {reason}. Completed shards are kept; {remedy}"
   with pytest.raises(UserError, match=message), build_lock.locked(epath.Path(tmp_path / "building")):
-    raise OSError(28, "No space left on device")
+    raise OSError(number, reason)

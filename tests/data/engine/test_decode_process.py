@@ -1,6 +1,8 @@
 """The decoding process: a file that hangs or crashes the decoder costs one clip."""
 
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,9 +14,11 @@ import corpora
 import pytest
 from videos import write_movie
 
+from clipvip_jax.data.engine.clip_record import read_frames
 from clipvip_jax.data.engine.coverage import SkippedClip
 from clipvip_jax.data.engine.decode_process import DecodeProcess
 from clipvip_jax.data.engine.frame_extraction import FrameSettings
+from clipvip_jax.data.engine.items import Item
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +105,18 @@ def test_reports_any_error_and_continues(videos, name, words):
   with decoding(f"odd_decoders:{name}") as child:
     assert words in child.read_frames(videos["good"]).detail
     assert words in child.read_frames(videos["good"]).detail  # and the process goes on
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs prlimit, which only Linux has")
+@pytest.mark.parametrize("part", [False, True], ids=["video", "image of a tar file"])
+def test_too_many_open_files_are_no_error_of_a_clip(videos, part):
+  item = Item("a", "", videos["good"], descriptions=["x"], size=100 if part else 0)
+  with decoding() as child:
+    read_frames(item, child, Counter())  # imports what is needed
+    resource.prlimit(child.pid, resource.RLIMIT_NOFILE, (3, 3))
+    with pytest.raises(OSError, match="Too many open files") as raised:
+      read_frames(item, child, Counter())
+  assert raised.value.errno == errno.EMFILE and raised.value.filename == videos["good"]
 
 
 def test_output_of_libraries_does_not_mix_with_answers(videos):
