@@ -104,6 +104,7 @@ def classify(model: EmbeddingModel, task: ClassificationTask, folder: pathlib.Pa
     (folder / _PROBE_PREDICTIONS).unlink(missing_ok=True)  # of an earlier call, maybe with other classes
   else:
     results["probe"] = _probe(model, task, task.train, test, folder)
+  _claim(folder, model, task)  # again: embedding creates a folder that was deleted meanwhile
   _write_predictions(folder / "predictions.jsonl", test, scores, task.classes)
   config_tree.write_json(folder / "results.json", results)
   return results

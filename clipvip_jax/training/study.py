@@ -136,7 +136,7 @@ def run_study(study: Study, num_seeds: int) -> dict[str, Any]:
     The content of study.json; see `write_comparison`.
 
   Raises:
-    UserError: bad input; checked for all runs before the first one starts.
+    UserError: bad input, checked for all runs before the first one starts; or a finished run was deleted meanwhile.
     Terminated: SIGTERM was received; the current run is saved.
   """
   from clipvip_jax.training import trainer  # imports JAX, which a plan does not need
@@ -150,7 +150,12 @@ def run_study(study: Study, num_seeds: int) -> dict[str, Any]:
     log.info("%s, seed %d (%d finished before) | %s", arm, seed, len(plan) - len(remaining), progress.line(index))
     trainer.train(study.config(arm, seed), study.workdir(arm, seed))
     write_comparison(study, num_seeds)
-  return write_comparison(study, num_seeds)
+  comparison = write_comparison(study, num_seeds)
+  if lost := [study.workdir(*run) for run in plan if read_finished_run(study, *run) is None]:
+    raise UserError(
+      f"{lost[0]} is no longer finished: another program deleted or changed it; run the same command again"
+    )
+  return comparison
 
 
 def _check_arm(study: Study, arm: str, seed: int) -> None:

@@ -1,6 +1,7 @@
 """Classification of videos by their colours: the workdir, resuming, skipped videos, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -84,6 +85,35 @@ def test_resumes_and_keeps_features_for_other_prompts(tmp_path, classes, videos,
   results = classify(again, ClassificationTask(others, renamed), tmp_path / "w")
   assert again.embedded == 0 and results["classes"]["blue"] == ["only blue"]
   assert results["zero_shot"]["per_class"]["red"] == expected["zero_shot"]["per_class"]["red"]
+
+
+class Vandal(FakeModel):
+  """Changes a folder when it embeds the texts."""
+
+  def __init__(self, change):
+    super().__init__()
+    self._change = change
+
+  def embed_texts(self, texts):
+    self._change()
+    return super().embed_texts(texts)
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_a_workdir_that_is_deleted_meanwhile_can_be_used_again(tmp_path, classes, videos, probe):
+  task = ClassificationTask(classes, videos[:6], train=videos[6:] if probe else None)
+  results = classify(Vandal(lambda: shutil.rmtree(tmp_path / "w")), task, tmp_path / "w")
+  again = FakeModel()
+  assert classify(again, task, tmp_path / "w") == results and again.embedded == 0
+
+
+def test_a_workdir_that_is_replaced_by_a_file_meanwhile_is_an_error_of_one_line(tmp_path, classes, videos):
+  def replace():
+    shutil.rmtree(tmp_path / "w")
+    (tmp_path / "w").touch()
+
+  with pytest.raises(UserError, match=r"w/videos\.safetensors\.parts cannot be written \(Not a directory\)"):
+    classify(Vandal(replace), ClassificationTask(classes, videos), tmp_path / "w")
 
 
 def test_unreadable_and_missing_videos_are_counted_and_named(tmp_path, classes, videos):

@@ -1,6 +1,7 @@
 """Studies: plan of runs, resumption, comparison."""
 
 import json
+import shutil
 
 import pytest
 from etils import epath
@@ -113,6 +114,25 @@ def test_an_unfinished_run_has_no_results(tmp_path, runs):
   (arms.workdir("mean", 0) / "results.json").unlink()
   assert study.read_finished_run(arms, "mean", 0) is None
   assert study.read_finished_run(arms, "pretrain", 0).splits == {"test": split_metrics(0.01)}
+
+
+@pytest.mark.parametrize("name", ["", "pretrain", "pretrain/seed_0/results.json"])
+def test_a_finished_run_that_is_deleted_meanwhile_ends_the_study_with_an_error(tmp_path, runs, monkeypatch, name):
+  train = trainer.train
+
+  def train_and_delete(config, workdir):
+    if workdir.parent.name == "mean":
+      path = tmp_path / "study" / name
+      path.unlink() if path.is_file() else shutil.rmtree(path)
+    train(config, workdir)
+
+  monkeypatch.setattr(trainer, "train", train_and_delete)
+  arms = load(tmp_path / "study", "mean")
+  with pytest.raises(UserError, match="pretrain/seed_0 is no longer finished: another program deleted"):
+    study.run_study(arms, 1)
+  monkeypatch.setattr(trainer, "train", train)
+  assert study.run_study(arms, 1)["arms"].keys() == {"mean"}
+  assert [arm for arm, _, _ in runs] == ["pretrain", "mean", "pretrain"]
 
 
 @pytest.mark.parametrize("duration", ["num_steps", "epochs"])
