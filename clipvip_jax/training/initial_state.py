@@ -1,11 +1,14 @@
 """Initial training state: the latest checkpoint, or initial weights and random parameters."""
 
+import pathlib
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 from flax import traverse_util
+from ml_collections import ConfigDict
 
+from clipvip_jax.models import clip_vip
 from clipvip_jax.runs import checkpoint, initial_weights
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.runs.train_state import TrainState
@@ -17,8 +20,12 @@ from clipvip_jax.utils.log import log
 from clipvip_jax.weights import load_params
 
 
-def load_initial_weights(components: Components) -> dict[str, np.ndarray]:
+def load_initial_weights(config: ConfigDict, workdir: pathlib.Path) -> dict[str, np.ndarray]:
   """Loads the weights of config.init_from and checks them against the model, unless the run has a checkpoint.
+
+  Args:
+    config: of `setup.check_config`.
+    workdir: the run's folder.
 
   Returns:
     {parameter name: array}; {} where config.init_from is empty or there is a checkpoint.
@@ -26,12 +33,12 @@ def load_initial_weights(components: Components) -> dict[str, np.ndarray]:
   Raises:
     UserError: the weights cannot be read, do not fit the model, or are others than the run started from.
   """
-  init_from = components.config.init_from
-  if not init_from or checkpoint.has_checkpoint(components.workdir / "checkpoints"):
+  init_from = config.init_from
+  if not init_from or checkpoint.has_checkpoint(workdir / "checkpoints"):
     return {}
-  config = components.config
-  weights = load_params.load_params(init_from, components.abstract_state.params, config.data.crop, config.model)
-  initial_weights.check_initial_weights(components.workdir, init_from, weights)
+  shapes = clip_vip.parameter_shapes(config.model)
+  weights = load_params.load_params(init_from, shapes, config.data.crop, config.model)
+  initial_weights.check_initial_weights(workdir, init_from, weights)
   return weights
 
 
@@ -54,7 +61,7 @@ def restore_or_initialize(
   restored = checkpoints.restore_latest(components.abstract_state)
   if restored is None:
     # The checkpoint for which no weights were loaded may have been deleted since.
-    return _initialize(components, weights or load_initial_weights(components)), 0
+    return _initialize(components, weights or load_initial_weights(components.config, components.workdir)), 0
   state, position = restored
   step = position["next_record"] // components.config.train.batch_size
   if step > components.total_steps:

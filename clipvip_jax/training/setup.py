@@ -91,20 +91,34 @@ class Components:
 
 
 def prepare(config: ConfigDict, workdir: pathlib.Path, folder: RunFolder | None = None) -> Components:
-  """Validates the configuration, opens the corpora and builds the components.
+  """Calls `check_config`, then `open_components`."""
+  return open_components(check_config(config, workdir), workdir, folder)
+
+
+def check_config(config: ConfigDict, workdir: pathlib.Path) -> ConfigDict:
+  """Returns the validated configuration, with the sizes of its weights if it takes those; opens no corpus.
+
+  Raises:
+    UserError: see `fill_sizes` and `check_run`.
+  """
+  config = fill_sizes(config, workdir)
+  check_run(config, workdir)
+  return config
+
+
+def open_components(config: ConfigDict, workdir: pathlib.Path, folder: RunFolder | None = None) -> Components:
+  """Opens the corpora and builds the components.
 
   Writes nothing, except a corpus with `prepare=True` that is not built yet.
 
   Args:
-    config: see `configs/common.py`.
+    config: of `check_config`.
     workdir: the run's folder, which need not exist.
     folder: the open one, whose path is `workdir`; None for a workdir on disk.
 
   Raises:
     UserError: any input error that would stop the run later.
   """
-  config = fill_sizes(config, workdir)
-  check_run(config, workdir)
   corpora = {section: _open_training_corpus(config, section, stream) for section, stream in stream_sections(config)}
   eval_corpus = _open_eval_corpus(config, corpora["data"])
   identity = _corpus_identity(config, corpora, eval_corpus)

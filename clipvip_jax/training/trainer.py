@@ -24,7 +24,7 @@ from clipvip_jax.training.launch_consistency import check_launch
 from clipvip_jax.training.locked_workdir import locked_workdir
 from clipvip_jax.training.loop import TrainLoop
 from clipvip_jax.training.parameter_table import write_parameter_table
-from clipvip_jax.training.setup import Components, prepare
+from clipvip_jax.training.setup import Components, check_config, open_components
 from clipvip_jax.utils import signals, unraisable
 from clipvip_jax.utils.atomic_write import disk_error_reason
 from clipvip_jax.utils.errors import UserError
@@ -57,9 +57,9 @@ def _train(config: ConfigDict, workdir: pathlib.PurePath) -> dict[str, Any]:
 
 def _train_in(folder: RunFolder, config: ConfigDict) -> dict[str, Any]:
   workdir = folder.path
-  components = prepare(config, workdir, folder)
-  config = components.config
-  weights = load_initial_weights(components)
+  config = check_config(config, workdir)
+  weights = load_initial_weights(config, workdir)  # before the corpora, which may take minutes
+  components = open_components(config, workdir, folder)
   with locked_workdir(components), Watchdog(workdir, config.host.watchdog_timeout):
     _enable_compilation_cache(workdir, config.host.compilation_cache)
     evaluator = Evaluator(components.model, components.mesh, components.eval_corpus, components.tokenizer, config)

@@ -10,7 +10,7 @@ from small_runs import config
 
 from clipvip_jax.runs import initial_weights, workdir
 from clipvip_jax.runs.checkpoint import Checkpoints
-from clipvip_jax.training import setup
+from clipvip_jax.training import setup, trainer
 from clipvip_jax.training.initial_state import load_initial_weights, restore_or_initialize
 from clipvip_jax.utils import config_tree
 from clipvip_jax.utils.errors import UserError
@@ -24,29 +24,39 @@ def test_rejects_weights_of_another_size(corpora, tmp_path):
   with pytest.raises(
     UserError, match=r"does not fit config\.model: its weights have text\.vocab_size=100, not 512, .*sizes_from_w"
   ):
-    load_initial_weights(components)
+    load_initial_weights(components.config, components.workdir)
+
+
+@pytest.mark.parametrize("name", ["clip_tiny.safetensors", "vip_tiny.pt", "openclip_tiny.safetensors"])
+def test_weights_of_another_size_are_refused_before_a_corpus_is_opened(tmp_path, monkeypatch, name):
+  monkeypatch.setattr(setup, "open_corpus", lambda *_: pytest.fail("opened a corpus"))
+  with pytest.raises(
+    UserError, match=rf"{name}' does not fit config\.model: its weights have text\.vocab_size=100, not"
+  ):
+    trainer.train(config(tmp_path, init_from=str(ROOT / "tests/golden" / name)), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_run_without_init_from_loads_no_weights(corpora, tmp_path):
-  assert load_initial_weights(setup.prepare(config(corpora), tmp_path)) == {}
+  assert load_initial_weights(config(corpora), tmp_path) == {}
 
 
 def test_a_run_with_a_checkpoint_loads_no_weights(corpora, tmp_path):
   gone = config(corpora, init_from=str(tmp_path / "gone.safetensors"))
   workdir.claim(tmp_path, config_tree.to_json_dict(gone), setup.prepare(config(corpora), tmp_path).corpus_identity)
   (tmp_path / "checkpoints" / "4").mkdir(parents=True)
-  assert load_initial_weights(setup.prepare(gone, tmp_path)) == {}
+  assert load_initial_weights(gone, tmp_path) == {}
 
 
 def test_weights_that_were_replaced_since_the_run_started_are_refused(corpora, tmp_path, monkeypatch):
   source = str(ROOT / "tests/golden/vip_tiny.safetensors")
   components = setup.prepare(config(corpora, init_from=source), tmp_path)
   monkeypatch.setattr(load_params, "load_params", lambda *_, **__: {"logit_scale": np.float32(1.25)})
-  initial_weights.record_initial_weights(tmp_path, source, load_initial_weights(components))
-  assert load_initial_weights(components) == {"logit_scale": 1.25}
+  initial_weights.record_initial_weights(tmp_path, source, load_initial_weights(components.config, components.workdir))
+  assert load_initial_weights(components.config, components.workdir) == {"logit_scale": 1.25}
   monkeypatch.setattr(load_params, "load_params", lambda *_, **__: {"logit_scale": np.float32(1.5)})
   with pytest.raises(UserError, match=r"vip_tiny\.safetensors' has other weights .* than when the run started"):
-    load_initial_weights(components)
+    load_initial_weights(components.config, components.workdir)
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ def test_weights_of_another_size_are_refused_by_the_fields_that_differ(corpora, 
     r" not 64, text\.layers=2, not 1, text\.mlp=96, not 64; use the variant of their size .*sizes_from_weights=True$"
   )
   with pytest.raises(UserError, match=message):
-    load_initial_weights(components)
+    load_initial_weights(components.config, components.workdir)
 
 
 def test_stated_heads_that_differ_are_refused(corpora, tmp_path):
@@ -103,7 +103,7 @@ def test_stated_heads_that_differ_are_refused(corpora, tmp_path):
   with components.config.unlocked():
     components.config.model.vision.heads = 2
   with pytest.raises(UserError, match=r"its weights have vision\.heads=1, not 2; use"):
-    load_initial_weights(components)
+    load_initial_weights(components.config, components.workdir)
 
 
 VOCABULARY = {"data.text_length": 16}
