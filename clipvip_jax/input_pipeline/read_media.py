@@ -185,7 +185,7 @@ def video_seconds(video: str | os.PathLike[str]) -> tuple[float, float] | None:
 def _begins_within(begins: Sequence[float], times: TimeRange) -> list[float]:
   """Returns when the frames that are displayed within `times` begin to be; the first may have begun earlier."""
   start, end = times
-  if start is None and end is None:
+  if not begins or (start is None and end is None):  # of an image, `frame_times` are unknown
     return list(begins)
   ends = [*begins[1:], float("inf")]
   spans = [span for span in zip(begins, ends, strict=True) if start is None or span[1] > start + TIME_TOLERANCE]

@@ -30,7 +30,16 @@ def test_animations_are_videos(tmp_path, name):
   np.testing.assert_allclose([picture.rgb().mean() for picture in pictures], 10 * np.arange(20), atol=4)
   assert len(extract_frames(str(path), SETTINGS, iterate_pictures)) == 6
   assert [round(frame.mean() / 10) for frame in read_frames(path, 3)] == [0, 9, 19]
+  assert [round(frame.mean() / 10) for frame in read_frames(path, 3, (1.0, 2.0))] == [10, 14, 19]
   assert len(extract_frames(str(path), SETTINGS, iterate_pictures, 1.0, 2.0)) == 3
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.tif", "x.avif"])
+def test_a_still_of_these_formats_is_one_frame_for_all_time_up_to_its_end(tmp_path, name):
+  grey_pictures(1)[0].save(tmp_path / name)
+  assert len({frame.tobytes() for frame in read_frames(tmp_path / name, 4, (0.0, 1.0))}) == 1
+  with pytest.raises(MediaError, match=r"start=2 is after the end of the video"):
+    read_frames(tmp_path / name, 4, (2.0, 3.0))
 
 
 @pytest.mark.parametrize(("name", "other"), [("x.avif", "x.jpg"), ("x.gif", "x.png"), ("x.webp", "x.mp4")])
