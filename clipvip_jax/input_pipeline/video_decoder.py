@@ -93,10 +93,10 @@ def iterate_pictures(
 
 
 def frame_times(path: str | os.PathLike[str]) -> list[float]:
-  """Returns the times of a video's coded frames in ascending order, in seconds, without decoding them.
+  """Returns the times of a video's coded frames in ascending order, without decoding them.
 
-  They may differ from those of the decoded frames: if frames are corrupt or coded as two fields, if the times in the
-  file jump, or if it has none; for an image, the list is empty.
+  They are in seconds from the container's start, on one clock, as those of `iterate_pictures`. They may differ from
+  these if frames are corrupt or coded as two fields, or if the file has no times; for an image, the list is empty.
 
   Raises:
     MediaError: the file cannot be opened, or has no video stream.
@@ -107,13 +107,23 @@ def frame_times(path: str | os.PathLike[str]) -> list[float]:
   video_checks.check_readable(path)
   if multi_image_files.is_for_pillow(path):
     return times
-  with open_video(path) as (container, stream), contextlib.suppress(av.error.FFmpegError, OSError, IndexError):
+  with open_video(path) as (container, stream):
+    origin, stats = (container.start_time or 0) / av.time_base, DecodeStats(_average_interval(stream))
     has_times = not _is_untimed(container, stream)
-    for packet in container.demux(stream):
+    for packet in read_packets(container, stream, stats, origin, []):
       if packet.size and not packet.is_discard:  # an edit list hides frames
         stamp = packet.pts if has_times and packet.pts is not None else packet.dts
-        times.append(float(len(times) if stamp is None else stamp * packet.time_base))
+        times.append(float(len(times)) if stamp is None else _since(origin, float(stamp * packet.time_base)))
   return sorted(times)
+
+
+def _average_interval(stream: "VideoStream") -> float:
+  return float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS
+
+
+def _since(origin: float, seconds: float) -> float:
+  """Returns the time from a container's start, which FFmpeg rounds to microseconds."""
+  return round(seconds - origin, 6) if origin else seconds
 
 
 def _decode_pictures(
@@ -126,7 +136,7 @@ def _decode_pictures(
   ):
     if seek and start:
       _seek(path, container, stream, start)
-    interval = float(1 / stream.average_rate) if stream.average_rate else _DEFAULT_FRAME_SECONDS
+    interval = _average_interval(stream)
     has_index = container.format.name.startswith("mov")
     skipped = None if structure or has_index else SkippedBytes(interval)
     file_end = functools.partial(last_packet_end, path)
@@ -201,7 +211,7 @@ def _timed_frames(
     if next_frame.time is None:
       next_time = time + (_frame_seconds(frame, interval) if frame is not None else interval)
     else:
-      next_time = next_frame.time - origin
+      next_time = _since(origin, next_frame.time)
     if next_time < time:
       if time - next_time > _MAX_REORDERED * interval and frame is not None:
         stats.add_corrupt_time()

@@ -2,6 +2,7 @@
 
 import itertools
 
+import corpora
 import numpy as np
 import pytest
 import simplejpeg
@@ -14,6 +15,7 @@ from clipvip_jax.inference.index_shards import Shard, join_shards
 from clipvip_jax.inference.search import search_index
 from clipvip_jax.inference.video_clip import VideoClip
 from clipvip_jax.inference.video_views import ViewEmbedder
+from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError
 
@@ -78,6 +80,33 @@ def test_an_outage_of_a_bucket_does_not_make_a_video_one_item(tmp_path, monkeypa
   monkeypatch.setattr(segments.read_media, "video_seconds", fail)
   with pytest.raises(UserError, match="the bucket cannot be reached"):
     segments.split_videos([tmp_path / "a.mp4"], 10.0, threads=1)
+
+
+@pytest.mark.parametrize(
+  ("parts", "expected"),
+  [
+    ({0: (0, 2, 1)}, [0, 2, 1]),
+    ({1000: (0, 2, 1)}, [0, 2, 1]),  # as a broadcast, which does not start at 0
+    ({0: (0, 2), 0.2: (1, 0)}, [0, 2, 1, 0]),  # two recordings in one file, each with its own clock
+    ({0: (0, 2), 5000: (1, 0)}, [0, 2, 1, 0]),
+    ({5000: (0, 2), 7: (1, 0)}, [0, 2, 1, 0]),
+  ],
+)
+def test_segments_of_a_transport_stream_have_times_from_its_start(tmp_path, parts, expected):
+  content = b""
+  for offset, colours in parts.items():
+    frames = np.full((len(colours), 24, 48, 64, 3), 20, np.uint8)
+    for scene, colour in zip(frames, colours, strict=True):
+      scene[..., colour] = 200
+    part = corpora.encode(
+      tmp_path / "part.ts", frames.reshape(-1, 48, 64, 3), "mpeg2video", rate=24, start=offset, g="12"
+    )
+    content += part.read_bytes()
+  (tmp_path / "v.ts").write_bytes(content)
+  (clips,) = segments.split_videos([tmp_path / "v.ts"], 1.0, threads=1)
+  assert [(clip.start, round(clip.end)) for clip in clips] == [(n, n + 1) for n in range(len(expected))]
+  frames = [read_media.read_frames(clip.path, 4, (clip.start, clip.end)) for clip in clips]
+  assert [[frame.mean((0, 1)).argmax() for frame in four] for four in frames] == [[colour] * 4 for colour in expected]
 
 
 def embed_segments(videos, out, seconds, shard=None):

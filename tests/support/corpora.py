@@ -134,14 +134,14 @@ def small(config):
   return config
 
 
-def encode(path, frames, codec, rate=12, times=None, **options):
-  """Writes frames with any FFmpeg codec; `times`: timestamps in seconds."""
+def encode(path, frames, codec, rate=12, times=None, start=0, **options):
+  """Writes frames with any FFmpeg codec; `times`: timestamps in seconds; `start`: of the container's clock."""
   import fractions
 
   import av
 
   pixel_format = options.pop("pix_fmt", "yuv420p")
-  with av.open(str(path), "w") as container:
+  with av.open(str(path), "w", options={"output_ts_offset": str(start)}) as container:
     stream = container.add_stream(codec, rate=rate, options=options)
     stream.height, stream.width = frames.shape[1:3]
     stream.pix_fmt = pixel_format
