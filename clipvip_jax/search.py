@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clipvip_jax.inference import bucket_index, video_index
-from clipvip_jax.utils.bucket_copies import check_folder_of, errors_by_address, fetch_file, uploaded_file
+from clipvip_jax.utils.bucket_copies import check_folder_of, errors_by_address, uploaded_file
 from clipvip_jax.utils.cli import Parser, path_argument, run_command
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   with errors_by_address():
     path = bucket_index.fetch_index(options.index)
     index = video_index.read_index(path)
-    metadata = Metadata(index, options.metadata and fetch_file(options.metadata))
+    metadata = Metadata(index, options.metadata)
     graph = approximate_index.open_graph(path, index) if options.approximate else None
   if graph is not None:
     bucket_index.upload_graph(options.index)

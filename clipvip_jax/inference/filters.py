@@ -3,9 +3,9 @@
 A condition is FIELD=VALUE, or with one of != < <= > >= in place of =. The field `path` is the path of the video as the
 index names it; others are columns of the metadata. VALUE of = and != may contain the wildcards *, ? and [...]. Two
 numbers are compared as numbers, everything else as text; = and != compare codes such as 007 and 1e5 as text, and of
-texts, only dates (2020-05-01) are less or greater than a number. A list fulfils a condition if one of its elements
-does, and so does a video with several rows if it does in one of them. A video without a value fulfils none; null, ""
-and NaN are no values.
+texts, only dates (2020-05-01) are less or greater than a number. Texts that are equal after Unicode normalization are
+equal. A list fulfils a condition if one of its elements does, and so does a video with several rows if it does in one
+of them. A video without a value fulfils none; null, "" and NaN are no values.
 """
 
 import collections
@@ -17,6 +17,7 @@ import json
 import operator
 import os
 import pathlib
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -27,8 +28,9 @@ from jaxtyping import Bool
 from clipvip_jax.data.engine import tables
 from clipvip_jax.data.engine.json_files import read_json_lines
 from clipvip_jax.inference.video_index import VideoIndex
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
-from clipvip_jax.utils.local_paths import real_path
+from clipvip_jax.utils.local_paths import normal_form, real_path
 from clipvip_jax.utils.log import list_first, log, printable
 
 PATH = "path"
@@ -76,24 +78,30 @@ class Condition:
 
   def test(self) -> Callable[[Value], bool]:
     """Returns a function that tells whether a value fulfils the condition."""
-    number, pattern = _number(self.value), re.compile(fnmatch.translate(self.value), re.DOTALL)
+    number, value = _number(self.value), normal_form(self.value)
+    pattern = re.compile(fnmatch.translate(value), re.DOTALL)
 
     def is_fulfilled(text: str) -> bool:
+      text = normal_form(text)
       other = None if number is None else _number(text)
       if self.compare in _ORDERS:
-        pair = (text, self.value) if number is None or other is None else (other, number)
+        pair = (text, value) if number is None or other is None else (other, number)
         return self.can_order(text) and _ORDERS[self.compare](*pair)
       equal = pattern.match(text) is not None or (
-        number is not None and other == number and not (_CODE.match(text) or _CODE.match(self.value))
+        number is not None and other == number and not (_CODE.match(text) or _CODE.match(value))
       )
       return equal is (self.compare == "=")
 
     return lambda value: any(map(is_fulfilled, texts_of(value)))
 
   def can_order(self, text: str) -> bool:
-    """Returns False for a text such as "1,234" or "unknown", which is neither less nor greater than a number."""
-    is_order = self.compare in _ORDERS and _NUMBER.fullmatch(self.value)
-    return not is_order or bool(_NUMBER.fullmatch(text) or _DATE.match(text))
+    """Returns False for a number and a text such as "1,234" or "unknown", neither of which is less than the other."""
+    pair = (self.value, text)
+    return (
+      self.compare not in _ORDERS
+      or sum(_NUMBER.fullmatch(one) is not None for one in pair) != 1
+      or any(map(_DATE.match, pair))
+    )
 
 
 def texts_of(value: Value) -> Iterator[str]:
@@ -118,12 +126,13 @@ def _number(text: str) -> decimal.Decimal | None:
 class Metadata:
   """Values of the videos of an index, by field."""
 
-  def __init__(self, index: VideoIndex, path: pathlib.Path | None = None):
+  def __init__(self, index: VideoIndex, path: pathlib.PurePath | None = None):
     """Reads a metadata file.
 
     Args:
       index: its videos are those that have values.
-      path: JSON lines, CSV or TSV with the column `video`, a path relative to the file, and any others; None: no file.
+      path: JSON lines, CSV or TSV, also in a bucket, with the column `video`, a path relative to the file or an address,
+        and any others; None: no file.
 
     Raises:
       UserError: the file cannot be read, or names no video of the index.
@@ -138,8 +147,9 @@ class Metadata:
   def _paths(self) -> list[str]:
     return [self._index.clip(row).path for row in range(len(self._index.videos))]
 
-  def _read(self, path: pathlib.Path) -> None:
-    names = {real_path(name, follow=False): name for name in dict.fromkeys(self._paths)}
+  def _read(self, path: pathlib.PurePath) -> None:
+    exact = {_address(name): name for name in dict.fromkeys(self._paths)}
+    names = {normal_form(address): name for address, name in exact.items()} | exact
     count, unknown, ignored = 0, list[str](), False
     rows_of = collections.Counter[str]()
     for where, row in _read_rows(path):
@@ -147,7 +157,8 @@ class Metadata:
       if not isinstance(video, str) or not video or "\0" in video:
         raise UserError(f"{where}: no {_VIDEO!r}; each row of --metadata must name the path of a video")
       count += 1
-      name = names.get(real_path(path.parent / video, follow=False))
+      address = _address(video, os.fspath(path.parent))
+      name = names.get(address, names.get(normal_form(address)))
       if name is None:
         unknown.append(video)
         continue
@@ -193,15 +204,26 @@ class Metadata:
         f" {printable(list_first(known, _MAX_NAMED))}, or name a file with it by --metadata"
       )
     if odd := [text for value in column.values() for text in texts_of(value) if not condition.can_order(text)]:
+      kind = "neither numbers nor dates" if _number(condition.value) is not None else "numbers"
       log.warning(
-        "--where: %d values of %s are neither numbers nor dates, such as %r, and do not fulfil %s%s; write 1234.5",
-        *(len(odd), printable(condition.field), odd[0][:80], condition.compare, condition.value),
+        "--where: %d values of %s are %s, such as %r, and do not fulfil %s%s; write 1234.5",
+        *(len(odd), printable(condition.field), kind, odd[0][:80], condition.compare, printable(condition.value)),
       )
     by_path = {path: is_fulfilled(value) for path, value in column.items()}
     return np.fromiter((by_path.get(path, False) for path in self._paths), np.bool_, len(self._paths))
 
 
-def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _address(video: str, folder: str = "") -> str:
+  """Returns the same text for all spellings of a path, which may be relative to `folder`, or of an address."""
+  if not storage.is_remote(video) and not video.startswith("/") and storage.is_remote(folder):
+    video = f"{folder}/{video}"
+  if storage.is_remote(video):
+    scheme, _, name = video.partition("://")
+    return f"{scheme}://{posixpath.normpath(name)}"
+  return real_path(pathlib.Path(folder, video), follow=False)
+
+
+def _read_rows(path: pathlib.PurePath) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields (file and line, row) of a table or a file of JSON lines."""
   if path.suffix.lower() in tables.SUFFIXES:
     return tables.read_csv(path, _VIDEO)

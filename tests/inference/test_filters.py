@@ -2,12 +2,14 @@
 
 import gzip
 import json
+import unicodedata
 
 import numpy as np
 import pytest
 
 from clipvip_jax.inference.filters import Condition, Metadata
 from clipvip_jax.inference.video_index import VideoIndex
+from clipvip_jax.utils import storage
 from clipvip_jax.utils.errors import UserError
 
 ROWS = [
@@ -95,6 +97,15 @@ def test_texts_are_not_ordered_among_numbers_and_named(index, tmp_path, caplog):
   assert np.flatnonzero(metadata.select([Condition.parse("views>a")])).tolist() == [1]
 
 
+@pytest.mark.parametrize("text", ["views>1,000", "views<=10k", "views>=1_000", "views<unknown"])
+def test_numbers_are_not_ordered_among_texts_and_named(index, tmp_path, caplog, text):
+  (tmp_path / "m.csv").write_text("video,views,day\na/1.mp4,999,2020-05-01\na/2.mp4,20000,2021\nb/3.mp4,zebra,x\n")
+  metadata = Metadata(index, tmp_path / "m.csv")
+  assert not metadata.select([Condition.parse(text)])[:2].any()
+  assert f"2 values of views are numbers, such as '999', and do not fulfil {text[5:]}" in caplog.text
+  assert np.flatnonzero(metadata.select([Condition.parse("day>=2020-06-01")])).tolist() == [1, 2]
+
+
 def test_null_and_nan_are_no_values_and_lists_may_be_nested(index, tmp_path):
   deep = "[" * 900 + '"z"' + "]" * 900
   values = ("NaN", "null", '[NaN, null, ""]', f'["x", ["y", {deep}]]')
@@ -127,6 +138,48 @@ def test_a_video_with_several_rows_has_the_values_of_all(index, tmp_path, caplog
   assert "m.csv: 1 videos have several rows; --where selects them by the values of any row" in caplog.text
   for text, expected in (("sentence=*cat*", [0]), ("sentence=*dog*", [0, 1]), ("n<2", [0]), ("n>2", [0]), ("n=2", [1])):
     assert np.flatnonzero(metadata.select([Condition.parse(text)])).tolist() == expected, text
+
+
+def write_csv(path, *videos):
+  rows = "".join(f"{video},{number}\n" for number, video in enumerate(videos))
+  path.write_bytes(f"video,n\n{rows}".encode())
+  return path
+
+
+@pytest.mark.parametrize("address", ["gs://b/v/1.mp4", "s3://b/v/1.mp4", "gs://b/v/./w/../1.mp4"])
+def test_videos_in_buckets_are_named_by_their_addresses(tmp_path, address):
+  scheme = address.partition(":")[0]
+  names = [f"{scheme}://b/v/1.mp4@{start}-{start + 1}" for start in (0, 1)] + [f"{scheme}://b/v/2.mp4"]
+  metadata = Metadata(index_of(names, "1s"), write_csv(tmp_path / "m.csv", address, "x.mp4"))
+  assert metadata.select([Condition.parse("n=0")]).tolist() == [True, True, False]
+
+
+def test_metadata_in_a_bucket_name_videos_relative_to_it_and_local_ones(bucket, tmp_path):
+  videos = [f"{bucket.url}/v/1.mp4", f"{bucket.url}/2.mp4", str(tmp_path / "3.mp4"), f"{bucket.url}/v/4.mp4"]
+  rows = ("1.mp4", "../2.mp4", str(tmp_path / "3.mp4"), f"{bucket.url}/v/4.mp4")
+  bucket.write("v/m.csv", write_csv(tmp_path / "m.csv", *rows).read_bytes())
+  metadata = Metadata(index_of(videos), storage.absolute(f"{bucket.url}/v/m.csv"))
+  for number in range(4):
+    assert np.flatnonzero(metadata.select([Condition.parse(f"n={number}")])).tolist() == [number]
+
+
+@pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_unicode_forms_of_a_name_are_equal(tmp_path, monkeypatch, form, other):
+  monkeypatch.chdir(tmp_path)
+  name = "Caf\u00e9/\u00fcber.mp4"
+  index = index_of([unicodedata.normalize(form, name), "b.mp4"])
+  metadata = Metadata(index, write_csv(tmp_path / "m.csv", unicodedata.normalize(other, name)))
+  assert metadata.select([Condition.parse("n=0")]).tolist() == [True, False]
+  for text in ("path=*\u00e9/*", "path=*/?ber.mp4", "path!=b*", "path>Caf\u00e9"):
+    selected = metadata.select([Condition.parse(unicodedata.normalize(other, text))])
+    assert selected[0] and not (text.startswith("path=") and selected[1]), text
+
+
+def test_of_two_unicode_forms_in_an_index_each_has_its_own_values(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  names = [unicodedata.normalize(form, "\u00e9.mp4") for form in ("NFC", "NFD")]
+  metadata = Metadata(index_of(names), write_csv(tmp_path / "m.csv", *names))
+  assert [metadata.select([Condition.parse(f"n={n}")]).tolist() for n in (0, 1)] == [[True, False], [False, True]]
 
 
 @pytest.mark.parametrize(
