@@ -271,12 +271,13 @@ def _embed_part(
 
 
 def check_unreadable(index: VideoIndex, num_videos: int, max_skipped: float) -> None:
-  """Raises UserError if too many videos, or all of them, are unreadable."""
-  if index.videos and len(index.bad) <= max_skipped * num_videos:
+  """Raises UserError if too many videos, or all of them, are unreadable; a shard may have none that is readable."""
+  is_empty = not index.videos and not index.shard
+  if not is_empty and len(index.bad) <= max_skipped * num_videos:
     return
   pairs = itertools.islice(zip(index.bad, index.reasons, strict=True), _MAX_NAMED)
   first = printable("; ".join(f"{name}: {reason}" for name, reason in pairs))
-  if not index.videos:
+  if is_empty:
     raise UserError(f"all {num_videos} videos are unreadable, first {first}; check --videos")
   raise UserError(
     f"{len(index.bad)} of {num_videos} videos cannot be read, more than --max_skipped={max_skipped:g} allows; first"

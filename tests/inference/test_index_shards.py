@@ -143,6 +143,22 @@ def test_too_many_unreadable_videos_are_refused_at_the_join(videos, out):
     join_shards(out)
 
 
+@pytest.mark.parametrize("bad", [(0, 1), (2, 3, 8)])
+def test_a_shard_without_a_readable_video_is_joined(tmp_path, out, bad):
+  videos = write_videos(tmp_path / "w", 9, bad=bad)
+  for number in range(5):
+    shard = Shard(number, 5)
+    layout = IndexLayout(shard=shard.label(videos))
+    if all(int(video.stem) in bad for video in shard.select(videos)):
+      with pytest.raises(UserError, match=r"videos cannot be read, more than --max_skipped=0\.5"):
+        build_index(FakeModel(), shard.select(videos), shard.path(out), max_skipped=0.5, layout=layout)
+    index = build_index(FakeModel(), shard.select(videos), shard.path(out), max_skipped=1, layout=layout)
+    assert len(index.videos) + len(index.bad) == len(shard.select(videos))
+  build_index(FakeModel(), videos, tmp_path / "single.safetensors", max_skipped=0.5)
+  join_shards(out, 0.5)
+  assert out.read_bytes() == (tmp_path / "single.safetensors").read_bytes()
+
+
 def test_a_shard_is_an_index_and_resumes(videos, out):
   index = build_shard(videos, out, 1, 2)
   assert video_index.read_index(Shard(1, 2).path(out)).videos == index.videos
