@@ -9,6 +9,7 @@ No address names a file: only videos of the index are read. Requests whose Host 
 the chosen address are refused, so that no other web site can reach the server through a name that it controls.
 """
 
+import contextlib
 import functools
 import http.server
 import socket
@@ -28,7 +29,7 @@ Search = Callable[[str, str], Sequence[Hit]]  # of a query and a condition ("": 
 
 LOCALHOST = "127.0.0.1"
 _LOCAL_NAMES = ("localhost", LOCALHOST, "::1")
-_ANY_ADDRESS = {"": LOCALHOST, "0.0.0.0": LOCALHOST, "::": "::1"}  # all interfaces: that which this machine opens
+_ANY_ADDRESS = {"0.0.0.0": LOCALHOST, "::": "::1"}  # all interfaces: that which this machine opens
 _CACHED_FRAMES = 1024
 _MAX_DECODERS = 4  # videos that are decoded at a time
 _MAX_TEXT = 1000  # characters of a query
@@ -73,7 +74,7 @@ class SearchServer(http.server.ThreadingHTTPServer):
   @property
   def url(self) -> str:
     """Address of the page, which a browser on this machine opens."""
-    name = _ANY_ADDRESS.get(self.host, self.host)
+    name = _ANY_ADDRESS.get(self.server_address[0], self.host)
     name = f"[{name}]" if ":" in name else name
     return f"http://{name}:{self.server_address[1]}/"
 
@@ -89,11 +90,14 @@ class SearchServer(http.server.ThreadingHTTPServer):
     self.frame = functools.lru_cache(_CACHED_FRAMES)(self._read_frame)
     self.serve_forever()
 
-  def _read_frame(self, row: int) -> bytes | None:
+  def _read_frame(self, row: int) -> bytes:
+    """Returns a frame as JPEG; raises LookupError, which is not cached, if the video cannot be read now."""
     clip = self.index.clip(row)
     with self._decoders:
       frames = search_page.read_jpegs(Hit(clip.path, 0.0, clip.start, clip.end), 3)
-    return frames[len(frames) // 2] if frames else None
+    if not frames:
+      raise LookupError(row)
+    return frames[len(frames) // 2]
 
   def handle_error(self, request: Any, client_address: Any) -> None:
     """Ignores clients that close the connection early, as a browser does when its user goes to another page."""
@@ -102,8 +106,8 @@ class SearchServer(http.server.ThreadingHTTPServer):
 
   def accepts(self, host: str | None) -> bool:
     """Returns whether a request with this Host header is meant for this server."""
-    name = urllib.parse.urlsplit(f"//{host or ''}").hostname
-    return self.host in _ANY_ADDRESS or name in (*_LOCAL_NAMES, self.host.lower())
+    name, address = urllib.parse.urlsplit(f"//{host or ''}").hostname, self.server_address[0]  # as browsers spell it
+    return address in _ANY_ADDRESS or name in (*_LOCAL_NAMES, self.host.lower(), address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -147,12 +151,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self._respond(status, "text/html; charset=utf-8", page.encode(errors="replace"))
 
   def _send_frame(self, row: str) -> None:
-    is_row = row.isascii() and row.isdecimal() and len(row) < 16 and int(row) < len(self.server.index.videos)
-    jpeg = self.server.frame(int(row)) if is_row else None
-    if jpeg is None:
-      self._respond(404, "text/plain", b"no such frame")
-    else:
-      self._respond(200, "image/jpeg", jpeg)
+    with contextlib.suppress(LookupError):
+      if row.isascii() and row.isdecimal() and len(row) < 16 and int(row) < len(self.server.index.videos):
+        return self._respond(200, "image/jpeg", self.server.frame(int(row)))
+    return self._respond(404, "text/plain", b"no such frame")
 
   def _respond(self, status: int, content_type: str, content: bytes) -> None:
     self.send_response(status)

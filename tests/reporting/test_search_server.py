@@ -144,6 +144,25 @@ def test_a_row_whose_file_is_no_video_is_not_served(tmp_path):
     assert [get(server, f"/frame?row={row}")[0] for row in (0, 1)] == [404, 404]
 
 
+def test_a_video_that_can_be_read_again_is_shown(tmp_path):
+  (video,) = write_videos(tmp_path / "v", 1)
+  with serving(index_of([str(video)])) as server:
+    video.rename(tmp_path / "away.mp4")
+    assert get(server, "/frame?row=0")[0] == 404
+    (tmp_path / "away.mp4").rename(video)
+    assert get(server, "/frame?row=0")[0] == 200
+
+
+@pytest.mark.parametrize(
+  ("host", "named"),
+  [("0:0:0:0:0:0:0:1", "[::1]"), ("127.0.0.2", "127.0.0.2"), ("127.2", "127.0.0.2"), ("0", "x.example")],
+)
+def test_an_address_is_accepted_as_browsers_spell_it(host, named):
+  with SearchServer(host) as server:
+    assert server.accepts(f"{named}:{server.server_address[1]}")
+    assert server.accepts("evil.example") == (host == "0")
+
+
 def test_only_the_servers_own_names_and_methods_are_accepted():
   with serving(index_of(["a.mp4"])) as server:
     port = server.server_address[1]
@@ -171,7 +190,7 @@ def test_head_is_answered_as_get_without_content(tmp_path):
       assert headers["Content-Type"] == full_headers["Content-Type"]
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "0", "0:0::0"])
 def test_the_address_of_all_interfaces_is_one_that_a_browser_opens(host):
   with serving(index_of(["a.mp4"]), host=host) as server:
     local = "[::1]" if ":" in host else "127.0.0.1"
