@@ -111,14 +111,12 @@ class _Program:
 
   def moved(self, instruction: Instruction) -> int:
     """Returns the bytes that an instruction moves from and to HBM."""
-    op = instruction.op
+    op = instruction.op.removesuffix("-start")  # an asynchronous operation moves what the operation does
     target = _TARGET.search(instruction.rest)
     if op in _FREE or op.endswith(("-done", "-update")) or (target and target[1] in _FREE_TARGETS):
       return 0
-    if op in ("copy-start", "slice-start"):
-      return self._moved_by_copy(instruction)
     operands = [self._by_name[name] for name in instruction.operands if name in self._by_name]
-    results = _results(instruction)
+    results = instruction.results
     if op == "fusion":
       body = self.body(instruction.called[0])
       read = sum(self._read(body, index, operand.arrays) for index, operand in enumerate(operands))
@@ -129,13 +127,6 @@ class _Program:
       update = operands[1].arrays[0]
       return update.padded * ((update.space == HBM) + _in_hbm(results))
     return _hbm_bytes(x for operand in operands for x in operand.arrays) + _hbm_bytes(results)
-
-  def _moved_by_copy(self, instruction: Instruction) -> int:
-    """Returns the bytes of an asynchronous copy: each end that is in HBM counts the size of the copied part."""
-    elements = hlo_text.tuple_elements(instruction.type)  # (copy, source, context), or ((source), slice, context)
-    target = hlo_text.arrays(elements[instruction.op == "slice-start"])[0]
-    source = hlo_text.arrays(elements[instruction.op != "slice-start"])[0]
-    return target.padded * ((target.space == HBM) + (source.space == HBM))
 
   def _read(self, body: Sequence[Instruction], index: int, operand: Sequence[Array]) -> int:
     """Returns the bytes that a fusion reads of an operand."""
@@ -159,13 +150,6 @@ class _Program:
       elif user.op != _UPDATE or name in user.operands[1:]:
         return full
     return total
-
-
-def _results(instruction: Instruction) -> Sequence[Array]:
-  """Returns the arrays that an instruction writes: those of an asynchronous one without its operands."""
-  if instruction.op not in ("all-gather-start", "collective-permute-start"):
-    return instruction.arrays
-  return hlo_text.arrays(hlo_text.tuple_elements(instruction.type)[1])
 
 
 def _written(body: Sequence[Instruction], results: Sequence[Array]) -> int:

@@ -6,7 +6,7 @@ import re
 import numpy as np
 
 from clipvip_jax.cost_model import hlo_text
-from clipvip_jax.cost_model.collective import ALL_GATHER, ALL_REDUCE, KINDS, PERMUTE, REDUCE_SCATTER, Collective
+from clipvip_jax.cost_model.collective import ALL_REDUCE, KINDS, REDUCE_SCATTER, Collective
 
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _LISTS = re.compile(r"replica_groups=\{(\{[\d,]+\}(?:,\{[\d,]+\})*)\}")
@@ -45,10 +45,7 @@ def read_collectives(hlo: str, devices: int) -> list[Collective]:
 def _collective(instruction: hlo_text.Instruction, devices: int, times: int, scatters: bool) -> Collective:
   kind, rest = instruction.op.removesuffix("-start"), instruction.rest
   group = _group(rest, devices)
-  result = instruction.type
-  if kind != instruction.op and kind in (ALL_GATHER, PERMUTE):  # (operands, results, ...)
-    result = hlo_text.tuple_elements(result)[1]
-  size = sum(array.size for array in hlo_text.arrays(result))
+  size = sum(array.size for array in instruction.results)
   if kind == REDUCE_SCATTER:
     size *= group
   kind = REDUCE_SCATTER if scatters and kind == ALL_REDUCE else kind

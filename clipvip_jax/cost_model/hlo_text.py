@@ -11,7 +11,9 @@ _INSTRUCTION = re.compile(
   r"^\s+(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>.*?) (?P<op>[a-z][\w\-]*)\((?P<rest>.*)$"
 )
 _NAME = re.compile(r"%([\w.\-]+)")
-_CALLS = re.compile(r"\b(?:calls|to_apply|body|condition|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
+_CALLS = re.compile(
+  r"\b(?:calls|to_apply|body|condition|branch_computations|(?:true|false)_computation)=(\{[^}]*\}|%?[\w.\-]+)"
+)
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _BOUND = re.compile(r"= s(?:32|64)\[\]\S* constant\((\d+)\)")
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
@@ -61,6 +63,17 @@ class Instruction:
   def arrays(self) -> list[Array]:
     """The result's arrays; nested tuples are flattened."""
     return arrays(self.type)
+
+  @functools.cached_property
+  def results(self) -> list[Array]:
+    """The arrays that it writes: those of an asynchronous instruction without its operands and context."""
+    elements = tuple_elements(self.type)
+    if self.op == "copy-start":  # (copy, source, context)
+      return arrays(elements[0])
+    is_wrapped = self.op.endswith("-start") and elements[0].startswith("(")  # ((operands), results, context)
+    if is_wrapped or self.op in ("all-gather-start", "collective-permute-start"):  # (operands, results, ...)
+      return arrays(elements[1])
+    return self.arrays
 
   @property
   def called(self) -> list[str]:

@@ -162,6 +162,12 @@ def entry(*lines, computations=""):
     # Operands and results of a collective.
     (("%y = (f32[4096,128], f32[16,128]) all-reduce(%x, %z), to_apply=%add",), 2 * (4096 + 16) * 512),
     (("%y = (f32[16,128], f32[64,128]) all-gather-start(%z), dimensions={0}",), (16 + 64) * 512),
+    (("%y = ((f32[4096,128]), f32[1024,128], u32[]) reduce-scatter-start(%x), to_apply=%add",), (4096 + 1024) * 512),
+    # Likewise asynchronously, to the chip.
+    (("%y = ((f32[4096,128], s32[]), f32[8,128]{1,0:S(1)}, u32[]) dynamic-slice-start(%x, %i)",), 4096),
+    (("%u = f32[8,128]{1,0:S(1)} parameter(2)",
+      "%y = ((f32[4096,128], f32[8,128]{1,0:S(1)}), f32[4096,128], u32[]) dynamic-update-slice-start(%x, %u, %i)",
+    ), 4096),
     (("%y = f32[4096,128] bitcast(%x)", "%w = (f32[4096,128]) tuple(%y)"), 0),
   ],
 )  # fmt: skip

@@ -83,3 +83,19 @@ def test_groups_across_nodes_are_limited_by_the_network(groups, span):
   assert collective.span == span
   chip = chips.CHIPS["h100"]
   assert chip.sending(collective.span) == (chip.interconnect if span <= 8 else chip.network)
+
+
+@pytest.mark.parametrize(
+  ("instruction", "kind", "size"),
+  [
+    ("f32[4] reduce-scatter(%a)", "reduce-scatter", 4 * 16),
+    ("((f32[16]), f32[4], u32[]) reduce-scatter-start(%a)", "reduce-scatter", 4 * 16),
+    ("((f32[16], f32[8]), (f32[16], f32[8]), u32[]) all-to-all-start(%a, %b)", "all-to-all", 4 * 24),
+    ("(f32[4], f32[16]) all-gather-start(%a)", "all-gather", 4 * 16),
+    ("f32[16] all-reduce-start(%a)", "all-reduce", 4 * 16),
+  ],
+)
+def test_asynchronous_collectives_have_the_size_of_what_they_send(instruction, kind, size):
+  hlo = f"ENTRY %main (a: f32[4]) -> f32[4] {{\n  %x = {instruction}, replica_groups={{{{0,1,2,3}}}}\n}}"
+  (collective,) = hlo_collectives.read_collectives(hlo, 4)
+  assert (collective.kind, collective.size) == (kind, size)

@@ -53,6 +53,34 @@ def test_bodies_execute_once_per_trip():
 
 
 @pytest.mark.parametrize(
+  "branches", ["branch_computations={%one, %two}", "true_computation=%one, false_computation=%two"]
+)
+def test_every_branch_of_a_conditional_executes_once(branches):
+  branch = "%{} (p: f32[]) -> f32[] {{\n  ROOT %r{} = f32[] negate(%p)\n}}\n\n"
+  entry = f"ENTRY %main (x: f32[]) -> f32[] {{\n  ROOT %c = f32[] conditional(%i, %x, %x), {branches}\n}}\n"
+  bodies = dict(hlo_text.computations(branch.format("one", 1) + branch.format("two", 2) + entry))
+  assert hlo_text.executions(bodies, ("conditional",)) == {"": 1, "one": 1, "two": 1}
+
+
+@pytest.mark.parametrize(
+  ("text", "sizes"),
+  [
+    ("(f32[4], f32[8], u32[]) copy-start(%x)", [16]),
+    ("(f32[4], f32[8]) all-gather-start(%x)", [32]),
+    ("(f32[4], f32[8]) all-reduce-start(%x, %y)", [16, 32]),
+    ("((f32[4]), f32[2], s32[]) slice-start(%x)", [8]),
+    ("((f32[4], s32[]), f32[2], u32[]) dynamic-slice-start(%x, %i)", [8]),
+    ("((f32[4]), f32[2], u32[]) reduce-scatter-start(%x)", [8]),
+    ("((f32[4], f32[4]), (f32[2], f32[2]), u32[]) all-to-all-start(%x, %y)", [8, 8]),
+    ("(f32[4], f32[8]) tuple(%x, %y)", [16, 32]),
+  ],
+)
+def test_results_of_asynchronous_instructions_exclude_operands_and_context(text, sizes):
+  (instruction,) = hlo_text.instructions([f"  %r = {text}"])
+  assert [x.size for x in instruction.results] == sizes
+
+
+@pytest.mark.parametrize(
   ("text", "size", "padded", "space"),
   [
     ("f32[]", 4, 4, 0),
