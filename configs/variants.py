@@ -107,13 +107,18 @@ def frozen_text(config: ConfigDict) -> None:
 
 def frozen_lower(config: ConfigDict) -> None:
   """Freezes CLIP's embeddings and the lower half of both towers' blocks."""
+  config.optimizer.frozen = lower_half(config.model)
+
+
+def lower_half(model: ConfigDict) -> tuple[str, ...]:
+  """Returns `config.optimizer.frozen` of `frozen_lower` for the sizes of a model."""
   names = [
     *(f"vision/{name}" for name in ("patch_embedding", "class_embedding", "position_embedding", "pre_norm")),
     *(f"text/{name}" for name in ("token_embedding", "position_embedding")),
   ]
   for tower in ("vision", "text"):
-    names += [f"{tower}/transformer/block_{i}/" for i in range(config.model[tower].layers // 2)]
-  config.optimizer.frozen = tuple(names)
+    names += [f"{tower}/transformer/block_{i}/" for i in range(model[tower].layers // 2)]
+  return tuple(names)
 
 
 def patch_dropout(config: ConfigDict) -> None:

@@ -54,6 +54,7 @@ REACH = {
   "clipvip_jax.evaluation.language_gap": {"clipvip_jax.data.engine"},
   "clipvip_jax.evaluation.labelled_videos": {"clipvip_jax.data.engine"},
   "clipvip_jax.inference.filters": {"clipvip_jax.data.engine"},
+  "clipvip_jax.training.model_sizes": {"clipvip_jax.configs"},
   "clipvip_jax.data_tool": {"clipvip_jax.data"},
 }
 

@@ -5,6 +5,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from clipvip_jax.configs import variants
 from clipvip_jax.utils.errors import UserError
 from clipvip_jax.utils.log import log
 from clipvip_jax.weights.sources import read_weights
@@ -18,7 +19,8 @@ def fill_sizes(config: ConfigDict, workdir: pathlib.Path | None = None) -> Confi
   """Replaces sizes, heads and activation of `config.model` by those of the weights, if `sizes_from_weights` is set.
 
   Added proxies and the time embedding are those of the weights, or of the configuration if the weights are of a plain
-  CLIP. A run that resumes keeps the sizes that it was started with, and needs no weights.
+  CLIP. The variant `frozen_lower` freezes half of the blocks of the weights. A run that resumes keeps the sizes that it
+  was started with, and needs no weights.
 
   Args:
     config: the complete configuration.
@@ -39,6 +41,8 @@ def fill_sizes(config: ConfigDict, workdir: pathlib.Path | None = None) -> Confi
     if workdir is None or not _fill_recorded(filled.model, workdir):
       _fill(filled.model, read_weights(config.init_from).config)
       log.info("%s: sizes of config.model are those of the weights", config.init_from)
+    if tuple(config.optimizer.frozen) == variants.lower_half(config.model):
+      filled.optimizer.frozen = variants.lower_half(filled.model)
   return filled
 
 

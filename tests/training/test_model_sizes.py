@@ -50,6 +50,20 @@ def test_a_plain_clip_leaves_proxies_to_the_recipe():
   assert (filled.model.vision.width, filled.model.activation) == (64, "gelu")
 
 
+@pytest.mark.parametrize(
+  ("variant", "halves"), [("frozen_lower", True), ("own_videos,frozen_lower", True), ("", False)]
+)
+def test_the_lower_half_is_that_of_the_weights(tmp_path, variant, halves):
+  filled = fill_sizes(recipe(VIP, variant), tmp_path)
+  assert filled.model.vision.layers == 2
+  blocks = [name for name in filled.optimizer.frozen if "/block_" in name]
+  assert blocks == ["vision/transformer/block_0/", "text/transformer/block_0/"] * halves
+  config_tree.write_json(tmp_path / "config.json", config_tree.to_json_dict(filled))
+  assert fill_sizes(recipe(VIP, variant), tmp_path) == filled
+  own = recipe(VIP, variant, **{"optimizer.frozen": ("text/",)})
+  assert tuple(fill_sizes(own).optimizer.frozen) == ("text/",)
+
+
 def test_without_the_field_sizes_are_those_of_the_recipe():
   original = recipe("gone.safetensors", sizes_from_weights=False)
   assert fill_sizes(original) is original
