@@ -74,7 +74,7 @@ class SearchServer(http.server.ThreadingHTTPServer):
   @property
   def url(self) -> str:
     """Address of the page, which a browser on this machine opens."""
-    name = _ANY_ADDRESS.get(self.server_address[0], self.host)
+    name = _ANY_ADDRESS.get(str(self.server_address[0]), self.host)
     name = f"[{name}]" if ":" in name else name
     return f"http://{name}:{self.server_address[1]}/"
 
@@ -106,7 +106,8 @@ class SearchServer(http.server.ThreadingHTTPServer):
 
   def accepts(self, host: str | None) -> bool:
     """Returns whether a request with this Host header is meant for this server."""
-    name, address = urllib.parse.urlsplit(f"//{host or ''}").hostname, self.server_address[0]  # as browsers spell it
+    name = urllib.parse.urlsplit(f"//{host or ''}").hostname
+    address = str(self.server_address[0])  # spelt as browsers do
     return address in _ANY_ADDRESS or name in (*_LOCAL_NAMES, self.host.lower(), address)
 
 
