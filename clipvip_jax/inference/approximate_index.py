@@ -53,14 +53,11 @@ class ApproximateIndex:
     count = min(max(_CANDIDATES * top, _MIN_CANDIDATES), len(self._features))
     if count == len(self._features):  # the graph may not reach all rows, and refuses to search none
       return nearest_rows.find_nearest(queries, self._features, top)
-    found = []
-    for query in queries:
-      matches = self._graph.search(query, count)
-      rows = np.sort(matches.keys.astype(np.int64))
-      scores = self._features[rows] @ query
-      best = np.argsort(-scores, kind="stable")[:top]
-      found.append(list(zip(rows[best].tolist(), scores[best].tolist(), strict=True)))
-    return found
+    keys = (self._graph.search(query, count).keys for query in queries)
+    return [
+      nearest_rows.rank_rows(query, self._features, np.sort(rows.astype(np.int64)), top)
+      for query, rows in zip(queries, keys, strict=True)
+    ]
 
 
 def graph_names(path: pathlib.PurePath) -> tuple[str, str]:

@@ -53,3 +53,25 @@ def test_many_queries_take_several_passes():
   queries, features = integers(rng, 1100, 4), integers(rng, 20, 4)
   found = find_nearest(queries, features, 2)
   assert [[row for row, _ in rows] for rows in found] == sorted_rows(queries, features, 2)
+
+
+@pytest.mark.parametrize("block_rows", [1, 1000, 10**6])
+@pytest.mark.parametrize("size", [30, 100, 512, 768])
+def test_equal_features_tie_and_scores_depend_on_row_and_query_alone(monkeypatch, block_rows, size):
+  monkeypatch.setattr(mmap_file, "BLOCK_BYTES", block_rows * size * 4)
+  rng = np.random.default_rng(size)
+  kinds, queries = rng.normal(size=(3, size)), rng.normal(size=(3, size))
+  kinds, queries = ((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32) for x in (kinds, queries))
+  kind_of = rng.integers(0, 3, 1003)
+  features = kinds[kind_of]
+  scores = (kinds.astype(np.float64) @ queries.T.astype(np.float64)).astype(np.float32)
+  together = find_nearest(queries, features, 1003)
+  for number, query in enumerate(queries):
+    expected = [(row, float(scores[kind_of[row], number])) for row in range(1003)]
+    expected.sort(key=lambda pair: -pair[1])
+    assert together[number] == expected
+    for top in (1, 5, 900):
+      assert find_nearest(query[None], features, top) == [expected[:top]]
+    selected = rng.random(1003) < 0.3
+    (found,) = find_nearest(query[None], features, 1003, selected)
+    assert found == [pair for pair in expected if selected[pair[0]]]
