@@ -16,6 +16,7 @@ _CALLS = re.compile(
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _BOUND = re.compile(r"= s(?:32|64)\[\]\S* constant\((\d+)\)")
+_ELEMENT, _INTEGER = re.compile(r"= s(?:32|64)\[\]\S* get-tuple-element\(.*index=(\d+)"), re.compile(r"-?\d+")
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
 _ARRAY = re.compile(r"\b(pred|bf16|[a-z]+\d+(?:e\w+)?)\[([\d,]*)\](?:\{([^}]*)\})?")
 _TILE = re.compile(r"T\(([\d,]+)\)")
@@ -144,8 +145,9 @@ def executions(bodies: Mapping[str, Sequence[str]], ops: Collection[str] = ()) -
       match = _INSTRUCTION.match(line) if names and ops else None
       if not names or (ops and not (match and match["op"] in ops)):
         continue
+      trips = _trips(line, lines, bodies)
       for callee in (callee for group in names for callee in re.findall(r"[\w.\-]+", group)):
-        called.setdefault(callee, []).append((name, _trips(line, bodies)))
+        called.setdefault(callee, []).append((name, trips))
   counts = {"": 1}
 
   def count(name: str) -> int:
@@ -158,16 +160,38 @@ def executions(bodies: Mapping[str, Sequence[str]], ops: Collection[str] = ()) -
   return counts
 
 
-def _trips(line: str, bodies: Mapping[str, Sequence[str]]) -> int:
-  """Returns the trips of a loop, which counts up from 0 to the bound in its condition; 1 for another instruction."""
+def _trips(line: str, lines: Sequence[str], bodies: Mapping[str, Sequence[str]]) -> int:
+  """Returns the trips of a loop, which counts up by 1 to the bound in its condition; 1 for another instruction.
+
+  Args:
+    line: the loop.
+    lines: of its computation.
+    bodies: {name: lines} of every computation.
+  """
   if trips := _TRIPS.search(line):
     return int(trips[1])
   condition = _CONDITION.search(line)
   if not condition:
     return 1
   text = "\n".join(bodies.get(condition[1], ()))
-  bounds = _BOUND.findall(text)
-  return int(bounds[0]) if len(bounds) == 1 and "direction=LT" in text else 1
+  bounds, counters = _BOUND.findall(text), _ELEMENT.findall(text)
+  if len(bounds) != 1 or "direction=LT" not in text:
+    return 1
+  start = _initial_value(line, lines, int(counters[0])) if len(counters) == 1 else 0
+  return max(0, int(bounds[0]) - start)
+
+
+def _initial_value(line: str, lines: Sequence[str], index: int) -> int:
+  """Returns the constant that an element of a loop's tuple is at first; 0 if it is unknown."""
+  by_name = {x.name: x for x in instructions(lines)}
+  (loop,) = instructions([line])
+  value = by_name.get(loop.operands[0])
+  if value is not None and value.op == "tuple":
+    value = by_name.get(value.operands[index])
+  while value is not None and value.op == "copy":
+    value = by_name.get(value.operands[0])
+  number = _INTEGER.match(value.rest) if value is not None and value.op == "constant" else None
+  return int(number[0]) if number else 0
 
 
 def arrays(text: str) -> list[Array]:

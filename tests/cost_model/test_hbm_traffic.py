@@ -263,10 +263,15 @@ def count(function, *shapes):
   sharding = jax.sharding.SingleDeviceSharding(device)
   arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype in shapes]
   return sum(hbm_traffic.by_module(jax.jit(function).lower(*arguments).compile().as_text()).values())
-square = ((4096, 4096), jnp.float32)
+square, weights = ((4096, 4096), jnp.float32), ((16, 4096, 4096), jnp.float32)
+step = lambda s, w: (s[0] + 1, jnp.tanh(s[1] @ w[s[0]]))
 print(json.dumps([
   count(lambda a, b: jnp.tanh(a @ b), square, square),
   count(lambda x, i: 2 * jax.lax.dynamic_slice(x, (i, 0), (256, 1024)), ((65536, 1024), jnp.float32), ((), jnp.int32)),
+  count(lambda c, w: jax.lax.while_loop(lambda s: s[0] < 15, lambda s: step(s, w), (3, c))[1],
+    ((1024, 4096), jnp.float32), weights),
+  count(lambda x, i: 2 * x[i], ((65536, 1024), jnp.float32), ((512,), jnp.int32)),
+  count(lambda p, x: jax.lax.cond(p, lambda x: 2 * x, lambda x: jnp.sin(x) @ x, x), ((), jnp.bool_), square),
 ]))
 """
 
@@ -277,6 +282,10 @@ def test_programs_compiled_for_a_tpu_move_what_they_must():
   # In a subprocess: libtpu holds its locks until the process ends.
   done = subprocess.run([sys.executable, "-c", PROGRAMS], cwd=ROOT, capture_output=True, text=True, timeout=300)
   assert done.returncode == 0, done.stderr
-  product, sliced = json.loads(done.stdout)
+  product, sliced, loop, gathered, branches = json.loads(done.stdout)
   assert 0 <= product - 3 * 64 * MIB < COUNTER
   assert 0 <= sliced - 2 * MIB < COUNTER
+  # The weights become bfloat16 once, of which each of twelve steps reads a matrix; the carry stays on the chip.
+  assert 0 <= loop - (16 * 64 + 16 * 32 + 12 * 32 + 2 * 16) * MIB < 20 * COUNTER
+  assert 0 <= gathered - 4 * MIB < 5 * COUNTER  # indices
+  assert 0 <= branches - 3 * 64 * MIB < COUNTER  # each branch reads x; the result stays on the chip until it is written

@@ -53,6 +53,33 @@ def test_bodies_execute_once_per_trip():
 
 
 @pytest.mark.parametrize(
+  ("start", "trips"), [("constant(0)", 15), ("constant(3)", 12), ("constant(-2)", 17), ("parameter(1)", 15)]
+)
+@pytest.mark.parametrize("value", ["%start", "%copy.1"])
+def test_a_loop_counts_from_its_initial_value(start, trips, value):
+  program = f"""%body (p: (f32[], s32[])) -> (f32[], s32[]) {{
+  ROOT %next = (f32[], s32[]) fusion(%p), kind=kLoop, calls=%fused
+}}
+
+%condition (p.2: (f32[], s32[])) -> pred[] {{
+  %p.2 = (f32[], s32[]) parameter(0)
+  %bound = s32[]{{:T(128)}} constant(15)
+  %counter = s32[]{{:T(128)}} get-tuple-element(%p.2), index=1
+  ROOT %less = pred[] compare(%counter, %bound), direction=LT
+}}
+
+ENTRY %main (x: f32[]) -> f32[] {{
+  %x = f32[] parameter(0)
+  %start = s32[]{{:T(128)}} {start}
+  %copy.1 = s32[]{{:T(128)S(6)}} copy(%start)
+  %first = (f32[], s32[]{{:T(128)}}) tuple(%x, {value})
+  ROOT %loop = (f32[], s32[]) while(%first), condition=%condition, body=%body
+}}
+"""
+  assert hlo_text.executions(dict(hlo_text.computations(program)), ("while",))["body"] == trips
+
+
+@pytest.mark.parametrize(
   "branches", ["branch_computations={%one, %two}", "true_computation=%one, false_computation=%two"]
 )
 def test_every_branch_of_a_conditional_executes_once(branches):
