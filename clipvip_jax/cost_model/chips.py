@@ -32,6 +32,7 @@ class Chip:
     network: bytes per second per chip between nodes.
     kind: JAX's `device_kind`, or its prefix.
     cores: devices of a chip.
+    largest: chips of the largest slice, or GPUs that can be simulated.
   """
 
   flops: float
@@ -44,6 +45,7 @@ class Chip:
   network: float = 0.0
   kind: str = ""
   cores: int = 1
+  largest: int = 256
 
   @property
   def is_tpu(self) -> bool:
@@ -66,18 +68,25 @@ _NODES = ("8", "1", "2", "4", "16", "32")
 _MAX_GPUS = 4096  # 16,384 CPU devices in their place take minutes to create
 # JAX preallocates three quarters of a GPU's memory, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set:
 # docs.jax.dev/en/latest/gpu_memory_allocation.html
-_GPU: dict[str, Any] = {"examples": _NODES, "usable": 0.75, "node": 8}
+_GPU: dict[str, Any] = {"examples": _NODES, "usable": 0.75, "node": 8, "largest": _MAX_GPUS}
 
+# Pods of v5e and v6e have 256 chips, of v5p 8,960 and of TPU7x 9,216; no slice is larger.
 # Google publishes the interconnect of both directions together; these are of one.
 CHIPS = {
   # cloud.google.com/tpu/docs/v5e: 197 TFLOPs, 16 GB, 819 GBps, 400 GBps
   "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, _FLAT, kind="TPU v5 lite"),
   # cloud.google.com/tpu/docs/v5p: 459 TFLOPs, 95 GB, 2765 GBps, 1200 GBps
-  "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, _CUBES, kind="TPU v5"),
+  "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, _CUBES, kind="TPU v5", largest=8960),
   # cloud.google.com/tpu/docs/v6e: 918 TFLOPs, 32 GB, 1638 GBps, 800 GBps
   "v6e": Chip(918e12, 32 * GIB, 1638e9, 400e9, _FLAT, kind="TPU v6 lite"),
   # cloud.google.com/tpu/docs/tpu7x: 2307 TFLOPs, 192 GiB, 7380 GBps, 1200 GBps; JAX has a device for each of two cores
-  "tpu7x": Chip(2307e12 / 2, 96 * GIB, 7380e9 / 2, 600e9 / 2, ("2x2x1", "2x2x4", *_CUBES[2:]), kind="TPU7x", cores=2),
+  "tpu7x": Chip(
+    *(2307e12 / 2, 96 * GIB, 7380e9 / 2, 600e9 / 2),
+    ("2x2x1", "2x2x4", *_CUBES[2:]),
+    kind="TPU7x",
+    cores=2,
+    largest=9216,
+  ),
   # nvidia.com/en-us/data-center/a100, SXM 80 GB: 312 TFLOPS, 2039 GB/s, NVLink 600 GB/s both ways;
   # DGX A100: 200 Gb/s of network a GPU
   "a100": Chip(312e12, 80 * GB, 2039e9, 300e9, **_GPU, network=25e9, kind="NVIDIA A100"),
@@ -116,13 +125,15 @@ def parse_topology(topology: str) -> tuple[Chip, int]:
   dimensions = chip.examples[0].count("x")
   if not re.fullmatch(rf"[1-9]\d*(x[1-9]\d*){{{dimensions}}}", size):
     raise _unknown_size(topology, chip)
-  count = chip.cores * math.prod(map(int, size.split("x")))
+  chips = math.prod(map(int, size.split("x")))
+  count = chip.cores * chips
   if count > chip.node > 0 and count % chip.node:
     raise UserError(
       f"--topology={topology}: {count} is not divisible by nodes of {chip.node} GPUs; use a multiple of {chip.node}"
     )
-  if not chip.is_tpu and count > _MAX_GPUS:
-    raise UserError(f"--topology={topology}: {count} GPUs exceed the {_MAX_GPUS} that can be simulated; use fewer")
+  if chips > chip.largest:
+    unit, limit = ("chips", "of the largest slice") if chip.is_tpu else ("GPUs", "that can be simulated")
+    raise UserError(f"--topology={topology}: {chips} {unit} exceed the {chip.largest} {limit}; use fewer")
   return chip, count
 
 

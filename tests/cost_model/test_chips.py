@@ -30,6 +30,9 @@ def test_chip_is_found_by_its_device_kind(name):
     ("b200:8", "b200", 8),
     ("gb200:144", "gb200", 144),
     ("h100:4096", "h100", 4096),
+    ("v6e:16x16", "v6e", 256),
+    ("v5p:16x20x28", "v5p", 8960),
+    ("tpu7x:16x24x24", "tpu7x", 2 * 9216),
   ],
 )
 def test_topology_is_parsed(topology, name, count):
@@ -49,6 +52,9 @@ def test_topology_is_parsed(topology, name, count):
     ("h100:4104", "4104 GPUs exceed the 4096 that can be simulated; use fewer"),
     ("gb200:7200000", "7200000 GPUs exceed the 4096"),
     ("tpu7x:2", "one such as tpu7x:2x2x1, tpu7x:2x2x4, tpu7x:2x2x2, tpu7x:2x4x4, tpu7x:4x4x4, tpu7x:4x4x8$"),
+    ("v5e:16x17", "--topology=v5e:16x17: 272 chips exceed the 256 of the largest slice; use fewer"),
+    ("v5p:100x100x100", "1000000 chips exceed the 8960 of the largest slice"),
+    ("tpu7x:16x24x25", "9600 chips exceed the 9216"),
     ("h100:12", "12 is not divisible by nodes of 8 GPUs; use a multiple of 8"),
   ],
 )
