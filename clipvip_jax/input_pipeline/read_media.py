@@ -21,7 +21,7 @@ from clipvip_jax.input_pipeline.image_files import is_still_image, list_images, 
 from clipvip_jax.input_pipeline.media_error import MediaError, file_error_reason
 from clipvip_jax.input_pipeline.remote_video import local_media
 from clipvip_jax.input_pipeline.time_range import NO_TIMES, displayed_span, from_start
-from clipvip_jax.input_pipeline.video_decoder import frame_times, iterate_pictures
+from clipvip_jax.input_pipeline.video_decoder import frame_times, frame_times_and_end, iterate_pictures
 from clipvip_jax.utils.errors import UserError
 
 VIDEO_SUFFIXES = (
@@ -140,7 +140,7 @@ def _map_video_file(
   path: pathlib.Path, num_frames: int, function: Callable[[np.ndarray], np.ndarray], times: TimeRange
 ) -> list[np.ndarray]:
   """Converts only the sampled frames to RGB, and keeps only the results of `function`."""
-  begins = _begins_within(frame_times(path) if times == (None, None) else _recent_times(path), times) or [0.0]
+  begins = _begins_within(frame_times(path) if times == (None, None) else _recent_times(path)[0], times) or [0.0]
   end = begins[-1]
   # The times of coded frames may differ from those of decoded ones: then decode again, knowing the latter.
   for _ in range(2):
@@ -154,19 +154,19 @@ def _map_video_file(
   raise MediaError(path, "the number of frames changed while reading; is the file still being written?")
 
 
-def _recent_times(path: pathlib.Path) -> Sequence[float]:
-  """Returns `frame_times`, which read a complete file, once for consecutive parts of a video."""
+def _recent_times(path: pathlib.Path) -> tuple[Sequence[float], float]:
+  """Returns `frame_times_and_end`, which reads a complete file, once for consecutive parts of a video."""
   try:
     status = path.stat()
   except OSError:
-    return frame_times(path)  # reports the error
+    return frame_times_and_end(path)  # reports the error
   return _cached_times(path, status.st_mtime_ns, status.st_size)
 
 
 @functools.lru_cache(64)
-def _cached_times(path: pathlib.Path, modified_ns: int, size: int) -> Sequence[float]:
+def _cached_times(path: pathlib.Path, modified_ns: int, size: int) -> tuple[Sequence[float], float]:
   del modified_ns, size  # parts of the cache's key
-  return frame_times(path)
+  return frame_times_and_end(path)
 
 
 def video_seconds(video: str | os.PathLike[str]) -> tuple[float, float] | None:
@@ -176,10 +176,8 @@ def video_seconds(video: str | os.PathLike[str]) -> tuple[float, float] | None:
     UserError: the file cannot be opened, or is not a video.
   """
   with local_media(video) as path:
-    begins = [] if path.is_dir() or is_still_image(path) else _recent_times(path)
-  if len(begins) < 2:
-    return None
-  return begins[0], begins[-1] + (begins[-1] - begins[0]) / (len(begins) - 1)
+    begins, end = ([], 0.0) if path.is_dir() or is_still_image(path) else _recent_times(path)
+  return (begins[0], end) if len(begins) > 1 else None
 
 
 def _begins_within(begins: Sequence[float], times: TimeRange) -> list[float]:

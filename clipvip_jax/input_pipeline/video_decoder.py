@@ -93,7 +93,12 @@ def iterate_pictures(
 
 
 def frame_times(path: str | os.PathLike[str]) -> list[float]:
-  """Returns the times of a video's coded frames in ascending order, without decoding them.
+  """Returns the times of a video's coded frames; see `frame_times_and_end`."""
+  return frame_times_and_end(path)[0]
+
+
+def frame_times_and_end(path: str | os.PathLike[str]) -> tuple[list[float], float]:
+  """Returns the times of a video's coded frames in ascending order, and the end of the last one, without decoding them.
 
   They are in seconds from the container's start, on one clock, as those of `iterate_pictures`. They may differ from
   these if frames are corrupt or coded as two fields, or if the file has no times; for an image, the list is empty.
@@ -103,18 +108,20 @@ def frame_times(path: str | os.PathLike[str]) -> list[float]:
   """
   import av
 
-  times = list[float]()
+  spans = list[tuple[float, float]]()
   video_checks.check_readable(path)
   if multi_image_files.is_for_pillow(path):
-    return times
+    return [], 0.0
   with open_video(path) as (container, stream):
-    origin, stats = (container.start_time or 0) / av.time_base, DecodeStats(_average_interval(stream))
+    origin, interval = (container.start_time or 0) / av.time_base, _average_interval(stream)
     has_times = not _is_untimed(container, stream)
-    for packet in read_packets(container, stream, stats, origin, []):
+    for packet in read_packets(container, stream, DecodeStats(interval), origin, []):
       if packet.size and not packet.is_discard:  # an edit list hides frames
         stamp = packet.pts if has_times and packet.pts is not None else packet.dts
-        times.append(float(len(times)) if stamp is None else _since(origin, float(stamp * packet.time_base)))
-  return sorted(times)
+        begin = float(len(spans)) if stamp is None else _since(origin, float(stamp * packet.time_base))
+        spans.append((begin, float(packet.duration * packet.time_base) if packet.duration else interval))
+  spans.sort()
+  return [begin for begin, _ in spans], sum(spans[-1]) if spans else 0.0
 
 
 def _average_interval(stream: "VideoStream") -> float:

@@ -109,6 +109,20 @@ def test_segments_of_a_transport_stream_have_times_from_its_start(tmp_path, part
   assert [[frame.mean((0, 1)).argmax() for frame in four] for four in frames] == [[colour] * 4 for colour in expected]
 
 
+@pytest.mark.parametrize(
+  ("name", "codec"), [("v.mkv", "libx264"), ("v.mp4", "libx264"), ("v.avi", "mpeg4"), ("v.wmv", "wmv2")]
+)
+def test_segments_of_rare_frames_end_with_the_last_of_them(tmp_path, name, codec):
+  frames = np.full((4, 48, 64, 3), 20, np.uint8)
+  for frame, colour in zip(frames, (0, 1, 2, 0), strict=True):
+    frame[..., colour] = 200
+  video = corpora.encode(tmp_path / name, frames, codec, rate=25, times=[0, 3, 6, 9])
+  (clips,) = segments.split_videos([video], 1.0, threads=1)
+  shown = [[frame.mean((0, 1)).argmax() for frame in read_media.read_frames(video, 2, (c.start, c.end))] for c in clips]
+  assert shown == [[0, 0]] * 3 + [[1, 1]] * 3 + [[2, 2]] * 2 + [[2, 0]]
+  assert [clip.start for clip in clips] == list(range(9)) and 9 < clips[-1].end < 9.1
+
+
 def embed_segments(videos, out, seconds, shard=None):
   label, selected = "", videos
   if shard is not None:
