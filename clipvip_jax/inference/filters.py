@@ -131,8 +131,8 @@ class Metadata:
 
     Args:
       index: its videos are those that have values.
-      path: JSON lines, CSV or TSV, also in a bucket, with the column `video`, a path relative to the file or an address,
-        and any others; None: no file.
+      path: JSON lines, CSV or TSV, also in a bucket, with the column `video`, a path relative to the file or an
+        address, and any others; None: no file.
 
     Raises:
       UserError: the file cannot be read, or names no video of the index.
