@@ -2,12 +2,12 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
 
 import pytest
+from ports import reserve_port
 from project_paths import ROOT
 
 from clipvip_jax.distributed import coordination
@@ -28,9 +28,7 @@ assert jax.process_index() == process
 
 def launch(code, *, processes=(0, 1), join_seconds=60):
   """(exit codes, outputs) of processes that join one launch and run `code`."""
-  with socket.socket() as server:
-    server.bind(("localhost", 0))
-    port = server.getsockname()[1]
+  port = reserve_port()
   started = [
     subprocess.Popen(
       [sys.executable, "-c", PRELUDE + textwrap.dedent(code), str(port), str(process), str(join_seconds)],

@@ -9,6 +9,7 @@ import sys
 
 import jax
 import pytest
+from ports import reserve_port
 from project_paths import ROOT
 
 from clipvip_jax.distributed import jax_internals
@@ -64,10 +65,12 @@ def test_only_the_adapters_import_private_modules():
 
 @pytest.mark.parametrize("reachable", [False, True])
 def test_an_abort_names_process_0_only_if_it_cannot_be_reached(reachable):
-  with socket.create_server(("localhost", 0)) as process_0:
-    port = process_0.getsockname()[1]
-    if not reachable:
-      process_0.close()
+  port = reserve_port()
+  with socket.socket() as process_0:
+    if reachable:
+      process_0.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+      process_0.bind(("127.0.0.1", port))
+      process_0.listen()
     code = "import os\nfrom clipvip_jax.distributed import jax_internals\n"
     code += f"jax_internals.exit_when_process_0_dies(3, 'localhost:{port}', {cli.EXIT_HUNG})\nos.abort()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

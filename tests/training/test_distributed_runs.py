@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from ports import reserve_port
 from project_paths import ROOT
 
 from clipvip_jax.runs import checkpoint
@@ -21,18 +21,12 @@ from clipvip_jax.utils import cli
 STEPS = 6
 
 
-def free_port():
-  with socket.socket() as server:
-    server.bind(("localhost", 0))
-    return server.getsockname()[1]
-
-
 def start(folder, corpus, *overrides, second=()):
   """Starts both processes of a run of the smoke recipe, with the flags `second` for process 1 only.
 
   On CPUs, processes other than 0 do not share the compilation cache. They compile a small loss.
   """
-  port = free_port()
+  port = reserve_port()
   return [
     subprocess.Popen(
       [
