@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -15,6 +14,22 @@ from clipvip_jax.input_pipeline import read_media
 from clipvip_jax.input_pipeline.video_encoder import encode_h264
 from clipvip_jax.utils.errors import UserError
 
+# The command, which waits when it has written its first part.
+STOPPED = """
+import time
+from clipvip_jax import embed
+from clipvip_jax.inference import video_index
+write_index = video_index.write_index
+
+def write_and_wait(path, index):
+  write_index(path, index)
+  print("written", flush=True)
+  time.sleep(600)
+
+video_index.write_index = write_and_wait
+embed.main()
+"""
+
 
 @pytest.mark.slow
 def test_resumes_bit_identically_after_sigkill(tmp_path):
@@ -24,18 +39,16 @@ def test_resumes_bit_identically_after_sigkill(tmp_path):
   for number in range(300):
     encode_h264(videos / f"{number}.mp4", np.roll(picture, number, 1), fps=4)
 
-  def command(out):
-    model = GOLDEN / "vip_tiny.pt"
-    return [sys.executable, "-m", "clipvip_jax.embed", f"--model={model}", f"--videos={videos}", f"--out={out}"]
+  def command(out, *program):
+    program = program or ("-m", "clipvip_jax.embed")
+    return [sys.executable, *program, f"--model={GOLDEN / 'vip_tiny.pt'}", f"--videos={videos}", f"--out={out}"]
 
   expected, killed = tmp_path / "expected.safetensors", tmp_path / "killed.safetensors"
   first_part = tmp_path / "killed.safetensors.parts" / "0.safetensors"
   subprocess.run(command(expected), check=True, capture_output=True)
-  process = subprocess.Popen([*command(killed), "--threads=1"], stdout=subprocess.DEVNULL)
-  while process.poll() is None and not first_part.exists():
-    time.sleep(0.001)
-  process.kill()
-  process.wait()
+  with subprocess.Popen(command(killed, "-c", STOPPED), stdout=subprocess.PIPE, text=True) as process:
+    assert "written\n" in iter(process.stdout.readline, "")
+    process.kill()
   assert first_part.exists() and not killed.exists()
   resumed = subprocess.run(command(killed), check=True, capture_output=True, text=True)
   assert "resuming" in resumed.stdout and "300 videos, 0 skipped" in resumed.stdout

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 import unicodedata
 
 import corpora
 import pyarrow
 import pytest
 from pyarrow import parquet
+from waiting import wait_until
 
 from clipvip_jax.data.engine.coverage import SKIPPED_FILE
 from clipvip_jax.data.engine.dry_run import check_corpus
@@ -262,10 +262,9 @@ def test_a_killed_build_resumes(videos, tmp_path):
   arguments = [sys.executable, "-c", PROGRAM, "build", "video_shards", f"--raw_dir={folder}", *flags]
   environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
   broken, complete = tmp_path / "broken", tmp_path / "complete"
-  child = subprocess.Popen([*arguments, f"--data_dir={broken}"], env=environment, stdout=subprocess.DEVNULL)
-  deadline = time.monotonic() + 90
-  while not list(broken.rglob("train-00001.json")) and time.monotonic() < deadline:
-    time.sleep(0.02)
+  waiting = {**environment, "ODD_DECODER_WAITS": f"{broken}:2"}
+  child = subprocess.Popen([*arguments, f"--data_dir={broken}"], env=waiting, stdout=subprocess.DEVNULL)
+  wait_until(lambda: len(list(broken.rglob("train-*.json"))) == 2, child)
   child.send_signal(signal.SIGKILL)
   assert child.wait() == -signal.SIGKILL
   kept = next(broken.rglob("train-00000.array_record")).stat().st_mtime_ns

@@ -1,14 +1,14 @@
 """Tests of requests, preemption, restarts and connection failures of TPU slices, with a fake gcloud."""
 
-import functools
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from processes import prepared
 from stand_ins import GONE, REQUEST, ROOT, STAND_IN, TPU, TRAINING, runs, states
+from waiting import wait_until
 
 from clipvip_jax.utils.cli import EXIT_BAD_INPUT, EXIT_TERMINATED
 from launch import tpu
@@ -119,20 +119,18 @@ def test_run_continues_after_ctrl_c(machine):
   time.sleep(60)
 print(out)"""
   (machine.folder / "gcloud").write_text(STAND_IN.replace("print(out)", wait))
+  # Background jobs of a shell ignore SIGINT, and their children inherit that.
+  handle_ctrl_c = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_DFL)"
   launcher = subprocess.Popen(
-    [sys.executable, "-m", "launch.tpu", *TPU, *TRAINING],
+    prepared(handle_ctrl_c, sys.executable, "-m", "launch.tpu", *TPU, *TRAINING),
     cwd=ROOT,
     env={"PATH": str(machine.folder)},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
     start_new_session=True,
-    # Background jobs of a shell ignore SIGINT, and their children inherit that.
-    preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
   )
-  deadline = time.monotonic() + 30
-  while not waiting.exists() and time.monotonic() < deadline:
-    time.sleep(0.05)
+  wait_until(waiting.exists, launcher)
   os.killpg(launcher.pid, signal.SIGINT)
   output, errors = launcher.communicate(timeout=30)
   assert launcher.returncode == 130 and "error: interrupted" in errors

@@ -1,6 +1,7 @@
 """Decoders that hang, crash or fail as real ones do on corrupt files; named "odd_decoders:FUNCTION"."""
 
 import os
+import pathlib
 import signal
 import sys
 import time
@@ -42,6 +43,13 @@ def breaks(path, start, end):
 
 
 def slow(path, start, end):
-  """Sleeps for ODD_DECODER_SECONDS before decoding."""
+  """Sleeps for ODD_DECODER_SECONDS before decoding, and until its build is killed where ODD_DECODER_WAITS says so.
+
+  That variable is FOLDER:COUNT. COUNT shards of a split "train" that were written to FOLDER are followed by no other.
+  """
   time.sleep(float(os.environ.get("ODD_DECODER_SECONDS", "0.05")))
+  folder, _, count = os.environ.get("ODD_DECODER_WAITS", "").rpartition(":")
+  parent = os.getppid()
+  while folder and len(list(pathlib.Path(folder).rglob("train-*.json"))) >= int(count) and os.getppid() == parent:
+    time.sleep(0.05)
   yield from iterate_pictures(path, start, end)

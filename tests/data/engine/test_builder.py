@@ -5,18 +5,18 @@ import hashlib
 import json
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 import corpora
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from etils import epath
+from processes import prepared
+from waiting import wait_until
 
 from clipvip_jax.data.engine import build_files, build_lock, decode_process, shards
 from clipvip_jax.data.engine.corpus_config import BuildOptions
@@ -64,11 +64,11 @@ run_command(main)
 """
 
 
-def start(manifest, data_dir, workers=1, *more, **kwargs):
-  """Starts the build in a subprocess."""
+def start(manifest, data_dir, workers=1, *more, before="pass"):
+  """Starts the build in a subprocess, which runs the code `before` first."""
   environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-  arguments = [sys.executable, "-c", PROGRAM, str(manifest), str(data_dir), str(workers), *more]
-  return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+  arguments = prepared(before, sys.executable, "-c", PROGRAM, str(manifest), str(data_dir), str(workers), *more)
+  return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @pytest.mark.slow
@@ -78,18 +78,18 @@ def test_two_workers_build_the_same_bytes(manifest, unbroken, tmp_path):
 
 
 @pytest.mark.slow
-def test_resumes_bit_identically_after_sigkill(manifest, tmp_path):
+def test_resumes_bit_identically_after_sigkill(manifest, tmp_path, monkeypatch):
   config = VideoManifestConfig(name="slow", fps=3, decoder="odd_decoders:slow")
   whole = content(corpora.build(Builder, config, tmp_path / "whole", manifest).data_path)
   broken = tmp_path / "broken"
   for done in (1, 2):
+    monkeypatch.setenv("ODD_DECODER_WAITS", f"{broken}:{done}")
     child = start(manifest, broken, 1, "slow")
-    deadline = time.monotonic() + 60
-    while len(list(broken.rglob("train-*.json"))) < done and time.monotonic() < deadline:
-      time.sleep(0.02)
+    wait_until(lambda done=done: len(list(broken.rglob("train-*.json"))) == done, child)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    assert len(list(broken.rglob("train-*.json"))) >= done and not (broken / "video_manifest/slow/1.0.0").exists()
+    assert not (broken / "video_manifest/slow/1.0.0").exists()
+  monkeypatch.delenv("ODD_DECODER_WAITS")
   first = next(broken.rglob("train-00000.array_record"))
   before = first.stat().st_mtime_ns
   builder = corpora.build(Builder, config, broken, manifest)
@@ -102,18 +102,15 @@ def test_resumes_bit_identically_after_sigkill(manifest, tmp_path):
 @pytest.mark.slow
 def test_full_disk_ends_with_one_line_and_no_partial_shards(manifest, unbroken, tmp_path):
   """The operating system limits files to 200 kB."""
-
-  def small_files():
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
+  small_files = "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+  small_files += "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))"
   rows = [json.loads(line) for line in manifest.read_text().splitlines()]
   noise = np.random.default_rng(0).integers(0, 255, (12, 240, 320, 3), dtype=np.uint8)
   wide = corpora.encode(tmp_path / "wide.mkv", noise, "libx264", rate=6, preset="ultrafast")
   for number, row in enumerate(rows):
     row["video"] = str(wide if number == 20 else manifest.parent / row["video"])
   source = corpora.write_lines(tmp_path / "m.jsonl", rows)
-  child = start(source, tmp_path, 1, preexec_fn=small_files)
+  child = start(source, tmp_path, 1, before=small_files)
   _, errors = child.communicate(timeout=120)
   assert child.returncode == 2
   last = errors.decode().strip().splitlines()[-1]
@@ -239,9 +236,7 @@ def beam_workers(number):
 def test_killed_worker_ends_the_build(manifest, tmp_path, monkeypatch):
   monkeypatch.setenv("ODD_DECODER_SECONDS", "1")  # a shard takes longer than all that follows
   child = start(manifest, tmp_path, 2, "slow")
-  deadline = time.monotonic() + 90
-  while not list(tmp_path.rglob("*.tmp")) and child.poll() is None and time.monotonic() < deadline:
-    time.sleep(0.05)
+  wait_until(lambda: list(tmp_path.rglob("*.tmp")), child)
   os.kill(beam_workers(child.pid)[-1], signal.SIGKILL)
   _, errors = child.communicate(timeout=90)
   assert child.returncode == 2
