@@ -32,10 +32,10 @@ def run(urls, count, **settings):
 
 def test_all_frames_are_described_at_once_within_the_limit():
   captions = known_captions(400)
-  with CaptionEndpoint(captions, latency=0.1) as server:
+  with CaptionEndpoint(captions, at_once=200) as server:
     _, answers = run([server.url], 400, concurrency=200)
   assert {i: answer.text for i, answer in answers.items()} == {i: captions[picture(i)] for i in range(400)}
-  assert 20 < server.most_at_once <= 200
+  assert server.most_at_once == 200
   assert server.counts == {"": 400}
 
 
@@ -59,16 +59,17 @@ def test_requests_keep_to_the_rate():
   ],
 )
 def test_faults_are_counted_by_name_and_repeated(fault, name):
-  with CaptionEndpoint(known_captions(6), fault=lambda number, _: fault if number % 2 == 0 else "") as server:
-    engine, answers = run([server.url], 6, concurrency=2, timeout=1.0 if fault == "hang" else 60.0)
+  # Those that hang do so at once: their timeout, which all others must keep, may be long.
+  with CaptionEndpoint(known_captions(6), fault=lambda number, _: fault if number < 3 else "") as server:
+    engine, answers = run([server.url], 6, concurrency=3, timeout=4.0 if fault == "hang" else 60.0)
   assert {i: answer.text for i, answer in answers.items()} == {i: known_captions(6)[picture(i)] for i in range(6)}
-  assert engine.faults == {name: server.counts[fault]} and engine.faults[name] >= 3
+  assert engine.faults == {name: 3} and server.counts == {fault: 3, "": 6}
 
 
 @pytest.mark.parametrize("value", ["0.4", "date"])
 def test_requests_wait_as_long_as_the_endpoint_asks(value):
   with CaptionEndpoint(known_captions(1), fault=lambda number, _: "" if number else "429") as server:
-    server.retry_after = formatdate(time.time() + 2, usegmt=True) if value == "date" else value
+    server.retry_after = lambda: formatdate(time.time() + 2, usegmt=True) if value == "date" else value
     run([server.url], 1)
   first, second = server.times
   assert 0.4 <= second - first < 30
@@ -155,7 +156,7 @@ def test_a_refused_image_is_not_repeated():
 )
 def test_what_fails_for_every_frame_ends_the_run(fault, words):
   with (
-    CaptionEndpoint(known_captions(50), fault=lambda number, _: fault if number == 7 else "") as server,
+    CaptionEndpoint(known_captions(50), fault=lambda number, _: fault if number >= 7 else "") as server,
     pytest.raises(UserError, match=rf"http://127.0.0.1:\d+/v1 answered .*{words}"),
   ):
     run([server.url], 50, concurrency=4)

@@ -2,10 +2,11 @@
 
 import email.utils
 import json
-import time
+import types
 
 import pytest
 
+from clipvip_jax.captioning import http_faults
 from clipvip_jax.captioning.http_faults import Fault, explain_refusal, retry_after
 from clipvip_jax.utils.errors import UserError
 
@@ -78,6 +79,8 @@ def test_pauses_are_seconds_or_dates_and_never_negative(value, seconds):
 
 
 @pytest.mark.parametrize("date", ["", "today"])
-def test_pauses_until_a_date_count_from_this_clock_without_another(date):
-  assert 28 < retry_after(email.utils.formatdate(time.time() + 30, usegmt=True), date) <= 30
+def test_pauses_until_a_date_count_from_this_clock_without_another(monkeypatch, date):
+  now = 1_800_000_000.25
+  monkeypatch.setattr(http_faults, "time", types.SimpleNamespace(time=lambda: now))
+  assert retry_after(email.utils.formatdate(now + 30, usegmt=True), date) == 29.75
   assert retry_after(DATE, date) == 0

@@ -51,6 +51,8 @@ class Clips:
 class CaptionEndpoint(socketserver.ThreadingMixIn, http.server.HTTPServer):
   """Answers with the caption of each picture, after `latency` seconds. Use it as a context manager.
 
+  With `at_once`, as many requests wait for one another before any of them is answered.
+
   Attributes:
     url: for --endpoint.
     fault: called with the number of a request, from 0, and its picture; returns "", a status, an address
@@ -58,18 +60,19 @@ class CaptionEndpoint(socketserver.ThreadingMixIn, http.server.HTTPServer):
     counts: requests by fault, "" for those without.
     most_at_once: the most requests that were open at once.
     authorization: of the last request.
-    retry_after: header Retry-After of a 429.
+    retry_after: returns the header Retry-After of a 429.
     times: at which requests arrived.
   """
 
   daemon_threads = True
   request_queue_size = 256
 
-  def __init__(self, captions, latency=0.0, fault=lambda number, picture: "", model=MODEL):
+  def __init__(self, captions, latency=0.0, fault=lambda number, picture: "", model=MODEL, at_once=1):
     super().__init__(("127.0.0.1", 0), _Handler)
     self.captions, self.latency, self.fault, self.model = captions, latency, fault, model
     self.url = f"http://127.0.0.1:{self.server_port}/v1"
-    self.counts, self.times, self.authorization, self.retry_after = collections.Counter(), [], None, "0"
+    self.counts, self.times, self.authorization, self.retry_after = collections.Counter(), [], None, lambda: "0"
+    self.barrier, self.ended = threading.Barrier(at_once, timeout=60), threading.Event()
     self.lock, self.open, self.most_at_once, self.number = threading.Lock(), 0, 0, 0
 
   def __enter__(self):
@@ -77,6 +80,7 @@ class CaptionEndpoint(socketserver.ThreadingMixIn, http.server.HTTPServer):
     return self
 
   def __exit__(self, *_):
+    self.ended.set()
     self.shutdown()
     self.server_close()
 
@@ -113,6 +117,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       fault = server.fault(number, picture)
       server.counts[fault] += 1
     try:
+      server.barrier.wait()
       time.sleep(server.latency)
     finally:
       with server.lock:
@@ -139,7 +144,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     if fault == "endless":
       return self._send(200, b" " * (5 << 20))
     if fault == "hang":
-      time.sleep(2)
+      self.server.ended.wait(60)
     if fault == "drop":
       self.send_response(200)
       self.send_header("Content-Length", str(len(data)))
@@ -157,6 +162,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.send_header("Content-Type", "application/json")
     self.send_header("Content-Length", str(len(data)))
     if status == 429:
-      self.send_header("Retry-After", self.server.retry_after)
+      self.send_header("Retry-After", self.server.retry_after())
     self.end_headers()
     self.wfile.write(data)
