@@ -24,6 +24,13 @@ def make_stream(records, **overrides):
   return WeightedStream(make_batcher(records, num_frames=2, **overrides), RecordSampler(len(records), 2))
 
 
+@pytest.fixture
+def workers():
+  """Returns the living processes that a test has started: others may be those of earlier tests."""
+  before = {*multiprocessing.active_children()}
+  return lambda: {*multiprocessing.active_children()} - before
+
+
 def test_memory_is_reused_only_after_the_batch_is_released():
   expected = list(iterate_batches([make_stream(make_records())], num_steps=30))
   held, addresses = {}, set()
@@ -37,42 +44,42 @@ def test_memory_is_reused_only_after_the_batch_is_released():
     np.testing.assert_array_equal(view, expected[step]["video"][1, :, 2:])
 
 
-def test_a_corrupt_record_is_named_with_the_workers_traceback():
+def test_a_corrupt_record_is_named_with_the_workers_traceback(workers):
   records = make_records(frames=1)
   records[5]["frames"][0] = records[5]["frames"][0][:50]
   with pytest.raises(UserError, match=r"a frame of clip5 .* is not a valid JPEG") as caught:
     list(iterate_batches([make_stream(records)], num_steps=6, num_workers=2))
   assert "decode_jpeg" in caught.value.__notes__[0]
-  assert not multiprocessing.active_children()
+  assert not workers()
 
 
-def test_a_killed_worker_raises_an_error_instead_of_hanging():
+def test_a_killed_worker_raises_an_error_instead_of_hanging(workers):
   batches = iterate_batches([make_stream(make_records())], num_steps=10_000, num_workers=2)
   next(batches)
-  worker, _ = multiprocessing.active_children()
+  worker, _ = workers()
   os.kill(worker.pid, signal.SIGKILL)
   with pytest.raises(
     UserError, match=r"data worker \d died with exit code -9.*: reduce host\.num_workers or the batch"
   ):
     list(batches)
-  assert not multiprocessing.active_children()
+  assert not workers()
 
 
-def test_workers_ignore_sigterm():
+def test_workers_ignore_sigterm(workers):
   batches = iterate_batches([make_stream(make_records())], num_steps=40, num_workers=1)
   next(batches)
-  (worker,) = multiprocessing.active_children()
+  (worker,) = workers()
   os.kill(worker.pid, signal.SIGTERM)
   assert len(list(batches)) == 39
 
 
-def test_workers_do_not_import_jax_or_tensorflow(tmp_path):
+def test_workers_do_not_import_jax_or_tensorflow(tmp_path, workers):
   """Each import would cost every worker seconds and hundreds of megabytes, and possibly GPU memory."""
   records = [{"id": str(i), "frames": record["frames"]} for i, record in enumerate(make_records())]
   corpus = Corpus(tfds.builder_from_directory(written_corpus.write(tmp_path, records)))
   batches = iterate_batches([make_stream(corpus.records("train"))], num_steps=1000, num_workers=1)
   next(batches)
-  (worker,) = multiprocessing.active_children()
+  (worker,) = workers()
   mapped = pathlib.Path(f"/proc/{worker.pid}/maps").read_text()
   batches.close()
   for library in ("array_record", "cv2", "simplejpeg"):
