@@ -72,7 +72,7 @@ def test_a_finished_run_is_idempotent(finished, corpora):
 def test_a_tracker_records_the_run_and_one_that_hangs_changes_nothing(finished, corpora, tmp_path, monkeypatch):
   workdir, results = finished
   monkeypatch.setenv("ODD_TRACKER", "hangs")
-  monkeypatch.setenv("TRACKER_FAILS_IN", "metrics")
+  monkeypatch.setenv("TRACKER_FAILS_IN", "start metrics")  # the first call: both trackers write to one file
   monkeypatch.setitem(background.CLOSE_SECONDS, "finished", 5.0)
   tracked, trackers = tmp_path / "run", "odd_trackers:Recorder,odd_trackers:Fails"
   again = trainer.train(config(corpora, **{"host.tracker": trackers}), tracked)

@@ -58,6 +58,7 @@ def test_a_second_run_on_this_host_is_refused_at_once(workdir):
 
 @pytest.mark.usefixtures("quick")
 def test_a_run_on_another_host_is_refused_while_the_first_renews(bucket, workdir, monkeypatch):
+  monkeypatch.setattr(leases, "EXPIRY_SECONDS", 60.0)
   with held_lease(workdir):
     monkeypatch.setattr(leases.socket, "gethostname", lambda: "other")
     with pytest.raises(UserError, match=r"is in use by process \d+ on "), held_lease(workdir):
@@ -84,7 +85,9 @@ def test_a_corrupt_lock_expires_as_well(bucket, workdir, content):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_lock_of_a_killed_process_of_this_host_is_taken_over_at_once(bucket, workdir, processes, monkeypatch):
+def test_the_lock_of_a_killed_process_of_this_host_is_taken_over_at_once(
+  bucket, workdir, processes, monkeypatch, caplog
+):
   arguments = f"storage.absolute({str(workdir)!r}) / 'lock', 'x', 'run', {processes}"
   code = f"{HOLDER} Lease({arguments}); print(1, flush=True); time.sleep(99)"
   process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -95,11 +98,13 @@ def test_the_lock_of_a_killed_process_of_this_host_is_taken_over_at_once(bucket,
   process.wait()
   process.stdout.close()
   monkeypatch.setattr(leases, "EXPIRY_SECONDS", 2.0)
+  caplog.set_level("INFO", "clipvip_jax")
   start = time.monotonic()
   with held_lease(workdir) as lease:
     lease.check_held()
   # Other processes of a launch may still be writing.
-  assert (time.monotonic() - start >= 2) == (processes == 2)
+  assert ("waiting whether it is running" in caplog.text) == (processes == 2)
+  assert processes == 1 or time.monotonic() - start >= 2
 
 
 @pytest.mark.usefixtures("quick")

@@ -30,6 +30,7 @@ def test_a_store_that_is_silent_is_given_up(bucket, options, monkeypatch, caplog
   assert str(error.value) == f"{bucket / 'run'}: the bucket {bucket.name} did not answer in time; check the network"
   assert f"{bucket / 'run'}: has been waiting for the bucket {bucket.name} for 0 seconds" in caplog.text
   assert time.monotonic() - start < 20
+  monkeypatch.undo()
   assert transfers.list_names(storage.absolute(bucket / "run")) == []
 
 
