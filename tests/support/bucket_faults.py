@@ -39,6 +39,7 @@ class Faults:
       an object, as if that were all; "silent", there is no answer until the faults change.
     match: regular expression that "METHOD path?query" of a request must contain.
     limit: number of faults after which there are none; None: no limit.
+    skip: number of requests that match and have none, before all others.
     latency: seconds that are added to every request.
     slow_seconds: duration of a slow body.
   """
@@ -48,16 +49,20 @@ class Faults:
   kinds: tuple[str, ...] = KINDS
   match: str = ""
   limit: int | None = None
+  skip: int = 0
   latency: float = 0.0
   slow_seconds: float = 0.2
 
   def __post_init__(self):
-    self._random, self._lock, self._count = random.Random(self.seed), threading.Lock(), 0
+    self._random, self._lock, self._count, self._skipped = random.Random(self.seed), threading.Lock(), 0, 0
 
   def draw(self, line):
     """Returns the fault of a request; "" for none."""
     with self._lock:
       if not re.search(self.match, line) or (self.limit is not None and self._count >= self.limit):
+        return ""
+      if self._skipped < self.skip:
+        self._skipped += 1
         return ""
       kind = self._random.choice(self.kinds) if self._random.random() < self.rate else ""
       self._count += bool(kind)

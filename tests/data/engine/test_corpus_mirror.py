@@ -185,19 +185,21 @@ def test_a_build_leaves_no_temporary_files(bucket, manifest, tmp_path):
 
 @pytest.mark.slow
 def test_killed_builds_end_with_the_bytes_of_an_uninterrupted_one(bucket, manifest):
-  """Killed after a random number of requests, three times: no reader trusts what is there, and nothing is left."""
+  """Killed before a random request, three times: no reader trusts what is there, and nothing is left."""
   rng = random.Random(bucket.url.split(":")[0])
   build(bucket / "corpora", manifest)
   complete, total = {name: bucket.read(name) for name in bucket.sizes()}, len(bucket.requests())
   bucket.empty()
   command = [sys.executable, "-c", BUILD, bucket / "corpora", str(manifest)]
   killed = 0
-  for count in sorted(rng.sample(range(1, total), 3)):
+  for count in sorted(int(rng.uniform(0.0, 0.8) * total) for _ in range(3)):
+    with bucket.faults(rate=1, kinds=["silent"], skip=count):
+      process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=ROOT)
+      while process.poll() is None and not any(fault for _, fault in bucket.requests()):
+        time.sleep(0.02)
+      process.kill()
+      process.wait()
     bucket.store.control("DELETE", "requests")
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=ROOT)
-    while process.poll() is None and len(bucket.requests()) < count:
-      time.sleep(0.002)
-    process.kill()
     error = process.communicate()[1].decode()
     assert process.returncode in (0, -signal.SIGKILL), error
     killed += process.returncode != 0
