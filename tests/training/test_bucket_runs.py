@@ -44,7 +44,7 @@ def interrupt(process, step, name):
   for line in process.stdout:
     lines.append(line)
     if f"step {step}/{STEPS}" in line:
-      time.sleep(random.uniform(0, 0.3))
+      time.sleep(random.Random(f"{name} {step}").uniform(0, 0.3))
       process.send_signal(signal.Signals[name])
       code, rest = finish(process)
       return code, "".join(lines) + rest

@@ -18,7 +18,7 @@ from clipvip_jax.runs import checkpoint
 from clipvip_jax.runs.checkpoint import Checkpoints
 from clipvip_jax.utils import cli
 
-STEPS = 6
+STEPS = 8
 
 
 def start(folder, corpus, *overrides, second=()):
@@ -38,7 +38,7 @@ def start(folder, corpus, *overrides, second=()):
         f"--config.data.data_dir={corpus}",
         "--config.loss=vs",
         f"--config.train.num_steps={STEPS}",
-        "--config.train.eval_every=6",
+        f"--config.train.eval_every={STEPS}",
         "--config.evaluate.final_splits=('test',)",
         "--config.host.log_every=1",
         f"--coordinator=localhost:{port}",
@@ -69,6 +69,17 @@ def wait_for(text, process):
   pytest.fail(f"{text!r} is missing in the output")
 
 
+def terminate_second(processes):
+  """Sends SIGTERM to process 1; either process may receive it.
+
+  JAX looks for the signal once a second. Process 0, without which no step ends, is suspended meanwhile.
+  """
+  processes[0].send_signal(signal.SIGSTOP)
+  processes[1].terminate()
+  time.sleep(2)
+  processes[0].send_signal(signal.SIGCONT)
+
+
 def rows(folder):
   return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -89,7 +100,7 @@ def test_two_processes_resume_bit_identically_after_sigterm_and_a_killed_process
   corpus, broken = unbroken.parent / "corpora", tmp_path / "broken"
   processes = start(broken, corpus)
   wait_for(f"step 2/{STEPS}", processes[0])
-  processes[1].terminate()  # either process may receive the signal
+  terminate_second(processes)
   codes, outputs = finish(processes)
   assert codes == [cli.EXIT_TERMINATED] * 2, outputs
   saved = Checkpoints(broken / "checkpoints", 3).steps()[-1]
@@ -120,7 +131,7 @@ def test_two_processes_in_a_bucket_end_as_on_a_disk(unbroken, bucket, tmp_path):
   arguments = bucket / "run", bucket / "corpora", f"--config.host.scratch_dir={tmp_path / 'scratch'}"
   processes = start(*arguments)
   wait_for(f"step 2/{STEPS}", processes[0])
-  processes[1].terminate()
+  terminate_second(processes)
   codes, outputs = finish(processes)
   assert codes == [cli.EXIT_TERMINATED] * 2, outputs
   shutil.rmtree(tmp_path / "scratch")
