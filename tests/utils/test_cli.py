@@ -129,16 +129,21 @@ cli.run_command(main)
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(("mode", "reads"), [("logs", 0), ("prints", 3)])
 def test_a_reader_that_ends_early_causes_no_traceback(mode, reads, unbuffered):
+  reader, writer = os.pipe()
+  if not reads:
+    os.close(reader)
   with subprocess.Popen(
     [sys.executable, "-c", PIPED, mode],
-    stdout=subprocess.PIPE,
+    stdout=writer,
     stderr=subprocess.PIPE,
     text=True,
     env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
   ) as process:
-    for _ in range(reads):  # all that is logged, so that the reader ends at a print
-      assert "step" in process.stdout.readline()
-    process.stdout.close()
+    os.close(writer)
+    if reads:
+      with open(reader) as lines:  # noqa: PTH123
+        for _ in range(reads):  # all that is logged, so that the reader ends at a print
+          assert "step" in lines.readline()
     errors = process.stderr.read()
     code = process.wait(timeout=30)
   if mode == "logs":  # as a run, which continues
