@@ -40,7 +40,7 @@ def launch(code, *, processes=(0, 1), join_seconds=60):
     )
     for process in processes
   ]
-  outputs = [process.communicate(timeout=90)[0] for process in started]
+  outputs = [process.communicate(timeout=300)[0] for process in started]
   return [process.returncode for process in started], outputs
 
 

@@ -52,7 +52,7 @@ def run(workdir, timeout, how, stderr=subprocess.PIPE):
     stdout=subprocess.PIPE,
     stderr=stderr,
     text=True,
-    timeout=50,
+    timeout=300,
     env=ENVIRONMENT,
   )
 

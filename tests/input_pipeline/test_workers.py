@@ -6,7 +6,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import tensorflow_datasets as tfds
 import written_corpus
 from clip_records import make_batcher, make_records
 from project_paths import ROOT
+from waiting import wait_until
 
 from clipvip_jax.input_pipeline.corpus import Corpus
 from clipvip_jax.input_pipeline.pipeline import RecordSampler, WeightedStream, iterate_batches
@@ -109,21 +109,17 @@ def start_program(end):
   return process, [int(number) for number in process.stdout.readline().split()]
 
 
-def wait_for_exit(pids, timeout=10.0):
-  """Returns whether the processes exit within `timeout` seconds."""
-  deadline = time.monotonic() + timeout
-  while any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids):
-    if time.monotonic() > deadline:
-      return False
-    time.sleep(0.1)
-  return True
+def wait_for_exit(pids):
+  """Fails if the processes do not exit; those that are being started do so once they run."""
+  wait_until(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in pids))
 
 
 def test_a_program_exits_with_an_open_iterator():
   process, workers = start_program("keep = sys.modules['keep'] = batches")
   _, errors = process.communicate(timeout=30)
   assert process.returncode == 0 and not errors, errors
-  assert len(workers) == 2 and wait_for_exit(workers)
+  assert len(workers) == 2
+  wait_for_exit(workers)
 
 
 @pytest.mark.slow
@@ -131,4 +127,5 @@ def test_workers_exit_when_their_parent_is_killed():
   process, workers = start_program("time.sleep(100)")
   process.kill()
   process.communicate(timeout=30)
-  assert len(workers) == 2 and wait_for_exit(workers)
+  assert len(workers) == 2
+  wait_for_exit(workers)

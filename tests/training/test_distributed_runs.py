@@ -58,7 +58,7 @@ def start(folder, corpus, *overrides, second=()):
 
 
 def finish(processes):
-  outputs = [process.communicate(timeout=120)[0] for process in processes]
+  outputs = [process.communicate(timeout=300)[0] for process in processes]
   return [process.returncode for process in processes], outputs
 
 

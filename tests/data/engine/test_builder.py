@@ -73,7 +73,7 @@ def start(manifest, data_dir, workers=1, *more, before="pass"):
 
 @pytest.mark.slow
 def test_two_workers_build_the_same_bytes(manifest, unbroken, tmp_path):
-  assert start(manifest, tmp_path, 2).wait(120) == 0
+  assert start(manifest, tmp_path, 2).wait(300) == 0
   assert content(tmp_path / "video_manifest/default/1.0.0") == unbroken
 
 
@@ -111,7 +111,7 @@ def test_full_disk_ends_with_one_line_and_no_partial_shards(manifest, unbroken, 
     row["video"] = str(wide if number == 20 else manifest.parent / row["video"])
   source = corpora.write_lines(tmp_path / "m.jsonl", rows)
   child = start(source, tmp_path, 1, before=small_files)
-  _, errors = child.communicate(timeout=120)
+  _, errors = child.communicate(timeout=300)
   assert child.returncode == 2
   last = errors.decode().strip().splitlines()[-1]
   assert last.startswith("error: ") and "File too large" in last and "run the build again to resume" in last
@@ -238,7 +238,7 @@ def test_killed_worker_ends_the_build(manifest, tmp_path, monkeypatch):
   child = start(manifest, tmp_path, 2, "slow")
   wait_until(lambda: list(tmp_path.rglob("*.tmp")), child)
   os.kill(beam_workers(child.pid)[-1], signal.SIGKILL)
-  _, errors = child.communicate(timeout=90)
+  _, errors = child.communicate(timeout=300)
   assert child.returncode == 2
   assert errors.decode().splitlines()[-1].startswith("error: a worker process of the build was killed")
   monkeypatch.delenv("ODD_DECODER_SECONDS")
